@@ -1,0 +1,179 @@
+"""The one list of methods: it drives the command line, the documentation's table and the test matrix.
+
+Nothing heavy is imported here; a method's file is loaded when the method is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.errors import UserError
+
+if TYPE_CHECKING:
+    from ropewalk.method import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of the catalogue.
+
+    Attributes:
+        id: as in papers and on the command line.
+        title: the paper's name for it.
+        where: "module:Class".
+        summary: one line.
+        kind: the axes it decides.
+        training_free: "yes", "no", or how far.
+        exportable: how a checkpoint says it, or why it cannot.
+        paper: arXiv id or another source; empty if there is none.
+    """
+
+    id: str
+    title: str
+    where: str
+    summary: str
+    kind: str
+    training_free: str
+    exportable: str
+    paper: str = ""
+
+    def load(self) -> type[Method]:
+        module, name = self.where.split(":")
+        loaded: type[Method] = getattr(import_module(f"ropewalk.{module}"), name)
+        return loaded
+
+
+F = "frequencies"
+CATALOGUE: tuple[Entry, ...] = (
+    Entry("none", "Plain model", "frequencies.none:Plain", "the pretrained frequencies, for comparison", F, "yes",
+          "yes: as it is"),
+    Entry("pi", "Position Interpolation", "frequencies.pi:PositionInterpolation", "every frequency divided by s", F,
+          "weak", "yes: linear", "2306.15595"),
+    Entry("ntk-aware", "NTK-aware scaling", "frequencies.ntk:NTKAware", "a larger base, b s^(d/(d-2))", F, "yes",
+          "yes: rope_theta", "2309.00071"),
+    Entry("dynamic-ntk", "Dynamic NTK", "frequencies.dynamic_ntk:DynamicNTK", "the NTK base of the current length", F,
+          "yes", "frozen at the target: rope_theta", "2309.00071"),
+    Entry("ntk-by-parts", "NTK-by-parts", "frequencies.parts:NTKByParts", "interpolate slow dimensions only", F, "yes",
+          "yes: llama3", "2309.00071"),
+    Entry("yarn", "YaRN", "frequencies.yarn:YaRN", "by parts, and a logit temperature", F, "yes", "yes: yarn",
+          "2309.00071"),
+    Entry("llama3", "Llama 3 scaling", "frequencies.parts:Llama3", "by parts between 1 and 4 turns", F, "small s",
+          "yes: llama3", "2407.21783"),
+    Entry("abf", "Adjusted base frequency", "frequencies.abf:AdjustedBase", "a larger base, by rule or given", F, "no",
+          "yes: rope_theta", "2309.16039"),
+    Entry("entropy-abf", "Entropy-aware ABF", "frequencies.entropy_abf:EntropyABF",
+          "a larger base, and a log-length logit scale", F + ", temperature", "100 samples",
+          "no: depends on the position", "2401.07004"),
+    Entry("longrope", "LongRoPE", "frequencies.longrope:LongRoPE", "one given (searched) factor per dimension", F,
+          "to 8x", "yes: longrope", "2402.13753"),
+    Entry("resonance", "Resonance RoPE", "frequencies.resonance:Resonance", "whole-number wavelengths; refines others",
+          "refinement", "yes", "yes: longrope", "2403.00071"),
+    Entry("giraffe", "Giraffe", "frequencies.giraffe:Giraffe", "linear, power or truncated basis", F, "linear only",
+          "yes: longrope", "2308.10882"),
+    Entry("dprope", "Distributional RoPE", "frequencies.dprope:DistributionalRoPE",
+          "interpolate where the angle histogram suffers less", F, "yes", "yes: longrope", "2410.01490"),
+    Entry("longembed-rope", "LongEmbed (RoPE)", "frequencies.longembed:LongEmbedRoPE",
+          "the base times ten, for embedding models", F, "yes", "yes: rope_theta", "2404.12096"),
+    Entry("clex", "CLEX at a fixed scale", "frequencies.clex:CLEX", "a learned flow of log-frequencies", F, "no",
+          "yes: longrope", "2310.16450"),
+    Entry("harpe", "HARPE", "frequencies.harpe:HARPE", "a base per head", F, "no", "no: depends on the head",
+          "2412.07171"),
+)  # fmt: skip
+
+BY_ID = {entry.id: entry for entry in CATALOGUE}
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry.
+
+    Raises:
+        UserError: for an unknown id; the nearest one is offered.
+    """
+    if name in BY_ID:
+        return BY_ID[name]
+    near = difflib.get_close_matches(name, BY_ID, n=1, cutoff=0.4)
+    raise UserError(f"unknown method {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""), "ropewalk methods")
+
+
+def method(spelling: str) -> Method:
+    """A method from its spelling: ``yarn``, ``yarn(beta_fast=16)``, ``resonance+yarn``.
+
+    Raises:
+        UserError: for unknown methods or options, wrong values, or parts that do not compose.
+    """
+    parts = [part.strip() for part in split(spelling, "+")]
+    made = [_one(part) for part in parts]
+    if len(made) == 1:
+        return made[0]
+    from ropewalk.compose import compose
+
+    return compose(*made)
+
+
+def methods(spellings: str) -> list[Method]:
+    """Methods from a comma-separated list of spellings, duplicates dropped."""
+    made = {m.id: m for m in (method(part) for part in split(spellings, ",") if part.strip())}
+    if not made:
+        raise UserError(f"no method named in {spellings!r}", "ropewalk methods")
+    return list(made.values())
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _one(spelling: str) -> Method:
+    match = re.fullmatch(r"([\w.-]+)\s*(?:\((.*)\))?", spelling, re.DOTALL)
+    if match is None:
+        raise UserError(f"cannot read method {spelling!r}", "Write it as name or name(option=value, option=value).")
+    cls = entry(match.group(1)).load()
+    options = _options(spelling, match.group(2) or "")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{cls.name} has no option {name!r}{hint}", f"Its options: {', '.join(known) or 'none'}.")
+    for name, value in options.items():
+        options[name] = _typed(cls.name, name, known[name], value)
+    return cls(**options)
+
+
+def _options(spelling: str, text: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise UserError(
+            f"cannot read the options of {spelling!r}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
+        ) from None
+
+
+def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
+    """``value`` as the option's default suggests: numbers for numbers, tuples for lists."""
+    default = None if field.default is MISSING else field.default
+    if isinstance(value, list):
+        value = tuple(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    expected = {bool: isinstance(value, bool), str: isinstance(value, str), tuple: isinstance(value, tuple)}
+    fits = expected.get(type(default), number or (default is None and value is None))
+    choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", str(field.type)) if "Literal" in str(field.type) else []
+    allowed = [a or b for a, b in choices]
+    if not fits or (allowed and value not in allowed):
+        want = " or ".join(map(repr, allowed)) or f"a value like {default!r}"
+        raise UserError(f"{method_name}: option {name} is {value!r}, expected {want}")
+    return float(value) if isinstance(default, float) and number else value

@@ -1,0 +1,65 @@
+"""What every extension method is: a frozen value with an id, applied to a model for a while or for good."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+class Method:
+    """Base of all methods; subclasses are frozen dataclasses whose fields are the method's options.
+
+    Attributes:
+        name: the id in the catalogue.
+        axes: what the method decides, of "frequencies", "refinement", "temperature", "positions", "visibility",
+            "bias"; methods compose if their axes differ.
+        length_dependent: True if a token's result changes with the length of what follows it, so that one forward
+            cannot serve several lengths.
+    """
+
+    name: ClassVar[str]
+    axes: ClassVar[frozenset[str]]
+    length_dependent: ClassVar[bool] = False
+
+    @property
+    def id(self) -> str:
+        """Canonical spelling: the name, and the options that differ from their defaults, e.g. ``yarn(beta_fast=16)``."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
+        return self.name + (f"({', '.join(f'{k}={v!r}' for k, v in changed.items())})" if changed else "")
+
+    def fingerprint(self, model: nn.Module, to: int) -> str:
+        """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it."""
+        raise TypeError(f"{type(self).__name__} has no fingerprint")
+
+    def on(self, model: nn.Module, to: int | None = None) -> AbstractContextManager[None]:
+        """Apply the method for a while; the model is as before, bit for bit, on leaving.
+
+        Args:
+            model: a live transformers model.
+            to: target length in tokens; None means the length that the configuration promises.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be applied")
+
+    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+        """Apply the method for good, to the model and to its configuration, so that ``save_pretrained`` keeps it.
+
+        Raises:
+            UserError: if the method cannot be saved (it depends on length, layer, head or token).
+        """
+        raise TypeError(f"{type(self).__name__} cannot be applied")
+
+
+def _is_default(method: Method, field: Any) -> bool:
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    return bool(getattr(method, field.name) == default)
+
+
+def digest(*parts: object) -> str:
+    """Short hash of the text of ``parts``."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

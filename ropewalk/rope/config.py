@@ -1,0 +1,279 @@
+"""Reading any transformers configuration into RopeSpecs, and writing a scaling back into it.
+
+The numbers are those that transformers itself derives from the configuration (``ROPE_INIT_FUNCTIONS``): what is read here
+is what the model will do. Only windows need judgement, because the keys that name them mean different things by type.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.errors import UserError
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+RECORD = "ropewalk.json"  # what ropewalk did to a checkpoint; lies beside config.json
+
+# Configurations do not say how pairs are laid out; these model types rotate neighbours, all others rotate halves.
+INTERLEAVED = frozenset(
+    "blt codegen cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v4 ernie4_5 ernie4_5_moe glm glm4 glm4v "
+    "glm_ocr gptj helium llama4_text llama4 moonshine".split()
+)
+READABLE = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' warnings about configurations: ropewalk reports problems itself, once."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: if the file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "Give a folder that holds a checkpoint, a hub id, or 'demo'.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}", "Restore the file from where the model came.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def config_file(model: str) -> Path:
+    """The config.json of a local folder (or the file itself) or of a hub id.
+
+    Raises:
+        UserError: if it is neither, or the hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / "config.json"
+    if path.is_absolute() or model.count("/") != 1 or model.startswith("."):
+        raise UserError(f"no model at {model!r}", "Give a folder that holds a checkpoint, a hub id (owner/name), or 'demo'.")
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(model, "config.json")
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{model!r} is no local folder, and the hub did not give its config.json: {reason}") from None
+    return Path(str(found))
+
+
+def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a folder or hub id, as transformers reads it.
+
+    Raises:
+        UserError: if there is none, or transformers refuses it (the reason is quoted).
+    """
+    from transformers import AutoConfig
+
+    file = config_file(model)
+    raw = read_json(file)
+    if "auto_map" in raw and not trust_remote_code and raw.get("model_type") not in _known_model_types():
+        raise UserError(
+            f"{file} needs code of its own (key 'auto_map', model_type {raw.get('model_type')!r})",
+            "If you have read that code and trust it, add --trust-remote-code.",
+        )
+    if "model_type" not in raw:
+        raise UserError(f"{file} has no key 'model_type'; it is no transformers configuration")
+    try:
+        with quiet():
+            source = file.parent if Path(model).expanduser().exists() else model
+            config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many kinds here, all of them about the file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"transformers cannot read {file}: {reason}", f"ropewalk inspect {model}   (names the key and the mend)"
+        ) from None
+    return config
+
+
+def _known_model_types() -> set[str]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return set(CONFIG_MAPPING_NAMES)
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a (possibly multimodal) configuration that describes the language model."""
+    text: PreTrainedConfig = config.get_text_config(decoder=True)
+    return text
+
+
+def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
+    """Layer type -> rope parameters; one entry ``ALL`` where they are not nested. Layers without a rope are left out.
+
+    Raises:
+        UserError: if the configuration has no rotary embedding or no base.
+    """
+    text = text_config(config)
+    parameters = getattr(text, "rope_parameters", None)
+    if not parameters:
+        raise UserError(f"model_type {text.model_type!r} has no rotary position embedding (no key 'rope_parameters')")
+    nested = text.nested_rope_parameter_keys(parameters)
+    table = {key: parameters[key] for key in nested if parameters[key]} if nested else {ALL: parameters}
+    for layer_type, entry in table.items():
+        if not isinstance(entry.get("rope_theta"), (int, float)) or entry["rope_theta"] <= 1:
+            raise UserError(
+                f"rope_parameters[{layer_type}] has rope_theta {entry.get('rope_theta')!r}, expected a number above 1",
+                f"Add the model's own base: {example_theta(entry)}",
+            )
+    return table
+
+
+def example_theta(entry: Mapping[str, Any]) -> str:
+    """The rope parameters with a place for the missing base."""
+    return json.dumps({**entry, "rope_theta": "<the base the model was pretrained with>"})
+
+
+def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """What ropewalk wrote beside this configuration, or None."""
+    folder = Path(getattr(config, "name_or_path", "") or "/nonexistent")
+    folder = folder.parent if folder.is_file() else folder
+    return read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+
+
+def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
+    """Layer type -> RopeSpec of any transformers 5 configuration.
+
+    Raises:
+        UserError: for M-RoPE and other embeddings that have no such description, or contradictory keys.
+    """
+    with quiet():
+        table = rope_parameters(config)
+        specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
+    record = record_of(config)
+    if record is not None:
+        specs = {key: replace(spec, window=int(record.get("window", spec.window))) for key, spec in specs.items()}
+    return specs
+
+
+def starting_specs(config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
+    """The specs that an extension starts from: see ``RopeSpec.to_extend``; a ropewalk extension is always replaced."""
+    record = record_of(config)
+    if record is not None and not on_top:
+        return {key: spec_from_json(entry) for key, entry in record["pretrained"].items()}
+    return {key: spec.to_extend(on_top) for key, spec in read(config).items()}
+
+
+def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
+    """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
+    tuples = {key: tuple(entry[key]) for key in ("factors", "long_factors") if entry.get(key) is not None}
+    return RopeSpec(**{**entry, **tuples})
+
+
+def spec_to_json(spec: RopeSpec) -> dict[str, Any]:
+    return asdict(spec)
+
+
+def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any]) -> RopeSpec:
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    text = text_config(config)
+    rope_type = entry.get("rope_type", "default")
+    if entry.get("mrope_section"):
+        raise UserError("key 'mrope_section': M-RoPE (three positions per token) is not supported yet")
+    if rope_type not in READABLE:
+        raise UserError(f"rope_type {rope_type!r} is unknown, expected one of {', '.join(sorted(READABLE))}")
+
+    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
+    rotary_dim = int(head_dim * partial)
+    plain = RopeSpec.plain(
+        float(entry["rope_theta"]),
+        rotary_dim,
+        int(text.max_position_embeddings),
+        head_dim=head_dim,
+        rope_type=rope_type,
+        style="interleaved" if _interleaved(text) else "half",
+        kv_heads=int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
+        layer_type=layer_type,
+        sliding=layer_type != ALL and layer_type != "full_attention",
+    )
+    if rope_type == "default":
+        return plain
+    name = None if layer_type == ALL else layer_type
+    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
+    spec = replace(plain, attention_factor=float(attention_factor))
+    if rope_type == "longrope":
+        short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
+        window = int(entry["original_max_position_embeddings"])
+        return replace(spec, window=window, factors=short, long_factors=None if short == long else long)
+    factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30)
+    spec = replace(spec, factors=tuple(factors.tolist()))
+    factor = float(entry.get("factor") or 1.0)
+    if rope_type == "dynamic":  # transformers measures growth from max_position_embeddings
+        return replace(spec, length=round(plain.window * factor))
+    if rope_type in ("linear", "proportional"):
+        window = int(entry.get("original_max_position_embeddings") or round(plain.length / factor))
+        return replace(spec, window=window, factors=(factor,) * len(spec.factors) if rope_type == "linear" else spec.factors)
+    return replace(spec, window=int(entry["original_max_position_embeddings"]))
+
+
+def _interleaved(text: PreTrainedConfig) -> bool:
+    return bool(getattr(text, "rope_interleave", text.model_type in INTERLEAVED))
+
+
+def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict[str, Any]:
+    """Any static frequencies as ``longrope`` parameters that every engine reads alike.
+
+    Both factor sets are equal, so nothing switches; the attention factor stands under every key that an engine reads
+    (transformers: ``attention_factor``; vLLM and SGLang: the two ``mscale`` keys).
+    """
+    factors = frequencies.factors(spec).tolist()
+    t = float(frequencies.attention_factor)
+    partial = spec.rotary_dim / spec.head_dim
+    return {
+        "rope_type": "longrope",
+        "rope_theta": spec.base,
+        **({"partial_rotary_factor": partial} if partial != 1.0 else {}),
+        "short_factor": factors,
+        "long_factor": list(factors),
+        "original_max_position_embeddings": length,
+        "factor": 1.0,
+        "attention_factor": t,
+        "short_mscale": t,
+        "long_mscale": t,
+    }
+
+
+def write(config: PreTrainedConfig, parameters: Mapping[str, Mapping[str, Any]], length: int) -> None:
+    """Put rope parameters (layer type -> dict, base included) and the new length into a configuration, in place."""
+    text = text_config(config)
+    if set(parameters) == {ALL}:
+        text.rope_parameters = dict(parameters[ALL])
+    else:
+        text.rope_parameters = {**text.rope_parameters, **{key: dict(entry) for key, entry in parameters.items()}}
+    text.max_position_embeddings = length
+    if hasattr(text, "original_max_position_embeddings"):  # Phi3: this attribute overrides the nested key
+        originals = {entry.get("original_max_position_embeddings") for entry in parameters.values()} - {None}
+        text.original_max_position_embeddings = originals.pop() if originals else length
+    with quiet():
+        text.standardize_rope_params()
+        text.validate_rope()

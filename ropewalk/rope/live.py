@@ -1,0 +1,242 @@
+"""The rotary modules of a loaded model: reading them, writing them in place, and checking them against a spec.
+
+transformers builds ``inv_freq`` once, when the module is made; changing the configuration afterwards changes nothing.
+So the model's own buffers are written, never replaced: a replaced module would lose its buffers in a meta-device load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.errors import UserError
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+
+TOLERANCE = 1e-6  # relative; float32 rounding of the engines' own formulas
+
+
+@dataclass(eq=False)
+class Rotary:
+    """One layer type's rotation inside one rotary module."""
+
+    module: nn.Module
+    layer_type: str
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.layer_type == ALL else f"{self.layer_type}_"
+
+    @property
+    def inv_freq(self) -> Tensor:
+        """The live buffer, float32 [d/2]."""
+        buffer: Tensor = getattr(self.module, f"{self._prefix}inv_freq")
+        return buffer
+
+    @property
+    def original_inv_freq(self) -> Tensor | None:
+        """The module's own copy, from which transformers restores and re-initialises."""
+        return getattr(self.module, f"{self._prefix}original_inv_freq", None)
+
+    @property
+    def attention_scaling(self) -> float:
+        return float(getattr(self.module, f"{self._prefix}attention_scaling", 1.0))
+
+    @attention_scaling.setter
+    def attention_scaling(self, value: float) -> None:
+        setattr(self.module, f"{self._prefix}attention_scaling", value)
+
+    @property
+    def rope_type(self) -> str:
+        """What the module recomputes by: ``dynamic`` and ``longrope`` change ``inv_freq`` in every forward."""
+        kind: str | dict[str, str] = getattr(self.module, "rope_type", "default")
+        return kind[self.layer_type] if isinstance(kind, dict) else kind
+
+    @rope_type.setter
+    def rope_type(self, value: str) -> None:
+        kind = getattr(self.module, "rope_type", None)
+        if isinstance(kind, dict):
+            kind[self.layer_type] = value
+        elif kind is not None:
+            self.module.rope_type = value  # type: ignore[assignment]
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The language-model part of a model (without vision towers and heads)."""
+    get = getattr(model, "get_decoder", None)
+    found = get() if callable(get) else None
+    return found if isinstance(found, nn.Module) else model
+
+
+def rotaries(model: nn.Module) -> list[Rotary]:
+    """Every rotation in the language model.
+
+    Raises:
+        UserError: if there is no module with an ``inv_freq`` buffer.
+    """
+    found: list[Rotary] = []
+    for module in decoder(model).modules():
+        for name, _ in module.named_buffers(recurse=False):
+            if name.endswith("inv_freq") and "original" not in name:
+                found.append(Rotary(module, name.removesuffix("inv_freq").removesuffix("_") or ALL))
+    if not found:
+        raise UserError(f"{type(model).__name__} has no rotary module with an 'inv_freq' buffer: nothing to extend")
+    return found
+
+
+def in_float32(wanted: Tensor, live: Tensor, spec: RopeSpec) -> Tensor:
+    """``wanted`` (float64) as float32, keeping the bits of ``live`` where it equals what ``spec`` says is in use.
+
+    transformers computes its tables in float32 throughout; a frequency that a method leaves alone must not move by that
+    rounding.
+    """
+    unchanged = (wanted - spec.inv_freq).abs() <= 1e-12 * wanted.abs()
+    return torch.where(unchanged, live.detach().float().cpu(), wanted.float())
+
+
+def write(model: nn.Module, plan: Mapping[str, Frequencies], current: Mapping[str, RopeSpec]) -> None:
+    """Write frequencies and attention factor of each layer type in ``plan`` into the live buffers.
+
+    What equals ``current`` (the specs in use) keeps its bits. Layer types outside ``plan`` are left alone.
+
+    Raises:
+        UserError: if a layer type has no live rotation, or shapes differ.
+    """
+    live = rotaries(model)
+    missing = set(plan) - {rotary.layer_type for rotary in live}
+    if missing:
+        raise UserError(f"layer types {sorted(missing)} have no rotary module; live: {[r.layer_type for r in live]}")
+    with torch.no_grad():
+        for rotary in live:
+            if rotary.layer_type not in plan:
+                continue
+            frequencies = plan[rotary.layer_type]
+            new = frequencies.inv_freq
+            if new.shape != rotary.inv_freq.shape:
+                raise UserError(
+                    f"layer type {rotary.layer_type!r} rotates {2 * rotary.inv_freq.numel()} dimensions per head, "
+                    f"the method gives frequencies of shape {tuple(new.shape)}"
+                )
+            value = in_float32(new, rotary.inv_freq, current[rotary.layer_type])
+            rotary.inv_freq.copy_(value)
+            if rotary.original_inv_freq is not None:
+                rotary.original_inv_freq.copy_(value)
+            rotary.attention_scaling = frequencies.attention_factor
+            rotary.rope_type = "default"  # nothing recomputes behind our back
+
+
+def rebuild(model: nn.Module, layer_types: Collection[str]) -> None:
+    """Bring live rotations to exactly what a reload of the model's present configuration would build."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for rotary in rotaries(model):
+        if rotary.layer_type not in layer_types:
+            continue
+        module: Any = rotary.module
+        name = None if rotary.layer_type == ALL else rotary.layer_type
+        parameters = module.config.rope_parameters if name is None else module.config.rope_parameters[name]
+        rope_type = parameters["rope_type"]
+        build = ROPE_INIT_FUNCTIONS.get(rope_type) or module.compute_default_rope_parameters
+        inv_freq, attention_factor = build(module.config, device=rotary.inv_freq.device, layer_type=name)
+        with torch.no_grad():
+            rotary.inv_freq.copy_(inv_freq)
+            if rotary.original_inv_freq is not None:
+                rotary.original_inv_freq.copy_(inv_freq)
+        rotary.attention_scaling = attention_factor
+        rotary.rope_type = rope_type
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Bring every rotary module back, bit for bit, on leaving."""
+    saved: list[tuple[Rotary, Tensor, Tensor | None, float, str, dict[str, Any]]] = []
+    for rotary in rotaries(model):
+        original = rotary.original_inv_freq
+        cached = {k: v for k, v in vars(rotary.module).items() if k.endswith(("max_seq_len_cached", "long_inv_freq"))}
+        copies = rotary.inv_freq.clone(), None if original is None else original.clone()
+        saved.append((rotary, *copies, rotary.attention_scaling, rotary.rope_type, cached))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for rotary, inv_freq, original, scaling, rope_type, cached in saved:
+                rotary.inv_freq.copy_(inv_freq)
+                if original is not None and rotary.original_inv_freq is not None:
+                    rotary.original_inv_freq.copy_(original)
+                rotary.attention_scaling = scaling
+                rotary.rope_type = rope_type
+                vars(rotary.module).update(cached)
+
+
+def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies]) -> None:
+    """Compare the live rotations with what they should be.
+
+    Raises:
+        UserError: naming the layer type and how it differs (missing, shape, first differing index, attention factor).
+    """
+    live = rotaries(model)
+    for layer_type, want in expected.items():
+        matching = [rotary for rotary in live if rotary.layer_type == layer_type]
+        if not matching:
+            raise UserError(f"layer type {layer_type!r} has no live rotary module; live: {[r.layer_type for r in live]}")
+        for rotary in matching:
+            _compare(rotary, want)
+
+
+def _compare(rotary: Rotary, want: RopeSpec | Frequencies) -> None:
+    where = f"live rotary of layer type {rotary.layer_type!r} ({type(rotary.module).__name__})"
+    mend = "Reload the model after changing its configuration, or let ropewalk change both: method.extend(model, to=...)"
+    have, expected = rotary.inv_freq.detach().double().cpu(), want.inv_freq
+    if have.shape != expected.shape:
+        raise UserError(f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend)
+    wrong = ~torch.isclose(have, expected, rtol=TOLERANCE, atol=1e-30)
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        raise UserError(
+            f"{where}: inv_freq[{i}] is {have[i]:.9g}, the configuration gives {expected[i]:.9g} "
+            f"({int(wrong.sum())} of {have.numel()} differ)",
+            mend,
+        )
+    if abs(rotary.attention_scaling - want.attention_factor) > TOLERANCE * want.attention_factor:
+        raise UserError(
+            f"{where}: attention factor is {rotary.attention_scaling:.9g}, the configuration gives "
+            f"{want.attention_factor:.9g}",
+            mend,
+        )
+
+
+def check_angles(model: nn.Module, position: int) -> float:
+    """Largest error of the live cos and sin at ``position`` against a float64 computation from the live ``inv_freq``.
+
+    Catches tables kept in half precision, where neighbouring positions collapse.
+
+    Raises:
+        UserError: if the error is larger than float32 angles explain (position x 2^-23 radians).
+    """
+    worst = 0.0
+    for rotary in rotaries(model):
+        inv_freq = rotary.inv_freq.detach().double().cpu()
+        probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
+        ids = torch.tensor([[position]], device=probe.device)
+        arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
+        with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
+            output = rotary.module(probe, ids, **arguments)
+        if not isinstance(output, tuple):
+            continue  # complex tables (Llama 4) are built in float32 by construction
+        angles = inv_freq * position
+        for table, exact in zip(output, (angles.cos(), angles.sin()), strict=True):
+            values = table.flatten().double().cpu() / rotary.attention_scaling
+            order = torch.cat([exact, exact]), exact.repeat_interleave(2), exact
+            errors = [float((values - o).abs().max()) for o in order if o.shape == values.shape]
+            worst = max(worst, min(errors, default=0.0))
+    allowed = position * 2.0**-23 + 1e-5
+    if worst > allowed:
+        raise UserError(
+            f"cos/sin at position {position} are off by {worst:.3g} (float32 angles allow {allowed:.3g})",
+            "The rotary tables are kept in low precision: load the model with from_pretrained, not model.half().",
+        )
+    return worst

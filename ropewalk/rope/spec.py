@@ -1,0 +1,140 @@
+"""The rotary embedding of one kind of layer, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ALL = "all"  # the layer type of models whose layers share one rotary embedding
+
+# Types whose shipped checkpoints were trained with the scaling in place: a further extension goes on top of it.
+TRAINED_IN = frozenset({"llama3", "longrope", "proportional"})
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary embedding of one layer type.
+
+    Symbols as in the papers: d = ``rotary_dim``, i = 0 .. d/2 - 1, w_i = base ** (-2i/d), L = ``window``.
+
+    Attributes:
+        base: ``rope_theta``.
+        rotary_dim: rotated dimensions per head (head_dim x partial_rotary_factor).
+        head_dim: dimensions per head.
+        window: pretrained window L in tokens.
+        length: the length in tokens that the configuration promises now (= window unless it was extended).
+        factors: f_i = w_i / frequency in use, [d/2]; all 1 in a plain model.
+        long_factors: the second set of a ``longrope`` model, used past ``window``; None where there is one set.
+        attention_factor: multiplier of cos and sin (logits grow by its square).
+        rope_type: the type named by the configuration.
+        style: "half" rotates (i, i + d/2), "interleaved" rotates (2i, 2i + 1).
+        kv_heads: key-value heads per layer, for methods that treat heads differently.
+        layer_type: as in ``config.layer_types``; ``ALL`` where the layers share one embedding.
+        sliding: True if these layers see only a sliding window; extensions leave them alone.
+    """
+
+    base: float
+    rotary_dim: int
+    head_dim: int
+    window: int
+    length: int
+    factors: tuple[float, ...]
+    long_factors: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+    rope_type: str = "default"
+    style: Literal["half", "interleaved"] = "half"
+    kv_heads: int = 1
+    layer_type: str = ALL
+    sliding: bool = False
+
+    @classmethod
+    def plain(cls, base: float, rotary_dim: int, window: int, **more: object) -> RopeSpec:
+        """An unscaled embedding: head_dim = rotary_dim and length = window unless given."""
+        defaults: dict[str, object] = {"head_dim": rotary_dim, "length": window, "factors": (1.0,) * (rotary_dim // 2)}
+        return cls(base=base, rotary_dim=rotary_dim, window=window, **(defaults | more))  # type: ignore[arg-type]
+
+    @cached_property
+    def base_inv_freq(self) -> Tensor:
+        """w_i = base ** (-2i/d) in radians per token, float64 [d/2]."""
+        exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float64) / self.rotary_dim
+        return 1.0 / torch.tensor(self.base, dtype=torch.float64) ** exponents
+
+    @cached_property
+    def inv_freq(self) -> Tensor:
+        """Frequencies in use inside the window, w_i / f_i, float64 [d/2]."""
+        return self.base_inv_freq / torch.tensor(self.factors, dtype=torch.float64)
+
+    @cached_property
+    def wavelengths(self) -> Tensor:
+        """Tokens per turn, float64 [d/2]; inf where a dimension does not rotate."""
+        return 2 * math.pi / self.inv_freq
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """Turns made inside the pretrained window, r_i = L / wavelength_i, float64 [d/2]."""
+        return self.window / self.wavelengths
+
+    @property
+    def critical_dimension(self) -> int:
+        """First index that does not complete a turn inside the window; d/2 if all do."""
+        return int((self.turns >= 1).sum())
+
+    @property
+    def is_plain(self) -> bool:
+        return self.attention_factor == 1.0 and all(f == 1.0 for f in self.factors) and self.long_factors is None
+
+    def scale(self, target: int) -> float:
+        """s = target / L, never below 1: a window is not made shorter."""
+        return max(1.0, target / self.window)
+
+    def index_of_turns(self, turns: float) -> float:
+        """The fractional index i at which a dimension makes ``turns`` turns inside the window.
+
+        Closed form for plain frequencies; log-linear interpolation where the model was trained with scaled ones.
+        """
+        if all(f == 1.0 for f in self.factors):
+            return self.rotary_dim * math.log(self.window / (2 * math.pi * turns)) / (2 * math.log(self.base))
+        logs = self.turns.clamp_min(1e-300).log().tolist()
+        right = next((i for i, value in enumerate(logs) if value < math.log(turns)), len(logs) - 1)
+        right = max(right, 1)
+        step = logs[right] - logs[right - 1]
+        return right - 1 + (math.log(turns) - logs[right - 1]) / step if step else float(right)
+
+    def to_extend(self, on_top: bool | None = None) -> RopeSpec:
+        """The spec that an extension starts from.
+
+        ``linear``, ``dynamic`` and ``yarn`` are replaced: the plain frequencies and the pretrained window. What a model
+        was trained with (``llama3``, ``longrope``) stays below the new factors, and the promised length is the window.
+
+        Args:
+            on_top: overrides that choice (True for a ``yarn`` that was trained in, as in gpt-oss).
+        """
+        if self.is_plain:
+            return self
+        if self.rope_type in TRAINED_IN if on_top is None else on_top:
+            factors = self.factors if self.long_factors is None else self.long_factors
+            return replace(self, window=self.length, factors=factors, long_factors=None)
+        ones = (1.0,) * len(self.factors)
+        return replace(self, length=self.window, factors=ones, attention_factor=1.0, long_factors=None, rope_type="default")
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """What a method puts in the place of a model's frequencies.
+
+    Attributes:
+        inv_freq: radians per token, float64 [d/2], or [heads, d/2] where heads differ; 0 removes a rotation.
+        attention_factor: multiplier of cos and sin.
+    """
+
+    inv_freq: Tensor
+    attention_factor: float = 1.0
+
+    def factors(self, rope: RopeSpec) -> Tensor:
+        """f_i relative to the unscaled frequencies of ``rope``, float64; 1e30 stands for "does not rotate"."""
+        return (rope.base_inv_freq / self.inv_freq).clamp_max(1e30)
