@@ -1,0 +1,87 @@
+"""Needle in a haystack: one fact at a chosen depth of natural text, asked for at the end (after gkamradt's test).
+
+The answer is a number, so that scoring needs no judge. Needles are drawn from many templates' fillings, so that no
+model can know them by heart.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+
+from ropewalk.evaluation.tasks.base import Sample, haystack_tokens
+from ropewalk.evaluation.units import TokenUnits
+
+CITIES = (
+    "Amsterdam", "Athens", "Baku", "Bangkok", "Beirut", "Belgrade", "Berlin", "Bogota", "Boston", "Brussels",
+    "Budapest", "Cairo", "Caracas", "Chicago", "Colombo", "Copenhagen", "Dakar", "Dallas", "Damascus", "Delhi",
+    "Denver", "Dhaka", "Doha", "Dublin", "Geneva", "Hanoi", "Havana", "Helsinki", "Istanbul", "Jakarta",
+    "Kabul", "Kampala", "Kigali", "Kyoto", "Lagos", "Lima", "Lisbon", "London", "Luanda", "Lusaka",
+    "Madrid", "Manila", "Melbourne", "Miami", "Minsk", "Montreal", "Moscow", "Mumbai", "Munich", "Nairobi",
+    "Naples", "Osaka", "Oslo", "Paris", "Perth", "Porto", "Prague", "Quito", "Riga", "Rome",
+    "Santiago", "Seattle", "Seoul", "Shanghai", "Sofia", "Stockholm", "Sydney", "Tallinn", "Tbilisi", "Tokyo",
+    "Toronto", "Tunis", "Turin", "Valencia", "Vienna", "Vilnius", "Warsaw", "Yerevan", "Zagreb", "Zurich",
+)  # fmt: skip
+
+
+NEAR = 64  # tokens; a needle moves no further back than this
+
+
+def needle(city: str, code: str) -> str:
+    """The sentence that is hidden."""
+    return f" The access code for {city} is {code}."
+
+
+def stem(city: str) -> str:
+    """The question, ending where the answer begins."""
+    return f" What is the access code for {city}? The access code for {city} is"
+
+
+@dataclass(frozen=True)
+class NeedleInHaystack:
+    """A single needle.
+
+    Attributes:
+        haystack: token ids of natural text; it is repeated where it is too short.
+        sentence_ends: ids after which a needle may stand; the needle moves back to the nearest one.
+    """
+
+    haystack: tuple[int, ...]
+    sentence_ends: frozenset[int] = frozenset()
+    name: str = field(default="niah")
+    scope: str = "small"
+    diffusion: str = "low"
+
+    def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
+        """A prompt with the needle at ``depth``; the haystack starts at a random place of the text.
+
+        Raises:
+            TooShort: if ``n_tokens`` does not hold the fixed parts.
+        """
+        depth = rng.random() if depth is None else depth
+        city, code = rng.choice(CITIES), str(rng.randint(10000, 99999))
+        pin, question = units.ids(needle(city, code)), units.ids(stem(city))
+        answer = units.answer(stem(city), f" {code}")
+        n_hay = haystack_tokens(self.name, n_tokens, units.bos, pin, question, answer)
+        start = rng.randrange(len(self.haystack))
+        hay = list(islice(cycle(self.haystack), start, start + n_hay))
+        at = self._sentence_end(hay, round(depth * n_hay))
+        return Sample(units.bos + hay[:at] + pin + hay[at:] + question, answer, code, depth)
+
+    def _sentence_end(self, hay: list[int], at: int) -> int:
+        """The nearest place at or before ``at`` that follows a sentence (or starts the text), if it is near."""
+        nearest = next((i for i in range(at, max(0, at - NEAR), -1) if hay[i - 1] in self.sentence_ends), 0)
+        return nearest if at - nearest < NEAR else at
+
+    def solve(self, prompt_text: str) -> str:
+        """The code of the city that the question names."""
+        asked = re.findall(r"access code for (\w+)\?", prompt_text)
+        found = re.search(rf"access code for {asked[-1]} is (\d+)\.", prompt_text) if asked else None
+        return found.group(1) if found else ""
+
+    def score(self, prediction: str, sample: Sample) -> float:
+        """1.0 if the first integer of the prediction is the code."""
+        first = re.search(r"\d+", prediction)
+        return float(first is not None and first.group() == sample.text)
