@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
@@ -155,8 +156,10 @@ def _one(spelling: str) -> Method:
 def _options(spelling: str, text: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        assert len(options) == len(call.keywords)
+        return options
     except (SyntaxError, ValueError, AssertionError):
         raise UserError(
             f"cannot read the options of {spelling!r}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
@@ -168,12 +171,15 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
     default = None if field.default is MISSING else field.default
     if isinstance(value, list):
         value = tuple(value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    expected = {bool: isinstance(value, bool), str: isinstance(value, str), tuple: isinstance(value, tuple)}
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and number
+    expected = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
+    if "int | None" in str(field.type):
+        expected[type(None)] = whole or value is None
     fits = expected.get(type(default), number or (default is None and value is None))
     choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", str(field.type)) if "Literal" in str(field.type) else []
     allowed = [a or b for a, b in choices]
     if not fits or (allowed and value not in allowed):
         want = " or ".join(map(repr, allowed)) or f"a value like {default!r}"
         raise UserError(f"{method_name}: option {name} is {value!r}, expected {want}")
-    return float(value) if isinstance(default, float) and number else value
+    return float(value) if number and "float" in str(field.type) else value

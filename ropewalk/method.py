@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ropewalk.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
@@ -58,6 +60,18 @@ class Method:
 def _is_default(method: Method, field: Any) -> bool:
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     return bool(getattr(method, field.name) == default)
+
+
+def require_above(bound: float, method: Method, *options: str) -> None:
+    """Refuse options that are not numbers above ``bound``; None is left alone.
+
+    Raises:
+        UserError: naming the option and its value.
+    """
+    for option in options:
+        value = getattr(method, option)
+        if value is not None and not (isinstance(value, (int, float)) and value > bound):
+            raise UserError(f"{method.name}: {option} is {value!r}, expected a number above {bound:g}")
 
 
 def digest(*parts: object) -> str:

@@ -1,9 +1,13 @@
 """Rotates queries and keys inside the attention call instead of in the model's rotary module.
 
-The rotary module is made to return cos = 1, sin = 0, so that the cache holds keys that were never rotated; one registered
-attention function then rotates queries and keys of a layer by frequencies chosen for the current length and hands them to
-the model's own attention. That makes length-dependent frequencies exact with a cache (chunked prefill and decoding equal
-one forward), allows frequencies per head, and lets a temperature depend on the query's position.
+The rotary module is made to return cos = 1, sin = 0, so that the cache holds keys that were never rotated; one
+registered attention function then rotates queries and keys of a layer by frequencies chosen for the current length and
+hands them to the model's own attention. So a query always meets keys that are rotated by its own frequencies, also with
+a cache, heads may have frequencies of their own, and a temperature may depend on the query's position.
+
+Frequencies that change with the length still make results depend on how a text is cut: what a deep layer caches was
+computed by the layers below at the length of that moment. Chunks equal one forward while the length stays inside the
+window, in the first layer, and for frequencies that do not depend on the length.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import UserError
-from ropewalk.rope.live import Rotary, decoder, in_float32, rotaries
+from ropewalk.rope.live import Rotary, decoder, in_float32, restored, rotaries
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 SLOT = "_ropewalk_seam"  # attribute of the attention modules while a seam is active
@@ -99,14 +103,11 @@ def _rotated(rotation: Rotation, query: Tensor, key: Tensor) -> tuple[Tensor, Te
         raise UserError(f"this model's attention (head size {query.shape[-1]}) cannot be rotated at attention time")
     positions = positions.expand(query.shape[0], -1)
     length = int(positions.max()) + 1
-    if key.shape[-2] > length + query.shape[-2]:
-        raise UserError(
-            f"the cache holds {key.shape[-2]} keys at length {length}: a static cache cannot be rotated at attention time",
-            "Use the default cache (cache_implementation='dynamic').",
-        )
-    # Cached keys stand directly before the queries; where rows are padded on the left their pads are masked anyway.
-    back = torch.arange(key.shape[-2] - 1, -1, -1, device=positions.device)
-    key_positions = (positions[:, -1:] - back).clamp_min(0)
+    key_positions = positions  # nothing cached: also right where several documents are packed into a row
+    if key.shape[-2] != query.shape[-2]:
+        # Cached keys stand directly before the queries; pads on the left of a row are masked anyway.
+        back = torch.arange(key.shape[-2] - 1, -1, -1, device=positions.device)
+        key_positions = (positions[:, -1:] - back).clamp_min(0)
     inv_freq, t = rotation.inv_freq(length, query.device)
     query = rotate(query, positions, inv_freq, t, spec.style)
     temperature = rotation.temperature(positions)
@@ -144,6 +145,8 @@ def rotating(model: nn.Module, rotations: Mapping[str, Rotation]) -> Iterator[No
     if base not in ("sdpa", "eager"):
         raise UserError(f"attention implementation {base!r} cannot be wrapped", "Load with attn_implementation='sdpa'.")
     with ExitStack() as stack:
+        stack.enter_context(restored(model))  # types that recompute do so in every forward
+        stack.callback(body.register_forward_pre_hook(_no_static_cache, with_kwargs=True).remove)
         for rotary in rotaries(model):
             if rotary.layer_type in rotations:
                 _hook(rotary, rotations[rotary.layer_type], stack)
@@ -157,6 +160,15 @@ def rotating(model: nn.Module, rotations: Mapping[str, Rotation]) -> Iterator[No
         config._attn_implementation = name
         stack.callback(setattr, config, "_attn_implementation", base)
         yield
+
+
+def _no_static_cache(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    cache = keywords.get("past_key_values")
+    if getattr(cache, "is_compileable", False):  # its keys do not end where the queries do
+        raise UserError(
+            f"{type(cache).__name__} is a static cache, which cannot be rotated at attention time",
+            "Use the default cache (cache_implementation='dynamic').",
+        )
 
 
 def _hook(rotary: Rotary, rotation: Rotation, stack: ExitStack) -> None:
@@ -173,6 +185,6 @@ def _hook(rotary: Rotary, rotation: Rotation, stack: ExitStack) -> None:
         rotation.positions = keywords.get("position_ids", arguments[1] if len(arguments) > 1 else None)
         return torch.ones_like(output[0]), torch.zeros_like(output[1])
 
-    rotation.live = rotary.inv_freq
+    rotation.live = rotary.built
     handle = rotary.module.register_forward_hook(hook, with_kwargs=True)
     stack.callback(handle.remove)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 
 
 class FrequencyMethod(Method):
@@ -94,19 +96,22 @@ class FrequencyMethod(Method):
     @contextmanager
     def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
         config: PreTrainedConfig = model.config  # type: ignore[assignment]
+        refuse_if_on(model, self.id)
         check_live(model)
         current = rope_config.read(config)
         targets = self._targets(config, to)
-        if self.runtime:
-            growing = {k: rope for k, (rope, target) in targets.items() if rope.scale(target) > 1}
-            rotations = {k: self._rotation(rope, current[k]) for k, rope in growing.items()}
-            with rotating(model, rotations):
-                yield
-            return
-        plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
-        with live.restored(model):
-            live.write(model, plan, current)
-            live.check(model, plan)
+        with ExitStack() as stack:
+            body = live.decoder(model)
+            setattr(body, ON, self.id)
+            stack.callback(delattr, body, ON)
+            if self.runtime:
+                growing = {k: rope for k, (rope, target) in targets.items() if rope.scale(target) > 1}
+                stack.enter_context(rotating(model, {k: self._rotation(r, current[k]) for k, r in growing.items()}))
+            else:
+                plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
+                stack.enter_context(live.restored(model))
+                live.write(model, plan, current)
+                live.check(model, plan)
             yield
 
     def _rotation(self, rope: RopeSpec, current: RopeSpec) -> Rotation:
@@ -117,8 +122,7 @@ class FrequencyMethod(Method):
         """The parameters to save: a native type where one says the same and is accepted, else flat longrope."""
         native = self.native(rope, target) if rope.is_plain and rope.scale(target) > 1 else None
         if native is not None:
-            partial = {"partial_rotary_factor": rope.rotary_dim / rope.head_dim} if rope.rotary_dim < rope.head_dim else {}
-            native = {"rope_theta": rope.base, **native, **partial}
+            native = {"rope_theta": rope.base, **native, **rope_config.partial_rotary(rope)}
             if accepts(native):
                 return native
         return rope_config.flat_longrope(rope, self.at(rope, target), target)
@@ -155,21 +159,38 @@ class FrequencyMethod(Method):
             table[key] = static.rope_parameters(rope, target, accepts(key))
         return table
 
+    def static_plan(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, Frequencies]:
+        """Layer type -> the frequencies that ``saved`` means to say."""
+        targets = self._targets(config, to, on_top).items()
+        static = {key: (self.frozen(rope, target), rope, target) for key, (rope, target) in targets}
+        return {key: method.at(rope, target) for key, (method, rope, target) in static.items() if method is not None}
+
     def why_not_saved(self) -> str:
         """The reason, for methods that cannot be saved."""
         return "it depends on the length, the head or the token, and configurations hold one vector of frequencies"
 
     def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+        refuse_if_on(model, self.id)
         check_live(model)
-        plan: dict[str, Frequencies] = {}
-        for key, (rope, target) in self._targets(model.config, to, on_top).items():
-            static = self.frozen(rope, target)
-            if static is not None:
-                plan[key] = static.at(rope, target)
+        plan = self.static_plan(model.config, to, on_top)
         rope_config.write(model.config, self.saved(model.config, to, on_top), to)
         live.rebuild(model, plan)
         live.check(model, plan)  # what was written says what the method meant
         check_live(model)
+
+
+def refuse_if_on(model: nn.Module, method: str) -> None:
+    """Refuse ``method`` while another one is on: the two would overwrite or ignore each other.
+
+    Raises:
+        UserError: naming the method that is on.
+    """
+    active = getattr(live.decoder(model), ON, None)
+    if active is not None:
+        raise UserError(
+            f"{active} is on this model already; {method} cannot be put on top of it",
+            "Leave the first with-block, or join methods that decide different things with ropewalk.compose.",
+        )
 
 
 def check_live(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ropewalk.errors import UserError
 from ropewalk.frequencies.base import FrequencyMethod
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -44,6 +45,9 @@ class CLEX(FrequencyMethod):
     step: float = 0.01
 
     name: ClassVar[str] = "clex"
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "step")
 
     def _parameters(self, half: int) -> tuple[Tensor, Tensor]:
         if not self.weights:

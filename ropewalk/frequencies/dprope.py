@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.frequencies.base import FrequencyMethod
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 FLOOR = float(torch.finfo(torch.float16).tiny)  # empty bins count this much
@@ -42,6 +43,9 @@ class DistributionalRoPE(FrequencyMethod):
     monotone: bool = False
 
     name: ClassVar[str] = "dprope"
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "bins")
 
     def divergence(self, rope: RopeSpec, target: int, factor: float) -> Tensor:
         """Mean over bins of P ln(P / Q) between angles seen in the window and angles at the target; [d/2]."""

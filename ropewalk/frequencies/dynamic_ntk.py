@@ -1,6 +1,6 @@
 """Dynamic NTK: the NTK-aware base of the length of the moment, so that short inputs stay exact.
 
-Posts by emozilla; section 3.3 of arXiv 2309.00071. Keys are kept unrotated, so that decoding equals one forward.
+Posts by emozilla; section 3.3 of arXiv 2309.00071. Keys are cached unrotated, so that a query meets them all in its own base.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from ropewalk.frequencies.abf import AdjustedBase
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import ntk_base, rebased
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -31,6 +32,9 @@ class DynamicNTK(FrequencyMethod):
     name: ClassVar[str] = "dynamic-ntk"
     runtime: ClassVar[bool] = True
     length_dependent: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "factor")
 
     def base(self, rope: RopeSpec, length: int) -> float:
         growth = rope.scale(length)

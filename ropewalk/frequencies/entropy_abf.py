@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import rebased
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -29,6 +30,9 @@ class EntropyABF(FrequencyMethod):
     name: ClassVar[str] = "entropy-abf"
     axes: ClassVar[frozenset[str]] = frozenset({"frequencies", "temperature"})
     runtime: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_above(1, self, "base")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         return rebased(rope, self.base)

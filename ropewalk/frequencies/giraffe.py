@@ -10,6 +10,7 @@ import torch
 
 from ropewalk.errors import UserError
 from ropewalk.frequencies.base import FrequencyMethod
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -35,6 +36,7 @@ class Giraffe(FrequencyMethod):
     def __post_init__(self) -> None:
         if self.basis not in ("linear", "power", "truncated"):
             raise UserError(f"giraffe: basis is {self.basis!r}, expected linear, power or truncated")
+        require_above(0, self, "period", "stretch")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         w = rope.inv_freq

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import rebased
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -17,6 +18,9 @@ class LongEmbedRoPE(FrequencyMethod):
     ratio: float = 10.0
 
     name: ClassVar[str] = "longembed-rope"
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "ratio")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         return rebased(rope, rope.base * self.ratio)

@@ -26,7 +26,9 @@ class LongRoPE(FrequencyMethod):
     name: ClassVar[str] = "longrope"
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
-        if len(self.factors) != rope.rotary_dim // 2 or not all(f > 0 for f in self.factors):
+        if len(self.factors) != rope.rotary_dim // 2 or not all(
+            isinstance(f, (int, float)) and f > 0 for f in self.factors
+        ):
             raise UserError(
                 f"longrope has {len(self.factors)} factors, expected {rope.rotary_dim // 2} numbers above 0",
                 "Give them as longrope(factors=[...]), as a search for this model and target found them.",

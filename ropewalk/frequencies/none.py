@@ -1,17 +1,25 @@
-"""The plain model, for comparison."""
+"""The model as it comes, for comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ropewalk.frequencies.base import FrequencyMethod
+from torch import nn
+
+from ropewalk.frequencies.base import FrequencyMethod, check_live
+from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
 class Plain(FrequencyMethod):
-    """The pretrained frequencies, whatever the length."""
+    """Nothing is changed, whatever the length."""
 
     name: ClassVar[str] = "none"
 
@@ -20,3 +28,13 @@ class Plain(FrequencyMethod):
 
     def native(self, rope: RopeSpec, target: int) -> dict[str, Any]:
         return {"rope_type": "default"}
+
+    def plan(self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None) -> dict[str, Frequencies]:
+        """Layer type -> the frequencies in use."""
+        specs = rope_config.read(config).items()
+        return {key: Frequencies(spec.inv_freq, spec.attention_factor) for key, spec in specs if not spec.sliding}
+
+    @contextmanager
+    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
+        check_live(model)
+        yield

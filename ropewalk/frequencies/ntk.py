@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ropewalk.frequencies.base import FrequencyMethod
+from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -34,6 +35,9 @@ class NTKAware(FrequencyMethod):
     stretch: float = 1.0
 
     name: ClassVar[str] = "ntk-aware"
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "stretch")
 
     def base(self, rope: RopeSpec, target: int) -> float:
         return ntk_base(rope.base, rope.rotary_dim, max(1.0, self.stretch * rope.scale(target)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -166,7 +167,13 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
     """
     with quiet():
         table = rope_parameters(config)
-        specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
+        try:
+            specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
+        except (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
+            name = getattr(config, "name_or_path", "") or "MODEL"
+            raise UserError(
+                f"the rope parameters cannot be read: {type(error).__name__}: {error}", f"ropewalk inspect {name}"
+            ) from None
     record = record_of(config)
     if record is not None:
         specs = {key: replace(spec, window=int(record.get("window", spec.window))) for key, spec in specs.items()}
@@ -218,6 +225,8 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     )
     if rope_type == "default":
         return plain
+    if rope_type == "dynamic":  # plain inside the window; transformers measures growth from max_position_embeddings
+        return replace(plain, length=round(plain.window * float(entry.get("factor") or 1.0)))
     name = None if layer_type == ALL else layer_type
     inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
     spec = replace(plain, attention_factor=float(attention_factor))
@@ -228,8 +237,6 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30)
     spec = replace(spec, factors=tuple(factors.tolist()))
     factor = float(entry.get("factor") or 1.0)
-    if rope_type == "dynamic":  # transformers measures growth from max_position_embeddings
-        return replace(spec, length=round(plain.window * factor))
     if rope_type in ("linear", "proportional"):
         window = int(entry.get("original_max_position_embeddings") or round(plain.length / factor))
         return replace(spec, window=window, factors=(factor,) * len(spec.factors) if rope_type == "linear" else spec.factors)
@@ -240,6 +247,14 @@ def _interleaved(text: PreTrainedConfig) -> bool:
     return bool(getattr(text, "rope_interleave", text.model_type in INTERLEAVED))
 
 
+def partial_rotary(spec: RopeSpec) -> dict[str, float]:
+    """The key for heads that rotate only in part; transformers truncates head_dim x factor, so it is rounded up."""
+    share = spec.rotary_dim / spec.head_dim
+    if int(spec.head_dim * share) < spec.rotary_dim:
+        share = math.nextafter(share, 1.0)
+    return {} if spec.rotary_dim == spec.head_dim else {"partial_rotary_factor": share}
+
+
 def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict[str, Any]:
     """Any static frequencies as ``longrope`` parameters that every engine reads alike.
 
@@ -248,11 +263,10 @@ def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict
     """
     factors = frequencies.factors(spec).tolist()
     t = float(frequencies.attention_factor)
-    partial = spec.rotary_dim / spec.head_dim
     return {
         "rope_type": "longrope",
         "rope_theta": spec.base,
-        **({"partial_rotary_factor": partial} if partial != 1.0 else {}),
+        **partial_rotary(spec),
         "short_factor": factors,
         "long_factor": list(factors),
         "original_max_position_embeddings": length,

@@ -43,6 +43,11 @@ class Rotary:
         return getattr(self.module, f"{self._prefix}original_inv_freq", None)
 
     @property
+    def built(self) -> Tensor:
+        """``inv_freq`` as it was when the module was made; ``dynamic`` and ``longrope`` change the live one."""
+        return self.inv_freq if self.original_inv_freq is None else self.original_inv_freq
+
+    @property
     def attention_scaling(self) -> float:
         return float(getattr(self.module, f"{self._prefix}attention_scaling", 1.0))
 
@@ -121,7 +126,7 @@ def write(model: nn.Module, plan: Mapping[str, Frequencies], current: Mapping[st
                     f"layer type {rotary.layer_type!r} rotates {2 * rotary.inv_freq.numel()} dimensions per head, "
                     f"the method gives frequencies of shape {tuple(new.shape)}"
                 )
-            value = in_float32(new, rotary.inv_freq, current[rotary.layer_type])
+            value = in_float32(new, rotary.built, current[rotary.layer_type])
             rotary.inv_freq.copy_(value)
             if rotary.original_inv_freq is not None:
                 rotary.original_inv_freq.copy_(value)
@@ -190,6 +195,8 @@ def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies]) -> N
 def _compare(rotary: Rotary, want: RopeSpec | Frequencies) -> None:
     where = f"live rotary of layer type {rotary.layer_type!r} ({type(rotary.module).__name__})"
     mend = "Reload the model after changing its configuration, or let ropewalk change both: method.extend(model, to=...)"
+    if rotary.inv_freq.dtype != torch.float32:
+        mend = f"inv_freq was rounded to {rotary.inv_freq.dtype}: load with from_pretrained(dtype=...), not model.half()."
     have, expected = rotary.inv_freq.detach().double().cpu(), want.inv_freq
     if have.shape != expected.shape:
         raise UserError(f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend)
@@ -217,26 +224,30 @@ def check_angles(model: nn.Module, position: int) -> float:
     Raises:
         UserError: if the error is larger than float32 angles explain (position x 2^-23 radians).
     """
-    worst = 0.0
-    for rotary in rotaries(model):
-        inv_freq = rotary.inv_freq.detach().double().cpu()
-        probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
-        ids = torch.tensor([[position]], device=probe.device)
-        arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
-        with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
-            output = rotary.module(probe, ids, **arguments)
-        if not isinstance(output, tuple):
-            continue  # complex tables (Llama 4) are built in float32 by construction
-        angles = inv_freq * position
-        for table, exact in zip(output, (angles.cos(), angles.sin()), strict=True):
-            values = table.flatten().double().cpu() / rotary.attention_scaling
-            order = torch.cat([exact, exact]), exact.repeat_interleave(2), exact
-            errors = [float((values - o).abs().max()) for o in order if o.shape == values.shape]
-            worst = max(worst, min(errors, default=0.0))
+    with restored(model):  # types that recompute do so in the probe's forward
+        worst = max(_angle_error(rotary, position) for rotary in rotaries(model))
     allowed = position * 2.0**-23 + 1e-5
     if worst > allowed:
         raise UserError(
             f"cos/sin at position {position} are off by {worst:.3g} (float32 angles allow {allowed:.3g})",
             "The rotary tables are kept in low precision: load the model with from_pretrained, not model.half().",
         )
+    return worst
+
+
+def _angle_error(rotary: Rotary, position: int) -> float:
+    probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
+    ids = torch.tensor([[position]], device=probe.device)
+    arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
+    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
+        output = rotary.module(probe, ids, **arguments)
+    if not isinstance(output, tuple):
+        return 0.0  # complex tables (Llama 4) are built in float32 by construction
+    angles = rotary.inv_freq.detach().double().cpu() * position
+    worst = 0.0
+    for table, exact in zip(output, (angles.cos(), angles.sin()), strict=True):
+        values = table.flatten().double().cpu() / rotary.attention_scaling
+        order = torch.cat([exact, exact]), exact.repeat_interleave(2), exact
+        errors = [float((values - o).abs().max()) for o in order if o.shape == values.shape]
+        worst = max(worst, min(errors, default=0.0))
     return worst

@@ -86,7 +86,9 @@ class RopeSpec:
 
     @property
     def is_plain(self) -> bool:
-        return self.attention_factor == 1.0 and all(f == 1.0 for f in self.factors) and self.long_factors is None
+        """True if nothing is scaled at any length."""
+        scaled = self.long_factors is not None or any(f != 1.0 for f in self.factors)
+        return not scaled and self.attention_factor == 1.0 and self.rope_type != "dynamic"
 
     def scale(self, target: int) -> float:
         """s = target / L, never below 1: a window is not made shorter."""

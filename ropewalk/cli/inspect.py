@@ -1,0 +1,96 @@
+"""``ropewalk inspect``: what a model's files say about its context window, and what is wrong there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ropewalk.rope.inspect import Inspection
+
+
+def inspect(
+    model: str,
+    /,
+    *,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show a model's rotary embedding and every misconfiguration that its files give away. Needs no weights.
+
+    Exits with 1 if there are problems.
+
+    Parameters
+    ----------
+    model: str
+        A folder, a config.json, a hub id, or 'demo'.
+    set_: tuple[str, ...]
+        Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
+        The old file stays beside it as NAME.bak.
+    trust_remote_code: bool
+        Run code that comes with the model.
+    as_json: bool
+        Print JSON.
+    """
+    from ropewalk.loading import resolve
+    from ropewalk.rope.inspect import inspect as look
+    from ropewalk.rope.inspect import set_key
+
+    for assignment in set_:
+        set_key(resolve(model), assignment)
+    found = look(resolve(model), trust_remote_code)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        show(found, Console())
+    return 1 if found.problems else 0
+
+
+def show(found: Inspection, console: Console) -> None:
+    """Print an inspection for a person."""
+    from ropewalk.lengths import show as length
+
+    console.print(f"[bold]{found.architecture}[/]  {found.model}")
+    if found.window is not None and found.length is not None:
+        grown = "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
+        by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
+        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}")
+        layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
+        per_token = found.kv_bytes_per_token or 0
+        console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
+        console.print(f", {per_token * found.length / 2**30:,.2f} GiB at {found.length:,} tokens")
+    if found.unreadable:
+        console.print(f"[red]transformers cannot read this configuration:[/] {found.unreadable}", soft_wrap=True)
+    if found.specs:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "longest wave", "unturned"):
+            table.add_column(column, justify="left" if column in ("rope of", "type", "style") else "right")
+        for key, spec in found.specs.items():
+            low, high = min(spec.factors), max(spec.factors)
+            half = spec.rotary_dim // 2
+            table.add_row(
+                key,
+                spec.rope_type,
+                f"{spec.base:,.6g}",
+                f"{spec.rotary_dim}/{spec.head_dim}",
+                spec.style,
+                f"{spec.window:,}",
+                f"{spec.attention_factor:.4g}",
+                "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
+                f"{float(spec.wavelengths[-1]):,.0f}",
+                f"{half - spec.critical_dimension}/{half}",
+            )
+        console.print(table)
+        console.print("[dim]unturned: pairs of dimensions that never complete a turn inside the window[/]")
+    if not found.problems:
+        console.print("[green]no problems found[/]")
+    for problem in found.problems:
+        console.print(f"\n[bold red]{problem.code}[/]  {problem.key}", highlight=False)
+        console.print(f"  seen      {problem.seen!r}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  expected  {problem.expected}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  mend      {problem.mend}", soft_wrap=True, highlight=False, markup=False)

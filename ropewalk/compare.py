@@ -1,0 +1,226 @@
+"""Comparing methods on a checkpoint, from what a user types to results.json and report.html."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk import __version__, catalogue
+from ropewalk.errors import UserError
+from ropewalk.files import explained, write_text
+from ropewalk.lengths import show
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from ropewalk.evaluation.compare import Progress
+    from ropewalk.frequencies.base import FrequencyMethod
+
+TASKS = ("ppl", "passkey", "niah")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One comparison, as asked for.
+
+    Attributes:
+        model: folder, hub id or ``demo``.
+        to: target length in tokens.
+        methods: comma-separated spellings.
+        tasks: of "ppl", "passkey", "niah".
+        lengths: context lengths in tokens; None means half the window, doubling to the target.
+        data: texts for perplexity: "stdlib", "topics", or a file or folder.
+        samples: retrieval samples per depth and length.
+        depths: number of needle depths, spread from start to end.
+        max_documents: at most so many documents.
+        seed: of prompts and intervals.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: "auto", "cpu", "cuda".
+        trust_remote_code: run code that comes with the model.
+        command: the line that makes this comparison again.
+    """
+
+    model: str
+    to: int
+    methods: str
+    tasks: tuple[str, ...] = TASKS
+    lengths: tuple[int, ...] | None = None
+    data: str = "stdlib"
+    samples: int = 4
+    depths: int = 5
+    max_documents: int = 24
+    seed: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    command: str = ""
+
+
+def compare(request: Request, out: Path, progress: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
+    """Run (or go on with) a comparison; writes samples.sqlite, results.json and report.html into ``out``.
+
+    Raises:
+        UserError: for everything that a user can mend.
+    """
+    methods = catalogue.methods(request.methods)  # mistakes in names show before anything is loaded
+    if request.depths < 1 or request.samples < 1:
+        raise UserError(f"samples is {request.samples}, depths is {request.depths}, expected at least 1 of each")
+    from ropewalk.evaluation import compare as engine
+    from ropewalk.evaluation.documents import load as load_documents
+    from ropewalk.evaluation.store import SampleStore
+    from ropewalk.loading import load
+    from ropewalk.report.page import write as write_report
+    from ropewalk.rope.config import read, starting_specs
+
+    started = time.monotonic()
+    documents = load_documents(request.data) if "ppl" in request.tasks else {}
+    model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
+    window = min(spec.window for spec in starting_specs(model.config).values() if not spec.sliding)
+    for method in methods:  # refusals come before the first forward
+        method.fingerprint(model, request.to)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    documents = dict(list(documents.items())[: request.max_documents])
+    found = engine.compare(
+        model,
+        tokenizer,
+        methods,
+        window=window,
+        to=request.to,
+        tasks=request.tasks,
+        lengths=request.lengths,
+        documents=documents,
+        samples_per_cell=request.samples,
+        depths=[0.5] if request.depths == 1 else [i / (request.depths - 1) for i in range(request.depths)],
+        seed=request.seed,
+        store=SampleStore(out / "samples.sqlite"),
+        progress_callback=progress,
+    ).to_dict()
+    import torch
+    import transformers
+
+    promised = max(spec.length for spec in read(model.config).values())
+    results = {
+        "model": {**found["model"], "name": request.model, "window": window, "length": promised},
+        **{key: found["settings"][key] for key in ("to", "tasks", "lengths", "depths", "threshold", "seed")},
+        "settings": found["settings"],
+        "command": request.command,
+        "versions": {"ropewalk": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
+        "methods": [_describe(entry["id"], model.config, request.to, window) for entry in found["methods"]],
+        "results": found["results"],
+        "summary": [_flat(row) for row in found["summary"]],
+        "skipped": found["skipped"],
+        "rope": {entry["id"]: _spectra(entry["id"], model.config, request.to) for entry in found["methods"]},
+        "config_diff": {entry["id"]: _diff(entry["id"], model.config, request.to) for entry in found["methods"]},
+    }
+    write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_report(results, out / "report.html")
+    return results
+
+
+def default_out(model: str, to: int) -> Path:
+    """Where a comparison goes if the user names no folder; the same command finds its finished samples there."""
+    return Path("runs") / f"compare-{Path(model).name}-{show(to)}"
+
+
+def _make(spelling: str) -> FrequencyMethod:
+    from ropewalk.frequencies.base import FrequencyMethod
+
+    made = catalogue.method(spelling)
+    assert isinstance(made, FrequencyMethod)
+    return made
+
+
+def _describe(spelling: str, config: PreTrainedConfig, to: int, window: int) -> dict[str, Any]:
+    """What the report says of a method beside its results."""
+    entries = [catalogue.entry(part.split("(")[0]) for part in catalogue.split(spelling, "+")]
+    options = "".join(part[part.index("(") :] if "(" in part else "" for part in catalogue.split(spelling, "+"))
+    try:
+        saved = _make(spelling).saved(config, to)
+        exportable = "yes: " + " / ".join(sorted({str(p["rope_type"]) for p in saved.values()}))
+    except UserError as error:
+        exportable = "no: " + error.message.partition(": ")[2]
+    return {
+        "id": spelling,
+        "title": " + ".join(entry.title for entry in entries) + (f" {options}" if options else ""),
+        "paper": next((entry.paper for entry in entries if entry.paper), None),
+        "factor": 1.0 if spelling == "none" else to / window,
+        "training_free": " / ".join(dict.fromkeys(entry.training_free for entry in entries)),
+        "exportable": exportable,
+        "note": "; ".join(entry.summary for entry in entries),
+    }
+
+
+def _spectra(spelling: str, config: PreTrainedConfig, to: int) -> dict[str, Any] | None:
+    """Layer type -> wavelengths at the target; None where heads differ."""
+    from ropewalk.rope.config import read
+
+    specs = read(config)
+    spectra: dict[str, Any] = {}
+    for key, frequencies in _make(spelling).plan(config, to).items():
+        if frequencies.inv_freq.ndim != 1:
+            return None
+        factors = frequencies.factors(specs[key])
+        spectra[key] = {
+            "wavelengths": (6.283185307179586 / frequencies.inv_freq.clamp_min(1e-30)).tolist(),
+            "factors": factors.tolist(),
+            "attention_factor": frequencies.attention_factor,
+            "window": specs[key].window,
+        }
+    return spectra
+
+
+def _diff(spelling: str, config: PreTrainedConfig, to: int) -> str:
+    from ropewalk.extend import diff, extended_config
+
+    if spelling == "none":
+        return "unchanged"
+    try:
+        return diff(config, extended_config(config, _make(spelling), to)[0])
+    except UserError as error:
+        return error.message
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A summary row with one level of keys, null where a task was not run; the tax is that of the window's length."""
+    length, ppl, accuracy = row["effective_length"], row["perplexity_at_to"], row["accuracy_at_to"]
+    tax = max(row["short_tax"], key=lambda change: change["length"], default=None)
+    flat: dict[str, Any] = {"method": row["method"]}
+    for name, source, value, low, high in (
+        ("effective_length", length, "value", "low", "high"),
+        ("perplexity_at_target", ppl, "value", "perplexity_low", "perplexity_high"),
+        ("accuracy_at_target", accuracy, "value", "accuracy_low", "accuracy_high"),
+        ("short_tax", tax, "value", "short_tax_low", "short_tax_high"),
+    ):
+        flat[name] = source[value] if source else None
+        for key in (low, high):
+            flat[key] = source[key.rsplit("_", 1)[-1]] if source else None
+    return {**flat, "short_tax_by_length": row["short_tax"], "tail_perplexity": row["tail_perplexity"],
+            "beyond_window": row["beyond_window"]}  # fmt: skip
+
+
+def selected(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """A comma-separated choice among ``known``.
+
+    Raises:
+        UserError: for an unknown word; the nearest one is offered.
+    """
+    import difflib
+
+    chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    for word in chosen:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+            raise UserError(
+                f"unknown task {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""), f"Known: {', '.join(known)}."
+            )
+    if not chosen:
+        raise UserError(f"no task named in {text!r}", f"Known: {', '.join(known)}.")
+    return chosen

@@ -1,0 +1,130 @@
+"""Texts to evaluate on: some that every Python has, or the user's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ropewalk.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+FIELD = "text"  # of a jsonl line, and column of a parquet file
+
+
+def load(source: str | Path) -> dict[str, str]:
+    """Documents by name.
+
+    Args:
+        source: "stdlib" (modules of the standard library), "topics" (the language reference that Python ships), a
+            file (.txt, .md, .py: one document; .jsonl, .parquet: one per line or row, in "text"), or a folder of them.
+
+    Raises:
+        UserError: if there is no such file, it is of another type, or a document is empty or not text.
+    """
+    from ropewalk.demo.corpus import held_out_sources, topics
+
+    if source == "stdlib":
+        return held_out_sources()
+    if source == "topics":
+        return {"topics": topics()}
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"')
+    return {name: _not_empty(name, text) for file in _files(path) for name, text in _read(file)}
+
+
+def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, at_least: int) -> dict[str, list[int]]:
+    """Token ids, after BOS if the tokenizer has one, of the documents that have ``at_least`` tokens (BOS included).
+
+    Documents are never joined: a boundary inside a context would look like an effect of the position.
+
+    Raises:
+        UserError: if no document is long enough.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = {name: bos + token_ids(text, tokenizer) for name, text in documents.items()}
+    kept = {name: row for name, row in ids.items() if len(row) >= at_least}
+    if not kept:
+        longest = max(ids, key=lambda name: len(ids[name]), default=None)
+        have = "there are none" if longest is None else f"the longest, {longest}, has {len(ids[longest])}"
+        raise UserError(
+            f"no document has {at_least} tokens: {have}", "give longer documents, or compare at smaller lengths"
+        )
+    return kept
+
+
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text of any length, without special tokens (and without the warning that it exceeds the window)."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
+        return files
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
+    return [path]
+
+
+def _read(file: Path) -> Iterable[tuple[str, str]]:
+    """(name, text) of each document in a file."""
+    if file.suffix == ".parquet":
+        return _parquet(file)
+    text = _decode(file)
+    return _jsonl(file, text) if file.suffix == ".jsonl" else [(str(file), text)]
+
+
+def _decode(file: Path) -> str:
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}:{line}: byte {data[error.start]:#04x} is not UTF-8", "save the file as UTF-8"
+        ) from error
+
+
+def _jsonl(file: Path, text: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
+            raise UserError(f'{file}:{number}: no "{FIELD}" with a string', f'each line must be {{"{FIELD}": "..."}}')
+        yield f"{file}:{number}", row[FIELD]
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UserError(f"{file}: reading parquet needs pyarrow", "pip install 'ropewalk[parquet]'") from error
+    try:
+        table = parquet.ParquetFile(file)
+        if FIELD not in table.schema_arrow.names:
+            raise UserError(f'{file}: no column "{FIELD}", only {", ".join(table.schema_arrow.names)}')
+        texts = table.read([FIELD]).column(FIELD).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a parquet file ({error})") from error
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise UserError(f'{file}: row {number} has no string in "{FIELD}"')
+        yield f"{file}:{number}", text
+
+
+def _not_empty(name: str, text: str) -> str:
+    if not text.strip():
+        raise UserError(f"{name}: empty text")
+    return text

@@ -1,0 +1,346 @@
+"""What is wrong with a rope configuration, seen from the files alone.
+
+Each check is a small generator over the raw JSON, before transformers fills gaps with defaults that hide the mistake.
+A sound configuration yields nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.rope.config import READABLE
+from ropewalk.rope.spec import ALL
+
+SCALED = READABLE - {"default"}
+NEEDS_ORIGINAL = frozenset({"yarn", "longrope", "llama3"})
+# Rope keys that some engine reads; anything that looks like one of them but is not is a misspelling.
+KNOWN_KEYS = (
+    "rope_type type rope_theta factor original_max_position_embeddings attention_factor attn_factor beta_fast beta_slow "
+    "mscale mscale_all_dim truncate short_factor long_factor short_mscale long_mscale low_freq_factor high_freq_factor "
+    "partial_rotary_factor mrope_section mrope_interleaved max_trained_positions extrapolation_factor alpha "
+    "llama_4_scaling_beta"
+).split()
+# Only these drop the cache when a generation crosses the switch between the two longrope factor sets.
+SWITCHING = frozenset({"phi3", "phimoe", "phi4_multimodal"})
+TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One misconfiguration.
+
+    Attributes:
+        code: stable name of the kind of problem.
+        layer_type: the layer type concerned; ``all`` where layers share one rope.
+        key: dotted path of the key in config.json (or the file's name before a colon).
+        seen: value found; None if missing.
+        expected: what should stand there.
+        mend: the command that mends it.
+    """
+
+    code: str
+    layer_type: str
+    key: str
+    seen: Any
+    expected: Any
+    mend: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One rope dict in the raw JSON, with what its keys mean there."""
+
+    raw: Mapping[str, Any]  # the language model's part of config.json
+    model: str  # as the user named it
+    layer_type: str
+    path: str  # "rope_parameters", "rope_scaling" or "rope_parameters.full_attention"
+    rope: Mapping[str, Any]
+    prefix: str = ""  # "text_config." for multimodal configurations
+
+    @property
+    def rope_type(self) -> str:
+        named = self.rope.get("rope_type", self.rope.get("type", "default"))
+        return TYPE_ALIASES.get(named, named)
+
+    @property
+    def original(self) -> Any:
+        return self.rope.get("original_max_position_embeddings", self.raw.get("original_max_position_embeddings"))
+
+    @property
+    def length(self) -> Any:
+        return self.raw.get("max_position_embeddings")
+
+    @property
+    def factor(self) -> Any:
+        return self.rope.get("factor")
+
+    def problem(self, code: str, key: str, seen: Any, expected: Any, mend: str) -> Problem:
+        return Problem(code, self.layer_type, self.prefix + key, seen, expected, mend)
+
+    def set(self, key: str, value: Any) -> str:
+        return f"ropewalk inspect {self.model} --set '{self.prefix}{key}={json.dumps(value)}'"
+
+    def inside(self, key: str) -> str:
+        return f"{self.path}.{key}"
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def find(raw: Mapping[str, Any], model: str, nested: bool = False) -> list[Problem]:
+    """All problems of a raw config.json.
+
+    Args:
+        raw: the file's content.
+        model: how the user named the model; goes into the mending commands.
+        nested: True if this architecture wants rope parameters per layer type.
+    """
+    text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
+    found: list[Problem] = []
+    for entry in _entries(text, model, prefix):
+        for check in CHECKS:
+            found += check(entry)
+    found += _two_dicts(text, model, prefix)
+    found += _dual_chunk(text, model, prefix)
+    if nested:
+        found += _not_nested(text, model, prefix)
+    return found
+
+
+def _entries(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Entry]:
+    name = "rope_parameters" if isinstance(text.get("rope_parameters"), dict) else "rope_scaling"
+    rope = text.get(name)
+    if not isinstance(rope, dict) or not rope:
+        return
+    nested = {key: value for key, value in rope.items() if isinstance(value, dict)}
+    for layer_type, entry in nested.items():
+        yield Entry(text, model, layer_type, f"{name}.{layer_type}", entry, prefix)
+    if not nested:
+        yield Entry(text, model, ALL, name, rope, prefix)
+
+
+def _theta(entry: Entry) -> Iterator[Problem]:
+    theta = entry.rope.get("rope_theta")
+    top = entry.raw.get("rope_theta", entry.raw.get("rotary_emb_base"))
+    if theta is None and top is None and "rope_local_base_freq" not in entry.raw:
+        yield entry.problem(
+            "rope-theta-missing", entry.inside("rope_theta"), None, "the base the model was pretrained with",
+            entry.set(entry.inside("rope_theta"), 10000.0) + "   (put the model's own base in place of 10000.0)",
+        )  # fmt: skip
+    for key, value in ((entry.inside("rope_theta"), theta), ("rope_theta", top)):
+        if value is not None and (not number(value) or value <= 1):
+            yield entry.problem("rope-theta-invalid", key, value, "a number above 1", entry.set(key, 10000.0))
+    if number(theta) and number(top) and theta != top and entry.layer_type == ALL:
+        yield entry.problem("rope-theta-conflict", "rope_theta", top, theta, entry.set("rope_theta", theta))
+
+
+def _type(entry: Entry) -> Iterator[Problem]:
+    one, other = entry.rope.get("rope_type"), entry.rope.get("type")
+    if one is not None and other is not None and TYPE_ALIASES.get(other, other) != TYPE_ALIASES.get(one, one):
+        yield entry.problem("rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one))
+    if entry.rope_type not in READABLE:
+        near = difflib.get_close_matches(str(entry.rope_type), READABLE, n=1, cutoff=0.5)
+        key = entry.inside("rope_type" if one is not None else "type")
+        expected = near[0] if near else f"one of {', '.join(sorted(READABLE))}"
+        yield entry.problem("rope-type-unknown", key, entry.rope_type, expected, entry.set(key, near[0] if near else "default"))
+
+
+def _factor(entry: Entry) -> Iterator[Problem]:
+    needs = entry.rope_type in {"linear", "dynamic", "yarn", "llama3"}
+    if (needs and entry.factor is None) or (entry.factor is not None and not (number(entry.factor) and entry.factor >= 1)):
+        known = number(entry.length) and number(entry.original)
+        guess = entry.length / entry.original if known and entry.length > entry.original else 1.0
+        key = entry.inside("factor")
+        yield entry.problem("factor-invalid", key, entry.factor, "a number of at least 1", entry.set(key, guess))
+    if entry.rope_type == "llama3":
+        low, high = (entry.rope.get(key) for key in ("low_freq_factor", "high_freq_factor"))
+        if not (number(low) and number(high) and low < high):
+            key = entry.inside("high_freq_factor")
+            seen = f"low_freq_factor {low!r}, high_freq_factor {high!r}"
+            yield entry.problem("factor-invalid", key, seen, "numbers with low < high (Llama 3.1: 1 and 4)", entry.set(key, 4.0))
+    if entry.rope_type == "yarn":
+        fast, slow = entry.rope.get("beta_fast", 32), entry.rope.get("beta_slow", 1)
+        if not (number(fast) and number(slow) and 0 < slow < fast):
+            key = entry.inside("beta_fast")
+            yield entry.problem("beta-order", key, f"beta_fast {fast!r}, beta_slow {slow!r}", "fast > slow > 0", entry.set(key, 32))
+
+
+def _original(entry: Entry) -> Iterator[Problem]:
+    if entry.rope_type not in NEEDS_ORIGINAL:
+        return
+    key = entry.inside("original_max_position_embeddings")
+    if entry.original is None:
+        guess = 8192 if entry.rope_type == "llama3" else None
+        if guess is None and number(entry.length) and number(entry.factor) and entry.factor >= 1:
+            guess = round(entry.length / entry.factor)
+        yield entry.problem(
+            "original-length-missing", key, None, "the pretrained length (else transformers takes the extended one)",
+            entry.set(key, guess),
+        )  # fmt: skip
+    elif not number(entry.original) or entry.original < 1:
+        yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", entry.set(key, 4096))
+
+
+def _length(entry: Entry) -> Iterator[Problem]:
+    """The factor is a ratio of lengths for yarn (llama3's and longrope's need not be)."""
+    stated = all(map(number, (entry.original, entry.factor, entry.length)))
+    if entry.rope_type == "yarn" and stated and entry.factor >= 1:
+        expected = round(entry.original * entry.factor)
+        if abs(entry.length - expected) > 0.01 * expected:
+            yield entry.problem(
+                "length-contradicts-factor", "max_position_embeddings", entry.length, expected,
+                entry.set("max_position_embeddings", expected),
+            )  # fmt: skip
+    elif entry.rope_type == "llama3" and stated and entry.length <= entry.original:
+        expected = round(entry.original * entry.factor)
+        yield entry.problem(
+            "length-contradicts-factor", "max_position_embeddings", entry.length, f"above {entry.original}",
+            entry.set("max_position_embeddings", expected),
+        )  # fmt: skip
+
+
+def _longrope(entry: Entry) -> Iterator[Problem]:
+    if entry.rope_type != "longrope":
+        return
+    half = _rotated_pairs(entry)
+    for name in ("short_factor", "long_factor"):
+        value = entry.rope.get(name)
+        sound = isinstance(value, list) and value and all(number(f) and f > 0 for f in value)
+        if not sound or (half is not None and len(value) != half):
+            seen = f"{len(value)} values" if isinstance(value, list) else value
+            yield entry.problem(
+                "factor-list-invalid", entry.inside(name), seen, f"{half or 'rotary_dim / 2'} numbers above 0",
+                entry.set(entry.inside(name), [1.0] * (half or 1)) + "   (put the model's own factors there)",
+            )  # fmt: skip
+            return
+    if entry.rope["short_factor"] != entry.rope["long_factor"] and entry.raw.get("model_type") not in SWITCHING:
+        yield entry.problem(
+            "longrope-switch", entry.inside("short_factor"), "differs from long_factor",
+            "equal sets: a generation that crosses the original length mixes two rotations in its cache",
+            entry.set(entry.inside("short_factor"), entry.rope["long_factor"]),
+        )  # fmt: skip
+
+
+def _rotated_pairs(entry: Entry) -> int | None:
+    hidden, heads = entry.raw.get("hidden_size"), entry.raw.get("num_attention_heads")
+    head = entry.raw.get("head_dim") or (hidden // heads if number(hidden) and number(heads) and heads else None)
+    partial = entry.rope.get("partial_rotary_factor", entry.raw.get("partial_rotary_factor", 1.0))
+    return int(head * partial) // 2 if number(head) and number(partial) else None
+
+
+def _dynamic(entry: Entry) -> Iterator[Problem]:
+    if entry.rope_type == "dynamic":
+        target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else "LENGTH"
+        yield entry.problem(
+            "dynamic-scaling", entry.inside("rope_type"), "dynamic",
+            "a static type: 'dynamic' keeps stale keys in transformers and is one fixed table in vLLM and SGLang",
+            f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base at that length)",
+        )  # fmt: skip
+
+
+def _attention_factor(entry: Entry) -> Iterator[Problem]:
+    """A factor that transformers honours and another engine does not read."""
+    t = entry.rope.get("attention_factor")
+    if t is None or not number(entry.factor or 1.0):
+        return
+    if not number(t) or t <= 0:
+        yield entry.problem("attention-factor-invalid", entry.inside("attention_factor"), t, "a number above 0",
+                            entry.set(entry.inside("attention_factor"), 1.0))  # fmt: skip
+    elif entry.rope_type == "yarn":
+        default = 0.1 * math.log(entry.factor) + 1 if entry.factor and entry.factor >= 1 else 1.0
+        wanted = t / default
+        given = entry.rope.get("attn_factor", 1.0)
+        if number(given) and abs(given - wanted) > 1e-3:
+            yield entry.problem(
+                "attention-factor-ignored", entry.inside("attn_factor"), entry.rope.get("attn_factor"), round(wanted, 6),
+                entry.set(entry.inside("attn_factor"), round(wanted, 6)) + "   (SGLang reads this key only)",
+            )  # fmt: skip
+    elif entry.rope_type == "longrope" and number(entry.original) and number(entry.length):
+        ratio = entry.length / entry.original
+        default = math.sqrt(1 + math.log(ratio) / math.log(entry.original)) if ratio > 1 else 1.0
+        for key in ("short_mscale", "long_mscale"):
+            given = entry.rope.get(key, default)
+            if number(given) and abs(given - t) > 1e-3:
+                yield entry.problem(
+                    "attention-factor-ignored", entry.inside(key), entry.rope.get(key), t,
+                    entry.set(entry.inside(key), t) + "   (vLLM and SGLang read this key only)",
+                )  # fmt: skip
+
+
+def _misspelt(entry: Entry) -> Iterator[Problem]:
+    for key, value in entry.rope.items():
+        if key == "attn_factor" and "attention_factor" not in entry.rope and entry.rope_type == "yarn":
+            t = value * (0.1 * math.log(entry.factor) + 1) if number(value) and number(entry.factor) and entry.factor >= 1 else 1.0
+            yield entry.problem(
+                "key-misspelt", entry.inside(key), value, "attention_factor (the key that transformers and vLLM read)",
+                entry.set(entry.inside("attention_factor"), round(t, 6)),
+            )  # fmt: skip
+        elif key not in KNOWN_KEYS:
+            near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
+            if near and near[0] not in entry.rope:
+                yield entry.problem("key-misspelt", entry.inside(key), value, near[0], entry.set(entry.inside(near[0]), value))
+
+
+def _partial(entry: Entry) -> Iterator[Problem]:
+    for key, holder in ((entry.inside("partial_rotary_factor"), entry.rope), ("partial_rotary_factor", entry.raw)):
+        value = holder.get("partial_rotary_factor")
+        if value is not None and not (number(value) and 0 < value <= 1):
+            yield entry.problem("partial-rotary-invalid", key, value, "a share in (0, 1]", entry.set(key, 1.0))
+
+
+def _sliding(entry: Entry) -> Iterator[Problem]:
+    if "sliding" in entry.layer_type and entry.rope_type in SCALED - {"proportional"}:
+        yield entry.problem(
+            "sliding-layer-scaled", entry.inside("rope_type"), entry.rope_type,
+            "default: layers that never look past their window need no scaling",
+            entry.set(entry.inside("rope_type"), "default"),
+        )  # fmt: skip
+
+
+CHECKS = (
+    _theta, _type, _factor, _original, _length, _longrope, _dynamic, _attention_factor, _misspelt, _partial, _sliding,
+)  # fmt: skip
+
+
+def _two_dicts(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
+    """Files may hold the old and the new form of the same thing; they must agree."""
+    new, old = text.get("rope_parameters"), text.get("rope_scaling")
+    if not (isinstance(new, dict) and isinstance(old, dict)):
+        return
+    target = new.get("full_attention", new)
+    same = {"type": "rope_type"}
+    for key, value in old.items():
+        name = same.get(key, key)
+        if isinstance(target, dict) and target.get(name) != value and name in (*KNOWN_KEYS, *target):
+            entry = Entry(text, model, ALL, "rope_scaling", old, prefix)
+            yield entry.problem(
+                "two-rope-dicts-disagree", f"rope_scaling.{key}", value, target.get(name), entry.set("rope_scaling", None)
+            )
+            return
+
+
+def _dual_chunk(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
+    if text.get("dual_chunk_attention_config"):
+        entry = Entry(text, model, ALL, "", {}, prefix)
+        yield entry.problem(
+            "dual-chunk-not-served", "dual_chunk_attention_config", "present",
+            "absent for vLLM (removed in 0.11) and SGLang (no backend in 0.5.23)",
+            entry.set("dual_chunk_attention_config", None),
+        )  # fmt: skip
+
+
+def _not_nested(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
+    rope = text.get("rope_parameters")
+    if isinstance(rope, dict) and rope and not any(isinstance(value, dict) for value in rope.values()):
+        entry = Entry(text, model, ALL, "rope_parameters", rope, prefix)
+        nested = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+        yield entry.problem(
+            "rope-not-nested", "rope_parameters", "one dict for all layers", "one dict per layer type",
+            entry.set("rope_parameters", nested),
+        )  # fmt: skip
