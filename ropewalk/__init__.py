@@ -29,7 +29,7 @@ _PUBLIC = {
     "RopeSpec": "rope.spec",
     "UserError": "errors",
     "YaRN": "frequencies.yarn",
-    "compose": "compose",
+    "compose": "composition",
     "method": "catalogue",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 
 if TYPE_CHECKING:
-    from ropewalk.method import Method
+    from ropewalk.contract import Method
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def method(spelling: str) -> Method:
     made = [_one(part) for part in parts]
     if len(made) == 1:
         return made[0]
-    from ropewalk.compose import compose
+    from ropewalk.composition import compose
 
     return compose(*made)
 
@@ -173,7 +173,7 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
         value = tuple(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     whole = isinstance(value, int) and number
-    expected = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
+    expected: dict[type, bool] = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
     if "int | None" in str(field.type):
         expected[type(None)] = whole or value is None
     fits = expected.get(type(default), number or (default is None and value is None))

@@ -85,7 +85,6 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
         method.fingerprint(model, request.to)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    documents = dict(list(documents.items())[: request.max_documents])
     found = engine.compare(
         model,
         tokenizer,
@@ -95,6 +94,7 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
         tasks=request.tasks,
         lengths=request.lengths,
         documents=documents,
+        max_documents=request.max_documents,
         samples_per_cell=request.samples,
         depths=[0.5] if request.depths == 1 else [i / (request.depths - 1) for i in range(request.depths)],
         seed=request.seed,
@@ -192,7 +192,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A summary row with one level of keys, null where a task was not run; the tax is that of the window's length."""
     length, ppl, accuracy = row["effective_length"], row["perplexity_at_to"], row["accuracy_at_to"]
     tax = max(row["short_tax"], key=lambda change: change["length"], default=None)
-    flat: dict[str, Any] = {"method": row["method"]}
+    flat: dict[str, Any] = {"method": row["method"], "k_max": row["k_max"]}
     for name, source, value, low, high in (
         ("effective_length", length, "value", "low", "high"),
         ("perplexity_at_target", ppl, "value", "perplexity_low", "perplexity_high"),
@@ -219,7 +219,8 @@ def selected(text: str, known: Sequence[str]) -> tuple[str, ...]:
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
             raise UserError(
-                f"unknown task {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""), f"Known: {', '.join(known)}."
+                f"unknown task {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"Known: {', '.join(known)}.",
             )
     if not chosen:
         raise UserError(f"no task named in {text!r}", f"Known: {', '.join(known)}.")

@@ -19,6 +19,7 @@ from ropewalk.loading import check_weights, folder_of, resolve
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
 from ropewalk.rope.engines.launch import launch_lines
+from ropewalk.rope.inspect import refuse_unsound
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -78,8 +79,9 @@ def _verify(method: FrequencyMethod, written: Mapping[str, RopeSpec], meant: Map
         off = float(((spec.inv_freq - want.inv_freq).abs() / want.inv_freq.clamp_min(1e-20)).max())
         if off > 1e-5 or abs(spec.attention_factor - want.attention_factor) > 1e-6:
             raise UserError(
-                f"{method.id}: what transformers would read back for layer type {key!r} is off by {off:.2g} in frequency "
-                f"and {abs(spec.attention_factor - want.attention_factor):.2g} in attention factor; nothing was saved"
+                f"{method.id}: what transformers would read back for layer type {key!r} is off by {off:.2g} in "
+                f"frequency and {abs(spec.attention_factor - want.attention_factor):.2g} in attention factor; "
+                "nothing was saved"
             )
 
 
@@ -115,7 +117,11 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(inner, dict):
             out |= _flat(inner, f"{prefix}{key}.")
         elif isinstance(inner, list) and len(inner) > 4:
-            out[prefix + key] = f"[{inner[0]:.6g}, {inner[1]:.6g}, ... {inner[-1]:.6g}] ({len(inner)})" if _numeric(inner) else str(inner)
+            out[prefix + key] = (
+                f"[{inner[0]:.6g}, {inner[1]:.6g}, ... {inner[-1]:.6g}] ({len(inner)})"
+                if _numeric(inner)
+                else str(inner)
+            )
         else:
             out[prefix + key] = json.dumps(inner)
     return out
@@ -141,6 +147,7 @@ def extend(
     Raises:
         UserError: for everything that a user can mend; nothing is left behind.
     """
+    refuse_unsound(resolve(model))
     config = load_config(resolve(model), trust_remote_code)
     changed, parameters = extended_config(config, method, to, on_top)
     source = folder_of(model)

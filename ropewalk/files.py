@@ -82,7 +82,9 @@ def explained(path: Path) -> Iterator[None]:
             raise UserError(
                 f"no room for {path}: the disk has {free / 1e6:,.1f} MB left", "Free some space, or write elsewhere."
             ) from None
-        raise UserError(f"cannot write {path}: {error.strerror or error}", "Choose a folder that you may write.") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "Choose a folder that you may write."
+        ) from None
 
 
 def _existing(path: Path) -> Path:

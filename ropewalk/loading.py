@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import UserError
 from ropewalk.rope.config import load_config, quiet, read_json, text_config
+from ropewalk.rope.inspect import refuse_unsound
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,6 +138,7 @@ def load(
 
     from ropewalk.frequencies.base import check_live
 
+    refuse_unsound(resolve(model))
     config = load_config(resolve(model), trust_remote_code)
     folder = folder_of(model)
     check_weights(folder)
@@ -146,7 +148,8 @@ def load(
         with quiet():
             live: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-            ).to(place)
+            )
+            live.to(place)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"transformers cannot load {folder}: {reason}", f"ropewalk inspect {model}") from None

@@ -2,8 +2,8 @@
 
 The rotary module is made to return cos = 1, sin = 0, so that the cache holds keys that were never rotated; one
 registered attention function then rotates queries and keys of a layer by frequencies chosen for the current length and
-hands them to the model's own attention. So a query always meets keys that are rotated by its own frequencies, also with
-a cache, heads may have frequencies of their own, and a temperature may depend on the query's position.
+hands them to the model's own attention. So a query always meets keys rotated by its own frequencies, with a cache too,
+heads may have frequencies of their own, and a temperature may depend on the query's position.
 
 Frequencies that change with the length still make results depend on how a text is cut: what a deep layer caches was
 computed by the layers below at the length of that moment. Chunks equal one forward while the length stays inside the
@@ -140,7 +140,7 @@ def rotating(model: nn.Module, rotations: Mapping[str, Rotation]) -> Iterator[No
         yield
         return
     body = decoder(model)
-    config = body.config
+    config: Any = body.config
     base = config._attn_implementation
     if base not in ("sdpa", "eager"):
         raise UserError(f"attention implementation {base!r} cannot be wrapped", "Load with attn_implementation='sdpa'.")
@@ -181,7 +181,9 @@ def _hook(rotary: Rotary, rotation: Rotation, stack: ExitStack) -> None:
         if asked_type(arguments, keywords) != rotary.layer_type:
             return output
         if not (isinstance(output, tuple) and len(output) == 2):
-            raise UserError(f"{type(module).__name__} does not return (cos, sin); it cannot be rotated at attention time")
+            raise UserError(
+                f"{type(module).__name__} does not return (cos, sin); it cannot be rotated at attention time"
+            )
         rotation.positions = keywords.get("position_ids", arguments[1] if len(arguments) > 1 else None)
         return torch.ones_like(output[0]), torch.zeros_like(output[1])
 

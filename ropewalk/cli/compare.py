@@ -107,8 +107,10 @@ def conclude(results: dict[str, Any], folder: Path, console: Console) -> None:
     """The table and where the report is."""
     from ropewalk.report.table import summary_table
 
-    console.print(summary_table(results))
-    console.print(f"report   {folder / 'report.html'}\nresults  {folder / 'results.json'}", soft_wrap=True, highlight=False)
+    console.print(summary_table(results, intervals=console.width >= 100))
+    console.print(
+        f"report   {folder / 'report.html'}\nresults  {folder / 'results.json'}", soft_wrap=True, highlight=False
+    )
 
 
 @contextmanager

@@ -57,7 +57,9 @@ def show(found: Inspection, console: Console) -> None:
 
     console.print(f"[bold]{found.architecture}[/]  {found.model}")
     if found.window is not None and found.length is not None:
-        grown = "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
+        grown = (
+            "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
+        )
         by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
         console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}")
         layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
@@ -68,7 +70,7 @@ def show(found: Inspection, console: Console) -> None:
         console.print(f"[red]transformers cannot read this configuration:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "longest wave", "unturned"):
+        for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "longest", "unturned"):
             table.add_column(column, justify="left" if column in ("rope of", "type", "style") else "right")
         for key, spec in found.specs.items():
             low, high = min(spec.factors), max(spec.factors)
@@ -82,11 +84,14 @@ def show(found: Inspection, console: Console) -> None:
                 f"{spec.window:,}",
                 f"{spec.attention_factor:.4g}",
                 "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
-                f"{float(spec.wavelengths[-1]):,.0f}",
+                f"{float(spec.wavelengths.max()):.3g}",
                 f"{half - spec.critical_dimension}/{half}",
             )
         console.print(table)
-        console.print("[dim]unturned: pairs of dimensions that never complete a turn inside the window[/]")
+        console.print(
+            "[dim]t: attention factor; longest: wavelength in tokens; "
+            "unturned: pairs of dimensions that never complete a turn[/]"
+        )
     if not found.problems:
         console.print("[green]no problems found[/]")
     for problem in found.problems:

@@ -69,7 +69,9 @@ def training_documents(seed: int) -> list[str]:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
             roots.append((Path(spec.origin).parent, PACKAGE_BYTES))
-    unique = {hashlib.sha256(text.encode()).digest(): text for root, limit in roots for text in _sources(root, rng, limit)}
+    unique = {
+        hashlib.sha256(text.encode()).digest(): text for root, limit in roots for text in _sources(root, rng, limit)
+    }
     documents = list(unique.values())
     rng.shuffle(documents)
     return documents

@@ -42,7 +42,8 @@ def needles(n: int, rng: random.Random, units: TokenUnits, text: list[int]) -> l
 
 def records(n: int, rng: random.Random, units: TokenUnits, text: list[int]) -> list[int]:
     """Key-value lines, then as many look-ups as lines."""
-    row, table = list(units.bos), {}
+    row = list(units.bos)
+    table: dict[str, str] = {}
     while len(row) < n * 0.6:
         key, value = rng.choice(WORDS) + code(rng)[:2], code(rng)
         table[key] = value
@@ -55,7 +56,8 @@ def records(n: int, rng: random.Random, units: TokenUnits, text: list[int]) -> l
 
 def variables(n: int, rng: random.Random, units: TokenUnits, text: list[int]) -> list[int]:
     """Assignments and copies of variables, then their values."""
-    row, values = list(units.bos), {}
+    row = list(units.bos)
+    values: dict[str, str] = {}
     while len(row) < n * 0.6:
         name = rng.choice(WORDS)
         if values and rng.random() < 0.5:
@@ -73,7 +75,9 @@ def variables(n: int, rng: random.Random, units: TokenUnits, text: list[int]) ->
 
 def lists(n: int, rng: random.Random, units: TokenUnits, text: list[int]) -> list[int]:
     """A list of random words, repeated to the end."""
-    words = [f" {rng.choice(WORDS)}" + (f" {code(rng)[:3]}" if rng.random() < 0.5 else "") for _ in range(rng.randint(6, 40))]
+    words = [
+        f" {rng.choice(WORDS)}" + (f" {code(rng)[:3]}" if rng.random() < 0.5 else "") for _ in range(rng.randint(6, 40))
+    ]
     row = list(units.bos)
     while len(row) < n:
         row += units.ids(" List:" + ",".join(words) + ".")

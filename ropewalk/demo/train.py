@@ -1,8 +1,8 @@
 """Trains the bundled model: ``python -m ropewalk.demo.train --out ropewalk/demo/model``.
 
 A Llama of about 5.5 M parameters with a window of 512 tokens, small enough for a laptop CPU and trained long enough to
-retrieve anywhere inside its window. Resumable: state is written atomically every ``--save-every`` steps, and data depend
-on (seed, step) alone. The learning rate is constant with a linear decay over the last fifth of ``--tokens``.
+retrieve anywhere inside its window. Resumable: state is written atomically every ``--save-every`` steps, and data
+depend on (seed, step) alone. The learning rate is constant with a linear decay over the last fifth of ``--tokens``.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ def train(work: Path, tokens: int, save_every: int) -> tuple[LlamaForCausalLM, P
         state = torch.load(state_file, weights_only=True)
         master.load(state["master"])
         first, log = state["step"], json.loads((work / "log.json").read_text())[: state["logged"]]
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, stream of {len(stream) / 1e6:.1f} M tokens")
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, stream of {len(stream) / 1e6:.1f} M tokens")
     print(f"steps {first}..{steps}", flush=True)
     began, seen = time.monotonic(), []
     for step in range(first, steps):
@@ -246,7 +247,9 @@ def train(work: Path, tokens: int, save_every: int) -> tuple[LlamaForCausalLM, P
         seen.append(loss.item())
         if (step + 1) % 25 == 0:
             speed = (step + 1 - first) * BATCH * WINDOW / (time.monotonic() - began)
-            log.append({"step": step + 1, "tokens": (step + 1) * BATCH * WINDOW, "loss": round(sum(seen) / len(seen), 4)})
+            log.append(
+                {"step": step + 1, "tokens": (step + 1) * BATCH * WINDOW, "loss": round(sum(seen) / len(seen), 4)}
+            )
             print(f"{log[-1]} {speed:.0f} tokens/s", flush=True)
             seen = []
         if (step + 1) % save_every == 0 or step + 1 == steps:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ from ropewalk.evaluation.cells import Cell, grid_depths, retrieval_task, spread_
 from ropewalk.evaluation.comparison import Answer, Comparison, Losses, Measured, Skipped, rows, summarise
 from ropewalk.evaluation.documents import tokenise
 from ropewalk.evaluation.fingerprint import ids_fingerprint, model_fingerprint, tokenizer_fingerprint
-from ropewalk.evaluation.nll import answer_match
-from ropewalk.evaluation.perplexity import BATCH_TOKENS, Sums, document_sums, position_edges
+from ropewalk.evaluation.nll import BATCH_TOKENS, answer_match
+from ropewalk.evaluation.perplexity import Sums, document_sums, position_edges
 from ropewalk.evaluation.store import Record, SampleStore, content_key
 from ropewalk.evaluation.tasks.base import TooShort
 from ropewalk.evaluation.units import TokenUnits
@@ -42,10 +43,10 @@ class Method(Protocol):
     def length_dependent(self) -> bool:
         """Whether results of a prefix differ from the prefix of the results."""
 
-    def on(self, model: PreTrainedModel, to: int | None) -> AbstractContextManager[object]:
+    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
         """Apply the method to the live model for contexts of ``to`` tokens; undone exactly on leaving."""
 
-    def fingerprint(self, model: PreTrainedModel, to: int | None) -> str:
+    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
         """Hash of everything that the method does to the model."""
 
 
@@ -53,13 +54,13 @@ class Method(Protocol):
 class Plain:
     """The model as it is."""
 
-    length_dependent: bool = False
     id: str = "none"
+    length_dependent: bool = False
 
-    def on(self, model: PreTrainedModel, to: int | None) -> AbstractContextManager[object]:
+    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def fingerprint(self, model: PreTrainedModel, to: int | None) -> str:
+    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
         return self.id
 
 
@@ -94,6 +95,7 @@ def compare(
     tasks: Sequence[str] = TASKS,
     lengths: Sequence[int] | None = None,
     documents: Mapping[str, str],
+    max_documents: int | None = None,
     samples_per_cell: int = 10,
     depths: Sequence[float] = DEPTHS,
     seed: int = 0,
@@ -115,6 +117,7 @@ def compare(
         tasks: of "ppl" (perplexity by length and loss by position), "passkey" and "niah".
         lengths: context lengths in tokens, up to ``to``; by default half the window, doubling.
         documents: texts by name, for "ppl"; those with fewer than ``to`` tokens are left out.
+        max_documents: how many of the long enough documents to use; None means all.
         samples_per_cell: samples of each depth; at each length every retrieval task has ``samples_per_cell *
             len(depths)`` of them.
         depths: of the needles, 0 (start) to 1 (end); the passkeys are spread evenly instead.
@@ -129,8 +132,9 @@ def compare(
     """
     lengths = sorted({*(default_lengths(window, to) if lengths is None else lengths), to})
     _check(tasks, lengths, to, samples_per_cell, depths)
-    contestants = _plain_first(model, methods)
-    texts = tokenise(documents, tokenizer, to) if "ppl" in tasks else {}
+    contestants = _plain_first(methods)
+    long_enough = tokenise(documents, tokenizer, to) if "ppl" in tasks else {}
+    texts = dict(islice(long_enough.items(), max_documents))
     cells, skipped = _cells(tokenizer, tasks, lengths, samples_per_cell, depths, seed)
     records = SampleStore() if store is None else store  # an empty store is falsy
     engine = _Engine(model, to, lengths, texts, cells, records, batch_tokens, progress_callback)
@@ -148,11 +152,11 @@ def compare(
             "seed": seed,
             "threshold": threshold,
             "documents": list(texts),
-            "documents_too_short": len(documents) - len(texts) if texts else 0,
+            "documents_too_short": len(documents) - len(long_enough) if texts else 0,
         },
         model=_describe(model, tokenizer, engine.model_hash),
         methods=[
-            {"id": m.id, "length_dependent": m.length_dependent, "fingerprint": m.fingerprint(model, to)}
+            {"id": m.id, "length_dependent": engine.varies(m), "fingerprint": m.fingerprint(model, to)}
             for m in contestants
         ],
         results=[row for method, found in measured.items() for row in rows(method, found)],
@@ -186,9 +190,16 @@ class _Engine:
         self.model_hash = model_fingerprint(model)
         self.done = self.total = 0
 
+    def varies(self, method: Method) -> bool:
+        """Whether one forward per length is needed: by the method, or by a plain model whose own rope is like that."""
+        own_rope = str(self.model.config.to_dict())
+        return method.length_dependent or (
+            method.id == "none" and ("'dynamic'" in own_rope or "'longrope'" in own_rope)
+        )
+
     def work(self, method: Method) -> int:
         """How many samples a method has."""
-        forwards = len(self.lengths) if method.length_dependent else 1
+        forwards = len(self.lengths) if self.varies(method) else 1
         return len(self.documents) * forwards + sum(len(cell.depths) for cell in self.cells)
 
     def measure(self, method: Method) -> Measured:
@@ -203,7 +214,7 @@ class _Engine:
         cuts = sorted({*self.lengths, *self.edges})
         longest = self._prefix_sums(method, basis, self.documents, cuts)
         by_length = longest[:, [cuts.index(n) for n in self.lengths]]
-        if method.length_dependent:
+        if self.varies(method):
             for j, n in enumerate(self.lengths[:-1]):
                 by_length[:, j] = self._prefix_sums(method, basis, self.documents[:, :n], [n])[:, 0]
         return Losses(self.lengths, by_length, self.edges, longest[:, [cuts.index(edge) for edge in self.edges]])
@@ -287,13 +298,12 @@ def _check(
         raise UserError(f"depths {list(depths)} must be different numbers from 0 to 1")
 
 
-def _plain_first(model: PreTrainedModel, methods: Sequence[Method]) -> list[Method]:
+def _plain_first(methods: Sequence[Method]) -> list[Method]:
     """The plain model, then the other methods."""
     ids = [method.id for method in methods]
     if twice := [one for one in ids if ids.count(one) > 1]:
         raise UserError(f"method {twice[0]} is given twice")
-    changing = any(kind in str(model.config.to_dict()) for kind in ("'dynamic'", "'longrope'"))  # its own rope
-    plain: Method = next((method for method in methods if method.id == "none"), Plain(length_dependent=changing))
+    plain: Method = next((method for method in methods if method.id == "none"), Plain())
     return [plain, *(method for method in methods if method.id != "none")]
 
 

@@ -22,6 +22,8 @@ from ropewalk.evaluation.statistics import (
     wilson,
 )
 
+K_MAX_ACCURACY = 0.2
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -117,6 +119,7 @@ class Summary:
         method: canonical spelling.
         effective_length: longest tested length at which, and below which, the accuracy over the retrieval tasks passes
             the threshold.
+        k_max: longest tested length with a passkey accuracy of 0.2 or more up to it (arXiv 2306.15595).
         accuracy_at_to: accuracy over the retrieval tasks at the target length.
         perplexity_at_to: of documents cut to the target length.
         tail_perplexity: of the tokens in the last position bucket.
@@ -126,6 +129,7 @@ class Summary:
 
     method: str
     effective_length: EffectiveLength | None
+    k_max: EffectiveLength | None
     accuracy_at_to: Mean | None
     perplexity_at_to: Mean | None
     tail_perplexity: Mean | None
@@ -189,10 +193,12 @@ def summarise(
     """One method against the plain model."""
     losses, answers = measured.losses, measured.answers
     scores = [LengthScore(n, *_accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
+    passkeys = [LengthScore(n, *_accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
     at_to = _pooled(answers, [to])
     return Summary(
         method=method,
         effective_length=effective_length(scores, threshold) if scores else None,
+        k_max=effective_length(passkeys, K_MAX_ACCURACY) if passkeys else None,
         accuracy_at_to=_accuracy_mean(at_to) if at_to else None,
         perplexity_at_to=perplexity_at(losses, to) if losses else None,
         tail_perplexity=perplexity(position_curve(losses.by_edge, losses.edges)[-1].nll) if losses else None,

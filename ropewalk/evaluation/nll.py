@@ -18,6 +18,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+BATCH_TOKENS = 4096  # per forward; on a CPU, larger batches are slower
 CHUNK = 1024  # positions whose logits exist at the same time
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the largest logit; half precision: 0.02
 
@@ -43,7 +44,10 @@ def token_nll(model: PreTrainedModel, ids: Tensor, *, keep: int | None = None, c
 
 
 def answer_match(
-    model: PreTrainedModel, prompts: Sequence[list[int]], answers: Sequence[list[int]], batch_tokens: int = 16384
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[tuple[bool, float]]:
     """Whether greedy decoding of each prompt would begin with its answer, by one forward on prompt and answer.
 
@@ -98,6 +102,7 @@ def _scan(
     ids = ids.to(model.device)
     targets = ids[:, -keep:].flatten()
     with _evaluating(model):
+        _forget_length(model)
         if _head_is_enough(model):
             states = _hidden(model, ids)[:, -keep - 1 : -1].flatten(0, 1)
             logits: Iterator[Tensor] = (_read_out(model, part) for part in states.split(chunk))
@@ -121,6 +126,16 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         if training:
             model.train()
+
+
+def _forget_length(model: PreTrainedModel) -> None:
+    """Make the result depend on the input alone.
+
+    The dynamic rope of transformers keeps the frequencies of the longest input it has seen until it sees one that is
+    shorter than the window; a single token is.
+    """
+    if any("dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules()):
+        _hidden(model, torch.zeros(1, 1, dtype=torch.long, device=model.device))
 
 
 # The mask of ones is always passed: without one, transformers may infer padding or packing from ids and positions.

@@ -20,13 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ropewalk.evaluation.nll import token_nll
+from ropewalk.evaluation.nll import BATCH_TOKENS, token_nll
 from ropewalk.evaluation.statistics import Mean, cluster_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH_TOKENS = 16384
 Sums = NDArray[np.float64]
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from ropewalk.errors import UserError
 
-FILE = "samples.sqlite"
 APPLICATION_ID = 0x526F7065  # "Rope"; marks the file as ours
 WAIT_SECONDS = 60  # for another process that is writing
 KEYS_PER_QUERY = 500
@@ -35,14 +34,14 @@ class SampleStore:
     """Records by key. Several processes may share the file; each ``put`` is one transaction.
 
     Args:
-        folder: where ``samples.sqlite`` is or will be; None keeps the records in memory only.
+        path: the file; made, with its folder, if it is not there. None keeps the records in memory only.
 
     Raises:
         UserError: if the file is damaged, is not a store, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path | None = None):
-        self.path = None if folder is None else Path(folder) / FILE
+    def __init__(self, path: str | Path | None = None):
+        self.path = None if path is None else Path(path)
         with self._explained():
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,5 +122,5 @@ class SampleStore:
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise UserError(
                 f"{self.path} is damaged: {error}",
-                f"delete it together with {FILE}-wal and {FILE}-shm; what it held will be computed again",
+                f"rm -f {self.path} {self.path}-wal {self.path}-shm  (what it held will be computed again)",
             ) from error

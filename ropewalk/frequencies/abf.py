@@ -15,7 +15,7 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
 def critical_base(base: float, window: int, target: int) -> float:
-    """b ** (ln(T / 2 pi) / ln(L / 2 pi)): the critical dimension at T is that of L ("Liu" rule, arXiv 2310.05209)."""
+    """B ** (ln(T / 2 pi) / ln(L / 2 pi)): the critical dimension at T is that of L ("Liu" rule, arXiv 2310.05209)."""
     return float(base ** (math.log(target / (2 * math.pi)) / math.log(window / (2 * math.pi))))
 
 

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from ropewalk.attention.seam import Rotation, rotating
+from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
-from ropewalk.method import Method, digest
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
-from ropewalk.rope.spec import Frequencies, RopeSpec
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
+
+
+LAST_POSITION = 2**24
 
 
 class FrequencyMethod(Method):
@@ -66,7 +69,7 @@ class FrequencyMethod(Method):
         """Layer type -> Frequencies; sliding-window layers of mixed models are left out.
 
         Raises:
-            UserError: if ``to`` is shorter than the pretrained window.
+            UserError: if ``to`` is shorter than the pretrained window, or past what float32 positions can tell apart.
         """
         return {key: self.at(rope, length) for key, (rope, length) in self._targets(config, to, on_top).items()}
 
@@ -85,13 +88,23 @@ class FrequencyMethod(Method):
                     f"target {target:,} is shorter than the pretrained window of {rope.window:,} tokens",
                     f"Choose a target of at least {rope.window} tokens; shorter inputs already fit.",
                 )
+            if target > LAST_POSITION:
+                raise UserError(
+                    f"target {target:,} is not reachable: past {LAST_POSITION:,} tokens float32 positions are no "
+                    "longer whole numbers, and every engine computes its angles in float32",
+                    f"Choose a target of at most {LAST_POSITION} tokens.",
+                )
             targets[key] = (rope, target)
         return targets
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
         plan = self.plan(model.config, to)  # type: ignore[arg-type]
         numbers = {key: (f.inv_freq.tolist(), f.attention_factor) for key, f in plan.items()}
-        return digest(self.id if self.runtime else "static", sorted(numbers.items()))
+        if not self.runtime:
+            return digest("static", sorted(numbers.items()))
+        targets = self._targets(model.config, to)  # type: ignore[arg-type]
+        grows = sorted(key for key, (rope, target) in targets.items() if rope.scale(target) > 1)  # see ``on``
+        return digest(self.id, grows, sorted(numbers.items()))
 
     @contextmanager
     def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
@@ -133,7 +146,7 @@ class FrequencyMethod(Method):
         Raises:
             UserError: if no static parameters can.
         """
-        nested = live.ALL not in rope_config.read(config)
+        nested = ALL not in rope_config.read(config)
 
         def accepts(key: str) -> Callable[[dict[str, Any]], bool]:
             def try_on(parameters: dict[str, Any]) -> bool:
@@ -172,10 +185,13 @@ class FrequencyMethod(Method):
     def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
         refuse_if_on(model, self.id)
         check_live(model)
+        targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
         rope_config.write(model.config, self.saved(model.config, to, on_top), to)
         live.rebuild(model, plan)
-        live.check(model, plan)  # what was written says what the method meant
+        # What was written says what the method meant; transformers' float32 blends of w and w / s err by up to 1e-7 s.
+        scales = [rope.scale(target) for rope, target in targets.values()]
+        live.check(model, plan, tolerance=live.TOLERANCE * max(scales, default=1.0))
         check_live(model)
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ropewalk.contract import require_above
 from ropewalk.errors import UserError
 from ropewalk.frequencies.base import FrequencyMethod
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 

@@ -12,20 +12,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ropewalk.contract import require_above
 from ropewalk.frequencies.base import FrequencyMethod
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
-FLOOR = float(torch.finfo(torch.float16).tiny)  # empty bins count this much
+FLOOR = float(torch.finfo(torch.float16).tiny)  # bins start at this count
 
 
 def angle_histogram(inv_freq: Tensor, length: int, bins: int) -> Tensor:
     """Share of the angles m * w mod 2 pi, m < length, in each bin; float64 [d/2, bins]."""
     angles = torch.outer(inv_freq, torch.arange(length, dtype=torch.float64)) % (2 * math.pi)
     index = (angles * (bins / (2 * math.pi))).long().clamp_max(bins - 1)
-    counts = torch.zeros(len(inv_freq), bins, dtype=torch.float64)
+    counts = torch.full((len(inv_freq), bins), FLOOR, dtype=torch.float64)
     counts.scatter_add_(1, index, torch.ones_like(angles))
-    return counts / length + FLOOR
+    return counts / length
 
 
 @dataclass(frozen=True)

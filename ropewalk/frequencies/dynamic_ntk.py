@@ -1,6 +1,6 @@
 """Dynamic NTK: the NTK-aware base of the length of the moment, so that short inputs stay exact.
 
-Posts by emozilla; section 3.3 of arXiv 2309.00071. Keys are cached unrotated, so that a query meets them all in its own base.
+Posts by emozilla; section 3.3 of arXiv 2309.00071. Keys are cached unrotated, so a query meets all in its own base.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ropewalk.contract import require_above
 from ropewalk.frequencies.abf import AdjustedBase
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import ntk_base, rebased
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 

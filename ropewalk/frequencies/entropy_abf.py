@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ropewalk.contract import require_above
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import rebased
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 

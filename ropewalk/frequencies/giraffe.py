@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ropewalk.contract import require_above
 from ropewalk.errors import UserError
 from ropewalk.frequencies.base import FrequencyMethod
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ropewalk.contract import require_above
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.ntk import rebased
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 

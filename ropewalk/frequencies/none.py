@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from ropewalk.frequencies.base import FrequencyMethod, check_live
+from ropewalk.frequencies.base import FrequencyMethod, check_live, refuse_if_on
 from ropewalk.rope import config as rope_config
+from ropewalk.rope.live import restored
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -36,5 +37,7 @@ class Plain(FrequencyMethod):
 
     @contextmanager
     def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
+        refuse_if_on(model, self.id)
         check_live(model)
-        yield
+        with restored(model):  # types that recompute do so in every forward
+            yield

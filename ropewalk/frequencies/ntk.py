@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ropewalk.contract import require_above
 from ropewalk.frequencies.base import FrequencyMethod
-from ropewalk.method import require_above
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
 def ntk_base(base: float, rotary_dim: int, alpha: float) -> float:
-    """b' = b * alpha ** (d / (d - 2)): the last dimension's frequency is divided by alpha exactly."""
+    """B' = b * alpha ** (d / (d - 2)): the last dimension's frequency is divided by alpha exactly."""
     return base * alpha ** (rotary_dim / (rotary_dim - 2))
 
 

@@ -12,7 +12,7 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 @dataclass(frozen=True)
 class Resonance(FrequencyMethod):
-    """Round every wavelength to an integer; refines another method's frequencies (``resonance+yarn``) or the plain ones.
+    """Round every wavelength to an integer; refines another method's frequencies (``resonance+yarn``) or the plain.
 
     Not a no-op inside the window: the fastest wavelength, 2 pi, becomes 6.
     """

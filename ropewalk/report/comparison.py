@@ -65,7 +65,7 @@ class Method:
     title: str
     paper: str | None
     factor: float | None
-    training_free: bool | None
+    training_free: str
     exportable: str
     note: str
     effective_length: Estimate
@@ -101,9 +101,7 @@ class Spectrum:
 
     @classmethod
     def read(cls, data: Any, where: str) -> Spectrum:
-        waves = [
-            _number({"w": w}, "w", f"the wavelengths of {where}") for w in _need(data, "wavelengths", list, where)
-        ]
+        waves = [_number({"w": w}, "w", f"the wavelengths of {where}") for w in _need(data, "wavelengths", list, where)]
         window = _number(data, "window", where)
         return cls(
             wavelengths=tuple(math.inf if w is None else w for w in waves),
@@ -252,7 +250,7 @@ def _method(data: Any, where: str, summary: Mapping[str, Any], retrieval: Estima
         title=_need(data, "title", str, where),
         paper=data.get("paper"),
         factor=_number(data, "factor", where),
-        training_free=data.get("training_free"),
+        training_free=str(data.get("training_free") or ""),
         exportable=str(data.get("exportable") or ""),
         note=str(data.get("note") or ""),
         effective_length=_estimate(summary, "summary", "effective_length"),

@@ -233,9 +233,7 @@ def _wavelengths(comparison: Comparison, styles: Mapping[str, svg.Style]) -> Fig
         "has not seen a full turn within its window; the methods differ in how they stretch these."
     )
     if absent:
-        text += (
-            f" Not drawn, since they leave the wavelengths alone or change them while running: {', '.join(absent)}."
-        )
+        text += f" Not drawn, since they leave the wavelengths alone or change them while running: {', '.join(absent)}."
     columns = ("layer type", "attention factor", "shortest wavelength", "longest wavelength")
     return Figure("Wavelengths", text, charts, Table(columns, rows))
 

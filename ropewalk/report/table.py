@@ -13,8 +13,8 @@ from ropewalk.report import numbers
 from ropewalk.report.comparison import Comparison
 
 
-def summary_table(comparison: Mapping[str, Any]) -> Table:
-    """One row per method, the best value of each column bold, its interval beside it; fits into 100 columns.
+def summary_table(comparison: Mapping[str, Any], intervals: bool = True) -> Table:
+    """One row per method, the best value of each column bold; with intervals it wants 100 columns, without 80.
 
     Raises:
         UserError: The comparison lacks a key that the table needs.
@@ -42,7 +42,10 @@ def summary_table(comparison: Mapping[str, Any]) -> Table:
         cells = []
         for key, _, printer in columns:
             estimate = getattr(method, key)
-            value, spread = printer(estimate.value), numbers.interval(estimate, printer, between="…")
+            value, spread = (
+                printer(estimate.value),
+                numbers.interval(estimate, printer, between="…") if intervals else "",
+            )
             cells.append(
                 Text.assemble(
                     (value, "bold" if read.leads(method, key, printer) else ""),

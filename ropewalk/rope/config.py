@@ -1,7 +1,7 @@
 """Reading any transformers configuration into RopeSpecs, and writing a scaling back into it.
 
-The numbers are those that transformers itself derives from the configuration (``ROPE_INIT_FUNCTIONS``): what is read here
-is what the model will do. Only windows need judgement, because the keys that name them mean different things by type.
+The numbers are those that transformers itself derives from the configuration (``ROPE_INIT_FUNCTIONS``): what is read
+here is what the model will do. Only windows need judgement: the keys that name them mean different things by type.
 """
 
 from __future__ import annotations
@@ -33,14 +33,19 @@ READABLE = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' warnings about configurations: ropewalk reports problems itself, once."""
+    """Silence transformers' warnings and progress bars: ropewalk reports problems itself, once."""
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, bars = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,7 +57,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist", "Give a folder that holds a checkpoint, a hub id, or 'demo'.") from None
+        raise UserError(
+            f"{path} does not exist", "Give a folder that holds a checkpoint, a hub id, or 'demo'."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON: {error}", "Restore the file from where the model came.") from None
     except OSError as error:
@@ -74,7 +81,9 @@ def config_file(model: str) -> Path:
     if path.is_dir():
         return path / "config.json"
     if path.is_absolute() or model.count("/") != 1 or model.startswith("."):
-        raise UserError(f"no model at {model!r}", "Give a folder that holds a checkpoint, a hub id (owner/name), or 'demo'.")
+        raise UserError(
+            f"no model at {model!r}", "Give a folder that holds a checkpoint, a hub id (owner/name), or 'demo'."
+        )
     from transformers.utils import cached_file
 
     try:
@@ -239,7 +248,9 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     factor = float(entry.get("factor") or 1.0)
     if rope_type in ("linear", "proportional"):
         window = int(entry.get("original_max_position_embeddings") or round(plain.length / factor))
-        return replace(spec, window=window, factors=(factor,) * len(spec.factors) if rope_type == "linear" else spec.factors)
+        return replace(
+            spec, window=window, factors=(factor,) * len(spec.factors) if rope_type == "linear" else spec.factors
+        )
     return replace(spec, window=int(entry["original_max_position_embeddings"]))
 
 

@@ -103,6 +103,20 @@ def inspect(model: str, trust_remote_code: bool = False) -> Inspection:
     )
 
 
+def refuse_unsound(model: str) -> None:
+    """Raise the first problem of a configuration that leaves the pretrained rope in doubt.
+
+    Raises:
+        UserError: naming key, value seen, value expected and the mend.
+    """
+    raw = read_json(config_file(model))
+    for problem in problems.find(raw, model, nested=_wants_nested(raw)):
+        if problem.code in problems.BLOCKING:
+            raise UserError(
+                f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
+            )
+
+
 def layer_types(text: PreTrainedConfig) -> dict[str, int]:
     """Layer type -> number of layers, in order of appearance."""
     types = getattr(text, "layer_types", None) or ["full_attention"] * int(text.num_hidden_layers)
@@ -160,7 +174,9 @@ def set_key(model: str, assignment: str) -> Path:
     folder = folder if folder.is_dir() else folder.parent
     file = folder / (name if colon else "config.json")
     if not separator or not key:
-        raise UserError(f"cannot read {assignment!r}", "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'.")
+        raise UserError(
+            f"cannot read {assignment!r}", "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'."
+        )
     if not file.is_file() or file.resolve().parent != folder.resolve():
         raise UserError(f"--set changes files of a local model folder; {file} is none")
     try:

@@ -177,8 +177,8 @@ def restored(model: nn.Module) -> Iterator[None]:
                 vars(rotary.module).update(cached)
 
 
-def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies]) -> None:
-    """Compare the live rotations with what they should be.
+def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies], tolerance: float = TOLERANCE) -> None:
+    """Compare the live rotations with what they should be, to a relative ``tolerance``.
 
     Raises:
         UserError: naming the layer type and how it differs (missing, shape, first differing index, attention factor).
@@ -187,20 +187,26 @@ def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies]) -> N
     for layer_type, want in expected.items():
         matching = [rotary for rotary in live if rotary.layer_type == layer_type]
         if not matching:
-            raise UserError(f"layer type {layer_type!r} has no live rotary module; live: {[r.layer_type for r in live]}")
+            raise UserError(
+                f"layer type {layer_type!r} has no live rotary module; live: {[r.layer_type for r in live]}"
+            )
         for rotary in matching:
-            _compare(rotary, want)
+            _compare(rotary, want, tolerance)
 
 
-def _compare(rotary: Rotary, want: RopeSpec | Frequencies) -> None:
+def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> None:
     where = f"live rotary of layer type {rotary.layer_type!r} ({type(rotary.module).__name__})"
-    mend = "Reload the model after changing its configuration, or let ropewalk change both: method.extend(model, to=...)"
+    mend = (
+        "Reload the model after changing its configuration, or let ropewalk change both: method.extend(model, to=...)"
+    )
     if rotary.inv_freq.dtype != torch.float32:
-        mend = f"inv_freq was rounded to {rotary.inv_freq.dtype}: load with from_pretrained(dtype=...), not model.half()."
+        mend = f"inv_freq is {rotary.inv_freq.dtype}, expected float32: from_pretrained(dtype=...), not model.half()."
     have, expected = rotary.inv_freq.detach().double().cpu(), want.inv_freq
     if have.shape != expected.shape:
-        raise UserError(f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend)
-    wrong = ~torch.isclose(have, expected, rtol=TOLERANCE, atol=1e-30)
+        raise UserError(
+            f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend
+        )
+    wrong = ~torch.isclose(have, expected, rtol=tolerance, atol=1e-30)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise UserError(
@@ -208,7 +214,7 @@ def _compare(rotary: Rotary, want: RopeSpec | Frequencies) -> None:
             f"({int(wrong.sum())} of {have.numel()} differ)",
             mend,
         )
-    if abs(rotary.attention_scaling - want.attention_factor) > TOLERANCE * want.attention_factor:
+    if abs(rotary.attention_scaling - want.attention_factor) > tolerance * want.attention_factor:
         raise UserError(
             f"{where}: attention factor is {rotary.attention_scaling:.9g}, the configuration gives "
             f"{want.attention_factor:.9g}",

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ropewalk.rope.config import READABLE
 from ropewalk.rope.spec import ALL
@@ -20,13 +20,19 @@ SCALED = READABLE - {"default"}
 NEEDS_ORIGINAL = frozenset({"yarn", "longrope", "llama3"})
 # Rope keys that some engine reads; anything that looks like one of them but is not is a misspelling.
 KNOWN_KEYS = (
-    "rope_type type rope_theta factor original_max_position_embeddings attention_factor attn_factor beta_fast beta_slow "
-    "mscale mscale_all_dim truncate short_factor long_factor short_mscale long_mscale low_freq_factor high_freq_factor "
-    "partial_rotary_factor mrope_section mrope_interleaved max_trained_positions extrapolation_factor alpha "
-    "llama_4_scaling_beta"
+    "rope_type type rope_theta factor original_max_position_embeddings attention_factor attn_factor beta_fast "
+    "beta_slow mscale mscale_all_dim truncate short_factor long_factor short_mscale long_mscale low_freq_factor "
+    "high_freq_factor partial_rotary_factor mrope_section mrope_interleaved max_trained_positions "
+    "extrapolation_factor alpha llama_4_scaling_beta"
 ).split()
 # Only these drop the cache when a generation crosses the switch between the two longrope factor sets.
 SWITCHING = frozenset({"phi3", "phimoe", "phi4_multimodal"})
+# With these the numbers that a method starts from are not known; the others only say what an engine does not do.
+BLOCKING = frozenset(
+    "rope-theta-missing rope-theta-invalid rope-theta-conflict rope-type-conflict rope-type-unknown factor-invalid "
+    "beta-order original-length-missing original-length-invalid length-contradicts-factor factor-list-invalid "
+    "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested".split()
+)
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 
 
@@ -65,7 +71,7 @@ class Entry:
     @property
     def rope_type(self) -> str:
         named = self.rope.get("rope_type", self.rope.get("type", "default"))
-        return TYPE_ALIASES.get(named, named)
+        return TYPE_ALIASES.get(str(named), str(named))
 
     @property
     def original(self) -> Any:
@@ -82,14 +88,15 @@ class Entry:
     def problem(self, code: str, key: str, seen: Any, expected: Any, mend: str) -> Problem:
         return Problem(code, self.layer_type, self.prefix + key, seen, expected, mend)
 
-    def set(self, key: str, value: Any) -> str:
-        return f"ropewalk inspect {self.model} --set '{self.prefix}{key}={json.dumps(value)}'"
+    def set(self, key: str, value: Any, *more: tuple[str, Any]) -> str:
+        pairs = " ".join(f"--set '{self.prefix}{k}={json.dumps(v)}'" for k, v in ((key, value), *more))
+        return f"ropewalk inspect {self.model} {pairs}"
 
     def inside(self, key: str) -> str:
         return f"{self.path}.{key}"
 
 
-def number(value: Any) -> bool:
+def number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -143,17 +150,23 @@ def _theta(entry: Entry) -> Iterator[Problem]:
 def _type(entry: Entry) -> Iterator[Problem]:
     one, other = entry.rope.get("rope_type"), entry.rope.get("type")
     if one is not None and other is not None and TYPE_ALIASES.get(other, other) != TYPE_ALIASES.get(one, one):
-        yield entry.problem("rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one))
+        yield entry.problem(
+            "rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one)
+        )
     if entry.rope_type not in READABLE:
         near = difflib.get_close_matches(str(entry.rope_type), READABLE, n=1, cutoff=0.5)
         key = entry.inside("rope_type" if one is not None else "type")
         expected = near[0] if near else f"one of {', '.join(sorted(READABLE))}"
-        yield entry.problem("rope-type-unknown", key, entry.rope_type, expected, entry.set(key, near[0] if near else "default"))
+        yield entry.problem(
+            "rope-type-unknown", key, entry.rope_type, expected, entry.set(key, near[0] if near else "default")
+        )
 
 
 def _factor(entry: Entry) -> Iterator[Problem]:
     needs = entry.rope_type in {"linear", "dynamic", "yarn", "llama3"}
-    if (needs and entry.factor is None) or (entry.factor is not None and not (number(entry.factor) and entry.factor >= 1)):
+    if (needs and entry.factor is None) or (
+        entry.factor is not None and not (number(entry.factor) and entry.factor >= 1)
+    ):
         known = number(entry.length) and number(entry.original)
         guess = entry.length / entry.original if known and entry.length > entry.original else 1.0
         key = entry.inside("factor")
@@ -163,12 +176,14 @@ def _factor(entry: Entry) -> Iterator[Problem]:
         if not (number(low) and number(high) and low < high):
             key = entry.inside("high_freq_factor")
             seen = f"low_freq_factor {low!r}, high_freq_factor {high!r}"
-            yield entry.problem("factor-invalid", key, seen, "numbers with low < high (Llama 3.1: 1 and 4)", entry.set(key, 4.0))
+            mend = entry.set(key, 4.0, (entry.inside("low_freq_factor"), 1.0))
+            yield entry.problem("factor-invalid", key, seen, "numbers with low < high (Llama 3.1: 1 and 4)", mend)
     if entry.rope_type == "yarn":
         fast, slow = entry.rope.get("beta_fast", 32), entry.rope.get("beta_slow", 1)
         if not (number(fast) and number(slow) and 0 < slow < fast):
             key = entry.inside("beta_fast")
-            yield entry.problem("beta-order", key, f"beta_fast {fast!r}, beta_slow {slow!r}", "fast > slow > 0", entry.set(key, 32))
+            mend = entry.set(key, 32, (entry.inside("beta_slow"), 1))
+            yield entry.problem("beta-order", key, f"beta_fast {fast!r}, beta_slow {slow!r}", "fast > slow > 0", mend)
 
 
 def _original(entry: Entry) -> Iterator[Problem]:
@@ -211,9 +226,10 @@ def _longrope(entry: Entry) -> Iterator[Problem]:
     half = _rotated_pairs(entry)
     for name in ("short_factor", "long_factor"):
         value = entry.rope.get(name)
-        sound = isinstance(value, list) and value and all(number(f) and f > 0 for f in value)
-        if not sound or (half is not None and len(value) != half):
-            seen = f"{len(value)} values" if isinstance(value, list) else value
+        listed = isinstance(value, list) and bool(value)
+        sound = listed and all(number(f) and f > 0 for f in value or ())
+        if not sound or (half is not None and len(value or ()) != half):
+            seen = f"{len(value or ())} values" if listed else value
             yield entry.problem(
                 "factor-list-invalid", entry.inside(name), seen, f"{half or 'rotary_dim / 2'} numbers above 0",
                 entry.set(entry.inside(name), [1.0] * (half or 1)) + "   (put the model's own factors there)",
@@ -240,7 +256,7 @@ def _dynamic(entry: Entry) -> Iterator[Problem]:
         yield entry.problem(
             "dynamic-scaling", entry.inside("rope_type"), "dynamic",
             "a static type: 'dynamic' keeps stale keys in transformers and is one fixed table in vLLM and SGLang",
-            f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base at that length)",
+            f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)",
         )  # fmt: skip
 
 
@@ -258,8 +274,8 @@ def _attention_factor(entry: Entry) -> Iterator[Problem]:
         given = entry.rope.get("attn_factor", 1.0)
         if number(given) and abs(given - wanted) > 1e-3:
             yield entry.problem(
-                "attention-factor-ignored", entry.inside("attn_factor"), entry.rope.get("attn_factor"), round(wanted, 6),
-                entry.set(entry.inside("attn_factor"), round(wanted, 6)) + "   (SGLang reads this key only)",
+                "attention-factor-ignored", entry.inside("attn_factor"), entry.rope.get("attn_factor"),
+                round(wanted, 6), entry.set(entry.inside("attn_factor"), round(wanted, 6)) + "   (SGLang reads this key only)",
             )  # fmt: skip
     elif entry.rope_type == "longrope" and number(entry.original) and number(entry.length):
         ratio = entry.length / entry.original
@@ -276,7 +292,11 @@ def _attention_factor(entry: Entry) -> Iterator[Problem]:
 def _misspelt(entry: Entry) -> Iterator[Problem]:
     for key, value in entry.rope.items():
         if key == "attn_factor" and "attention_factor" not in entry.rope and entry.rope_type == "yarn":
-            t = value * (0.1 * math.log(entry.factor) + 1) if number(value) and number(entry.factor) and entry.factor >= 1 else 1.0
+            t = (
+                value * (0.1 * math.log(entry.factor) + 1)
+                if number(value) and number(entry.factor) and entry.factor >= 1
+                else 1.0
+            )
             yield entry.problem(
                 "key-misspelt", entry.inside(key), value, "attention_factor (the key that transformers and vLLM read)",
                 entry.set(entry.inside("attention_factor"), round(t, 6)),
@@ -284,7 +304,9 @@ def _misspelt(entry: Entry) -> Iterator[Problem]:
         elif key not in KNOWN_KEYS:
             near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
             if near and near[0] not in entry.rope:
-                yield entry.problem("key-misspelt", entry.inside(key), value, near[0], entry.set(entry.inside(near[0]), value))
+                yield entry.problem(
+                    "key-misspelt", entry.inside(key), value, near[0], entry.set(entry.inside(near[0]), value)
+                )
 
 
 def _partial(entry: Entry) -> Iterator[Problem]:
@@ -320,7 +342,11 @@ def _two_dicts(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Pro
         if isinstance(target, dict) and target.get(name) != value and name in (*KNOWN_KEYS, *target):
             entry = Entry(text, model, ALL, "rope_scaling", old, prefix)
             yield entry.problem(
-                "two-rope-dicts-disagree", f"rope_scaling.{key}", value, target.get(name), entry.set("rope_scaling", None)
+                "two-rope-dicts-disagree",
+                f"rope_scaling.{key}",
+                value,
+                target.get(name),
+                entry.set("rope_scaling", None),
             )
             return
 

@@ -91,7 +91,7 @@ class RopeSpec:
         return not scaled and self.attention_factor == 1.0 and self.rope_type != "dynamic"
 
     def scale(self, target: int) -> float:
-        """s = target / L, never below 1: a window is not made shorter."""
+        """S = target / L, never below 1: a window is not made shorter."""
         return max(1.0, target / self.window)
 
     def index_of_turns(self, turns: float) -> float:
@@ -122,7 +122,9 @@ class RopeSpec:
             factors = self.factors if self.long_factors is None else self.long_factors
             return replace(self, window=self.length, factors=factors, long_factors=None)
         ones = (1.0,) * len(self.factors)
-        return replace(self, length=self.window, factors=ones, attention_factor=1.0, long_factors=None, rope_type="default")
+        return replace(
+            self, length=self.window, factors=ones, attention_factor=1.0, long_factors=None, rope_type="default"
+        )
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,15 @@ def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], l
         "vllm": f"vllm serve {folder} --max-model-len {length}",
         "sglang": f"python -m sglang.launch_server --model-path {folder} --context-length {length}",
     }
-    convert = f"python convert_hf_to_gguf.py {folder} --outfile {folder}.gguf && llama-server -m {folder}.gguf -c {length}"
+    convert = (
+        f"python convert_hf_to_gguf.py {folder} --outfile {folder}.gguf && llama-server -m {folder}.gguf -c {length}"
+    )
     if rope_type == "longrope":
         lines["llama.cpp"] = "not with the stock converter: it drops longrope factors for this architecture"
     elif rope_type == "llama3" and model_type not in LLAMA_CPP_ROPE_FREQS:
-        lines["llama.cpp"] = f"not for {model_type}: llama.cpp has no per-dimension factors there; use yarn or ntk-aware"
+        lines["llama.cpp"] = (
+            f"not for {model_type}: llama.cpp has no per-dimension factors there; use yarn or ntk-aware"
+        )
     else:
         lines["llama.cpp"] = convert
     return lines

@@ -31,7 +31,7 @@ class Method:
 
     @property
     def id(self) -> str:
-        """Canonical spelling: the name, and the options that differ from their defaults, e.g. ``yarn(beta_fast=16)``."""
+        """Canonical spelling: the name, and options that differ from their defaults, e.g. ``yarn(beta_fast=16)``."""
         changed = {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
         return self.name + (f"({', '.join(f'{k}={v!r}' for k, v in changed.items())})" if changed else "")
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ropewalk.contract import Method
 from ropewalk.errors import UserError
 from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.frequencies.none import Plain
-from ropewalk.method import Method
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -73,6 +73,8 @@ def compose(*methods: Method) -> Method:
         UserError: if two methods decide the same thing, or a part cannot be joined.
     """
     parts = list(_flat(methods))
+    if not parts:
+        raise UserError("nothing to compose", "ropewalk methods")
     if len(parts) == 1:
         return parts[0]
     taken: dict[str, FrequencyMethod] = {}
@@ -80,7 +82,8 @@ def compose(*methods: Method) -> Method:
         for axis in sorted(part.axes):
             if axis in taken:
                 raise UserError(
-                    f"{taken[axis].id} and {part.id} both set the {axis}; a model has one {axis}", "Choose one of them."
+                    f"{taken[axis].id} and {part.id} both set the {axis}; a model has one {axis}",
+                    "Choose one of them.",
                 )
             taken[axis] = part
     return Composed(tuple(sorted(parts, key=lambda part: part.id)))

@@ -1,0 +1,379 @@
+"""Rotation at attention time: against a dense reference; one forward against chunks, tokens, padding and packing."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
+
+from ropewalk import UserError, method
+from ropewalk.attention import seam
+from ropewalk.frequencies.harpe import HARPE
+from ropewalk.rope import config as rope_config
+from tests.attention.dense import dense_logits
+from tests.matrix import FAMILY_NAMES, LONG, RUNTIME, SHORT, TARGET, WINDOW, logits
+from tests.models import COMMON, THETA, shared, tiny, tokens
+
+N = 150  # beyond the window of 64
+FIXED = ["entropy-abf", "harpe"]  # their frequencies do not depend on the length
+families = pytest.mark.parametrize("family", FAMILY_NAMES)
+runtime = pytest.mark.parametrize("spelling", RUNTIME)
+fixed = pytest.mark.parametrize("spelling", FIXED)
+
+
+def near(a, b, tolerance=2e-5):
+    return torch.allclose(a.double(), b.double(), atol=tolerance, rtol=0)
+
+
+@torch.no_grad()
+def in_chunks(model, ids, *sizes):
+    """Logits of all positions, computed with a cache; the last size is repeated to the end."""
+    cache, out, start = None, [], 0
+    sizes = [*sizes, *[sizes[-1]] * math.ceil((ids.shape[1] - sum(sizes)) / sizes[-1])]
+    for size in sizes:
+        step = model(ids[:, start : start + size], past_key_values=cache, use_cache=True)
+        start += size
+        cache = step.past_key_values
+        out.append(step.logits)
+    return torch.cat(out, 1)
+
+
+def ntk(length, d=16, base=1e4, window=WINDOW):
+    """The card's formula: base * max(1, n / L) ** (d / (d - 2))."""
+    base *= max(1.0, length / window) ** (d / (d - 2))
+    return base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+
+
+# The layout of pairs, and the identity
+
+
+@families
+def test_the_models_own_base_gives_the_models_own_logits(family):
+    model = shared(family)
+    base = rope_config.read(model.config)
+    base = next(spec.base for spec in base.values() if not spec.sliding)
+    plain = logits(model, LONG)
+    with HARPE(base_min=base, base_max=base).on(model, to=TARGET):
+        assert near(logits(model, LONG), plain)
+
+
+OTHERS = {
+    "cohere2": {"sliding_window": 16},
+    "ernie4_5": {},
+    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 16},
+    "glm": {},
+    "glm4": {},
+    "granite": {},
+    "helium": {},
+    "nemotron": {},
+    "phi": {},
+    "qwen3_moe": {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32},
+    "smollm3": {},
+    "stablelm": {},
+    "starcoder2": {},
+}
+
+
+def other(model_type):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **COMMON, rope_parameters=dict(THETA), **OTHERS[model_type])
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    return model.eval()
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_pairs_lie_as_the_model_type_says(model_type):
+    model = other(model_type)
+    plain = logits(model, LONG)
+    with HARPE(base_min=1e4, base_max=1e4).on(model, to=TARGET):
+        assert near(logits(model, LONG), plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "cohere"])
+def test_the_other_layout_gives_other_logits(family, monkeypatch):
+    model = shared(family)
+    plain = logits(model, LONG)
+    monkeypatch.setattr(rope_config, "_interleaved", lambda text: family == "llama")
+    with HARPE(base_min=1e4, base_max=1e4).on(model, to=TARGET):
+        assert not near(logits(model, LONG), plain, 1e-2)
+
+
+# Against the dense reference
+
+
+def test_the_dense_reference_is_the_plain_model():
+    model = shared("llama")
+    assert near(logits(model, LONG[:, :N])[0], dense_logits(model, LONG[0, :N], lambda m: ntk(1)))
+
+
+def test_dynamic_ntk_in_one_forward_uses_the_base_of_the_whole_length():
+    model = shared("llama")
+    with method("dynamic-ntk").on(model, to=TARGET):
+        assert near(logits(model, LONG[:, :N])[0], dense_logits(model, LONG[0, :N], lambda m: ntk(N)))
+
+
+def test_dynamic_ntk_token_by_token_uses_the_base_of_every_moment():
+    model = shared("llama")
+    with method("dynamic-ntk").on(model, to=TARGET):
+        assert near(in_chunks(model, LONG[:, :N], 1)[0], dense_logits(model, LONG[0, :N], lambda m: ntk(m + 1)))
+
+
+def test_dynamic_ntk_in_chunks_uses_the_base_at_the_end_of_each_chunk():
+    model = shared("llama")
+    with method("dynamic-ntk").on(model, to=TARGET):
+        expected = dense_logits(model, LONG[0, :N], lambda m: ntk(50 * (m // 50 + 1)))
+        assert near(in_chunks(model, LONG[:, :N], 50)[0], expected)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_harpe_gives_every_key_value_head_its_base(kv_heads):
+    model = tiny("llama", num_key_value_heads=kv_heads)
+    bases = torch.linspace(1e3, 1e5, kv_heads, dtype=torch.float64)
+    inv_freq = bases[:, None] ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+    with method("harpe(base_min=1e3, base_max=1e5)").on(model, to=TARGET):
+        assert near(logits(model, LONG[:, :N])[0], dense_logits(model, LONG[0, :N], lambda m: inv_freq))
+
+
+def test_entropy_abf_scales_the_scores_of_late_queries():
+    model = shared("llama")
+    inv_freq = 500000.0 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+    expected = dense_logits(
+        model, LONG[0, :N], lambda m: inv_freq, lambda m: max(1.0, math.log(m + 1) / math.log(WINDOW))
+    )
+    with method("entropy-abf").on(model, to=TARGET):
+        assert near(logits(model, LONG[:, :N])[0], expected)
+
+
+# Against static methods
+
+
+@families
+def test_harpe_with_equal_bases_is_abf(family):
+    model = shared(family)
+    with method("abf(base=3e6)").on(model, to=TARGET):
+        expected = logits(model, LONG)
+    with method("harpe(base_min=3e6, base_max=3e6)").on(model, to=TARGET):
+        assert near(logits(model, LONG), expected)
+
+
+@families
+def test_entropy_abf_is_abf_on_short_inputs(family):
+    model = shared(family)
+    with method("abf(base=5e5)").on(model, to=TARGET):
+        expected = logits(model, SHORT)
+    with method("entropy-abf").on(model, to=TARGET):
+        assert torch.equal(logits(model, SHORT), expected)
+
+
+@families
+def test_dynamic_ntk_is_the_plain_model_on_short_inputs(family):
+    model = shared(family)
+    plain = logits(model, SHORT)
+    with method("dynamic-ntk").on(model, to=TARGET):
+        assert torch.equal(logits(model, SHORT), plain)
+
+
+def test_dynamic_ntk_is_the_same_whatever_the_target():
+    model = shared("llama")
+    with method("dynamic-ntk").on(model, to=TARGET):
+        expected = logits(model, LONG)
+    with method("dynamic-ntk").on(model, to=4096):
+        assert torch.equal(logits(model, LONG), expected)
+
+
+def test_dynamic_ntk_equals_transformers_dynamic_in_one_forward():
+    model = tiny("llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0})
+    expected = logits(model, LONG)
+    with method("dynamic-ntk(form='hf', factor=3.0)").on(shared("llama"), to=TARGET):
+        assert near(logits(shared("llama"), LONG), expected)
+
+
+# With a cache
+
+
+@families
+@fixed
+@pytest.mark.parametrize("sizes", [(70,), (130, 1)], ids=["chunks", "decoding"])
+def test_a_cache_changes_nothing_where_frequencies_are_fixed(spelling, family, sizes):
+    model, ids = shared(family), tokens(2, 140)
+    with method(spelling).on(model, to=TARGET):
+        assert near(in_chunks(model, ids, *sizes), logits(model, ids))
+
+
+@families
+def test_dynamic_ntk_chunks_equal_one_forward_inside_the_window(family):
+    model = shared(family)
+    with method("dynamic-ntk").on(model, to=TARGET):
+        assert near(in_chunks(model, SHORT, 20), logits(model, SHORT))
+
+
+@pytest.mark.parametrize("sizes", [(40,), (140, 1)], ids=["chunks", "decoding"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt_neox", "cohere"])
+def test_dynamic_ntk_of_one_layer_does_not_depend_on_the_cut(family, sizes):
+    model, ids = tiny(family, num_hidden_layers=1), tokens(3, N)
+    with method("dynamic-ntk").on(model, to=TARGET):
+        assert near(in_chunks(model, ids, *sizes)[:, -1], logits(model, ids)[:, -1])
+
+
+def test_transformers_dynamic_does_depend_on_the_cut():
+    model = tiny(
+        "llama", num_hidden_layers=1, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    )
+    one = logits(model, LONG)[:, -1]
+    fresh = tiny(
+        "llama", num_hidden_layers=1, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    )
+    assert not near(in_chunks(fresh, LONG, 1)[:, -1], one, 1e-2)  # it caches keys rotated by outgrown bases
+
+
+@torch.no_grad()
+@families
+@fixed
+def test_padded_rows_equal_unpadded_rows(spelling, family):
+    model, ids, short = shared(family), tokens(2, 100), 70
+    ids[0, : 100 - short] = 2
+    mask = torch.ones_like(ids)
+    mask[0, : 100 - short] = 0
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    with method(spelling).on(model, to=TARGET):
+        out = model(ids[:, :90], attention_mask=mask[:, :90], position_ids=positions[:, :90], use_cache=True)
+        later = model(
+            ids[:, 90:], attention_mask=mask, position_ids=positions[:, 90:], past_key_values=out.past_key_values
+        )
+        padded = torch.cat([out.logits, later.logits], 1)
+        assert near(padded[1], logits(model, ids[1:])[0])
+        assert near(padded[0, 100 - short :], logits(model, ids[:1, 100 - short :])[0])
+
+
+@torch.no_grad()
+def test_the_longest_row_of_a_batch_sets_the_length():
+    model, ids = shared("llama"), tokens(2, 100)
+    mask = torch.ones_like(ids)
+    mask[0, :60] = 0
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    with method("dynamic-ntk").on(model, to=TARGET):
+        both = logits(model, ids, attention_mask=mask, position_ids=positions)
+        assert near(both[1], logits(model, ids[1:])[0])
+    assert near(both[0, 60:], dense_logits(model, ids[0, 60:], lambda m: ntk(100)))
+
+
+@runtime
+def test_packed_documents_equal_documents_alone(spelling):
+    model, ids = shared("llama"), tokens(1, 180)
+    positions = torch.cat([torch.arange(90), torch.arange(90)])[None]
+    with method(spelling).on(model, to=TARGET):
+        packed = logits(model, ids, position_ids=positions)
+        assert near(packed, torch.cat([logits(model, ids[:, :90]), logits(model, ids[:, 90:])], 1))
+
+
+# Generation
+
+
+@torch.no_grad()
+@runtime
+def test_generate_equals_greedy_steps(spelling):
+    model, ids = shared("llama"), tokens(1, 100)
+    with method(spelling).on(model, to=TARGET):
+        step, cache, text = ids, None, ids
+        for _ in range(12):
+            out = model(step, past_key_values=cache, use_cache=True)
+            step, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            text = torch.cat([text, step], 1)
+        got = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=-1
+        )
+    assert torch.equal(got, text)
+
+
+@fixed
+def test_generate_does_not_see_padding(spelling):
+    model, ids = shared("llama"), tokens(2, 80)
+    ids[0, :30] = 2
+    mask = torch.ones_like(ids)
+    mask[0, :30] = 0
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": -1}
+    with method(spelling).on(model, to=TARGET):
+        both = model.generate(ids, attention_mask=mask, **options)
+        alone = model.generate(ids[:1, 30:], attention_mask=mask[:1, 30:], **options)
+    assert torch.equal(both[0, 80:], alone[0, 50:])
+
+
+@fixed
+def test_generate_when_every_row_is_padded(spelling):
+    model, ids = shared("llama"), tokens(1, 80)
+    mask = (torch.arange(80) >= 40).long()[None]
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": -1}
+    with method(spelling).on(model, to=TARGET):
+        padded = model.generate(ids, attention_mask=mask, **options)
+        alone = model.generate(ids[:, 40:], attention_mask=mask[:, 40:], **options)
+    assert torch.equal(padded[0, 80:], alone[0, 40:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [101, 150, 256])
+def test_static_caches_are_refused(size):
+    model = shared("llama")
+    cache = StaticCache(config=model.config, max_cache_len=size)
+    with (
+        method("harpe").on(model, to=TARGET),
+        pytest.raises(UserError, match="StaticCache is a static cache") as error,
+    ):
+        model(LONG[:, :100], past_key_values=cache, use_cache=True)
+    assert "cache_implementation='dynamic'" in error.value.mend
+
+
+# What surrounds it
+
+
+@runtime
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_attention_implementation_is_put_back(spelling, implementation):
+    model = tiny("llama", attn_implementation=implementation)
+    with pytest.raises(KeyboardInterrupt), method(spelling).on(model, to=TARGET):
+        assert model.config._attn_implementation == f"ropewalk_{implementation}"
+        raise KeyboardInterrupt
+    assert model.config._attn_implementation == implementation
+
+
+@runtime
+def test_eager_and_sdpa_agree(spelling):
+    eager, sdpa = tiny("llama", attn_implementation="eager"), tiny("llama", attn_implementation="sdpa")
+    with method(spelling).on(eager, to=TARGET), method(spelling).on(sdpa, to=TARGET):
+        assert near(logits(eager, LONG), logits(sdpa, LONG))
+
+
+def test_attention_that_cannot_be_wrapped_is_refused():
+    model = tiny("llama")
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(UserError, match="'flex_attention' cannot be wrapped"), method("harpe").on(model, to=TARGET):
+        pass
+
+
+def test_only_models_inside_the_block_are_rotated():
+    inside, outside = tiny("llama"), tiny("llama")
+    plain = logits(outside, LONG)
+    with method("harpe").on(inside, to=TARGET):
+        assert torch.equal(logits(outside, LONG), plain)
+
+
+@pytest.mark.parametrize("style", ["half", "interleaved"])
+def test_autocast_does_not_touch_angles(style):
+    x, positions, inv_freq = torch.randn(1, 4, 8, 16), torch.arange(99992, 100000)[None], ntk(1).float()
+    expected = seam.rotate(x, positions, inv_freq, 1.0, style)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(seam.rotate(x, positions, inv_freq, 1.0, style), expected)
+
+
+@runtime
+def test_a_bfloat16_model_still_tells_far_positions_apart(spelling):
+    model, far = tiny("llama"), 60000 + torch.arange(8)[None]
+    ids, mask = tokens(1, 8), torch.ones(1, 8, dtype=torch.long)
+    with method(spelling).on(model, to=65536):
+        exact = logits(model, ids, attention_mask=mask, position_ids=far)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = logits(model, ids, attention_mask=mask, position_ids=far)
+    assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()  # in bfloat16 all eight positions are 59904 or 60160

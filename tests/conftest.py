@@ -1,0 +1,19 @@
+"""One thread, no network, no progress bars; the repository's root on the path, so that ``tests.models`` is found."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may reach for the network
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from hypothesis import settings
+from transformers.utils import logging
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+logging.set_verbosity_error()
+settings.register_profile("ropewalk", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("ropewalk")

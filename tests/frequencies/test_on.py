@@ -1,0 +1,249 @@
+"""``method.on``: nothing changes at s = 1, everything is put back, only what should change does."""
+
+import pytest
+import torch
+
+from ropewalk import UserError, compose, method
+from ropewalk.rope import live
+from tests.matrix import (
+    FAMILY_NAMES,
+    LONG,
+    METHODS,
+    NESTED,
+    RUNTIME,
+    SHORT,
+    TARGET,
+    VARIANTS,
+    WINDOW,
+    buffers,
+    logits,
+    made,
+    same,
+)
+from tests.models import shared, tiny
+
+families = pytest.mark.parametrize("family", FAMILY_NAMES)
+every = pytest.mark.parametrize("spelling", METHODS + VARIANTS)
+CHANGING = [m for m in METHODS + VARIANTS if m not in ("none", "abf(rule='bound')")]  # a bound may lie below the base
+
+
+@families
+@pytest.mark.parametrize("spelling", [m for m in METHODS + VARIANTS if "resonance" not in m])
+def test_no_op_at_the_window(spelling, family):
+    model = shared(family)
+    plain = logits(model, SHORT)
+    with made(spelling, model, ones=True).on(model, to=WINDOW):
+        assert torch.equal(logits(model, SHORT), plain)
+
+
+@families
+def test_resonance_acts_inside_the_window_too(family):
+    model = shared(family)
+    plain = logits(model, SHORT)
+    with method("resonance").on(model, to=WINDOW):
+        assert not torch.allclose(logits(model, SHORT), plain, atol=1e-3)
+
+
+@families
+@pytest.mark.parametrize("spelling", CHANGING)
+def test_methods_change_long_inputs(spelling, family):
+    model = shared(family)
+    plain = logits(model, LONG)
+    with made(spelling, model).on(model, to=TARGET):
+        changed = logits(model, LONG)
+    assert torch.isfinite(changed).all() and not torch.allclose(changed, plain, atol=1e-3)
+
+
+@families
+@every
+def test_restored_on_leaving(spelling, family):
+    model = shared(family)
+    before, plain = buffers(model), logits(model, SHORT)
+    with made(spelling, model).on(model, to=TARGET):
+        logits(model, LONG)
+    assert same(buffers(model), before) and torch.equal(logits(model, SHORT), plain)
+
+
+@families
+@every
+def test_restored_after_an_exception(spelling, family):
+    model = shared(family)
+    before, plain = buffers(model), logits(model, SHORT)
+    with pytest.raises(KeyboardInterrupt), made(spelling, model).on(model, to=TARGET):
+        raise KeyboardInterrupt
+    assert same(buffers(model), before) and torch.equal(logits(model, SHORT), plain)
+
+
+@pytest.mark.parametrize("spelling", METHODS)
+def test_nothing_is_left_on_modules(spelling):
+    model = tiny("llama")
+    names = [set(vars(module)) for module in model.modules()]
+    with made(spelling, model).on(model, to=TARGET):
+        pass
+    assert [set(vars(module)) for module in model.modules()] == names
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("inner", ["pi", "harpe"])
+@pytest.mark.parametrize("outer", ["yarn", "dynamic-ntk"])
+def test_nesting_is_refused_and_the_outer_method_stays(outer, inner):
+    model = shared("llama")
+    plain = logits(model, LONG)
+    with method(outer).on(model, to=TARGET):
+        inside = logits(model, LONG)
+        with (
+            pytest.raises(UserError, match=f"{outer} is on this model already; {inner} cannot be put on top"),
+            method(inner).on(model, to=TARGET),
+        ):
+            pass
+        assert torch.equal(logits(model, LONG), inside)
+    assert torch.equal(logits(model, LONG), plain)
+
+
+def test_extending_is_refused_while_a_method_is_on():
+    model = tiny("llama")
+    with method("dynamic-ntk").on(model, to=TARGET), pytest.raises(UserError, match="dynamic-ntk is on this model"):
+        method("pi").extend(model, to=TARGET)
+    assert model.config.rope_parameters["rope_type"] == "default"
+
+
+def test_one_method_after_another():
+    model = shared("llama")
+    with method("pi").on(model, to=TARGET):
+        first = logits(model, LONG)
+    with method("harpe").on(model, to=TARGET):
+        logits(model, LONG)
+    with method("pi").on(model, to=TARGET):
+        assert torch.equal(logits(model, LONG), first)
+
+
+@pytest.mark.parametrize("family", NESTED)
+@pytest.mark.parametrize("spelling", [m for m in METHODS + VARIANTS if not m.startswith(RUNTIME)])
+def test_sliding_layers_keep_their_bits(spelling, family):
+    model = shared(family)
+    sliding, full = sorted(live.rotaries(model), key=lambda rotary: rotary.layer_type, reverse=True)
+    before = sliding.inv_freq.clone(), full.inv_freq.clone()
+    with made(spelling, model).on(model, to=TARGET):
+        assert torch.equal(sliding.inv_freq, before[0])
+        assert spelling in ("none", "abf(rule='bound')") or not torch.equal(full.inv_freq, before[1])
+
+
+@pytest.mark.parametrize("family", NESTED)
+@pytest.mark.parametrize("spelling", RUNTIME)
+def test_sliding_layers_are_not_rotated_at_attention_time(spelling, family):
+    layers = ["sliding_attention", "sliding_attention"]
+    model = tiny(family, layer_types=[*layers, "full_attention"], num_hidden_layers=3)
+    seen = []
+    model.model.layers[2].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    logits(model, LONG)
+    with method(spelling).on(model, to=TARGET):
+        logits(model, LONG)
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_pi_reads_position_4m_as_m():
+    model = shared("llama")
+    plain = logits(model, SHORT)
+    with method("pi").on(model, to=4 * WINDOW):
+        positions = 4 * torch.arange(WINDOW)[None]  # with a mask, or the gaps would be read as packed documents
+        stretched = logits(model, SHORT, position_ids=positions, attention_mask=torch.ones_like(SHORT))
+    assert torch.allclose(stretched, plain, atol=1e-4)
+
+
+def test_longrope_with_factors_s_is_pi():
+    model = shared("llama")
+    with method("pi").on(model, to=TARGET):
+        expected = logits(model, LONG)
+    with method(f"longrope(factors={[4.0] * 8}, attention_factor=1.0)").on(model, to=TARGET):
+        assert torch.equal(logits(model, LONG), expected)
+
+
+def test_the_target_defaults_to_the_promised_length():
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    model = tiny("llama", max_position_embeddings=256, rope_parameters=yarn)
+    with method("pi").on(model):
+        assert torch.allclose(live.rotaries(model)[0].inv_freq, 10000 ** (-torch.arange(0, 16, 2) / 16) / 4)
+
+
+def test_a_target_below_the_window_is_refused():
+    with (
+        pytest.raises(UserError, match="target 63 is shorter than the pretrained window of 64 tokens"),
+        method("pi").on(shared("llama"), to=63),
+    ):
+        pass
+
+
+# Models whose rotary module recomputes its frequencies in every forward
+
+
+def recomputing(rope_type):
+    half = {"short_factor": [1.0] * 8, "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}
+    special = {"factor": 2.0} if rope_type == "dynamic" else {**half, "original_max_position_embeddings": 64}
+    length = 64 if rope_type == "dynamic" else 128
+    return tiny(
+        "llama", max_position_embeddings=length, rope_parameters={"rope_type": rope_type, "rope_theta": 1e4, **special}
+    )
+
+
+@pytest.mark.parametrize("spelling", ["none", "yarn", "dynamic-ntk", "harpe"])
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_recomputing_models_are_restored(rope_type, spelling):
+    model = recomputing(rope_type)
+    before, short = buffers(model), logits(model, SHORT)
+    with method(spelling).on(model, to=TARGET):
+        logits(model, LONG)
+    assert same(buffers(model), before)
+    assert torch.equal(logits(model, SHORT), short)
+    assert torch.equal(logits(model, LONG), logits(recomputing(rope_type), LONG))
+
+
+@pytest.mark.parametrize("spelling", ["yarn", "dynamic-ntk", "harpe"])
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_what_a_recomputing_model_saw_before_does_not_matter(rope_type, spelling):
+    fresh, used = recomputing(rope_type), recomputing(rope_type)
+    logits(used, LONG)  # leaves grown (dynamic) or long (longrope) frequencies in the module
+    with method(spelling).on(fresh, to=TARGET), method(spelling).on(used, to=TARGET):
+        assert torch.equal(logits(used, LONG), logits(fresh, LONG))
+
+
+@pytest.mark.parametrize("spelling", ["none", "pi", "dynamic-ntk"])
+def test_dynamic_models_are_plain_at_the_window(spelling):
+    model = recomputing("dynamic")
+    plain = logits(model, SHORT)
+    with method(spelling).on(model, to=WINDOW):
+        assert torch.equal(logits(model, SHORT), plain)
+
+
+def test_composition_of_a_static_and_a_runtime_method():
+    model = shared("llama")
+    both = compose(method("resonance"), method("dynamic-ntk"))
+    before, plain = buffers(model), logits(model, LONG)
+    with both.on(model, to=TARGET):
+        assert not torch.allclose(logits(model, LONG), plain, atol=1e-3)
+    assert same(buffers(model), before)
+
+
+# Fingerprints: results are stored under them
+
+
+@pytest.mark.parametrize("spelling", ["pi", "ntk-aware", "yarn", "longrope", "dynamic-ntk", "resonance+yarn"])
+def test_fingerprints_tell_targets_apart(spelling):
+    chosen = made(spelling, shared("llama"))
+    assert chosen.fingerprint(shared("llama"), TARGET) != chosen.fingerprint(shared("llama"), 2 * TARGET)
+
+
+def test_fingerprints_tell_methods_apart():
+    model = shared("llama")
+    prints = {spelling: made(spelling, model).fingerprint(model, TARGET) for spelling in METHODS + VARIANTS}
+    aliases = {
+        "giraffe(basis='linear')",
+        "abf(rule='bound')",
+    }  # pi; and none, as the bound for 256 lies below the base
+    assert len({prints[spelling] for spelling in prints if spelling not in aliases}) == len(prints) - 2
+    assert prints["giraffe(basis='linear')"] == prints["pi"]
+
+
+@pytest.mark.parametrize("spelling", RUNTIME)
+def test_a_runtime_method_that_does_not_act_has_another_fingerprint(spelling):
+    chosen = method(spelling)
+    assert chosen.fingerprint(shared("llama"), WINDOW) != chosen.fingerprint(shared("llama"), TARGET)

@@ -1,0 +1,128 @@
+"""The drawing parts: axes and their ticks, labels that keep apart, and well-formed SVG."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropewalk.report import numbers, svg
+from ropewalk.report.numbers import Estimate
+
+
+def axis(low: float, high: float, base: int | None = None) -> svg.Axis:
+    return svg.Axis("", low, high, numbers.tick, base)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "base", "most", "ticks"),
+    [
+        (60, 4200, 2, 8, [64, 128, 256, 512, 1024, 2048, 4096]),
+        (60, 4200, 2, 4, [64, 256, 1024, 4096]),
+        (64, 2**20, 2, 5, [256, 2048, 16384, 131072, 1048576]),
+        (9, 260, 10, 8, [10, 20, 50, 100, 200]),
+        (6, 400_000, 10, 8, [10, 100, 1000, 10_000, 100_000]),
+        (11, 16, 10, 8, [11, 12, 13, 14, 15, 16]),
+        (0, 1, None, 8, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (2.1, 5.3, None, 8, [2.5, 3, 3.5, 4, 4.5, 5]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, base: int | None, most: int, ticks: list[float]) -> None:
+    assert axis(low, high, base).ticks(most) == pytest.approx(ticks)
+
+
+@given(st.floats(1e-3, 1e8), st.floats(1.001, 1e8), st.sampled_from([None, 2, 10]), st.integers(3, 10))
+def test_ticks_lie_within_the_axis_and_are_few(low: float, ratio: float, base: int | None, most: int) -> None:
+    ticks = axis(low, low * ratio, base).ticks(most)
+    assert len(ticks) <= most
+    assert all(low * (1 - 1e-6) <= tick <= low * ratio * (1 + 1e-6) for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+def test_a_logarithmic_axis_places_by_ratio() -> None:
+    places = [axis(64, 4096, 2).place(value) for value in (1, 64, 512, 4096, math.inf)]
+    assert places == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("values", [[], [7.0], [7.0, math.inf], [0.0, 7.0], [7.0, 7.0]])
+def test_an_axis_has_room_around_a_single_value(values: list[float]) -> None:
+    built = svg.Axis.around("", values, numbers.tick, base=10)
+    assert 0 < built.low < built.high < math.inf
+
+
+@given(st.lists(st.floats(-50, 450), max_size=30), st.floats(1, 40))
+def test_spread_labels_keep_their_order_and_distance(wanted: list[float], gap: float) -> None:
+    placed = svg.spread(wanted, gap, 0, 400)
+    gap = min(gap, 400 / max(len(wanted) - 1, 1))
+    assert all(-1e-6 <= y <= 400 + 1e-6 for y in placed)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    assert all(placed[b] - placed[a] >= gap - 1e-6 for a, b in pairwise(order))
+
+
+def test_labels_with_room_stay_where_they_want_to_be() -> None:
+    assert svg.spread([300, 100, 200], 15, 0, 400) == [300, 100, 200]
+    assert svg.spread([100, 100], 20, 0, 400) == [90, 110]
+
+
+def test_elements_escape_what_they_are_given() -> None:
+    written = svg.element("text", "<script>", class_='"x"', data_method="a&b", x=1.50)
+    assert written == '<text class="&#34;x&#34;" data-method="a&amp;b" x="1.5">&lt;script&gt;</text>'
+
+
+def series(values: list[float | None]) -> svg.Series:
+    points = [
+        svg.Point(2.0 ** (6 + i), Estimate(v, v and v * 0.9, v and v * 1.1), f"note {v}") for i, v in enumerate(values)
+    ]
+    return svg.Series("m", "A <method>", svg.Style("lead1", None, "square"), points)
+
+
+def draw(*lines: svg.Series, whiskers: bool = False, width: int = 960) -> ElementTree.Element:
+    x, y = axis(60, 4200, 2), axis(5, 100, 10)
+    marks = [svg.Mark(512, "window"), svg.Mark(50, "level", horizontal=True)]
+    return ElementTree.fromstring(svg.line_chart(lines, x, y, "Title & more", marks, whiskers, width))
+
+
+def by_class(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return [e for e in root.iter() if name in (e.get("class") or "").split()]
+
+
+@pytest.mark.parametrize("width", [960, 380])
+def test_a_chart_is_well_formed_and_labels_its_lines(width: int) -> None:
+    root = draw(series([10, 20, 30]), width=width)
+    assert root.findtext("title") == "Title & more"
+    assert [label.text for label in by_class(root, "label")] == ["A <method>"]
+    assert len(by_class(root, "marker")) == 3
+    assert len(by_class(root, "band")) == 1
+    assert "note 20" in "".join(root.itertext())
+
+
+def test_values_beyond_the_axis_are_arrow_heads_on_its_edge_and_no_line_joins_them() -> None:
+    root = draw(series([10, 1e6, math.inf]))
+    shapes = [marker.get("d") for marker in by_class(root, "marker")]
+    assert shapes == [svg.MARKERS["square"], svg.BEYOND, svg.BEYOND]
+    (line,) = by_class(root, "line")
+    assert (line.get("d") or "").count("L") == 1
+
+
+def test_gaps_and_empty_series_are_left_out() -> None:
+    root = draw(series([10, None, 30]), series([None, None]))
+    assert len(by_class(root, "marker")) == 2
+    assert len(by_class(root, "label")) == 1
+    assert not by_class(draw(), "label")
+
+
+def test_intervals_are_whiskers_where_asked_for_or_where_a_point_is_alone() -> None:
+    assert len(by_class(draw(series([10, 20]), whiskers=True), "whisker")) == 2
+    assert len(by_class(draw(series([10])), "whisker")) == 1
+
+
+def test_a_heatmap_prints_every_cell() -> None:
+    rows = [("0%", [Estimate(1.0, n=4), Estimate(0.25)]), ("100%", [Estimate(0.5), Estimate()])]
+    root = ElementTree.fromstring(svg.heatmap("Grid", rows, ["512", "1k"], boundary=1))
+    cells = by_class(root, "cell")
+    assert [cell.findtext("text") for cell in cells] == ["100", "25", "50", "–"]
+    assert len(by_class(root, "mark")) == 1

@@ -1,0 +1,171 @@
+"""Misconfigurations seen from the files: each wrong file gives its code, each sound one nothing, each mend mends."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from ropewalk.cli.main import run
+from ropewalk.rope.inspect import inspect, kv_bytes_per_token
+from tests.models import FAMILIES, config
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 1000,
+    "max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+}  # fmt: skip
+PHI3 = LLAMA | {"model_type": "phi3", "num_key_value_heads": 4}
+THETA = {"rope_theta": 5e5}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, **THETA}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}  # fmt: skip
+SHORT, LONG = [1.0] * 32, [1.0 + i / 8 for i in range(32)]
+LONGROPE = {"rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG, **THETA}
+
+
+def without(keys: dict, *names: str) -> dict:
+    return {key: value for key, value in keys.items() if key not in names}
+
+
+def folder(tmp_path, raw: dict):
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    return str(tmp_path)
+
+
+SOUND = {
+    "plain": LLAMA,
+    "no rope keys, as in Llama 1": without(LLAMA, "rope_parameters"),
+    "legacy theta": without(LLAMA, "rope_parameters") | {"rope_theta": 1e6, "rope_scaling": None},
+    "yarn": LLAMA | {"rope_parameters": YARN, "max_position_embeddings": 131072},
+    "Llama 3.1, legacy keys": without(LLAMA, "rope_parameters")
+    | {"rope_theta": 5e5, "rope_scaling": LLAMA3, "max_position_embeddings": 131072},
+    "linear": LLAMA | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, **THETA}},
+    "yarn, factor for SGLang too": LLAMA
+    | {"rope_parameters": {**YARN, "attention_factor": 1.0, "attn_factor": 0.878249},
+       "max_position_embeddings": 131072},
+    "flat longrope": LLAMA
+    | {"rope_parameters": {**LONGROPE, "short_factor": LONG, "original_max_position_embeddings": 32768, "factor": 1.0,
+                           "attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}},
+    "Phi 3": without(PHI3, "rope_parameters")
+    | {"rope_theta": 1e4, "original_max_position_embeddings": 4096,
+       "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG}},
+}  # fmt: skip
+
+WRONG = {
+    # code: (raw configuration, key, seen)
+    "rope-theta-missing": (LLAMA | {"rope_parameters": without(YARN, "rope_theta"), "max_position_embeddings": 131072},
+                           "rope_parameters.rope_theta", None),
+    "rope-theta-invalid": (LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}},
+                           "rope_parameters.rope_theta", "1e6"),
+    "rope-theta-conflict": (LLAMA | {"rope_theta": 1e4}, "rope_theta", 1e4),
+    "rope-type-unknown": (LLAMA | {"rope_parameters": {**YARN, "rope_type": "yarm"}, "max_position_embeddings": 131072},
+                          "rope_parameters.rope_type", "yarm"),
+    "rope-type-conflict": (LLAMA | {"rope_parameters": {**YARN, "type": "linear"}, "max_position_embeddings": 131072},
+                           "rope_parameters.type", "linear"),
+    "factor-invalid": (LLAMA | {"rope_parameters": {"rope_type": "linear", "factor": "4", **THETA}},
+                       "rope_parameters.factor", "4"),
+    "beta-order": (LLAMA | {"rope_parameters": {**YARN, "beta_fast": 1, "beta_slow": 32},
+                            "max_position_embeddings": 131072}, "rope_parameters.beta_fast",
+                   "beta_fast 1, beta_slow 32"),
+    "original-length-missing": (LLAMA | {"rope_parameters": without(YARN, "original_max_position_embeddings"),
+                                         "max_position_embeddings": 131072},
+                                "rope_parameters.original_max_position_embeddings", None),
+    "length-contradicts-factor": (LLAMA | {"rope_parameters": YARN}, "max_position_embeddings", 32768),
+    "factor-list-invalid": (LLAMA | {"rope_parameters": {**LONGROPE, "short_factor": SHORT[1:], "factor": 8.0,
+                                                         "original_max_position_embeddings": 4096}},
+                            "rope_parameters.short_factor", "31 values"),
+    "longrope-switch": (LLAMA | {"rope_parameters": {**LONGROPE, "factor": 8.0,
+                                                     "original_max_position_embeddings": 4096}},
+                        "rope_parameters.short_factor", "differs from long_factor"),
+    "dynamic-scaling": (LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}},
+                        "rope_parameters.rope_type", "dynamic"),
+    "attention-factor-ignored": (LLAMA | {"rope_parameters": {**YARN, "attention_factor": 1.0},
+                                          "max_position_embeddings": 131072}, "rope_parameters.attn_factor", None),
+    "key-misspelt": (LLAMA | {"rope_parameters": {**YARN, "attn_factor": 1.0}, "max_position_embeddings": 131072},
+                     "rope_parameters.attn_factor", 1.0),
+    "partial-rotary-invalid": (LLAMA | {"rope_parameters": {**THETA, "rope_type": "default",
+                                                            "partial_rotary_factor": 1.5}},
+                               "rope_parameters.partial_rotary_factor", 1.5),
+    "sliding-layer-scaled": (LLAMA | {"model_type": "olmo3", "layer_types": ["sliding_attention", "full_attention"],
+                                      "rope_parameters": {"full_attention": {"rope_type": "default", **THETA},
+                                                          "sliding_attention": {"rope_type": "linear", "factor": 8.0,
+                                                                                **THETA}}},
+                             "rope_parameters.sliding_attention.rope_type", "linear"),
+    "two-rope-dicts-disagree": (LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling.type",
+                                "linear"),
+    "dual-chunk-not-served": (LLAMA | {"dual_chunk_attention_config": {"chunk_size": 262144}},
+                              "dual_chunk_attention_config", "present"),
+    "rope-not-nested": (LLAMA | {"model_type": "gemma3_text"}, "rope_parameters", "one dict for all layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_configurations_have_no_problems(name, tmp_path):
+    assert inspect(folder(tmp_path, SOUND[name])).problems == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sound_families_have_no_problems(family, tmp_path):
+    config(family).save_pretrained(tmp_path)
+    assert inspect(str(tmp_path)).problems == []
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_each_mistake_is_named(code, tmp_path):
+    raw, key, seen = WRONG[code]
+    found = [problem for problem in inspect(folder(tmp_path, raw)).problems if problem.code == code]
+    assert [(problem.key, problem.seen) for problem in found[:1]] == [(key, seen)]
+
+
+# A command that sets a key mends; these need something a program cannot know, or write another checkpoint.
+BY_HAND = {"dynamic-scaling"}
+
+
+@pytest.mark.parametrize("code", sorted(set(WRONG) - BY_HAND))
+def test_each_mend_mends(code, tmp_path, capsys):
+    model = folder(tmp_path, WRONG[code][0])
+    for _ in range(4):  # a file may take more than one step, e.g. both mscale keys
+        wrong = [problem for problem in inspect(model).problems if problem.code == code]
+        if not wrong:
+            break
+        words = shlex.split(wrong[0].mend.split("   (")[0])
+        assert words[:2] == ["ropewalk", "inspect"]
+        run(words[1:])
+    assert not [problem for problem in inspect(model).problems if problem.code == code]
+    assert (tmp_path / "config.json.bak").exists()
+
+
+def test_llama3_reads_its_pretrained_window(tmp_path):
+    found = inspect(folder(tmp_path, SOUND["Llama 3.1, legacy keys"]))
+    assert (found.window, found.length) == (8192, 131072)
+
+
+def test_kv_bytes_count_growing_layers_only(tmp_path):
+    llama, gemma = config("llama"), config("gemma3")
+    assert kv_bytes_per_token(llama, "bfloat16") == 2 * 2 * 2 * 16 * 2
+    assert kv_bytes_per_token(gemma, "float32") == 1 * 2 * 2 * 16 * 4
+
+
+def test_tokenizer_left_at_the_old_length(tmp_path):
+    model = folder(tmp_path, SOUND["yarn"])
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 32768}')
+    (problem,) = inspect(model).problems
+    assert (problem.code, problem.seen, problem.expected) == ("tokenizer-shorter", 32768, 131072)
+    run(shlex.split(problem.mend)[1:])
+    assert inspect(model).problems == []
+
+
+def test_unreadable_configurations_still_show_their_problem(tmp_path):
+    found = inspect(folder(tmp_path, LLAMA | {"rope_parameters": without(YARN, "factor")}))
+    assert found.unreadable and found.problems[0].code == "factor-invalid"
+
+
+def test_json_has_the_critical_dimension(tmp_path, capsys):
+    assert run(["inspect", folder(tmp_path, LLAMA | {"max_position_embeddings": 4096,
+                                                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+                                                     "hidden_size": 512}), "--json"]) == 0  # fmt: skip
+    rope = json.loads(capsys.readouterr().out)["rope"]["all"]
+    assert rope["critical_dimension"] == 46  # d = 128, b = 10000, L = 4096
+    assert rope["dimensions_without_a_full_turn"] == 18

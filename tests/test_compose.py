@@ -1,0 +1,89 @@
+"""Joining methods: what joins, what is refused, and that the order does not matter."""
+
+import pytest
+import torch
+
+from ropewalk import RopeSpec, UserError, compose, method
+
+ROPE = RopeSpec.plain(10000.0, 128, 4096)
+PARTNERS = ["pi", "ntk-aware", "yarn", "abf", "dprope", "dynamic-ntk", "entropy-abf", "harpe", "clex(step=0.5)"]
+
+
+@pytest.mark.parametrize("partner", PARTNERS)
+def test_the_order_does_not_matter(partner):
+    one, other = method(f"resonance+{partner}"), method(f"{partner}+resonance")
+    assert one == other and one.id == other.id
+
+
+@pytest.mark.parametrize("partner", PARTNERS)
+def test_the_id_reads_back(partner):
+    joined = method(f"resonance+{partner}")
+    assert method(joined.id) == joined
+
+
+def test_the_id_names_the_parts():
+    assert compose(method("yarn(beta_fast=16)"), method("resonance")).id == "resonance+yarn(beta_fast=16.0)"
+
+
+def test_one_method_stays_itself():
+    assert compose(method("yarn")) == method("yarn")
+
+
+@pytest.mark.parametrize(
+    "a, b, axis",
+    [("pi", "yarn", "frequencies"), ("entropy-abf", "abf", "frequencies"), ("resonance", "resonance", "refinement")],
+)
+def test_two_methods_on_one_axis_are_refused(a, b, axis):
+    with pytest.raises(UserError, match=f"{a} and {b} both set the {axis}") as error:
+        compose(method(a), method(b))
+    assert error.value.mend == "Choose one of them."
+
+
+def test_what_is_no_method_is_refused():
+    with pytest.raises(UserError, match="'yarn' is no method"):
+        compose("yarn")
+
+
+def test_nothing_is_refused():
+    with pytest.raises(UserError, match="nothing to compose"):
+        compose()
+
+
+def test_compositions_can_be_composed():
+    nested = compose(compose(method("resonance")), compose(method("yarn")))
+    assert nested == compose(method("resonance"), method("yarn"))
+    with pytest.raises(UserError, match="resonance and resonance both set"):
+        compose(nested, method("resonance"))
+
+
+def test_the_temperature_of_yarn_stays():
+    assert method("resonance+yarn").frequencies(ROPE, 16384).attention_factor == pytest.approx(1.138629, abs=6e-7)
+
+
+def test_resonance_alone_refines_the_plain_frequencies():
+    alone = method("resonance").at(ROPE, 16384)
+    assert torch.equal(alone.inv_freq, method("resonance+none").at(ROPE, 16384).inv_freq)
+
+
+@pytest.mark.parametrize("partner", PARTNERS)
+def test_a_composition_is_as_dynamic_as_its_parts(partner):
+    part, joined = method(partner), method(f"resonance+{partner}")
+    assert (joined.runtime, joined.length_dependent) == (part.runtime, part.length_dependent)
+    assert joined.axes == part.axes | {"refinement"}
+
+
+def test_a_composition_keeps_the_temperature_of_positions():
+    positions = torch.tensor([[16383]])
+    assert method("resonance+entropy-abf").temperature(ROPE, positions).item() == pytest.approx(1.166667, abs=1e-6)
+    assert method("resonance+yarn").temperature(ROPE, positions) is None
+
+
+def test_a_frozen_composition_refines_the_frozen_part():
+    frozen = method("resonance+dynamic-ntk").frozen(ROPE, 16384)
+    expected = method("resonance+ntk-aware").at(ROPE, 16384).inv_freq
+    assert not frozen.runtime and torch.equal(frozen.at(ROPE, 16384).inv_freq, expected)
+
+
+@pytest.mark.parametrize("unsavable", ["harpe", "entropy-abf"])
+def test_a_composition_with_an_unsavable_part_is_not_frozen(unsavable):
+    assert method(f"resonance+{unsavable}").frozen(ROPE, 16384) is None
