@@ -275,7 +275,8 @@ def _attention_factor(entry: Entry) -> Iterator[Problem]:
         if number(given) and abs(given - wanted) > 1e-3:
             yield entry.problem(
                 "attention-factor-ignored", entry.inside("attn_factor"), entry.rope.get("attn_factor"),
-                round(wanted, 6), entry.set(entry.inside("attn_factor"), round(wanted, 6)) + "   (SGLang reads this key only)",
+                round(wanted, 6),
+                entry.set(entry.inside("attn_factor"), round(wanted, 6)) + "   (SGLang reads this key only)",
             )  # fmt: skip
     elif entry.rope_type == "longrope" and number(entry.original) and number(entry.length):
         ratio = entry.length / entry.original
