@@ -368,12 +368,10 @@ def test_autocast_does_not_touch_angles(style):
         assert torch.equal(seam.rotate(x, positions, inv_freq, 1.0, style), expected)
 
 
-@runtime
-def test_a_bfloat16_model_still_tells_far_positions_apart(spelling):
-    model, far = tiny("llama"), 60000 + torch.arange(8)[None]
-    ids, mask = tokens(1, 8), torch.ones(1, 8, dtype=torch.long)
-    with method(spelling).on(model, to=65536):
-        exact = logits(model, ids, attention_mask=mask, position_ids=far)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = logits(model, ids, attention_mask=mask, position_ids=far)
-    assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()  # in bfloat16 all eight positions are 59904 or 60160
+def test_far_positions_stay_apart_under_autocast():
+    model, ids = tiny("llama"), tokens(1, 8)
+    far, mask = 60000 + torch.arange(8)[None], torch.ones_like(ids)  # in bfloat16 all of them are 59904
+    expected = dense_logits(model, ids[0], lambda m: ntk(1))  # scores depend on distances only
+    with HARPE(base_min=1e4, base_max=1e4).on(model, to=65536), torch.autocast("cpu", torch.bfloat16):
+        got = logits(model, ids, attention_mask=mask, position_ids=far)[0]
+    assert (got - expected).abs().max() < 0.05 * expected.abs().max()

@@ -206,11 +206,12 @@ def test_what_a_recomputing_model_saw_before_does_not_matter(rope_type, spelling
         assert torch.equal(logits(used, LONG), logits(fresh, LONG))
 
 
-@pytest.mark.parametrize("spelling", ["none", "pi", "dynamic-ntk"])
-def test_dynamic_models_are_plain_at_the_window(spelling):
+@pytest.mark.parametrize("spelling, to", [("pi", WINDOW), ("yarn", WINDOW), ("dynamic-ntk", TARGET)])
+def test_short_inputs_of_dynamic_models_stay_exact_after_long_ones(spelling, to):
     model = recomputing("dynamic")
     plain = logits(model, SHORT)
-    with method(spelling).on(model, to=WINDOW):
+    logits(model, LONG)
+    with method(spelling).on(model, to=to):
         assert torch.equal(logits(model, SHORT), plain)
 
 
