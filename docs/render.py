@@ -1,6 +1,6 @@
 """Renders the generated parts of README.md and docs/methods.md from the catalogue and the committed results.
 
-``python docs/render.py`` writes them; ``--check`` fails if they are not up to date.
+``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ropewalk.catalogue import CATALOGUE
+from ropewalk.report.picture import picture
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -75,10 +76,10 @@ PARTS = {"methods": methods_table, "demo": demo_table, "benchmarks": benchmarks_
 def rendered(text: str) -> str:
     """``text`` with everything between ``<!-- NAME -->`` and ``<!-- /NAME -->`` made anew."""
     for name, make in PARTS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)?(<!-- /{name} -->)", re.DOTALL)
         if pattern.search(text):
             body = make()
-            text = pattern.sub(lambda match, body=body: match.group(1) + body + match.group(2), text)
+            text = pattern.sub(lambda match, body=body: f"{match.group(1)}{body}\n{match.group(2)}", text)
     return text
 
 
@@ -91,7 +92,9 @@ def main() -> None:
             stale.append(file.name)
             if "--check" not in sys.argv:
                 file.write_text(new, "utf-8")
-    if stale and "--check" in sys.argv:
+    if "--check" not in sys.argv:
+        picture(json.loads((RESULTS / "demo.json").read_text()), ROOT / "docs" / "picture.png")
+    elif stale:
         sys.exit(f"{', '.join(stale)} out of date: run make docs")
 
 

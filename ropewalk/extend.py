@@ -20,6 +20,7 @@ from ropewalk.rope import config as rope_config
 from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
 from ropewalk.rope.engines.launch import launch_lines
 from ropewalk.rope.inspect import refuse_unsound
+from ropewalk.rope.live import rounding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -69,15 +70,17 @@ def extended_config(
     changed = copy.deepcopy(config)
     rope_config.write(changed, parameters, to)
     changed.name_or_path = ""  # so that the source's record does not speak for the copy
-    _verify(method, rope_config.read(changed), method.static_plan(config, to, on_top))
+    _verify(method, rope_config.read(changed), method.static_plan(config, to, on_top), to)
     return changed, parameters
 
 
-def _verify(method: FrequencyMethod, written: Mapping[str, RopeSpec], meant: Mapping[str, Frequencies]) -> None:
+def _verify(
+    method: FrequencyMethod, written: Mapping[str, RopeSpec], meant: Mapping[str, Frequencies], to: int
+) -> None:
     for key, want in meant.items():
         spec = written[key]
         off = float(((spec.inv_freq - want.inv_freq).abs() / want.inv_freq.clamp_min(1e-20)).max())
-        if off > 1e-5 or abs(spec.attention_factor - want.attention_factor) > 1e-6:
+        if off > rounding(spec, to) or abs(spec.attention_factor - want.attention_factor) > 1e-6:
             raise UserError(
                 f"{method.id}: what transformers would read back for layer type {key!r} is off by {off:.2g} in "
                 f"frequency and {abs(spec.attention_factor - want.attention_factor):.2g} in attention factor; "
@@ -172,7 +175,7 @@ def extend(
             if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
                 _bring(file, folder / file.name)
         write_text(folder / "config.json", config_text(changed))
-        _verify(method, rope_config.read(load_config(str(folder))), method.static_plan(config, to, on_top))
+        _verify(method, rope_config.read(load_config(str(folder))), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
         _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")

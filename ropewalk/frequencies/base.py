@@ -14,7 +14,7 @@ from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
-from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -133,7 +133,10 @@ class FrequencyMethod(Method):
 
     def rope_parameters(self, rope: RopeSpec, target: int, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The parameters to save: a native type where one says the same and is accepted, else flat longrope."""
-        native = self.native(rope, target) if rope.is_plain and rope.scale(target) > 1 else None
+        native: dict[str, Any] | None = None
+        if rope.is_plain:
+            untouched = rope.scale(target) == 1.0 and "refinement" not in self.axes
+            native = {"rope_type": "default"} if untouched else self.native(rope, target)
         if native is not None:
             native = {"rope_theta": rope.base, **native, **rope_config.partial_rotary(rope)}
             if accepts(native):
@@ -146,12 +149,9 @@ class FrequencyMethod(Method):
         Raises:
             UserError: if no static parameters can.
         """
-        nested = ALL not in rope_config.read(config)
 
         def accepts(key: str) -> Callable[[dict[str, Any]], bool]:
             def try_on(parameters: dict[str, Any]) -> bool:
-                if nested and parameters.get("truncate") is not None:
-                    return False  # transformers reads 'truncate' beside the layer types, not inside them
                 trial = copy.deepcopy(config)
                 try:
                     rope_config.write(trial, {key: parameters}, to)
@@ -187,11 +187,16 @@ class FrequencyMethod(Method):
         check_live(model)
         targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
+        text = rope_config.text_config(model.config)
+        before = dict(vars(text))
         rope_config.write(model.config, self.saved(model.config, to, on_top), to)
         live.rebuild(model, plan)
-        # What was written says what the method meant; transformers' float32 blends of w and w / s err by up to 1e-7 s.
-        scales = [rope.scale(target) for rope, target in targets.values()]
-        live.check(model, plan, tolerance=live.TOLERANCE * max(scales, default=1.0))
+        try:  # what was written says what the method meant
+            live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
+        except UserError:
+            vars(text).update(before)
+            live.rebuild(model, plan)
+            raise
         check_live(model)
 
 

@@ -51,6 +51,6 @@ class Giraffe(FrequencyMethod):
         return Frequencies(torch.where(w >= slowest, w, clamped))
 
     def native(self, rope: RopeSpec, target: int) -> dict[str, Any] | None:
-        if self.basis != "linear":
-            return None
-        return {"rope_type": "linear", "factor": self.stretch * rope.scale(target)}
+        if self.basis != "linear" or self.stretch != 1.0:
+            return None  # a factor other than target / window would read back as another window
+        return {"rope_type": "linear", "factor": rope.scale(target)}

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from ropewalk.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
-TOLERANCE = 1e-6  # relative; float32 rounding of the engines' own formulas
+TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
+
+
+def rounding(rope: RopeSpec, target: int) -> float:
+    """What float32 formulas may be off by: blends of w and w / s lose up to a factor of s."""
+    return TOLERANCE * rope.scale(target)
 
 
 @dataclass(eq=False)
