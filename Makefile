@@ -35,7 +35,8 @@ bench: $(VENV)/dev                ## speed, ours against the plain way, into ben
 	  $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; done
 
 $(VENV)/core: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("ropewalk needs Python 3.10 or later; say make PYTHON=/path/to/python3.12" * (sys.version_info < (3, 10)))'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'ropewalk needs Python 3.10 or later: make PYTHON=/path/to/python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@
