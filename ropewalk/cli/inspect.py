@@ -61,16 +61,16 @@ def show(found: Inspection, console: Console) -> None:
             "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
         )
         by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
-        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}")
+        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}", soft_wrap=True)
         layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
         per_token = found.kv_bytes_per_token or 0
         console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
-        console.print(f", {per_token * found.length / 2**30:,.2f} GiB at {found.length:,} tokens")
+        console.print(f", {per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens")
     if found.unreadable:
         console.print(f"[red]transformers cannot read this configuration:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "longest", "unturned"):
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+        for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "unturned"):
             table.add_column(column, justify="left" if column in ("rope of", "type", "style") else "right")
         for key, spec in found.specs.items():
             low, high = min(spec.factors), max(spec.factors)
@@ -84,13 +84,12 @@ def show(found: Inspection, console: Console) -> None:
                 f"{spec.window:,}",
                 f"{spec.attention_factor:.4g}",
                 "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
-                f"{float(spec.wavelengths.max()):.3g}",
                 f"{half - spec.critical_dimension}/{half}",
             )
         console.print(table)
         console.print(
-            "[dim]t: attention factor; longest: wavelength in tokens; "
-            "unturned: pairs of dimensions that never complete a turn[/]"
+            "[dim]t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window[/]",
+            soft_wrap=True,
         )
     if not found.problems:
         console.print("[green]no problems found[/]")
