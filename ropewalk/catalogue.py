@@ -51,7 +51,7 @@ class Entry:
 
 F = "frequencies"
 CATALOGUE: tuple[Entry, ...] = (
-    Entry("none", "Plain model", "frequencies.none:Plain", "the pretrained frequencies, for comparison", F, "yes",
+    Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
           "yes: as it is"),
     Entry("pi", "Position Interpolation", "frequencies.pi:PositionInterpolation", "every frequency divided by s", F,
           "weak", "yes: linear", "2306.15595"),

@@ -51,7 +51,7 @@ def logits(model: PreTrainedModel, ids: Tensor, **keywords: object) -> Tensor:
 
 def buffers(model: PreTrainedModel) -> dict[str, Tensor]:
     """Copies of all rotary state, by name."""
-    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state = {name: buffer.clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
     for i, rotary in enumerate(live.rotaries(model)):
         state[f"{i}.attention_scaling"] = torch.tensor(rotary.attention_scaling)
         state[f"{i}.rope_type"] = torch.tensor(list(rotary.rope_type.encode()))

@@ -263,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="where the checkpoint goes")
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="tokens and resumable state")
-    parser.add_argument("--tokens", type=int, default=48_000_000)
+    parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     arguments = parser.parse_args()
     model, tokenizer, log = train(arguments.work, arguments.tokens, arguments.save_every)

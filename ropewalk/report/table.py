@@ -25,7 +25,7 @@ def summary_table(comparison: Mapping[str, Any], intervals: bool = True) -> Tabl
         ("effective_length", "Effective\nlength", numbers.short_tokens),
         ("retrieval", f"Retrieval\nat {at_target}", numbers.percent),
         ("perplexity", f"Perplexity\nat {at_target}", numbers.quantity),
-        ("short_tax", "Short-text\ntax", numbers.tax),
+        ("short_tax", "Short-\ntext tax", numbers.tax),
     )
     table = Table(
         box=box.SIMPLE,

@@ -145,8 +145,8 @@ def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     parameters = getattr(text, "rope_parameters", None)
     if not parameters:
         raise UserError(f"model_type {text.model_type!r} has no rotary position embedding (no key 'rope_parameters')")
-    nested = text.nested_rope_parameter_keys(parameters)
-    table = {key: parameters[key] for key in nested if parameters[key]} if nested else {ALL: parameters}
+    nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict)}
+    table = nested or {ALL: parameters}
     for layer_type, entry in table.items():
         if not isinstance(entry.get("rope_theta"), (int, float)) or entry["rope_theta"] <= 1:
             raise UserError(
