@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from ropewalk.evaluation.perplexity import Sums, document_sums, position_edges
 from ropewalk.evaluation.store import Record, SampleStore, content_key
 from ropewalk.evaluation.tasks.base import TooShort
 from ropewalk.evaluation.units import TokenUnits
+from ropewalk.frequencies.none import Plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,20 +49,6 @@ class Method(Protocol):
 
     def fingerprint(self, model: PreTrainedModel, to: int) -> str:
         """Hash of everything that the method does to the model."""
-
-
-@dataclass(frozen=True)
-class Plain:
-    """The model as it is."""
-
-    id: str = "none"
-    length_dependent: bool = False
-
-    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
-        return self.id
 
 
 @dataclass(frozen=True)

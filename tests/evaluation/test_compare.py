@@ -209,7 +209,7 @@ def test_whatever_matters_makes_new_samples(model, tokenizer, change: dict) -> N
             with torch.no_grad():
                 model.get_output_embeddings().weight[3, 5] += 0.1
         if change.get("model") == "config":
-            model.config.rope_parameters["rope_theta"] = 5e5
+            model.config.rms_norm_eps = 1e-3
         arguments |= {"seed": change.get("seed", SMALL["seed"])}
         compare(model, tokenizer, change.get("methods", []), store=store, **arguments)
         assert len(store) == 2 * kept
