@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEMO = "demo"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def resolve(model: str) -> str:
@@ -138,12 +139,18 @@ def load(
 
     from ropewalk.frequencies.base import check_live
 
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if place.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"device is {device!r}, but this torch sees no CUDA device", "Say --device cpu, or leave it out."
+        )
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     refuse_unsound(resolve(model))
     config = load_config(resolve(model), trust_remote_code)
     folder = folder_of(model)
     check_weights(folder)
     tokenizer = load_tokenizer(folder, config, trust_remote_code)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         with quiet():
             live: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

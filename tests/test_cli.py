@@ -280,6 +280,13 @@ def test_tokenizer_that_does_not_fit(checkpoint, tmp_path, text, capsys):
     assert "does not fit" in err and "260 rows" in err
 
 
+@pytest.mark.parametrize("option, value", [("--device", "cuda"), ("--device", "warp"), ("--dtype", "int3")])
+def test_device_and_dtype_that_are_not_there(checkpoint, tmp_path, text, capsys, monkeypatch, option, value):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    command = ["compare", checkpoint, "--to", 256, "--tasks", "ppl", "--data", text, "-o", tmp_path / "out"]
+    assert value in refused(capsys, *command, option, value)
+
+
 def test_missing_tokenizer(checkpoint, tmp_path, text, capsys):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (checkpoint / name).unlink()

@@ -24,7 +24,8 @@ def load(source: str | Path) -> dict[str, str]:
             file (.txt, .md, .py: one document; .jsonl, .parquet: one per line or row, in "text"), or a folder of them.
 
     Raises:
-        UserError: if there is no such file, it is of another type, or a document is empty or not text.
+        UserError: if there is no such file, it is of another type, or a document is empty or not text. In a folder,
+            files without text are passed over as long as one has some.
     """
     from ropewalk.demo.corpus import held_out_sources, topics
 
@@ -35,7 +36,13 @@ def load(source: str | Path) -> dict[str, str]:
     path = Path(source)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"')
-    return {name: _not_empty(name, text) for file in _files(path) for name, text in _read(file)}
+    read = ((name, text) for file in _files(path) for name, text in _read(file))
+    if not path.is_dir():
+        return {name: _not_empty(name, text) for name, text in read}
+    documents = {name: text for name, text in read if text.strip()}
+    if not documents:
+        raise UserError(f"{path}: no text in any of its files")
+    return documents
 
 
 def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, at_least: int) -> dict[str, list[int]]:

@@ -36,14 +36,16 @@ def quiet() -> Iterator[None]:
     """Silence transformers' warnings and progress bars: ropewalk reports problems itself, once."""
     from transformers.utils import logging as transformers_logging
 
-    logger = logging.getLogger("transformers")
-    level, bars = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -87,7 +89,8 @@ def config_file(model: str) -> Path:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(model, "config.json")
+        with quiet():
+            found = cached_file(model, "config.json")
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{model!r} is no local folder, and the hub did not give its config.json: {reason}") from None

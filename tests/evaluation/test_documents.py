@@ -92,3 +92,11 @@ def test_short_documents_are_left_out_and_never_joined(tokenizer: PreTrainedToke
         tokenise(texts, tokenizer, 10)
     with pytest.raises(UserError, match="there are none"):
         tokenise({}, tokenizer, 10)
+
+
+def test_files_without_text_do_not_spoil_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("")
+    with pytest.raises(UserError, match="no text"):
+        load(tmp_path)
+    (tmp_path / "module.py").write_text("x = 1")
+    assert list(load(tmp_path).values()) == ["x = 1"]
