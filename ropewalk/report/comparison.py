@@ -69,6 +69,7 @@ class Method:
     exportable: str
     note: str
     effective_length: Estimate
+    k_max: float | None
     short_tax: Estimate
     perplexity: Estimate
     retrieval: Estimate
@@ -254,6 +255,7 @@ def _method(data: Any, where: str, summary: Mapping[str, Any], retrieval: Estima
         exportable=str(data.get("exportable") or ""),
         note=str(data.get("note") or ""),
         effective_length=_estimate(summary, "summary", "effective_length"),
+        k_max=_number(summary.get("k_max") or {}, "value", "k_max"),
         short_tax=_estimate(summary, "summary", "short_tax", "short_tax_"),
         perplexity=_estimate(summary, "summary", "perplexity_at_target", "perplexity_"),
         retrieval=retrieval,

@@ -170,6 +170,8 @@ def _accuracy(comparison: Comparison, styles: Mapping[str, svg.Style], task: str
             " In the grids a column is a length, a row is the depth at which the answer was hidden (0% is the start "
             "of the text), a number is a percentage, and the upright line is the window."
         )
+    if task == "passkey":
+        text += _k_max(comparison)
     return Figure(
         title=_task_title(task),
         text=text + _absent(series),
@@ -177,6 +179,18 @@ def _accuracy(comparison: Comparison, styles: Mapping[str, svg.Style], task: str
         table=_pivot(comparison, task, numbers.percent),
         tiles=tiles,
     )
+
+
+def _k_max(comparison: Comparison) -> str:
+    """The methods by their k_max, the longest first; empty where it was not measured."""
+    titles: dict[float, list[str]] = {}
+    for method in comparison.methods:
+        if method.k_max is not None:
+            titles.setdefault(method.k_max, []).append(method.title)
+    if not titles:
+        return ""
+    groups = (f"{numbers.tokens(length)} for {', '.join(titles[length])}" for length in sorted(titles, reverse=True))
+    return f" The longest length up to which a fifth of the keys is found (k_max): {'; '.join(groups)}."
 
 
 def _heatmaps(comparison: Comparison, task: str) -> Iterator[tuple[Method, Markup]]:

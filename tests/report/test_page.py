@@ -106,6 +106,12 @@ def test_only_the_best_are_drawn_in_colour(comparison: dict[str, Any]) -> None:
     assert sum(style == "muted" for style in styles.values()) == 7
 
 
+def test_k_max_groups_methods_with_the_same_length(comparison: dict[str, Any]) -> None:
+    for row in comparison["summary"]:
+        row["k_max"] = {"value": 4096 if row["method"] == "yarn" else 512, "low": None, "high": None}
+    assert "(k_max): 4,096 for YaRN; 512 for Plain model" in page.render(comparison)
+
+
 def test_the_page_is_the_same_every_time(comparison: dict[str, Any]) -> None:
     assert page.render(comparison) == page.render(comparison)
 
