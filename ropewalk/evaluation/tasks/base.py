@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +50,12 @@ class Task(Protocol):
 
 class TooShort(ValueError):
     """The asked length does not hold the fixed parts of a task."""
+
+
+def first_number_is_right(prediction: str, sample: Sample) -> float:
+    """1.0 if the first integer of the prediction is the expected one."""
+    first = re.search(r"\d+", prediction)
+    return float(first is not None and first.group() == sample.text)
 
 
 def haystack_tokens(task: str, n_tokens: int, *fixed: list[int]) -> int:

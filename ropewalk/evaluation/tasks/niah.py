@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-from ropewalk.evaluation.tasks.base import Sample, haystack_tokens
+from ropewalk.evaluation.tasks.base import Sample, first_number_is_right, haystack_tokens
 from ropewalk.evaluation.units import TokenUnits
 
 CITIES = (
@@ -83,5 +83,4 @@ class NeedleInHaystack:
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the first integer of the prediction is the code."""
-        first = re.search(r"\d+", prediction)
-        return float(first is not None and first.group() == sample.text)
+        return first_number_is_right(prediction, sample)

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from ropewalk.evaluation.tasks.base import Sample, haystack_tokens
+from ropewalk.evaluation.tasks.base import Sample, first_number_is_right, haystack_tokens
 from ropewalk.evaluation.units import TokenUnits
 
 FILLER = (
@@ -51,5 +51,4 @@ class Passkey:
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the first integer of the prediction is the key."""
-        first = re.search(r"\d+", prediction)
-        return float(first is not None and first.group() == sample.text)
+        return first_number_is_right(prediction, sample)
