@@ -6,14 +6,13 @@ Nothing heavy is imported here; a method's file is loaded when the method is mad
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import UserError
+from ropewalk.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from ropewalk.contract import Method
@@ -97,8 +96,7 @@ def entry(name: str) -> Entry:
     """
     if name in BY_ID:
         return BY_ID[name]
-    near = difflib.get_close_matches(name, BY_ID, n=1, cutoff=0.4)
-    raise UserError(f"unknown method {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""), "ropewalk methods")
+    raise UserError(f"unknown method {name!r}{did_you_mean(name, BY_ID)}", "ropewalk methods")
 
 
 def method(spelling: str) -> Method:
@@ -145,9 +143,10 @@ def _one(spelling: str) -> Method:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{cls.name} has no option {name!r}{hint}", f"Its options: {', '.join(known) or 'none'}.")
+            raise UserError(
+                f"{cls.name} has no option {name!r}{did_you_mean(name, known)}",
+                f"Its options: {', '.join(known) or 'none'}.",
+            )
     for name, value in options.items():
         options[name] = _typed(cls.name, name, known[name], value)
     return cls(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__, catalogue
-from ropewalk.errors import UserError
+from ropewalk.errors import UserError, did_you_mean
 from ropewalk.files import explained, write_text
 from ropewalk.lengths import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ropewalk.contract import Method
     from ropewalk.evaluation.compare import Progress
-    from ropewalk.frequencies.base import FrequencyMethod
 
 TASKS = ("ppl", "passkey", "niah")
 
@@ -75,12 +76,12 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     from ropewalk.evaluation.store import SampleStore
     from ropewalk.loading import load
     from ropewalk.report.page import write as write_report
-    from ropewalk.rope.config import read, starting_specs
+    from ropewalk.rope.config import read, starting_specs, window_of
 
     started = time.monotonic()
     documents = load_documents(request.data) if "ppl" in request.tasks else {}
     model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
-    window = min(spec.window for spec in starting_specs(model.config).values() if not spec.sliding)
+    window = window_of(starting_specs(model.config))
     for method in methods:  # refusals come before the first forward
         method.fingerprint(model, request.to)
     with explained(out):
@@ -105,6 +106,10 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     import transformers
 
     promised = max(spec.length for spec in read(model.config).values())
+    measured = {made.id: made for made in [catalogue.method("none"), *methods]}
+    described = {
+        entry["id"]: _describe(measured[entry["id"]], model.config, request.to, window) for entry in found["methods"]
+    }
     results = {
         "model": {**found["model"], "name": request.model, "window": window, "length": promised},
         **{key: found["settings"][key] for key in ("to", "tasks", "lengths", "depths", "threshold", "seed")},
@@ -113,12 +118,12 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
         "versions": {"ropewalk": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
-        "methods": [_describe(entry["id"], model.config, request.to, window) for entry in found["methods"]],
+        "methods": [description for description, _ in described.values()],
         "results": found["results"],
         "summary": [_flat(row) for row in found["summary"]],
         "skipped": found["skipped"],
-        "rope": {entry["id"]: _spectra(entry["id"], model.config, request.to) for entry in found["methods"]},
-        "config_diff": {entry["id"]: _diff(entry["id"], model.config, request.to) for entry in found["methods"]},
+        "rope": {name: _spectra(measured[name], model.config, request.to) for name in described},
+        "config_diff": {name: change for name, (_, change) in described.items()},
     }
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_report(results, out / "report.html")
@@ -130,62 +135,50 @@ def default_out(model: str, to: int) -> Path:
     return Path("runs") / f"compare-{Path(model).name}-{show(to)}"
 
 
-def _make(spelling: str) -> FrequencyMethod:
-    from ropewalk.frequencies.base import FrequencyMethod
+def _describe(method: Method, config: PreTrainedConfig, to: int, window: int) -> tuple[dict[str, Any], str]:
+    """What the report says of a method beside its results, and the change of config.json (or why there is none)."""
+    from ropewalk.extend import diff, extended_config
 
-    made = catalogue.method(spelling)
-    assert isinstance(made, FrequencyMethod)
-    return made
-
-
-def _describe(spelling: str, config: PreTrainedConfig, to: int, window: int) -> dict[str, Any]:
-    """What the report says of a method beside its results."""
-    entries = [catalogue.entry(part.split("(")[0]) for part in catalogue.split(spelling, "+")]
-    options = "".join(part[part.index("(") :] if "(" in part else "" for part in catalogue.split(spelling, "+"))
+    parts = catalogue.split(method.id, "+")
+    entries = [catalogue.entry(part.split("(")[0]) for part in parts]
+    options = "".join(part[part.index("(") :] for part in parts if "(" in part)
     try:
-        saved = _make(spelling).saved(config, to)
+        changed, saved = extended_config(config, method, to)
         exportable = "yes: " + " / ".join(sorted({str(p["rope_type"]) for p in saved.values()}))
+        change = "unchanged" if method.id == "none" else diff(config, changed)
     except UserError as error:
-        exportable = "no: " + error.message.partition(": ")[2]
-    return {
-        "id": spelling,
+        exportable, change = "no: " + error.message.partition(": ")[2], error.message
+    described = {
+        "id": method.id,
         "title": " + ".join(entry.title for entry in entries) + (f" {options}" if options else ""),
         "paper": next((entry.paper for entry in entries if entry.paper), None),
-        "factor": 1.0 if spelling == "none" else to / window,
+        "factor": 1.0 if method.id == "none" else to / window,
         "training_free": " / ".join(dict.fromkeys(entry.training_free for entry in entries)),
         "exportable": exportable,
         "note": "; ".join(entry.summary for entry in entries),
     }
+    return described, change
 
 
-def _spectra(spelling: str, config: PreTrainedConfig, to: int) -> dict[str, Any] | None:
-    """Layer type -> wavelengths at the target; None where heads differ."""
+def _spectra(method: Method, config: PreTrainedConfig, to: int) -> dict[str, Any] | None:
+    """Layer type -> wavelengths at the target; None where heads differ or frequencies are not what is changed."""
+    from ropewalk.frequencies.base import FrequencyMethod
     from ropewalk.rope.config import read
 
+    if not isinstance(method, FrequencyMethod):
+        return None
     specs = read(config)
     spectra: dict[str, Any] = {}
-    for key, frequencies in _make(spelling).plan(config, to).items():
+    for key, frequencies in method.plan(config, to).items():
         if frequencies.inv_freq.ndim != 1:
             return None
-        factors = frequencies.factors(specs[key])
         spectra[key] = {
-            "wavelengths": (6.283185307179586 / frequencies.inv_freq.clamp_min(1e-30)).tolist(),
-            "factors": factors.tolist(),
+            "wavelengths": (2 * math.pi / frequencies.inv_freq.clamp_min(1e-30)).tolist(),
+            "factors": frequencies.factors(specs[key]).tolist(),
             "attention_factor": frequencies.attention_factor,
             "window": specs[key].window,
         }
     return spectra
-
-
-def _diff(spelling: str, config: PreTrainedConfig, to: int) -> str:
-    from ropewalk.extend import diff, extended_config
-
-    if spelling == "none":
-        return "unchanged"
-    try:
-        return diff(config, extended_config(config, _make(spelling), to)[0])
-    except UserError as error:
-        return error.message
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -193,15 +186,15 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     length, ppl, accuracy = row["effective_length"], row["perplexity_at_to"], row["accuracy_at_to"]
     tax = max(row["short_tax"], key=lambda change: change["length"], default=None)
     flat: dict[str, Any] = {"method": row["method"], "k_max": row["k_max"]}
-    for name, source, value, low, high in (
-        ("effective_length", length, "value", "low", "high"),
-        ("perplexity_at_target", ppl, "value", "perplexity_low", "perplexity_high"),
-        ("accuracy_at_target", accuracy, "value", "accuracy_low", "accuracy_high"),
-        ("short_tax", tax, "value", "short_tax_low", "short_tax_high"),
+    for name, source, bounds in (
+        ("effective_length", length, ""),
+        ("perplexity_at_target", ppl, "perplexity_"),
+        ("accuracy_at_target", accuracy, "accuracy_"),
+        ("short_tax", tax, "short_tax_"),
     ):
-        flat[name] = source[value] if source else None
-        for key in (low, high):
-            flat[key] = source[key.rsplit("_", 1)[-1]] if source else None
+        flat[name] = source["value"] if source else None
+        for end in ("low", "high"):
+            flat[bounds + end] = source[end] if source else None
     return {**flat, "short_tax_by_length": row["short_tax"], "tail_perplexity": row["tail_perplexity"],
             "beyond_window": row["beyond_window"]}  # fmt: skip
 
@@ -212,16 +205,10 @@ def selected(text: str, known: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: for an unknown word; the nearest one is offered.
     """
-    import difflib
-
     chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     for word in chosen:
         if word not in known:
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-            raise UserError(
-                f"unknown task {word!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                f"Known: {', '.join(known)}.",
-            )
+            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", f"Known: {', '.join(known)}.")
     if not chosen:
         raise UserError(f"no task named in {text!r}", f"Known: {', '.join(known)}.")
     return chosen

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.errors import UserError
 from ropewalk.files import new_folder, write_text
+from ropewalk.frequencies.base import FrequencyMethod
 from ropewalk.loading import check_weights, folder_of, resolve
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
@@ -25,8 +26,8 @@ from ropewalk.rope.live import rounding
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from ropewalk.frequencies.base import FrequencyMethod
-    from ropewalk.rope.spec import Frequencies, RopeSpec
+    from ropewalk.contract import Method
+    from ropewalk.rope.spec import Frequencies
 
 LINKED = (".safetensors", ".bin", ".gguf")  # large and never changed: hard links where the file system allows
 LEFT_OUT = frozenset({"config.json", RECORD})
@@ -58,7 +59,7 @@ class Extension:
 
 
 def extended_config(
-    config: PreTrainedConfig, method: FrequencyMethod, to: int, on_top: bool | None = None
+    config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None
 ) -> tuple[PreTrainedConfig, dict[str, dict[str, Any]]]:
     """A copy of ``config`` that says ``method`` for ``to`` tokens, and its rope parameters.
 
@@ -66,19 +67,25 @@ def extended_config(
         UserError: if the method cannot be saved, or what transformers would derive from the copy is not what the method
             meant.
     """
+    method = _saveable(method)
     parameters = method.saved(config, to, on_top)
     changed = copy.deepcopy(config)
     rope_config.write(changed, parameters, to)
     changed.name_or_path = ""  # so that the source's record does not speak for the copy
-    _verify(method, rope_config.read(changed), method.static_plan(config, to, on_top), to)
+    _verify(method, changed, method.static_plan(config, to, on_top), to)
     return changed, parameters
 
 
-def _verify(
-    method: FrequencyMethod, written: Mapping[str, RopeSpec], meant: Mapping[str, Frequencies], to: int
-) -> None:
+def _saveable(method: Method) -> FrequencyMethod:
+    if not isinstance(method, FrequencyMethod):
+        raise UserError(f"{method.id} cannot be saved in a configuration: it does not change frequencies")
+    return method
+
+
+def _verify(method: Method, written: PreTrainedConfig, meant: Mapping[str, Frequencies], to: int) -> None:
+    specs = rope_config.read(written)
     for key, want in meant.items():
-        spec = written[key]
+        spec = specs[key]
         off = float(((spec.inv_freq - want.inv_freq).abs() / want.inv_freq.clamp_min(1e-20)).max())
         if off > rounding(spec, to) or abs(spec.attention_factor - want.attention_factor) > 1e-6:
             raise UserError(
@@ -137,7 +144,7 @@ def _numeric(values: list[Any]) -> bool:
 def extend(
     model: str,
     to: int,
-    method: FrequencyMethod,
+    method: Method,
     out: Path,
     overwrite: bool = False,
     on_top: bool | None = None,
@@ -152,6 +159,7 @@ def extend(
     """
     refuse_unsound(resolve(model))
     config = load_config(resolve(model), trust_remote_code)
+    method = _saveable(method)
     changed, parameters = extended_config(config, method, to, on_top)
     source = folder_of(model)
     check_weights(source)
@@ -159,7 +167,7 @@ def extend(
     if out == source.absolute():
         raise UserError(f"{out} is the source itself", "Choose another folder for the extended checkpoint.")
     starting = rope_config.starting_specs(config, on_top)
-    window = min(spec.window for key, spec in starting.items() if key in parameters)
+    window = rope_config.window_of(starting)
     record = {
         "ropewalk": __version__,
         "method": method.id,
@@ -175,7 +183,7 @@ def extend(
             if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
                 _bring(file, folder / file.name)
         write_text(folder / "config.json", config_text(changed))
-        _verify(method, rope_config.read(load_config(str(folder))), method.static_plan(config, to, on_top), to)
+        _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
         _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")

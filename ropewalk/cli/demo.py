@@ -37,7 +37,6 @@ def demo(
     from ropewalk.cli.inspect import show
     from ropewalk.compare import Request, compare
     from ropewalk.extend import extend
-    from ropewalk.frequencies.base import FrequencyMethod
     from ropewalk.loading import DEMO, resolve
     from ropewalk.rope.inspect import inspect
 
@@ -47,9 +46,7 @@ def demo(
     request = Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)
     with shown() as progress:
         results = compare(request, out, progress)
-    yarn = method("yarn")
-    assert isinstance(yarn, FrequencyMethod)
-    done = extend(DEMO, TARGET, yarn, out / "demo-yarn-2k", overwrite=True)
+    done = extend(DEMO, TARGET, method("yarn"), out / "demo-yarn-2k", overwrite=True)
     if as_json:
         print(json.dumps({**results, "checkpoint": str(done.folder), "report": str(out / "report.html")}))
         return

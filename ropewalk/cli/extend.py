@@ -47,12 +47,9 @@ def extend(
     """
     from ropewalk.catalogue import method as make
     from ropewalk.extend import extend as write
-    from ropewalk.frequencies.base import FrequencyMethod
     from ropewalk.lengths import parse
 
-    made = make(method)
-    assert isinstance(made, FrequencyMethod)
-    done = write(model, parse(to), made, out, overwrite, on_top, trust_remote_code)
+    done = write(model, parse(to), make(method), out, overwrite, on_top, trust_remote_code)
     if as_json:
         print(json.dumps(asdict(done) | {"folder": str(done.folder)}, indent=2))
         return

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
-
-
-LAST_POSITION = 2**24
+LAST_POSITION = 2**24  # the last whole number before float32 skips one
 
 
 class FrequencyMethod(Method):

@@ -200,6 +200,16 @@ def starting_specs(config: PreTrainedConfig, on_top: bool | None = None) -> dict
     return {key: spec.to_extend(on_top) for key, spec in read(config).items()}
 
 
+def full_attention(specs: Mapping[str, RopeSpec]) -> list[RopeSpec]:
+    """The specs of the layers that look past a sliding window; all, if none does."""
+    return [spec for spec in specs.values() if not spec.sliding] or list(specs.values())
+
+
+def window_of(specs: Mapping[str, RopeSpec]) -> int:
+    """The pretrained window in tokens: the smallest among the layers that look past a sliding window."""
+    return min(spec.window for spec in full_attention(specs))
+
+
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
     """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
     tuples = {key: tuple(entry[key]) for key in ("factors", "long_factors") if entry.get(key) is not None}

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 from ropewalk.files import write_text
 from ropewalk.rope import problems
-from ropewalk.rope.config import config_file, load_config, read, read_json, record_of, spec_to_json, text_config
+from ropewalk.rope.config import (
+    config_file,
+    full_attention,
+    load_config,
+    read,
+    read_json,
+    record_of,
+    spec_to_json,
+    text_config,
+    window_of,
+)
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 
@@ -83,8 +93,7 @@ def inspect(model: str, trust_remote_code: bool = False) -> Inspection:
         name = str((raw.get("architectures") or [raw.get("model_type", "unknown")])[0])
         return Inspection(model, name, {}, {}, None, None, None, "", None, error.message, found)
     text = text_config(config)
-    full = [spec for spec in specs.values() if not spec.sliding] or list(specs.values())
-    window, length = min(spec.window for spec in full), min(spec.length for spec in full)
+    window, length = window_of(specs), min(spec.length for spec in full_attention(specs))
     found += _tokenizer_problems(file.parent, model, window, length)
     record = record_of(config)
     dtype = str(text.dtype or config.dtype or "bfloat16").removeprefix("torch.")
