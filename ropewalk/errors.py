@@ -21,6 +21,6 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the known word nearest to ``word``; empty if none is near."""
+    """The hint with the known word nearest to ``word``; empty if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
