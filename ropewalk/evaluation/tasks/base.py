@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from ropewalk.evaluation.units import TokenUnits
 
@@ -16,36 +16,68 @@ class Sample:
 
     Attributes:
         prompt: token ids up to and including the question's stem.
-        answer: token ids of the expected continuation; ``len(prompt) + len(answer)`` is the asked length exactly.
-        text: the expected answer as text, stripped.
-        depth: where the needed information stands, 0 (start) to 1 (end of the context).
+        answer: token ids of a continuation that scores 1.0.
+        text: that continuation as text, stripped.
+        depth: where the needed information stands, 0 (start) to 1 (end of the context); nan where it is spread.
+        references: what a right prediction contains, for tasks that score by parts; ``(text,)`` unless given.
+        room: tokens kept free for the answer, so that ``len(prompt) + room`` is the asked length exactly;
+            ``len(answer)`` unless given (it is more where a model may need more words than the shortest answer).
+        facts: what a score by groups needs (skill, distance, hops, ...), JSON values.
     """
 
     prompt: list[int]
     answer: list[int]
     text: str
     depth: float
+    references: tuple[str, ...] = ()
+    room: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.references:
+            object.__setattr__(self, "references", (self.text,))
+        if not self.room:
+            object.__setattr__(self, "room", len(self.answer))
 
 
-class Task(Protocol):
-    """A task: ``sample`` a prompt, ``solve`` it from its text alone (must score 1.0), ``score`` a prediction."""
+class Task:
+    """A task; subclasses are frozen dataclasses whose fields are its options.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        name: as on the command line and in results.
+        scope: how much information is needed, "small" or "large".
+        diffusion: how hard it is to find, "low" or "high".
+        free: False if exactly one continuation is right, so that one forward on prompt and answer decides as greedy
+            decoding would; True if answers must be generated.
+    """
 
-    @property
-    def scope(self) -> str:
-        """How much information is needed: "small" or "large"."""
+    name: str
+    scope: str
+    diffusion: str
+    free: bool = False
 
-    @property
-    def diffusion(self) -> str:
-        """How hard it is to find: "low" or "high"."""
+    def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
+        """One question whose prompt and room have ``n_tokens`` tokens together; all chance comes from ``rng``.
 
-    def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample: ...
+        Raises:
+            TooShort: if ``n_tokens`` does not hold the fixed parts.
+        """
+        raise TypeError(f"{type(self).__name__} makes no samples")
 
-    def solve(self, prompt_text: str) -> str: ...
+    def questions(self, n_tokens: int, rng: random.Random, units: TokenUnits, n: int) -> list[Sample]:
+        """``n`` questions about one context where the task can ask more than one, else a single one.
 
-    def score(self, prediction: str, sample: Sample) -> float: ...
+        Their prompts share all but the question, so that a context need not be read twice.
+        """
+        return [self.sample(n_tokens, rng, units)]
+
+    def solve(self, prompt_text: str) -> str:
+        """The answer, found in the prompt's text alone by rules; it scores 1.0."""
+        raise TypeError(f"{type(self).__name__} has no solver")
+
+    def score(self, prediction: str, sample: Sample) -> float:
+        """How right a prediction is, 0 to 1."""
+        raise TypeError(f"{type(self).__name__} has no score")
 
 
 class TooShort(ValueError):

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-from ropewalk.evaluation.tasks.base import Sample, first_number_is_right, haystack_tokens
+from ropewalk.evaluation.tasks.base import Sample, Task, first_number_is_right, haystack_tokens
 from ropewalk.evaluation.units import TokenUnits
 
 CITIES = (
@@ -40,7 +40,7 @@ def stem(city: str) -> str:
 
 
 @dataclass(frozen=True)
-class NeedleInHaystack:
+class NeedleInHaystack(Task):
     """A single needle.
 
     Attributes:

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from ropewalk.evaluation.tasks.base import Sample, first_number_is_right, haystack_tokens
+from ropewalk.evaluation.tasks.base import Sample, Task, first_number_is_right, haystack_tokens
 from ropewalk.evaluation.units import TokenUnits
 
 FILLER = (
@@ -21,7 +21,7 @@ STEM = " What is the pass key? The pass key is"
 
 
 @dataclass(frozen=True)
-class Passkey:
+class Passkey(Task):
     """The key always has five digits, so that every sample has the same number of tokens to answer."""
 
     name: str = "passkey"
