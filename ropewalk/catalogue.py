@@ -48,7 +48,8 @@ class Entry:
         return loaded
 
 
-F = "frequencies"
+F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
+CODE = "no: needs code at run time"
 CATALOGUE: tuple[Entry, ...] = (
     Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
           "yes: as it is"),
@@ -83,6 +84,27 @@ CATALOGUE: tuple[Entry, ...] = (
           "yes: longrope", "2310.16450"),
     Entry("harpe", "HARPE", "frequencies.harpe:HARPE", "a base per head", F, "no", "no: depends on the head",
           "2412.07171"),
+    Entry("self-extend", "SelfExtend", "attention.self_extend:SelfExtend", "exact positions near, grouped ones far", P,
+          "yes", CODE, "2401.01325"),
+    Entry("dca", "Dual Chunk Attention", "attention.dual_chunk:DualChunk",
+          "keys at their place in a chunk, queries by chunk difference", P, "yes", CODE, "2402.17463"),
+    Entry("rerope", "ReRoPE", "attention.rerope:ReRoPE", "no distance above w", P, "yes", CODE,
+          "https://kexue.fm/archives/9708"),
+    Entry("leaky-rerope", "Leaky ReRoPE", "attention.rerope:LeakyReRoPE", "distances grow slowly beyond w", P, "yes",
+          CODE, "https://kexue.fm/archives/9708"),
+    Entry("lm-infinite", "LM-Infinite", "attention.lm_infinite:LMInfinite", "the first tokens and the last W", V, "yes",
+          CODE, "2308.16137"),
+    Entry("streaming-llm", "StreamingLLM", "attention.streaming:StreamingLLM",
+          "sinks and a recent window, in constant memory", V, "yes", CODE, "2309.17453"),
+    Entry("gali", "GALI", "attention.gali:GALI", "fewest interpolated positions, logits interpolated", P, "yes", CODE,
+          "2502.02659"),
+    Entry("log-n", "Log-n scaling", "attention.log_n:LogN", "logits times ln(m + 1) / ln(L)", T, "yes", CODE,
+          "2202.12172"),
+    Entry("yarn-temperature", "YaRN's temperature", "attention.log_n:YaRNTemperature",
+          "logits times (0.1 ln s + 1)^2, positions as they are", T, "yes", CODE, "2309.00071"),
+    Entry("s2-attention", "Shifted sparse attention", "attention.s2:S2Attention",
+          "groups, shifted for half of the heads; for training", "visibility", "no", "not needed: plain at inference",
+          "2309.12307"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in CATALOGUE}

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ropewalk.contract import Method
+from ropewalk.attention.base import AttentionMethod
+from ropewalk.attention.engine import engaged
+from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
-from ropewalk.frequencies.base import FrequencyMethod
+from ropewalk.frequencies.base import FrequencyMethod, check_live
 from ropewalk.frequencies.none import Plain
+from ropewalk.rope import config as rope_config
+from ropewalk.rope import live
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+_Length = TypeVar("_Length", int, int | None)
 
 
 @dataclass(frozen=True)
-class Composed(FrequencyMethod):
+class ComposedFrequencies(FrequencyMethod):
     """Frequencies of one part, refined and tempered by the others. Made by ``compose``."""
 
     parts: tuple[FrequencyMethod, ...]
@@ -60,10 +67,67 @@ class Composed(FrequencyMethod):
         static = [part.frozen(rope, target) for part in self.parts]
         if any(part is None for part in static):
             return None
-        return Composed(tuple(part for part in static if part is not None))
+        return ComposedFrequencies(tuple(part for part in static if part is not None))
 
     def why_not_saved(self) -> str:
         return "; ".join(f"{part.id}: {part.why_not_saved()}" for part in self.parts if part.runtime)
+
+
+@dataclass(frozen=True)
+class Composed(Method):
+    """Frequencies (or the model's own) under attention methods. Made by ``compose``.
+
+    Where an attention method states an ``effective_window`` beyond the trained one, frequencies stretch the window to
+    that length and the positions of the attention method do the rest; else both aim at the whole target.
+    """
+
+    frequencies: FrequencyMethod | None
+    attention: tuple[AttentionMethod, ...]
+
+    name: ClassVar[str] = "composed"
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        return (*(() if self.frequencies is None else (self.frequencies,)), *self.attention)
+
+    @property
+    def id(self) -> str:
+        return "+".join(part.id for part in self.parts)
+
+    @property
+    def axes(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*(part.axes for part in self.parts))
+
+    @property
+    def length_dependent(self) -> bool:  # type: ignore[override]
+        return any(part.length_dependent for part in self.parts)
+
+    @property
+    def cache_exact(self) -> bool:  # type: ignore[override]
+        return all(part.cache_exact for part in self.parts)
+
+    def fingerprint(self, model: nn.Module, to: int) -> str:
+        return digest(*(part.fingerprint(model, self._stretched(model, to)) for part in self.parts), to)
+
+    @contextmanager
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
+        if self.frequencies is None:
+            with engaged(model, to, self.attention):
+                yield
+            return
+        check_live(model)
+        with live.restored(model):
+            to_frequencies = self._stretched(model, to)
+            rotations = self.frequencies.written(model, to_frequencies)
+            window = to_frequencies if to_frequencies != to else None
+            with engaged(model, to, self.attention, rotations, window):
+                yield
+
+    def _stretched(self, model: nn.Module, to: _Length) -> int | _Length:
+        """The length that frequencies are to reach."""
+        trained = rope_config.window_of(rope_config.read(model.config))  # type: ignore[arg-type]
+        stated = [part.effective_window for part in self.attention if part.effective_window is not None]
+        return max(stated) if stated and max(stated) > trained else to
 
 
 def compose(*methods: Method) -> Method:
@@ -77,7 +141,7 @@ def compose(*methods: Method) -> Method:
         raise UserError("nothing to compose", "ropewalk methods")
     if len(parts) == 1:
         return parts[0]
-    taken: dict[str, FrequencyMethod] = {}
+    taken: dict[str, Method] = {}
     for part in parts:
         for axis in sorted(part.axes):
             if axis in taken:
@@ -86,14 +150,18 @@ def compose(*methods: Method) -> Method:
                     "Choose one of them.",
                 )
             taken[axis] = part
-    return Composed(tuple(sorted(parts, key=lambda part: part.id)))
+    in_order = sorted(parts, key=lambda part: part.id)
+    static = tuple(part for part in in_order if isinstance(part, FrequencyMethod))
+    attention = tuple(part for part in in_order if isinstance(part, AttentionMethod))
+    frequencies = static[0] if len(static) == 1 else ComposedFrequencies(static)
+    return Composed(frequencies if static else None, attention) if attention else frequencies
 
 
-def _flat(methods: Iterable[Method]) -> Iterable[FrequencyMethod]:
+def _flat(methods: Iterable[Method]) -> Iterable[Method]:
     for method in methods:
-        if isinstance(method, Composed):
-            yield from method.parts
-        elif isinstance(method, FrequencyMethod):
+        if isinstance(method, (Composed, ComposedFrequencies)):
+            yield from _flat(method.parts)
+        elif isinstance(method, (FrequencyMethod, AttentionMethod)):
             yield method
         else:
             raise UserError(f"{method!r} is no method that can be composed")

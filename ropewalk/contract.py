@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.errors import UserError
+from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
+
+
+ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 
 
 class Method:
@@ -23,11 +28,13 @@ class Method:
             "bias"; methods compose if their axes differ.
         length_dependent: True if a token's result changes with the length of what follows it, so that one forward
             cannot serve several lengths.
+        cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once.
     """
 
     name: ClassVar[str]
     axes: ClassVar[frozenset[str]]
     length_dependent: ClassVar[bool] = False
+    cache_exact: ClassVar[bool] = True
 
     @property
     def id(self) -> str:
@@ -39,13 +46,28 @@ class Method:
         """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it."""
         raise TypeError(f"{type(self).__name__} has no fingerprint")
 
-    def on(self, model: nn.Module, to: int | None = None) -> AbstractContextManager[None]:
+    @contextmanager
+    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
         """Apply the method for a while; the model is as before, bit for bit, on leaving.
 
         Args:
             model: a live transformers model.
             to: target length in tokens; None means the length that the configuration promises.
+
+        Raises:
+            UserError: if the method, its options and the model do not fit, or another method is on.
         """
+        refuse_if_on(model, self.id)
+        body = decoder(model)
+        setattr(body, ON, self.id)
+        try:
+            with self.applied(model, to):
+                yield
+        finally:
+            delattr(body, ON)
+
+    def applied(self, model: nn.Module, to: int | None) -> AbstractContextManager[None]:
+        """What ``on`` does, without asking whether another method is on: a part of several is applied by this."""
         raise TypeError(f"{type(self).__name__} cannot be applied")
 
     def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
@@ -60,6 +82,20 @@ class Method:
 def _is_default(method: Method, field: Any) -> bool:
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     return bool(getattr(method, field.name) == default)
+
+
+def refuse_if_on(model: nn.Module, method: str) -> None:
+    """Refuse ``method`` while another one is on: the two would overwrite or ignore each other.
+
+    Raises:
+        UserError: naming the method that is on.
+    """
+    active = getattr(decoder(model), ON, None)
+    if active is not None:
+        raise UserError(
+            f"{active} is on this model already; {method} cannot be put on top of it",
+            "Leave the first with-block, or join methods that decide different things with ropewalk.compose.",
+        )
 
 
 def require_above(bound: float, method: Method, *options: str) -> None:

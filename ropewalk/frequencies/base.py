@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ropewalk.attention.seam import Rotation, rotating
-from ropewalk.contract import Method, digest
+from ropewalk.attention.engine import Rotation, engaged
+from ropewalk.contract import Method, digest, refuse_if_on
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
@@ -19,7 +19,6 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 LAST_POSITION = 2**24  # the last whole number before float32 skips one
 
 
@@ -105,25 +104,22 @@ class FrequencyMethod(Method):
         return digest(self.id, grows, sorted(numbers.items()))
 
     @contextmanager
-    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
-        config: PreTrainedConfig = model.config  # type: ignore[assignment]
-        refuse_if_on(model, self.id)
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
         check_live(model)
-        current = rope_config.read(config)
-        targets = self._targets(config, to)
-        with ExitStack() as stack:
-            body = live.decoder(model)
-            setattr(body, ON, self.id)
-            stack.callback(delattr, body, ON)
-            if self.runtime:
-                growing = {k: rope for k, (rope, target) in targets.items() if rope.scale(target) > 1}
-                stack.enter_context(rotating(model, {k: self._rotation(r, current[k]) for k, r in growing.items()}))
-            else:
-                plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
-                stack.enter_context(live.restored(model))
-                live.write(model, plan, current)
-                live.check(model, plan)
+        with live.restored(model), engaged(model, to, rotations=self.written(model, to)):
             yield
+
+    def written(self, model: nn.Module, to: int | None) -> dict[str, Rotation]:
+        """Write static frequencies into the live buffers; return run-time ones, layer type -> frequencies by length."""
+        current = rope_config.read(model.config)  # type: ignore[arg-type]
+        targets = self._targets(model.config, to)  # type: ignore[arg-type]
+        if self.runtime:
+            growing = {key: rope for key, (rope, target) in targets.items() if rope.scale(target) > 1}
+            return {key: self._rotation(rope, current[key]) for key, rope in growing.items()}
+        plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
+        live.write(model, plan, current)
+        live.check(model, plan)
+        return {}
 
     def _rotation(self, rope: RopeSpec, current: RopeSpec) -> Rotation:
         chosen: Callable[[int], Frequencies] = lambda length: self.at(rope, length)  # noqa: E731
@@ -196,20 +192,6 @@ class FrequencyMethod(Method):
             live.rebuild(model, plan)
             raise
         check_live(model)
-
-
-def refuse_if_on(model: nn.Module, method: str) -> None:
-    """Refuse ``method`` while another one is on: the two would overwrite or ignore each other.
-
-    Raises:
-        UserError: naming the method that is on.
-    """
-    active = getattr(live.decoder(model), ON, None)
-    if active is not None:
-        raise UserError(
-            f"{active} is on this model already; {method} cannot be put on top of it",
-            "Leave the first with-block, or join methods that decide different things with ropewalk.compose.",
-        )
 
 
 def check_live(model: nn.Module) -> None:

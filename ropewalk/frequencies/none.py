@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from ropewalk.frequencies.base import FrequencyMethod, check_live, refuse_if_on
+from ropewalk.frequencies.base import FrequencyMethod, check_live
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import restored
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -36,8 +36,7 @@ class Plain(FrequencyMethod):
         return {key: Frequencies(spec.inv_freq, spec.attention_factor) for key, spec in specs if not spec.sliding}
 
     @contextmanager
-    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
-        refuse_if_on(model, self.id)
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
         check_live(model)
         with restored(model):  # types that recompute do so in every forward
             yield

@@ -1,0 +1,198 @@
+"""Kernels that attend one tile and say how much weight it has: output and log-sum-exp, and their gradients.
+
+A tile's backward pass is given the output and the log-sum-exp of the *whole* row, over all tiles. Then
+P = exp(S - lse) and dS = P * (dP - rowsum(dO * O)) are the tile's part of the exact gradient
+(arXiv 2112.05682; no stock kernel differentiates its log-sum-exp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropewalk.attention.tiles import Tile
+
+ROWS = 256  # queries whose scores the dense kernel holds at once
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+aten: Any = torch.ops.aten
+
+
+class Backend(Protocol):
+    """Attention of q [B, H, Q, D] to k [B, Hkv, K, D], v [B, Hkv, K, Dv]; rows of a causal tile see keys j <= i."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        """Output [B, H, Q, Dv] and log-sum-exp, float32 (or float64) [B, H, Q]."""
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        """Gradients of q, k and v, shaped like them, given output and log-sum-exp over all tiles of these rows."""
+
+
+class CPUFlash:
+    """torch's own CPU kernel: any float type, grouped heads, no score matrix."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        q, k, v, wide = _one_width(q, k, v)
+        o, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        return o[..., :wide], lse
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        d, wide = q.shape[-1], v.shape[-1]
+        q, k, v, _ = _one_width(q, k, v)
+        do, o = (F.pad(x, (0, q.shape[-1] - wide)) for x in (do, o))
+        dq, dk, dv = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            do, q, k, v, o, lse, 0.0, causal, scale=scale
+        )
+        return dq[..., :d], dk[..., :d], dv[..., :wide]
+
+
+class CUDAFlash:
+    """FlashAttention as torch ships it: float16 and bfloat16. Causal tiles are squares, so alignment plays no role."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        q, k, v, wide = _one_width(q, k, v)
+        o, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+        return o[..., :wide], lse
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        d, wide, rows, keys = q.shape[-1], v.shape[-1], q.shape[-2], k.shape[-2]
+        q, k, v, _ = _one_width(q, k, v)
+        do, o = (F.pad(x, (0, q.shape[-1] - wide)) for x in (do, o))
+        nothing = torch.zeros(2, dtype=torch.uint64, device=q.device)  # the random state of a dropout that is not there
+        dq, dk, dv = aten._scaled_dot_product_flash_attention_backward(
+            do, q, k, v, o, lse.contiguous(), None, None, rows, keys, 0.0, causal, nothing, nothing[0], scale=scale
+        )
+        return dq[..., :d], dk[..., :d], dv[..., :wide]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Written-out attention over ``ROWS`` queries at a time: the oracle, and what flash kernels cannot do.
+
+    Attributes:
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
+    """
+
+    softcap: float | None = None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        parts = [self._rows(q, k, v, scale, i, visible(i, q, k, causal)) for i in range(0, q.shape[-2], ROWS)]
+        outs, sums = zip(*parts, strict=True)
+        return torch.cat(outs, -2), torch.cat(sums, -1)
+
+    def _scores(self, q: Tensor, k: Tensor, scale: float, i: int, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scores of queries i .. i + ROWS, and what the softcap multiplies their gradient by."""
+        s = (q[:, :, i : i + ROWS] @ per_query_head(k, q).mT).to(_precise(q)) * scale
+        slope = None
+        if self.softcap is not None:
+            bent = torch.tanh(s / self.softcap)
+            s, slope = self.softcap * bent, 1 - bent**2
+        return (s if mask is None else s.masked_fill(~mask, -torch.inf)), slope
+
+    def _rows(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, i: int, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        s, _ = self._scores(q, k, scale, i, mask)
+        lse = s.logsumexp(-1)
+        return (s - lse[..., None]).exp().to(v.dtype) @ per_query_head(v, q), lse
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        masks = [visible(i, q, k, causal) for i in range(0, q.shape[-2], ROWS)]
+        return self.gradients(do, q, k, v, o, lse, scale, masks)
+
+    def gradients(
+        self,
+        do: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        o: Tensor,
+        lse: Tensor,
+        scale: float,
+        masks: list[Tensor | None],
+    ) -> Gradients:
+        """As ``backward``, with one mask per ``ROWS`` queries."""
+        kind = _precise(q)
+        keys, values = per_query_head(k, q).to(kind), per_query_head(v, q).to(kind)
+        dq, dk, dv = [], torch.zeros_like(keys), torch.zeros_like(values)
+        for i, mask in zip(range(0, q.shape[-2], ROWS), masks, strict=True):
+            rows = slice(i, i + ROWS)
+            s, slope = self._scores(q, k, scale, i, mask)
+            p, grad = (s - lse[:, :, rows, None]).exp(), do[:, :, rows].to(kind)
+            ds = p * (grad @ values.mT - (grad * o[:, :, rows].to(kind)).sum(-1, keepdim=True))
+            if slope is not None:
+                ds = ds * slope
+            dq.append(ds @ keys * scale)
+            dk += ds.mT @ q[:, :, rows].to(kind) * scale
+            dv += p.mT @ grad
+        per_kv = (k.shape[0], k.shape[1], -1, k.shape[2])
+        summed = (x.reshape(*per_kv, x.shape[-1]).sum(2) for x in (dk, dv))
+        return torch.cat(dq, -2).to(q.dtype), *(x.to(k.dtype) for x in summed)  # type: ignore[return-value]
+
+    def ragged(self, q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
+        """As ``forward``, row i seeing the keys ``tile.bounds[:, i]`` (indices that start at ``tile.k0``)."""
+        parts = [self._rows(q, k, v, scale, i, mask) for i, mask in _enumerate(bounds_masks(tile, q.device))]
+        outs, sums = zip(*parts, strict=True)
+        return torch.cat(outs, -2), torch.cat(sums, -1)
+
+
+def visible(i: int, q: Tensor, k: Tensor, causal: bool) -> Tensor | None:
+    """Mask of queries i .. i + ROWS of a tile, bool [rows, K], or None if all keys are seen."""
+    if not causal:
+        return None
+    rows = torch.arange(i, min(i + ROWS, q.shape[-2]), device=q.device)
+    return torch.arange(k.shape[-2], device=q.device) <= rows[:, None]
+
+
+def bounds_masks(tile: Tile, device: torch.device) -> list[Tensor | None]:
+    """Masks of a ragged tile, one per ``ROWS`` queries."""
+    assert tile.bounds is not None
+    lo, hi = (torch.as_tensor(bound, device=device)[:, None] for bound in tile.bounds)
+    keys = torch.arange(tile.k0, tile.k1, device=device)
+    whole = (keys >= lo) & (keys < hi)
+    return list(whole.split(ROWS))
+
+
+def _enumerate(masks: list[Tensor | None]) -> list[tuple[int, Tensor | None]]:
+    return [(ROWS * i, mask) for i, mask in enumerate(masks)]
+
+
+def per_query_head(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values [B, Hkv, K, D], each head repeated for the query heads that share it."""
+    return x if x.shape[1] == q.shape[1] else x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
+
+
+def _precise(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Heads padded with zeros to one width, and the width of v; flash kernels want keys as wide as values."""
+    d, wide = q.shape[-1], v.shape[-1]
+    if d == wide:
+        return q, k, v, wide
+    width = max(d, wide)
+    return F.pad(q, (0, width - d)), F.pad(k, (0, width - d)), F.pad(v, (0, width - wide)), wide
+
+
+def backend_for(q: Tensor, softcap: float | None) -> Backend:
+    """The fastest kernel that computes this exactly."""
+    if softcap is not None:
+        return Dense(softcap)
+    if q.device.type == "cpu":
+        return CPUFlash()
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256:
+        return CUDAFlash()
+    return Dense()

@@ -1,0 +1,106 @@
+"""What a position method says: which keys a query sees, and at which positions the two meet.
+
+A method is a list of disjoint regions. In each, queries and keys are rotated by position maps of their own, the softmax
+runs over all of them, and the kernel does the rest. With the query at position m and keys at n:
+
+    plain attention     lo = 0          hi = m + 1    q_pos = m         k_pos = n
+    distance <= w       lo = m - w + 1  hi = m + 1    q_pos = m         k_pos = n
+    all further ones    lo = 0          hi = m - w + 1, met at distance w: q_pos = w, k_pos = 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]  # of positions, int64 [P]; whole or fractional positions come back, [P]
+
+
+def same(p: Tensor) -> Tensor:
+    """Every token where it stands."""
+    return p
+
+
+def zero(p: Tensor) -> Tensor:
+    """No rotation; as ``lo``, the first token of the text."""
+    return torch.zeros_like(p)
+
+
+def after(p: Tensor) -> Tensor:
+    """As ``hi``: up to the query itself."""
+    return p + 1
+
+
+@dataclass(frozen=True)
+class Region:
+    """Keys lo(m) <= n < hi(m), met by the query at m with both rotated by their maps.
+
+    Attributes:
+        lo: first visible key; must not fall as m grows.
+        hi: behind the last visible key, at most m + 1; must not fall as m grows.
+        q_pos: position at which the query is rotated.
+        k_pos: position at which the key is rotated; of n alone, so that rotated keys can be kept.
+        heads: the query heads [first, last) that have this region; None means all.
+        blend: at fractional positions, the logit is interpolated between the two whole ones, not the angle.
+    """
+
+    lo: Map = zero
+    hi: Map = after
+    q_pos: Map = same
+    k_pos: Map = same
+    heads: tuple[int, int] | None = None
+    blend: bool = False
+
+    def clipped(self, first_visible: Map) -> Region:
+        """The same, without keys before ``first_visible(m)``; what a sliding window of the model itself does."""
+        lo, hi = self.lo, self.hi
+
+        def later(m: Tensor) -> Tensor:
+            return torch.maximum(lo(m), first_visible(m))
+
+        def never_before(m: Tensor) -> Tensor:
+            return torch.maximum(hi(m), later(m))
+
+        return Region(later, never_before, self.q_pos, self.k_pos, self.heads, self.blend)
+
+
+PLAIN = (Region(),)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention layer, as far as a method needs to know it.
+
+    Attributes:
+        index: place in the model.
+        window: tokens that the model was trained on (or is treated as trained on).
+        target: tokens that it should reach.
+        heads: query heads.
+        kv_heads: key-value heads; query heads h belong to key-value head h // (heads / kv_heads).
+        sliding: the model's own sliding window in tokens, or None.
+        chunk: length of the model's own attention chunks in tokens (Llama 4), or None.
+        extended: False for the sliding-window layers of mixed models, which methods leave alone.
+        length: tokens of the text up to now; only methods whose regions change with it may look.
+    """
+
+    index: int
+    window: int
+    target: int
+    heads: int
+    kv_heads: int
+    sliding: int | None = None
+    chunk: int | None = None
+    extended: bool = True
+    length: int = 0
+
+    def clip(self, regions: tuple[Region, ...]) -> tuple[Region, ...]:
+        """The regions inside what the model's own window or chunk lets a query see."""
+        window, chunk = self.sliding, self.chunk
+        if window is not None:
+            regions = tuple(region.clipped(lambda m: m - window + 1) for region in regions)
+        if chunk is not None:
+            regions = tuple(region.clipped(lambda m: m // chunk * chunk) for region in regions)
+        return regions

@@ -1,0 +1,53 @@
+"""A key-value cache that holds the first tokens of a text and the last ones, in constant memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class SinkLayer(DynamicLayer):
+    """Drops, after each forward pass, what no later query will see.
+
+    Attributes:
+        sinks: first tokens that stay.
+        recent: last tokens that a query sees, itself among them.
+        kept: positions of the cached keys, int64 [keys]; the attention engine asks for them.
+        seen: tokens of the text so far.
+    """
+
+    is_croppable = False
+
+    def __init__(self, sinks: int, recent: int):
+        super().__init__()
+        self.sinks, self.recent = sinks, recent
+        self.kept, self.seen = torch.arange(0), 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add tokens and return all that their queries may see."""
+        keys, values = super().update(key_states, value_states)
+        end = self.seen + key_states.shape[-2]
+        positions = torch.cat([self.kept, torch.arange(self.seen, end)])
+        stays = (positions < self.sinks) | (positions > end - self.recent)
+        if not bool(stays.all()):
+            where = stays.nonzero()[:, 0].to(keys.device)
+            self.keys, self.values, positions = keys[:, :, where], values[:, :, where], positions[stays]
+        self.kept, self.seen = positions, end
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Tokens of the text so far, not slots."""
+        return self.seen
+
+    def reset(self) -> None:
+        """Forget the text."""
+        super().reset()
+        self.kept, self.seen = torch.arange(0), 0
+
+
+def sink_cache(layers: int, sinks: int, recent: int) -> Cache:
+    """An empty cache for ``layers`` decoder layers."""
+    return Cache(layers=[SinkLayer(sinks, recent) for _ in range(layers)])

@@ -1,0 +1,148 @@
+"""How each layer of a live model rotates, found by watching it: never by the name of its class.
+
+The model runs twice on a few tokens, once as it is and once with rotary modules that return cos = 1 and sin = 0. In
+between, attention hands every token its own value, so that all layers see the same hidden states both times, and what
+a layer does to its queries can be compared with every rotation that the model's rotary modules offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.errors import UserError
+from ropewalk.rope.live import Rotary, decoder, restored, rotaries
+from ropewalk.rope.rotation import Place, Style, rotate, tables
+from ropewalk.rope.spec import ALL
+
+TOKENS = 16
+PROBE = "ropewalk_probe"
+
+
+@dataclass(frozen=True, eq=False)
+class Rotating:
+    """One attention layer and its rotation.
+
+    Attributes:
+        module: the attention module that calls the registered attention function.
+        index: place in the model.
+        heads: query heads.
+        kv_heads: key-value heads.
+        rotary: where its frequencies come from; None if the layer does not rotate (NoPE).
+        style: which dimensions form a pair.
+        place: whether the rotated dimensions are the first or the last of a head.
+    """
+
+    module: nn.Module
+    index: int
+    heads: int
+    kv_heads: int
+    rotary: Rotary | None
+    style: Style = "half"
+    place: Place = "head"
+
+
+_probed: WeakKeyDictionary[nn.Module, list[Rotating]] = WeakKeyDictionary()
+
+
+def probe(model: nn.Module) -> list[Rotating]:
+    """Every attention layer of the language model that attends through transformers' attention interface.
+
+    Raises:
+        UserError: if there is none, or a layer's queries or keys are turned in a way that no rotary module explains.
+    """
+    if model not in _probed:
+        plain, still = _watch(model, identity=False), _watch(model, identity=True)
+        if not plain:
+            raise UserError(
+                f"{type(model).__name__} does not attend through transformers' attention interface "
+                "(AttentionInterface), so its positions cannot be remapped",
+                "Methods of kind frequencies work on it: ropewalk methods",
+            )
+        _probed[model] = [_match(model, i, *pair) for i, pair in enumerate(zip(plain, still, strict=True))]
+    return _probed[model]
+
+
+@contextmanager
+def identity_rotary(model: nn.Module) -> Iterator[None]:
+    """Rotary modules return cos = 1, sin = 0 (complex tables: 1); they still compute, and may update, their own."""
+
+    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if isinstance(output, Tensor) and output.is_complex():
+            return torch.ones_like(output)
+        if isinstance(output, tuple) and len(output) == 2:
+            return torch.ones_like(output[0]), torch.zeros_like(output[1])
+        raise UserError(f"{type(module).__name__} does not return (cos, sin); it cannot be rotated at attention time")
+
+    with ExitStack() as stack:
+        for module in {id(rotary.module): rotary.module for rotary in rotaries(model)}.values():
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+Seen = tuple[nn.Module, Tensor, Tensor]  # an attention module, its queries and keys
+
+
+def _watch(model: nn.Module, identity: bool) -> list[Seen]:
+    """Queries and keys of every layer as they reach attention, [1, H, TOKENS, D]."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    seen: list[Seen] = []
+
+    def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **more: Any) -> tuple[Tensor, None]:
+        seen.append((module, q.detach(), k.detach()))
+        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(PROBE, attention)
+    AttentionMaskInterface.register(PROBE, lambda *sizes, **more: None)
+    body = decoder(model)
+    config: Any = body.config
+    device = next(body.parameters()).device
+    with ExitStack() as stack:
+        stack.enter_context(restored(model))
+        stack.enter_context(torch.no_grad())
+        for module in body.modules():  # dropout would make the two runs differ
+            stack.callback(setattr, module, "training", module.training)
+            module.training = False
+        if identity:
+            stack.enter_context(identity_rotary(model))
+        stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+        config._attn_implementation = PROBE
+        vocabulary = int(getattr(config, "vocab_size", TOKENS))
+        body(input_ids=torch.arange(TOKENS, device=device)[None] % vocabulary, use_cache=False)
+    return seen
+
+
+def _match(model: nn.Module, order: int, plain: Seen, still: Seen) -> Rotating:
+    module, q, k = still
+    index = int(getattr(module, "layer_idx", order))
+    common = module, index, q.shape[1], k.shape[1]
+    if all(_equal(a, b) for a, b in zip(plain[1:], still[1:], strict=True)):
+        return Rotating(*common, rotary=None)
+    positions = torch.arange(TOKENS, device=q.device)[None]
+    kinds = getattr(decoder(model).config, "layer_types", None) or [ALL] * (index + 1)
+    offered = sorted(rotaries(model), key=lambda rotary: rotary.layer_type != kinds[index])
+    for rotary, style, place in product(offered, get_args(Style), get_args(Place)):
+        if 2 * rotary.inv_freq.shape[-1] > q.shape[-1]:
+            continue
+        table = tables(positions, rotary.inv_freq, rotary.attention_scaling)
+        turned = (rotate(x, *table, style, place) for x in (q, k))
+        if all(_equal(a, b) for a, b in zip(plain[1:], turned, strict=True)):
+            return Rotating(*common, rotary, style, place)
+    raise UserError(
+        f"layer {index} of {type(model).__name__} turns its queries in a way that its rotary modules do not explain "
+        "(tried half and interleaved pairs, at the head and the tail of the vector); its positions cannot be remapped",
+        "Methods of kind frequencies work on it: ropewalk methods",
+    )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    allowed = max(2e-5, 4 * torch.finfo(a.dtype).eps)
+    return float((a - b).abs().max()) <= allowed * float(a.abs().max())
