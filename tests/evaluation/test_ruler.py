@@ -5,9 +5,11 @@ import math
 import random
 import re
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ropewalk.errors import UserError
@@ -22,21 +24,33 @@ from ropewalk.evaluation.tasks.ruler.niah import RulerNeedles
 from ropewalk.evaluation.tasks.ruler.qa import DocumentQA, QAExample, fictional
 from ropewalk.evaluation.tasks.ruler.vt import VariableTracking
 from ropewalk.evaluation.units import TokenUnits
-from tests.evaluation.tokenizers import byte_level, metaspace
+from tests.evaluation.tokenizers import _train, byte_level, metaspace
 
 NAMES = list(CONFIGURATIONS)
 SINGLE = ["niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"]
 ESSAY = " The sky was very blue on that day. The grass had grown tall, and nobody came to cut it." * 30
 
 
+def line_ends_merged() -> PreTrainedTokenizerFast:
+    """Llama 3's manner: up to three digits in a token, and line ends with the punctuation before them."""
+    tokenizer = Tokenizer(models.BPE())
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    split = pre_tokenizers.Split(Regex(words), behavior="isolated")
+    byte_level_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level_only])
+    tokenizer.decoder = decoders.ByteLevel()
+    return _train(tokenizer, pre_tokenizers.ByteLevel.alphabet(), [*NOISE * 50, *map(str, range(1000))])
+
+
 def with_lines(name: str) -> PreTrainedTokenizerBase:
-    tokenizer = {"byte_level": byte_level, "metaspace": metaspace}[name]()
+    kinds = {"byte_level": byte_level, "metaspace": metaspace, "line_ends_merged": line_ends_merged}
+    tokenizer = kinds[name]()
     if name == "metaspace":
         tokenizer.add_tokens(["\n"])
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=["byte_level", "metaspace"])
+@pytest.fixture(scope="module", params=["byte_level", "metaspace", "line_ends_merged"])
 def units(request: pytest.FixtureRequest) -> TokenUnits:
     return TokenUnits(with_lines(request.param))
 
@@ -111,11 +125,11 @@ def test_room_is_rulers_unless_the_answer_is_longer(name: str, byte_units: Token
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prompts_read_like_text_that_was_tokenised_whole(name: str, byte_units: TokenUnits) -> None:
-    sample = task(name, byte_units).sample(3000, random.Random(0), byte_units, 0.5)
+def test_prompts_read_like_text_that_was_tokenised_whole(name: str, units: TokenUnits) -> None:
+    sample = task(name, units).sample(3000, random.Random(0), units, 0.5)
     ids = (sample.prompt + sample.answer)[1:]
-    again = byte_units.tokenizer(byte_units.decode(ids), add_special_tokens=False).input_ids
-    assert len(again) <= len(ids) <= len(again) + 12  # where the haystack is cut, a word may be
+    again = units.tokenizer(units.decode(ids), add_special_tokens=False).input_ids
+    assert abs(len(again) - len(ids)) <= 1  # where the haystack is cut, inside a word or before a line end
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,13 +232,15 @@ def test_common_words_have_rulers_counts(units: TokenUnits) -> None:
 
 
 def test_a_list_of_500_words_has_1770_items(byte_units: TokenUnits) -> None:
-    known = list(words.compounds()[:500])
+    known = list(words.compounds()[:501])
     items = 10 * 30 + 490 * 3
     ids = sum(len(byte_units.ids(f" {i}.")) for i in range(1, items + 1))
-    ids += sum(len(byte_units.ids(f" {word}")) * (30 if i < 10 else 3) for i, word in enumerate(known))
+    ids += sum(len(byte_units.ids(f" {word}")) * (30 if i < 10 else 3) for i, word in enumerate(known[:500]))
     assert items == 1770
-    assert words_that_fit(known, 30, 3, ids, byte_units) == (500, ids)
-    assert words_that_fit(known, 30, 3, ids - 1, byte_units)[0] == 499
+    assert words_that_fit(known, 30, 3, ids, byte_units) == (known[:500], ids)
+    assert words_that_fit(known, 30, 3, ids - 1, byte_units)[0] == known[:499]
+    with pytest.raises(UserError, match="needs more than 500 words"):
+        words_that_fit(known[:500], 30, 3, ids, byte_units)
 
 
 def test_frequent_words_follow_zipfs_law(units: TokenUnits) -> None:
@@ -278,10 +294,10 @@ def test_own_distractors_come_before_other_documents(byte_units: TokenUnits) -> 
     mine = QAExample("Who owns the blue boat?", ("Ann", "Anna"), ("The blue boat is Ann's.",), near)
     other = QAExample("What?", ("that",), tuple(f"The {end} end " + "goes on " * 80 for end in ("first", "last")))
     one = DocumentQA((mine, other), "qa_1")
-    found = [one.sample(1700, random.Random(seed), byte_units) for seed in range(20)]
+    found = [one.sample(1250, random.Random(seed), byte_units) for seed in range(20)]
     texts = [byte_units.decode(sample.prompt) for sample in found if sample.text == "Ann"]
     assert 3 < len(texts) < 17
-    assert all(text.count(document) == 1 for text in texts for document in (*near, *mine.documents))
+    assert all(document in text for text in texts for document in (*near, *mine.documents))
     assert not any(document in text for text in texts for document in other.documents)
     assert {one.score(answer, found[0]) for answer in found[0].references} == {1.0}
 
@@ -328,8 +344,9 @@ def test_no_name_contains_another() -> None:
 
 def test_longer_contexts_draw_from_more_words() -> None:
     assert [words.reach(words.names(), n) for n in (100, 1 << 15, 1 << 17, 1 << 20)] == [4096, 4096, 16384, 65536]
-    assert len(set(words.draw(words.names(), 50, 4096, random.Random(0)))) == 50
-    assert len(words.draw(words.names(), 10**6, 4096, random.Random(0))) == 4096
+    drawn = list(words.draw(words.names(), 4096, random.Random(0)))
+    assert len(drawn) == 4096 and sorted(drawn) == sorted(words.names()[:4096])
+    assert drawn[:9] == [*islice(words.draw(words.names(), 4096, random.Random(0)), 9)] != [*words.names()[:9]]
 
 
 def test_needles_are_planted_in_order_and_in_place() -> None:

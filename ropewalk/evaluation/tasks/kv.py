@@ -6,6 +6,7 @@ import json
 import random
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 from ropewalk.evaluation.tasks.assembly import fill, plant
 from ropewalk.evaluation.tasks.base import Sample, Task, haystack_tokens
@@ -13,7 +14,6 @@ from ropewalk.evaluation.tasks.words import draw, uuids
 from ropewalk.evaluation.units import TokenUnits
 
 ROOM = 50
-TOKENS_PER_PAIR = 16  # at least: each UUID has five groups and four hyphens
 PARTING = "\n:\"'.,?!{}"  # characters that part words in a prediction
 INTRODUCTION = " Look up the value of one key in the JSON object below.\n\n"
 STEM_END = " The value of this key is"
@@ -42,24 +42,23 @@ class KeyValue(Task):
         return self._ask(n_tokens, rng, units, [rng.random() for _ in range(n)])
 
     def _ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
-        most = len(depths) + 1 + n_tokens // TOKENS_PER_PAIR
-        keys, values = draw(uuids("keys"), most, n_tokens, rng), draw(uuids("values"), most, n_tokens, rng)
-        pairs = (units.ids(f' "{key}":') + units.ids(f' "{value}",') for key, value in zip(keys, values, strict=True))
-        asked = [next(pairs) for _ in depths]
-        closing = units.ids(f' "{keys.pop()}":') + units.ids(f' "{values.pop()}"}}')
-
-        stems = [units.ids("\n\n Key:") + units.ids(f' "{key}".') + units.ids(STEM_END) for key in keys[: len(asked)]]
-        answers = [units.answer(STEM_END, f' "{value}"') for value in values[: len(asked)]]
+        drawn = zip(draw(uuids("keys"), n_tokens, rng), draw(uuids("values"), n_tokens, rng), strict=True)
+        last, *asked = islice(drawn, len(depths) + 1)
+        stems = [units.ids("\n\n Key:") + units.ids(f' "{key}".') + units.ids(STEM_END) for key, _ in asked]
+        answers = [units.answer(STEM_END, f' "{value}"') for _, value in asked]
         room = max(ROOM, *map(len, answers))
+        pairs = [_pair(key, value, ",", units) for key, value in asked]
+        closing = _pair(*last, "}", units)
         opening = units.ids(INTRODUCTION) + units.ids(" {")
-        fixed = [units.bos, opening, *asked, closing, max(stems, key=len), [0] * room]
-        others, break_before = fill(haystack_tokens(self.name, n_tokens, *fixed), pairs, units)
+        fixed = [units.bos, opening, *pairs, closing, max(stems, key=len), [0] * room]
+        n_others = haystack_tokens(self.name, n_tokens, *fixed)
+        others, break_before = fill(n_others, (_pair(key, value, ",", units) for key, value in drawn), units)
 
-        planted = [(break_before(round(depth * len(others))), pair) for depth, pair in zip(depths, asked, strict=True)]
-        context = units.bos + plant(others, [(break_before(0), opening), *planted]) + closing
+        places = [break_before(round(depth * n_others)) for depth in depths]
+        context = plant(others, [(break_before(0), opening), *zip(places, pairs, strict=True)])
         return [
-            Sample(context + stem, answer, f'"{value}"', depth, (value,), room)
-            for stem, answer, value, depth in zip(stems, answers, values, depths, strict=False)
+            Sample(units.bos + context + closing + stem, answer, f'"{value}"', depth, (value,), room)
+            for stem, answer, (_, value), depth in zip(stems, answers, asked, depths, strict=True)
         ]
 
     def solve(self, prompt_text: str) -> str:
@@ -72,3 +71,7 @@ class KeyValue(Task):
         """1.0 if the value is one of the words of the prediction, punctuation apart."""
         words = prediction.translate(str.maketrans(PARTING, " " * len(PARTING))).split()
         return float(sample.references[0] in words)
+
+
+def _pair(key: str, value: str, end: str, units: TokenUnits) -> list[int]:
+    return units.ids(f' "{key}":') + units.ids(f' "{value}"{end}')

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import string
 import uuid
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 SIZE = 1 << 16  # of a vocabulary
@@ -87,10 +88,18 @@ def reach(vocabulary: tuple[str, ...], n_tokens: int) -> int:
     return min(len(vocabulary), max(AT_LEAST, n_tokens // TOKENS_PER_ENTRY))
 
 
-def draw(vocabulary: tuple[str, ...], n: int, n_tokens: int, rng: random.Random) -> list[str]:
-    """``n`` different entries, or as many as there are, in random order."""
-    within = reach(vocabulary, n_tokens)
-    return [vocabulary[i] for i in rng.sample(range(within), min(n, within))]
+def draw(vocabulary: tuple[str, ...], n_tokens: int, rng: random.Random) -> Iterator[str]:
+    """Different entries in random order, drawn when they are needed."""
+    return in_random_order(vocabulary[: reach(vocabulary, n_tokens)], rng)
+
+
+def in_random_order(items: Iterable[str], rng: random.Random) -> Iterator[str]:
+    """The items, each once; only as much is shuffled as is taken."""
+    left = list(items)
+    while left:
+        i = int(rng.random() * len(left))
+        left[i], left[-1] = left[-1], left[i]
+        yield left.pop()
 
 
 def _shuffled(entries: list[str]) -> tuple[str, ...]:

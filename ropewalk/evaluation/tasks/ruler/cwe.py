@@ -6,9 +6,11 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
+from ropewalk.errors import UserError
 from ropewalk.evaluation.tasks.assembly import joined, padding
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort, haystack_tokens
 from ropewalk.evaluation.tasks.ruler.metrics import match_all
@@ -67,26 +69,23 @@ class CommonWords(Task):
         return self._sample(SHORT_LIST, n_tokens, rng, units)
 
     def _sample(self, repeats: Repeats, n_tokens: int, rng: random.Random, units: TokenUnits) -> Sample:
-        n_example, often, seldom = repeats.words_of_example, repeats.often, repeats.seldom
-        words = draw(compounds(), n_example + n_tokens // seldom, n_tokens, rng)
-        shown, words = words[:n_example], words[n_example:]
-
-        example = _listed(_items(shown, repeats.often_in_example, repeats.seldom_in_example, rng), units) + units.ids(
-            STEM
-        )
-        example += _listed(shown[:COMMON], units) + units.ids("\n\n")
+        drawn = draw(compounds(), n_tokens, rng)
+        shown, common = list(islice(drawn, repeats.words_of_example)), list(islice(drawn, COMMON))
         introduction, stem = units.ids(INTRODUCTION), units.ids(STEM)
-        answer = _listed(words[:COMMON], units)
+        items = _items(shown, repeats.often_in_example, repeats.seldom_in_example, rng)
+        example = introduction + _listed(items, units) + stem + _listed(shown[:COMMON], units) + units.ids("\n\n")
+        answer = _listed(common, units)
         room = max(ROOM, len(answer))
-        n_list = haystack_tokens(self.name, n_tokens, units.bos, introduction, example, introduction, stem, [0] * room)
+        n_list = haystack_tokens(self.name, n_tokens, units.bos, example, introduction, stem, [0] * room)
 
-        n_words, used = words_that_fit(words, often, seldom, n_list, units)
-        if n_words <= COMMON:
+        words, used = words_that_fit(chain(common, drawn), repeats.often, repeats.seldom, n_list, units)
+        if len(words) <= COMMON:
             raise TooShort(f"{self.name} needs more than {n_list} tokens for its list, {n_tokens} in all are too few")
-        items = _listed(_items(words[:n_words], often, seldom, rng), units)
-        front = units.bos + padding(units, n_list - used) + introduction + example + introduction
-        text = " ".join(f"{i}. {word}" for i, word in enumerate(words[:COMMON], 1))
-        return Sample(front + items + stem, answer, text, math.nan, tuple(words[:COMMON]), room, {"often": often})
+        front = units.bos + padding(units, n_list - used) + example + introduction
+        items = _items(words, repeats.often, repeats.seldom, rng)
+        text = " ".join(f"{i}. {word}" for i, word in enumerate(common, 1))
+        facts = {"often": repeats.often}
+        return Sample(front + _listed(items, units) + stem, answer, text, math.nan, tuple(common), room, facts)
 
     def solve(self, prompt_text: str) -> str:
         """The ten most common words of the last list."""
@@ -99,17 +98,25 @@ class CommonWords(Task):
         return match_all(prediction, sample)
 
 
-def words_that_fit(words: Sequence[str], often: int, seldom: int, n_tokens: int, units: TokenUnits) -> tuple[int, int]:
-    """How many of the words a list of ``n_tokens`` holds, the first ten ``often`` times, and the tokens it has then."""
+def words_that_fit(
+    words: Iterable[str], often: int, seldom: int, n_tokens: int, units: TokenUnits
+) -> tuple[list[str], int]:
+    """The words that a list of ``n_tokens`` holds, the first ten ``often`` times, and the tokens that it has then.
+
+    Raises:
+        UserError: if there are too few words.
+    """
+    fit: list[str] = []
     n_items = used = 0
-    for n_words, word in enumerate(words):
-        times = often if n_words < COMMON else seldom
+    for word in words:
+        times = often if len(fit) < COMMON else seldom
         more = times * len(units.ids(f" {word}"))
         more += sum(len(units.ids(f" {i}.")) for i in range(n_items + 1, n_items + times + 1))
         if used + more > n_tokens:
-            return n_words, used
+            return fit, used
+        fit.append(word)
         n_items, used = n_items + times, used + more
-    return len(words), used
+    raise UserError(f"a list of {n_tokens} tokens needs more than {len(fit)} words, there are no more")
 
 
 def _items(words: Sequence[str], often: int, seldom: int, rng: random.Random) -> list[str]:

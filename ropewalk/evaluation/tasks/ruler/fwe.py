@@ -8,6 +8,7 @@ import re
 import string
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from ropewalk.evaluation.tasks.assembly import joined, padding
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort, haystack_tokens
@@ -30,7 +31,7 @@ STEM = (
 
 @dataclass(frozen=True)
 class FrequentWords(Task):
-    """The word of rank k appears ``int(N k^-2 / zeta(2))`` times; dots replace the first, the next three are asked for."""
+    """The word of rank k appears ``int(N k^-2 / zeta(2))`` times; dots replace the first, the next three are asked."""
 
     name: str = "fwe"
     scope: str = "large"
@@ -44,7 +45,7 @@ class FrequentWords(Task):
             TooShort: if ``n_tokens`` does not hold a text in which the fourth word is more frequent than the fifth.
         """
         n_words = min(n_tokens // TOKENS_PER_WORD, math.isqrt(2 * n_tokens))  # no later rank appears even once
-        words = [NOISE_WORD, *draw(codes(LETTERS, string.ascii_lowercase), n_words, n_tokens, rng)]
+        words = [NOISE_WORD, *islice(draw(codes(LETTERS, string.ascii_lowercase), n_tokens, rng), n_words)]
         lengths = [len(units.ids(f" {word}")) for word in words]
         text = " ".join(words[1 : 1 + ASKED])
         stem, answer = units.ids(STEM), units.answer(STEM, f" {text}")

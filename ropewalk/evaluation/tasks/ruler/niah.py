@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from ropewalk.errors import UserError
@@ -82,10 +83,9 @@ class RulerNeedles(Task):
 
     def _ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, n: int, depth: float | None) -> list[Sample]:
         n_keys = max(self.keys, self.queries, n if self.hay == "needles" else 1)
-        others = n_tokens // (len(units.ids(self._before_key())) + 3) if self.hay == "needles" else 0
-        keys = draw(KEYS[self.key](), n_keys + others, n_tokens, rng)
-        values = draw(VALUES[self.value](), n_keys * self.values + others, n_tokens, rng)
-        needles = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys[:n_keys])}
+        other_keys, other_values = draw(KEYS[self.key](), n_tokens, rng), draw(VALUES[self.value](), n_tokens, rng)
+        needles = {key: list(islice(other_values, self.values)) for key in islice(other_keys, n_keys)}
+        keys = list(needles)
         groups = [keys[i : i + self.queries] for i in range(0, n_keys - self.queries + 1, self.queries)][:n]
 
         references = [tuple(value for key in group for value in needles[key]) for group in groups]
@@ -96,8 +96,7 @@ class RulerNeedles(Task):
         planted = [self._needle(key, value, units) for key in needles for value in needles[key]]
         n_hay = haystack_tokens(self.name, n_tokens, head, *planted, max(stems, key=len), [0] * room)
 
-        rest = zip(keys[n_keys:], values[n_keys * self.values :], strict=False)
-        hay, break_before = self._haystack(n_hay, rest, rng, units)
+        hay, break_before = self._haystack(n_hay, zip(other_keys, other_values, strict=True), rng, units)
         depths = rng.sample(DEPTHS, len(planted)) if self.hay == "essay" else [rng.random() for _ in planted]
         if depth is not None and not self.free:
             depths[0] = depth

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle
 
 from ropewalk.errors import UserError
 from ropewalk.evaluation.tasks.assembly import joined, padding
 from ropewalk.evaluation.tasks.base import Sample, Task, haystack_tokens
 from ropewalk.evaluation.tasks.ruler.metrics import match_part
-from ropewalk.evaluation.tasks.words import compounds
+from ropewalk.evaluation.tasks.words import compounds, in_random_order
 from ropewalk.evaluation.units import TokenUnits
 
 ROOM = 32
@@ -46,9 +48,9 @@ class QAExample:
 class DocumentQA(Task):
     """A question about numbered documents in random order.
 
-    They are those that it needs, then its own distractors, then documents of other examples, as many as fit; where
-    all of them do not fill the context, they are repeated. With ``questions``, several examples share a context, and
-    those whose question is not the longest fall short of the asked length by the difference in tokens.
+    They are those that it needs, then its own distractors, then documents of other examples, up to the first that does
+    not fit; if all of them do not fill the context, they are repeated. With ``questions``, several examples share a
+    context, and those whose question is not the longest fall short of the asked length by the difference in tokens.
 
     Attributes:
         examples: what is asked; a sample takes one at random.
@@ -101,13 +103,17 @@ class DocumentQA(Task):
             for one, stem, answer in zip(asked, stems, answers, strict=True)
         ]
 
-    def _others(self, asked: Sequence[QAExample], needed: Sequence[str], rng: random.Random) -> list[str]:
-        """Distractors of the examples asked for, then all documents of the others, without those needed."""
-        own = [document for one in asked for document in one.distractors]
-        rest = [document for one in self.examples for document in (*one.documents, *one.distractors)]
-        rng.shuffle(own)
-        rng.shuffle(rest)
-        return [document for document in dict.fromkeys(own + rest) if document not in needed]
+    @cached_property
+    def _documents(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(text for one in self.examples for text in (*one.documents, *one.distractors)))
+
+    def _others(self, asked: Sequence[QAExample], needed: Sequence[str], rng: random.Random) -> Iterator[str]:
+        """Distractors of the examples asked for, then all documents of the others, each once and none needed."""
+        own = dict.fromkeys(text for one in asked for text in one.distractors if text not in needed)
+        yield from in_random_order(own, rng)
+        for text in in_random_order(self._documents, rng):
+            if text not in own and text not in needed:
+                yield text
 
     def solve(self, prompt_text: str) -> str:
         """The first answer to the question at the end, if all the documents that it needs are there."""
@@ -138,8 +144,8 @@ def fictional(n: int, hops: int) -> tuple[QAExample, ...]:
 
 def _mayor(place: str, river: str, mayor: str, founder: str, mill: str) -> QAExample:
     document = (
-        f"{place} is a small town on the river {river}. It was founded by {founder}, who built the mill of {mill} there. "
-        f"The mayor of {place} is {mayor}. Its market is held every week."
+        f"{place} is a small town on the river {river}. It was founded by {founder}, who built "
+        f"the mill of {mill} there. The mayor of {place} is {mayor}. Its market is held every week."
     )
     return QAExample(f"Who is the mayor of {place}?", (mayor,), (document,))
 
@@ -154,22 +160,22 @@ def _birthplace_of_mayor(place: str, river: str, mayor: str, origin: str, school
 
 def numbered(documents: Sequence[str], units: TokenUnits) -> list[list[int]]:
     """The token ids of each document, under a heading with its number."""
-    return [units.ids(f" Document {i}:\n") + units.ids(f" {text}\n\n") for i, text in enumerate(documents, 1)]
+    return [units.ids(_heading(i)) + units.ids(f" {text}\n\n") for i, text in enumerate(documents, 1)]
 
 
-def fitting(documents: Sequence[str], before: int, n_tokens: int, units: TokenUnits) -> list[str]:
-    """Documents that ``n_tokens`` hold when numbered behind ``before`` others; repeated while there is room."""
+def fitting(documents: Iterable[str], before: int, n_tokens: int, units: TokenUnits) -> list[str]:
+    """Documents up to the first that ``n_tokens`` do not hold, numbered behind ``before`` others, over and over."""
     chosen: list[str] = []
-    grown = True
-    while grown:
-        grown = False
-        for document in documents:
-            size = len(units.ids(f" Document {before + len(chosen) + 1}:\n")) + len(units.ids(f" {document}\n\n"))
-            if size <= n_tokens:
-                chosen.append(document)
-                n_tokens -= size
-                grown = True
+    for number, document in enumerate(cycle(documents), before + 1):
+        n_tokens -= len(units.ids(_heading(number))) + len(units.ids(f" {document}\n\n"))
+        if n_tokens < 0:
+            break
+        chosen.append(document)
     return chosen
+
+
+def _heading(number: int) -> str:
+    return f" Document {number}:\n"
 
 
 def _depth(example: QAExample, documents: Sequence[str]) -> float:

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ropewalk.evaluation.tasks.assembly import NOISE, joined, plant
 from ropewalk.evaluation.tasks.base import Sample, Task, haystack_tokens
@@ -51,7 +52,7 @@ class VariableTracking(Task):
     def questions(self, n_tokens: int, rng: random.Random, units: TokenUnits, n: int) -> list[Sample]:
         values = [str(value) for value in rng.sample(VALUES, self.chains + 1)]
         example = units.bos + self._example(values.pop(), n_tokens, rng, units)
-        names = draw(codes(5), self.chains * (self.hops + 1), n_tokens, rng)
+        names = list(islice(draw(codes(5), n_tokens, rng), self.chains * (self.hops + 1)))
         chains = [names[i :: self.chains] for i in range(self.chains)]
 
         stems = [self._stem(value, units) for value in values[:n]]
@@ -70,7 +71,7 @@ class VariableTracking(Task):
 
     def _example(self, value: str, n_tokens: int, rng: random.Random, units: TokenUnits) -> list[int]:
         """A solved question about little noise; its variables have three letters."""
-        names = draw(codes(3), self.hops + 1, n_tokens, rng)
+        names = list(islice(draw(codes(3), n_tokens, rng), self.hops + 1))
         hay = EXAMPLE_LINES * units.ids(NOISE[0])
         hidden = _hidden([_assignments(names, value, units)], hay, rng, units)
         answer = [units.ids(f" {name}") for name in names[:-1]] + [units.ids(f" {names[-1]}\n\n")]
