@@ -16,7 +16,7 @@ from ropewalk.errors import UserError
 from ropewalk.evaluation.tasks import words
 from ropewalk.evaluation.tasks.assembly import NOISE, behind_sentence, fill, padding, plant, stretch
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
-from ropewalk.evaluation.tasks.ruler import CONFIGURATIONS
+from ropewalk.evaluation.tasks.ruler import CONFIGURATIONS, STAND_INS
 from ropewalk.evaluation.tasks.ruler.cwe import COMMON, CommonWords, words_that_fit
 from ropewalk.evaluation.tasks.ruler.fwe import largest, zipf
 from ropewalk.evaluation.tasks.ruler.metrics import match_all, match_part
@@ -300,6 +300,14 @@ def test_own_distractors_come_before_other_documents(byte_units: TokenUnits) -> 
     assert all(document in text for text in texts for document in (*near, *mine.documents))
     assert not any(document in text for text in texts for document in other.documents)
     assert {one.score(answer, found[0]) for answer in found[0].references} == {1.0}
+
+
+def test_stand_ins_say_that_they_are(byte_units: TokenUnits) -> None:
+    for name, (place, options) in STAND_INS.items():
+        module, _, make = place.partition(":")
+        one = getattr(importlib.import_module(module), make)(**options)
+        sample = one.sample(2000, random.Random(0), byte_units)
+        assert one.name == name and one.score(one.solve(byte_units.decode(sample.prompt)), sample) == 1.0
 
 
 def test_examples_are_needed_and_names_may_run_out() -> None:

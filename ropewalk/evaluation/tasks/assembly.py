@@ -60,11 +60,13 @@ def behind_sentence(text: Sequence[int], at: int, ends: frozenset[int]) -> int:
 
 def plant(hay: list[int], needles: Sequence[tuple[int, list[int]]]) -> list[int]:
     """The hay with each needle before its position; needles at one position keep their order."""
-    ordered = sorted(needles, key=lambda needle: needle[0])
-    starts = [0, *(at for at, _ in ordered)]
-    ends = [*(at for at, _ in ordered), len(hay)]
-    gaps = (hay[start:end] for start, end in zip(starts, ends, strict=True))
-    return list(chain.from_iterable(chain.from_iterable(zip(gaps, [*(ids for _, ids in ordered), []], strict=True))))
+    planted: list[int] = []
+    last = 0
+    for at, ids in sorted(needles, key=lambda needle: needle[0]):
+        planted += hay[last:at]
+        planted += ids
+        last = at
+    return planted + hay[last:]
 
 
 def joined(pieces: Sequence[list[int]]) -> list[int]:

@@ -30,3 +30,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "qa_1": (f"{MODULE}.qa:DocumentQA", {}),
     "qa_2": (f"{MODULE}.qa:DocumentQA", {}),
 }
+
+# What takes the place of a configuration whose examples are not there, under its own name.
+STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qa_1_synthetic": (f"{MODULE}.qa:synthetic", {"hops": 1}),
+    "qa_2_synthetic": (f"{MODULE}.qa:synthetic", {"hops": 2}),
+}

@@ -82,7 +82,7 @@ class RulerNeedles(Task):
         return self._ask(n_tokens, rng, units, n, None)
 
     def _ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, n: int, depth: float | None) -> list[Sample]:
-        n_keys = max(self.keys, self.queries, n if self.hay == "needles" else 1)
+        n_keys = max(self.keys, self.queries * (n if self.hay == "needles" else 1))
         other_keys, other_values = draw(KEYS[self.key](), n_tokens, rng), draw(VALUES[self.value](), n_tokens, rng)
         needles = {key: list(islice(other_values, self.values)) for key in islice(other_keys, n_keys)}
         keys = list(needles)
@@ -96,13 +96,12 @@ class RulerNeedles(Task):
         planted = [self._needle(key, value, units) for key in needles for value in needles[key]]
         n_hay = haystack_tokens(self.name, n_tokens, head, *planted, max(stems, key=len), [0] * room)
 
-        hay, break_before = self._haystack(n_hay, zip(other_keys, other_values, strict=True), rng, units)
+        hay, break_before = self._haystack(n_hay, zip(other_keys, other_values, strict=False), rng, units)
         depths = rng.sample(DEPTHS, len(planted)) if self.hay == "essay" else [rng.random() for _ in planted]
         if depth is not None and not self.free:
             depths[0] = depth
-        context = head + plant(
-            hay, [(break_before(round(at * n_hay)), ids) for at, ids in zip(depths, planted, strict=True)]
-        )
+        places = [break_before(round(at * n_hay)) for at in depths]
+        context = head + plant(hay, list(zip(places, planted, strict=True)))
         return [
             Sample(context + stem, answer, _listed(values), math.nan if self.free else at, values, room)
             for stem, answer, values, at in zip(stems, answers, references, depths, strict=False)

@@ -1,7 +1,7 @@
 """RULER's question answering: documents with the answer among many without it (arXiv 2404.06654).
 
-RULER takes SQuAD (qa_1) and HotpotQA (qa_2); the examples are given by the caller. Where there are none, ``fictional``
-makes facts about places and people that no model knows, and the task has "synthetic" in its name.
+RULER takes SQuAD (qa_1) and HotpotQA (qa_2); the examples are given by the caller. Where there are none, ``synthetic``
+stands in, with facts about places and people that no model knows, under a name of its own.
 """
 
 from __future__ import annotations
@@ -127,6 +127,11 @@ class DocumentQA(Task):
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the prediction contains one of the answers."""
         return match_part(prediction, sample)
+
+
+def synthetic(hops: int) -> DocumentQA:
+    """The stand-in for qa_1 (one hop) or qa_2 (two hops) on made-up facts; its name says so."""
+    return DocumentQA(fictional(2000, hops), f"qa_{hops}_synthetic")
 
 
 def fictional(n: int, hops: int) -> tuple[QAExample, ...]:
