@@ -132,7 +132,7 @@ def share_of_numbers(prediction: str, reference: str) -> float:
 
 
 def edit_similarity(prediction: str, reference: str) -> float:
-    """2 LCS / (sum of lengths) over characters, rounded to percents (LongBench's code score, as a fuzzy ratio has it)."""
+    """2 LCS / (sum of lengths) over characters, in whole percents (the fuzzy ratio of LongBench)."""
     both = len(prediction) + len(reference)
     return round(200 * len(common_subsequence(prediction, reference)) / both) / 100 if both else 0.0
 
@@ -145,7 +145,7 @@ def code_line_similarity(prediction: str, reference: str) -> float:
 
 
 def common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """A longest common subsequence; where several are as long, the one found from the end, skipping ``second`` first."""
+    """A longest common subsequence: of several, the one found from the end, passing over ``second`` first."""
     table = [[0] * (len(second) + 1)]
     for item in first:
         row, above = [0], table[-1]
@@ -270,7 +270,9 @@ def stated_choice(prediction: str, letters: str = "ABCD") -> str:
 
 
 def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], at: int = 10) -> float:
-    """Normalised discounted cumulative gain of the first ``at`` places: gains are the labels, discounts log2(place + 1).
+    """Normalised discounted cumulative gain of the first ``at`` places.
+
+    Gains are the labels, discounts log2(place + 1), places from 1.
 
     Only the first mention of a document counts. 0 where nothing is relevant.
     """

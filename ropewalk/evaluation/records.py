@@ -153,7 +153,11 @@ def read(source: str | Path, config: str | None = None, split: str = "test") -> 
 
 
 def tables(
-    source: str | Path, known: Sequence[str], subsets: Sequence[str] | None = None, split: str = "test", ending: str = ""
+    source: str | Path,
+    known: Sequence[str],
+    subsets: Sequence[str] | None = None,
+    split: str = "test",
+    ending: str = "",
 ) -> Iterator[tuple[str, Iterator[Record]]]:
     """The rows of each subset of a benchmark.
 
@@ -182,7 +186,8 @@ def tables(
     wanted = subsets or [name for name in known if name in files]
     if not wanted:
         raise UserError(
-            f"{source}: no file is named after a subset", f"name files {known[0]}{ending}.jsonl, and so on: {', '.join(known)}"
+            f"{source}: no file is named after a subset",
+            f"name files {known[0]}{ending}.jsonl, and so on: {', '.join(known)}",
         )
     for name in wanted:
         if name not in files:

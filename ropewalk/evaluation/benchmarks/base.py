@@ -33,6 +33,7 @@ class Question:
         max_new_tokens: room for the answer.
         source: file and line.
         choices: of a multiple-choice question.
+        shorten: False where the answer holds for the whole context only, so that it must not be cut.
         chat: False where the benchmark asks without chat template (examples to continue, code).
         facts: what groups of the report and some scores need (length, category, classes, ...).
     """
@@ -48,6 +49,7 @@ class Question:
     max_new_tokens: int
     source: str
     choices: tuple[str, ...] = ()
+    shorten: bool = True
     chat: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +66,7 @@ class Question:
                 put in front if the tokenizer has one.
 
         Raises:
-            TooShort: if ``n_tokens`` does not hold what surrounds the context.
+            TooShort: if ``n_tokens`` does not hold what surrounds the context, or a context that must not be cut.
             UserError: if the tokenizer has no offsets, no chat template, or one that rewrites the message.
         """
         text, start = self.before + self.context + self.after, len(self.before)
@@ -80,11 +82,10 @@ class Question:
             return bos + ids
         stop = start + len(self.context)
         inside = [i for i, (a, b) in enumerate(encoded.offset_mapping) if start <= a < b <= stop]
-        keep = len(inside) - (len(ids) - room)
+        keep = len(inside) - (len(ids) - room) if self.shorten else 0
         if keep < 1:
-            raise TooShort(
-                f"{self.id} needs more than {n_tokens - keep} tokens with this tokenizer, {n_tokens} were asked for"
-            )
+            least = n_tokens + len(ids) - room - (len(inside) - 1 if self.shorten else 0)
+            raise TooShort(f"{self.id} needs {least} tokens with this tokenizer, {n_tokens} were asked for")
         return bos + ids[: inside[(keep + 1) // 2]] + ids[inside[-1] + 1 - keep // 2 :]
 
 

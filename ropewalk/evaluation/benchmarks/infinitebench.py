@@ -44,11 +44,15 @@ SUBSETS = {
     ),
     "longbook_qa_chn": Subset("character_f1", 40, "请根据下面的书简短回答问题。\n\n{context}\n\n问题：{input}\n答案："),
     "longdialogue_qa_eng": Subset(
-        "name", 40, 'One name in this dialogue is replaced by "$$MASK$$".\n\n{context}\n\nThe name behind "$$MASK$$" is:'
+        "name",
+        40,
+        'One name in this dialogue is replaced by "$$MASK$$".\n\n{context}\n\nThe name behind "$$MASK$$" is:',
     ),
     "math_find": Subset("first_number", 3, "{input}\n\n{context}\n\n{input}\nReply with the number only.\nAnswer:"),
     "math_calc": Subset(
-        "prefix", 30000, "Compute step by step.\n\n{context}\n\nList the value after each operation, separated by commas:"
+        "prefix",
+        30000,
+        "Compute step by step.\n\n{context}\n\nList the value after each operation, separated by commas:",
     ),
     "code_run": Subset("last_integer", 5, "{context}\n\n{input}\nReply with the number only.\nAnswer:"),
     "code_debug": Subset("choice", 5, f"One function of this code has an obvious error. Find it.\n\n{_CHOICE}"),
@@ -148,7 +152,7 @@ def _is_word(prediction: str, reference: str) -> float:
 
 
 def _is_name(prediction: str, reference: str) -> float:
-    words, name = (f" {' '.join(re.findall(r'[^\W_]+', text.upper()))} " for text in (prediction, reference))
+    words, name = (" ".join(["", *re.findall(r"\w+", text.upper()), ""]) for text in (prediction, reference))
     return float(name in words)
 
 

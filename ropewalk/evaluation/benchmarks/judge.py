@@ -143,8 +143,8 @@ def key_point_f1(judge: Judge, points: Sequence[str], reference: str, answer: st
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", answer.strip()) if s]
     if not sentences or not ask(judge, FLUENCY.format(answer=answer), 1):
         return 0.0
-    recall = ask(judge, RECALL.format(points=_listed(points), answer=answer), len(points)) / len(points)
-    supported = ask(judge, PRECISION.format(reference=reference, sentences=_listed(sentences)), len(sentences))
+    recall = ask(judge, RECALL.format(points=listed(points), answer=answer), len(points)) / len(points)
+    supported = ask(judge, PRECISION.format(reference=reference, sentences=listed(sentences)), len(sentences))
     precision = supported / len(sentences)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -157,5 +157,6 @@ def preference(judge: Judge, question: str, reference: str, ours: str, theirs: s
     return ({1: 1.0, 0: 0.5, 2: 0.0}[here] + {2: 1.0, 0: 0.5, 1: 0.0}[there]) / 2
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Items on numbered lines."""
     return "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))

@@ -5,7 +5,7 @@ All rules are derived from the paper's and the method's description; the officia
 
 Not copied from the official evaluation:
   * an empty answer is a subset of every set of letters and earns 0.25. Here it earns nothing.
-  * a judge compares with a fixed model's answers, in one order. ``win_rate`` compares with answers that you give, in both.
+  * a judge compares with a fixed model's answers. ``win_rate`` compares with those that you give, in both orders.
 
 Open-ended tasks tell the model how long the reference is (the paper's length instruction); their rule scores are token
 F1 for questions and the geometric mean of ROUGE-1, -2 and -L for summaries.
@@ -142,9 +142,7 @@ def _rouge(prediction: str, reference: str) -> float:
 
 METRICS = {
     "letters": _choices,
-    "number": lambda prediction, reference: float(
-        metrics.numbers(prediction)[-1:] == metrics.numbers(reference)[-1:]
-    ),
+    "number": lambda prediction, reference: float(metrics.numbers(prediction)[-1:] == metrics.numbers(reference)[-1:]),
     "true_false": lambda prediction, reference: float(_truth(prediction) == _truth(reference)),
     "substring": metrics.substring_match,
     "qa_f1": metrics.qa_f1,
@@ -182,4 +180,4 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return with_means(means(scored), {"closed-ended": CLOSED})
 
 
-LEVAL = Benchmark("leval", load, score, aggregate, "L4NLP/LEval", "GPL-3.0")
+LEVAL = Benchmark("leval", load, score, aggregate, "L4NLP/LEval", "GPL-3.0 (of the repository)")

@@ -5,12 +5,12 @@ prompts are our own wording. For numbers that compare with published ones, give 
 ``prompts``; its ``{context}`` and ``{input}`` are filled in.
 
 Not copied from the official code:
-  * classification: a list is changed while it is walked through, so every second of the classes to drop survives; the
-    fallback for "no class named" can never run. Here all are dropped, and no class named scores 0.
-  * truncation cuts the whole prompt in half, mid-token, and encodes it again, so that instructions may go and the length
-    is not the one asked for. Here only the context is cut, in tokens.
-  * ROUGE: every error scores 0, including the recursion limit that the package hits on long sentences (Chinese text
-    without full stops). Here there is no recursion.
+  * classification: a list is changed while it is walked through, so that some classes to drop survive; the fallback for
+    "no class named" can never run. Here all are dropped, and no class named scores 0.
+  * truncation cuts the middle out of the whole prompt and encodes the rest again, so that instructions may go and the
+    length is not the one asked for. Here only the context is cut, in tokens.
+  * ROUGE: every error scores 0, also the recursion limit that the package hits on long sentences (Chinese text without
+    full stops). Here there is no recursion.
   * code: the fuzzy ratio depends on which library is installed; here it is always the one by longest common subsequence.
 """
 
@@ -47,6 +47,20 @@ SUMMARY = "Summarise the text below on one page.\n\n{context}\n\nSummary of the 
 EXAMPLES = "Examples come first. Do the same for the last one.\n\n{context}\n{input}"
 CODE = "Continue this code with its next line.\n{context}{input}Next line:\n"
 
+MEETING = "Minutes of a meeting, then a query.\n\n{context}\n\nQuery: {input}\nAnswer in some sentences:"
+NEWS_ZH = "前面是例子，请同样判断最后一篇新闻的类别。\n\n{context}\n{input}"
+COUNT = (
+    "Some of these paragraphs occur more than once. Count the distinct ones.\n\n{context}\n\n"
+    "Reply with the number of distinct paragraphs only.\nNumber:"
+)
+RETRIEVAL = (
+    "One of these paragraphs is summarised at the end.\n\n{context}\n\nSummary: {input}\n\n"
+    'Which paragraph is it of? Reply in the form "Paragraph 1".\nAnswer:'
+)
+RETRIEVAL_ZH = (
+    "最后的摘要出自下面的某一段。\n\n{context}\n\n摘要：{input}\n\n它出自哪一段？请按“段落1”的形式回答。\n答案："
+)
+
 SUBSETS = {
     "narrativeqa": Subset("qa_f1", 128, QA.replace("this text", "this story")),
     "qasper": Subset("qa_f1", 128, QASPER.replace("this text", "this paper")),
@@ -57,19 +71,19 @@ SUBSETS = {
     "musique": Subset("qa_f1", 32, PASSAGES),
     "dureader": Subset("rouge_l_zh", 128, "请根据下面的文章回答最后的问题。\n\n{context}\n\n问题：{input}\n回答："),
     "gov_report": Subset("rouge_l", 512, SUMMARY),
-    "qmsum": Subset("rouge_l", 512, "Minutes of a meeting, then a query.\n\n{context}\n\nQuery: {input}\nAnswer in some sentences:"),
+    "qmsum": Subset("rouge_l", 512, MEETING),
     "multi_news": Subset("rouge_l", 512, SUMMARY),
     "vcsum": Subset("rouge_l_zh", 512, "请总结下面的会议记录。\n\n{context}\n\n会议总结："),
     "trec": Subset("classification", 64, EXAMPLES, chat=False, first_line=True),
     "triviaqa": Subset("qa_f1", 32, EXAMPLES, chat=False, first_line=True),
     "samsum": Subset("rouge_l", 128, EXAMPLES, chat=False, first_line=True),
-    "lsht": Subset("classification", 64, "前面是例子，请同样判断最后一篇新闻的类别。\n\n{context}\n{input}", chat=False, first_line=True),
-    "passage_count": Subset("count", 32, "Some of these paragraphs occur more than once. Count the distinct ones.\n\n{context}\n\nReply with the number of distinct paragraphs only.\nNumber:"),
-    "passage_retrieval_en": Subset("retrieval", 32, "One of these paragraphs is summarised at the end.\n\n{context}\n\nSummary: {input}\n\nWhich paragraph is it of? Reply in the form \"Paragraph 1\".\nAnswer:"),
-    "passage_retrieval_zh": Subset("retrieval", 32, "最后的摘要出自下面的某一段。\n\n{context}\n\n摘要：{input}\n\n它出自哪一段？请按“段落1”的形式回答。\n答案："),
+    "lsht": Subset("classification", 64, NEWS_ZH, chat=False, first_line=True),
+    "passage_count": Subset("count", 32, COUNT),
+    "passage_retrieval_en": Subset("retrieval", 32, RETRIEVAL),
+    "passage_retrieval_zh": Subset("retrieval", 32, RETRIEVAL_ZH),
     "lcc": Subset("code", 64, CODE, chat=False),
     "repobench-p": Subset("code", 64, CODE, chat=False),
-}  # fmt: skip
+}
 EXTENDED = (
     "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "gov_report", "multi_news", "trec", "triviaqa", "samsum",
     "passage_count", "passage_retrieval_en", "lcc", "repobench-p",
