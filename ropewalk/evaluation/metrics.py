@@ -90,8 +90,9 @@ def exact_match(prediction: str, reference: str) -> float:
 
 
 def substring_match(prediction: str, reference: str) -> float:
-    """1 if the normalised reference is part of the normalised prediction."""
-    return float(normalise(reference) in normalise(prediction))
+    """1 if the normalised reference is part of the normalised prediction; 0 if nothing is left of it."""
+    wanted = normalise(reference)
+    return float(wanted != "" and wanted in normalise(prediction))
 
 
 def contains(prediction: str, reference: str) -> float:

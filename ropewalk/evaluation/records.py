@@ -143,7 +143,7 @@ def read(source: str | Path, config: str | None = None, split: str = "test") -> 
         UserError: if there is no such source or a row is not an object, naming file and line.
     """
     path = Path(source)
-    if not path.exists() and HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+    if is_hub_id(source):
         return _hub(str(source), config, split)
     if not path.is_file():
         raise UserError(f"{source}: no such file", f"give a {', '.join(SUFFIXES)} file, or a hub id")
@@ -174,11 +174,9 @@ def tables(
     Raises:
         UserError: if a subset is unknown or has no file.
     """
-    for name in subsets or ():
-        if name not in known:
-            raise UserError(f"no subset {name!r}{did_you_mean(name, known)}", f"give some of {', '.join(known)}")
+    check_known(subsets, known)
     path = Path(source)
-    if not path.exists() and HUB_ID.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+    if is_hub_id(source):
         for name in subsets or known:
             yield name, read(source, name + ending, split)
         return
@@ -193,6 +191,23 @@ def tables(
         if name not in files:
             raise UserError(f"{source}: no file for the subset {name!r}", f"name it {name}{ending}.jsonl")
         yield name, read(files[name])
+
+
+def check_known(subsets: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Refuse a subset that the benchmark does not have.
+
+    Raises:
+        UserError: naming it and all that there are.
+    """
+    for name in subsets or ():
+        if name not in known:
+            raise UserError(f"no subset {name!r}{did_you_mean(name, known)}", f"give some of {', '.join(known)}")
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a source reads ``owner/name`` and is no local path."""
+    path = Path(source)
+    return not path.exists() and path.suffix not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
 
 
 def _files(path: Path, ending: str) -> dict[str, Path]:

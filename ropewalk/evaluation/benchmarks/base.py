@@ -153,10 +153,13 @@ def grade(
         judge: a language model that grades; no request is made unless one is given.
 
     Raises:
-        UserError: if a question has no prediction.
+        UserError: if a question has no prediction, or two have the same id.
     """
-    scored, skipped = [], {}
+    scored, skipped, seen = [], {}, dict[str, str]()
     for question in questions:
+        if question.id in seen:
+            raise UserError(f"{question.source}: the id {question.id!r} was at {seen[question.id]} before")
+        seen[question.id] = question.source
         if question.id not in predictions:
             raise UserError(f"no prediction for {question.id} ({question.source})")
         prediction = predictions[question.id]
@@ -184,6 +187,11 @@ def fill(template: str, **values: str) -> str:
 def lettered(choices: Iterable[str]) -> str:
     """Choices on lines that begin with "A. ", "B. ", ..."""
     return "\n".join(f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(choices))
+
+
+def words(text: str) -> int:
+    """Length in words."""
+    return len(text.split())
 
 
 def means(scored: Iterable[Scored], key: Callable[[Scored], str] = lambda s: s.question.subset) -> dict[str, float]:

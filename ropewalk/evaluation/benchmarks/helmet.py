@@ -1,8 +1,8 @@
 """HELMET: seven categories of applications, 8k to 128k (arXiv 2410.02694).
 
 Files are those of the published archive, named after their data set: ``nq.jsonl`` with the questions and, where
-examples come first, ``nq.demos.jsonl`` with those (keys are listed at the function that reads each set). The archive has
-one file per depth of the gold passage; put them behind each other. Prompts are our own wording.
+examples come first, ``nq.demos.jsonl`` with those (keys stand at the function that reads each set). The archive has one
+file per depth of the gold passage; put them behind each other. Prompts are our own wording.
 
 Only the citations of category "cite" are missing: they are scored by an 11B entailment model. Correctness is reported;
 the category and the total are not. Of the rest, ``narrativeqa``, ``infbench_sum`` and ``multi_lexsum`` need a judge.
@@ -405,7 +405,7 @@ def score(prediction: str, question: Question) -> float:
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
-    """Mean of each data set and of each category that is complete, but "cite" and so the total, which need citations."""
+    """Mean of each data set and of each complete category; "cite", and with it the total, would need citations."""
     table = with_means(means(scored), {name: sets for name, sets in CATEGORIES.items() if name != "cite"})
     return {f"{name} (correctness)" if name in CATEGORIES["cite"] else name: value for name, value in table.items()}
 

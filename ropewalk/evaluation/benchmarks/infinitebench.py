@@ -82,7 +82,8 @@ def question(row: Record, name: str) -> Question:
     """
     subset = SUBSETS[name]
     context, asked = row.text("context"), row.text("input", empty=name in UNASKED)
-    references, choices = row.answers("answer"), ()
+    references = row.answers("answer")
+    choices: tuple[str, ...] = ()
     if subset.metric == "choice":
         choices = row.texts("options")
         references = (_letter(row, references, choices),)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ropewalk.errors import UserError, did_you_mean
 from ropewalk.evaluation import metrics, records
 from ropewalk.evaluation.benchmarks import judge as judging
 from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, around, means
@@ -37,9 +36,7 @@ def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Quest
     Raises:
         UserError: naming file and line, key, value seen and value expected; also if a summary is not shorter.
     """
-    for name in subsets or ():
-        if name not in SUBSETS:
-            raise UserError(f"no subset {name!r}{did_you_mean(name, SUBSETS)}", f"give some of {', '.join(SUBSETS)}")
+    records.check_known(subsets, SUBSETS)
     questions = [question for row in records.read(source) for question in _questions(row)]
     return [question for question in questions if not subsets or question.subset in subsets]
 

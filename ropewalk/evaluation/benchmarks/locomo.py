@@ -41,6 +41,7 @@ def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Quest
     Raises:
         UserError: naming file and line, key, value seen and value expected.
     """
+    records.check_known(subsets, tuple(CATEGORIES.values()))
     questions = [question for row in records.read(source) for question in _questions(row)]
     return [question for question in questions if not subsets or question.subset in subsets]
 

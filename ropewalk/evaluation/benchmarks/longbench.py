@@ -11,7 +11,7 @@ Not copied from the official code:
     length is not the one asked for. Here only the context is cut, in tokens.
   * ROUGE: every error scores 0, also the recursion limit that the package hits on long sentences (Chinese text without
     full stops). Here there is no recursion.
-  * code: the fuzzy ratio depends on which library is installed; here it is always the one by longest common subsequence.
+  * code: the fuzzy ratio depends on which library is installed; here it is always by longest common subsequence.
 """
 
 from __future__ import annotations

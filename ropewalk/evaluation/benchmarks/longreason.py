@@ -32,8 +32,8 @@ def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Quest
     Raises:
         UserError: naming file and line, key, value seen and value expected.
     """
-    path = Path(source)
-    if not path.exists() and records.HUB_ID.fullmatch(str(source)):  # the lengths are splits there, not configurations
+    if records.is_hub_id(source):  # the lengths are splits there, not configurations
+        records.check_known(subsets, SUBSETS)
         return [_question(row, name) for name in subsets or SUBSETS for row in records.read(source, split=name)]
     return [_question(row, name) for name, rows in records.tables(source, SUBSETS, subsets) for row in rows]
 

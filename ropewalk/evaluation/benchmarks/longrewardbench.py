@@ -1,11 +1,11 @@
 """Long-RewardBench: which of several answers about a long context is the better one (arXiv 2510.06915).
 
-Files are those of the hub set, one per task: ``{"prompt_template": [{"role", "content"}], "tasktype", ...}`` with "chosen"
-and "rejected" (PairWise) or "candidates" and "candidates_score" (BestOfN). A model that writes replies with a ranking,
-"2 > 1"; the rewards of a model that scores become one by ``ranking``. The prompt is our own wording.
+Files are those of the hub set, one per task: ``{"prompt_template": [{"role", "content"}], "tasktype", ...}`` with
+"chosen" and "rejected" (PairWise) or "candidates" and "candidates_score" (BestOfN). A model that writes replies with a
+ranking, "2 > 1"; the rewards of a model that scores become one by ``ranking``. The prompt is our own wording.
 
-Differs from the official code: candidates with the same score may stand in either order, and the shuffled order comes from
-the question, not from a run. Contexts are never shortened: the label holds for the whole one.
+Differs from the official code: candidates with the same score may stand in either order, and the shuffled order comes
+from the question, not from a run. Contexts are never shortened: the label holds for the whole one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def score(prediction: str, question: Question) -> float:
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
-    """Pairs: each task, each context length, and all; best-of-N: each number of candidates, and all; and both together."""
+    """Pairs: each task, each length, and all; best-of-N: each number of candidates, and all; and both together."""
     pairs = [item for item in scored if item.question.metric == "PairWise"]
     ranked = [item for item in scored if item.question.metric == "BestOfN"]
     lengths = [item for item in pairs if item.question.facts["length"]]

@@ -31,6 +31,7 @@ from typing import Any
 
 from ropewalk.errors import UserError
 from ropewalk.evaluation import records
+from ropewalk.evaluation.benchmarks.base import words
 from ropewalk.evaluation.benchmarks.m4le import BUCKETS
 from ropewalk.files import write_text
 
@@ -53,11 +54,6 @@ class Task:
     texts: tuple[tuple[str, str], ...]
     question: str
     answer: str
-
-
-def words(text: str) -> int:
-    """Length in words, as M4LE's buckets are measured for English."""
-    return len(text.split())
 
 
 def read(source: str | Path) -> list[Text]:
@@ -85,7 +81,7 @@ def build(
         buckets: upper ends of the lengths; an instance is longer than the bucket before.
         n: instances per task and bucket.
         seed: of all draws.
-        length: of a text; words unless given (a tokenizer's count works as well).
+        length: of a text; words, as M4LE measures English, unless given (a tokenizer's count works as well).
 
     Raises:
         UserError: if the texts are too few, or too long, for a bucket.

@@ -1,11 +1,11 @@
 """RULER's two question tasks: SQuAD and HotpotQA with more and more documents around (arXiv 2404.06654).
 
-Files are ``qa_1.json``, SQuAD 2.0's ``dev-v2.0.json``, and ``qa_2.json``, HotpotQA's ``hotpot_dev_distractor_v1.json``. The
-documents of a question (SQuAD: its paragraph; HotpotQA: all of its ten) are joined by others of the same article, then by
-any, until there is no more room, and shuffled.
+Files are ``qa_1.json``, SQuAD 2.0's ``dev-v2.0.json``, and ``qa_2.json``, HotpotQA's
+``hotpot_dev_distractor_v1.json``. The documents of a question (SQuAD: its paragraph; HotpotQA: all of its ten) are
+joined by others of the same article, then by any, until there is no more room, and shuffled.
 
-Not copied from the official code: one fixed shuffle for all samples of a task, which puts the same ranks of documents at
-the same depths. Here every question has its own.
+Not copied from the official code: one fixed shuffle for all samples of a task, which puts the same ranks of documents
+at the same depths. Here every question has its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ropewalk.errors import UserError
 from ropewalk.evaluation import metrics, records
-from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, around, means
+from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, around, means, words
 from ropewalk.evaluation.records import Record
 
 MAX_NEW_TOKENS = 32
@@ -101,11 +101,6 @@ def _titled(document: object) -> bool:
 
 
 READERS: dict[str, Callable[[str | Path], Iterator[DocumentQuestion]]] = {"qa_1": read_squad, "qa_2": read_hotpotqa}
-
-
-def words(text: str) -> int:
-    """Length in words."""
-    return len(text.split())
 
 
 def load(
