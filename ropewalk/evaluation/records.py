@@ -111,15 +111,15 @@ class Record:
             raise self.refuse(key, "an object")
         return Record(value, f"{self.where}: {key}")
 
-    def records(self, key: str) -> list[Record]:
-        """A list of objects; at least one.
+    def records(self, key: str, empty: bool = False) -> list[Record]:
+        """A list of objects.
 
         Raises:
-            UserError: if it is anything else.
+            UserError: if it is anything else, or has none and ``empty`` is False.
         """
         value = self.values.get(key)
-        if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
-            raise self.refuse(key, "a list of one or more objects")
+        if not isinstance(value, list) or not (value or empty) or not all(isinstance(v, dict) for v in value):
+            raise self.refuse(key, "a list of objects" if empty else "a list of one or more objects")
         return [Record(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(value)]
 
     def refuse(self, key: str, expected: str) -> UserError:

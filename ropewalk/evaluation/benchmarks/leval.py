@@ -117,9 +117,13 @@ def score(prediction: str, question: Question) -> float:
 
 
 def _letters(text: str) -> str:
-    """The choices of an answer: letters behind "answer is", else in its first line; "" if it names none."""
+    """The choices of an answer: letters behind "answer is", else in its first line; "" if it names none.
+
+    Where these begin with a choice and its mark ("B. ", "(AC) "), what follows explains and is not read.
+    """
     stated = re.split(r"answer(?: is)?:?", text, flags=re.IGNORECASE)[-1].strip()
-    groups = re.findall(r"\b[A-Z]{1,6}\b(?!')", stated.split("\n")[0])
+    marked = re.match(r"\(?([A-H]+)[).:]", stated)
+    groups = [marked[1]] if marked else re.findall(r"\b[A-Z]{1,6}\b(?!')", stated.split("\n")[0])
     return "".join(sorted(set("".join(groups)) & set("ABCDEFGH")))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ SUBSETS = {
     "multihop": "answer",
     "twodiff": "age_difference",
     "citation": "cited",
-    "idk": "refusal",
+    "idk": "contains",
 }
 REFUSAL = "not stated"
 NAME = re.compile(r"(?<=Below is the bio of )(.*?)(?=\.)")
@@ -64,35 +65,38 @@ def load(source: str | Path, subsets: Sequence[str] | None = None, shots: int = 
 def _questions(row: Record, name: str, shots: int) -> list[Question]:
     """One question, or two for "idk": with the asked sentence in its biography, and without."""
     bios, asked = row.texts("context"), row.record("questions").records("NLG")
+    question = _question(row, name, asked, bios, shots)
     if name != "idk":
-        return [_question(row, name, asked, bios, shots)]
+        return [question]
     without = list(bios)
     for position, (start, end) in zip(*_places(asked[0], bios), strict=True):
         without[position] = bios[position][:start] + bios[position][end:]
-    kept, removed = _question(row, name, asked, bios, shots), _question(row, name, asked, without, shots, removed=True)
-    return [kept, removed]
+    removed = replace(
+        question,
+        id=f"{question.id}/removed",
+        context="".join(without),
+        references=(REFUSAL,),
+        metric="refusal",
+    )
+    return [question, removed]
 
 
-def _question(
-    row: Record, name: str, asked: Sequence[Record], bios: Sequence[str], shots: int, removed: bool = False
-) -> Question:
+def _question(row: Record, name: str, asked: Sequence[Record], bios: Sequence[str], shots: int) -> Question:
+    if len(asked) <= shots:
+        raise row.record("questions").refuse("NLG", f"{shots + 1} questions for {shots} examples")
     first, metric = asked[0], SUBSETS[name]
     references, facts = _answer(first, name, bios)
     if metric == "answer":
-        metric = "last_integer" if isinstance(first.values.get("Answer"), int) else "contains"
-    if name == "idk":
-        metric = "refusal" if removed else "contains"
-    hint = {"citation": CITE, "idk": REFUSE}.get(name, "")
+        metric = "last_integer" if isinstance(first.values["Answer"], int) else "contains"
     worked = "".join(_example(example) for example in asked[1 : 1 + shots])
-    if shots and len(asked) <= shots:
-        raise row.record("questions").refuse("NLG", f"{shots + 1} questions for {shots} examples")
+    hint = {"citation": CITE, "idk": REFUSE}.get(name, "")
     before, after = around(TEMPLATE, question=first.text("Question"), examples=worked, hint=hint)
-    numbered = (f"Bio [{i}]: {bio}" for i, bio in enumerate(bios)) if name == "citation" else bios
+    numbered = "\n".join(f"Bio [{i}]: {bio}" for i, bio in enumerate(bios))
     return Question(
-        id=f"{name}/{row.where.rpartition(':')[2]}{'/removed' if removed else ''}",
-        context=("\n" if name == "citation" else "").join(numbered),
+        id=f"{name}/{row.where.rpartition(':')[2]}",
+        context=numbered if name == "citation" else "".join(bios),
         question=first.text("Question"),
-        references=(REFUSAL,) if removed else references,
+        references=references,
         subset=name,
         metric=metric,
         before=before,

@@ -11,7 +11,7 @@ at the same depths. Here every question has its own.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,25 +48,33 @@ class DocumentQuestion:
     source: str
 
 
-def read_squad(source: str | Path) -> Iterator[DocumentQuestion]:
-    """Answerable questions of SQuAD.
+@dataclass(frozen=True)
+class Collection:
+    """The questions of a file, and all of its documents."""
+
+    questions: tuple[DocumentQuestion, ...]
+    documents: frozenset[str]
+
+
+def read_squad(source: str | Path) -> Collection:
+    """Answerable questions of SQuAD, and all paragraphs.
 
     Raises:
         UserError: naming file, line and key; also if an answer does not stand at its place in the paragraph.
     """
+    questions, documents = [], set[str]()
     for article in records.read(source):
         paragraphs = article.records("paragraphs")
         texts = [paragraph.text("context") for paragraph in paragraphs]
-        for i, paragraph in enumerate(paragraphs):
-            for qa in paragraph.records("qas"):
-                if qa.values.get("is_impossible"):
-                    continue
-                answers = [_span(answer, texts[i]) for answer in qa.records("answers")]
-                others = tuple(text for j, text in enumerate(texts) if j != i)
-                distinct = tuple(dict.fromkeys(answers))
-                yield DocumentQuestion(
-                    qa.text("id"), qa.text("question").strip(), distinct, (texts[i],), others, qa.where
-                )
+        documents.update(texts)
+        for text, paragraph in zip(texts, paragraphs, strict=True):
+            related = tuple(other for other in texts if other != text)
+            for qa in paragraph.records("qas", empty=True):
+                if not qa.values.get("is_impossible"):
+                    answers = tuple(dict.fromkeys(_span(answer, text) for answer in qa.records("answers")))
+                    asked = qa.text("question").strip()
+                    questions.append(DocumentQuestion(qa.text("id"), asked, answers, (text,), related, qa.where))
+    return Collection(tuple(questions), frozenset(documents))
 
 
 def _span(answer: Record, paragraph: str) -> str:
@@ -76,12 +84,13 @@ def _span(answer: Record, paragraph: str) -> str:
     return text
 
 
-def read_hotpotqa(source: str | Path) -> Iterator[DocumentQuestion]:
-    """Questions of HotpotQA (distractor setting).
+def read_hotpotqa(source: str | Path) -> Collection:
+    """Questions of HotpotQA (distractor setting), and all paragraphs, each behind its title.
 
     Raises:
         UserError: naming file, line and key; also if a supporting document is missing.
     """
+    questions, documents = [], set[str]()
     for row in records.read(source):
         context = row.values.get("context")
         if not isinstance(context, list) or not context or not all(_titled(document) for document in context):
@@ -90,8 +99,11 @@ def read_hotpotqa(source: str | Path) -> Iterator[DocumentQuestion]:
         titles = {title for title, _ in context}
         if not isinstance(facts, list) or not all(isinstance(f, list) and f and f[0] in titles for f in facts):
             raise row.refuse("supporting_facts", 'a list of [title, sentence] with titles of "context"')
-        documents = tuple(f"{title}\n{''.join(sentences)}" for title, sentences in context)
-        yield DocumentQuestion(row.text("_id"), row.text("question"), (row.text("answer"),), documents, (), row.where)
+        gold = tuple(f"{title}\n{''.join(sentences)}" for title, sentences in context)
+        documents.update(gold)
+        asked, answer = row.text("question"), row.text("answer")
+        questions.append(DocumentQuestion(row.text("_id"), asked, (answer,), gold, (), row.where))
+    return Collection(tuple(questions), frozenset(documents))
 
 
 def _titled(document: object) -> bool:
@@ -100,7 +112,7 @@ def _titled(document: object) -> bool:
     return isinstance(document[1], list) and all(isinstance(sentence, str) for sentence in document[1])
 
 
-READERS: dict[str, Callable[[str | Path], Iterator[DocumentQuestion]]] = {"qa_1": read_squad, "qa_2": read_hotpotqa}
+READERS: dict[str, Callable[[str | Path], Collection]] = {"qa_1": read_squad, "qa_2": read_hotpotqa}
 
 
 def load(
@@ -136,23 +148,21 @@ def load(
         )
     questions = []
     for name, file in there.items():
-        items = list(READERS[name](file))
-        pool = sorted({document for item in items for document in (*item.gold, *item.related)})
-        lengths = {document: length(document) for document in pool}
+        collection = READERS[name](file)
+        pool = {document: length(document) for document in sorted(collection.documents)}
         rng = random.Random(f"{seed}/{name}")
-        questions += [_question(item, name, pool, lengths, room, rng) for item in items[:n]]
+        questions += [_question(item, name, pool, room, rng) for item in collection.questions[:n]]
     return questions
 
 
-def _question(
-    item: DocumentQuestion, name: str, pool: Sequence[str], lengths: dict[str, int], room: int, rng: random.Random
-) -> Question:
+def _question(item: DocumentQuestion, name: str, lengths: Mapping[str, int], room: int, rng: random.Random) -> Question:
+    """A question with as many documents as fit; ``lengths`` has all documents there are."""
     chosen = list(dict.fromkeys(item.gold))
     used = sum(lengths[document] for document in chosen)
     if used > room:
         raise UserError(f"{item.source}: the documents of {item.id} are {used} long, there is room for {room}")
     related = rng.sample(item.related, len(item.related))
-    for document in (*related, *rng.sample(pool, len(pool))):
+    for document in (*related, *rng.sample(list(lengths), len(lengths))):
         if used + lengths[document] > room:
             break
         if document not in chosen:

@@ -52,7 +52,8 @@ def test_key_point_f1_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replies", "value"), [(("1", "2"), 1.0), (("1", "1"), 0.5), (("0", "0"), 0.5), (("2", "1"), 0.0), (("1", "0"), 0.75)]
+    ("replies", "value"),
+    [(("1", "2"), 1.0), (("1", "1"), 0.5), (("0", "0"), 0.5), (("2", "1"), 0.0), (("1", "0"), 0.75)],
 )
 def test_a_judge_that_always_takes_the_first_answer_is_a_tie(replies: tuple[str, str], value: float) -> None:
     judge = Replies(*(f"Score: {reply}" for reply in replies))
