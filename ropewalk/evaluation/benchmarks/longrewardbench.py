@@ -1,11 +1,11 @@
 """Long-RewardBench: which of several answers about a long context is the better one (arXiv 2510.06915).
 
-Files are those of the hub set, one per task: ``{"prompt_template": [{"role", "content"}], "tasktype", ...}`` with
-"chosen" and "rejected" (PairWise) or "candidates" and "candidates_score" (BestOfN). A model that writes replies with a
+Files are those of the hub set, one per task: ``{"prompt_template": [{"role", "content"}], ...}`` with "chosen" and
+"rejected" or, where "tasktype" is "BestOfN", with "candidates", the best one first. A model that writes replies with a
 ranking, "2 > 1"; the rewards of a model that scores become one by ``ranking``. The prompt is our own wording.
 
-Differs from the official code: candidates with the same score may stand in either order, and the shuffled order comes
-from the question, not from a run. Contexts are never shortened: the label holds for the whole one.
+Not copied from the official code: prompts over 131072 tokens lose their middle, and the label may no longer hold. Here
+contexts are never shortened. The order in which responses are shown comes from the question, not from a run.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Quest
 
 
 def _question(row: Record, name: str) -> Question:
-    kind = row.one_of("tasktype", ("PairWise", "BestOfN"))
-    scores = _rewards(row) if kind == "BestOfN" else (1.0, 0.0)
+    kind = row.one_of("tasktype", ("PairWise", "BestOfN")) if row.has("tasktype") else "PairWise"
     responses = row.texts("candidates") if kind == "BestOfN" else (row.text("chosen"), row.text("rejected"))
+    if len(responses) < 2:
+        raise row.refuse("candidates", "two or more strings")
     context = "\n\n".join(message.text("content") for message in row.records("prompt_template"))
     order = random.Random(context).sample(range(len(responses)), len(responses))
     shown = tuple(responses[i] for i in order)
-    rewards = tuple(scores[i] for i in order)
     listed = "\n\n".join(f"Response {i}:\n{text}" for i, text in enumerate(shown, 1))
     before, after = around(TEMPLATE, responses=listed)
     return Question(
         id=f"{name}/{row.where.rpartition(':')[2]}",
         context=context,
         question=listed,
-        references=(ranking(rewards),),
+        references=(ranking([-place for place in order]),),
         subset=name,
         metric=kind,
         before=before,
@@ -64,22 +64,8 @@ def _question(row: Record, name: str) -> Question:
         source=row.where,
         choices=shown,
         shorten=False,
-        facts={
-            "rewards": rewards,
-            "length": row.values.get("ctx_length_for_length"),
-            "subtype": row.values.get("subtype"),
-        },
+        facts={"length": row.values.get("ctx_length_for_length")},
     )
-
-
-def _rewards(row: Record) -> tuple[float, ...]:
-    values = row.values.get("candidates_score")
-    n = len(row.texts("candidates"))
-    if not isinstance(values, list) or len(values) != n or not all(isinstance(v, int | float) for v in values):
-        raise row.refuse("candidates_score", f'{n} numbers, one for each of "candidates"')
-    if len(set(values)) < 2:
-        raise row.refuse("candidates_score", "at least two different scores")
-    return tuple(map(float, values))
 
 
 def ranking(rewards: Sequence[float]) -> str:
@@ -89,13 +75,12 @@ def ranking(rewards: Sequence[float]) -> str:
 
 def score(prediction: str, question: Question) -> float:
     """The share of places with the right response, by the last ranking of a reply; 0 if it is none of all responses."""
-    rewards: Sequence[float] = question.facts["rewards"]
     chains = re.findall(r"\d+(?:\s*>\s*\d+)+", prediction)
-    places = [int(n) - 1 for n in re.findall(r"\d+", chains[-1])] if chains else []
-    if sorted(places) != list(range(len(rewards))):
+    places = re.findall(r"\d+", chains[-1]) if chains else []
+    ideal = question.references[0].split(" > ")
+    if sorted(places) != sorted(ideal):
         return 0.0
-    ideal = sorted(rewards, reverse=True)
-    return sum(rewards[place] == best for place, best in zip(places, ideal, strict=True)) / len(rewards)
+    return sum(place == best for place, best in zip(places, ideal, strict=True)) / len(ideal)
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, float]:

@@ -15,7 +15,7 @@ PAIR: Row = {
     "ctx_length_for_length": "4k",
     "subtype": "same",
 }
-BEST: Row = PAIR | {"tasktype": "BestOfN", "candidates": ["c0", "c1", "c2"], "candidates_score": [0.2, 0.9, 0.5]}
+BEST: Row = PAIR | {"tasktype": "BestOfN", "candidates": ["c0", "c1", "c2"]}
 
 
 def test_the_reference_ranking_scores_1_and_stands_in_no_fixed_order(tmp_path: Path) -> None:
@@ -27,16 +27,20 @@ def test_the_reference_ranking_scores_1_and_stands_in_no_fixed_order(tmp_path: P
         assert question.choices[int(question.references[0][0]) - 1] == "good" and not question.shorten
 
 
-def test_best_of_n_counts_places_and_ties_may_swap(tmp_path: Path) -> None:
-    [question] = LONGREWARDBENCH.load(jsonl(tmp_path, "Summ", BEST))
-    first, second, third = question.references[0].split(" > ")
-    assert LONGREWARDBENCH.score(f"{first} > {second} > {third}", question) == 1.0
-    assert LONGREWARDBENCH.score(f"{first} > {third} > {second}", question) == pytest.approx(1 / 3)
-    assert LONGREWARDBENCH.score(f"Ranking: {first} > {second}", question) == 0.0
-    assert LONGREWARDBENCH.score("", question) == 0.0
-    [tied] = LONGREWARDBENCH.load(jsonl(tmp_path, "Summ", BEST | {"candidates_score": [0, 1, 1]}))
-    first, second, third = tied.references[0].split(" > ")
-    assert LONGREWARDBENCH.score(f"1 > 2 > 3, no: {second} > {first} > {third}", tied) == 1.0
+def test_best_of_n_counts_places_and_candidates_stand_best_first(tmp_path: Path) -> None:
+    rows = [BEST | {"prompt_template": [{"role": "user", "content": f"Text {i}"}]} for i in range(10)]
+    for question in LONGREWARDBENCH.load(jsonl(tmp_path, "Summ", *rows)):
+        first, second, third = question.references[0].split(" > ")
+        assert [question.choices[int(n) - 1] for n in (first, second, third)] == ["c0", "c1", "c2"]
+        assert LONGREWARDBENCH.score(f"1 > 3 > 2? No: {first} > {second} > {third}", question) == 1.0
+        assert LONGREWARDBENCH.score(f"{first} > {third} > {second}", question) == pytest.approx(1 / 3)
+        assert LONGREWARDBENCH.score(f"Ranking: {first} > {second}", question) == 0.0
+        assert LONGREWARDBENCH.score("", question) == 0.0
+
+
+def test_rows_without_a_type_are_pairs(tmp_path: Path) -> None:
+    row = {key: value for key, value in PAIR.items() if key != "tasktype"}
+    assert LONGREWARDBENCH.load(jsonl(tmp_path, "Code", row))[0].metric == "PairWise"
 
 
 def test_rewards_become_rankings() -> None:
@@ -56,8 +60,8 @@ def test_pairs_lengths_and_numbers_of_candidates_are_reported(tmp_path: Path) ->
         (PAIR | {"tasktype": "pair"}, "one of PairWise, BestOfN"),
         (PAIR | {"chosen": ""}, '"chosen"'),
         (PAIR | {"prompt_template": []}, '"prompt_template" is []'),
-        (BEST | {"candidates_score": [1, 2]}, "3 numbers"),
-        (BEST | {"candidates_score": [1, 1, 1]}, "two different scores"),
+        (BEST | {"candidates": ["one"]}, "two or more strings"),
+        (BEST | {"candidates": None}, '"candidates" is None'),
     ],
 )
 def test_bad_rows_are_refused(tmp_path: Path, row: Row, word: str) -> None:
