@@ -250,8 +250,8 @@ def last_integer(text: str) -> str:
 
 
 def numbers(text: str) -> list[float]:
-    """All numbers of a text; thousands may be marked by commas."""
-    return [float(n.replace(",", "")) for n in re.findall(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?", text)]
+    """All numbers of a text, with their sign; a comma ends a number."""
+    return [float(n) for n in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", text)]
 
 
 def stated_choice(prediction: str, letters: str = "ABCD") -> str:

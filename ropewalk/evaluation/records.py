@@ -229,19 +229,39 @@ def _jsonl(file: Path) -> Iterator[Record]:
 
 
 def _json(file: Path) -> Iterator[Record]:
-    """Items of the list, each with the line on which it begins."""
+    """Items of a list, each with the line on which it begins, or of the list under "data", each with its place."""
     text = _decode(file.read_bytes(), str(file))
+    if text.lstrip().startswith("["):
+        yield from _items(file, text)
+        return
     document = _parse(text, str(file))
-    items = document.get("data") if isinstance(document, dict) else document
+    items = document.get("data") if isinstance(document, dict) else None
     if not isinstance(items, list):
         raise UserError(f'{file}: neither a list nor an object with a list under "data"')
-    position = text.index("[", text.index('"data"') if isinstance(document, dict) else 0) + 1
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-    for item in items:
-        position = re.compile(r"[\s,]*").match(text, position).end()  # type: ignore[union-attr]  # matches anything
-        line, counted = line + text.count("\n", counted, position), position
-        position = decoder.raw_decode(text, position)[1]
+    for i, item in enumerate(items):
+        yield _row(item, f"{file}:data[{i}]")
+
+
+def _items(file: Path, text: str) -> Iterator[Record]:
+    """Items of a JSON list, one at a time."""
+    if re.fullmatch(r"\s*\[\s*\]\s*", text):
+        return
+    decoder, between, line, end = json.JSONDecoder(), re.compile(r"\s*([\[,\]])\s*"), 1, 0
+    while True:
+        mark = between.match(text, end)
+        if mark is None or mark[1] not in ("[" if end == 0 else ",]"):
+            raise UserError(f"{file}:{line}: not JSON (no comma or end of the list after an item)")
+        if mark[1] == "]":
+            if mark.end() < len(text):
+                raise UserError(f"{file}:{line}: not JSON (there is more behind the list)")
+            return
+        line += text.count("\n", end, mark.end())
+        try:
+            item, stop = decoder.raw_decode(text, mark.end())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
         yield _row(item, f"{file}:{line}")
+        line, end = line + text.count("\n", mark.end(), stop), stop
 
 
 def _parquet(file: Path) -> Iterator[Record]:
@@ -287,8 +307,7 @@ def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = f"{where}:{error.lineno}" if where.endswith(".json") else where
-        raise UserError(f"{line}: not JSON ({error.msg} at column {error.colno})") from error
+        raise UserError(f"{where}: not JSON ({error})") from error
 
 
 def _row(value: Any, where: str) -> Record:

@@ -163,7 +163,7 @@ def test_several_references_in_order_or_in_part() -> None:
 
 
 def test_numbers_in_texts() -> None:
-    assert metrics.numbers("It is -3.5, not 1,234.0 or v2") == [-3.5, 1234.0]
+    assert metrics.numbers("It is -3.5, not 34,258 or v2, nor 1-2") == [-3.5, 34.0, 258.0, 1.0, 2.0]
     assert metrics.first_integer("x7 or 8") == "7" and metrics.last_integer("x7 or 8") == "8"
     assert metrics.first_integer("none") == metrics.last_integer("none") == ""
 

@@ -6,7 +6,7 @@ are our own wording (the official ones differ from model to model).
 Not copied from the official code:
   * multiple choice: any word that begins with A-D counts as a choice ("Because" is B), and so does "AB"; an empty
     answer ends the run. Here a letter has to stand alone; nothing stated is wrong.
-  * a label of several words can never be found among the words of an answer (dialogue). Here it can.
+  * dialogue: only the first of several names is right, and one of several words can never be found. Here any is right.
   * ``int("3.5")`` ends the run where a whole number is expected. Here numbers are compared as numbers, with their sign.
 """
 

@@ -105,7 +105,7 @@ def _check(row: Record, metric: str, answer: str) -> None:
     """Refuse a reference that its own metric could not score."""
     if metric == "letters" and not _letters(answer):
         raise row.refuse("outputs", "letters of choices (A, B, ...)")
-    if metric == "number" and not metrics.numbers(answer):
+    if metric == "number" and not _numbers(answer):
         raise row.refuse("outputs", "numbers")
     if metric == "true_false" and not _truth(answer):
         raise row.refuse("outputs", "True or False")
@@ -133,6 +133,11 @@ def _choices(prediction: str, reference: str) -> float:
     return 1.0 if chosen == right else 0.25 if chosen and chosen < right else 0.0
 
 
+def _numbers(text: str) -> list[float]:
+    """All numbers, where commas may mark thousands."""
+    return metrics.numbers(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
+
+
 def _truth(text: str) -> str:
     """The first true or false of a text; what follows in brackets ("[fact: ...]") is another question."""
     found = re.search(r"\b(true|false)\b", text, re.IGNORECASE)
@@ -146,7 +151,7 @@ def _rouge(prediction: str, reference: str) -> float:
 
 METRICS = {
     "letters": _choices,
-    "number": lambda prediction, reference: float(metrics.numbers(prediction)[-1:] == metrics.numbers(reference)[-1:]),
+    "number": lambda prediction, reference: float(_numbers(prediction)[-1:] == _numbers(reference)[-1:]),
     "true_false": lambda prediction, reference: float(_truth(prediction) == _truth(reference)),
     "substring": metrics.substring_match,
     "qa_f1": metrics.qa_f1,

@@ -71,7 +71,6 @@ def _question(qa: Record, context: str, name: str) -> Question:
         after=after,
         max_new_tokens=MAX_NEW_TOKENS,
         source=qa.where,
-        facts={"evidence": tuple(qa.values.get("evidence") or ())},
     )
 
 

@@ -8,7 +8,8 @@ Not copied from the official code:
   * an answer that holds an end mark ("U.S.") can never be found, because the prediction is cut there. Here it can.
   * an empty list item counts as an item in the F1 of lists. Here it does not.
   * BLEU takes the shortest reference as the length; sacrebleu, used here, the closest. Answers have one reference.
-  * ROUGE scores 0 where the package fails (see LongBench).
+  * ROUGE scores 0 where the package fails (see LongBench). For Chinese it is another package there; here it is the same
+    rule, over the words that jieba finds.
 
 ROUGE is a recall here, as in the paper, so it pays to say more; answers are cut at the end marks of each task first.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ropewalk.evaluation import metrics, records
-from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, mean_of, means
+from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, means, with_means
 from ropewalk.evaluation.records import Record
 
 
@@ -204,7 +205,7 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     for cell in table:
         name, _, bucket = cell.rpartition(": ")
         members[f"{SUBSETS[name].ability}: {bucket}"].append(cell)
-    return {**table, **{name: mean_of(table, cells) or 0.0 for name, cells in members.items()}}
+    return with_means(table, members)
 
 
 def _cell(item: Scored) -> str:

@@ -56,6 +56,7 @@ def test_the_right_answer_scores_1_in_every_task(name: str) -> None:
         ("kv_retrieval", "ax-1b", 0.0),
         ("math_calc", "1 2 9 4", 0.5),
         ("math_calc", "2 3 4", 0.0),
+        ("math_calc", "[1,2,300]", 0.5),
         ("math_calc", "1, 2, 3, 4, 5", 1.0),
         ("math_find", "3.5 or 4", 0.0),
         ("code_run", "7", 0.0),

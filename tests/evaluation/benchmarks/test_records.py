@@ -36,6 +36,7 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
     for record in read(file):
         assert lines[int(record.where.rpartition(":")[2]) - 1].strip() == "{"
     assert [r.where.rpartition(":")[2] for r in read(file)] == ["2", "5"]
+    assert list(read(json_list(tmp_path, "empty", []))) == []
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,12 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
         ("x.json", b'[{"a": 1},\n {"a": }]', "x.json:2: not JSON"),
         ("x.json", b'{"a": 1}', 'x.json: neither a list nor an object with a list under "data"'),
         ("x.json", b'[{"a": 1},\n\n 5]', "x.json:3: a row is an object, not int"),
+        ("x.json", b'[{"a":\n 1}\n{"a": 2}]', "x.json:2: not JSON (no comma"),
+        ("x.json", b'[{"a": 1},\n{"a": 2}', "x.json:2: not JSON (no comma"),
+        ("x.json", b'[{"a": 1}]\n[{"a": 2}]', "x.json:1: not JSON (there is more"),
+        ("x.json", b'{"data": [{"a": 1}, 3]}', "x.json:data[1]: a row is an object, not int"),
+        ("x.json", b'{"data": [\n', "x.json: not JSON"),
+        ("x.json", b"", "x.json: not JSON"),
         ("x.parquet", b"PAR1 no", "x.parquet: not a parquet file"),
         ("x.csv", b"a,b", "x.csv: cannot read .csv"),
     ],
