@@ -98,7 +98,7 @@ def load(
     questions = []
     for name, rows in records.tables(source, SUBSETS, subsets):
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        demos = _Demos(folder / f"{name}.demos.jsonl", name, shots, n_tokens, seed)
+        demos = _Demos(folder / f"{name}.demos.jsonl", shots, n_tokens, seed)
         for row in rows:
             if name != "popqa" or not row.has("s_pop") or math.log10(row.number("s_pop")) < POPULAR:
                 questions.append(_READERS[name](row, name, demos))
@@ -108,10 +108,9 @@ def load(
 class _Demos:
     """Examples of one data set, drawn anew for every question."""
 
-    def __init__(self, file: Path, name: str, shots: int, n_tokens: int, seed: int):
+    def __init__(self, file: Path, shots: int, n_tokens: int, seed: int):
+        self.file, self.shots, self.n_tokens, self.seed = file, shots, n_tokens, seed
         self.rows = list(records.read(file)) if file.exists() else []
-        self.file, self.name, self.shots, self.seed = file, name, shots, seed
-        self.n_tokens = n_tokens
 
     def draw(self, key: str, text: Callable[[Record], str], asked: Callable[[Record], str]) -> str:
         """``shots`` examples about other questions, each question once."""

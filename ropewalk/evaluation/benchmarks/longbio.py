@@ -69,7 +69,7 @@ def _questions(row: Record, name: str, shots: int) -> list[Question]:
     if name != "idk":
         return [question]
     without = list(bios)
-    for position, (start, end) in zip(*_places(asked[0], bios), strict=True):
+    for position, start, end in _spans(asked[0], bios):
         without[position] = bios[position][:start] + bios[position][end:]
     removed = replace(
         question,
@@ -114,11 +114,12 @@ def _answer(question: Record, name: str, bios: Sequence[str]) -> tuple[tuple[str
         return (str(question.record("Answer").integer("age_difference")),), {"ages": _ages(question, bios)}
     references = question.answers("Answer")
     if name in ("standard", "multi_standard", "paraphrase", "pronoun", "idk", "citation"):
-        missing = [answer for answer in references if not any(answer in bio for bio in bios)]
-        if missing and question.values.get("Property") != "birthdate":  # dates may be written in another form
+        text = "".join(bios).lower()
+        dates = "birthdate" in (question.values.get("Property") or ())  # which may be written in another form
+        if not dates and not all(answer.lower() in text for answer in references):
             raise question.refuse("Answer", "answers that a biography has")
     if name == "citation":
-        return references, {"citations": tuple(f"[{position}]" for position in _places(question, bios)[0])}
+        return references, {"citations": tuple(f"[{position}]" for position in _positions(question, bios))}
     return references, {}
 
 
@@ -135,29 +136,30 @@ def _ages(question: Record, bios: Sequence[str]) -> dict[str, int]:
     return ages
 
 
-def _places(question: Record, bios: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """In which biographies the answers stand, and from where to where there."""
-    positions, spans = question.values.get("position_in_list"), question.values.get("position_in_bios")
+def _positions(question: Record, bios: Sequence[str]) -> list[int]:
+    """In which biographies the answers stand."""
+    positions = question.values.get("position_in_list")
     if not isinstance(positions, list) or not all(isinstance(p, int) and 0 <= p < len(bios) for p in positions):
         raise question.refuse("position_in_list", f"a list of numbers from 0 to {len(bios) - 1}")
-    fits = isinstance(spans, list) and len(spans) == len(positions)
-    if not fits or not all(
-        isinstance(span, list) and len(span) == 2 and 0 <= span[0] < span[1] <= len(bios[position])
-        for position, span in zip(positions, spans or [], strict=True)
-    ):
-        raise question.refuse("position_in_bios", "[start, end] within the biography, one for each position")
-    return positions, spans or []
+    return positions
+
+
+def _spans(question: Record, bios: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Biography, start and end of each sentence that has an answer."""
+    positions, spans = _positions(question, bios), question.values.get("position_in_bios")
+    if not isinstance(spans, list) or len(spans) != len(positions):
+        raise question.refuse("position_in_bios", f"a list of {len(positions)} times [start, end]")
+    for position, span in zip(positions, spans, strict=True):
+        if not isinstance(span, list) or len(span) != 2 or not 0 <= span[0] < span[1] <= len(bios[position]):
+            raise question.refuse("position_in_bios", "[start, end] within the biography")
+    return [(position, start, end) for position, (start, end) in zip(positions, spans, strict=True)]
 
 
 def _example(question: Record) -> str:
     reasoning = f"{question.text('Rationale')} Therefore, " if question.has("Rationale") else ""
     stem = question.text("Question_prefix") if question.has("Question_prefix") else "the answer is"
-    value = question.values.get("Answer")
-    answer = (
-        ", ".join(map(str, value.get("ref_names", ())))
-        if isinstance(value, dict)
-        else ", ".join(question.answers("Answer"))
-    )
+    paired = isinstance(question.values.get("Answer"), dict)
+    answer = ", ".join(question.record("Answer").texts("ref_names") if paired else question.answers("Answer"))
     return f"Question: {question.text('Question')}\nAnswer: Based on the context, {reasoning}{stem} {answer}.\n"
 
 

@@ -105,7 +105,7 @@ def test_groups_are_means_of_their_tasks(tmp_path: Path) -> None:
         ("twodiff", item({"age_difference": 3}) | {"context": ["Nobody."]}, "The age of NAME"),
         ("citation", item(["Oslo"], position_in_list=[3]), "numbers from 0 to 2"),
         ("idk", item("Oslo", position_in_bios=[[5, 999]]), "[start, end] within the biography"),
-        ("idk", item("Oslo", position_in_bios=None), "[start, end] within the biography"),
+        ("idk", item("Oslo", position_in_bios=None), "a list of 1 times [start, end]"),
     ],
 )
 def test_bad_rows_are_refused(tmp_path: Path, name: str, row: dict[str, Any], word: str) -> None:
