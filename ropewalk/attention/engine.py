@@ -131,6 +131,11 @@ class Engine:
             key = how.rotary.layer_type if how.rotary else types[how.index]
             promised = (specs.get(key) or next(iter(specs.values()))).length
             window = promised if self.window is None else self.window
+            if to is not None and to < window:
+                raise UserError(
+                    f"target {to:,} is shorter than the {window:,} tokens that the model reads as it is",
+                    f"Choose a target of at least {window} tokens; shorter inputs already fit.",
+                )
             layer = Layer(
                 index=how.index,
                 window=window,
