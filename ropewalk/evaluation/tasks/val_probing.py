@@ -167,8 +167,9 @@ class ValCode(ValProbe):
 
 def sentences(text: str) -> tuple[str, ...]:
     """The plain sentences of a text whose middle stands in no other sentence."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     plain = dict.fromkeys(
-        " ".join(one.split()) for one in re.findall(r"(?<=[.!?]\s)[A-Z][A-Za-z0-9,;:'()\s-]+\.(?=\s)", text)
+        one for paragraph in paragraphs for one in re.findall(r'(?:(?<=^)|(?<=[.!?] ))[A-Z][^.!?"]+\.(?= |$)', paragraph)
     )
     fitting = [one for one in plain if len(one.split()) in SENTENCE_WORDS]
     everything = "\n".join(fitting)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ropewalk.demo.corpus import held_out_sources, topics
 from ropewalk.evaluation.tasks.altered_qa import AlteredNumericQA, Page
 from ropewalk.evaluation.tasks.base import Sample, Task
+from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
 from ropewalk.evaluation.tasks.lines import Lines
 from ropewalk.evaluation.tasks.val_probing import ValCode, ValDatabase, ValDocument, functions, sentences
 
@@ -16,7 +17,7 @@ PAGES = (
     Page("The mill at Oakby was built in 1731. It has 12 wheels, and burnt down in 1731 and in 1840.", "When was the mill at Oakby built?", "1731"),
     Page("Heronton counts 12,480 people.\nIt lies 60 miles from the sea.", "How many people live in Heronton?", "12,480"),
 )  # fmt: skip
-TEXT = sentences(topics()[:60_000])
+TEXT = tuple(one for one in sentences(topics()) if one.isascii())
 CODE = functions([source for name, source in held_out_sources().items() if name in ("fractions", "shutil")])
 
 
@@ -46,6 +47,30 @@ def swap(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Callable[[s
     return perturb
 
 
+def of_asked(attribute_pattern: str, new: str) -> Callable[[str, Sample], str]:
+    """Replaces the first match of a pattern about the first asked person, {name}."""
+
+    def perturb(text: str, sample: Sample) -> str:
+        question = text[: text.rindex("?")].rpartition(". ")[2]
+        name = next(one for one in re.findall(r"[A-Z]\w+ [A-Z]\w+ [A-Z]\w+", question) if text.count(one) > 1)
+        return re.sub(attribute_pattern.replace("{name}", name), new.replace("{name}", name), text, count=1)
+
+    return perturb
+
+
+def older(text: str, sample: Sample) -> str:
+    """Makes the youngest (or the first) of the named people the oldest."""
+    return swap(rf"{re.escape(sample.references[0])} is \d+ years", f"{sample.references[0]} is 99 years")(text, sample)
+
+
+def tell(text: str) -> str:
+    """Adds the attribute that a biography does not tell."""
+    [(attribute, name)] = asked_attributes(text[: text.rindex("?")].rpartition(". ")[2])
+    sentence = ATTRIBUTES[attribute][1][0].format(name=name, value="Nowhere")
+    return text.replace(f"of {name}.", f"of {name}. {sentence}", 1)
+
+
+BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
     "lines uuids": Case(Lines(keys="uuids"), swap(r"is {answer}\.", "is <77>.")),
@@ -54,4 +79,18 @@ CASES = {
     "val_database": Case(ValDatabase(), swap("label: {answer}>", "label: other, description: another>")),
     "val_code": Case(ValCode(CODE), swap(r"def {answer}\b", "def other"), (1500, 1501, 4000)),
     "val_document": Case(ValDocument(TEXT), swap("{answer}", "Gone."), (1000, 1001, 4000)),
+    "longbio_standard": Case(Biographies(), swap("{answer}", "Nowhere"), BIOGRAPHY),
+    "longbio_multi_standard": Case(
+        Biographies("multi_standard", 3), lambda text, one: text.replace(one.references[1], "Nowhere"), BIOGRAPHY
+    ),
+    "longbio_paraphrase": Case(Biographies("paraphrase"), swap("{answer}", "Nowhere"), BIOGRAPHY),
+    "longbio_pronoun": Case(Biographies("pronoun"), swap("{answer}", "Nowhere"), BIOGRAPHY),
+    "longbio_calculation": Case(Biographies("calculation"), of_asked(r"{name} is \d+", "{name} is 1234"), BIOGRAPHY),
+    "longbio_rank": Case(Biographies("rank", 2), older, BIOGRAPHY),
+    "longbio_multihop": Case(Biographies("multihop", 3), swap("in {answer}", "in Nowhere"), (3000, 3001)),
+    "longbio_twodiff": Case(Biographies("twodiff"), older, BIOGRAPHY),
+    "longbio_citation": Case(
+        Biographies("citation", 2), lambda text, one: text.replace(f"Biography {one.references[-1]}", "Biography 1"), BIOGRAPHY
+    ),
+    "longbio_idk": Case(Biographies("idk"), lambda text, one: tell(text), BIOGRAPHY),
 }
