@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ropewalk.demo.corpus import held_out_sources, topics
 from ropewalk.evaluation.tasks.altered_qa import AlteredNumericQA, Page
+from ropewalk.evaluation.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.evaluation.tasks.base import Sample, Task
 from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
 from ropewalk.evaluation.tasks.lines import Lines
@@ -70,6 +71,29 @@ def tell(text: str) -> str:
     return text.replace(f"of {name}.", f"of {name}. {sentence}", 1)
 
 
+def elsewhere(text: str, sample: Sample) -> str:
+    """Moves everybody who goes where the question or the answer says to another place, or all to the place of a no."""
+    if sample.text == "no":
+        return re.sub(r"to the \w+\.", f"to the {sample.facts['question'].split()[-1][:-1]}.", text)
+    place = sample.text if sample.text in PLACES else sample.facts["question"].split()[-1][:-1]
+    return re.sub(rf"to the {place}\.", f"to the {next(one for one in PLACES if one != place)}.", text)
+
+
+def renamed(text: str, sample: Sample) -> str:
+    """Another thing, person or place where the answer stands in the story."""
+    story, _, question = text.rpartition(sample.facts["question"])
+    return re.sub(rf"\b{sample.references[0]}\b", "cloud", story) + sample.facts["question"] + question
+
+
+def nothing_taken(text: str, sample: Sample) -> str:
+    """The asked person takes or gets one thing more (at the end) or puts all down."""
+    story, _, question = text.rpartition(sample.facts["question"])
+    who = re.findall(r"does (\w+) carry", sample.facts["question"])[0]
+    drops = " ".join(f"{who} dropped the {thing}." for thing in THINGS)
+    extra = drops if sample.text not in (COUNTS[0], "nothing") else f"{who} took the apple."
+    return f"{story} {extra} {sample.facts['question']}{question}"
+
+
 BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
@@ -93,4 +117,12 @@ CASES = {
         Biographies("citation", 2), lambda text, one: text.replace(f"Biography {one.references[-1]}", "Biography 1"), BIOGRAPHY
     ),
     "longbio_idk": Case(Biographies("idk"), lambda text, one: tell(text), BIOGRAPHY),
+    "babilong_qa1": Case(Babilong(1), elsewhere, (900, 901, 3000)),
+    "babilong_qa2": Case(Babilong(2), elsewhere, (900, 901, 3000)),
+    "babilong_qa3": Case(Babilong(3), elsewhere, (1500, 1501, 3000)),
+    "babilong_qa4": Case(Babilong(4), renamed, (900, 901, 3000)),
+    "babilong_qa5": Case(Babilong(5), renamed, (1500, 1501, 3000)),
+    "babilong_qa6": Case(Babilong(6), elsewhere, (900, 901, 3000)),
+    "babilong_qa7": Case(Babilong(7), nothing_taken, (900, 901, 3000)),
+    "babilong_qa8": Case(Babilong(8), nothing_taken, (900, 901, 3000)),
 }
