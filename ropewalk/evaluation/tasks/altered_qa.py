@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
-from ropewalk.evaluation.tasks.layout import Background, Question, context_tokens, mentions_all, pose
+from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, context_tokens, mentions_all, pose
 from ropewalk.evaluation.units import TokenUnits
 
 INTRODUCTION = " Read the text below. Answer the question behind it as the text does, even if you know better."
@@ -76,7 +76,7 @@ class AlteredNumericQA(Task):
     """
 
     pages: tuple[Page, ...]
-    background: Background = Background()
+    background: Background = PLAIN
     name: str = "altered_qa"
     scope: str = "small"
     diffusion: str = "high"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Background, Question, SharedContext, context_tokens, mentions, pose
+from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, SharedContext, context_tokens, mentions, pose
 from ropewalk.evaluation.units import TokenUnits
 
 PEOPLE = ("Ludmila", "Casimir", "Henrike", "Anselm", "Philippa", "Thaddeus")
@@ -182,8 +182,8 @@ KINDS = {
     2: Kind(HANDLING, range(2, 69), where_things_are, PLACES,
             "Tom went to the office. Tom took the key. Where is the key? Answer: office."),
     3: Kind(HANDLING, range(4, 33), where_things_were, PLACES,
-            "Tom went to the office. Tom took the key. Tom moved to the hall. Where was the key before it was in the hall? "
-            "Answer: office."),
+            "Tom went to the office. Tom took the key. Tom moved to the hall. "
+            "Where was the key before it was in the hall? Answer: office."),
     4: Kind((), range(2, 3), what_lies_beside, PLACES,
             "The office is north of the hall. What is south of the office? Answer: hall."),
     5: Kind((*HANDLING, "give"), range(2, 69), who_gave, PEOPLE + THINGS,
@@ -211,7 +211,7 @@ class Babilong(SharedContext):
     """
 
     qa: int = 1
-    background: Background = Background()
+    background: Background = PLAIN
     name: str = field(init=False, default="babilong")
     scope: str = field(init=False, default="")
     diffusion: str = "high"
@@ -247,7 +247,9 @@ class Babilong(SharedContext):
         if not kind.events:
             sentences = directions(rng)
             return sentences, kind.ask(world.read(" ".join(sentences)), rng)
-        wanted, story, asked = rng.choice(kind.facts), [], []
+        wanted = rng.choice(kind.facts)
+        story: list[str] = []
+        asked: Asked = []
         while not asked or (len(story) < wanted and n_tokens < most_tokens):
             story.append(rng.choice(world.possible(kind.events, rng)))
             n_tokens += len(units.ids(story[-1]))
@@ -274,9 +276,12 @@ class Babilong(SharedContext):
 
 def directions(rng: random.Random) -> list[str]:
     """Three places on a line, by two sentences."""
-    places, direction = rng.sample(PLACES, 3), rng.choice(list(OPPOSITE))
+    first, second, third = rng.sample(PLACES, 3)
+    direction = rng.choice(list(OPPOSITE))
     sentences = [
-        f" The {a} is {direction} of the {b}." if rng.random() < 0.5 else f" The {b} is {OPPOSITE[direction]} of the {a}."
-        for a, b in zip(places, places[1:])
+        f" The {a} is {direction} of the {b}."
+        if rng.random() < 0.5
+        else f" The {b} is {OPPOSITE[direction]} of the {a}."
+        for a, b in ((first, second), (second, third))
     ]
     return rng.sample(sentences, len(sentences))

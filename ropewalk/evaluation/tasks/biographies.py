@@ -20,14 +20,15 @@ THIS_YEAR = 2024
 AGES = range(18, 91)
 MONTHS = "January February March April May June July August September October November December".split()
 HOBBIES = tuple(
-    "archery baking beekeeping birdwatching bookbinding bowling calligraphy canoeing carpentry chess climbing cycling "
-    "dancing embroidery fencing fishing gardening hiking juggling kayaking knitting origami painting photography "
-    "pottery quilting rowing running sailing sculpting singing skating sketching surfing swimming weaving".split()
+    "archery baking beekeeping birdwatching bookbinding bowling calligraphy canoeing carpentry chess "
+    "climbing cycling dancing embroidery fencing fishing gardening hiking juggling kayaking knitting "
+    "origami painting photography pottery quilting rowing running sailing sculpting singing skating "
+    "sketching surfing swimming weaving".split()
 )
 MAJORS = (
     "accounting", "agriculture", "anthropology", "archaeology", "architecture", "astronomy", "biology", "botany",
-    "chemistry", "civil engineering", "computer science", "dentistry", "economics", "education", "forestry", "geography",
-    "geology", "history", "journalism", "law", "linguistics", "literature", "marine science", "mathematics", "medicine",
+    "chemistry", "civil engineering", "computer science", "dentistry", "economics", "education", "forestry",
+    "geography", "geology", "history", "journalism", "law", "linguistics", "literature", "marine science", "mathematics", "medicine",
     "music theory", "nursing", "philosophy", "physics", "political science", "psychology", "sociology", "statistics",
     "theology", "veterinary medicine", "zoology",
 )  # fmt: skip
@@ -162,9 +163,9 @@ class Biographies(SharedContext):
         ]
         asked = [one for people, _ in cases for one in people]
         context, _ = records_context(
-            self.name, n_tokens, units, INTRODUCTION, [self._biography(one, rng) for one in asked],
+            self.name, n_tokens, units, INTRODUCTION, [biography(one, rng, self.skill) for one in asked],
             depths if alone else [rng.random() for _ in asked], questions,
-            (self._biography(one, rng) for one in self._others(lambda: somebody(ages), rng)),
+            (biography(one, rng, self.skill) for one in self._others(lambda: somebody(ages), rng)),
         )  # fmt: skip
         return pose(context, questions, n_tokens, units)
 
@@ -201,18 +202,6 @@ class Biographies(SharedContext):
                 new = new.told("birthplace", SAME_PLACE + before.name)
             yield new
             before = new
-
-    def _biography(self, one: Life, rng: random.Random) -> str:
-        """The text about somebody."""
-        opening = f" Biography {one.number} of" if one.number else " Biography of"
-        opening = " My name is" if self.skill == "pronoun" else opening
-        sentences = [f"{opening} {one.name}."]
-        for attribute, value in one.values.items():
-            templates = ATTRIBUTES[attribute][1]
-            template = rng.choice(templates) if self.skill == "paraphrase" else templates[0]
-            template = in_first_person(template) if self.skill == "pronoun" else template
-            sentences.append(template.format(name=one.name, value=value))
-        return " ".join(sentences)
 
     def solve(self, prompt_text: str) -> str:
         """The answer, from a table of all attributes that is read off the prompt."""
@@ -256,6 +245,18 @@ def life(name: str, age: int, rng: random.Random, number: int = 0) -> Life:
         },
         number,
     )
+
+
+def biography(one: Life, rng: random.Random, wording: str = "standard") -> str:
+    """The text about somebody; a wording of "paraphrase" or "pronoun" differs from the plain one."""
+    opening = f" Biography {one.number} of" if one.number else " Biography of"
+    sentences = [f"{' My name is' if wording == 'pronoun' else opening} {one.name}."]
+    for attribute, value in one.values.items():
+        templates = ATTRIBUTES[attribute][1]
+        template = rng.choice(templates) if wording == "paraphrase" else templates[0]
+        template = in_first_person(template) if wording == "pronoun" else template
+        sentences.append(template.format(name=one.name, value=value))
+    return " ".join(sentences)
 
 
 def in_first_person(template: str) -> str:

@@ -96,6 +96,14 @@ def places(depths: Sequence[float], n_others: int) -> list[int]:
     return [round(depth * n_others) + rank[i] for i, depth in enumerate(depths)]
 
 
+def among(others: Sequence[list[int]], asked: Sequence[list[int]], at: Sequence[int]) -> list[list[int]]:
+    """All records: the asked ones at their indices, the others in their order around them."""
+    records = list(others)
+    for index, record in sorted(zip(at, asked, strict=True), key=lambda pair: pair[0]):
+        records.insert(index, record)
+    return records
+
+
 def records_context(
     task: str,
     n_tokens: int,
@@ -119,9 +127,7 @@ def records_context(
     n_others = context_tokens(task, n_tokens, units, questions, head, *own)
     records = fitting(n_others, others, units)
     at = places(depths, len(records))
-    for index, record in sorted(zip(at, own, strict=True), key=lambda pair: pair[0]):
-        records.insert(index, record)
-    return head + filled(records, n_others + sum(map(len, own)), units), at
+    return head + filled(among(records, own, at), n_others + sum(map(len, own)), units), at
 
 
 def quiet(n_tokens: int, units: TokenUnits) -> list[int]:
@@ -178,6 +184,9 @@ class Background:
             return quiet(n_tokens, units)
         start = rng.randrange(len(self.haystack))
         return list(islice(cycle(self.haystack), start, start + n_tokens))
+
+
+PLAIN = Background()
 
 
 def mentions(prediction: str, reference: str) -> bool:

@@ -51,9 +51,7 @@ class ValProbe(SharedContext):
             self.name, n_tokens, units, self.introduction, [piece.record for piece in asked], depths[: len(asked)],
             questions, (piece.record for piece in pieces),
         )  # fmt: skip
-        placed = [
-            replace(one, facts={"position": i, "bin": i // BIN}) for one, i in zip(questions, at, strict=True)
-        ]
+        placed = [replace(one, facts={"position": i, "bin": i // BIN}) for one, i in zip(questions, at, strict=True)]
         return pose(context, placed, n_tokens, units)
 
 
@@ -111,7 +109,11 @@ def functions(sources: Iterable[str]) -> tuple[Function, ...]:
     found: dict[str, list[str]] = {}
     for source in sources:
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno + 1 in FUNCTION_LINES:
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.end_lineno
+                and node.end_lineno - node.lineno + 1 in FUNCTION_LINES
+            ):
                 found.setdefault(node.name, []).append(_dedented(source.split("\n")[node.lineno - 1 : node.end_lineno]))
     alone = {name: texts[0] for name, texts in found.items() if len(texts) == 1 and "def " not in texts[0][4:]}
     counts = Counter(line for text in alone.values() for line in _inner_lines(text))
@@ -169,7 +171,9 @@ def sentences(text: str) -> tuple[str, ...]:
     """The plain sentences of a text whose middle stands in no other sentence."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     plain = dict.fromkeys(
-        one for paragraph in paragraphs for one in re.findall(r'(?:(?<=^)|(?<=[.!?] ))[A-Z][^.!?"]+\.(?= |$)', paragraph)
+        one
+        for paragraph in paragraphs
+        for one in re.findall(r'(?:(?<=^)|(?<=[.!?] ))[A-Z][^.!?"]+\.(?= |$)', paragraph)
     )
     fitting = [one for one in plain if len(one.split()) in SENTENCE_WORDS]
     everything = "\n".join(fitting)

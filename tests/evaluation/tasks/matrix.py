@@ -11,13 +11,19 @@ from ropewalk.evaluation.tasks.altered_qa import AlteredNumericQA, Page
 from ropewalk.evaluation.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.evaluation.tasks.base import Sample, Task
 from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
+from ropewalk.evaluation.tasks.flenqa import Flenqa
 from ropewalk.evaluation.tasks.lines import Lines
+from ropewalk.evaluation.tasks.more_documents import MoreDocuments
+from ropewalk.evaluation.tasks.posgen import PosGen
+from ropewalk.evaluation.tasks.position_wise import PositionWise
 from ropewalk.evaluation.tasks.val_probing import ValCode, ValDatabase, ValDocument, functions, sentences
 
+MILL = "The mill at Oakby was built in 1731. It has 12 wheels, and burnt down in 1731 and in 1840."
+TOWN = "Heronton counts 12,480 people.\nIt lies 60 miles from the sea."
 PAGES = (
-    Page("The mill at Oakby was built in 1731. It has 12 wheels, and burnt down in 1731 and in 1840.", "When was the mill at Oakby built?", "1731"),
-    Page("Heronton counts 12,480 people.\nIt lies 60 miles from the sea.", "How many people live in Heronton?", "12,480"),
-)  # fmt: skip
+    Page(MILL, "When was the mill at Oakby built?", "1731"),
+    Page(TOWN, "How many people live in Heronton?", "12,480"),
+)
 TEXT = tuple(one for one in sentences(topics()) if one.isascii())
 CODE = functions([source for name, source in held_out_sources().items() if name in ("fractions", "shutil")])
 
@@ -38,11 +44,11 @@ class Case:
 
 
 def swap(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Callable[[str, Sample], str]:
-    """Replaces the first match of a pattern, in which {answer} is the sample's."""
+    """Replaces all matches of a pattern, in which {answer} is the sample's."""
 
     def perturb(text: str, sample: Sample) -> str:
-        changed, n = re.subn(pattern.replace("{answer}", re.escape(sample.text)), new, text, count=1)
-        assert n == 1, (pattern, text)
+        changed, n = re.subn(pattern.replace("{answer}", re.escape(sample.text)), new, text)
+        assert n, (pattern, text)
         return changed
 
     return perturb
@@ -94,6 +100,21 @@ def nothing_taken(text: str, sample: Sample) -> str:
     return f"{story} {extra} {sample.facts['question']}{question}"
 
 
+def opposite(text: str, sample: Sample) -> str:
+    """Without the second fact nothing follows; of something false, the second fact is made to fit."""
+    _, second = sample.facts["facts"]
+    question = text.rpartition(" Is it true or false that ")[2]
+    if sample.text == "true":
+        return text.replace(second, "", 1)
+    if rule := re.search(r"If somebody is \w+ and (\w+), then", text):
+        return text.replace(second, f" {' '.join(second.split()[:3])} is {rule.group(1)}.", 1)
+    if "room that has" in question:
+        what = question.partition("room that has ")[2].partition("?")[0]
+        return text.replace(second, second.partition(" has ")[0] + f" has {what}.", 1)
+    claim = question.partition("?")[0]
+    return text.replace(second, f" {claim}.", 1)
+
+
 BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
@@ -114,7 +135,9 @@ CASES = {
     "longbio_multihop": Case(Biographies("multihop", 3), swap("in {answer}", "in Nowhere"), (3000, 3001)),
     "longbio_twodiff": Case(Biographies("twodiff"), older, BIOGRAPHY),
     "longbio_citation": Case(
-        Biographies("citation", 2), lambda text, one: text.replace(f"Biography {one.references[-1]}", "Biography 1"), BIOGRAPHY
+        Biographies("citation", 2),
+        lambda text, one: text.replace(f"Biography {one.references[-1]}", "Biography 1"),
+        BIOGRAPHY,
     ),
     "longbio_idk": Case(Biographies("idk"), lambda text, one: tell(text), BIOGRAPHY),
     "babilong_qa1": Case(Babilong(1), elsewhere, (900, 901, 3000)),
@@ -125,4 +148,18 @@ CASES = {
     "babilong_qa6": Case(Babilong(6), elsewhere, (900, 901, 3000)),
     "babilong_qa7": Case(Babilong(7), nothing_taken, (900, 901, 3000)),
     "babilong_qa8": Case(Babilong(8), nothing_taken, (900, 901, 3000)),
+    **{
+        f"flenqa {kind} {padding} {together}": Case(Flenqa(kind, padding, together), opposite, (700, 701, 2000))
+        for kind in ("relations", "rooms", "rules")
+        for padding in ("text", "task")
+        for together in (True, False)
+    },
+    "more_documents": Case(MoreDocuments(6), swap("in {answer}", "in Nowhere"), (3000, 3001, 5000)),
+    **{
+        f"posgen {kind}": Case(
+            PosGen(kind), lambda text, one: re.sub(r"\d+$", lambda n: str(int(n[0]) ^ 1), text), (150, 151, 500)
+        )
+        for kind in ("recurrent", "cot", "semi_recurrent")
+    },
+    "position_wise": Case(PositionWise(), swap("number {answer}", "number 77"), (1500, 1501, 3000)),
 }

@@ -57,7 +57,9 @@ def test_exactly_the_right_labels_of_the_first_sentence_count() -> None:
 @pytest.mark.parametrize("qa", KINDS)
 def test_nobody_does_what_the_world_does_not_allow(qa: int, tokenizer: PreTrainedTokenizerFast) -> None:
     for seed in range(5):
-        text = TokenUnits(tokenizer).decode(Babilong(qa).sample(4000, random.Random(seed), TokenUnits(tokenizer)).prompt)
+        text = TokenUnits(tokenizer).decode(
+            Babilong(qa).sample(4000, random.Random(seed), TokenUnits(tokenizer)).prompt
+        )
         world = World()
         for event in EVENT.finditer(text):
             who, verb, what, receiver, *_ = event.groups()

@@ -35,24 +35,21 @@ def test_lives_are_read_as_they_were_written() -> None:
     }
 
 
+ADA, OTTO = "Ada Nora Quillfold", "Otto Leo Yewmantle"
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        (" What is the birthplace of Ada Nora Quillfold? The answer is", "Oakby"),
-        (" What is the hobby of Ada Nora Quillfold? If the text does not say it, answer unknown. The answer is", UNKNOWN),
-        (" In which town was Otto Leo Yewmantle born? The town is", "Oakby"),
-        (" By how many years do the ages of Ada Nora Quillfold and Otto Leo Yewmantle differ? They differ by", "7"),
-        (
-            " What is the order of Otto Leo Yewmantle, Ada Nora Quillfold from the youngest to the oldest? The order is",
-            "Ada Nora Quillfold, Otto Leo Yewmantle",
-        ),
-        (
-            " Which two people have ages that differ by exactly 7 years? The two are",
-            "Ada Nora Quillfold and Otto Leo Yewmantle",
-        ),
-        (" What is the age of Otto Leo Yewmantle? Cite the number of each biography in brackets. The answer is", "51 [12345]"),
+        (f" What is the birthplace of {ADA}? The answer is", "Oakby"),
+        (f" What is the hobby of {ADA}? If the text does not say it, answer unknown. The answer is", UNKNOWN),
+        (f" In which town was {OTTO} born? The town is", "Oakby"),
+        (f" By how many years do the ages of {ADA} and {OTTO} differ? They differ by", "7"),
+        (f" What is the order of {OTTO}, {ADA} from the youngest to the oldest? The order is", f"{ADA}, {OTTO}"),
+        (" Which two people have ages that differ by exactly 7 years? The two are", f"{ADA} and {OTTO}"),
+        (f" What is the age of {OTTO}? Cite the number of each biography in brackets. It is", "51 [12345]"),
     ],
-)  # fmt: skip
+)
 def test_questions_of_every_kind_by_hand(question: str, answer: str) -> None:
     assert Biographies().solve(PLAIN + question) == answer
 

@@ -19,7 +19,9 @@ def test_length_is_exact_and_the_solver_always_right(case: Case, any_tokenizer: 
         for depth in (0.0, 0.4, 1.0, None):
             sample = case.task.sample(n, rng, units, depth)
             assert len(sample.prompt) + sample.room == n and sample.room == len(sample.answer)
-            assert sample.prompt.count(any_tokenizer.bos_token_id) == 1 and sample.prompt[0] == any_tokenizer.bos_token_id
+            assert (
+                sample.prompt.count(any_tokenizer.bos_token_id) == 1 and sample.prompt[0] == any_tokenizer.bos_token_id
+            )
             text = units.decode(sample.prompt)
             assert case.task.score(case.task.solve(text), sample) == 1.0
             assert case.task.score(f" {sample.text}", sample) == 1.0
