@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
-from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, context_tokens, mentions_all, pose
+from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, hidden_context, mentions_all, pose
 from ropewalk.evaluation.units import TokenUnits
 
 INTRODUCTION = " Read the text below. Answer the question behind it as the text does, even if you know better."
@@ -99,9 +99,9 @@ class AlteredNumericQA(Task):
 
     def _about(self, page: Page, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float) -> Sample:
         question = Question(f" {page.question} The answer is", page.answer, depth)
-        head, document = units.bos + units.ids(INTRODUCTION), units.ids(f" {page.document}")
-        n_context = context_tokens(self.name, n_tokens, units, [question], head, document) + len(document)
-        context = head + self.background.hide([document], [depth], n_context, rng, units)
+        context = hidden_context(
+            self.name, n_tokens, units, INTRODUCTION, [f" {page.document}"], [depth], [question], self.background, rng
+        )
         return pose(context, [question], n_tokens, units)[0]
 
     def solve(self, prompt_text: str) -> str:

@@ -11,7 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, SharedContext, context_tokens, mentions, pose
+from ropewalk.evaluation.tasks.layout import (
+    PLAIN,
+    Background,
+    Question,
+    SharedContext,
+    hidden_context,
+    label,
+    mentions,
+    pose,
+)
 from ropewalk.evaluation.units import TokenUnits
 
 PEOPLE = ("Ludmila", "Casimir", "Henrike", "Anselm", "Philippa", "Thaddeus")
@@ -218,28 +227,25 @@ class Babilong(SharedContext):
     free: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        for key, value in {
-            "name": f"babilong_qa{self.qa}",
-            "scope": KINDS[self.qa].scope,
-            "free": self.qa == 8,  # things may be listed in any order
-        }.items():
-            object.__setattr__(self, key, value)
+        # Things may be listed in any order.
+        label(self, name=f"babilong_qa{self.qa}", scope=KINDS[self.qa].scope, free=self.qa == 8)
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """Up to one question per depth about one story; the depths are not used, facts are spread at random."""
         sentences, asked = self._story(n_tokens // 2, rng, units)
-        facts = [units.ids(sentence) for sentence in sentences]
         questions = [
             Question(
                 f" {question} Answer:", ", ".join(answers), references=answers,
-                facts={"question": question, "sentences": len(facts)},
+                facts={"question": question, "sentences": len(sentences)},
             )
             for question, answers in rng.sample(asked, min(len(asked), len(depths)))
         ]  # fmt: skip
-        head = units.bos + units.ids(INTRODUCTION + KINDS[self.qa].example)
-        n_context = context_tokens(self.name, n_tokens, units, questions, head, *facts) + sum(map(len, facts))
-        at = sorted(rng.random() for _ in facts)
-        return pose(head + self.background.hide(facts, at, n_context, rng, units), questions, n_tokens, units)
+        at = sorted(rng.random() for _ in sentences)
+        introduction = INTRODUCTION + KINDS[self.qa].example
+        context = hidden_context(
+            self.name, n_tokens, units, introduction, sentences, at, questions, self.background, rng
+        )
+        return pose(context, questions, n_tokens, units)
 
     def _story(self, most_tokens: int, rng: random.Random, units: TokenUnits) -> tuple[list[str], Asked]:
         """Sentences until there are enough of them (or ``most_tokens``) and there is something to ask."""

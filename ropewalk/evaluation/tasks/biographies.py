@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, mentions_all, pose, records_context
+from ropewalk.evaluation.tasks.layout import Question, SharedContext, label, mentions_all, pose, records_context
 from ropewalk.evaluation.tasks.names import distinct, person, town
 from ropewalk.evaluation.units import TokenUnits
 
@@ -28,9 +28,9 @@ HOBBIES = tuple(
 MAJORS = (
     "accounting", "agriculture", "anthropology", "archaeology", "architecture", "astronomy", "biology", "botany",
     "chemistry", "civil engineering", "computer science", "dentistry", "economics", "education", "forestry",
-    "geography", "geology", "history", "journalism", "law", "linguistics", "literature", "marine science", "mathematics", "medicine",
-    "music theory", "nursing", "philosophy", "physics", "political science", "psychology", "sociology", "statistics",
-    "theology", "veterinary medicine", "zoology",
+    "geography", "geology", "history", "journalism", "law", "linguistics", "literature", "marine science",
+    "mathematics", "medicine", "music theory", "nursing", "philosophy", "physics", "political science", "psychology",
+    "sociology", "statistics", "theology", "veterinary medicine", "zoology",
 )  # fmt: skip
 
 # Attribute -> what a question calls it, and sentences that state it: the first one is plain, the others paraphrase it.
@@ -131,13 +131,8 @@ class Biographies(SharedContext):
 
     def __post_init__(self) -> None:
         scope, diffusion = SKILLS[self.skill]
-        for key, value in {
-            "name": f"longbio_{self.skill}" + (f"_{self.n}" if self.n > 1 else ""),
-            "scope": scope,
-            "diffusion": diffusion,
-            "free": self.skill in FREE,
-        }.items():
-            object.__setattr__(self, key, value)
+        name = f"longbio_{self.skill}" + (f"_{self.n}" if self.n > 1 else "")
+        label(self, name=name, scope=scope, diffusion=diffusion, free=self.skill in FREE)
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One question per depth, but a single one of "twodiff", whose answer must be the only one.

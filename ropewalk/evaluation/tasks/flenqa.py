@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from ropewalk.evaluation.tasks.base import Sample
 from ropewalk.evaluation.tasks.layout import (
@@ -16,7 +17,8 @@ from ropewalk.evaluation.tasks.layout import (
     Background,
     Question,
     SharedContext,
-    context_tokens,
+    hidden_context,
+    label,
     pose,
     records_context,
 )
@@ -107,8 +109,8 @@ class Flenqa(SharedContext):
 
     def __post_init__(self) -> None:
         place = "_together" if self.together else ""
-        object.__setattr__(self, "name", f"flenqa_{self.kind}_{self.padding}{place}")
-        object.__setattr__(self, "diffusion", "high" if self.padding == "task" else "low")
+        diffusion = "high" if self.padding == "task" else "low"
+        label(self, name=f"flenqa_{self.kind}_{self.padding}{place}", diffusion=diffusion)
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """Two facts of their own for each depth."""
@@ -121,20 +123,16 @@ class Flenqa(SharedContext):
             )
             for item, depth in zip(items, depths, strict=True)
         ]  # fmt: skip
-        apart = ((depth, depth) if self.together else sorted((rng.random(), rng.random())) for depth in depths)
+        pairs = [[depth] * 2 if self.together else sorted((rng.random(), rng.random())) for depth in depths]
         placed = sorted(
-            (
-                (at, fact)
-                for item, pair in zip(items, apart, strict=True)
-                for at, fact in zip(pair, item.facts, strict=True)
-            ),
-            key=lambda one: one[0],
+            (pair for item, at in zip(items, pairs, strict=True) for pair in zip(at, item.facts, strict=True)),
+            key=itemgetter(0),
         )
-        at, facts = [one for one, _ in placed], [fact for _, fact in placed]
+        at, facts = [depth for depth, _ in placed], [fact for _, fact in placed]
         if self.padding == "text":
-            head, hidden = units.bos + units.ids(INTRODUCTION), [units.ids(fact) for fact in facts]
-            n_context = context_tokens(self.name, n_tokens, units, questions, head, *hidden) + sum(map(len, hidden))
-            context = head + self.background.hide(hidden, at, n_context, rng, units)
+            context = hidden_context(
+                self.name, n_tokens, units, INTRODUCTION, facts, at, questions, self.background, rng
+            )
         else:
             others = (fact for item in iter(lambda: make(new, rng), None) for fact in item.facts)
             context, _ = records_context(self.name, n_tokens, units, INTRODUCTION, facts, at, questions, others)

@@ -55,6 +55,12 @@ class SharedContext(Task):
         raise TypeError(f"{type(self).__name__} asks nothing")
 
 
+def label(task: Task, **labels: str | bool) -> None:
+    """Sets the labels of a frozen task that follow from its options."""
+    for key, value in labels.items():
+        object.__setattr__(task, key, value)
+
+
 def context_tokens(
     task: str, n_tokens: int, units: TokenUnits, questions: Iterable[Question], *fixed: list[int]
 ) -> int:
@@ -187,6 +193,27 @@ class Background:
 
 
 PLAIN = Background()
+
+
+def hidden_context(
+    task: str,
+    n_tokens: int,
+    units: TokenUnits,
+    introduction: str,
+    facts: Sequence[str],
+    at: Sequence[float],
+    questions: Iterable[Question],
+    background: Background,
+    rng: random.Random,
+) -> list[int]:
+    """Facts at ascending depths of as much text as leaves room for the longest question.
+
+    Raises:
+        TooShort: if ``n_tokens`` does not hold the introduction, the facts and a question.
+    """
+    head, hidden = units.bos + units.ids(introduction), [units.ids(fact) for fact in facts]
+    n_text = context_tokens(task, n_tokens, units, questions, head, *hidden)
+    return head + background.hide(hidden, at, n_text + sum(map(len, hidden)), rng, units)
 
 
 def mentions(prediction: str, reference: str) -> bool:

@@ -17,7 +17,7 @@ from ropewalk.evaluation.tasks.biographies import (
     life,
     read_lives,
 )
-from ropewalk.evaluation.tasks.layout import PLAIN, Background, context_tokens, mentions_all, pose
+from ropewalk.evaluation.tasks.layout import PLAIN, Background, context_tokens, label, mentions_all, pose
 from ropewalk.evaluation.tasks.names import distinct, person
 from ropewalk.evaluation.units import TokenUnits
 
@@ -46,7 +46,7 @@ class MoreDocuments(Task):
     def __post_init__(self) -> None:
         if self.documents < 2 + GAPS:
             raise ValueError(f"documents must be at least {2 + GAPS}, not {self.documents}")
-        object.__setattr__(self, "name", f"more_documents_{self.documents}")
+        label(self, name=f"more_documents_{self.documents}")
 
     def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
         """Where somebody was born who was born in the same place as somebody else; ``depth`` is not used.

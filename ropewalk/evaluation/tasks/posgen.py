@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ropewalk.evaluation.tasks.base import Sample, Task, first_number_is_right, haystack_tokens
-from ropewalk.evaluation.tasks.layout import quiet
+from ropewalk.evaluation.tasks.layout import label, quiet
 from ropewalk.evaluation.units import TokenUnits
 
 KINDS = ("recurrent", "cot", "semi_recurrent")
@@ -59,8 +59,7 @@ class PosGen(Task):
     diffusion: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"posgen_{self.kind}")
-        object.__setattr__(self, "diffusion", "high" if self.kind == "semi_recurrent" else "low")
+        label(self, name=f"posgen_{self.kind}", diffusion="high" if self.kind == "semi_recurrent" else "low")
 
     def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
         """As many numbers as ``n_tokens`` hold; ``depth`` is not used.
