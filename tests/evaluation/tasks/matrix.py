@@ -12,6 +12,7 @@ from ropewalk.evaluation.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.evaluation.tasks.base import Sample, Task
 from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
 from ropewalk.evaluation.tasks.flenqa import Flenqa
+from ropewalk.evaluation.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.evaluation.tasks.lines import Lines
 from ropewalk.evaluation.tasks.more_documents import MoreDocuments
 from ropewalk.evaluation.tasks.posgen import PosGen
@@ -115,6 +116,15 @@ def opposite(text: str, sample: Sample) -> str:
     return text.replace(second, f" {claim}.", 1)
 
 
+def other_input(text: str, sample: Sample) -> str:
+    """Another first digit; for retrieval, zeros all over."""
+    before, mark, problem = text.rpartition("Input:")
+    if "counted from 0" in before:
+        return before + mark + re.sub(r"\d", lambda old: "1" if sample.text.startswith("0") else "0", problem)
+    largest = 2 if "ones even" in before else 10
+    return before + mark + re.sub(r"\d", lambda old: str((int(old[0]) + 1) % largest), problem, count=1)
+
+
 BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
@@ -162,4 +172,9 @@ CASES = {
         for kind in ("recurrent", "cot", "semi_recurrent")
     },
     "position_wise": Case(PositionWise(), swap("number {answer}", "number 77"), (1500, 1501, 3000)),
+    **{
+        f"lengen {algorithm} {size}": Case(LengthGeneralization(algorithm, size), other_input, (700, 701, 1500))
+        for algorithm in ALGORITHMS
+        for size in (None, 5)
+    },
 }
