@@ -224,3 +224,12 @@ def mentions(prediction: str, reference: str) -> bool:
 def mentions_all(prediction: str, sample: Sample) -> float:
     """1.0 if every reference stands in the prediction."""
     return float(all(mentions(prediction, reference) for reference in sample.references))
+
+
+def share_before_first_error(said: Sequence[str], expected: Sequence[str]) -> float:
+    """How many steps are right from the beginning on, of all expected (or said, if these are more)."""
+    right = next(
+        (i for i, (one, other) in enumerate(zip(said, expected, strict=False)) if one != other),
+        min(len(said), len(expected)),
+    )
+    return right / max(len(said), len(expected))

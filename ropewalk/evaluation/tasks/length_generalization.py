@@ -117,7 +117,7 @@ def read_backwards(words: Words) -> int:
 
 
 def column_sums(words: Words) -> Words:
-    """Long addition: for each column both digits, the carry, and their sum; then the result, least significant first."""
+    """Long addition: both digits, the carry and the sum of each column; then the result, least significant first."""
     first, second = summands(words, read_backwards)
     steps, carry = [], 0
     for a, b in zip_longest(spelt_backwards(first), spelt_backwards(second), fillvalue="0"):
@@ -176,8 +176,8 @@ ALGORITHMS = {
         looked_up,
     ),
     "lookup_reverse": Algorithm(
-        "Start with the digit at the end and write the last digit after each step, from right to left: A adds 3, B takes"
-        " 3 times and adds 1, C takes 7 times and adds 2, D takes 9 times and adds 5.",
+        "Start with the digit at the end and write the last digit after each step, from right to left: A adds 3, B"
+        " takes 3 times and adds 1, C takes 7 times and adds 2, D takes 9 times and adds 5.",
         lambda rng, size: lookups(rng, size)[::-1],
         lambda words: looked_up(words[::-1]),
     ),

@@ -63,7 +63,7 @@ class ValDatabase(ValProbe):
     scope: str = "small"
     diffusion: str = "high"
     free: bool = True
-    introduction: str = " Below is a database. Each entry has an id, a label and a description."
+    introduction = " Below is a database. Each entry has an id, a label and a description."
 
     def pieces(self, rng: random.Random) -> Iterator[Piece]:
         """Generated entries."""
@@ -145,7 +145,7 @@ class ValCode(ValProbe):
     name: str = "val_code"
     scope: str = "small"
     diffusion: str = "high"
-    introduction: str = " Below are Python functions."
+    introduction = " Below are Python functions."
 
     def pieces(self, rng: random.Random) -> Iterator[Piece]:
         """The material's functions, each on lines of its own."""
@@ -200,7 +200,7 @@ class ValDocument(ValProbe):
     scope: str = "small"
     diffusion: str = "high"
     free: bool = True
-    introduction: str = " Below is a collection of sentences."
+    introduction = " Below is a collection of sentences."
 
     def pieces(self, rng: random.Random) -> Iterator[Piece]:
         """The material's sentences."""

@@ -10,11 +10,14 @@ from ropewalk.demo.corpus import held_out_sources, topics
 from ropewalk.evaluation.tasks.altered_qa import AlteredNumericQA, Page
 from ropewalk.evaluation.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.evaluation.tasks.base import Sample, Task
+from ropewalk.evaluation.tasks.belief_tracking import BeliefTracking
 from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
+from ropewalk.evaluation.tasks.countdown import Countdown
 from ropewalk.evaluation.tasks.flenqa import Flenqa
 from ropewalk.evaluation.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.evaluation.tasks.lines import Lines
 from ropewalk.evaluation.tasks.more_documents import MoreDocuments
+from ropewalk.evaluation.tasks.path_traversal import PathTraversal
 from ropewalk.evaluation.tasks.posgen import PosGen
 from ropewalk.evaluation.tasks.position_wise import PositionWise
 from ropewalk.evaluation.tasks.val_probing import ValCode, ValDatabase, ValDocument, functions, sentences
@@ -125,6 +128,17 @@ def other_input(text: str, sample: Sample) -> str:
     return before + mark + re.sub(r"\d", lambda old: str((int(old[0]) + 1) % largest), problem, count=1)
 
 
+def by_sled(text: str, sample: Sample) -> str:
+    """Another means of transport for the first hop."""
+    start = sample.text.split()[1]
+    return re.sub(rf"(From {start} one can go to \S+ by) \w+", r"\1 sled", text)
+
+
+def singing(text: str, sample: Sample) -> str:
+    """Somebody sings instead of the last thing that happened."""
+    return re.sub(r"Step 5: (\w+) \w+", r"Step 5: \1 sang", text)
+
+
 BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
@@ -177,4 +191,7 @@ CASES = {
         for algorithm in ALGORITHMS
         for size in (None, 5)
     },
+    "path_traversal": Case(PathTraversal(5), by_sled, (1500, 1501, 3000)),
+    "belief_tracking": Case(BeliefTracking(5, 2), singing, (4000, 4001)),
+    "countdown": Case(Countdown(12), swap(r"(The target is) (\d+)", r"\1 1\2"), (2000, 2001)),
 }
