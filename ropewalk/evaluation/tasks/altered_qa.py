@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
-from ropewalk.evaluation.tasks.layout import PLAIN, Background, Question, hidden_context, mentions_all, pose
+from ropewalk.evaluation.tasks.layout import PLAIN, SPARE, Background, Question, hidden_context, mentions_all, pose
 from ropewalk.evaluation.units import TokenUnits
 
 INTRODUCTION = " Read the text below. Answer the question behind it as the text does, even if you know better."
@@ -98,7 +98,7 @@ class AlteredNumericQA(Task):
         raise too_short
 
     def _about(self, page: Page, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float) -> Sample:
-        question = Question(f" {page.question} The answer is", page.answer, depth)
+        question = Question(f" {page.question} The answer is", page.answer, depth, spare=SPARE)
         context = hidden_context(
             self.name, n_tokens, units, INTRODUCTION, [f" {page.document}"], [depth], [question], self.background, rng
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ropewalk.evaluation.tasks.base import Sample
 from ropewalk.evaluation.tasks.layout import (
     PLAIN,
+    SPARE,
     Background,
     Question,
     SharedContext,
@@ -235,7 +236,7 @@ class Babilong(SharedContext):
         sentences, asked = self._story(n_tokens // 2, rng, units)
         questions = [
             Question(
-                f" {question} Answer:", ", ".join(answers), references=answers,
+                f" {question} Answer:", ", ".join(answers), references=answers, spare=SPARE if self.free else 0,
                 facts={"question": question, "sentences": len(sentences)},
             )
             for question, answers in rng.sample(asked, min(len(asked), len(depths)))

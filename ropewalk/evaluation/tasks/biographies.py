@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, label, mentions_all, pose, records_context
+from ropewalk.evaluation.tasks.layout import SPARE, Question, SharedContext, label, mentions_all, pose, records_context
 from ropewalk.evaluation.tasks.names import distinct, person, town
 from ropewalk.evaluation.units import TokenUnits
 
@@ -153,7 +153,7 @@ class Biographies(SharedContext):
             cases = [self._case(somebody, rng) for _ in depths]
         alone = len(cases[0][0]) == 1
         questions = [
-            replace(question, depth=depth) if alone else question
+            replace(question, depth=depth if alone else question.depth, spare=SPARE if self.free else 0)
             for (_, question), depth in zip(cases, depths, strict=False)
         ]
         asked = [one for people, _ in cases for one in people]

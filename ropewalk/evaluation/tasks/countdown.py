@@ -14,6 +14,7 @@ from itertools import combinations
 from ropewalk.evaluation.tasks.base import Sample
 from ropewalk.evaluation.tasks.layout import (
     PLAIN,
+    SPARE,
     Background,
     Question,
     SharedContext,
@@ -111,9 +112,8 @@ class Countdown(SharedContext):
             " How is the target reached? Write every try, as in 9 - 4 = 5 leaves 3 5. At the end write all steps, as in"
             " Solution: 9 - 4 = 5, 5 * 3 = 15. Search:"
         )
-        question = Question(
-            stem, " ".join(search_trace(numbers, target)), depths[0], facts={"numbers": numbers, "target": target}
-        )
+        trace, facts = " ".join(search_trace(numbers, target)), {"numbers": numbers, "target": target}
+        question = Question(stem, trace, depths[0], facts=facts, spare=SPARE)
         context = hidden_context(
             self.name, n_tokens, units, self.introduction, [fact], depths[:1], [question], self.background, rng
         )

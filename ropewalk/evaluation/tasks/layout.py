@@ -15,6 +15,8 @@ from ropewalk.evaluation.tasks.niah import NEAR
 from ropewalk.evaluation.tasks.passkey import FILLER
 from ropewalk.evaluation.units import TokenUnits
 
+SPARE = 32  # tokens that an answer in free words may have beyond the shortest one
+
 
 @dataclass(frozen=True)
 class Question:
@@ -26,6 +28,7 @@ class Question:
         depth: where the needed information stands, 0 to 1; nan where it is spread.
         references: what a right prediction contains; the answer unless given.
         facts: what a score by groups needs.
+        spare: tokens of room beyond those of the answer.
     """
 
     stem: str
@@ -33,6 +36,7 @@ class Question:
     depth: float = float("nan")
     references: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    spare: int = 0
 
 
 class SharedContext(Task):
@@ -64,13 +68,15 @@ def label(task: Task, **labels: str | bool) -> None:
 def context_tokens(
     task: str, n_tokens: int, units: TokenUnits, questions: Iterable[Question], *fixed: list[int]
 ) -> int:
-    """How many tokens of context leave room for ``fixed``, and for the longest question with its answer.
+    """How many tokens of context leave room for ``fixed``, and for the longest question with its answer's room.
 
     Raises:
         TooShort: if none are left.
     """
-    longest = max((units.ids(one.stem) + units.answer(one.stem, f" {one.answer}") for one in questions), key=len)
-    return haystack_tokens(task, n_tokens, *fixed, longest)
+    behind = max(
+        len(units.ids(one.stem)) + len(units.answer(one.stem, f" {one.answer}")) + one.spare for one in questions
+    )
+    return haystack_tokens(task, n_tokens, *fixed, [0] * behind)
 
 
 def pose(context: list[int], questions: Iterable[Question], n_tokens: int, units: TokenUnits) -> list[Sample]:

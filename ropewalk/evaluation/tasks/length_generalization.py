@@ -80,20 +80,32 @@ def numbers(rng: random.Random, size: int) -> Words:
     return [str(rng.randrange(10 ** rng.randint(1, 3))) for _ in range(size)]
 
 
-def operands(rng: random.Random, size: int) -> tuple[int, int]:
+# Numbers are their digits from the least significant on: Python refuses to spell ints of more than 4300 digits.
+def operands(rng: random.Random, size: int) -> tuple[Words, Words]:
     """Two numbers, one of ``size`` digits and one whose number of digits is uniform up to that."""
     lengths = [size, rng.randint(1, size)]
     rng.shuffle(lengths)
-    first, second = (rng.randrange(10 ** (n - 1) if n > 1 else 0, 10**n) for n in lengths)
+    first, second = ([*digits(rng, n - 1), str(rng.randint(int(n > 1), 9))] for n in lengths)
     return first, second
 
 
-def spelt(number: int) -> Words:
-    return list(str(number))
+def columns(first: Words, second: Words) -> list[tuple[str, str, int, int]]:
+    """Long addition: both digits, the carry and the sum of each column."""
+    found, carry = [], 0
+    for a, b in zip_longest(first, second, fillvalue="0"):
+        total = int(a) + int(b) + carry
+        found.append((a, b, carry, total))
+        carry = total // 10
+    return found
 
 
-def spelt_backwards(number: int) -> Words:
-    return list(reversed(str(number)))
+def added(first: Words, second: Words) -> Words:
+    totals = [total for *_, total in columns(first, second)]
+    return [str(total % 10) for total in totals] + ["1"] * (totals[-1] // 10)
+
+
+def backwards(words: Words) -> Words:
+    return words[::-1]
 
 
 def hints() -> Iterator[str]:
@@ -101,30 +113,29 @@ def hints() -> Iterator[str]:
     return ("".join(letters) for n in count(1) for letters in product(ascii_lowercase, repeat=n))
 
 
-def hinted(number: int) -> Words:
-    """The digits from the least significant on, each behind the letter of its significance."""
-    return [word for pair in zip(hints(), str(number)[::-1], strict=False) for word in pair]
+def hinted(number: Words) -> Words:
+    """Each digit behind the letter of its significance."""
+    return [word for pair in zip(hints(), number, strict=False) for word in pair]
 
 
-def summands(words: Words, read: Callable[[Words], int]) -> tuple[int, int]:
+def unhinted(words: Words) -> Words:
+    return words[1::2]
+
+
+def summands(words: Words, read: Callable[[Words], Words]) -> tuple[Words, Words]:
     plus = words.index("+")
     return read(words[:plus]), read(words[plus + 1 :])
 
 
-def read_backwards(words: Words) -> int:
-    """The number whose digits stand from the least significant on, hints or not."""
-    return int("".join(word for word in reversed(words) if word.isdecimal()))
-
-
-def column_sums(words: Words) -> Words:
-    """Long addition: both digits, the carry and the sum of each column; then the result, least significant first."""
-    first, second = summands(words, read_backwards)
-    steps, carry = [], 0
-    for a, b in zip_longest(spelt_backwards(first), spelt_backwards(second), fillvalue="0"):
-        total = int(a) + int(b) + carry
-        steps += [a, "+", b, "+", str(carry), "=", str(total), ";"]
-        carry = total // 10
-    return [*steps, *spelt_backwards(first + second)]
+def scratchpad(words: Words) -> Words:
+    """Each column, then the result."""
+    first, second = summands(words, list)
+    steps = [
+        word
+        for a, b, carry, total in columns(first, second)
+        for word in (a, "+", b, "+", str(carry), "=", str(total), ";")
+    ]
+    return [*steps, *added(first, second)]
 
 
 @dataclass(frozen=True)
@@ -142,19 +153,26 @@ class Algorithm:
     answer: Callable[[Words], Words]
 
 
-def addition(spell: Callable[[int], Words], read: Callable[[Words], int], how: str) -> Algorithm:
-    """Addition in one format of numbers."""
+def addition(
+    write: Callable[[Words], Words],
+    read: Callable[[Words], Words],
+    how: str,
+    answer: Callable[[Words], Words] | None = None,
+) -> Algorithm:
+    """Addition in one format of numbers; the answer is the sum in that format unless given."""
 
     def problem(rng: random.Random, size: int) -> Words:
         first, second = operands(rng, size)
-        return [*spell(first), "+", *spell(second)]
+        return [*write(first), "+", *write(second)]
 
-    return Algorithm(f"Add the two numbers{how}.", problem, lambda words: spell(sum(summands(words, read))))
+    return Algorithm(
+        f"Add the two numbers{how}.", problem, answer or (lambda words: write(added(*summands(words, read))))
+    )
 
 
 ALGORITHMS = {
     "copy": Algorithm("Copy the digits.", digits, list),
-    "reverse": Algorithm("Write the digits in reverse order.", digits, lambda words: words[::-1]),
+    "reverse": Algorithm("Write the digits in reverse order.", digits, backwards),
     "recopy": Algorithm(
         "Write digits up to 3 once, digits from 4 to 6 three times, and larger digits five times.", digits, recopied
     ),
@@ -189,15 +207,13 @@ ALGORITHMS = {
     ),
     "sort": Algorithm("Sort the digits.", digits, sorted),
     "sort_numbers": Algorithm("Sort the numbers.", numbers, lambda words: sorted(words, key=int)),
-    "addition": addition(spelt, lambda words: int("".join(words)), ""),
-    "addition_reversed": addition(spelt_backwards, read_backwards, ", whose digits stand in reverse order"),
+    "addition": addition(backwards, backwards, ""),
+    "addition_reversed": addition(list, list, ", whose digits stand in reverse order"),
     "addition_hints": addition(
-        hinted, read_backwards, ", whose digits stand in reverse order, each behind the letter of its place"
+        hinted, unhinted, ", whose digits stand in reverse order, each behind the letter of its place"
     ),
-    "addition_scratchpad": Algorithm(
-        "Add the two numbers, whose digits stand in reverse order, column by column, and write the result.",
-        addition(spelt_backwards, read_backwards, "").problem,
-        column_sums,
+    "addition_scratchpad": addition(
+        list, list, ", whose digits stand in reverse order, column by column, and write the result", scratchpad
     ),
 }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, mentions, pose, records_context
+from ropewalk.evaluation.tasks.layout import SPARE, Question, SharedContext, mentions, pose, records_context
 from ropewalk.evaluation.tasks.names import COLOURS, NOUNS, distinct, thing, town
 from ropewalk.evaluation.units import TokenUnits
 
@@ -75,6 +75,7 @@ class ValDatabase(ValProbe):
                     f" What are the label and the description of id {key}? The entry says label:",
                     f"{label}, description: {description}",
                     references=(label, description),
+                    spare=SPARE,
                 ),
             )
 
@@ -206,7 +207,7 @@ class ValDocument(ValProbe):
         """The material's sentences."""
         for one in rng.sample(self.material, len(self.material)):
             stem = f' One of the sentences has "{middle(one)}" in it. The whole sentence is:'
-            yield Piece(f" {one}", Question(stem, one))
+            yield Piece(f" {one}", Question(stem, one, spare=SPARE))
 
     def solve(self, prompt_text: str) -> str:
         """The sentence that has the quoted words."""

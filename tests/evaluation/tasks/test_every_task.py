@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ropewalk.evaluation.tasks.base import TooShort
+from ropewalk.evaluation.tasks.layout import SPARE
 from ropewalk.evaluation.units import TokenUnits
 from tests.evaluation.tasks.matrix import CASES, Case
 
@@ -18,10 +19,9 @@ def test_length_is_exact_and_the_solver_always_right(case: Case, any_tokenizer: 
     for n in case.lengths:
         for depth in (0.0, 0.4, 1.0, None):
             sample = case.task.sample(n, rng, units, depth)
-            assert len(sample.prompt) + sample.room == n and sample.room == len(sample.answer)
-            assert (
-                sample.prompt.count(any_tokenizer.bos_token_id) == 1 and sample.prompt[0] == any_tokenizer.bos_token_id
-            )
+            assert len(sample.prompt) + sample.room == n
+            assert sample.room == len(sample.answer) + (SPARE if case.task.free else 0)
+            assert [i for i, token in enumerate(sample.prompt) if token == any_tokenizer.bos_token_id] == [0]
             text = units.decode(sample.prompt)
             assert case.task.score(case.task.solve(text), sample) == 1.0
             assert case.task.score(f" {sample.text}", sample) == 1.0
