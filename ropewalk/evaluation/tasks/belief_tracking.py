@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ropewalk.evaluation.tasks.base import Sample
 from ropewalk.evaluation.tasks.layout import (
@@ -17,6 +17,7 @@ from ropewalk.evaluation.tasks.layout import (
     Question,
     SharedContext,
     hidden_context,
+    label,
     pose,
     share_before_first_error,
 )
@@ -75,7 +76,7 @@ class BeliefTracking(SharedContext):
     steps: int = 10
     people: int = 3
     background: Background = PLAIN
-    name: str = "belief_tracking"
+    name: str = field(init=False, default="belief_tracking")
     scope: str = "large"
     diffusion: str = "high"
 
@@ -84,6 +85,9 @@ class BeliefTracking(SharedContext):
         " is in the cellar and first in the crate there, the letter is in the study and first in the drawer there."
         " People see what happens in their own room, and on coming in they see what is in its containers."
     )
+
+    def __post_init__(self) -> None:
+        label(self, name=f"belief_tracking_{self.steps}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One question; the steps stand anywhere, in their order."""

@@ -84,6 +84,7 @@ SKILLS = {
     "idk": ("small", "high"),
 }
 FREE = ("multi_standard", "rank", "twodiff", "citation", "idk")  # what may be said in more than one way
+PEOPLE = {"multi_standard": 2, "rank": 2, "multihop": 2, "citation": 1}  # skills that take ``n`` people, and the fewest
 SAME_PLACE = "the same place as "
 UNKNOWN = "unknown"
 SHOTS = {
@@ -120,6 +121,9 @@ class Biographies(SharedContext):
     Attributes:
         skill: one of ``SKILLS``.
         n: how many people a question of "multi_standard", "rank", "multihop" (its hops) or "citation" is about.
+
+    Raises:
+        ValueError: if there is no such skill, or it does not take ``n`` people.
     """
 
     skill: str = "standard"
@@ -130,6 +134,10 @@ class Biographies(SharedContext):
     free: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        if self.skill not in SKILLS:
+            raise ValueError(f"skill must be one of {', '.join(SKILLS)}, not {self.skill!r}")
+        if self.n < PEOPLE.get(self.skill, 1) or (self.n > 1 and self.skill not in PEOPLE):
+            raise ValueError(f"{self.skill} does not take {self.n} people")
         scope, diffusion = SKILLS[self.skill]
         name = f"longbio_{self.skill}" + (f"_{self.n}" if self.n > 1 else "")
         label(self, name=name, scope=scope, diffusion=diffusion, free=self.skill in FREE)
@@ -184,7 +192,9 @@ class Biographies(SharedContext):
             numbers = tuple(str(one.number) for one in people)
             answer = "; ".join(f"{value} [{number}]" for value, number in zip(values, numbers, strict=True))
             stem = f" What is {nouns}? Cite the number of each biography in brackets. The answer is"
-            return people, Question(stem, answer, references=values + numbers, facts=facts | {"citations": numbers})
+            return people, Question(
+                stem, answer, references=values + numbers, facts=facts | {"citations": list(numbers)}
+            )
         return people, Question(f" What is {nouns}? The answer is", "; ".join(values), references=values, facts=facts)
 
     def _others(self, somebody: Callable[[], Life], rng: random.Random) -> Iterator[Life]:

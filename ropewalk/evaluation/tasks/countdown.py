@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from ropewalk.evaluation.tasks.base import Sample
@@ -19,6 +19,7 @@ from ropewalk.evaluation.tasks.layout import (
     Question,
     SharedContext,
     hidden_context,
+    label,
     pose,
     share_before_first_error,
 )
@@ -88,7 +89,7 @@ class Countdown(SharedContext):
     lines: int = 60
     numbers: int = 4
     background: Background = PLAIN
-    name: str = "countdown"
+    name: str = field(init=False, default="countdown")
     scope: str = "small"
     diffusion: str = "low"
     free: bool = True
@@ -98,6 +99,9 @@ class Countdown(SharedContext):
         " or dividing two of the numbers at a time. Try the pairs in their order, the larger number first, with + - * /"
         " in this order, go on with what is left, and put each result last. Only whole results from 0 to 1999 count."
     )
+
+    def __post_init__(self) -> None:
+        label(self, name=f"countdown_{self.lines}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One question; the numbers stand at the first depth."""

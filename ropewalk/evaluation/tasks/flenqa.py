@@ -119,7 +119,7 @@ class Flenqa(SharedContext):
         questions = [
             Question(
                 f"{item.rule} Is it true or false that {item.statement}? It is", str(item.truth).lower(),
-                depth=depth if self.together else float("nan"), facts={"facts": item.facts},
+                depth=depth if self.together else float("nan"), facts={"facts": list(item.facts)},
             )
             for item, depth in zip(items, depths, strict=True)
         ]  # fmt: skip

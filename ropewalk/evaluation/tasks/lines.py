@@ -6,11 +6,11 @@ import random
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import ascii_uppercase
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, pose, records_context
+from ropewalk.evaluation.tasks.layout import Question, SharedContext, label, pose, records_context
 from ropewalk.evaluation.tasks.names import distinct, thing
 from ropewalk.evaluation.units import TokenUnits
 
@@ -33,9 +33,12 @@ class Lines(SharedContext):
     """
 
     keys: str = "words"
-    name: str = "lines"
+    name: str = field(init=False, default="lines")
     scope: str = "small"
     diffusion: str = "high"
+
+    def __post_init__(self) -> None:
+        label(self, name="lines" if self.keys == "words" else f"lines_{self.keys}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One line per depth; all others are distractors."""

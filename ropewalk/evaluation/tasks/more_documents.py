@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
@@ -60,6 +60,7 @@ class MoreDocuments(Task):
             return life(next(names), rng.choice(AGES), rng)
 
         needed, question = birthplace_chain(somebody, 2)
+        question = replace(question, facts={"documents": self.documents})
         rng.shuffle(needed)
         sizes = rng.uniform(0.25, 0.4), rng.uniform(0.25, 0.4)
         head, golds = units.bos + units.ids(INTRODUCTION), [units.ids(biography(one, rng)) for one in needed]

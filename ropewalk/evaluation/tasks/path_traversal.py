@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, pose, records_context, share_before_first_error
+from ropewalk.evaluation.tasks.layout import (
+    Question,
+    SharedContext,
+    label,
+    pose,
+    records_context,
+    share_before_first_error,
+)
 from ropewalk.evaluation.tasks.names import TOWN_HEADS, distinct, town
 from ropewalk.evaluation.units import TokenUnits
 
@@ -31,11 +38,14 @@ class PathTraversal(SharedContext):
     """
 
     hops: int = 24
-    name: str = "path_traversal"
+    name: str = field(init=False, default="path_traversal")
     scope: str = "large"
     diffusion: str = "high"
 
     introduction = " Below are all connections between some towns. From every town there is only one."
+
+    def __post_init__(self) -> None:
+        label(self, name=f"path_traversal_{self.hops}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """A route of its own for each depth; its connections stand anywhere."""

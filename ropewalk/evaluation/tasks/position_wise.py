@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ropewalk.evaluation.tasks.base import Sample, first_number_is_right
-from ropewalk.evaluation.tasks.layout import Question, SharedContext, among, context_tokens, filled, places, pose
+from ropewalk.evaluation.tasks.layout import Question, SharedContext, among, context_tokens, filled, label, places, pose
 from ropewalk.evaluation.tasks.names import distinct, person
 from ropewalk.evaluation.units import TokenUnits
 
@@ -25,9 +25,12 @@ class PositionWise(SharedContext):
     """
 
     records: int = 20
-    name: str = "position_wise"
+    name: str = field(init=False, default="position_wise")
     scope: str = "small"
     diffusion: str = "low"
+
+    def __post_init__(self) -> None:
+        label(self, name=f"position_wise_{self.records}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One record per depth, at most all."""

@@ -8,7 +8,16 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.evaluation.tasks.base import Sample
-from ropewalk.evaluation.tasks.biographies import ATTRIBUTES, SKILLS, UNKNOWN, Biographies, Life, read_lives
+from ropewalk.evaluation.tasks.biographies import (
+    ATTRIBUTES,
+    FREE,
+    PEOPLE,
+    SKILLS,
+    UNKNOWN,
+    Biographies,
+    Life,
+    read_lives,
+)
 from ropewalk.evaluation.units import TokenUnits
 
 PLAIN = (
@@ -104,4 +113,13 @@ def test_ranks_are_right_in_their_order_alone_and_several_answers_only_together(
 
 def test_names_and_labels_follow_the_skill() -> None:
     assert Biographies("rank", 5).name == "longbio_rank_5" and Biographies("idk").name == "longbio_idk"
-    assert all(Biographies(skill).scope in ("small", "large") for skill in SKILLS)
+    assert set(PEOPLE) < set(SKILLS)
+    for skill in SKILLS:
+        task = Biographies(skill, PEOPLE.get(skill, 1))
+        assert (task.scope, task.diffusion) == SKILLS[skill] and task.free == (skill in FREE)
+
+
+@pytest.mark.parametrize(("skill", "n"), [("rank", 1), ("standard", 2), ("idk", 3), ("citation", 0), ("poetry", 1)])
+def test_skills_that_make_no_sense_are_refused(skill: str, n: int) -> None:
+    with pytest.raises(ValueError, match=r"skill must be one of standard, .*, not 'poetry'|does not take"):
+        Biographies(skill, n)
