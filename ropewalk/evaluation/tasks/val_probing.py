@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from ropewalk.errors import UserError
 from ropewalk.evaluation.tasks.base import Sample
 from ropewalk.evaluation.tasks.layout import SPARE, Question, SharedContext, mentions, pose, records_context
 from ropewalk.evaluation.tasks.names import COLOURS, NOUNS, distinct, thing, town
@@ -43,9 +43,18 @@ class ValProbe(SharedContext):
         raise TypeError(f"{type(self).__name__} has no pieces")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
-        """One piece per depth; all others are distractors."""
+        """One piece per depth; all others are distractors.
+
+        Raises:
+            UserError: if the material has no pieces.
+            TooShort: if ``n_tokens`` does not hold the asked ones.
+        """
         pieces = self.pieces(rng)
         asked = list(islice(pieces, len(depths)))
+        if not asked:
+            raise UserError(
+                f"{self.name} has nothing to ask: its material has no piece that a key tells from all others"
+            )
         questions = [replace(piece.question, depth=depth) for piece, depth in zip(asked, depths, strict=False)]
         context, at = records_context(
             self.name, n_tokens, units, self.introduction, [piece.record for piece in asked], depths[: len(asked)],
@@ -117,11 +126,11 @@ def functions(sources: Iterable[str]) -> tuple[Function, ...]:
             ):
                 found.setdefault(node.name, []).append(_dedented(source.split("\n")[node.lineno - 1 : node.end_lineno]))
     alone = {name: texts[0] for name, texts in found.items() if len(texts) == 1 and "def " not in texts[0][4:]}
-    counts = Counter(line for text in alone.values() for line in _inner_lines(text))
+    everything = "\n".join(alone.values())
     return tuple(
         Function(name, text, key)
         for name, text in sorted(alone.items())
-        if (key := next((line for line in _inner_lines(text) if counts[line] == 1), None))
+        if (key := next((line for line in _inner_lines(text) if everything.count(line) == 1), None))
     )
 
 

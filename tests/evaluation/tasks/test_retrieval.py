@@ -8,6 +8,7 @@ import re
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from ropewalk.errors import UserError
 from ropewalk.evaluation.tasks.altered_qa import NUMBER, AlteredNumericQA, Page, altered, altered_number
 from ropewalk.evaluation.tasks.base import Sample, TooShort
 from ropewalk.evaluation.tasks.lines import Lines
@@ -135,6 +136,17 @@ def test_functions_have_a_line_of_their_own() -> None:
 def test_the_function_before_the_line_is_named() -> None:
     asked = "Which of the functions has the line `total = value + 7654321` in it? The function is called"
     assert ValCode(()).solve(f"{SOURCE} {asked}") == "second"
+
+
+def test_a_key_is_not_part_of_another_line() -> None:
+    source = "def one(value):\n    value = 1234567 + 1\n    return 7654321 - value"
+    longer = "def two(value):\n    value = 1234567 + 12\n    return value"
+    assert [one.key for one in functions([source, longer])] == ["return 7654321 - value", "value = 1234567 + 12"]
+
+
+def test_material_without_pieces_is_said(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match="val_document has nothing to ask"):
+        ValDocument(sentences("Too short.")).sample(500, random.Random(0), TokenUnits(tokenizer))
 
 
 def test_sentences_are_found_by_their_middle() -> None:
