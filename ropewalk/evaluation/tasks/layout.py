@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from typing import Any
 
 from ropewalk.evaluation.tasks.base import Sample, Task, haystack_tokens
@@ -134,31 +134,38 @@ def records_context(
     Raises:
         TooShort: if ``n_tokens`` does not hold the introduction, the asked records and a question.
     """
-    head = units.bos + units.ids(introduction)
-    own = [units.ids(record) for record in asked]
-    n_others = context_tokens(task, n_tokens, units, questions, head, *own)
+    head, own = units.ids(introduction), [units.ids(record) for record in asked]
+    n_others = context_tokens(task, n_tokens, units, questions, units.bos, head, *own)
     records = fitting(n_others, others, units)
     at = places(depths, len(records))
-    return head + filled(among(records, own, at), n_others + sum(map(len, own)), units), at
+    n_context = n_others + len(head) + sum(map(len, own))
+    return units.bos + filled(head, among(records, own, at), n_context, units), at
+
+
+def filler_round(units: TokenUnits) -> int:
+    """How many tokens one round of the repetitive filler has."""
+    return sum(len(units.ids(sentence)) for sentence in FILLER)
 
 
 def quiet(n_tokens: int, units: TokenUnits) -> list[int]:
     """``n_tokens`` of the repetitive filler that end with a sentence (and may begin inside one)."""
-    period = sum(len(units.ids(one)) for one in FILLER)
+    period = filler_round(units)
     return units.filler(FILLER, n_tokens + -n_tokens % period)[-n_tokens % period :]
 
 
-def filled(records: Sequence[list[int]], n_tokens: int, units: TokenUnits) -> list[int]:
-    """The records with filler before each, ``n_tokens`` together.
+def filled(introduction: list[int], records: Sequence[list[int]], n_tokens: int, units: TokenUnits) -> list[int]:
+    """The introduction and the records with filler before each, ``n_tokens`` together.
 
     Whole rounds of filler are shared out evenly, so that records stay spread however few they are; what is less than
-    a round comes first.
+    a round stands before the introduction, so that a sentence is only cut where the text begins.
     """
-    period = sum(len(units.ids(one)) for one in FILLER)
-    rounds, rest = divmod(n_tokens - sum(map(len, records)), period)
+    period = filler_round(units)
+    rounds, rest = divmod(n_tokens - len(introduction) - sum(map(len, records)), period)
     each, more = divmod(rounds, len(records))
-    gaps = (quiet((each + (i < more)) * period, units) for i in range(len(records)))
-    return quiet(rest, units) + list(chain.from_iterable(chain.from_iterable(zip(gaps, records, strict=True))))
+    text = quiet(rest, units) + introduction
+    for i, record in enumerate(records):
+        text += quiet((each + (i < more)) * period, units) + record
+    return text
 
 
 @dataclass(frozen=True)
@@ -217,9 +224,13 @@ def hidden_context(
     Raises:
         TooShort: if ``n_tokens`` does not hold the introduction, the facts and a question.
     """
-    head, hidden = units.bos + units.ids(introduction), [units.ids(fact) for fact in facts]
-    n_text = context_tokens(task, n_tokens, units, questions, head, *hidden)
-    return head + background.hide(hidden, at, n_text + sum(map(len, hidden)), rng, units)
+    head, hidden = units.ids(introduction), [units.ids(fact) for fact in facts]
+    n_text = context_tokens(task, n_tokens, units, questions, units.bos, head, *hidden)
+    n_before = (
+        0 if background.haystack else n_text % filler_round(units)
+    )  # a sentence is only cut where the text begins
+    text = background.hide(hidden, at, n_text - n_before + sum(map(len, hidden)), rng, units)
+    return units.bos + quiet(n_before, units) + head + text
 
 
 def mentions(prediction: str, reference: str) -> bool:

@@ -46,9 +46,10 @@ class PositionWise(SharedContext):
         ]
         pieces = [units.ids(f" The locker of {who} has the number {number}.") for who, number in lockers]
         rows = among(pieces[len(depths) :], pieces[: len(depths)], at)
-        head = units.bos + units.ids(INTRODUCTION)
-        n_filler = context_tokens(self.name, n_tokens, units, questions, head, *pieces)
-        return pose(head + filled(rows, n_filler + sum(map(len, pieces)), units), questions, n_tokens, units)
+        head = units.ids(INTRODUCTION)
+        n_filler = context_tokens(self.name, n_tokens, units, questions, units.bos, head, *pieces)
+        context = filled(head, rows, n_filler + len(head) + sum(map(len, pieces)), units)
+        return pose(units.bos + context, questions, n_tokens, units)
 
     def solve(self, prompt_text: str) -> str:
         """The number of the asked locker."""

@@ -77,7 +77,7 @@ class ValDatabase(ValProbe):
     def pieces(self, rng: random.Random) -> Iterator[Piece]:
         """Generated entries."""
         for key in distinct(lambda: f"Q{rng.randint(100000, 9999999)}"):
-            label, description = thing(rng), f"a {rng.choice(COLOURS)} {rng.choice(NOUNS)} from {town(rng)}"
+            label, description = thing(rng), f"{rng.choice(COLOURS)} {rng.choice(NOUNS)} from {town(rng)}"
             yield Piece(
                 f" <id: {key}, label: {label}, description: {description}>",
                 Question(

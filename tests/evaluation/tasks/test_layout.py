@@ -48,12 +48,14 @@ def test_few_records_are_spread_by_whole_rounds_of_filler(units: TokenUnits) -> 
     """15 rounds and 7 tokens for four records: the first three get one round more."""
     period = sum(len(units.ids(one)) for one in FILLER)
     records = [units.ids(f" Record {name}.") for name in "ABCD"]
-    n = 15 * period + 7 + sum(map(len, records))
-    ids = filled(records, n, units)
+    introduction = units.ids(" Hear this:")
+    n = 15 * period + 7 + len(introduction) + sum(map(len, records))
+    ids = filled(introduction, records, n, units)
     text = units.decode(ids)
     assert len(ids) == n
     rounds = [part.count("The sky is blue.") for part in text.split("Record")]
     assert rounds == [4, 4, 4, 3, 0] and text.endswith("Record D.")
+    assert text.startswith(f"{units.decode(quiet(7, units))} Hear this: The grass is green.")
 
 
 def test_records_are_taken_until_one_does_not_fit(units: TokenUnits) -> None:
