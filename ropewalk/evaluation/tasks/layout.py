@@ -226,9 +226,8 @@ def hidden_context(
     """
     head, hidden = units.ids(introduction), [units.ids(fact) for fact in facts]
     n_text = context_tokens(task, n_tokens, units, questions, units.bos, head, *hidden)
-    n_before = (
-        0 if background.haystack else n_text % filler_round(units)
-    )  # a sentence is only cut where the text begins
+    # Of the filler, too, a sentence is only cut where the text begins.
+    n_before = 0 if background.haystack else n_text % filler_round(units)
     text = background.hide(hidden, at, n_text - n_before + sum(map(len, hidden)), rng, units)
     return units.bos + quiet(n_before, units) + head + text
 
