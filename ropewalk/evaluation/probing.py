@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropewalk.evaluation.nll import BATCH_TOKENS, _scan
+from ropewalk.evaluation.nll import BATCH_TOKENS, scan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,7 @@ def context_probe(
         return torch.stack(measured + ([compare(logits)] if compare else []), -1)
 
     size = max(1, batch_tokens // (width + 1))
-    rows = torch.cat([_scan(model, batch, width, width, measure) for batch in windows.split(size)])
+    rows = torch.cat([scan(model, batch, width, width, measure) for batch in windows.split(size)])
     without = -unigram.float().cpu()[ids.cpu()] if unigram is not None else None
     losses = _by_target(rows[..., 0], n, without)
     if compare is None:
