@@ -1,0 +1,241 @@
+"""How much memory training and serving take, by component, as a function of the length.
+
+The model of a training step: what stays (weights, gradients, optimizer, layer inputs kept by gradient checkpointing),
+and what comes and goes, of which only the larger moment counts: the loss, or the backward pass of one layer. Attention is
+taken to be a fused kernel that never holds scores (flash attention, sdpa without a mask). Sizes are tensors alone; what
+the CUDA context and a fragmented allocator add is ``hardware.usable``. ``benchmarks/memory.py`` checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ropewalk.errors import UserError, did_you_mean
+from ropewalk.planning.shapes import Layer, Shapes
+
+WEIGHTS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int4": 0.5 + 0.5 / 16}  # int4: scales per 32
+NF4 = 0.5 + 8.127 / 8 / 64  # 4 bits, double-quantised scales per block of 64 (arXiv 2305.14314)
+LOSS_CHUNK = 2048  # tokens per block of a chunked loss
+LONGEST = 2**24  # past it float32 positions are no longer whole numbers
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Bytes per trained parameter.
+
+    Attributes:
+        states: on the device, the float32 master copy of half-precision weights included.
+        host: in the host's memory.
+    """
+
+    states: float
+    host: float = 0.0
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(12),  # float32 master weights and two float32 moments
+    "adamw-bf16": Optimizer(4),  # moments in the weights' type, no master copy
+    "adamw-8bit": Optimizer(2 + 8 / 256),  # block-wise, one float32 scale per 256 (arXiv 2110.02861)
+    "paged-adamw-8bit": Optimizer(0, 2 + 8 / 256),
+    "adamw-offload": Optimizer(0, 12),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: one sequence per device and step.
+
+    Attributes:
+        dtype: of weights, gradients and activations.
+        trainable: all weights, or low-rank adapters on every linear map, over weights in ``dtype`` or in 4 bits.
+        rank: of the adapters.
+        optimizer: key of ``OPTIMIZERS``.
+        checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
+        chunked_loss: logits of ``LOSS_CHUNK`` tokens at a time.
+        tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
+        offload: keep the layers' inputs in the host's memory.
+        shard: devices over which weights, gradients and optimizer are spread (FSDP, ZeRO-3).
+        sequence: devices over which one sequence is spread (Ulysses or ring attention).
+    """
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    trainable: Literal["all", "lora", "qlora"] = "all"
+    rank: int = 16
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    chunked_loss: bool = False
+    tiled_mlp: bool = False
+    offload: bool = False
+    shard: int = 1
+    sequence: int = 1
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served: one request at full length.
+
+    Attributes:
+        weights: key of ``WEIGHTS``.
+        cache: key of ``WEIGHTS`` for keys and values.
+        chunk: tokens that one prefill pass works on; None means the whole prompt.
+        tensor: devices over which every layer is spread.
+    """
+
+    weights: str = "bfloat16"
+    cache: str = "bfloat16"
+    chunk: int | None = None
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the worst moment.
+
+    Attributes:
+        parts: component -> bytes, in the order to show; components of another moment than the worst are left out.
+        host: bytes in the host's memory, per device.
+        moment: when the peak is.
+    """
+
+    parts: dict[str, int] = field(default_factory=dict)
+    host: int = 0
+    moment: str = ""
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def training(shapes: Shapes, how: Training, length: int) -> Memory:
+    """Memory of one device in a training step on one sequence of ``length`` tokens.
+
+    Raises:
+        UserError: for an unknown optimizer.
+    """
+    size = 4 if how.dtype == "float32" else 2
+    optimizer = OPTIMIZERS.get(how.optimizer)
+    if optimizer is None:
+        raise UserError(f"unknown optimizer {how.optimizer!r}{did_you_mean(how.optimizer, OPTIMIZERS)}")
+    full = how.trainable == "all"
+    trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
+    master = 4 if how.dtype == "float32" and how.optimizer in ("adamw", "adamw-offload") else 0  # its own master copy
+    weights = shapes.parameters * size
+    if how.trainable == "qlora":
+        ends = shapes.embedding + shapes.head
+        weights = ends * size + int((shapes.parameters - ends) * NF4)
+    weights += 0 if full else trained * size
+    tokens = -(-length // how.sequence)
+
+    staying = {
+        "weights": weights // how.shard,
+        "gradients": trained * size // how.shard,
+        "optimizer": int(trained * max(0.0, optimizer.states - master) / how.shard),
+        "gathered layers": 0 if how.shard == 1 else 2 * shapes.largest_layer * size * (2 if full else 1),
+    }
+    kept = [(layer, n, _kept(shapes, layer, size, tokens)) for layer, n in shapes.layers]
+    inputs = shapes.hidden * size * tokens
+    if how.checkpointing:
+        held = 2 if how.offload else shapes.depth
+        staying["layer inputs"] = held * inputs
+        bodies = [sum(_backward(shapes, layer, size, tokens, how).values()) for layer, _, _ in kept]
+        worst = max(range(len(kept)), key=bodies.__getitem__)
+        layer_work = _backward(shapes, kept[worst][0], size, tokens, how)
+    else:
+        staying["layer inputs"] = shapes.depth * inputs
+        everything = {name: sum(n * parts[name] for _, n, parts in kept) for name in kept[0][2]}
+        last = _backward(shapes, kept[-1][0], size, tokens, replace(how, tiled_mlp=False))
+        layer_work = {name: everything[name] + max(0, last[name] - kept[-1][2][name]) for name in everything}
+    loss_work = {} if how.checkpointing else everything
+    loss_work = loss_work | {"logits and loss": _loss(shapes, how, size, tokens)}
+    if sum(loss_work.values()) > sum(layer_work.values()):
+        moment, work = "the loss", loss_work
+    else:
+        moment, work = "the backward pass of a layer", layer_work
+    host = int(trained * optimizer.host / how.shard) + (shapes.depth * inputs if how.offload else 0)
+    return Memory({k: v for k, v in (staying | work).items() if v}, host, moment)
+
+
+def _kept(shapes: Shapes, layer: Layer, size: int, tokens: int) -> dict[str, int]:
+    """What the forward pass of a layer leaves for its backward pass, its input aside."""
+    projected = layer.query + layer.key_value
+    attention = size * (projected + layer.query + layer.fused * (layer.query + layer.key_value // 2)) + 4 * layer.heads
+    norms = dict(layer.norm_bytes)[size] - (size * shapes.hidden if size == 4 else 0)  # in float32 one is the input
+    inputs = 2 * size * shapes.hidden  # of the attention's and the MLP's linear maps
+    mlp = size * (layer.inner * layer.inner_kept + layer.routed_rows * shapes.hidden)
+    return {"attention and norms": (attention + norms + inputs) * tokens, "MLP": mlp * tokens}
+
+
+def _backward(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
+    """The most that the backward pass of one layer holds, what its forward pass left included."""
+    kept = _kept(shapes, layer, size, tokens)
+    stream = 2 * size * shapes.hidden * tokens  # the gradient that comes and the one that goes
+    mlp = kept["MLP"] + size * layer.inner * (2 if layer.gated else 1) * tokens
+    if how.trainable == "all":
+        mlp += layer.expert_parameters // 3 * size  # the gradient of all experts' down projections, before it is added
+    if how.tiled_mlp:
+        tiles = max(1, -(-tokens // shapes.hidden))
+        mlp = mlp // tiles + stream
+    attention = size * (2 * layer.query + layer.key_value) * tokens  # gradients, when those of the MLP are gone
+    return {"attention and norms": kept["attention and norms"] + stream, "MLP": max(mlp, attention)}
+
+
+def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
+    """Logits, their float32 softmax and its gradient; the last hidden states with theirs."""
+    rows = min(tokens, LOSS_CHUNK) if how.chunked_loss else tokens
+    ends = shapes.hidden * (3 * size + (4 if size == 2 else 0)) * tokens
+    logits = shapes.vocabulary * rows
+    head = shapes.vocabulary * shapes.hidden * size if how.trainable == "all" else 0  # its gradient, before it is added
+    if rows < tokens:  # the sum over earlier blocks is there as well
+        return max(12 * logits + head, 8 * logits + 2 * head) + ends
+    return max(12 * logits, 6 * logits + head) + ends
+
+
+def serving(shapes: Shapes, how: Serving, length: int) -> Memory:
+    """Memory of one device that holds a request of ``length`` tokens, at the worst moment of its prefill.
+
+    Raises:
+        UserError: for an unknown type of weights or cache.
+    """
+    for key in (how.weights, how.cache):
+        if key not in WEIGHTS:
+            raise UserError(f"unknown type {key!r}, expected one of {', '.join(WEIGHTS)}{did_you_mean(key, WEIGHTS)}")
+    size = 4 if how.weights == "float32" else 2  # of activations, and of what quantisation leaves alone
+    ends = shapes.embedding + shapes.head
+    weights = int((shapes.parameters - ends) * WEIGHTS[how.weights]) + ends * size
+    tokens = length if how.chunk is None else min(length, how.chunk)
+    layers = [layer for layer, _ in shapes.layers]
+    inner = max(layer.inner * (3 if layer.gated else 2) + 3 * layer.routed_rows * shapes.hidden for layer in layers)
+    projected = max(3 * layer.query + 2 * layer.key_value for layer in layers)
+    stream = 4 * shapes.hidden + max(inner, projected) // how.tensor  # embeddings, layer input, residual, normed
+    return Memory(
+        {
+            "weights": weights // how.tensor,
+            "cache": cache(shapes, length, WEIGHTS[how.cache], how.tensor),
+            "prefill": size * stream * tokens + 4 * shapes.vocabulary,
+        },
+        moment="the prefill",
+    )
+
+
+def cache(shapes: Shapes, length: int, bytes_each: float = 2.0, devices: int = 1) -> int:
+    """Bytes of keys and values on one device for a text of ``length`` tokens.
+
+    Heads are spread over devices as far as there are heads; a latent (MLA) is held by every device.
+    """
+    held = 0
+    for layer, n in shapes.layers:
+        latent = layer.cached < layer.key_value
+        parts = 1 if latent else min(devices, layer.key_value_heads)
+        held += n * layer.cached * layer.seen(length) // parts
+    return int(held * bytes_each)
+
+
+def longest(fits: Callable[[int], bool], most: int = LONGEST) -> int:
+    """The longest length in tokens for which ``fits`` holds, 0 if none; ``fits`` must not turn true again."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
