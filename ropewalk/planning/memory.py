@@ -15,8 +15,8 @@ from typing import Literal
 from ropewalk.errors import UserError, did_you_mean
 from ropewalk.planning.shapes import Layer, Shapes
 
-WEIGHTS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int4": 0.5 + 0.5 / 16}  # int4: scales per 32
-NF4 = 0.5 + 8.127 / 8 / 64  # 4 bits, double-quantised scales per block of 64 (arXiv 2305.14314)
+WEIGHTS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int4": 0.5 + 2 / 128, "nf4": 0.5 + 0.127 / 8}
+# int4: a half-precision scale per 128 (GPTQ, AWQ); nf4: 0.127 bits of double-quantised scales (arXiv 2305.14314)
 LOSS_CHUNK = 2048  # tokens per block of a chunked loss
 LONGEST = 2**24  # past it float32 positions are no longer whole numbers
 
@@ -88,6 +88,26 @@ class Serving:
     chunk: int | None = None
     tensor: int = 1
 
+    @property
+    def cache_bytes(self) -> float:
+        """Bytes per element of the cache."""
+        return WEIGHTS[self.cache]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What measuring a short step taught: factors for the parts that come and go.
+
+    Attributes:
+        layer: for the backward pass of a layer.
+        loss: for logits and loss.
+        prefill: for the activations of a prefill.
+    """
+
+    layer: float = 1.0
+    loss: float = 1.0
+    prefill: float = 1.0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -108,7 +128,7 @@ class Memory:
         return sum(self.parts.values())
 
 
-def training(shapes: Shapes, how: Training, length: int) -> Memory:
+def training(shapes: Shapes, how: Training, length: int, correction: Correction = Correction()) -> Memory:  # noqa: B008
     """Memory of one device in a training step on one sequence of ``length`` tokens.
 
     Raises:
@@ -121,10 +141,7 @@ def training(shapes: Shapes, how: Training, length: int) -> Memory:
     full = how.trainable == "all"
     trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
     master = 4 if how.dtype == "float32" and how.optimizer in ("adamw", "adamw-offload") else 0  # its own master copy
-    weights = shapes.parameters * size
-    if how.trainable == "qlora":
-        ends = shapes.embedding + shapes.head
-        weights = ends * size + int((shapes.parameters - ends) * NF4)
+    weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype)
     weights += 0 if full else trained * size
     tokens = -(-length // how.sequence)
 
@@ -134,21 +151,20 @@ def training(shapes: Shapes, how: Training, length: int) -> Memory:
         "optimizer": int(trained * max(0.0, optimizer.states - master) / how.shard),
         "gathered layers": 0 if how.shard == 1 else 2 * shapes.largest_layer * size * (2 if full else 1),
     }
-    kept = [(layer, n, _kept(shapes, layer, size, tokens)) for layer, n in shapes.layers]
     inputs = shapes.hidden * size * tokens
-    if how.checkpointing:
-        held = 2 if how.offload else shapes.depth
-        staying["layer inputs"] = held * inputs
-        bodies = [sum(_backward(shapes, layer, size, tokens, how).values()) for layer, _, _ in kept]
-        worst = max(range(len(kept)), key=bodies.__getitem__)
-        layer_work = _backward(shapes, kept[worst][0], size, tokens, how)
-    else:
-        staying["layer inputs"] = shapes.depth * inputs
-        everything = {name: sum(n * parts[name] for _, n, parts in kept) for name in kept[0][2]}
-        last = _backward(shapes, kept[-1][0], size, tokens, replace(how, tiled_mlp=False))
-        layer_work = {name: everything[name] + max(0, last[name] - kept[-1][2][name]) for name in everything}
-    loss_work = {} if how.checkpointing else everything
-    loss_work = loss_work | {"logits and loss": _loss(shapes, how, size, tokens)}
+    staying["layer inputs"] = inputs * (2 if how.checkpointing and how.offload else shapes.depth)
+    works = [_backward(shapes, layer, size, tokens, how) for layer, _ in shapes.layers]
+    layer_work = max(works, key=lambda work: sum(work.values()))
+    everything: dict[str, int] = {}
+    if not how.checkpointing:
+        kept = [(n, _kept(shapes, layer, size, tokens, how)) for layer, n in shapes.layers]
+        everything = {name: sum(n * parts[name] for n, parts in kept) for name in layer_work}
+        last = kept[-1][1]
+        layer_work = {name: everything[name] + works[-1][name] - last[name] for name in everything}
+    layer_work = {name: int(n * correction.layer) for name, n in layer_work.items()}
+    loss_work = {"logits and loss": int(_loss(shapes, how, size, tokens) * correction.loss)}
+    if not how.checkpointing:
+        loss_work = {name: int(n * correction.layer) for name, n in everything.items()} | loss_work
     if sum(loss_work.values()) > sum(layer_work.values()):
         moment, work = "the loss", loss_work
     else:
@@ -157,26 +173,25 @@ def training(shapes: Shapes, how: Training, length: int) -> Memory:
     return Memory({k: v for k, v in (staying | work).items() if v}, host, moment)
 
 
-def _kept(shapes: Shapes, layer: Layer, size: int, tokens: int) -> dict[str, int]:
+def _kept(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
     """What the forward pass of a layer leaves for its backward pass, its input aside."""
     projected = layer.query + layer.key_value
     attention = size * (projected + layer.query + layer.fused * (layer.query + layer.key_value // 2)) + 4 * layer.heads
     norms = dict(layer.norm_bytes)[size] - (size * shapes.hidden if size == 4 else 0)  # in float32 one is the input
     inputs = 2 * size * shapes.hidden  # of the attention's and the MLP's linear maps
     mlp = size * (layer.inner * layer.inner_kept + layer.routed_rows * shapes.hidden)
-    return {"attention and norms": (attention + norms + inputs) * tokens, "MLP": mlp * tokens}
+    return {"attention and norms": (attention + norms + inputs) * tokens, "MLP": 0 if how.tiled_mlp else mlp * tokens}
 
 
 def _backward(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
     """The most that the backward pass of one layer holds, what its forward pass left included."""
-    kept = _kept(shapes, layer, size, tokens)
+    kept = _kept(shapes, layer, size, tokens, replace(how, tiled_mlp=False))
     stream = 2 * size * shapes.hidden * tokens  # the gradient that comes and the one that goes
     mlp = kept["MLP"] + size * layer.inner * (2 if layer.gated else 1) * tokens
+    if how.tiled_mlp:
+        mlp = mlp // max(1, -(-tokens // shapes.hidden)) + stream  # the pieces' results are gathered
     if how.trainable == "all":
         mlp += layer.expert_parameters // 3 * size  # the gradient of all experts' down projections, before it is added
-    if how.tiled_mlp:
-        tiles = max(1, -(-tokens // shapes.hidden))
-        mlp = mlp // tiles + stream
     attention = size * (2 * layer.query + layer.key_value) * tokens  # gradients, when those of the MLP are gone
     return {"attention and norms": kept["attention and norms"] + stream, "MLP": max(mlp, attention)}
 
@@ -192,7 +207,7 @@ def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
     return max(12 * logits, 6 * logits + head) + ends
 
 
-def serving(shapes: Shapes, how: Serving, length: int) -> Memory:
+def serving(shapes: Shapes, how: Serving, length: int, correction: Correction = Correction()) -> Memory:  # noqa: B008
     """Memory of one device that holds a request of ``length`` tokens, at the worst moment of its prefill.
 
     Raises:
@@ -201,9 +216,7 @@ def serving(shapes: Shapes, how: Serving, length: int) -> Memory:
     for key in (how.weights, how.cache):
         if key not in WEIGHTS:
             raise UserError(f"unknown type {key!r}, expected one of {', '.join(WEIGHTS)}{did_you_mean(key, WEIGHTS)}")
-    size = 4 if how.weights == "float32" else 2  # of activations, and of what quantisation leaves alone
-    ends = shapes.embedding + shapes.head
-    weights = int((shapes.parameters - ends) * WEIGHTS[how.weights]) + ends * size
+    size = 4 if how.weights == "float32" else 2  # of activations
     tokens = length if how.chunk is None else min(length, how.chunk)
     layers = [layer for layer, _ in shapes.layers]
     inner = max(layer.inner * (3 if layer.gated else 2) + 3 * layer.routed_rows * shapes.hidden for layer in layers)
@@ -211,12 +224,18 @@ def serving(shapes: Shapes, how: Serving, length: int) -> Memory:
     stream = 4 * shapes.hidden + max(inner, projected) // how.tensor  # embeddings, layer input, residual, normed
     return Memory(
         {
-            "weights": weights // how.tensor,
-            "cache": cache(shapes, length, WEIGHTS[how.cache], how.tensor),
-            "prefill": size * stream * tokens + 4 * shapes.vocabulary,
+            "weights": weight_bytes(shapes, how.weights) // how.tensor,
+            "cache": cache(shapes, length, how.cache_bytes, how.tensor),
+            "prefill": int((size * stream * tokens + 4 * shapes.vocabulary) * correction.prefill),
         },
         moment="the prefill",
     )
+
+
+def weight_bytes(shapes: Shapes, kind: str) -> int:
+    """Bytes of all weights; quantisation leaves the embedding and the output projection in half precision."""
+    ends = shapes.embedding + shapes.head
+    return int((shapes.parameters - ends) * WEIGHTS[kind] + ends * max(2.0, WEIGHTS[kind]))
 
 
 def cache(shapes: Shapes, length: int, bytes_each: float = 2.0, devices: int = 1) -> int:

@@ -83,6 +83,7 @@ class Shapes:
         head: parameters of the output projection; 0 if it is the embedding.
         other: parameters outside of layers, embedding and head.
         layers: (kind of layer, how many).
+        fused_attention: whether transformers runs it with a kernel that holds no scores, without further packages.
     """
 
     model_type: str
@@ -92,6 +93,7 @@ class Shapes:
     head: int
     other: int
     layers: tuple[tuple[Layer, int], ...]
+    fused_attention: bool = True
 
     @property
     def depth(self) -> int:
@@ -171,6 +173,7 @@ def shapes(config: PreTrainedConfig) -> Shapes:
         head=0 if shared else head.numel(),
         other=total - inside - ends,
         layers=tuple(layers.items()),
+        fused_attention=model.config._attn_implementation != "eager",
     )
 
 

@@ -1,0 +1,110 @@
+"""One short step on the real model, so that the memory model and the speed are this machine's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ropewalk.planning.measure import peak_bytes
+from ropewalk.planning.memory import Correction, Serving, Training, cache, serving, training
+from ropewalk.planning.shapes import Shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+SHORT = {"cuda": 2048, "cpu": 512}
+RESIDENT = ("weights", "gradients", "optimizer")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the short step showed.
+
+    Attributes:
+        correction: measured over predicted bytes of what comes and goes.
+        device: where it ran.
+        length: tokens of the step.
+        seconds: of one forward and backward pass, recomputation included.
+        measured: moment -> bytes beyond weights and gradients.
+        predicted: the same, before the correction.
+    """
+
+    correction: Correction
+    device: str
+    length: int
+    seconds: float
+    measured: dict[str, int]
+    predicted: dict[str, int]
+
+
+def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibration:
+    """Run a checkpointed step without and with the loss, and a prefill, on ``model``; it is left as it was.
+
+    Gradients are kept from one pass to the next, as in gradient accumulation, and freed at the end.
+
+    Raises:
+        UserError: if the model is in a type that the memory model does not know.
+    """
+    import torch
+
+    device = model.device
+    length = min(window, SHORT.get(device.type, SHORT["cpu"]))
+    ids = torch.randint(0, shapes.vocabulary, (1, length), device=device, generator=torch.Generator(device).manual_seed(0))
+    name = str(model.dtype).removeprefix("torch.")
+    how = Training(dtype=cast(Literal["bfloat16", "float16", "float32"], name), checkpointing=True)
+    was_training, state = model.training, [p.requires_grad for p in model.parameters()]
+    try:
+        model.train().requires_grad_(True)
+        model.activation_checkpointing_enable()
+        with_loss, body = _step(model, ids), _body(model, ids)
+        with_loss()
+        began = time.perf_counter()
+        with_loss()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        measured = {"layer": peak_bytes(body, device), "loss": peak_bytes(with_loss, device)}
+        model.activation_checkpointing_disable()
+        measured["prefill"] = peak_bytes(_prefill(model.eval(), ids), device)
+    finally:
+        model.activation_checkpointing_disable()
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+        for parameter, wanted in zip(model.parameters(), state, strict=True):
+            parameter.requires_grad_(wanted)
+    parts = training(shapes, how, length, Correction(loss=0.0)).parts
+    inputs = parts["layer inputs"]
+    cached = cache(shapes, length, model.dtype.itemsize)
+    prefill = serving(shapes, Serving(weights=name, cache=name), length).parts["prefill"]
+    predicted = {
+        "layer": sum(size for part, size in parts.items() if part not in RESIDENT),
+        "loss": inputs + training(shapes, how, length, Correction(layer=0.0)).parts["logits and loss"],
+        "prefill": cached + prefill,
+    }
+    ratio = {key: max(0.1, (measured[key] - fixed) / (predicted[key] - fixed))
+             for key, fixed in (("layer", inputs), ("loss", inputs), ("prefill", cached))}  # fmt: skip
+    loss = ratio["loss"] if measured["loss"] > measured["layer"] else 1.0  # else the layer's peak hid the loss
+    return Calibration(
+        Correction(ratio["layer"], loss, ratio["prefill"]), str(device), length, seconds, measured, predicted
+    )
+
+
+def _step(model: PreTrainedModel, ids: Any) -> Callable[[], object]:
+    return lambda: model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+
+
+def _body(model: PreTrainedModel, ids: Any) -> Callable[[], object]:
+    return lambda: model.base_model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+
+
+def _prefill(model: PreTrainedModel, ids: Any) -> Callable[[], object]:
+    import torch
+
+    @torch.no_grad()
+    def work() -> object:
+        return model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    return work
