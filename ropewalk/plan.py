@@ -43,6 +43,7 @@ class Plan:
         methods: what every method would write, and what was published about it.
         serving: from a plain start to settings that fit the target.
         training: the same for a training step on sequences of the target's length.
+        devices_needed: of these devices, for that training; None if ``gpus`` are enough or no usual number is.
         skip_wise: the same for sequences of the window's length with skipping positions; None where that is the target.
         cost: of the target's length; ``skip_wise_cost`` of the window's.
         calibration: what a short step on the model showed, if one was run.
@@ -65,6 +66,7 @@ class Plan:
     methods: list[MethodAdvice]
     serving: Ladder[Serving]
     training: Ladder[Training]
+    devices_needed: int | None
     skip_wise: Ladder[Training] | None
     cost: Cost
     skip_wise_cost: Cost | None
@@ -141,6 +143,10 @@ def plan(
     serve = advice.climb(Serving(), advice.serving_switches(numbers, gpus), request, to, room)
     train = advice.climb(Training(), switches, step, to, room)
     longer = to > window
+
+    def enough(devices: int) -> bool:
+        return advice.climb(Training(), advice.training_switches(numbers, devices), step, to, room).fits
+
     return Plan(
         model=model,
         architecture=str((config.architectures or [config.model_type])[0]),
@@ -156,6 +162,7 @@ def plan(
         methods=advice.methods(config, to, to / window) if longer else [],
         serving=serve,
         training=train,
+        devices_needed=None if train.fits else advice.devices_needed(enough, gpus),
         skip_wise=advice.climb(Training(), switches, step, window, room) if longer else None,
         cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
         skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
@@ -189,6 +196,10 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
             f"two profiles: a factor that is always on also changes short texts, so keep serving the original up to "
             f"{window:,} tokens and send only longer requests to the extended copy (its weights are linked, not copied)"
         )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        notes.append(f"the checkpoint is quantised ({method}); weights are counted as bfloat16 where no switch says else")
     layers = [layer for layer, _ in numbers.layers]
     bounded = [n for layer, n in numbers.layers if layer.window is not None]
     if bounded and all(layer.window is not None for layer in layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -56,6 +57,7 @@ def plan(
     as_json: bool
         Print JSON.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
     from ropewalk.lengths import parse
     from ropewalk.plan import plan as make
     from ropewalk.planning.cost import parse_tokens
@@ -77,7 +79,7 @@ def show(made: Plan, console: Console) -> None:
     console.print(f"[bold]{made.architecture}[/]  {made.model}  {_count(shapes.parameters)} parameters{active}")
     line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
     if made.scale > 1:
-        line += f": the smallest factor that covers it is [bold]{made.scale:.4g}[/]; a larger one only costs quality"
+        line += f": the smallest factor that covers it is [bold]{made.scale:.4g}[/]"
     console.print(line, soft_wrap=True)
     if made.methods:
         _methods(made, console)
@@ -89,6 +91,8 @@ def show(made: Plan, console: Console) -> None:
     console.print(f"\n[bold]Memory[/]  {where}", soft_wrap=True)
     _ladder(f"serving one request of {made.target:,} tokens", made.serving, console)
     _ladder(f"training on sequences of {made.target:,} tokens", made.training, console)
+    if made.devices_needed:
+        console.print(f"fits on {made.devices_needed} x {made.device}")
     if made.skip_wise:
         needed = ", ".join(step.name for step in made.skip_wise.steps[1:]) or "nothing"
         fits = "fits with" if made.skip_wise.fits else "does not fit even with"
@@ -110,17 +114,20 @@ def show(made: Plan, console: Console) -> None:
 
 
 def _methods(made: Plan, console: Console) -> None:
-    table = _table("\nMethod", "written as", "untrained", "published, nearest factor")
+    table = _table("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource")
     silent = []
     for method in made.methods:
         if not method.results:
             silent.append(f"{method.id} ({method.written or method.why_not})")
             continue
-        for i, result in enumerate(method.results):
-            first = (method.id, method.written or f"[dim]{method.why_not}[/]", method.training_free) if i == 0 else ("",) * 3
-            kind = "" if result.trained else "untrained, "
-            table.add_row(*first, f"{result.result} [dim]({kind}x{result.scale:g}; {result.source.rpartition('arXiv ')[2]})[/]")
+        head = (method.id, method.written or f"[dim]{method.why_not}[/]", method.training_free)
+        for result in method.results:
+            source = result.source.removeprefix("arXiv ").removeprefix("https://github.com/")
+            factor = f"x{result.scale:g}{'*' if result.trained else ' '}"
+            table.add_row(*head, factor, result.result, f"[dim]{source}[/]")
+            head = ("", "", "")
     console.print(table)
+    console.print("[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True)
     if silent:
         console.print(f"[dim]no published number here: {', '.join(silent)}[/]")
 
@@ -131,11 +138,12 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     verdict = "[green]fits[/]" if ladder.fits else "[red]does not fit[/]"
     console.print(f"\n{title}: {verdict}, {_parts(ladder.memory)}", soft_wrap=True)
     if len(ladder.steps) > 1:
-        table = _table("switch", ">GiB at the target", ">longest that fits")
+        name, unit = _unit(ladder.memory.total)
+        table = _table("switch", f">{name} at the target", ">longest that fits")
         for step in ladder.steps:
             style = "bold" if step.name == ladder.best else ""
             longest = f"{step.longest:,}" if step.longest else "none"
-            table.add_row(step.name, f"{step.bytes / GIB:,.1f}", longest, style=style)
+            table.add_row(step.name, f"{step.bytes / unit:,.1f}", longest, style=style)
         console.print(table)
     else:
         console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
@@ -172,9 +180,14 @@ def _table(*columns: str) -> Table:
 
 
 def _parts(memory: Memory) -> str:
-    parts = " + ".join(f"{name} {size / GIB:,.1f}" for name, size in memory.parts.items() if size >= GIB / 20)
-    host = f", and {memory.host / GIB:,.0f} GiB of the host's" if memory.host else ""
-    return f"{memory.total / GIB:,.1f} GiB = {parts}{host}"
+    name, unit = _unit(memory.total)
+    parts = " + ".join(f"{part} {size / unit:,.1f}" for part, size in memory.parts.items() if size >= memory.total / 200)
+    host = f", and {memory.host / unit:,.0f} {name} of the host's" if memory.host else ""
+    return f"{memory.total / unit:,.1f} {name} = {parts}{host}"
+
+
+def _unit(size: int) -> tuple[str, int]:
+    return ("GiB", GIB) if size >= GIB // 2 else ("MiB", 2**20)
 
 
 def _count(parameters: int) -> str:

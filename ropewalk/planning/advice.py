@@ -153,6 +153,11 @@ def climb(
     return Ladder(how, needs(how, target), tuple(steps), steps[-1].bytes <= room, ceiling)
 
 
+def devices_needed(fits: Callable[[int], bool], gpus: int) -> int | None:
+    """The smallest usual number of devices above ``gpus`` for which ``fits`` holds; None if none does."""
+    return next((n for n in DEVICES if n > gpus and fits(n)), None)
+
+
 def settings(start: How, switches: Sequence[Switch[How]]) -> How:
     """``start`` with all ``switches`` on, in order."""
     for switch in switches:
@@ -195,14 +200,12 @@ def methods(config: PreTrainedConfig, target: int, scale: float) -> list[MethodA
 
 def _advice(entry: Entry, config: PreTrainedConfig, target: int, scale: float) -> MethodAdvice:
     parameters: dict[str, dict[str, Any]] = {}
-    why = "" if entry.exportable.startswith(("yes", "frozen")) else f"code at run time ({entry.exportable})"
+    why = "" if entry.exportable.startswith(("yes", "frozen")) else "run-time code"
     if not why:
         try:
             parameters = entry.load()().saved(config, target)  # type: ignore[attr-defined]
-        except UserError as error:
-            why = error.message
-        except (AttributeError, TypeError):
-            why = "options are needed"
+        except (UserError, TypeError):  # LongRoPE without factors, say
+            why = "options needed"
     found = (nearest(entry.id, scale, trained) for trained in (False, True))
     return MethodAdvice(
         id=entry.id,
@@ -222,11 +225,11 @@ def training_free(entry: Entry, scale: float) -> str:
 
 
 def describe(parameters: dict[str, Any]) -> str:
-    """Rope parameters in a few words: ``yarn, factor 4``; ``rope_theta 4.1e+06``."""
+    """Rope parameters in a few words: ``yarn x4``, ``theta 4.134e+06``."""
     kind = parameters.get("rope_type", "default")
     if kind == "default":
-        return f"rope_theta {parameters['rope_theta']:.4g}"
+        return f"theta {parameters['rope_theta']:.4g}"
     if kind == "longrope":
         factors = parameters["long_factor"]
-        return f"longrope, factors {min(factors):.3g} to {max(factors):.3g}"
-    return f"{kind}, factor {parameters['factor']:g}"
+        return f"longrope x{min(factors):.3g}..{max(factors):.3g}"
+    return f"{kind} x{parameters['factor']:g}"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is silent about itself
 
 
 def peak_bytes(work: Callable[[], object], device: str | torch.device = "cpu") -> int:
@@ -15,6 +12,7 @@ def peak_bytes(work: Callable[[], object], device: str | torch.device = "cpu") -
 
     On CUDA this is the caching allocator's own count. On the CPU every allocation and release of torch's allocator is
     recorded by the profiler, those inside kernels included; memory of libraries with allocators of their own is not.
+    The profiler prints two lines on standard error unless KINETO_LOG_LEVEL=99 is set before torch is loaded.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

@@ -149,7 +149,7 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
         "weights": weights // how.shard,
         "gradients": trained * size // how.shard,
         "optimizer": int(trained * max(0.0, optimizer.states - master) / how.shard),
-        "gathered layers": 0 if how.shard == 1 else 2 * shapes.largest_layer * size * (2 if full else 1),
+        "gathered layers": 0 if how.shard == 1 else _gathered(shapes, how, size),
     }
     inputs = shapes.hidden * size * tokens
     staying["layer inputs"] = inputs * (2 if how.checkpointing and how.offload else shapes.depth)
@@ -171,6 +171,12 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
         moment, work = "the backward pass of a layer", layer_work
     host = int(trained * optimizer.host / how.shard) + (shapes.depth * inputs if how.offload else 0)
     return Memory({k: v for k, v in (staying | work).items() if v}, host, moment)
+
+
+def _gathered(shapes: Shapes, how: Training, size: int) -> int:
+    """Whole weights of the layer at work and of the one that is fetched; its whole gradients before they are spread."""
+    each = WEIGHTS["nf4"] if how.trainable == "qlora" else size
+    return int(shapes.largest_layer * (2 * each + (2 * size if how.trainable == "all" else 0)))
 
 
 def _kept(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
