@@ -82,7 +82,9 @@ def chunked_loss(model: Any, ids: Tensor) -> Tensor:
         return cross_entropy(model.lm_head(x).float().flatten(0, 1), y.flatten(), reduction="sum")
 
     starts = range(0, targets.shape[1], BLOCK)
-    parts = [checkpoint(block, hidden[:, a : a + BLOCK], targets[:, a : a + BLOCK], use_reentrant=False) for a in starts]
+    parts = [
+        checkpoint(block, hidden[:, a : a + BLOCK], targets[:, a : a + BLOCK], use_reentrant=False) for a in starts
+    ]
     return torch.stack(parts).sum() / targets.numel()
 
 

@@ -13,7 +13,7 @@ from ropewalk.planning import advice, memory
 from ropewalk.planning.advice import Ladder, MethodAdvice
 from ropewalk.planning.calibrate import Calibration, calibrate
 from ropewalk.planning.cost import MFU, Cost, cost
-from ropewalk.planning.hardware import DEFAULT, GPU, gpu, parse_memory, usable
+from ropewalk.planning.hardware import DEFAULT, gpu, parse_memory, usable
 from ropewalk.planning.memory import Correction, Serving, Training
 from ropewalk.planning.published import SHORT_TAX, Published
 from ropewalk.planning.shapes import Shapes, shapes
@@ -199,7 +199,9 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
     quantised = getattr(config, "quantization_config", None)
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        notes.append(f"the checkpoint is quantised ({method}); weights are counted as bfloat16 where no switch says else")
+        notes.append(
+            f"the checkpoint is quantised ({method}); weights are counted as bfloat16 where no switch says else"
+        )
     layers = [layer for layer, _ in numbers.layers]
     bounded = [n for layer, n in numbers.layers if layer.window is not None]
     if bounded and all(layer.window is not None for layer in layers):

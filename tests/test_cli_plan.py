@@ -31,7 +31,9 @@ def test_a_plan_fits_a_page(llama, capsys, monkeypatch):
 
 
 def test_json_says_everything(llama, capsys):
-    assert run(["plan", str(llama), "--to", "100k", "--gpu", "rtx4090", "--gpus", "2", "--tokens", "500M", "--json"]) == 0
+    assert (
+        run(["plan", str(llama), "--to", "100k", "--gpu", "rtx4090", "--gpus", "2", "--tokens", "500M", "--json"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["scale"] == 12.5 and found["window"] == 8192 and found["gpus"] == 2
     assert found["shapes"]["parameters"] == 8_030_261_248 and found["cost"]["tokens"] == 5e8

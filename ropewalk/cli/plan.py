@@ -127,7 +127,9 @@ def _methods(made: Plan, console: Console) -> None:
             table.add_row(*head, factor, result.result, f"[dim]{source}[/]")
             head = ("", "", "")
     console.print(table)
-    console.print("[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True)
+    console.print(
+        "[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True
+    )
     if silent:
         console.print(f"[dim]no published number here: {', '.join(silent)}[/]")
 
@@ -181,7 +183,9 @@ def _table(*columns: str) -> Table:
 
 def _parts(memory: Memory) -> str:
     name, unit = _unit(memory.total)
-    parts = " + ".join(f"{part} {size / unit:,.1f}" for part, size in memory.parts.items() if size >= memory.total / 200)
+    parts = " + ".join(
+        f"{part} {size / unit:,.1f}" for part, size in memory.parts.items() if size >= memory.total / 200
+    )
     host = f", and {memory.host / unit:,.0f} {name} of the host's" if memory.host else ""
     return f"{memory.total / unit:,.1f} {name} = {parts}{host}"
 

@@ -17,7 +17,7 @@ from ropewalk.planning.shapes import Shapes
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-How = TypeVar("How", Training, Serving)
+How = TypeVar("How", bound=Training | Serving)
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFILL_CHUNK = 8192  # tokens per prefill pass of an engine that splits prompts
 
@@ -73,7 +73,9 @@ class Ladder(Generic[How]):
 
     @property
     def best(self) -> str:
-        saved = [(before.bytes - after.bytes, after.name) for before, after in zip(self.steps, self.steps[1:], strict=False)]
+        saved = [
+            (before.bytes - after.bytes, after.name) for before, after in zip(self.steps, self.steps[1:], strict=False)
+        ]
         return max(saved)[1] if saved else ""
 
 
@@ -144,11 +146,11 @@ def climb(
             without = [other for other in chosen if other is not switch]
             if size(without) <= room:
                 chosen = without
-    steps, how = [], start
-    for name, switch in [("plain", None), *((switch.name, switch) for switch in chosen)]:
-        how = how if switch is None else switch.on(how)
-        fits = _fits(needs, how, room)
-        steps.append(Step(name, needs(how, target).total, memory.longest(fits)))
+    steps = []
+    for i in range(len(chosen) + 1):
+        how = settings(start, chosen[:i])
+        name = chosen[i - 1].name if i else "plain"
+        steps.append(Step(name, size(chosen[:i]), memory.longest(_fits(needs, how, room))))
     ceiling = memory.longest(_fits(needs, settings(start, switches), room))
     return Ladder(how, needs(how, target), tuple(steps), steps[-1].bytes <= room, ceiling)
 

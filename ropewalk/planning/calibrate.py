@@ -52,7 +52,9 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
 
     device = model.device
     length = min(window, SHORT.get(device.type, SHORT["cpu"]))
-    ids = torch.randint(0, shapes.vocabulary, (1, length), device=device, generator=torch.Generator(device).manual_seed(0))
+    ids = torch.randint(
+        0, shapes.vocabulary, (1, length), device=device, generator=torch.Generator(device).manual_seed(0)
+    )
     name = str(model.dtype).removeprefix("torch.")
     how = Training(dtype=cast(Literal["bfloat16", "float16", "float32"], name), checkpointing=True)
     was_training, state = model.training, [p.requires_grad for p in model.parameters()]
@@ -66,7 +68,7 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-        measured = {"layer": peak_bytes(body, device), "loss": peak_bytes(with_loss, device)}
+        measured = {"layer": peak_bytes(body, device), "step": peak_bytes(with_loss, device)}
         model.activation_checkpointing_disable()
         measured["prefill"] = peak_bytes(_prefill(model.eval(), ids), device)
     finally:
@@ -77,19 +79,22 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
             parameter.requires_grad_(wanted)
     parts = training(shapes, how, length, Correction(loss=0.0)).parts
     inputs = parts["layer inputs"]
+    loss = training(shapes, how, length, Correction(layer=0.0)).parts["logits and loss"]
     cached = cache(shapes, length, model.dtype.itemsize)
     prefill = serving(shapes, Serving(weights=name, cache=name), length).parts["prefill"]
-    predicted = {
-        "layer": sum(size for part, size in parts.items() if part not in RESIDENT),
-        "loss": inputs + training(shapes, how, length, Correction(layer=0.0)).parts["logits and loss"],
-        "prefill": cached + prefill,
-    }
-    ratio = {key: max(0.1, (measured[key] - fixed) / (predicted[key] - fixed))
-             for key, fixed in (("layer", inputs), ("loss", inputs), ("prefill", cached))}  # fmt: skip
-    loss = ratio["loss"] if measured["loss"] > measured["layer"] else 1.0  # else the layer's peak hid the loss
-    return Calibration(
-        Correction(ratio["layer"], loss, ratio["prefill"]), str(device), length, seconds, measured, predicted
+    layer = sum(size for part, size in parts.items() if part not in RESIDENT) - inputs
+    loss_shows = measured["step"] > measured["layer"]  # else the layer's peak hides it
+    correction = Correction(
+        layer=_ratio(measured["layer"] - inputs, layer),
+        loss=_ratio(measured["step"] - inputs, loss) if loss_shows else 1.0,
+        prefill=_ratio(measured["prefill"] - cached, prefill),
     )
+    predicted = {"layer": inputs + layer, "step": inputs + max(layer, loss), "prefill": cached + prefill}
+    return Calibration(correction, str(device), length, seconds, measured, predicted)
+
+
+def _ratio(measured: int, predicted: int) -> float:
+    return max(0.1, measured / predicted)
 
 
 def _step(model: PreTrainedModel, ids: Any) -> Callable[[], object]:

@@ -40,7 +40,13 @@ class Cost:
 
 
 def cost(
-    shapes: Shapes, length: int, tokens: float, gpu: GPU | None, gpus: int = 1, mfu: float = MFU, serve: Serving = Serving()
+    shapes: Shapes,
+    length: int,
+    tokens: float,
+    gpu: GPU | None,
+    gpus: int = 1,
+    mfu: float = MFU,
+    serve: Serving = Serving(),
 ) -> Cost:
     """Operations and times for sequences of ``length`` tokens.
 
@@ -58,7 +64,14 @@ def cost(
     active = weight_bytes(shapes, serve.weights) * shapes.active_parameters / shapes.parameters
     read = active / serve.tensor + cache(shapes, length, serve.cache_bytes, serve.tensor)
     return Cost(
-        forward, attention / forward, tokens, training, hours, hours * gpus, forward * length / speed, gpu.bandwidth / read
+        forward,
+        attention / forward,
+        tokens,
+        training,
+        hours,
+        hours * gpus,
+        forward * length / speed,
+        gpu.bandwidth / read,
     )
 
 

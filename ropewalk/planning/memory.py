@@ -128,7 +128,7 @@ class Memory:
         return sum(self.parts.values())
 
 
-def training(shapes: Shapes, how: Training, length: int, correction: Correction = Correction()) -> Memory:  # noqa: B008
+def training(shapes: Shapes, how: Training, length: int, correction: Correction = Correction()) -> Memory:
     """Memory of one device in a training step on one sequence of ``length`` tokens.
 
     Raises:
@@ -213,7 +213,7 @@ def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
     return max(12 * logits, 6 * logits + head) + ends
 
 
-def serving(shapes: Shapes, how: Serving, length: int, correction: Correction = Correction()) -> Memory:  # noqa: B008
+def serving(shapes: Shapes, how: Serving, length: int, correction: Correction = Correction()) -> Memory:
     """Memory of one device that holds a request of ``length`` tokens, at the worst moment of its prefill.
 
     Raises:

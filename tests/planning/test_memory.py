@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import replace
 
 import pytest
@@ -39,7 +38,7 @@ def test_allocations_are_counted_exactly():
 def test_temporaries_of_a_backward_pass_are_counted():
     x = torch.randn(1000, requires_grad=True)
     x.grad = torch.zeros_like(x)
-    assert peak_bytes(lambda: (x * 2).exp().sum().backward()) >= 3 * 4000
+    assert 8000 <= peak_bytes(lambda: (x * 2).exp().sum().backward()) <= 12_100  # with a result kept, and two gradients
 
 
 @pytest.mark.parametrize(("name", "more"), [
@@ -64,7 +63,9 @@ def test_calibration_leaves_the_model_as_it_was():
     model.lm_head.requires_grad_(False)
     before = {name: p.clone() for name, p in model.named_parameters()}
     calibrate(model, shapes(model.config), window=64)
-    assert not model.training and not model.lm_head.weight.requires_grad and model.model.embed_tokens.weight.requires_grad
+    assert (
+        not model.training and not model.lm_head.weight.requires_grad and model.model.embed_tokens.weight.requires_grad
+    )
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not model.is_gradient_checkpointing
 
@@ -110,7 +111,7 @@ def test_offloaded_layer_inputs_have_the_known_size():
 
 
 @pytest.mark.parametrize("on", [{"checkpointing": True}, {"chunked_loss": True}, {"tiled_mlp": True},
-                                {"optimizer": "adamw-8bit"}, {"trainable": "lora"}, {"trainable": "qlora"}, {"shard": 8},
+                            {"optimizer": "adamw-8bit"}, {"trainable": "lora"}, {"trainable": "qlora"}, {"shard": 8},
                                 {"sequence": 8}])  # fmt: skip
 def test_every_switch_saves_at_a_long_length(on):
     start = Training(checkpointing="tiled_mlp" in on or "chunked_loss" in on)
@@ -118,7 +119,9 @@ def test_every_switch_saves_at_a_long_length(on):
     assert training(LLAMA, replace(start, **on), 131_072).total < training(LLAMA, start, 131_072).total
 
 
-@pytest.mark.parametrize("how", [Training(), Training(checkpointing=True, chunked_loss=True, tiled_mlp=True, offload=True)])
+@pytest.mark.parametrize(
+    "how", [Training(), Training(checkpointing=True, chunked_loss=True, tiled_mlp=True, offload=True)]
+)
 def test_memory_grows_with_the_length(how):
     totals = [training(LLAMA, how, 2**i).total for i in range(10, 24)]
     assert totals == sorted(totals)

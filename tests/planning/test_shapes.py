@@ -49,11 +49,16 @@ def test_tied_embeddings_are_counted_once():
 def test_active_parameters_grow_with_the_experts_chosen():
     one, two = (shapes(config("gpt_oss", num_experts_per_tok=n)) for n in (1, 2))
     assert one.parameters == two.parameters == two.active_parameters
-    assert two.active_parameters - one.active_parameters == sum(n * l.expert_parameters for l, n in one.layers) // 2
+    assert (
+        two.active_parameters - one.active_parameters
+        == sum(n * layer.expert_parameters for layer, n in one.layers) // 2
+    )
 
 
 def test_adapters_on_every_linear_map_have_the_published_size():
-    llama_2 = transformers.LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, vocab_size=32000)
+    llama_2 = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, vocab_size=32000
+    )
     assert 64 * sum(n * layer.adaptable for layer, n in shapes(llama_2).layers) == 159_907_840  # LongQLoRA, r = 64
 
 
