@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import UserError
@@ -129,6 +130,8 @@ def plan(
     numbers = shapes(config)
     calibration = None
     if calibrated:
+        if Path(path).is_file():
+            raise UserError(f"--calibrate runs the model, and {path} is only its configuration", "Give its folder.")
         live, _, _ = load(model, trust_remote_code=trust_remote_code)
         calibration = calibrate(live, numbers, window)
     correction = calibration.correction if calibration else Correction()
@@ -211,8 +214,8 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
         )
     elif bounded and numbers.fused_attention:
         notes.append(
-            f"{sum(bounded)} sliding-window layers: with sdpa transformers holds a mask of {to**2 / 2**30:,.3g} GiB for "
-            "one such sequence; train with flash attention (attn_implementation='flash_attention_2')"
+            f"{sum(bounded)} sliding-window layers: with sdpa transformers holds a mask of {to**2 / 2**30:,.3g} GiB "
+            "for one such sequence; train with flash attention (attn_implementation='flash_attention_2')"
         )
     if not numbers.fused_attention:
         notes.append(

@@ -101,6 +101,11 @@ def test_bad_input_is_refused(llama, capsys, arguments, expected):
     assert expected in refused(capsys, "plan", llama, *arguments)
 
 
+def test_a_step_needs_weights(llama, capsys):
+    assert "only its configuration" in refused(capsys, "plan", llama / "config.json", "--to", "16k", "--calibrate")
+    assert "weights" in refused(capsys, "plan", llama, "--to", "16k", "--calibrate")
+
+
 def test_a_configuration_without_its_keys_is_refused(llama, capsys):
     edit(llama, num_attention_heads=0)
     refused(capsys, "plan", llama, "--to", "128k")

@@ -1,4 +1,4 @@
-"""One short step on the real model, so that the memory model and the speed are this machine's."""
+"""One short step on the real model, to correct the memory model by what it took."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ropewalk.errors import UserError
 from ropewalk.planning.measure import peak_bytes
-from ropewalk.planning.memory import Correction, Serving, Training, cache, serving, training
+from ropewalk.planning.memory import Correction, Serving, Training, serving, training
 from ropewalk.planning.shapes import Shapes
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ class Calibration:
 
 
 def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibration:
-    """Run a checkpointed step without and with the loss, and a prefill, on ``model``; it is left as it was.
+    """Run a checkpointed step without and with the loss, and a prefill, on ``model``.
 
-    Gradients are kept from one pass to the next, as in gradient accumulation, and freed at the end.
+    Gradients are kept from one pass to the next, as in gradient accumulation, and freed at the end; training mode and
+    frozen weights are put back.
 
     Raises:
-        UserError: if the model is in a type that the memory model does not know.
+        UserError: if weights and gradients of the model do not fit the device.
     """
     import torch
 
@@ -60,7 +62,7 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
     was_training, state = model.training, [p.requires_grad for p in model.parameters()]
     try:
         model.train().requires_grad_(True)
-        model.activation_checkpointing_enable()
+        _checkpointing(model, True)
         with_loss, body = _step(model, ids), _body(model, ids)
         with_loss()
         began = time.perf_counter()
@@ -69,10 +71,15 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         measured = {"layer": peak_bytes(body, device), "step": peak_bytes(with_loss, device)}
-        model.activation_checkpointing_disable()
+        _checkpointing(model, False)
         measured["prefill"] = peak_bytes(_prefill(model.eval(), ids), device)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"one step of {length:,} tokens with all gradients does not fit on {device}",
+            "Leave --calibrate out: the plan without it needs only the configuration.",
+        ) from None
     finally:
-        model.activation_checkpointing_disable()
+        _checkpointing(model, False)
         model.zero_grad(set_to_none=True)
         model.train(was_training)
         for parameter, wanted in zip(model.parameters(), state, strict=True):
@@ -80,7 +87,7 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
     parts = training(shapes, how, length, Correction(loss=0.0)).parts
     inputs = parts["layer inputs"]
     loss = training(shapes, how, length, Correction(layer=0.0)).parts["logits and loss"]
-    cached = cache(shapes, length, model.dtype.itemsize)
+    cached = sum(n * layer.key_value * layer.seen(length) for layer, n in shapes.layers) * model.dtype.itemsize
     prefill = serving(shapes, Serving(weights=name, cache=name), length).parts["prefill"]
     layer = sum(size for part, size in parts.items() if part not in RESIDENT) - inputs
     loss_shows = measured["step"] > measured["layer"]  # else the layer's peak hides it
@@ -91,6 +98,12 @@ def calibrate(model: PreTrainedModel, shapes: Shapes, window: int) -> Calibratio
     )
     predicted = {"layer": inputs + layer, "step": inputs + max(layer, loss), "prefill": cached + prefill}
     return Calibration(correction, str(device), length, seconds, measured, predicted)
+
+
+def _checkpointing(model: Any, on: bool) -> None:
+    verb = "enable" if on else "disable"
+    old, new = f"gradient_checkpointing_{verb}", f"activation_checkpointing_{verb}"  # renamed within transformers 5
+    getattr(model, new if hasattr(model, new) else old)()
 
 
 def _ratio(measured: int, predicted: int) -> float:

@@ -11,6 +11,7 @@ from ropewalk.planning.memory import Serving, cache, weight_bytes
 from ropewalk.planning.shapes import Shapes
 
 MFU = 0.4  # share of the peak that a well-set-up run reaches, counted without recomputation
+PLAIN = Serving()
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -46,7 +47,7 @@ def cost(
     gpu: GPU | None,
     gpus: int = 1,
     mfu: float = MFU,
-    serve: Serving = Serving(),
+    serve: Serving = PLAIN,
 ) -> Cost:
     """Operations and times for sequences of ``length`` tokens.
 

@@ -1,9 +1,9 @@
 """How much memory training and serving take, by component, as a function of the length.
 
 The model of a training step: what stays (weights, gradients, optimizer, layer inputs kept by gradient checkpointing),
-and what comes and goes, of which only the larger moment counts: the loss, or the backward pass of one layer. Attention is
-taken to be a fused kernel that never holds scores (flash attention, sdpa without a mask). Sizes are tensors alone; what
-the CUDA context and a fragmented allocator add is ``hardware.usable``. ``benchmarks/memory.py`` checks it.
+and what comes and goes, of which only the larger moment counts: the loss, or the backward pass of one layer. Attention
+is taken to be a fused kernel that never holds scores (flash attention, sdpa without a mask). Sizes are tensors alone;
+what the CUDA context and a fragmented allocator add is in ``hardware.usable``. ``benchmarks/memory.py`` checks it.
 """
 
 from __future__ import annotations
@@ -109,6 +109,9 @@ class Correction:
     prefill: float = 1.0
 
 
+UNCORRECTED = Correction()
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one device at the worst moment.
@@ -128,49 +131,55 @@ class Memory:
         return sum(self.parts.values())
 
 
-def training(shapes: Shapes, how: Training, length: int, correction: Correction = Correction()) -> Memory:
+def training(shapes: Shapes, how: Training, length: int, correction: Correction = UNCORRECTED) -> Memory:
     """Memory of one device in a training step on one sequence of ``length`` tokens.
 
     Raises:
         UserError: for an unknown optimizer.
     """
     size = 4 if how.dtype == "float32" else 2
+    tokens = -(-length // how.sequence)
+    inputs = shapes.hidden * size * tokens
+    staying, host = _resident(shapes, how, size)
+    if how.checkpointing and how.offload:
+        host += shapes.depth * inputs
+    staying["layer inputs"] = inputs * (2 if how.checkpointing and how.offload else shapes.depth)
+
+    works = [_backward(shapes, layer, size, tokens, how) for layer, _ in shapes.layers]
+    worst = max(works, key=lambda work: sum(work.values()))
+    kept = dict.fromkeys(worst, 0)
+    if not how.checkpointing:  # all layers keep what they computed, and the last one is at work first
+        parts = [(n, _kept(shapes, layer, size, tokens, how)) for layer, n in shapes.layers]
+        kept = {name: sum(n * part[name] for n, part in parts) for name in worst}
+        worst = {name: kept[name] + works[-1][name] - parts[-1][1][name] for name in worst}
+    layer_work = {name: int(n * correction.layer) for name, n in worst.items()}
+    loss_work = {name: int(n * correction.layer) for name, n in kept.items()}
+    loss_work["logits and loss"] = int(_loss(shapes, how, size, tokens) * correction.loss)
+    at_loss = sum(loss_work.values()) > sum(layer_work.values())
+    everything = staying | (loss_work if at_loss else layer_work)
+    moment = "the loss" if at_loss else "the backward pass of a layer"
+    return Memory({name: n for name, n in everything.items() if n}, host, moment)
+
+
+def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int], int]:
+    """What stays on a device through the whole step, by component; and in the host's memory.
+
+    Raises:
+        UserError: for an unknown optimizer.
+    """
     optimizer = OPTIMIZERS.get(how.optimizer)
     if optimizer is None:
         raise UserError(f"unknown optimizer {how.optimizer!r}{did_you_mean(how.optimizer, OPTIMIZERS)}")
     full = how.trainable == "all"
     trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
-    master = 4 if how.dtype == "float32" and how.optimizer in ("adamw", "adamw-offload") else 0  # its own master copy
-    weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype)
-    weights += 0 if full else trained * size
-    tokens = -(-length // how.sequence)
-
-    staying = {
+    weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype) + (0 if full else trained * size)
+    own_master = 4 if size == 4 and how.optimizer == "adamw" else 0  # float32 weights are their own master copy
+    return {
         "weights": weights // how.shard,
         "gradients": trained * size // how.shard,
-        "optimizer": int(trained * max(0.0, optimizer.states - master) / how.shard),
+        "optimizer": int(trained * (optimizer.states - own_master) / how.shard),
         "gathered layers": 0 if how.shard == 1 else _gathered(shapes, how, size),
-    }
-    inputs = shapes.hidden * size * tokens
-    staying["layer inputs"] = inputs * (2 if how.checkpointing and how.offload else shapes.depth)
-    works = [_backward(shapes, layer, size, tokens, how) for layer, _ in shapes.layers]
-    layer_work = max(works, key=lambda work: sum(work.values()))
-    everything: dict[str, int] = {}
-    if not how.checkpointing:
-        kept = [(n, _kept(shapes, layer, size, tokens, how)) for layer, n in shapes.layers]
-        everything = {name: sum(n * parts[name] for n, parts in kept) for name in layer_work}
-        last = kept[-1][1]
-        layer_work = {name: everything[name] + works[-1][name] - last[name] for name in everything}
-    layer_work = {name: int(n * correction.layer) for name, n in layer_work.items()}
-    loss_work = {"logits and loss": int(_loss(shapes, how, size, tokens) * correction.loss)}
-    if not how.checkpointing:
-        loss_work = {name: int(n * correction.layer) for name, n in everything.items()} | loss_work
-    if sum(loss_work.values()) > sum(layer_work.values()):
-        moment, work = "the loss", loss_work
-    else:
-        moment, work = "the backward pass of a layer", layer_work
-    host = int(trained * optimizer.host / how.shard) + (shapes.depth * inputs if how.offload else 0)
-    return Memory({k: v for k, v in (staying | work).items() if v}, host, moment)
+    }, int(trained * optimizer.host / how.shard)
 
 
 def _gathered(shapes: Shapes, how: Training, size: int) -> int:
@@ -181,12 +190,17 @@ def _gathered(shapes: Shapes, how: Training, size: int) -> int:
 
 def _kept(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
     """What the forward pass of a layer leaves for its backward pass, its input aside."""
-    projected = layer.query + layer.key_value
+    projected = layer.query + _key_value(layer, how)
     attention = size * (projected + layer.query + layer.fused * (layer.query + layer.key_value // 2)) + 4 * layer.heads
     norms = dict(layer.norm_bytes)[size] - (size * shapes.hidden if size == 4 else 0)  # in float32 one is the input
     inputs = 2 * size * shapes.hidden  # of the attention's and the MLP's linear maps
     mlp = size * (layer.inner * layer.inner_kept + layer.routed_rows * shapes.hidden)
     return {"attention and norms": (attention + norms + inputs) * tokens, "MLP": 0 if how.tiled_mlp else mlp * tokens}
+
+
+def _key_value(layer: Layer, how: Training) -> int:
+    """Width of keys and values; heads are copied where a sequence is spread over more devices than there are heads."""
+    return layer.key_value * max(1, how.sequence // layer.key_value_heads)
 
 
 def _backward(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Training) -> dict[str, int]:
@@ -198,7 +212,7 @@ def _backward(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Trainin
         mlp = mlp // max(1, -(-tokens // shapes.hidden)) + stream  # the pieces' results are gathered
     if how.trainable == "all":
         mlp += layer.expert_parameters // 3 * size  # the gradient of all experts' down projections, before it is added
-    attention = size * (2 * layer.query + layer.key_value) * tokens  # gradients, when those of the MLP are gone
+    attention = size * (2 * layer.query + _key_value(layer, how)) * tokens  # gradients, when those of the MLP are gone
     return {"attention and norms": kept["attention and norms"] + stream, "MLP": max(mlp, attention)}
 
 
@@ -213,7 +227,7 @@ def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
     return max(12 * logits, 6 * logits + head) + ends
 
 
-def serving(shapes: Shapes, how: Serving, length: int, correction: Correction = Correction()) -> Memory:
+def serving(shapes: Shapes, how: Serving, length: int, correction: Correction = UNCORRECTED) -> Memory:
     """Memory of one device that holds a request of ``length`` tokens, at the worst moment of its prefill.
 
     Raises:

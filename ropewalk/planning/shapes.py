@@ -31,14 +31,13 @@ class Layer:
         parameters: of the whole layer.
         expert_parameters: those in routed experts.
         active_parameters: those that one token uses.
-        largest: of the largest single parameter tensor.
         adaptable: rows plus columns of all linear maps: parameters of a rank-1 adapter on each.
         heads: attention heads.
         key_value_heads: heads of keys and values.
         query: width of all queries.
         key_value: width of keys and values together.
         cached: width that an engine keeps per token; smaller than ``key_value`` for latent attention.
-        norm_bytes: what the normalisations keep for the backward pass, in bytes per token, by bytes of the compute type.
+        norm_bytes: (bytes of the compute type, bytes per token that normalisations keep for the backward pass).
         fused: queries, keys and values are views of one tensor, which stays as long as any of them.
         routed_rows: routed experts per token; 0 in a dense layer.
         inner: inner width of the MLP, summed over the experts that a token uses.
@@ -52,7 +51,6 @@ class Layer:
     parameters: int
     expert_parameters: int
     active_parameters: int
-    largest: int
     adaptable: int
     heads: int
     key_value_heads: int
@@ -120,17 +118,8 @@ class Shapes:
         return max(layer.parameters for layer, _ in self.layers)
 
     @property
-    def largest_tensor(self) -> int:
-        """Elements of the largest parameter tensor."""
-        return max(self.embedding, self.head, *(layer.largest for layer, _ in self.layers))
-
-    @property
     def heads(self) -> int:
         return max(layer.heads for layer, _ in self.layers)
-
-    @property
-    def key_value_heads(self) -> int:
-        return max(layer.key_value_heads for layer, _ in self.layers)
 
 
 def shapes(config: PreTrainedConfig) -> Shapes:
@@ -213,7 +202,6 @@ def _layer(module: nn.Module, kind: str, text: PreTrainedConfig) -> Layer:
         parameters=total,
         expert_parameters=expert,
         active_parameters=total - expert + expert * chosen // experts,
-        largest=max(p.numel() for p in parameters.values()),
         adaptable=sum(m.in_features + m.out_features for m in linears.values()),
         heads=heads,
         key_value_heads=kv_heads,
