@@ -135,8 +135,6 @@ def _methods(made: Plan, console: Console) -> None:
 
 
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
-    from ropewalk.lengths import show as length
-
     verdict = "[green]fits[/]" if ladder.fits else "[red]does not fit[/]"
     console.print(f"\n{title}: {verdict}, {_parts(ladder.memory)}", soft_wrap=True)
     if len(ladder.steps) > 1:
@@ -149,8 +147,17 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
         console.print(table)
     else:
         console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
-    ceiling = f"{ladder.ceiling:,}" if ladder.ceiling < 2**24 else f"more than {length(2**24)}"
-    console.print(f"[dim]with every switch on: {ceiling} tokens[/]" if ladder.ceiling else "[dim]no length fits[/]")
+    if ladder.one_more:
+        console.print(f"one more switch, {ladder.one_more.name}: {_tokens(ladder.one_more.longest)}", style="dim")
+    console.print(f"with every switch on: {_tokens(ladder.ceiling)}", style="dim")
+
+
+def _tokens(longest: int) -> str:
+    from ropewalk.lengths import show as length
+
+    return (
+        "no length fits" if not longest else f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)}"
+    )
 
 
 def _cost(made: Plan, console: Console) -> None:

@@ -61,6 +61,7 @@ class Ladder(Generic[How]):
         memory: with them, at the target length.
         steps: the start, then one row per switch.
         fits: whether the target does.
+        one_more: the switch that would lengthen most beyond these settings, with what it gives; None if none would.
         ceiling: tokens that fit with every switch on.
         best: name of the switch that saved most; empty if none was needed.
     """
@@ -69,6 +70,7 @@ class Ladder(Generic[How]):
     memory: Memory
     steps: tuple[Step, ...]
     fits: bool
+    one_more: Step | None
     ceiling: int
 
     @property
@@ -146,13 +148,22 @@ def climb(
             without = [other for other in chosen if other is not switch]
             if size(without) <= room:
                 chosen = without
-    steps = []
-    for i in range(len(chosen) + 1):
-        how = settings(start, chosen[:i])
-        name = chosen[i - 1].name if i else "plain"
-        steps.append(Step(name, size(chosen[:i]), memory.longest(_fits(needs, how, room))))
-    ceiling = memory.longest(_fits(needs, settings(start, switches), room))
-    return Ladder(how, needs(how, target), tuple(steps), steps[-1].bytes <= room, ceiling)
+
+    def step(name: str, switches: Sequence[Switch[How]]) -> Step:
+        return Step(name, size(switches), memory.longest(_fits(needs, settings(start, switches), room)))
+
+    steps = [step("plain", []), *(step(switch.name, chosen[: i + 1]) for i, switch in enumerate(chosen))]
+    further = [step(switch.name, [*chosen, switch]) for switch in switches if switch not in chosen]
+    most = max(further, key=lambda found: found.longest, default=None)
+    how = settings(start, chosen)
+    return Ladder(
+        how=how,
+        memory=needs(how, target),
+        steps=tuple(steps),
+        fits=steps[-1].bytes <= room,
+        one_more=most if most and most.longest > steps[-1].longest else None,
+        ceiling=step("all", switches).longest,
+    )
 
 
 def devices_needed(fits: Callable[[int], bool], gpus: int) -> int | None:

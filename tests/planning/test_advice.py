@@ -57,6 +57,16 @@ def test_the_best_switch_is_the_one_that_saved_most():
     assert ladder(131_072).best == "gradient checkpointing"
 
 
+def test_one_more_switch_is_the_one_that_lengthens_most():
+    found = ladder(8192)
+    taken = {step.name for step in found.steps}
+    rest = [switch for switch in advice.training_switches(LLAMA, 1) if switch.name not in taken]
+    hows = {switch.name: switch.on(found.how) for switch in rest}
+    lengths = {name: memory.longest(lambda n, how=how: needs(how, n).total <= H100) for name, how in hows.items()}
+    assert found.one_more and found.one_more.longest == max(lengths.values()) == lengths[found.one_more.name]
+    assert found.steps[-1].longest < found.one_more.longest <= found.ceiling
+
+
 def test_more_devices_reach_further():
     assert ladder(131_072, gpus=8).ceiling > 4 * ladder(131_072).ceiling
     found = advice.devices_needed(lambda n: ladder(2**20, gpus=n).fits, 1)
