@@ -155,9 +155,9 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
 def _tokens(longest: int) -> str:
     from ropewalk.lengths import show as length
 
-    return (
-        "no length fits" if not longest else f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)}"
-    )
+    if not longest:
+        return "no length fits"
+    return f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)} tokens"
 
 
 def _cost(made: Plan, console: Console) -> None:
