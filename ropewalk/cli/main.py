@@ -18,6 +18,7 @@ app = cyclopts.App(
 )
 VERBS = {
     "inspect": "Show a model's rotary embedding and every misconfiguration that its files give away.",
+    "plan": "Say what a longer window takes: methods, memory, time, commands.",
     "extend": "Write a checkpoint with a longer window.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
     "methods": "List the methods.",
