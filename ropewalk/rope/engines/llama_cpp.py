@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ropewalk.errors import UserError
 from ropewalk.rope.engines.base import Reading
+from ropewalk.rope.engines.formulas import plain, yarn_magnitude, yarn_ramp
 
 # One factor per dimension (tensor ``rope_freqs``) is loaded for these only; elsewhere the extra tensor stops the load.
 FREQUENCY_FACTORS = frozenset(
@@ -134,12 +135,11 @@ def read(
     if sliding:
         base = float(kv.get("rope.freq_base_swa", 10000.0 if architecture.startswith("gemma3") else base))
         freq_scale = 1.0 if architecture in UNSTRETCHED_SLIDING else freq_scale
-    exponents = torch.arange(0, n_rot, 2, dtype=torch.float64) / n_rot
-    plain = base**-exponents / _dimension_factors(kv, served, original, n_rot)
+    unscaled = plain(base, n_rot) / _dimension_factors(kv, served, original, n_rot)
     kept = _ramp(flags, kv, architecture, n_rot, original, base) * extrapolation
     if extrapolation:  # the kernel's own
         factor *= 1.0 + 0.1 * math.log(1.0 / freq_scale)
-    return Reading(plain * (freq_scale * (1 - kept) + kept), factor, min(served, capped))
+    return Reading(unscaled * (freq_scale * (1 - kept) + kept), factor, min(served, capped))
 
 
 def _first(*values: Any) -> Any:
@@ -187,16 +187,12 @@ def _attention_factor(
     if extrapolation:
         s = 1.0 / freq_scale
         logarithm = kv.get("rope.scaling.yarn_log_multiplier") if architecture in READS_YARN_LOG_MULTIPLIER else None
-        factor = _magnitude(s, 1.0)
+        factor = yarn_magnitude(s, 1.0)
         if logarithm:
             same = architecture == "deepseek2" and logarithm != 1.0
-            factor = _magnitude(s, logarithm if same else 1.0) / _magnitude(s, logarithm)
+            factor = yarn_magnitude(s, logarithm if same else 1.0) / yarn_magnitude(s, logarithm)
         factor /= 1.0 + 0.1 * math.log(s)
     return factor * float(kv.get("rope.scaling.attn_factor", 1.0))
-
-
-def _magnitude(s: float, mscale: float) -> float:
-    return 1.0 if s <= 1.0 else 0.1 * mscale * math.log(s) + 1.0
 
 
 def _dimension_factors(kv: Mapping[str, Any], context: int, original: int, n_rot: int) -> Tensor:
@@ -213,7 +209,4 @@ def _ramp(flags: Flags, kv: Mapping[str, Any], architecture: str, n_rot: int, or
     stored = kv if architecture in READS_YARN_BETAS else {}
     fast = _first(flags.yarn_beta_fast, stored.get("rope.scaling.yarn_beta_fast"), 32.0)
     slow = _first(flags.yarn_beta_slow, stored.get("rope.scaling.yarn_beta_slow"), 1.0)
-    turns_at = [n_rot * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (fast, slow)]
-    low, high = max(0, math.floor(turns_at[0])), min(n_rot - 1, math.ceil(turns_at[1]))
-    index = torch.arange(n_rot // 2, dtype=torch.float64)
-    return 1 - ((index - low) / max(0.001, high - low)).clamp(0, 1)
+    return yarn_ramp(base, n_rot, original, fast, slow)
