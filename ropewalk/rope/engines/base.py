@@ -43,12 +43,14 @@ class Files:
         raw: the language model's part of config.json as it stands in the file.
         config: the same as transformers 5 reads it, which is what vLLM and SGLang start from.
         tokenizer_limit: ``model_max_length`` of tokenizer_config.json, None if it is not there.
+        prefix: "text_config." where config.json holds the language model's keys inside another's.
     """
 
     folder: str
     raw: Mapping[str, Any]
     config: PreTrainedConfig
     tokenizer_limit: int | None = None
+    prefix: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> Files:
@@ -66,6 +68,7 @@ class Files:
             inner if isinstance(inner, dict) else raw,
             text_config(load_config(str(folder))),
             int(limit) if number(limit) and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
+            "text_config." if isinstance(inner, dict) else "",
         )
 
     def replaced(self, overrides: Mapping[str, Any]) -> Files:
@@ -101,10 +104,10 @@ class Since(Protocol):
     def since(self) -> str: ...
 
 
-Rules = TypeVar("Rules", bound=Since)
+AnyRules = TypeVar("AnyRules", bound=Since)
 
 
-def rules_of(table: Iterable[Rules], engine: str, version: str) -> Rules:
+def rules_of(table: Iterable[AnyRules], engine: str, version: str) -> AnyRules:
     """The last of ``table`` (oldest first) that began with ``version`` or before.
 
     Raises:

@@ -58,30 +58,42 @@ RULES = (
 )
 
 
-def read(files: Files, length: int | None = None, version: str = LATEST) -> dict[str, Reading]:
+def rules(version: str = LATEST) -> Rules:
+    """The rules of a version.
+
+    Raises:
+        UserError: if it is older than what is known.
+    """
+    return rules_of(RULES, NAME, version)
+
+
+def read(
+    files: Files, length: int | None = None, version: str = LATEST, via_transformers: bool = False
+) -> dict[str, Reading]:
     """Layer type -> the rotation in a batch whose longest row has ``length`` tokens.
 
     Args:
         files: the checkpoint.
         length: None means what SGLang derives.
         version: of SGLang.
+        via_transformers: ``--model-impl transformers``, which runs transformers' own modelling code.
 
     Raises:
-        UserError: if SGLang would refuse the checkpoint.
+        UserError: if it would refuse the checkpoint.
     """
-    rules = rules_of(RULES, NAME, version)
+    known = rules(version)
     if files.raw.get("dual_chunk_attention_config"):
         raise UserError("SGLang has no backend for dual chunk attention (key 'dual_chunk_attention_config')")
-    if rules.keys == "rope_scaling":
+    if known.keys == "rope_scaling":
         files = transformers.as_version_4(files)
     longest = max_length(files)
     served = length or longest
-    if files.model_type in VIA_TRANSFORMERS:
+    if via_transformers or files.model_type in VIA_TRANSFORMERS:
         found = transformers.read(files, served)
         return {key: Reading(r.inv_freq, r.attention_factor, longest) for key, r in found.items()}
     if ALL not in files.entries:
         raise UserError(f"SGLang's {files.model_type} takes one rope_parameters for all layers, not one per layer type")
-    return {ALL: Reading(*_rotation(files, files.entries[ALL], served, rules), longest)}
+    return {ALL: Reading(*_rotation(files, files.entries[ALL], served, known), longest)}
 
 
 def max_length(files: Files) -> int:

@@ -29,8 +29,8 @@ DEFAULT_THETA = {
 # These run transformers' own modelling code inside vLLM, so their rotation is transformers'.
 VIA_TRANSFORMERS = frozenset(
     "arcee aria_text bamba bitnet cwm diffllama doge dots1 flex_olmo glm gpt_neox helium hunyuan_v1_dense "
-    "hunyuan_v1_moe jais2 jetmoe mellum ministral moshi nanbeige nanochat olmo olmo2 olmo3 persimmon phi phimoe seed_oss smollm3 "
-    "solar_open starcoder2 vaultgemma".split()
+    "hunyuan_v1_moe jais2 jetmoe mellum ministral moshi nanbeige nanochat olmo olmo2 olmo3 "
+    "persimmon phi phimoe seed_oss smollm3 solar_open starcoder2 vaultgemma".split()
 )
 SCALED_ALREADY = frozenset({"longrope", "llama3", "yarn"})  # max_position_embeddings is the extended length
 
@@ -68,30 +68,42 @@ RULES = (
 )
 
 
-def read(files: Files, length: int | None = None, version: str = LATEST) -> dict[str, Reading]:
+def rules(version: str = LATEST) -> Rules:
+    """The rules of a version.
+
+    Raises:
+        UserError: if it is older than what is known.
+    """
+    return rules_of(RULES, NAME, version)
+
+
+def read(
+    files: Files, length: int | None = None, version: str = LATEST, via_transformers: bool = False
+) -> dict[str, Reading]:
     """Layer type -> the rotation that ``vllm serve --max-model-len LENGTH`` computes.
 
     Args:
         files: the checkpoint, with ``--hf-overrides`` applied by ``Files.replaced``.
         length: of ``--max-model-len``; None means what vLLM derives.
         version: of vLLM.
+        via_transformers: ``--model-impl transformers``, which runs transformers' own modelling code.
 
     Raises:
-        UserError: if vLLM would refuse the checkpoint.
+        UserError: if it would refuse the checkpoint.
     """
-    rules = rules_of(RULES, NAME, version)
+    known = rules(version)
     if files.raw.get("dual_chunk_attention_config"):
         raise UserError("vLLM has no dual chunk attention since 0.11 (key 'dual_chunk_attention_config')")
-    if rules.keys == "rope_scaling":
+    if known.keys == "rope_scaling":
         files = transformers.as_version_4(files)
-    longest = max_length(files, rules)
+    longest = max_length(files, known)
     served = length or longest
-    if files.model_type in VIA_TRANSFORMERS:
+    if via_transformers or files.model_type in VIA_TRANSFORMERS:
         found = transformers.read(files, served)
         return {key: Reading(r.inv_freq, r.attention_factor, longest) for key, r in found.items()}
     if files.model_type == "gpt_oss":
         _refuse_for_gpt_oss(files)
-    return {key: Reading(*_rotation(files, entry, served, rules), longest) for key, entry in files.entries.items()}
+    return {key: Reading(*_rotation(files, entry, served, known), longest) for key, entry in files.entries.items()}
 
 
 def max_length(files: Files, rules: Rules) -> int:
