@@ -150,8 +150,7 @@ def _by_folder(
         else:
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
-        files = Files.load(long)
-        keys = check.fix(long, [_row(files, long, engine, Asked())])
+        keys = check.fix(long, engines=(engine,))
         (long / "config.json.bak").unlink(missing_ok=True)
         (long / "tokenizer_config.json.bak").unlink(missing_ok=True)
         parts = {"long": long}

@@ -108,10 +108,8 @@ def check_export(
 
     place = folder_of(folder)
     asked = check.Asked(_overrides(overrides), llama_flags, dict(_pair(text) for text in version))
+    written = check.fix(place, asked) if fix else {}
     rows = check.check_export(place, asked)
-    written = check.fix(place, rows) if fix else {}
-    if written:
-        rows = check.check_export(place, asked)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:

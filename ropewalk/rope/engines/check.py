@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -291,28 +291,38 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading]) 
     return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
 
 
-def fix(folder: Path, rows: list[Row]) -> dict[str, Any]:
-    """Write the keys that the rows ask for; each file that changes stays beside as NAME.bak.
+def fix(folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES) -> dict[str, Any]:
+    """Write the keys that make engines agree; each file that changes stays beside as NAME.bak.
 
     Returns:
         [FILE:]key -> value as written.
 
     Raises:
-        UserError: if a file cannot be written.
+        UserError: if a file cannot be read or written.
     """
-    wanted = {key: value for row in rows for key, value in row.keys.items()}
-    by_file: dict[str, dict[str, Any]] = {}
-    for key, value in wanted.items():
-        name, colon, inside = key.rpartition(":")
-        by_file.setdefault(name if colon else "config.json", {})[inside] = value
-    for name, keys in by_file.items():
-        content = rope_config.read_json(folder / name)
-        write_text(folder / f"{name}.bak", json.dumps(content, indent=2) + "\n")
-        for key, value in keys.items():
-            *outer, last = key.split(".")
-            inner = content
-            for step in outer:
-                inner = inner.setdefault(step, {})
-            inner[last] = value
-        write_text(folder / name, json.dumps(content, indent=2) + "\n")
-    return wanted
+    written: dict[str, Any] = {}
+    while True:  # a key for one engine may bring in a dict where another engine's key belongs too
+        rows = check_export(folder, asked)
+        wanted = {key: value for row in rows if row.engine in engines for key, value in row.keys.items()}
+        if not wanted.keys() - written.keys():
+            return written
+        by_file: dict[str, dict[str, Any]] = {}
+        for key, value in wanted.items():
+            name, colon, inside = key.rpartition(":")
+            by_file.setdefault(name if colon else "config.json", {})[inside] = value
+        for name, keys in by_file.items():
+            _write_keys(folder / name, keys, keep=not written)
+        written |= wanted
+
+
+def _write_keys(file: Path, keys: Mapping[str, Any], keep: bool) -> None:
+    content = rope_config.read_json(file)
+    if keep:
+        write_text(file.with_name(f"{file.name}.bak"), json.dumps(content, indent=2) + "\n")
+    for key, value in keys.items():
+        *outer, last = key.split(".")
+        inner = content
+        for step in outer:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+    write_text(file, json.dumps(content, indent=2) + "\n")
