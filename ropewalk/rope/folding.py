@@ -23,9 +23,10 @@ from ropewalk.rope.spec import ALL
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Queries are normalised without a weight, or their projections are no plain matrix per head.
+# Queries are normalised without a weight, their projection is compressed, or some layers do not rotate.
 UNFOLDABLE = frozenset(
-    "llama4 llama4_text nanochat deepseek_v2 deepseek_v3 deepseek_v32 minicpm3 longcat_flash".split()
+    "afmoe cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 exaone4 exaone_moe llama4 llama4_text longcat_flash "
+    "minicpm3 nanochat smollm3".split()
 )
 ONE_PLUS = frozenset("gemma3 gemma3_text gemma3n gemma3n_text".split())  # these norms multiply by 1 + weight
 PARAMETER = re.compile(r"layers\.(\d+)\.(?:self_attn|attention|attn)\.(\w+)\.(weight|bias)$")
