@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Queries are normalised without a weight, their projection is compressed, or some layers do not rotate.
 UNFOLDABLE = frozenset(
-    "afmoe cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 exaone4 exaone_moe llama4 llama4_text longcat_flash "
-    "minicpm3 nanochat smollm3".split()
+    "afmoe cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 exaone4 exaone_moe llama4 llama4_text "
+    "longcat_flash minicpm3 nanochat smollm3".split()
 )
 ONE_PLUS = frozenset("gemma3 gemma3_text gemma3n gemma3n_text".split())  # these norms multiply by 1 + weight
 PARAMETER = re.compile(r"layers\.(\d+)\.(?:self_attn|attention|attn)\.(\w+)\.(weight|bias)$")

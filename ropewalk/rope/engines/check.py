@@ -82,6 +82,7 @@ def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
         UserError: if the folder has no readable configuration.
     """
     asked = asked or Asked()
+    asked = replace(asked, overrides=_of_text(asked.overrides))
     files = Files.load(folder)
     want = meant(files, folder, asked.overrides)
     length = min(reading.max_length for reading in want.values())
@@ -114,10 +115,17 @@ def meant(files: Files, folder: Path, overrides: Mapping[str, Any] | None = None
     return first if length == files.length else transformers.read(files, length)
 
 
+def _of_text(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of the language model, under the newer name of the rope dict."""
+    keys = dict(overrides.get("text_config", overrides))
+    rope = keys.pop("rope_scaling", None)
+    return keys if rope is None else {**keys, "rope_parameters": rope}
+
+
 def completed(files: Files, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides with the keys of the checkpoint's own rope dict that they forget (``rope_theta`` above all)."""
     whole = dict(overrides)
-    rope = whole.pop("rope_scaling", None) or whole.get("rope_parameters")
+    rope = whole.get("rope_parameters")
     if isinstance(rope, dict) and ALL in files.entries:
         own = files.entries[ALL]
         kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
@@ -177,26 +185,24 @@ def _refused(engine: str, files: Files, asked: Asked, error: UserError) -> Row:
 def _compared(
     engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], found: Mapping[str, Reading]
 ) -> Row:
-    pairs = [(want[key], found.get(key, found.get(ALL))) for key in want]
-    frequencies = all(have is not None and _same_frequencies(wish, have) for wish, have in pairs)
-    factors = all(
-        have is not None and math.isclose(wish.attention_factor, have.attention_factor, rel_tol=FACTOR)
-        for wish, have in pairs
-    )
+    pairs = [(want[key], found.get(key) or found[ALL]) for key in want]
+    frequencies = [_same_frequencies(wish, have) for wish, have in pairs]
+    factors = [math.isclose(w.attention_factor, h.attention_factor, rel_tol=FACTOR) for w, h in pairs]
     length, taken = (min(reading.max_length for reading in table.values()) for table in (want, found))
-    compared = Row(engine, _version(engine, asked), True, frequencies, factors, taken == length)
+    compared = Row(engine, _version(engine, asked), True, all(frequencies), all(factors), taken == length)
     notes, mend, keys = [], "", {}
-    if not (frequencies and factors):
+    if not compared.sound:
         keys = _keys(engine, files, want)
-        notes = [_difference(wish, have) for wish, have in pairs if have is not None][:1] if not keys else []
-        mend = "" if keys else _mend(engine, files, asked, want)
+        mend = "" if keys else _mend(engine, files, asked, want, all(frequencies))
+        differing = [a and b for a, b in zip(frequencies, factors, strict=True)].index(False)
+        notes.append(_difference(*pairs[differing]))
     if taken < length and engine == "vllm" and (files.tokenizer_limit or length) < length:
         keys["tokenizer_config.json:model_max_length"] = length
     elif taken != length:
         notes.append(f"takes {taken:,} tokens by itself, meant are {length:,}")
         mend = mend or LENGTH_FLAG.get(engine, "").format(length=length)
-    named = [f"{key} is {_seen(files, key)!r}, {engine} needs {_short(value)}" for key, value in keys.items()]
-    return replace(compared, note="; ".join(named + notes), mend=mend, keys=keys)
+    notes += [f"{key} is {_seen(files, key)!r}, {engine} needs {_short(value)}" for key, value in keys.items()]
+    return replace(compared, note="; ".join(notes), mend=mend, keys=keys)
 
 
 LENGTH_FLAG = {
@@ -209,7 +215,7 @@ LENGTH_FLAG = {
 def _same_frequencies(want: Reading, have: Reading) -> bool:
     if want.inv_freq.shape != have.inv_freq.shape:
         return False
-    return bool(torch.isclose(have.inv_freq, want.inv_freq, rtol=FREQUENCY, atol=1e-12).all())
+    return bool(torch.isclose(have.inv_freq, want.inv_freq, rtol=FREQUENCY, atol=1e-15).all())
 
 
 def _difference(want: Reading, have: Reading) -> str:
@@ -232,12 +238,12 @@ def _keys(engine: str, files: Files, want: Mapping[str, Reading] | None) -> dict
             found |= {path + key: value for path in _paths(files, layer_type)}
     if engine == "transformers 4" and ALL in files.entries:
         rope = dict(files.entries[ALL])
-        found = {"rope_theta": rope.pop("rope_theta", None)}
+        found = {f"{files.prefix}rope_theta": rope.pop("rope_theta", None)}
         if rope.get("rope_type", "default") != "default":
-            found["rope_scaling"] = rope
+            found[f"{files.prefix}rope_scaling"] = rope
     partial = next(iter(files.entries.values())).get("partial_rotary_factor")
     if engine == "sglang" and partial is not None and getattr(files.config, "partial_rotary_factor", None) != partial:
-        found["partial_rotary_factor"] = partial
+        found[f"{files.prefix}partial_rotary_factor"] = partial
     return {key: value for key, value in found.items() if value is not None and _seen(files, key) != value}
 
 
@@ -276,7 +282,7 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading]) -> str:
+def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], only_factor: bool) -> str:
     """What to do where no key of the file helps."""
     if asked.overrides and engine in ("vllm", "sglang"):
         flag = {"vllm": "--hf-overrides", "sglang": "--json-model-override-args"}[engine]
@@ -288,7 +294,9 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading]) 
         return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
-    return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
+    if only_factor:
+        return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
+    return f"start {engine} with --model-impl transformers"
 
 
 def fix(folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def as_version_4(files: Files) -> Files:
     """The files as transformers 4 reads them.
 
     Raises:
-        UserError: if the parameters are given per layer type.
+        UserError: if the parameters are given per layer type, or it would refuse them.
     """
     if ALL not in files.entries:
         raise UserError("transformers 4 knows no rope_parameters per layer type")
@@ -59,6 +59,15 @@ def as_version_4(files: Files) -> Files:
         default = type(files.config)().rope_parameters or {}
     theta = raw.get("rope_theta", raw.get("rotary_emb_base", default.get("rope_theta", 10000.0)))
     scaling = dict(raw.get("rope_scaling") or {})
+    if files.model_type == "phi3" and scaling and scaling.keys() != {"type", "short_factor", "long_factor"}:
+        raise UserError(
+            "transformers 4 stops: Phi-3's rope_scaling has the keys "
+            f"{', '.join(sorted(scaling))}, expected exactly type, short_factor and long_factor",
+            "Load it with transformers 5.",
+        )
     kind = scaling.pop("type", "default")
+    if kind in ("yarn", "longrope") or scaling.get("rope_type") in ("yarn", "longrope"):
+        original = raw.get("original_max_position_embeddings", files.length)
+        scaling.setdefault("original_max_position_embeddings", original)
     partial = {key: raw[key] for key in ("partial_rotary_factor",) if key in raw}
     return files.replaced({"rope_parameters": {"rope_type": kind, **partial, **scaling, "rope_theta": theta}})

@@ -238,3 +238,13 @@ def test_sglang_reads_the_share_of_rotated_dimensions_outside_of_the_rope_dict()
     assert row.keys == {"partial_rotary_factor": 0.75}
     seen.config.partial_rotary_factor = 0.75
     assert check.row("sglang", seen, transformers.read(seen, LENGTH), LENGTH, Asked()).sound
+
+
+def test_transformers_4_takes_three_keys_for_phi_3_and_no_more():
+    short = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": LONG}
+    raw = {"rope_theta": 10000.0, "rope_scaling": short, "original_max_position_embeddings": ORIGINAL}
+    seen = files(LONGROPE, family="phi3", raw=raw)
+    assert same(only(transformers.read(seen, LENGTH, "4.57")), only(transformers.read(seen, LENGTH)))
+    more = files(LONGROPE, family="phi3", raw={**raw, "rope_scaling": {**short, "attention_factor": 1.3}})
+    with pytest.raises(UserError, match="attention_factor, long_factor, short_factor, type, expected exactly"):
+        transformers.read(more, LENGTH, "4.57")
