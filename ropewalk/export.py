@@ -108,7 +108,7 @@ def export(
         method = YaRN()
     if out is None:
         return _by_line(source, engine, to, method)
-    return _by_folder(model, source, engine, to, method, out.expanduser().absolute(), fold, two_profiles, overwrite)
+    return _by_folder(model, engine, to, method, out.expanduser().absolute(), fold, two_profiles, overwrite)
 
 
 def _by_line(source: Path, engine: str, to: int | None, method: Method | None) -> Export:
@@ -130,7 +130,6 @@ def _by_line(source: Path, engine: str, to: int | None, method: Method | None) -
 
 def _by_folder(
     model: str,
-    source: Path,
     engine: str,
     to: int | None,
     method: Method | None,
@@ -139,6 +138,7 @@ def _by_folder(
     two_profiles: bool,
     overwrite: bool,
 ) -> Export:
+    source = folder_of(model)
     if out == source.absolute():
         raise UserError(f"{out} is the source itself", "Choose another folder.")
     check_weights(source)
@@ -151,8 +151,8 @@ def _by_folder(
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
         keys = check.fix(long, engines=(engine,))
-        (long / "config.json.bak").unlink(missing_ok=True)
-        (long / "tokenizer_config.json.bak").unlink(missing_ok=True)
+        for backup in long.glob("*.bak"):
+            backup.unlink()
         parts = {"long": long}
         if two_profiles:
             parts = {"native": _native_folder(source, stage / "native"), "long": long}
@@ -245,6 +245,8 @@ def _profile(
         via_transformers, row = (True, other) if other.sound else (False, row)
     if not row.sound:
         raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
+    if files.prefix and overrides and engine == "transformers":
+        raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
     lines = {
         "transformers": lambda: launch.transformers_line(final, overrides),
         "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers),
@@ -293,7 +295,8 @@ def _native_folder(source: Path, to: Path) -> Path:
 def _fold(folder: Path) -> tuple[list[str], float | None]:
     """Move what keys cannot say of the attention factor into the weights of a folder, in place.
 
-    YaRN's own factor stays: every engine computes it. All of the rest goes.
+    YaRN's own factor stays: every engine computes it. All of the rest goes. The model is loaded before and after, one
+    at a time, in float32, to compare log-probabilities.
 
     Raises:
         UserError: if there is nothing to fold, no place for it, or the folded model differs.
@@ -315,13 +318,11 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         file.rename(folder / file.name)
     shutil.rmtree(temporary)
     rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings))
-    (folder / "config.json").unlink()
     write_text(folder / "config.json", config_text(config))
     if _has_record(folder):
         record = read_json(folder / RECORD) | {"rope_parameters": parameters, "folded": factors}
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
             record["pretrained"][key]["attention_factor"] /= factor
-        (folder / RECORD).unlink()
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     error = float((before - _log_probabilities(folder)).abs().max())
     dtype = str(rope_config.text_config(config).dtype or "float32").removeprefix("torch.")
