@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from ropewalk.catalogue import method
 from ropewalk.cli.main import run
@@ -17,9 +17,9 @@ from ropewalk.extend import extend
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.engines import vllm
 from ropewalk.rope.engines.base import Files
-from ropewalk.rope.engines.check import check_export
+from ropewalk.rope.engines.check import Asked, check_export, fix
 from tests.matrix import LONG, SHORT, logits
-from tests.models import tiny
+from tests.models import config, tiny
 
 WINDOW, TARGET = 64, 256
 
@@ -198,3 +198,34 @@ def test_the_verbs_print_for_people_and_programs(model, tmp_path, capsys):
     assert [row["engine"] for row in json.loads(capsys.readouterr().out)][-1] == "llama.cpp"
     assert run(["check-export", str(tmp_path / "out")]) == 0
     assert "vllm 0.33.0" in capsys.readouterr().out
+
+
+@pytest.fixture
+def multimodal(tmp_path):
+    """The configuration of a tiny Gemma 3 with a vision tower; lines need no weights."""
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = Gemma3Config(text_config=config("gemma3").to_dict(), vision_config=vision)
+    whole.architectures = ["Gemma3ForConditionalGeneration"]
+    whole.save_pretrained(tmp_path / "mm")
+    return tmp_path / "mm"
+
+
+def test_multimodal_overrides_go_inside_the_text_configuration(multimodal):
+    line = export(str(multimodal), "vllm", TARGET).profiles[-1].line
+    overrides = json.loads(option(line, "--hf-overrides"))
+    assert set(overrides) == {"text_config"}
+    assert overrides["text_config"]["rope_parameters"]["full_attention"]["rope_type"] == "yarn"
+    rows = check_export(multimodal, Asked(overrides))
+    assert next(row for row in rows if row.engine == "vllm").sound
+    with pytest.raises(UserError, match="replaces 'text_config' whole"):
+        export(str(multimodal), "transformers", TARGET)
+
+
+def test_multimodal_keys_are_written_inside_the_text_configuration(multimodal):
+    file = multimodal / "config.json"
+    content = json.loads(file.read_text())
+    content["text_config"]["rope_parameters"]["full_attention"] |= {"rope_type": "linear", "factor": 4}
+    file.write_text(json.dumps(content))
+    written = fix(multimodal, engines=["vllm"])
+    assert written == {"text_config.rope_parameters.full_attention.factor": 4.0}
+    assert json.loads(file.read_text())["text_config"]["rope_parameters"]["full_attention"]["factor"] == 4.0

@@ -140,3 +140,15 @@ def need(entry: Mapping[str, Any], key: str, engine: str) -> Any:
     if entry.get(key) is None:
         raise UserError(f"{engine} stops: rope_parameters has no key {key!r} (rope_type {entry.get('rope_type')!r})")
     return entry[key]
+
+
+def linear_factor(entry: Mapping[str, Any], engine: str) -> float:
+    """The factor of ``linear``; vLLM's and SGLang's classes take a whole number for a list and stop.
+
+    Raises:
+        UserError: if it is missing or a whole number.
+    """
+    factor = need(entry, "factor", engine)
+    if not isinstance(factor, float):
+        raise UserError(f"{engine} stops: the factor of 'linear' is {factor!r}, expected a number with a point")
+    return factor

@@ -244,7 +244,11 @@ def _keys(engine: str, files: Files, want: Mapping[str, Reading] | None) -> dict
     partial = next(iter(files.entries.values())).get("partial_rotary_factor")
     if engine == "sglang" and partial is not None and getattr(files.config, "partial_rotary_factor", None) != partial:
         found[f"{files.prefix}partial_rotary_factor"] = partial
-    return {key: value for key, value in found.items() if value is not None and _seen(files, key) != value}
+    return {key: value for key, value in found.items() if value is not None and not _is(_seen(files, key), value)}
+
+
+def _is(seen: Any, value: Any) -> bool:
+    return type(seen) is type(value) and seen == value  # 4 is not 4.0 to an engine
 
 
 def _entry_keys(engine: str, files: Files, entry: Mapping[str, Any], t: float | None) -> dict[str, Any]:

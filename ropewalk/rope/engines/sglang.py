@@ -16,7 +16,7 @@ from torch import Tensor
 from ropewalk.errors import UserError
 from ropewalk.rope.config import INTERLEAVED
 from ropewalk.rope.engines import formulas, transformers
-from ropewalk.rope.engines.base import Files, Reading, need, rules_of
+from ropewalk.rope.engines.base import Files, Reading, linear_factor, need, rules_of
 from ropewalk.rope.engines.vllm import proportional
 from ropewalk.rope.spec import ALL
 
@@ -114,7 +114,7 @@ def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules)
     if kind == "proportional":
         return proportional(base, files.head_dim, d), 1.0
     if kind == "linear":
-        return formulas.plain(base, d) / factor, 1.0
+        return formulas.plain(base, d) / linear_factor(entry, NAME), 1.0
     if kind == "dynamic":  # one table, for the extended length
         alpha = entry.get("alpha", factor * factor - (factor - 1))
         return formulas.ntk(base, d, float(alpha)), 1.0

@@ -17,7 +17,7 @@ from torch import Tensor
 from ropewalk.errors import UserError
 from ropewalk.rope.config import INTERLEAVED
 from ropewalk.rope.engines import formulas, transformers
-from ropewalk.rope.engines.base import Files, Reading, need, rules_of
+from ropewalk.rope.engines.base import Files, Reading, linear_factor, need, rules_of
 
 NAME = "vLLM"
 LATEST = "0.33.0"
@@ -145,13 +145,7 @@ def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules)
     if kind == "proportional":
         return proportional(base, files.head_dim, d), 1.0
     if kind == "linear":
-        factor = need(entry, "factor", NAME)
-        if not isinstance(factor, float):
-            raise UserError(
-                f"vLLM stops: rope_parameters.factor is {factor!r}, expected a number with a point for 'linear'",
-                f"ropewalk inspect {files.folder} --set 'rope_parameters.factor={float(factor)}'",
-            )
-        return formulas.plain(base, d) / factor, 1.0
+        return formulas.plain(base, d) / linear_factor(entry, NAME), 1.0
     if kind == "dynamic":
         return formulas.ntk(base, d, _dynamic(files, entry, rules)), 1.0
     original = int(need(entry, "original_max_position_embeddings", NAME))

@@ -157,12 +157,14 @@ def test_t9_linear_lengths_are_multiplied_and_the_line_states_the_length(checkpo
         assert flag in found[engine].mend and flag in done.launch[engine]
 
 
-def test_t9_a_whole_number_as_linear_factor_stops_vllm_and_is_mended(checkpoint):
+def test_t9_a_whole_number_as_linear_factor_stops_vllm_and_sglang_and_is_mended(checkpoint):
     folder = checkpoint(rope_parameters={"rope_type": "linear", "factor": 4, "rope_theta": 10000.0})
-    found = rows(folder)["vllm"]
-    assert not found.loads and "factor is 4, expected a number with a point" in found.note
-    apply(found.mend)
-    assert rows(folder)["vllm"].sound
+    for engine in ("vllm", "sglang"):
+        found = rows(folder)[engine]
+        assert not found.loads and "factor of 'linear' is 4, expected a number with a point" in found.note
+        assert found.keys == {"rope_parameters.factor": 4.0}
+    fix(folder)
+    assert rows(folder)["vllm"].sound and rows(folder)["sglang"].sound
 
 
 def test_t10_dual_chunk_attention_is_refused(checkpoint):
