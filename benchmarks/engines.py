@@ -158,7 +158,28 @@ def in_vllm(venv: Path, quick: bool) -> list[dict[str, Any]]:
             add("YaRN undone by --hf-overrides", export(str(yarn), "vllm"), "native", reference(source, short), short)
             folded = export("demo", "vllm", TARGET, method("yarn(attention_factor=1.3)"), out=place / "fold", fold=True)
             add("YaRN 1.3, rest folded", folded, "long", reference(place / "fold", ids), ids)
+            rows.append(control(place / "2", ids, venv, port + len(rows), log))
     return rows
+
+
+def control(keyed: Path, ids: list[int], venv: Path, port: int, log: Path) -> dict[str, Any]:
+    """Take away the keys that carry the attention factor in vLLM; the difference must show."""
+    expected = reference(keyed, ids)
+    content = json.loads((keyed / "config.json").read_text())
+    for name in ("rope_parameters", "rope_scaling"):
+        for key in ("short_mscale", "long_mscale"):
+            content[name].pop(key)
+    (keyed / "config.json").write_text(json.dumps(content))
+    with served(f"vllm serve {keyed} --max-model-len {TARGET}", venv, port, log) as address:
+        found, _ = prompt_log_probabilities(address, ids)
+    difference = float((found - expected).abs().max())
+    print(f"control, without the mscale keys: {difference:.2g}", flush=True)
+    return {
+        "name": "control: YaRN 1.3 without short_mscale and long_mscale",
+        "tokens": len(ids),
+        "max_difference": difference,
+        "holds": difference > 10 * ALLOWED,
+    }
 
 
 def own_classes(engine: str, venv: Path) -> dict[str, Any]:
