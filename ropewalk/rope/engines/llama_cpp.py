@@ -92,14 +92,10 @@ class Flags:
 
 
 FLAG_TYPES: dict[str, type] = {
-    "rope_scale": float,
-    "override_kv": str,
-    "ctx_size": int,
-    "rope_scaling": str,
-    "yarn_orig_ctx": int,
-    **{name: float for name in ("rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor")},
-    **{name: float for name in ("yarn_beta_slow", "yarn_beta_fast")},
-}
+    "ctx_size": int, "rope_scaling": str, "rope_scale": float, "rope_freq_base": float, "rope_freq_scale": float,
+    "yarn_orig_ctx": int, "yarn_ext_factor": float, "yarn_attn_factor": float, "yarn_beta_slow": float,
+    "yarn_beta_fast": float, "override_kv": str,
+}  # fmt: skip
 
 
 def _override(value: str) -> dict[str, Any]:
