@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 from ropewalk.extend import bring, config_text, extend, extended_config
 from ropewalk.files import new_folder, write_text
-from ropewalk.loading import check_weights, folder_of
+from ropewalk.loading import check_weights, folder_of, resolve
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import folding
-from ropewalk.rope.config import RECORD, load_config, read_json
+from ropewalk.rope.config import RECORD, config_file, load_config, read_json
 from ropewalk.rope.engines import check, formulas, launch, llama_cpp
 from ropewalk.rope.engines.base import Files
 from ropewalk.rope.engines.check import Asked, Row
@@ -101,29 +101,30 @@ def export(
         raise UserError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
     if out is None and (fold or two_profiles):
         raise UserError("folding and two profiles write files", "Add -o OUT.")
-    source = folder_of(model)
     if to is not None and method is None:
         from ropewalk.frequencies.yarn import YaRN
 
         method = YaRN()
     if out is None:
-        return _by_line(source, engine, to, method)
+        place = Path(resolve(model)).expanduser()
+        source = place if place.is_dir() else config_file(model).parent  # of a hub id only the configuration is fetched
+        return _by_line(source, place, engine, to, method)
     return _by_folder(model, engine, to, method, out.expanduser().absolute(), fold, two_profiles, overwrite)
 
 
-def _by_line(source: Path, engine: str, to: int | None, method: Method | None) -> Export:
+def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Method | None) -> Export:
     files = Files.load(source)
-    native, window = native_overrides(source)
     if to is None:
-        long = _profile("long", source, source, files, engine, {}, _promised(files, source))
-        profiles = _native_too(source, source, engine, [long])
+        long = _profile("long", source, named, files, engine, {}, _promised(files, source))
+        profiles = _native_too(source, named, engine, [long])
     else:
         assert method is not None
+        native, window = native_overrides(source)
         config, _ = extended_config(load_config(str(source)), method, to)
         overrides = _overrides(rope_config.text_config(config), files)
         profiles = [
-            _profile("native", source, source, files, engine, native or {}, window),
-            _profile("long", source, source, files, engine, overrides, to),
+            _profile("native", source, named, files, engine, native or {}, window),
+            _profile("long", source, named, files, engine, overrides, to),
         ]
     return Export(engine, None, profiles, {}, [], None)
 

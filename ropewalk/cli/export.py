@@ -103,10 +103,10 @@ def check_export(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.loading import folder_of
+    from ropewalk.loading import resolve
     from ropewalk.rope.engines import check
 
-    place = folder_of(folder)
+    place = Path(resolve(folder)).expanduser()
     asked = check.Asked(_overrides(overrides), llama_flags, dict(_pair(text) for text in version))
     written = check.fix(place, asked) if fix else {}
     rows = check.check_export(place, asked)
