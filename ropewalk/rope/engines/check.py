@@ -63,7 +63,8 @@ class Asked:
     """How the engines are started.
 
     Attributes:
-        overrides: of ``--hf-overrides`` (vLLM) and ``--json-model-override-args`` (SGLang).
+        overrides: of ``--hf-overrides`` (vLLM) and ``--json-model-override-args`` (SGLang); what they say is meant, and
+            engines that take none are left out.
         flags: of llama.cpp; they meet a GGUF that the stock converter wrote.
         versions: engine -> version; the latest known where it is not named.
         via_transformers: vLLM and SGLang run transformers' modelling code (``--model-impl transformers``).
@@ -86,7 +87,12 @@ def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
     files = Files.load(folder)
     want = meant(files, folder, asked.overrides)
     length = min(reading.max_length for reading in want.values())
-    return [row(engine, files, want, length, asked) for engine in ENGINES]
+    engines = [engine for engine in ENGINES if not asked.overrides or _takes_overrides(engine, asked)]
+    return [row(engine, files, want, length, asked) for engine in engines]
+
+
+def _takes_overrides(engine: str, asked: Asked) -> bool:
+    return engine in ("transformers", "vllm", "sglang") or (engine == "llama.cpp" and bool(asked.flags))
 
 
 def row(engine: str, files: Files, want: Mapping[str, Reading], length: int, asked: Asked) -> Row:
