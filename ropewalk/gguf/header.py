@@ -1,0 +1,145 @@
+"""A bounded walk over a GGUF file's header, before a library that trusts its counts reads it.
+
+The layout (version 2 and 3, little-endian): magic, version, number of tensors, number of keys; then the keys with
+their values; then one entry per tensor; then the tensors, each aligned. Every length in it is checked against the
+file's own size, so that a broken or hostile file ends in a message rather than in a loop of 2 ** 60 rounds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import UserError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+STRING, ARRAY, UINT32 = 8, 9, 4
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each fixed-size value type
+MOST_KEYS = MOST_TENSORS = 1 << 16
+LONGEST_ARRAY = 1 << 23  # entries; the longest in use are vocabularies and merges
+AGAIN = "Download or write the file again."
+
+
+def check(path: Path) -> None:
+    """Walk the header of ``path``.
+
+    Raises:
+        UserError: naming the file, the place in it, and the value that cannot be, if the file is missing, no GGUF,
+            truncated, or says lengths that it does not have.
+    """
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _walk(_Cursor(path, data))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "Give a GGUF file, or a folder that holds a checkpoint.") from None
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped: ValueError
+        raise UserError(f"{path} cannot be read: {error}", AGAIN) from None
+
+
+@dataclass
+class _Cursor:
+    path: Path
+    data: mmap.mmap
+    at: int = 0
+
+    def fail(self, message: str) -> UserError:
+        return UserError(f"{self.path}: {message}", AGAIN)
+
+    def skip(self, n_bytes: int, what: str) -> int:
+        """Where ``n_bytes`` of ``what`` start; moves past them."""
+        start, left = self.at, len(self.data) - self.at
+        if n_bytes > left:
+            raise self.fail(f"{what} wants {n_bytes:,} bytes at byte {start:,}, the file has {left:,} more")
+        self.at += n_bytes
+        return start
+
+    def number(self, form: str, what: str) -> Any:
+        return struct.unpack_from(f"<{form}", self.data, self.skip(struct.calcsize(form), what))[0]
+
+    def text(self, what: str) -> str:
+        length = self.number("Q", f"the length of {what}")
+        start = self.skip(length, what)
+        try:
+            return self.data[start : start + length].decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} at byte {start:,} is not UTF-8") from None
+
+
+def _walk(at: _Cursor) -> None:
+    if at.data[:4] != MAGIC:
+        raise at.fail(f"starts with {at.data[:4]!r}, expected {MAGIC!r}: this is no GGUF file")
+    at.at = 4
+    version = at.number("I", "the version")
+    if version not in VERSIONS:
+        kind = "big-endian files are not read" if version & 0xFFFF == 0 else "expected 2 or 3"
+        raise at.fail(f"GGUF version is {version}, {kind}")
+    n_tensors, n_keys = at.number("Q", "the number of tensors"), at.number("Q", "the number of keys")
+    if n_tensors > MOST_TENSORS or n_keys > MOST_KEYS:
+        raise at.fail(f"says {n_tensors:,} tensors and {n_keys:,} keys, expected at most {MOST_TENSORS:,} of each")
+    alignment, seen = 32, set()
+    for i in range(n_keys):
+        key = at.text(f"key {i}")
+        if key in seen:
+            raise at.fail(f"key {key!r} stands there twice")
+        seen.add(key)
+        kind = at.number("I", f"the type of key {key!r}")
+        start = at.at
+        _value(at, kind, f"the value of key {key!r}")
+        if key == "general.alignment":
+            alignment = struct.unpack_from("<I", at.data, start)[0] if kind == UINT32 else 0
+            if alignment == 0 or alignment & (alignment - 1):
+                raise at.fail("key 'general.alignment' is no power of two in an unsigned 32-bit number")
+    _tensors(at, n_tensors, alignment)
+
+
+def _value(at: _Cursor, kind: int, what: str) -> None:
+    if kind == STRING:
+        at.text(what)
+    elif kind == ARRAY:
+        item, n = at.number("I", what), at.number("Q", what)
+        if n > LONGEST_ARRAY:
+            raise at.fail(f"{what} is a list of {n:,} entries, expected at most {LONGEST_ARRAY:,}")
+        if item == STRING:
+            for _ in range(n):
+                at.text(what)
+        elif item in WIDTHS:
+            at.skip(n * WIDTHS[item], what)
+        else:
+            raise at.fail(f"{what} is a list of type {item}, expected numbers or strings")
+    elif kind in WIDTHS:
+        at.skip(WIDTHS[kind], what)
+    else:
+        raise at.fail(f"{what} has type {kind}, expected 0 to 12")
+
+
+def _tensors(at: _Cursor, count: int, alignment: int) -> None:
+    """Names, shapes and types of the tensors, and that the file holds all their bytes."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    ends: dict[str, int] = {}
+    for i in range(count):
+        name = at.text(f"the name of tensor {i}")
+        if name in ends:
+            raise at.fail(f"tensor {name!r} stands there twice")
+        n_dimensions = at.number("I", f"tensor {name!r}")
+        if not 1 <= n_dimensions <= 4:
+            raise at.fail(f"tensor {name!r} has {n_dimensions} dimensions, expected 1 to 4")
+        elements = 1
+        for _ in range(n_dimensions):
+            elements *= at.number("Q", f"the shape of tensor {name!r}")
+        kind, offset = at.number("I", f"tensor {name!r}"), at.number("Q", f"tensor {name!r}")
+        try:
+            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        except (ValueError, KeyError):
+            raise at.fail(f"tensor {name!r} has the unknown type {kind}") from None
+        if elements % block or offset % alignment:
+            raise at.fail(f"tensor {name!r} ({elements:,} elements at {offset:,}) does not fit blocks of {block}")
+        ends[name] = offset + elements // block * size
+    start = -(-at.at // alignment) * alignment
+    for name, end in ends.items():
+        if start + end > len(at.data):
+            raise at.fail(f"truncated: {len(at.data):,} bytes, tensor {name!r} ends at byte {start + end:,}")

@@ -1,0 +1,179 @@
+"""Reading a GGUF file: its keys, its factor tensors, and the rope that llama.cpp makes of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.errors import UserError
+from ropewalk.gguf.header import AGAIN, check
+from ropewalk.gguf.library import gguf
+from ropewalk.gguf.rope import FACTOR_TENSORS
+from ropewalk.rope.engines import llama_cpp
+from ropewalk.rope.engines.base import Reading
+from ropewalk.rope.spec import RopeSpec
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+# Rotations of neighbours, as the file's rows are laid out; the others rotate halves.
+INTERLEAVED = frozenset(
+    "arcee baichuan chameleon chatglm cohere2 command-r deci deepseek deepseek2 ernie4_5 granite granitemoe internlm2 "
+    "llada llama llama4 minicpm mistral3 nanbeige olmo smollm3 starcoder xverse".split()
+)
+WHOLE = "a whole number above 0"
+EXPECTED = {
+    **dict.fromkeys(
+        "context_length block_count embedding_length attention.key_length attention.value_length attention.head_count "
+        "rope.dimension_count rope.scaling.original_context_length".split(),
+        WHOLE,
+    ),
+    **dict.fromkeys(("rope.freq_base", "rope.freq_base_swa"), "a number above 1"),
+    **dict.fromkeys(
+        "rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow".split(), "a number above 0"
+    ),
+    **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear"), "a number, 0 or above"),
+    **dict.fromkeys(
+        "rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_log_multiplier".split(),
+        "a number",
+    ),
+}
+LEAST = {"a number above 1": 1.0, "a number above 0": 0.0}
+MOST_DIMENSIONS = 1 << 16
+
+
+@dataclass(frozen=True)
+class RopeOfFile:
+    """What a GGUF says about its rope.
+
+    Attributes:
+        path: the file.
+        architecture: ``general.architecture``.
+        name: ``general.name``; empty if there is none.
+        keys: keys of the architecture, without its name; lists are left out.
+        factors: tensor name without ``.weight`` -> divisors of the plain frequencies.
+    """
+
+    path: Path
+    architecture: str
+    name: str
+    keys: dict[str, Any]
+    factors: dict[str, tuple[float, ...]]
+
+    def reading(self) -> Reading:
+        """The rotation that llama.cpp derives without flags.
+
+        Raises:
+            UserError: if llama.cpp would refuse the file.
+        """
+        return llama_cpp.read({**self.keys, **self.factors}, architecture=self.architecture)
+
+    def spec(self) -> RopeSpec:
+        """The same as a RopeSpec: factors relative to ``rope.freq_base``.
+
+        Raises:
+            UserError: if llama.cpp would refuse the file.
+        """
+        reading, keys = self.reading(), self.keys
+        heads = int(keys.get("attention.head_count", 1))
+        head_dim = int(keys.get("attention.key_length") or keys.get("embedding_length", 0) // heads)
+        kind = str(keys.get("rope.scaling.type") or ("longrope" if self.factors else "default"))
+        base, n_rot = float(keys.get("rope.freq_base", 10000.0)), 2 * len(reading.inv_freq)
+        length = int(keys["context_length"])
+        stretch = float(keys.get("rope.scaling.factor") or 1.0) if kind in ("linear", "yarn") else 1.0
+        plain = RopeSpec.plain(
+            base,
+            n_rot,
+            int(keys.get("rope.scaling.original_context_length") or round(length / stretch)),
+            length=length,
+            head_dim=head_dim or n_rot,
+            kv_heads=int(keys.get("attention.head_count_kv", heads)),
+            attention_factor=reading.attention_factor,
+            rope_type="default" if kind in ("none", "linear") and stretch == 1.0 else kind,
+            style="interleaved" if self.architecture in INTERLEAVED else "half",
+        )
+        return replace(plain, factors=tuple((plain.base_inv_freq / reading.inv_freq).tolist()))
+
+
+def open_gguf(path: Path) -> GGUFReader:
+    """The library's reader, after the header was checked against the file's size.
+
+    Raises:
+        UserError: naming the file, the key and the value that cannot be.
+    """
+    library = gguf()
+    check(path)
+    try:
+        return library.GGUFReader(path, "r")
+    except Exception as error:  # what the checks let pass and the library does not: many kinds
+        raise UserError(f"{path}: the gguf library cannot read it: {type(error).__name__}: {error}", AGAIN) from None
+
+
+def read(path: Path) -> RopeOfFile:
+    """The rope of a GGUF file.
+
+    Raises:
+        UserError: if the file is broken, or a value has the wrong type; file, key and value are named.
+    """
+    return rope_of(path, open_gguf(path))
+
+
+def rope_of(path: Path, reader: GGUFReader) -> RopeOfFile:
+    """The rope in an open file."""
+    library = gguf()
+    scalars: dict[str, Any] = {}
+    for key, field in reader.fields.items():
+        if field.types and field.types[0] != library.GGUFValueType.ARRAY:
+            scalars[key] = field.contents()
+    architecture = scalars.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise UserError(f"{path}: key 'general.architecture' is {architecture!r}, expected a name", AGAIN)
+    prefix = f"{architecture}."
+    keys = {key.removeprefix(prefix): value for key, value in scalars.items() if key.startswith(prefix)}
+    factors = {}
+    for tensor in reader.tensors:
+        name = tensor.name.removesuffix(".weight")
+        if name in FACTOR_TENSORS:
+            factors[name] = _factors(path, tensor)
+    found = RopeOfFile(path, architecture, str(scalars.get("general.name", "")), keys, factors)
+    _check_values(found)
+    return found
+
+
+def _factors(path: Path, tensor: Any) -> tuple[float, ...]:
+    if tensor.tensor_type.name != "F32":
+        raise UserError(f"{path}: tensor {tensor.name!r} has type {tensor.tensor_type.name}, expected F32", AGAIN)
+    values = tuple(float(value) for value in tensor.data.reshape(-1))
+    for i, value in enumerate(values):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{path}: tensor {tensor.name!r}[{i}] is {value}, expected a number above 0", AGAIN)
+    return values
+
+
+def _check_values(file: RopeOfFile) -> None:
+    for key, expected in EXPECTED.items():
+        if key in file.keys and not _fits(file.keys[key], expected):
+            name = f"{file.architecture}.{key}"
+            raise UserError(f"{file.path}: key '{name}' is {file.keys[key]!r}, expected {expected}", AGAIN)
+    sized = "rope.dimension_count" in file.keys or "attention.key_length" in file.keys
+    needed = ("context_length",) if sized else ("context_length", "embedding_length", "attention.head_count")
+    for key in needed:
+        if key not in file.keys:
+            raise UserError(f"{file.path}: key '{file.architecture}.{key}' is missing", AGAIN)
+    n_rot = llama_cpp._rotary_dimensions(file.keys)
+    if n_rot % 2 or n_rot > MOST_DIMENSIONS:
+        raise UserError(f"{file.path}: {n_rot} rotary dimensions, expected an even number up to {MOST_DIMENSIONS}", AGAIN)
+    for name, values in file.factors.items():
+        if len(values) != n_rot // 2:
+            raise UserError(f"{file.path}: tensor '{name}.weight' has {len(values)} entries, expected {n_rot // 2}", AGAIN)
+
+
+def _fits(value: Any, expected: str) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if expected == WHOLE:
+        return number and isinstance(value, int) and 0 < value < 1 << 31
+    if expected in LEAST:
+        return number and value > LEAST[expected]
+    return number and (value >= 0 or expected == "a number")
