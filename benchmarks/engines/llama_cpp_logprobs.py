@@ -5,8 +5,8 @@ Reads a JSON request from standard input, writes a JSON answer to standard outpu
     {"gguf": PATH, "prompts": [[ids]], "texts": [str], "context": int}
     {"engine": "llama-cpp-python 0.3.36", "logprobs": [[float]], "tokens": [[ids]], "context_trained": int}
 
-``logprobs[p][i]`` is log p(ids[i + 1] | ids[: i + 1]). The key-value cache is float32 and flash attention is off, so that
-what differs from another engine is the engine.
+``logprobs[p][i]`` is log p(ids[i + 1] | ids[: i + 1]). The key-value cache is float32 and flash attention is off, so
+that what differs from another engine is the engine.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 from ropewalk.gguf.header import AGAIN, check
 from ropewalk.gguf.library import gguf
-from ropewalk.gguf.rope import FACTOR_TENSORS
+from ropewalk.gguf.rope import FACTOR_TENSORS, SAME, error
 from ropewalk.rope.engines import llama_cpp
 from ropewalk.rope.engines.base import Reading
 from ropewalk.rope.spec import RopeSpec
@@ -62,6 +62,12 @@ class RopeOfFile:
     keys: dict[str, Any]
     factors: dict[str, tuple[float, ...]]
 
+    @property
+    def rotary_dim(self) -> int:
+        """Rotated dimensions per head."""
+        given = self.keys.get("rope.dimension_count") or self.keys.get("attention.key_length")
+        return int(given or self.keys["embedding_length"] // self.keys["attention.head_count"])
+
     def reading(self) -> Reading:
         """The rotation that llama.cpp derives without flags.
 
@@ -94,7 +100,23 @@ class RopeOfFile:
             rope_type="default" if kind in ("none", "linear") and stretch == 1.0 else kind,
             style="interleaved" if self.architecture in INTERLEAVED else "half",
         )
-        return replace(plain, factors=tuple((plain.base_inv_freq / reading.inv_freq).tolist()))
+        factors = (plain.base_inv_freq / reading.inv_freq).tolist()
+        return replace(plain, factors=tuple(1.0 if abs(f - 1.0) < 1e-12 else f for f in factors))
+
+
+def refuse_other(path: Path, spec: RopeSpec) -> None:
+    """Read a file back that was just written.
+
+    Raises:
+        UserError: if llama.cpp would derive another rope from it than ``spec``.
+    """
+    reading = read(path).reading()
+    off, t = error(reading, spec), reading.attention_factor
+    if off > SAME or abs(t - spec.attention_factor) > SAME:
+        raise UserError(
+            f"what llama.cpp would derive is off by {off:.2g} in frequency and has the attention factor {t:.6g}, "
+            f"expected {spec.attention_factor:.6g}; nothing was written"
+        )
 
 
 def open_gguf(path: Path) -> GGUFReader:
@@ -162,12 +184,16 @@ def _check_values(file: RopeOfFile) -> None:
     for key in needed:
         if key not in file.keys:
             raise UserError(f"{file.path}: key '{file.architecture}.{key}' is missing", AGAIN)
-    n_rot = llama_cpp._rotary_dimensions(file.keys)
+    n_rot = file.rotary_dim
     if n_rot % 2 or n_rot > MOST_DIMENSIONS:
-        raise UserError(f"{file.path}: {n_rot} rotary dimensions, expected an even number up to {MOST_DIMENSIONS}", AGAIN)
+        raise UserError(
+            f"{file.path}: {n_rot} rotary dimensions, expected an even number up to {MOST_DIMENSIONS}", AGAIN
+        )
     for name, values in file.factors.items():
         if len(values) != n_rot // 2:
-            raise UserError(f"{file.path}: tensor '{name}.weight' has {len(values)} entries, expected {n_rot // 2}", AGAIN)
+            raise UserError(
+                f"{file.path}: tensor '{name}.weight' has {len(values)} entries, expected {n_rot // 2}", AGAIN
+            )
 
 
 def _fits(value: Any, expected: str) -> bool:

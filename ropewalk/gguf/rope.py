@@ -12,17 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.errors import UserError
+from ropewalk.loading import resolve
+from ropewalk.rope.config import load_config, read
 from ropewalk.rope.engines import llama_cpp
-from ropewalk.rope.spec import RopeSpec
+from ropewalk.rope.engines.base import Reading
+from ropewalk.rope.inspect import refuse_unsound
+from ropewalk.rope.spec import ALL, RopeSpec
 
-# Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor. (refact, llada,
-# falcon-h1 and pangu-embedded load the tensor too, and then rotate without it, or only the queries.)
+# Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor.
 SLOTS = {
     **dict.fromkeys(
         "apertus arcee deci exaone granite granitemoe llama minicpm mistral3 nanbeige".split(), ("rope_freqs",)
     ),
     **dict.fromkeys(("phi3", "phimoe"), ("rope_factors_long", "rope_factors_short")),
 }
+# These load the tensor and then rotate without it (pangu-embedded: only the queries with it; refact does not rotate).
+LOADED_UNUSED = frozenset({"falcon-h1", "llada", "pangu-embedded", "refact"})
 FACTOR_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 SCALING_KEYS = (
     "type factor original_context_length attn_factor finetuned yarn_ext_factor yarn_attn_factor yarn_beta_fast "
@@ -59,6 +64,20 @@ class Native:
     error: float
 
 
+def rope_of_checkpoint(model: str) -> RopeSpec:
+    """The one rope of a folder, config.json or hub id.
+
+    Raises:
+        UserError: if the configuration is unsound, or its layers have several ropes.
+    """
+    name = resolve(model)
+    refuse_unsound(name)
+    specs = read(load_config(name))
+    if set(specs) != {ALL}:
+        raise UserError(f"{name} has one rope per layer type ({', '.join(specs)}); a GGUF from here has one for all")
+    return specs[ALL]
+
+
 def one_set(spec: RopeSpec) -> RopeSpec:
     """The spec with the factors that hold at its full length."""
     return spec if spec.long_factors is None else replace(spec, factors=spec.long_factors, long_factors=None)
@@ -68,8 +87,8 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
     """The GGUF entries that say ``spec``.
 
     Raises:
-        UserError: if it switches between two factor sets, depends on the length, or llama.cpp has no slot for its factors
-            in this architecture; the nearest rope that it has is named with its error.
+        UserError: if it switches between two factor sets, depends on the length, or llama.cpp has no slot for its
+            factors in this architecture; the nearest rope that it has is named with its error.
     """
     if spec.long_factors is not None or spec.rope_type == "dynamic":
         kind = "two factor sets" if spec.long_factors else "frequencies that depend on the length"
@@ -98,24 +117,18 @@ def nearest(spec: RopeSpec) -> Native:
     logs = [math.log(f) for f in spec.factors]
     steps = [2 * i / spec.rotary_dim for i in range(len(logs))]
     base = spec.base * math.exp(_minimax_slope(steps, logs))
-    s, even = spec.scale(spec.length), math.exp((max(logs) + min(logs)) / 2)
-    magnitude = 0.1 * math.log(s) + 1.0
-    candidates = [
-        ("none", {"rope.freq_base": spec.base}, 1.0),
+    s = spec.scale(spec.length)
+    yarn = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": s,
+        "rope.scaling.original_context_length": spec.window,
+    }
+    candidates: list[tuple[str, dict[str, Any], float]] = [  # method, its keys, the attention factor that comes with it
+        ("none", {}, 1.0),
         (f"abf(base={base:.8g})", {"rope.freq_base": base}, 1.0),
         ("pi", {"rope.scaling.type": "linear", "rope.scaling.factor": s}, 1.0),
-        (
-            "yarn",
-            {
-                "rope.scaling.type": "yarn",
-                "rope.scaling.factor": s,
-                "rope.scaling.original_context_length": spec.window,
-            },
-            magnitude,
-        ),
+        ("yarn", yarn, 0.1 * math.log(s) + 1.0),
     ]
-    if even != s:
-        candidates.append(("pi", {"rope.scaling.type": "linear", "rope.scaling.factor": even}, 1.0))
     made = [
         Native(method, keys | _attention(spec.attention_factor / own), _error(spec, keys))
         for method, keys, own in candidates
@@ -142,11 +155,14 @@ def _minimax_slope(x: list[float], y: list[float]) -> float:
 
 
 def _error(spec: RopeSpec, keys: dict[str, Any]) -> float:
-    metadata = {
+    plain = {
         "context_length": spec.length,
         "rope.dimension_count": spec.rotary_dim,
         "rope.freq_base": spec.base,
-        **keys,
     }
-    derived = llama_cpp.read(metadata).inv_freq
-    return float(((derived - spec.inv_freq).abs() / spec.inv_freq).max())
+    return error(llama_cpp.read(plain | keys), spec)
+
+
+def error(reading: Reading, spec: RopeSpec) -> float:
+    """Largest relative error of a frequency."""
+    return float(((reading.inv_freq - spec.inv_freq).abs() / spec.inv_freq).max())

@@ -7,7 +7,6 @@ neighbours (2i, 2i + 1) where transformers rotates halves (i, i + d/2).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ import numpy as np
 from ropewalk.errors import UserError
 from ropewalk.files import new_file
 from ropewalk.gguf.library import gguf
-from ropewalk.gguf.rope import SLOTS, Entries, entries, nearest, one_set
+from ropewalk.gguf.read import refuse_other
+from ropewalk.gguf.rope import SAME, SLOTS, Entries, entries, nearest, one_set, rope_of_checkpoint
 from ropewalk.gguf.tokenizer import add_tokenizer
 from ropewalk.loading import check_weights, folder_of, resolve
-from ropewalk.rope.config import load_config, read, text_config
-from ropewalk.rope.inspect import refuse_unsound
-from ropewalk.rope.spec import ALL, RopeSpec
+from ropewalk.rope.config import load_config, text_config
+from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 ARCHITECTURE = "llama"
 TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}  # ours -> file type
+HEAD = "lm_head.weight"
 READABLE = frozenset({"F32", "F16", "BF16"})
 
 
@@ -58,7 +58,7 @@ class Written:
 
 @dataclass(frozen=True)
 class _Weight:
-    """One tensor on its way: where it lies, what it is called, and how many heads its rows belong to (0: not rotated)."""
+    """One tensor: where it lies, what it is called, and how many heads its rows make (0: they are not rotated)."""
 
     file: Path
     source: str
@@ -84,9 +84,8 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
         raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(TYPES)}")
     library = gguf()
     name = resolve(str(model))
-    refuse_unsound(name)
-    config = text_config(load_config(name))
-    rope = _rope(config, name)
+    spec, config = rope_of_checkpoint(name), text_config(load_config(name))
+    rope = _rope(config, spec, name)
     folder = folder_of(name)
     weights = _plan(config, folder, dtype)
     out = out.expanduser().absolute()
@@ -99,20 +98,9 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
             _write_tensors(writer, path, weights, rope)
         finally:
             writer.close()
+        refuse_other(path, spec)
     length = rope.keys["context_length"]
     return Written(out, dtype, out.stat().st_size, rope, f"llama-server -m {out} -c {length}")
-
-
-def spec_of(config: PreTrainedConfig, name: str) -> RopeSpec:
-    """The one rope of a model, at its full length.
-
-    Raises:
-        UserError: if its layers have several.
-    """
-    specs = read(config)
-    if set(specs) != {ALL}:
-        raise UserError(f"{name} has one rope per layer type ({', '.join(specs)}); a GGUF from here has one for all")
-    return specs[ALL]
 
 
 def add_rope(writer: GGUFWriter, architecture: str, rope: Entries) -> None:
@@ -123,11 +111,10 @@ def add_rope(writer: GGUFWriter, architecture: str, rope: Entries) -> None:
         writer.add_key_value(f"{architecture}.{key}", value, kind)
 
 
-def _rope(config: PreTrainedConfig, name: str) -> Entries:
+def _rope(config: PreTrainedConfig, spec: RopeSpec, name: str) -> Entries:
     """The rope entries; refuses what llama.cpp's ``llama`` computes differently."""
-    kind, spec = config.model_type, spec_of(config, name)
-    if kind not in FAMILIES:
-        raise _other_family(kind, spec, name)
+    if config.model_type not in FAMILIES:
+        raise _other_family(config.model_type, spec, name)
     expected = {"hidden_act": "silu", "quantization_config": None}
     for key, value in expected.items():
         if getattr(config, key, value) != value:
@@ -139,7 +126,9 @@ def _rope(config: PreTrainedConfig, name: str) -> Entries:
             "the whole text in every layer"
         )
     if spec.rotary_dim != spec.head_dim:
-        raise UserError(f"{name}: {spec.rotary_dim} of {spec.head_dim} dimensions rotate; llama.cpp's 'llama' rotates all")
+        raise UserError(
+            f"{name}: {spec.rotary_dim} of {spec.head_dim} dimensions rotate; llama.cpp's 'llama' rotates all"
+        )
     return entries(spec, ARCHITECTURE)
 
 
@@ -152,7 +141,7 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     if kind in SLOTS:
         return UserError(message, convert)
     native = nearest(one_set(spec))
-    if native.error == 0 or native.error < 1e-5:
+    if native.error <= SAME:
         return UserError(f"{message}; llama.cpp has its own keys for this rope ({native.method})", convert)
     return UserError(
         f"{message}, and llama.cpp has no place for one factor per dimension there; the nearest rope that it has is "
@@ -214,7 +203,9 @@ def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[_Weight]:
     for file in check_weights(folder):
         with safe_open(file, framework="pt") as tensors:
             for source in tensors.keys():  # noqa: SIM118 (no mapping)
-                if source.endswith("rotary_emb.inv_freq") or (source == "lm_head.weight" and config.tie_word_embeddings):
+                if source.endswith("rotary_emb.inv_freq") or (
+                    source == "lm_head.weight" and config.tie_word_embeddings
+                ):
                     continue
                 name = names.get_name(source, try_suffixes=(".weight", ".bias"))
                 if name not in shapes or name in found:
@@ -275,7 +266,7 @@ def _encode(weight: _Weight, tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def neighbours(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Rows of each head from halves (i, i + d/2) to neighbours (2i, 2i + 1), [heads * d, ...]; as they are for 0 heads."""
+    """Rows [heads * d, ...] of each head from halves (i, i + d/2) to neighbours (2i, 2i + 1); untouched for 0 heads."""
     if heads == 0:
         return values
     pairs = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
