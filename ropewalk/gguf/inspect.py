@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ def _problem(file: RopeOfFile, code: str, key: str, seen: Any, expected: Any, me
     return Problem(code, ALL, f"{file.architecture}.{key}", seen, expected, mend)
 
 
-def _set(file: RopeOfFile, key: str, value: Any) -> str:
-    return f"ropewalk inspect {file.path} --set '{file.architecture}.{key}={json.dumps(value)}' {_patch(file)}"
+def _set(file: RopeOfFile, keys: Mapping[str, Any]) -> str:
+    pairs = " ".join(f"--set '{file.architecture}.{key}={json.dumps(value)}'" for key, value in keys.items())
+    return f"ropewalk inspect {file.path} {pairs} {_patch(file)}"
 
 
 def _patch(file: RopeOfFile) -> str:
@@ -84,7 +85,7 @@ def _problems(file: RopeOfFile) -> Iterator[Problem]:
         yield _problem(
             file, "scaling-type-missing", "rope.scaling.type", None,
             f"a type beside the factor {factor:g}; without one llama.cpp takes linear",
-            _set(file, "rope.scaling.type", "yarn") + "   (or linear)",
+            _set(file, {"rope.scaling.type": "linear"}) + "   (or yarn, if that was meant)",
         )  # fmt: skip
     yield from _yarn_problems(file, kind, factor)
     original = keys.get("rope.scaling.original_context_length")
@@ -94,7 +95,7 @@ def _problems(file: RopeOfFile) -> Iterator[Problem]:
             yield _problem(
                 file, "length-contradicts-factor", "context_length", keys["context_length"],
                 f"{promised} = {original} x {factor:g}; llama-server gives no slot more than this key says",
-                _set(file, "context_length", promised),
+                _set(file, {"context_length": promised}),
             )  # fmt: skip
 
 
@@ -105,14 +106,14 @@ def _yarn_problems(file: RopeOfFile, kind: Any, factor: float) -> Iterator[Probl
         yield _problem(
             file, "yarn-ext-factor", "rope.scaling.yarn_ext_factor", extrapolation,
             "1.0: the share of YaRN's ramp that is used, not the factor of the extension",
-            _set(file, "rope.scaling.yarn_ext_factor", 1.0),
+            _set(file, {"rope.scaling.yarn_ext_factor": 1.0}),
         )  # fmt: skip
     attention = keys.get("rope.scaling.yarn_attn_factor", 1.0)
     if attention != 1.0 and architecture not in READS_YARN_EXTRAPOLATION:
         yield _problem(
             file, "attention-factor-unread", "rope.scaling.yarn_attn_factor", attention,
             "the key rope.scaling.attn_factor, which llama.cpp reads",
-            _set(file, "rope.scaling.attn_factor", attention),
+            _set(file, {"rope.scaling.attn_factor": attention, "rope.scaling.yarn_attn_factor": None}),
         )  # fmt: skip
     for key, default in (("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)):
         beta = keys.get(f"rope.scaling.{key}", default)
@@ -126,7 +127,7 @@ def _yarn_problems(file: RopeOfFile, kind: Any, factor: float) -> Iterator[Probl
         window = round(keys["context_length"] / factor)
         yield _problem(
             file, "original-length-missing", "rope.scaling.original_context_length", None, window,
-            _set(file, "rope.scaling.original_context_length", window),
+            _set(file, {"rope.scaling.original_context_length": window}),
         )  # fmt: skip
 
 

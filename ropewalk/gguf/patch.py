@@ -11,7 +11,7 @@ import numpy as np
 from ropewalk.errors import UserError, did_you_mean
 from ropewalk.files import new_file
 from ropewalk.gguf.library import gguf
-from ropewalk.gguf.read import RopeOfFile, open_gguf, refuse_other, rope_of
+from ropewalk.gguf.read import RopeOfFile, open_gguf, read, refuse_other, rope_of
 from ropewalk.gguf.rope import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
 from ropewalk.gguf.write import Written, add_rope
 from ropewalk.rope.spec import RopeSpec
@@ -110,7 +110,9 @@ def _rewrite(
             _copy_tensors(reader, writer, path, rope)
         finally:
             writer.close()
-        if spec is not None:
+        if spec is None:
+            read(path)
+        else:
             refuse_other(path, spec)
 
 

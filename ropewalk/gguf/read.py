@@ -23,24 +23,21 @@ INTERLEAVED = frozenset(
     "arcee baichuan chameleon chatglm cohere2 command-r deci deepseek deepseek2 ernie4_5 granite granitemoe internlm2 "
     "llada llama llama4 minicpm mistral3 nanbeige olmo smollm3 starcoder xverse".split()
 )
-WHOLE = "a whole number above 0"
+WORD, NUMBER, NOT_NEGATIVE = "a word", "a number", "a number, 0 or above"
+WHOLE, POSITIVE, ABOVE_ONE = "a whole number above 0", "a number above 0", "a number above 1"
 EXPECTED = {
-    **dict.fromkeys(
-        "context_length block_count embedding_length attention.key_length attention.value_length attention.head_count "
-        "rope.dimension_count rope.scaling.original_context_length".split(),
-        WHOLE,
-    ),
-    **dict.fromkeys(("rope.freq_base", "rope.freq_base_swa"), "a number above 1"),
-    **dict.fromkeys(
-        "rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow".split(), "a number above 0"
-    ),
-    **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear"), "a number, 0 or above"),
-    **dict.fromkeys(
-        "rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_log_multiplier".split(),
-        "a number",
-    ),
+    key: expected
+    for expected, keys in {
+        WORD: "rope.scaling.type",
+        WHOLE: "context_length block_count embedding_length attention.head_count attention.head_count_kv "
+        "attention.key_length attention.value_length rope.dimension_count rope.scaling.original_context_length",
+        ABOVE_ONE: "rope.freq_base rope.freq_base_swa",
+        POSITIVE: "rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow",
+        NOT_NEGATIVE: "rope.scaling.factor rope.scale_linear",
+        NUMBER: "rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_log_multiplier",
+    }.items()
+    for key in keys.split()
 }
-LEAST = {"a number above 1": 1.0, "a number above 0": 0.0}
 MOST_DIMENSIONS = 1 << 16
 
 
@@ -92,7 +89,7 @@ class RopeOfFile:
         plain = RopeSpec.plain(
             base,
             n_rot,
-            int(keys.get("rope.scaling.original_context_length") or round(length / stretch)),
+            int(keys.get("rope.scaling.original_context_length") or max(1, round(length / stretch))),
             length=length,
             head_dim=head_dim or n_rot,
             kv_heads=int(keys.get("attention.head_count_kv", heads)),
@@ -185,7 +182,7 @@ def _check_values(file: RopeOfFile) -> None:
         if key not in file.keys:
             raise UserError(f"{file.path}: key '{file.architecture}.{key}' is missing", AGAIN)
     n_rot = file.rotary_dim
-    if n_rot % 2 or n_rot > MOST_DIMENSIONS:
+    if n_rot % 2 or not 0 < n_rot <= MOST_DIMENSIONS:
         raise UserError(
             f"{file.path}: {n_rot} rotary dimensions, expected an even number up to {MOST_DIMENSIONS}", AGAIN
         )
@@ -197,9 +194,12 @@ def _check_values(file: RopeOfFile) -> None:
 
 
 def _fits(value: Any, expected: str) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if expected == WORD:
+        return isinstance(value, str)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return False
     if expected == WHOLE:
-        return number and isinstance(value, int) and 0 < value < 1 << 31
-    if expected in LEAST:
-        return number and value > LEAST[expected]
-    return number and (value >= 0 or expected == "a number")
+        return isinstance(value, int) and 0 < value < 1 << 31
+    if expected == NOT_NEGATIVE:
+        return value >= 0
+    return expected == NUMBER or value > (1 if expected == ABOVE_ONE else 0)

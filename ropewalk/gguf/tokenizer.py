@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 from ropewalk.gguf.library import gguf
 from ropewalk.loading import load_tokenizer
-from ropewalk.rope.config import read_json
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -29,6 +29,7 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+STOCK = "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT.gguf"
 CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWEN2,): "qwen2", (TEKKEN,): "tekken"}
 WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "tekken"})  # llama.cpp looks a whole piece up before merging
 
@@ -40,11 +41,13 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, config: PreTrainedConfig) ->
         UserError: if it is no byte-level BPE, or does something that llama.cpp cannot be told.
     """
     live = load_tokenizer(folder, config)
-    file = folder / "tokenizer.json"
-    raw = read_json(file)
-    cut = _cut(raw, file)
-    tokens, types = _tokens(raw, file, int(config.vocab_size))
-    begin, end = _added_around(live, file)
+    backend = getattr(live, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"the tokenizer of {folder} is no byte-level BPE of the tokenizers library", STOCK)
+    raw = json.loads(backend.to_str())  # not the file: some classes of transformers cut otherwise than it says
+    cut = _cut(raw, folder)
+    tokens, types = _tokens(raw, folder, int(config.vocab_size))
+    begin, end = _added_around(live, folder)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cut)
     writer.add_token_list(tokens)
@@ -66,14 +69,14 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, config: PreTrainedConfig) ->
         writer.add_chat_template(live.chat_template)
 
 
-def _cut(raw: Mapping[str, Any], file: Path) -> str:
+def _cut(raw: Mapping[str, Any], folder: Path) -> str:
     """llama.cpp's name for the pre-tokenizer."""
     model = raw.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
         kind = model.get("type") if isinstance(model, dict) else None
         raise UserError(
-            f"{file}: model.type is {kind!r}, expected a byte-level 'BPE' (without byte_fallback)",
-            "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT",
+            f"the tokenizer of {folder}: model.type is {kind!r}, expected a byte-level 'BPE' (without byte_fallback)",
+            STOCK,
         )
     before = raw.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
@@ -81,13 +84,13 @@ def _cut(raw: Mapping[str, Any], file: Path) -> str:
     name = CUTS.get(cuts)
     if name is None or (raw.get("normalizer") or {"type": "NFC"}).get("type") != "NFC":
         raise UserError(
-            f"{file}: llama.cpp has no name for the pre-tokenizer {cuts} with normalizer {raw.get('normalizer')}; "
-            f"known here: {', '.join(CUTS.values())}",
-            "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT",
+            f"the tokenizer of {folder}: llama.cpp has no name for the pre-tokenizer {cuts} with normalizer "
+            f"{raw.get('normalizer')}; known here: {', '.join(CUTS.values())}",
+            STOCK,
         )
     if bool(model.get("ignore_merges")) != (name in WHOLE_WORDS_FIRST):
         raise UserError(
-            f"{file}: model.ignore_merges is {model.get('ignore_merges')!r}, llama.cpp assumes "
+            f"the tokenizer of {folder}: model.ignore_merges is {model.get('ignore_merges')!r}, llama.cpp assumes "
             f"{name in WHOLE_WORDS_FIRST} for {name}"
         )
     return name
@@ -105,7 +108,7 @@ def _pattern(step: Mapping[str, Any]) -> str:
     return str(dict(step))
 
 
-def _tokens(raw: Mapping[str, Any], file: Path, rows: int) -> tuple[list[str], list[int]]:
+def _tokens(raw: Mapping[str, Any], folder: Path, rows: int) -> tuple[list[str], list[int]]:
     """Text and type of each token, one per row of the embedding."""
     kinds = gguf().TokenType
     tokens: list[str | None] = [None] * rows
@@ -113,17 +116,21 @@ def _tokens(raw: Mapping[str, Any], file: Path, rows: int) -> tuple[list[str], l
     entries = [(text, identity, kinds.NORMAL) for text, identity in raw["model"]["vocab"].items()]
     for token in raw.get("added_tokens") or []:
         if token.get("lstrip") or token.get("rstrip"):
-            raise UserError(f"{file}: token {token['content']!r} strips its neighbours, which llama.cpp does not do")
+            raise UserError(
+                f"the tokenizer of {folder}: token {token['content']!r} strips its neighbours; llama.cpp's does not"
+            )
         entries.append((token["content"], token["id"], kinds.CONTROL if token["special"] else kinds.USER_DEFINED))
     for text, identity, kind in entries:
         tokens[identity], types[identity] = text, int(kind)
     padded = [f"[PAD{i}]" if text is None else text for i, text in enumerate(tokens)]
     if len(set(padded)) < rows:
-        raise UserError(f"{file}: two tokens share one text", "Use the tokenizer that came with the checkpoint.")
+        raise UserError(
+            f"the tokenizer of {folder}: two tokens share one text", "Use the tokenizer that came with the checkpoint."
+        )
     return padded, types
 
 
-def _added_around(live: PreTrainedTokenizerBase, file: Path) -> tuple[bool, bool]:
+def _added_around(live: PreTrainedTokenizerBase, folder: Path) -> tuple[bool, bool]:
     """Whether the begin and end tokens are put around a text."""
     bare: list[int] = live.encode("a", add_special_tokens=False)
     full: list[int] = live.encode("a")
@@ -131,4 +138,6 @@ def _added_around(live: PreTrainedTokenizerBase, file: Path) -> tuple[bool, bool
         for end in (False, True):
             if full == [live.bos_token_id] * begin + bare + [live.eos_token_id] * end:
                 return begin, end
-    raise UserError(f"{file}: 'a' becomes {full}; llama.cpp can add one begin and one end token, nothing else")
+    raise UserError(
+        f"the tokenizer of {folder}: 'a' becomes {full}; llama.cpp can add one begin and one end token, nothing else"
+    )

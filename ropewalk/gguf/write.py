@@ -257,7 +257,7 @@ def _write_tensors(writer: GGUFWriter, path: Path, weights: list[_Weight], rope:
 
 def _encode(weight: _Weight, tensor: Tensor) -> np.ndarray[Any, Any]:
     values = neighbours(tensor.float().numpy(), weight.rotated_heads)
-    if weight.kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
+    if weight.kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
         raise UserError(
             f"{weight.file}: tensor {weight.source!r} holds values above 65504, which F16 cannot", "Use BF16 or F32."
         )
