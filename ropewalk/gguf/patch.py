@@ -6,18 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ropewalk.errors import UserError, did_you_mean
 from ropewalk.files import new_file
 from ropewalk.gguf.library import gguf
+from ropewalk.gguf.output import Stored, Written, write_file
 from ropewalk.gguf.read import RopeOfFile, open_gguf, read, refuse_other, rope_of
 from ropewalk.gguf.rope import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
-from ropewalk.gguf.write import Written, add_rope
 from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFReader, GGUFWriter, ReaderTensor
 
 REWRITTEN = frozenset({"context_length", "rope.dimension_count", "rope.freq_base", "rope.scale_linear"}) | {
     f"rope.scaling.{key}" for key in SCALING_KEYS
@@ -49,7 +47,7 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
     rope = entries(spec, file.architecture)
     _rewrite(reader, file, rope, REWRITTEN, out, overwrite, spec)
     out = out.expanduser().absolute()
-    return Written(out, "as it was", out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
+    return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
 
 def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: bool = False) -> None:
@@ -102,18 +100,18 @@ def _rewrite(
         )
     if out.expanduser().absolute() == file.path.absolute():
         raise UserError(f"{out} is the source itself", "Choose another file for the patched GGUF.")
+    copied = [_copy(tensor) for tensor in reader.tensors if tensor.name.removesuffix(".weight") not in FACTOR_TENSORS]
+    without = {f"{file.architecture}.{key}" for key in removed}
     with new_file(out, overwrite) as path:
-        writer = gguf().GGUFWriter(path, file.architecture)
-        try:
-            _copy_keys(reader, writer, {f"{file.architecture}.{key}" for key in removed})
-            add_rope(writer, file.architecture, rope)
-            _copy_tensors(reader, writer, path, rope)
-        finally:
-            writer.close()
+        write_file(path, file.architecture, lambda writer: _copy_keys(reader, writer, without), rope, copied)
         if spec is None:
             read(path)
         else:
             refuse_other(path, spec)
+
+
+def _copy(tensor: ReaderTensor) -> Stored:
+    return Stored(tensor.name, tuple(tensor.shape.tolist()[::-1]), tensor.tensor_type, lambda: tensor.data)
 
 
 def _copy_keys(reader: GGUFReader, writer: GGUFWriter, without: set[str]) -> None:
@@ -127,19 +125,3 @@ def _copy_keys(reader: GGUFReader, writer: GGUFWriter, without: set[str]) -> Non
         elif value != []:  # the library writes no empty lists
             sub_type = field.types[-1] if field.types[0] == kinds.ARRAY else None
             writer.add_key_value(key, value, field.types[0], sub_type)
-
-
-def _copy_tensors(reader: GGUFReader, writer: GGUFWriter, path: Path, rope: Entries) -> None:
-    kept = [tensor for tensor in reader.tensors if tensor.name.removesuffix(".weight") not in FACTOR_TENSORS]
-    for name, factors in rope.factors.items():
-        writer.add_tensor_info(f"{name}.weight", (len(factors),), np.dtype(np.float32), 4 * len(factors))
-    for tensor in kept:
-        data = tensor.data
-        writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for factors in rope.factors.values():
-        writer.write_tensor_data(np.asarray(factors, dtype=np.float32))
-    for tensor in kept:
-        writer.write_tensor_data(tensor.data)

@@ -48,14 +48,12 @@ class RopeOfFile:
     Attributes:
         path: the file.
         architecture: ``general.architecture``.
-        name: ``general.name``; empty if there is none.
         keys: keys of the architecture, without its name; lists are left out.
         factors: tensor name without ``.weight`` -> divisors of the plain frequencies.
     """
 
     path: Path
     architecture: str
-    name: str
     keys: dict[str, Any]
     factors: dict[str, tuple[float, ...]]
 
@@ -156,7 +154,7 @@ def rope_of(path: Path, reader: GGUFReader) -> RopeOfFile:
         name = tensor.name.removesuffix(".weight")
         if name in FACTOR_TENSORS:
             factors[name] = _factors(path, tensor)
-    found = RopeOfFile(path, architecture, str(scalars.get("general.name", "")), keys, factors)
+    found = RopeOfFile(path, architecture, keys, factors)
     _check_values(found)
     return found
 

@@ -107,7 +107,8 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
         raise UserError(
             f"llama.cpp has no place for one factor per dimension in architecture {architecture!r}; the nearest that "
             f"it has is {native.method}, with frequencies off by up to {native.error:.2%}",
-            f"ropewalk extend MODEL --to {spec.length} --method '{native.method}' -o OUT, and export that",
+            f"ropewalk extend MODEL --to {spec.length} --method '{native.method}' -o OUT, and use that"
+            + ("; or write the weights as 'llama', which has room" if architecture == "qwen2" else ""),
         )
     return Entries(keys | native.keys, {})
 

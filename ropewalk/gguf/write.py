@@ -8,8 +8,7 @@ neighbours (2i, 2i + 1) where transformers rotates halves (i, i + d/2).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from ropewalk.errors import UserError
 from ropewalk.files import new_file
 from ropewalk.gguf.library import gguf
+from ropewalk.gguf.output import Stored, Written, write_file
 from ropewalk.gguf.read import refuse_other
 from ropewalk.gguf.rope import SAME, SLOTS, Entries, entries, nearest, one_set, rope_of_checkpoint
 from ropewalk.gguf.tokenizer import add_tokenizer
@@ -27,45 +27,14 @@ from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
-    from torch import Tensor
     from transformers import PreTrainedConfig
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 ARCHITECTURE = "llama"
 TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}  # ours -> file type
-HEAD = "lm_head.weight"
+OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
+OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
 READABLE = frozenset({"F32", "F16", "BF16"})
-
-
-@dataclass(frozen=True)
-class Written:
-    """What was written.
-
-    Attributes:
-        path: the file.
-        dtype: of its matrices.
-        n_bytes: its size.
-        rope: the entries about its rope.
-        launch: the line that serves it.
-    """
-
-    path: Path
-    dtype: str
-    n_bytes: int
-    rope: Entries
-    launch: str
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """One tensor: where it lies, what it is called, and how many heads its rows make (0: they are not rotated)."""
-
-    file: Path
-    source: str
-    name: str
-    shape: tuple[int, ...]
-    rotated_heads: int
-    kind: GGMLQuantizationType
 
 
 def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool = False) -> Written:
@@ -82,33 +51,22 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
     """
     if dtype not in TYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(TYPES)}")
-    library = gguf()
+    gguf()  # a missing library is said before any work
     name = resolve(str(model))
     spec, config = rope_of_checkpoint(name), text_config(load_config(name))
     rope = _rope(config, spec, name)
     folder = folder_of(name)
-    weights = _plan(config, folder, dtype)
+    tensors = _plan(config, folder, dtype)
     out = out.expanduser().absolute()
+
+    def add_keys(writer: GGUFWriter) -> None:
+        _add_hyperparameters(writer, config, Path(name).name, dtype)
+        add_tokenizer(writer, folder, config)
+
     with new_file(out, overwrite) as path:
-        writer = library.GGUFWriter(path, ARCHITECTURE)
-        try:
-            _add_hyperparameters(writer, config, Path(name).name, dtype)
-            add_rope(writer, ARCHITECTURE, rope)
-            add_tokenizer(writer, folder, config)
-            _write_tensors(writer, path, weights, rope)
-        finally:
-            writer.close()
+        write_file(path, ARCHITECTURE, add_keys, rope, tensors)
         refuse_other(path, spec)
-    length = rope.keys["context_length"]
-    return Written(out, dtype, out.stat().st_size, rope, f"llama-server -m {out} -c {length}")
-
-
-def add_rope(writer: GGUFWriter, architecture: str, rope: Entries) -> None:
-    """Add the keys of a rope with the types that llama.cpp reads."""
-    kinds = gguf().GGUFValueType
-    for key, value in rope.keys.items():
-        kind = kinds.STRING if isinstance(value, str) else kinds.UINT32 if isinstance(value, int) else kinds.FLOAT32
-        writer.add_key_value(f"{architecture}.{key}", value, kind)
+    return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
 
 def _rope(config: PreTrainedConfig, spec: RopeSpec, name: str) -> Entries:
@@ -138,7 +96,7 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
         f"python convert_hf_to_gguf.py {name} --outfile IN.gguf (of llama.cpp), then: "
         f"ropewalk inspect IN.gguf --against {name} --patch OUT.gguf"
     )
-    if kind in SLOTS:
+    if OTHER_NAMES.get(kind, kind) in SLOTS:
         return UserError(message, convert)
     native = nearest(one_set(spec))
     if native.error <= SAME:
@@ -150,10 +108,16 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     )
 
 
+def _heads(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Query heads, key-value heads, dimensions per head."""
+    heads = int(config.num_attention_heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return heads, int(config.num_key_value_heads or heads), head_dim
+
+
 def _add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, name: str, dtype: str) -> None:
     library = gguf()
-    heads = int(config.num_attention_heads)
-    head_dim = _head_dim(config)
+    heads, kv_heads, head_dim = _heads(config)
     writer.add_name(name)
     writer.add_file_type(int(library.LlamaFileType[TYPES[dtype]]))
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
@@ -162,21 +126,17 @@ def _add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, name: str
     writer.add_embedding_length(int(config.hidden_size))
     writer.add_feed_forward_length(int(config.intermediate_size))
     writer.add_head_count(heads)
-    writer.add_head_count_kv(int(config.num_key_value_heads or heads))
+    writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(float(config.rms_norm_eps))
 
 
-def _head_dim(config: PreTrainedConfig) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def _shapes(config: PreTrainedConfig) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Name, shape and need of every tensor that llama.cpp's ``llama`` can hold, as transformers stores them."""
     width, inner, rows = int(config.hidden_size), int(config.intermediate_size), int(config.vocab_size)
-    q = int(config.num_attention_heads) * _head_dim(config)
-    kv = int(config.num_key_value_heads or config.num_attention_heads) * _head_dim(config)
+    heads, kv_heads, head_dim = _heads(config)
+    q, kv = heads * head_dim, kv_heads * head_dim
     yield "token_embd.weight", (rows, width), True
     yield "output_norm.weight", (width,), True
     if not config.tie_word_embeddings:
@@ -191,34 +151,40 @@ def _shapes(config: PreTrainedConfig) -> Iterator[tuple[str, tuple[int, ...], bo
             yield f"blk.{i}.{part}.bias", shape[:1], False
 
 
-def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[_Weight]:
-    """Every tensor to write, in the file's order; names, shapes and types are those that the configuration promises."""
-    from safetensors import safe_open
+def _in_checkpoint(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
+    """File, name, shape and type of every tensor of a checkpoint."""
+    from safetensors import SafetensorError, safe_open
 
+    for file in check_weights(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                    cut = tensors.get_slice(name)
+                    yield file, name, tuple(cut.get_shape()), str(cut.get_dtype())
+        except SafetensorError as error:
+            raise UserError(f"{file} cannot be read: {error}", "Download the file again.") from None
+
+
+def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[Stored]:
+    """Every tensor to write, in the file's order; names, shapes and types are those that the configuration promises."""
     library = gguf()
     names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, int(config.num_hidden_layers))
     shapes = {name: (shape, needed) for name, shape, needed in _shapes(config)}
-    heads = {"attn_q": int(config.num_attention_heads), "attn_k": int(config.num_key_value_heads)}
-    found: dict[str, _Weight] = {}
-    for file in check_weights(folder):
-        with safe_open(file, framework="pt") as tensors:
-            for source in tensors.keys():  # noqa: SIM118 (no mapping)
-                if source.endswith("rotary_emb.inv_freq") or (
-                    source == "lm_head.weight" and config.tie_word_embeddings
-                ):
-                    continue
-                name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-                if name not in shapes or name in found:
-                    raise UserError(f"{file}: tensor {source!r} has no place in llama.cpp's 'llama'")
-                cut = tensors.get_slice(source)
-                shape, stored = tuple(cut.get_shape()), str(cut.get_dtype())
-                if shape != shapes[name][0] or stored not in READABLE:
-                    raise UserError(
-                        f"{file}: tensor {source!r} is {stored} {shape}, expected {shapes[name][0]} in F32, F16 or BF16"
-                    )
-                part = name.split(".")[2] if name.startswith("blk.") else name
-                kind = _kind(shape, dtype)
-                found[name] = _Weight(file, source, name, shape, heads.get(part, 0), kind)
+    heads, kv_heads, _ = _heads(config)
+    rotated = {"attn_q": heads, "attn_k": kv_heads}
+    found: dict[str, Stored] = {}
+    for file, source, shape, stored in _in_checkpoint(folder):
+        if source.endswith("rotary_emb.inv_freq") or (source == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if name not in shapes or name in found:
+            raise UserError(f"{file}: tensor {source!r} has no place in llama.cpp's 'llama'")
+        if shape != shapes[name][0] or stored not in READABLE:
+            raise UserError(
+                f"{file}: tensor {source!r} is {stored} {shape}, expected {shapes[name][0]} in F32, F16 or BF16"
+            )
+        of_heads, kind = rotated.get(name.split(".")[-2], 0), _kind(shape, dtype)
+        found[name] = Stored(name, shape, kind, partial(_encoded, file, source, of_heads, kind))
     missing = [name for name, (_, needed) in shapes.items() if needed and name not in found]
     if missing:
         raise UserError(f"{folder}: the weights have no {missing[0]!r} (llama.cpp's name), expected by config.json")
@@ -233,35 +199,17 @@ def _kind(shape: tuple[int, ...], dtype: str) -> GGMLQuantizationType:
     return kinds.F16 if dtype == "Q8_0" and shape[-1] % 32 else kinds[dtype]
 
 
-def _write_tensors(writer: GGUFWriter, path: Path, weights: list[_Weight], rope: Entries) -> None:
-    """Announce all tensors, then write them one at a time: memory holds the largest alone."""
+def _encoded(file: Path, source: str, heads: int, kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
+    """One tensor as the file will hold it; ``heads`` is the number of heads that its rows make, 0 if none rotates."""
     from safetensors import safe_open
 
-    library = gguf()
-    for tensor, factors in rope.factors.items():
-        writer.add_tensor_info(f"{tensor}.weight", (len(factors),), np.dtype(np.float32), 4 * len(factors))
-    for weight in weights:
-        block, size = library.GGML_QUANT_SIZES[weight.kind]
-        n_bytes = int(np.prod(weight.shape)) // block * size
-        writer.add_tensor_info(weight.name, weight.shape, np.dtype(np.float32), n_bytes, weight.kind)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for factors in rope.factors.values():
-        writer.write_tensor_data(np.asarray(factors, dtype=np.float32))
-    with ExitStack() as stack:
-        files = {file: stack.enter_context(safe_open(file, framework="pt")) for file in {w.file for w in weights}}
-        for weight in weights:
-            writer.write_tensor_data(_encode(weight, files[weight.file].get_tensor(weight.source)))
-
-
-def _encode(weight: _Weight, tensor: Tensor) -> np.ndarray[Any, Any]:
-    values = neighbours(tensor.float().numpy(), weight.rotated_heads)
-    if weight.kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
+    with safe_open(file, framework="pt") as tensors:
+        values = neighbours(tensors.get_tensor(source).float().numpy(), heads)
+    if kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
         raise UserError(
-            f"{weight.file}: tensor {weight.source!r} holds values above 65504, which F16 cannot", "Use BF16 or F32."
+            f"{file}: tensor {source!r} holds values above 65504, which F16 cannot", "Use --dtype BF16 or F32."
         )
-    encoded: np.ndarray[Any, Any] = gguf().quantize(np.ascontiguousarray(values), weight.kind)
+    encoded: np.ndarray[Any, Any] = gguf().quantize(np.ascontiguousarray(values), kind)
     return encoded
 
 
