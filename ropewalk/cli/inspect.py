@@ -61,7 +61,7 @@ def inspect(
         print(json.dumps(found.to_json(), indent=2))
     else:
         show(found, Console())
-    return 1 if found.problems else 0
+    return 1 if found.problems or found.unreadable else 0
 
 
 def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> Inspection:
@@ -107,7 +107,7 @@ def show(found: Inspection, console: Console) -> None:
         console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
         console.print(f", {per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens")
     if found.unreadable:
-        console.print(f"[red]transformers cannot read this configuration:[/] {found.unreadable}", soft_wrap=True)
+        console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
         for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "unturned"):

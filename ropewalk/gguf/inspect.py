@@ -9,7 +9,7 @@ from typing import Any
 
 from ropewalk.errors import UserError
 from ropewalk.gguf.read import RopeOfFile, read
-from ropewalk.gguf.rope import LOADED_UNUSED, SAME, SLOTS, error, one_set, rope_of_checkpoint
+from ropewalk.gguf.rope import LOADED_UNUSED, SAME, error, loaded, one_set, rope_of_checkpoint
 from ropewalk.rope.engines.llama_cpp import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION
 from ropewalk.rope.inspect import Inspection
 from ropewalk.rope.problems import Problem
@@ -73,12 +73,12 @@ def _problems(file: RopeOfFile) -> Iterator[Problem]:
             file, "factors-missing", "rope.scaling.type", kind,
             "a factor tensor beside it: without one llama.cpp rotates as the model that was not extended", again,
         )  # fmt: skip
-    if file.factors and file.architecture not in SLOTS:
+    for name in set(file.factors) - set(loaded(file.architecture, kind)):
         what = (
             "loads the tensor and rotates without it" if file.architecture in LOADED_UNUSED else "has no place for it"
         )
         yield _problem(
-            file, "factors-not-used", next(iter(file.factors)), f"{len(next(iter(file.factors.values())))} factors",
+            file, "factors-not-used", name, f"{len(file.factors[name])} factors",
             f"no such tensor: llama.cpp {what} in this architecture", again,
         )  # fmt: skip
     if kind is None and factor not in (0.0, 1.0):

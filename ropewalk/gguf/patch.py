@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import UserError, did_you_mean
 from ropewalk.files import new_file
+from ropewalk.gguf.header import AGAIN
 from ropewalk.gguf.library import gguf
 from ropewalk.gguf.output import Stored, Written, write_file
-from ropewalk.gguf.read import RopeOfFile, open_gguf, read, refuse_other, rope_of
+from ropewalk.gguf.read import RopeOfFile, read, refuse_other
 from ropewalk.gguf.rope import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
 from ropewalk.rope.spec import RopeSpec
 
@@ -36,8 +37,7 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
         UserError: if either cannot be read, they do not belong together, or llama.cpp cannot express the rope in the
             architecture of ``source``.
     """
-    reader = open_gguf(source)
-    file = rope_of(source, reader)
+    file = read(source)
     spec = rope_of_checkpoint(model)
     if spec.rotary_dim != file.rotary_dim:
         raise UserError(
@@ -45,7 +45,7 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
             "Give the checkpoint that the GGUF was made from, or an extension of it.",
         )
     rope = entries(spec, file.architecture)
-    _rewrite(reader, file, rope, REWRITTEN, out, overwrite, spec)
+    _rewrite(file, rope, REWRITTEN, out, overwrite, spec)
     out = out.expanduser().absolute()
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
@@ -56,8 +56,7 @@ def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: b
     Raises:
         UserError: for keys that are not about the rope, or values of the wrong type.
     """
-    reader = open_gguf(source)
-    file = rope_of(source, reader)
+    file = read(source)
     keys, removed = {}, set()
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
@@ -71,7 +70,7 @@ def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: b
         removed.add(key)
         if value is not None:
             keys[key] = _typed(source, key, value)
-    _rewrite(reader, file, Entries(keys, dict(file.factors)), removed, out, overwrite, None)
+    _rewrite(file, Entries(keys, dict(file.factors)), removed, out, overwrite, None)
 
 
 def _typed(source: Path, key: str, value: Any) -> Any:
@@ -84,7 +83,6 @@ def _typed(source: Path, key: str, value: Any) -> Any:
 
 
 def _rewrite(
-    reader: GGUFReader,
     file: RopeOfFile,
     rope: Entries,
     removed: frozenset[str] | set[str],
@@ -92,6 +90,7 @@ def _rewrite(
     overwrite: bool,
     spec: RopeSpec | None,
 ) -> None:
+    reader = _reader(file.path)
     parts = reader.get_field("split.count")
     if parts is not None and parts.contents() > 1:
         raise UserError(
@@ -108,6 +107,14 @@ def _rewrite(
             read(path)
         else:
             refuse_other(path, spec)
+
+
+def _reader(path: Path) -> GGUFReader:
+    """The library's reader of a file whose header was read before."""
+    try:
+        return gguf().GGUFReader(path, "r")
+    except Exception as error:  # what the header lets pass and the library does not: many kinds
+        raise UserError(f"{path}: the gguf library cannot read it: {type(error).__name__}: {error}", AGAIN) from None
 
 
 def _copy(tensor: ReaderTensor) -> Stored:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ropewalk.errors import UserError
-from ropewalk.gguf.header import AGAIN, check
+from ropewalk.gguf.header import AGAIN, Place, read_header
 from ropewalk.gguf.library import gguf
 from ropewalk.gguf.rope import FACTOR_TENSORS, SAME, error
 from ropewalk.rope.engines import llama_cpp
 from ropewalk.rope.engines.base import Reading
 from ropewalk.rope.spec import RopeSpec
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
 
 # Rotations of neighbours, as the file's rows are laid out; the others rotate halves.
 INTERLEAVED = frozenset(
@@ -114,58 +113,33 @@ def refuse_other(path: Path, spec: RopeSpec) -> None:
         )
 
 
-def open_gguf(path: Path) -> GGUFReader:
-    """The library's reader, after the header was checked against the file's size.
-
-    Raises:
-        UserError: naming the file, the key and the value that cannot be.
-    """
-    library = gguf()
-    check(path)
-    try:
-        return library.GGUFReader(path, "r")
-    except Exception as error:  # what the checks let pass and the library does not: many kinds
-        raise UserError(f"{path}: the gguf library cannot read it: {type(error).__name__}: {error}", AGAIN) from None
-
-
 def read(path: Path) -> RopeOfFile:
     """The rope of a GGUF file.
 
     Raises:
         UserError: if the file is broken, or a value has the wrong type; file, key and value are named.
     """
-    return rope_of(path, open_gguf(path))
-
-
-def rope_of(path: Path, reader: GGUFReader) -> RopeOfFile:
-    """The rope in an open file."""
-    library = gguf()
-    scalars: dict[str, Any] = {}
-    for key, field in reader.fields.items():
-        if field.types and field.types[0] != library.GGUFValueType.ARRAY:
-            scalars[key] = field.contents()
-    architecture = scalars.get("general.architecture")
+    header = read_header(path)
+    architecture = header.values.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise UserError(f"{path}: key 'general.architecture' is {architecture!r}, expected a name", AGAIN)
     prefix = f"{architecture}."
-    keys = {key.removeprefix(prefix): value for key, value in scalars.items() if key.startswith(prefix)}
-    factors = {}
-    for tensor in reader.tensors:
-        name = tensor.name.removesuffix(".weight")
-        if name in FACTOR_TENSORS:
-            factors[name] = _factors(path, tensor)
+    keys = {key.removeprefix(prefix): value for key, value in header.values.items() if key.startswith(prefix)}
+    places = {name: header.tensors.get(f"{name}.weight") for name in FACTOR_TENSORS}
+    factors = {name: _factors(path, f"{name}.weight", place) for name, place in places.items() if place is not None}
     found = RopeOfFile(path, architecture, keys, factors)
     _check_values(found)
     return found
 
 
-def _factors(path: Path, tensor: Any) -> tuple[float, ...]:
-    if tensor.tensor_type.name != "F32":
-        raise UserError(f"{path}: tensor {tensor.name!r} has type {tensor.tensor_type.name}, expected F32", AGAIN)
-    values = tuple(float(value) for value in tensor.data.reshape(-1))
+def _factors(path: Path, name: str, place: Place) -> tuple[float, ...]:
+    kind = gguf().GGMLQuantizationType(place.kind).name
+    if kind != "F32" or place.elements > MOST_DIMENSIONS:
+        raise UserError(f"{path}: tensor {name!r} is {kind} of {place.elements:,} elements, expected few of F32", AGAIN)
+    values = tuple(np.fromfile(path, "<f4", place.elements, offset=place.start).tolist())
     for i, value in enumerate(values):
         if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{path}: tensor {tensor.name!r}[{i}] is {value}, expected a number above 0", AGAIN)
+            raise UserError(f"{path}: tensor {name!r}[{i}] is {value}, expected a number above 0", AGAIN)
     return values
 
 

@@ -28,6 +28,7 @@ SLOTS = {
 }
 # These load the tensor and then rotate without it (pangu-embedded: only the queries with it; refact does not rotate).
 LOADED_UNUSED = frozenset({"falcon-h1", "llada", "pangu-embedded", "refact"})
+NEVER_LONG = frozenset({"arcee", "exaone", "nanbeige"})  # the others trade rope_freqs for two sets if so typed
 FACTOR_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 SCALING_KEYS = (
     "type factor original_context_length attn_factor finetuned yarn_ext_factor yarn_attn_factor yarn_beta_fast "
@@ -76,6 +77,13 @@ def rope_of_checkpoint(model: str) -> RopeSpec:
     if set(specs) != {ALL}:
         raise UserError(f"{name} has one rope per layer type ({', '.join(specs)}); a GGUF from here has one for all")
     return specs[ALL]
+
+
+def loaded(architecture: str, scaling_type: str | None) -> tuple[str, ...]:
+    """The factor tensors that llama.cpp loads and uses; any other stops the load, or is passed over."""
+    if scaling_type == "longrope" and architecture in SLOTS and architecture not in NEVER_LONG:
+        return ("rope_factors_long", "rope_factors_short")
+    return SLOTS.get(architecture, ())
 
 
 def one_set(spec: RopeSpec) -> RopeSpec:

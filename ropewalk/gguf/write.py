@@ -33,7 +33,6 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2"})
 ARCHITECTURE = "llama"
 TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}  # ours -> file type
 OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
-OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
 READABLE = frozenset({"F32", "F16", "BF16"})
 
 

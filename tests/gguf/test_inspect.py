@@ -27,6 +27,8 @@ def codes(path, against=None):
     [
         ("llama", {"rope.scaling.type": "longrope"}, None, "factors-missing", "rope.scaling.type"),
         ("qwen2", {}, [2.0] * 8, "factors-not-used", "rope_freqs"),
+        ("phi3", {}, [2.0] * 8, "factors-not-used", "rope_freqs"),
+        ("llama", {"rope.scaling.type": "longrope"}, [2.0] * 8, "factors-not-used", "rope_freqs"),
         ("llada", {}, [2.0] * 8, "factors-not-used", "rope_freqs"),
         ("llama", {"rope.scaling.factor": 4.0}, None, "scaling-type-missing", "rope.scaling.type"),
         ("qwen3", {**YARN, "context_length": 64}, None, "length-contradicts-factor", "context_length"),
