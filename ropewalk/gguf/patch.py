@@ -13,7 +13,8 @@ from ropewalk.gguf.library import gguf
 from ropewalk.gguf.output import Stored, Written, write_file
 from ropewalk.gguf.read import RopeOfFile, read, refuse_other
 from ropewalk.gguf.rope import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
-from ropewalk.rope.spec import RopeSpec
+from ropewalk.rope.engines.llama_cpp import UNSTRETCHED_SLIDING
+from ropewalk.rope.spec import ALL, RopeSpec
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter, ReaderTensor
@@ -45,6 +46,13 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
             "Give the checkpoint that the GGUF was made from, or an extension of it.",
         )
     rope = entries(spec, file.architecture)
+    mixed = spec.layer_type != ALL
+    if mixed and (file.architecture not in UNSTRETCHED_SLIDING or "rope.scaling.attn_factor" in rope.keys):
+        raise UserError(
+            f"{model} extends its {spec.layer_type} layers alone; llama.cpp would change the sliding ones of "
+            f"{file.architecture!r} too",
+            "Extend with a method that llama.cpp keeps apart there: yarn or pi on Gemma 3, none elsewhere.",
+        )
     _rewrite(file, rope, REWRITTEN, out, overwrite, spec)
     out = out.expanduser().absolute()
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
@@ -92,7 +100,7 @@ def _rewrite(
 ) -> None:
     reader = _reader(file.path)
     parts = reader.get_field("split.count")
-    if parts is not None and parts.contents() > 1:
+    if parts is not None and parts.contents() not in (0, 1):
         raise UserError(
             f"{file.path} is one of {parts.contents()} parts; a part cannot be patched alone",
             f"llama-gguf-split --merge {file.path} WHOLE.gguf",

@@ -11,13 +11,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from ropewalk.errors import UserError
+from ropewalk.frequencies.ntk import ntk_base
 from ropewalk.loading import resolve
-from ropewalk.rope.config import load_config, read
+from ropewalk.rope.config import full_attention, load_config, read
 from ropewalk.rope.engines import llama_cpp
 from ropewalk.rope.engines.base import Reading
 from ropewalk.rope.inspect import refuse_unsound
-from ropewalk.rope.spec import ALL, RopeSpec
+from ropewalk.rope.spec import RopeSpec
 
 # Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor.
 SLOTS = {
@@ -34,6 +37,7 @@ SCALING_KEYS = (
     "type factor original_context_length attn_factor finetuned yarn_ext_factor yarn_attn_factor yarn_beta_fast "
     "yarn_beta_slow yarn_log_multiplier"
 ).split()
+REMOVED = 1e6  # factors from here on stand for "does not rotate"
 SAME = 1e-5  # relative; llama.cpp computes angles in float32
 
 
@@ -57,26 +61,32 @@ class Native:
     Attributes:
         method: how ``ropewalk extend`` is told to make it.
         keys: what says it.
-        error: largest relative error of a frequency.
+        error: largest relative error of a frequency (of the larger of the two, so at most 1).
+        mean: the same on average over the dimensions.
     """
 
     method: str
     keys: dict[str, Any]
     error: float
+    mean: float
+
+    def __str__(self) -> str:
+        return f"{self.method}, with frequencies off by {self.mean:.1%} on average and {self.error:.1%} at most"
 
 
 def rope_of_checkpoint(model: str) -> RopeSpec:
-    """The one rope of a folder, config.json or hub id.
+    """The rope of a folder, config.json or hub id: that of the layers which see past a sliding window.
 
     Raises:
-        UserError: if the configuration is unsound, or its layers have several ropes.
+        UserError: if the configuration is unsound, or these layers have several ropes.
     """
     name = resolve(model)
     refuse_unsound(name)
-    specs = read(load_config(name))
-    if set(specs) != {ALL}:
-        raise UserError(f"{name} has one rope per layer type ({', '.join(specs)}); a GGUF from here has one for all")
-    return specs[ALL]
+    specs = full_attention(read(load_config(name)))
+    if len(specs) > 1:
+        kinds = ", ".join(spec.layer_type for spec in specs)
+        raise UserError(f"{name} has one rope per layer type ({kinds}); a GGUF from here has one for all")
+    return specs[0]
 
 
 def loaded(architecture: str, scaling_type: str | None) -> tuple[str, ...]:
@@ -113,9 +123,9 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
     native = nearest(spec)
     if native.error > SAME:
         raise UserError(
-            f"llama.cpp has no place for one factor per dimension in architecture {architecture!r}; the nearest that "
-            f"it has is {native.method}, with frequencies off by up to {native.error:.2%}",
-            f"ropewalk extend MODEL --to {spec.length} --method '{native.method}' -o OUT, and use that"
+            f"llama.cpp has no place for one factor per dimension in architecture {architecture!r}; the nearest rope "
+            f"that it has is {native}",
+            f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT, and use that"
             + ("; or write the weights as 'llama', which has room" if architecture == "qwen2" else ""),
         )
     return Entries(keys | native.keys, {})
@@ -123,55 +133,42 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
 
 def nearest(spec: RopeSpec) -> Native:
     """The rope without factors whose frequencies are nearest to those of ``spec``; its attention factor is kept."""
-    logs = [math.log(f) for f in spec.factors]
-    steps = [2 * i / spec.rotary_dim for i in range(len(logs))]
-    base = spec.base * math.exp(_minimax_slope(steps, logs))
     s = spec.scale(spec.length)
+    if s == 1.0:  # a flat configuration without its record does not say the window
+        s = max(1.0, *(f for f in spec.factors if f < REMOVED))
     yarn = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": s,
-        "rope.scaling.original_context_length": spec.window,
+        "rope.scaling.original_context_length": round(spec.length / s),
     }
     candidates: list[tuple[str, dict[str, Any], float]] = [  # method, its keys, the attention factor that comes with it
         ("none", {}, 1.0),
-        (f"abf(base={base:.8g})", {"rope.freq_base": base}, 1.0),
+        ("ntk-aware", {"rope.freq_base": ntk_base(spec.base, spec.rotary_dim, s)}, 1.0),
         ("pi", {"rope.scaling.type": "linear", "rope.scaling.factor": s}, 1.0),
         ("yarn", yarn, 0.1 * math.log(s) + 1.0),
     ]
-    made = [
-        Native(method, keys | _attention(spec.attention_factor / own), _error(spec, keys))
-        for method, keys, own in candidates
-    ]
-    exact = [native for native in made if native.error <= SAME]
-    return exact[0] if exact else min(made, key=lambda native: native.error)
+    plain = {
+        "context_length": spec.length,
+        "rope.dimension_count": spec.rotary_dim,
+        "rope.freq_base": spec.base,
+    }
+    made = []
+    for method, keys, own in candidates:
+        errors = relative_errors(llama_cpp.read(plain | keys), spec)
+        keys = keys | _attention(spec.attention_factor / own)
+        made.append(Native(method, keys, float(errors.max()), float(errors.mean())))
+    return min(made, key=lambda native: native.mean)
 
 
 def _attention(factor: float) -> dict[str, float]:
     return {} if abs(factor - 1.0) < 1e-7 else {"rope.scaling.attn_factor": factor}
 
 
-def _minimax_slope(x: list[float], y: list[float]) -> float:
-    """The c that makes the largest abs(y - c x) smallest: a convex function, halved in thirds."""
-    low, high = 0.0, max(abs(value) for value in y) / min(v for v in x if v > 0) if len(x) > 1 else 0.0
-
-    def worst(c: float) -> float:
-        return max(abs(b - c * a) for a, b in zip(x, y, strict=True))
-
-    for _ in range(200):
-        third = (high - low) / 3
-        low, high = (low, high - third) if worst(low + third) <= worst(high - third) else (low + third, high)
-    return (low + high) / 2
-
-
-def _error(spec: RopeSpec, keys: dict[str, Any]) -> float:
-    plain = {
-        "context_length": spec.length,
-        "rope.dimension_count": spec.rotary_dim,
-        "rope.freq_base": spec.base,
-    }
-    return error(llama_cpp.read(plain | keys), spec)
-
-
 def error(reading: Reading, spec: RopeSpec) -> float:
-    """Largest relative error of a frequency."""
-    return float(((reading.inv_freq - spec.inv_freq).abs() / spec.inv_freq).max())
+    """Largest relative error of a frequency, at most 1."""
+    return float(relative_errors(reading, spec).max())
+
+
+def relative_errors(reading: Reading, spec: RopeSpec) -> Tensor:
+    """Difference of the frequencies over the larger of the two, float64 [d/2]."""
+    return (reading.inv_freq - spec.inv_freq).abs() / reading.inv_freq.maximum(spec.inv_freq)

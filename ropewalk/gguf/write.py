@@ -99,11 +99,11 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
         return UserError(message, convert)
     native = nearest(one_set(spec))
     if native.error <= SAME:
-        return UserError(f"{message}; llama.cpp has its own keys for this rope ({native.method})", convert)
+        return UserError(f"{message}; llama.cpp has keys of its own for this rope", convert)
     return UserError(
         f"{message}, and llama.cpp has no place for one factor per dimension there; the nearest rope that it has is "
-        f"{native.method}, with frequencies off by up to {native.error:.2%}",
-        f"ropewalk extend MODEL --to {spec.length} --method '{native.method}' -o OUT",
+        f"{native}",
+        f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT",
     )
 
 

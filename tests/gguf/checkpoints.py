@@ -12,6 +12,7 @@ import torch
 
 from ropewalk import method
 from ropewalk.extend import extend
+from ropewalk.rope import config as rope_config
 from tests.evaluation.tokenizers import VOCABULARY, byte_level
 from tests.models import config, tiny
 
@@ -37,13 +38,12 @@ def checkpoint(
 
 
 def configuration(folder: Path, family: str, spelling: str, **more: Any) -> Path:
-    """A config.json alone, extended: enough to say a rope."""
+    """A config.json alone, extended, with the record that knows the window: enough to say a rope."""
     model = config(family, **more)
-    parameters = method(spelling).saved(model, TARGET)
-    from ropewalk.rope import config as rope_config
-
-    rope_config.write(model, parameters, TARGET)
+    window = rope_config.window_of(rope_config.read(model))
+    rope_config.write(model, method(spelling).saved(model, TARGET), TARGET)
     model.save_pretrained(folder)
+    (folder / rope_config.RECORD).write_text(json.dumps({"window": window}))
     return folder
 
 

@@ -68,7 +68,7 @@ def test_an_architecture_without_a_slot_gets_native_keys(spelling, tmp_path):
 def test_an_architecture_without_a_slot_is_refused_other_ropes(tmp_path):
     folder = configuration(tmp_path / "qwen3", "qwen3", "resonance+yarn")
     source = foreign(tmp_path / "m.gguf", "qwen3", {"attention.key_length": 16, "rope.freq_base": 1e6})
-    with pytest.raises(UserError, match=r"no place for one factor per dimension.*'qwen3'.*off by up to"):
+    with pytest.raises(UserError, match=r"no place for one factor per dimension.*'qwen3'.*yarn, with.*off by"):
         patch_gguf(source, str(folder), tmp_path / "patched.gguf")
     assert not (tmp_path / "patched.gguf").exists()
 
@@ -79,6 +79,17 @@ def test_phi3_takes_both_factor_tensors(tmp_path):
     written = patch_gguf(source, str(folder), tmp_path / "patched.gguf")
     assert set(written.rope.factors) == {"rope_factors_long", "rope_factors_short"}
     assert inspect_gguf(written.path, str(folder)).problems == []
+
+
+@pytest.mark.parametrize(("spelling", "fits"), [("yarn", True), ("yarn(attention_factor=1.3)", False)])
+def test_gemma3_is_stretched_where_llama_cpp_leaves_its_sliding_layers_alone(spelling, fits, tmp_path):
+    folder = str(configuration(tmp_path / "gemma3", "gemma3", spelling))
+    source = foreign(tmp_path / "m.gguf", "gemma3", {"attention.key_length": 16, "rope.freq_base": 1e6})
+    if fits:
+        assert inspect_gguf(patch_gguf(source, folder, tmp_path / "out.gguf").path, folder).problems == []
+    else:
+        with pytest.raises(UserError, match="sliding"):
+            patch_gguf(source, folder, tmp_path / "out.gguf")
 
 
 def test_another_models_rope_is_refused(tmp_path):

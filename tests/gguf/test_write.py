@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from ropewalk import UserError
 from ropewalk.gguf import read, write_gguf
 from ropewalk.gguf.rope import entries, nearest, rope_of_checkpoint
 from ropewalk.gguf.write import neighbours
+from ropewalk.rope.engines import llama_cpp
 from ropewalk.rope.spec import RopeSpec
 from tests.gguf.checkpoints import TARGET, checkpoint, configuration, edit
 
@@ -202,37 +204,44 @@ def test_dynamic_and_two_factor_sets_are_refused():
             entries(other, "llama")
 
 
-@pytest.mark.parametrize("spelling", ["resonance+yarn", "giraffe(basis='truncated')", "llama3"])
+@pytest.mark.parametrize("spelling", ["resonance+yarn", "yarn(truncate=False)", "llama3"])
 def test_an_architecture_without_a_slot_is_refused_with_the_nearest_rope_and_its_error(spelling, tmp_path):
     folder = configuration(tmp_path, "qwen3", spelling)
     spec = rope_of_checkpoint(str(folder))
     with pytest.raises(UserError) as refused:
         write_gguf(folder, tmp_path / "m.gguf")
     native = nearest(spec)
-    assert f"{native.method}, with frequencies off by up to {native.error:.2%}" in refused.value.message
-    assert "ropewalk extend" in refused.value.mend
-    again = rope_of_checkpoint(str(configuration(tmp_path / "again", "qwen3", native.method)))
-    measured = float(((again.inv_freq - spec.inv_freq).abs() / spec.inv_freq).max())
-    assert measured == pytest.approx(native.error, rel=1e-3)
+    assert native.method == "yarn" and str(native) in refused.value.message
+    assert "--method yarn" in refused.value.mend
+    again = rope_of_checkpoint(str(configuration(tmp_path / "again", "qwen3", "yarn")))
+    errors = (again.inv_freq - spec.inv_freq).abs() / again.inv_freq.maximum(spec.inv_freq)
+    assert (native.error, native.mean) == pytest.approx((float(errors.max()), float(errors.mean())), rel=1e-3)
 
 
 @pytest.mark.parametrize("spelling", ["pi", "yarn", "ntk-aware"])
 def test_a_native_rope_of_another_family_goes_through_the_stock_converter_and_a_patch(spelling, tmp_path):
     folder = configuration(tmp_path, "qwen3", spelling)
-    with pytest.raises(UserError, match=r"llama.cpp has its own keys") as refused:
+    with pytest.raises(UserError, match=r"llama.cpp has keys of its own") as refused:
         write_gguf(folder, tmp_path / "m.gguf")
     assert "convert_hf_to_gguf.py" in refused.value.mend and "--patch" in refused.value.mend
 
 
-def test_no_base_is_nearer_than_the_nearest_base():
-    spec = RopeSpec.plain(1e4, 32, 64, length=256)
-    spec = replace(spec, factors=tuple(1.0 + 3 * (i / 15) ** 2 for i in range(16)))
-    native = nearest(spec)
-    assert native.method.startswith("abf") and native.error > 0.01
+def test_the_full_attention_layers_decide_what_is_nearest_in_a_mixed_model(tmp_path):
+    folder = configuration(tmp_path, "gemma3", "resonance+yarn")
+    with pytest.raises(UserError, match=r"'gemma3_text'.*nearest rope that it has is yarn, with frequencies off by"):
+        write_gguf(folder, tmp_path / "m.gguf")
 
-    def worst(base):
-        w = torch.tensor(base, dtype=torch.float64) ** -(torch.arange(0, 32, 2, dtype=torch.float64) / 32)
-        return float((w.log() - spec.inv_freq.log()).abs().max())
 
-    best = native.keys["rope.freq_base"]
-    assert all(worst(best) <= worst(best * factor) + 1e-12 for factor in (0.5, 0.9, 0.999, 1.001, 1.1, 2.0))
+def test_yarn_is_recognised_in_flat_factors_that_do_not_say_the_window():
+    yarn = llama_cpp.read({"context_length": 256, "rope.dimension_count": 16, "rope.scaling.type": "yarn",
+                           "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64})  # fmt: skip
+    flat = RopeSpec.plain(1e4, 16, 256, attention_factor=1.3)
+    native = nearest(replace(flat, factors=tuple((flat.base_inv_freq / yarn.inv_freq).tolist())))
+    assert native.method == "yarn" and native.error < 1e-12
+    assert native.keys["rope.scaling.attn_factor"] == pytest.approx(1.3 / (0.1 * math.log(4) + 1))
+
+
+def test_a_removed_frequency_is_off_by_all_of_it(tmp_path):
+    spec = RopeSpec.plain(1e4, 16, 64, length=256)
+    native = nearest(replace(spec, factors=(1.0,) * 7 + (1e30,)))
+    assert (native.method, native.error, native.mean) == ("none", pytest.approx(1.0), pytest.approx(1 / 8))
