@@ -23,6 +23,8 @@ def export(
     to: str | None = None,
     method: Annotated[str, Parameter(name=["--method", "-m"])] = "yarn",
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    gguf: Path | None = None,
+    dtype: str = "F16",
     fold: Annotated[bool, Parameter(negative="")] = False,
     two_profiles: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -42,6 +44,10 @@ def export(
         With --to: as listed by 'ropewalk methods'.
     out: Path | None
         Folder to write. Without it nothing is written, and the line carries the keys.
+    gguf: Path | None
+        With --engine llama.cpp: also write MODEL (extended already) as this GGUF file.
+    dtype: str
+        Of its matrices: F32, F16, BF16 or Q8_0.
     fold: bool
         Put the attention factor into the weights; the folded model is compared with the one that has keys.
     two_profiles: bool
@@ -55,6 +61,9 @@ def export(
     from ropewalk.export import export as write
     from ropewalk.lengths import parse, show
 
+    if gguf is not None:
+        _write_gguf(model, engine, to, gguf, dtype, overwrite, as_json)
+        return
     wanted = None if to is None else parse(to)
     done = write(model, engine, wanted, None if to is None else make(method), out, fold, two_profiles, overwrite)
     if as_json:
@@ -72,6 +81,29 @@ def export(
         console.print(profile.line, markup=False, soft_wrap=True)
     if done.folder is not None:
         console.print(f"written to [bold]{done.folder}[/]", soft_wrap=True)
+
+
+def _write_gguf(model: str, engine: str, to: str | None, out: Path, dtype: str, overwrite: bool, as_json: bool) -> None:
+    from ropewalk.errors import UserError
+    from ropewalk.gguf import write_gguf
+
+    if engine != "llama.cpp" or to is not None:
+        raise UserError(
+            "--gguf writes an extended checkpoint for llama.cpp",
+            "ropewalk extend MODEL --to LENGTH --method METHOD -o DIR, then: "
+            "ropewalk export DIR --engine llama.cpp --gguf OUT.gguf",
+        )
+    done = write_gguf(model, out, dtype, overwrite)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2, default=str))
+        return
+    console = Console(highlight=False)
+    for key, value in done.rope.keys.items():
+        console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+    for name, factors in done.rope.factors.items():
+        console.print(f"{name} = {len(factors)} factors, {min(factors):.4g} to {max(factors):.4g}", markup=False)
+    console.print(f"written to [bold]{done.path}[/], {done.n_bytes / 2**20:,.4g} MiB", soft_wrap=True)
+    console.print(done.launch, markup=False, soft_wrap=True)
 
 
 def check_export(
