@@ -16,6 +16,7 @@ import gguf
 from safetensors.torch import load_file, save_file
 
 from ropewalk import UserError
+from ropewalk.cli.main import run
 from ropewalk.gguf import read, write_gguf
 from ropewalk.gguf.rope import entries, nearest, rope_of_checkpoint
 from ropewalk.gguf.write import neighbours
@@ -245,3 +246,17 @@ def test_a_removed_frequency_is_off_by_all_of_it(tmp_path):
     spec = RopeSpec.plain(1e4, 16, 64, length=256)
     native = nearest(replace(spec, factors=(1.0,) * 7 + (1e30,)))
     assert (native.method, native.error, native.mean) == ("none", pytest.approx(1.0), pytest.approx(1 / 8))
+
+
+def test_the_export_verb_writes_an_extended_checkpoint(tmp_path, capsys):
+    folder, out = checkpoint(tmp_path, spelling="yarn"), tmp_path / "m.gguf"
+    run(["export", str(folder), "--engine", "llama.cpp", "--gguf", str(out), "--dtype", "F32", "--json"])
+    assert json.loads(capsys.readouterr().out)["path"] == str(out)
+    assert read(out).spec().attention_factor == pytest.approx(0.1 * math.log(4) + 1)
+
+
+@pytest.mark.parametrize("more", [["--engine", "vllm"], ["--engine", "llama.cpp", "--to", "256"]])
+def test_the_export_verb_says_how_to_get_there(more, tmp_path, capsys):
+    assert run(["export", str(checkpoint(tmp_path)), *more, "--gguf", str(tmp_path / "m.gguf")]) == 2
+    assert "ropewalk extend MODEL --to LENGTH" in capsys.readouterr().err
+    assert not (tmp_path / "m.gguf").exists()
