@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ropewalk.evaluation.backends.base import Ask, Reply
 from ropewalk.evaluation.nll import BATCH_TOKENS, answer_match, best_and_nll, token_nll
 
 if TYPE_CHECKING:
@@ -37,36 +37,6 @@ PROBE = [3, 5, 4, 6, 7, 3, 8, 5, 4, 9, 6, 3, 7, 5, 8, 4, 3, 9, 5, 7, 6, 8, 4, 5]
 Way = Literal["packed", "forked", "plain"]
 
 
-@dataclass(frozen=True)
-class Ask:
-    """A prompt, and what is wanted of its continuation.
-
-    Attributes:
-        prompt: token ids, at least one.
-        answer: token ids that greedy decoding is to begin with; empty if that is not asked.
-        room: how many tokens to decode greedily.
-    """
-
-    prompt: Sequence[int]
-    answer: Sequence[int] = ()
-    room: int = 0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model makes of an ``Ask``.
-
-    Attributes:
-        right: whether greedy decoding begins with the answer; None without an answer.
-        logprob: mean log-probability of the answer's tokens; None without an answer, or where it was only decoded.
-        written: decoded token ids, ending before the end-of-text token; empty if none were asked for.
-    """
-
-    right: bool | None = None
-    logprob: float | None = None
-    written: tuple[int, ...] = ()
-
-
 class Runner:
     """Asks a live model, with whatever method is applied to it.
 
@@ -75,8 +45,8 @@ class Runner:
         inexact: why reading with a cache, or in pieces, would not equal one forward; empty if it would.
         decoding_decides: True if the method acts on the cache, so that teacher forcing says nothing about it and
             every answer has to be decoded.
-        step: tokens of one forward behind a trunk.
         batch_tokens: tokens of one forward where nothing is shared.
+        step: tokens of one forward behind a trunk.
 
     Attributes:
         way: "packed" (shared prefixes, branches in one forward), "forked" (shared prefixes, one branch at a time) or
@@ -91,8 +61,8 @@ class Runner:
         model: PreTrainedModel,
         inexact: str = "",
         decoding_decides: bool = False,
-        step: int = STEP,
         batch_tokens: int = BATCH_TOKENS,
+        step: int = STEP,
     ):
         self.model, self.decoding_decides, self.step, self.batch_tokens = model, decoding_decides, step, batch_tokens
         self.asked = self.read = 0

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from ropewalk.catalogue import method
+from ropewalk.evaluation.backends.base import Ask, Reply
 from ropewalk.evaluation.nll import answer_match, token_nll
-from ropewalk.evaluation.prefix import Ask, Reply, Runner, Trunk
+from ropewalk.evaluation.prefix import Runner, Trunk
 from tests.models import FAMILIES, shared, tiny
 
 PACKED = {"llama", "qwen2", "qwen3", "phi3", "gpt_neox", "olmo2", "cohere"}
