@@ -157,8 +157,8 @@ def summarise(
 ) -> Summary:
     """One method against the plain model."""
     losses, answers = measured.losses, measured.answers
-    scores = [LengthScore(n, *_accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
-    passkeys = [LengthScore(n, *_accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
+    scores = [LengthScore(n, *accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
+    passkeys = [LengthScore(n, *accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
     at_to = _pooled(answers, [to])
     return Summary(
         method=method,
@@ -204,7 +204,7 @@ def _pooled(answers: Mapping[tuple[str, int], Sequence[Answer]], lengths: Iterab
     return [answer for (_, length), some in answers.items() if length in wanted for answer in some]
 
 
-def _accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
+def accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
     """Mean score with its interval; samples about one text count together."""
     texts: dict[str, list[float]] = {}
     for answer in answers:
@@ -214,12 +214,12 @@ def _accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
 
 
 def _accuracy_mean(answers: Sequence[Answer]) -> Mean:
-    value, low, high = _accuracy(answers)
+    value, low, high = accuracy(answers)
     return Mean(value, None, low, high, len(answers))
 
 
 def _accuracy_row(method: str, task: str, length: int, answers: Sequence[Answer], depth: float | None = None) -> Row:
-    value, low, high = _accuracy(answers)
+    value, low, high = accuracy(answers)
     return Row(method, task, "accuracy", length, value, low, high, len(answers), depth)
 
 
