@@ -20,6 +20,7 @@ VERBS = {
     "inspect": "Show a model's rotary embedding and every misconfiguration that its files give away.",
     "extend": "Write a checkpoint with a longer window.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
+    "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }
