@@ -146,8 +146,8 @@ def opened(request: Request) -> Iterator[tuple[Backend, list[int], dict[str, Any
             )
         from ropewalk.evaluation.backends.openai import connect
 
-        backend = connect(request.model, request.tokenizer, request.served, request.trust_remote_code)
-        yield backend, list(request.lengths or (SHORTEST << i for i in range(LENGTHS))), {}
+        server = connect(request.model, request.tokenizer, request.served, request.trust_remote_code)
+        yield server, list(request.lengths or (SHORTEST << i for i in range(LENGTHS))), {}
         return
     from ropewalk.evaluation.backends.live import live
     from ropewalk.evaluation.compare import default_lengths

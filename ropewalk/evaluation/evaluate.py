@@ -222,6 +222,8 @@ def _texts(
     """The documents' ids, cut to the longest length that enough of them have; the lengths up to it, and the others."""
     if not most or not documents:
         return {}, [], []
+    if not backend.scores_texts:
+        return {}, [], [Skipped(PPL, n, "what is asked does not give the log-probabilities of a text") for n in lengths]
     ids = tokenise(documents, backend.tokenizer, 2)
     enough = min(DOCUMENTS, len(ids))
     fitting = [n for n in lengths if sum(len(row) >= n for row in ids.values()) >= enough]

@@ -25,6 +25,8 @@ class WindowOracle(Backend):
         window: how many tokens of the prompt it sees; None is all of them.
     """
 
+    scores_texts = False
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], window: int | None = None):
         self.tokenizer, self.tasks, self.window = tokenizer, tasks, window
         self.name = "solver" if window is None else f"solver of the last {window} tokens"
