@@ -18,6 +18,7 @@ from ropewalk.files import explained, write_text
 if TYPE_CHECKING:
     from ropewalk.evaluation.backends.base import Backend
     from ropewalk.evaluation.engine import Progress
+    from ropewalk.evaluation.store import Records
 
 LENGTHS = 5  # of a server, whose window is not known: this many, doubling
 SHORTEST = 1024
@@ -33,11 +34,12 @@ class Request:
         tasks: in place of the suite's.
         lengths: context lengths in tokens; None means half the window, doubling to the target.
         method: what is applied to the model.
-        to: target length of the method; None means the longest of the lengths.
+        to: target length of the method, at least the window; None means the longest of the lengths.
         samples: of each task at each length; None means the suite's.
         data: texts for perplexity: "stdlib", "topics", or a file or folder.
         seed: of prompts and intervals.
         sequential: stop asking where the outcome is clear.
+        controls: measure the controls too.
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: "auto", "cpu", "cuda".
         trust_remote_code: run code that comes with the model.
@@ -56,6 +58,7 @@ class Request:
     data: str = "stdlib"
     seed: int = 0
     sequential: bool = False
+    controls: bool = True
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
@@ -86,7 +89,7 @@ def evaluate(request: Request, out: Path, progress: Callable[[Progress], None] =
     return results
 
 
-def measure(request: Request, store: Any, progress: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
+def measure(request: Request, store: Records, progress: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
     """The content of results.json; finished samples are taken from ``store`` and put there.
 
     Raises:
@@ -117,6 +120,7 @@ def measure(request: Request, store: Any, progress: Callable[[Progress], None] =
             depths=[i / (suite.depths - 1) for i in range(suite.depths)],
             seed=request.seed,
             sequential=Sprt() if request.sequential else None,
+            with_controls=request.controls,
             store=store,
             progress_callback=progress,
         ).to_dict()
@@ -157,7 +161,7 @@ def opened(request: Request) -> Iterator[tuple[Backend, list[int], dict[str, Any
     model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
     window = window_of(starting_specs(model.config))
     promised = max(spec.length for spec in read(model.config).values())
-    to = request.to or max(*(request.lengths or [promised]), window)
+    to = max(request.to or max(request.lengths or [promised]), window)
     lengths = list(request.lengths or default_lengths(window, to))
     with live(model, tokenizer, method, to) as backend:
         yield backend, lengths, {"window": window, "length": promised, "to": to}
@@ -165,7 +169,11 @@ def opened(request: Request) -> Iterator[tuple[Backend, list[int], dict[str, Any
 
 def default_out(request: Request) -> Path:
     """Where an evaluation goes if the user names no folder; the same command finds its finished samples there."""
+    return Path("runs") / f"evaluate-{folder_name(request)}"
+
+
+def folder_name(request: Request) -> str:
+    """Model, method and suite as a name for a folder."""
     model = request.served or request.model.split("//")[-1]
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(model).name) or "server"
-    method = "" if request.method == "none" else f"-{request.method}"
-    return Path("runs") / f"evaluate-{name}{method}-{request.suite}"
+    parts = [Path(model).name, *([] if request.method == "none" else [request.method]), request.suite]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in "-".join(parts))

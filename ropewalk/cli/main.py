@@ -21,6 +21,7 @@ VERBS = {
     "extend": "Write a checkpoint with a longer window.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
     "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
+    "sweep": "Evaluate many models, methods and seeds on many workers.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }

@@ -12,7 +12,7 @@ from ropewalk.evaluation.backends.base import Ask, Backend, Reply
 from ropewalk.evaluation.cells import Cell
 from ropewalk.evaluation.fingerprint import ids_fingerprint
 from ropewalk.evaluation.perplexity import Sums, position_edges
-from ropewalk.evaluation.store import Record, SampleStore, content_key
+from ropewalk.evaluation.store import Record, Records, content_key
 from ropewalk.evaluation.tasks.base import Sample
 
 TOGETHER = 2**23  # tokens of prompts that are built at once, so that cells of several lengths share prefixes
@@ -82,7 +82,7 @@ class Engine:
         self,
         backend: Backend,
         method: str,
-        store: SampleStore,
+        store: Records,
         advance: Callable[[int, str, str, int], None] = lambda *_: None,
     ):
         self.backend, self.method, self.store, self.advance = backend, method, store, advance

@@ -17,7 +17,7 @@ from ropewalk.evaluation.documents import tokenise
 from ropewalk.evaluation.engine import Answer, Engine, Progress
 from ropewalk.evaluation.sequential import Sprt, decide, search
 from ropewalk.evaluation.statistics import LengthScore, Mean, Tally, average, effective_length, passing_probability
-from ropewalk.evaluation.store import SampleStore
+from ropewalk.evaluation.store import Records, SampleStore
 from ropewalk.evaluation.tasks.base import TooShort
 from ropewalk.evaluation.tasks.registry import PPL
 
@@ -114,7 +114,8 @@ def evaluate(
     seed: int = 0,
     threshold: float = THRESHOLD,
     sequential: Sprt | None = None,
-    store: SampleStore | None = None,
+    with_controls: bool = True,
+    store: Records | None = None,
     progress_callback: Callable[[Progress], None] = lambda progress: None,
 ) -> Evaluation:
     """Measure one backend; a sample that ``store`` holds is not computed again.
@@ -131,6 +132,7 @@ def evaluate(
         seed: of the samples and of the bootstrap.
         threshold: accuracy that passes.
         sequential: stop asking where the outcome is clear, and bisect over the lengths.
+        with_controls: measure ceiling, closed book and altered information too, at the shortest length.
         store: where finished samples are kept; by default in memory.
         progress_callback: called after every sample.
 
@@ -143,7 +145,7 @@ def evaluate(
     planned, skipped = cells(asked, lengths, samples, depths, seed, backend.tokenizer)
     texts, read, too_long = _texts(backend, documents or {}, lengths, max_documents if PPL in tasks else 0)
     by_task = {name: list(some) for name, some in groupby(planned, lambda cell: cell.name)}
-    control_cells = {name: _controls(some[0], samples) for name, some in by_task.items()}
+    control_cells = {name: _controls(some[0], samples) if with_controls else {} for name, some in by_task.items()}
     done = 0
     total = sum(map(len, planned)) + sum(len(c) for some in control_cells.values() for c in some.values())
 
