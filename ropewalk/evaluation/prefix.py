@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STEP = 1024  # tokens of one forward behind a trunk; on a CPU, more are slower
 SCORES = 2**26  # elements of a mask: with a long trunk, the step is shorter
+WIDEST = 2**27  # elements of the widest activation of a forward that begins a text: it needs no mask, so it is longer
 SHARED = 0.1  # prompts that share less than this much of their tokens are run in batches, which is as fast
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of a loss in nats; half precision: 0.1
 
@@ -102,13 +103,18 @@ class Runner:
         with torch.no_grad():
             while trunk.length < len(ids) - 1:
                 start = trunk.length
-                end = min(start + self.step_at(start), len(ids) - 1)
+                end = min(start + (self.step_at(start) if start else self.opening()), len(ids) - 1)
                 parts.append(trunk.forward(ids[start:end], range(end - start), ids[start + 1 : end + 1])[:, 1])
         return torch.cat(parts)
 
     def step_at(self, depth: int) -> int:
         """Tokens of one forward behind a trunk of ``depth``."""
         return max(1, min(self.step, SCORES // (depth + self.step)))
+
+    def opening(self) -> int:
+        """Tokens of a forward that begins a text."""
+        config = self.model.config.get_text_config(decoder=True)
+        return max(self.step, WIDEST // int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size))
 
     def until_stop(self, written: Sequence[int]) -> tuple[int, ...]:
         """``written`` up to the first token that ends a text."""
@@ -358,24 +364,62 @@ class Walk:
     def replies(self) -> Iterator[tuple[int, Reply]]:
         """Index and reply of every ask."""
         self.trunk = Trunk(self.runner, max(len(ask.prompt) for ask in self.asks))
+        ahead = self._begin()
         stack = [(0, len(self.asks), 0)]  # prompts ``first .. last`` share ``depth`` tokens, which are in the trunk
         while stack:
             first, last, depth = stack.pop()
-            self.trunk.cut(depth)
-            work, step = self.work(first, last, depth), self.runner.step_at(depth)
-            shortest = min(len(self.asks[i].prompt) for i in self.order[first:last])
-            common = min(self.shared[first + 1 : last], default=shortest)
-            packed = self.runner.way == "packed"
-            alone = last - first == 1
-            if (work <= step and (alone or packed)) or (alone and depth == shortest - 1):
+            if not first <= ahead < last:
+                self.trunk.cut(depth)
+            common, known = self._known(first, last)
+            if self._is_asked(first, last, depth):
+                self.trunk.cut(depth)
                 yield from self._ask(first, last)
-            elif (known := min(common, shortest - 1)) > depth:
-                even = math.ceil(work / math.ceil(work / step))  # the pieces are of one size
-                end = min(known, depth + even)
-                self.trunk.forward(self.asks[self.order[first]].prompt[depth:end])
-                stack.append((first, last, int(end)))
+            elif known > depth:
+                end = min(known, self.trunk.length)
+                if end <= depth:
+                    end = min(known, depth + self._piece(self.work(first, last, depth), depth))
+                    self.trunk.forward(self._prompt(first)[depth:end])
+                stack.append((first, last, end))
             else:
-                stack += [(a, b, depth) for a, b in reversed(self._parts(first, last, common, depth))]
+                parts = self._parts(first, last, common, depth)
+                stack += [(a, b, depth) for a, b in sorted(parts, key=lambda part: part[0] <= ahead < part[1])]
+
+    def _begin(self) -> int:
+        """Read the beginning of the longest prompt in one forward, which needs no mask; where that prompt stands.
+
+        The walk then goes down along it without reading, and asks what branches off on the way back.
+        """
+        ahead = max(range(len(self.order)), key=lambda n: len(self._prompt(n)))
+        first, last, depth = 0, len(self.order), 0
+        while not self._is_asked(first, last, depth):
+            common, known = self._known(first, last)
+            if known > depth:
+                depth = known
+            else:
+                parts = self._parts(first, last, common, depth)
+                first, last = next((a, b) for a, b in parts if a <= ahead < b)
+        if end := min(depth, self.runner.opening()):
+            self.trunk.forward(self._prompt(ahead)[:end])
+        return ahead
+
+    def _prompt(self, n: int) -> Sequence[int]:
+        return self.asks[self.order[n]].prompt
+
+    def _known(self, first: int, last: int) -> tuple[int, int]:
+        """Tokens that some prompts have in common, and how many of these lie before the last token of each."""
+        shortest = min(len(self._prompt(n)) for n in range(first, last))
+        common = int(min(self.shared[first + 1 : last], default=shortest))
+        return common, min(common, shortest - 1)
+
+    def _is_asked(self, first: int, last: int, depth: int) -> bool:
+        """Whether what is left of some prompts goes into one forward."""
+        alone = last - first == 1
+        small = self.work(first, last, depth) <= self.runner.step_at(depth)
+        return (small and (alone or self.runner.way == "packed")) or (alone and depth == len(self._prompt(first)) - 1)
+
+    def _piece(self, work: int, depth: int) -> int:
+        """Tokens to read next, so that the pieces are of one size."""
+        return math.ceil(work / math.ceil(work / self.runner.step_at(depth)))
 
     def work(self, first: int, last: int, depth: int) -> int:
         """Tokens of the trie of prompts ``first .. last`` behind their first ``depth``."""
