@@ -23,6 +23,8 @@ VERBS = {
     "export": "Write what an engine needs, and print the line that starts it.",
     "check-export": "Show whether every engine rotates as a checkpoint means; --fix mends it.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
+    "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
+    "sweep": "Evaluate many models, methods and seeds on many workers.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }
