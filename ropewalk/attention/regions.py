@@ -11,7 +11,7 @@ runs over all of them, and the kernel does the rest. With the query at position 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,12 +39,13 @@ class Region:
     """Keys lo(m) <= n < hi(m), met by the query at m with both rotated by their maps.
 
     Attributes:
-        lo: first visible key; must not fall as m grows.
-        hi: behind the last visible key, at most m + 1; must not fall as m grows.
+        lo: first visible key.
+        hi: behind the last visible key, at most m + 1; where it is not above ``lo``, nothing is seen.
         q_pos: position at which the query is rotated.
         k_pos: position at which the key is rotated; of n alone, so that rotated keys can be kept.
         heads: the query heads [first, last) that have this region; None means all.
         blend: at fractional positions, the logit is interpolated between the two whole ones, not the angle.
+        passing: the key map serves a stretch of the text only, so that its rotated keys are not worth keeping.
     """
 
     lo: Map = zero
@@ -53,6 +54,7 @@ class Region:
     k_pos: Map = same
     heads: tuple[int, int] | None = None
     blend: bool = False
+    passing: bool = False
 
     def clipped(self, first_visible: Map) -> Region:
         """The same, without keys before ``first_visible(m)``; what a sliding window of the model itself does."""
@@ -64,7 +66,7 @@ class Region:
         def never_before(m: Tensor) -> Tensor:
             return torch.maximum(hi(m), later(m))
 
-        return Region(later, never_before, self.q_pos, self.k_pos, self.heads, self.blend)
+        return replace(self, lo=later, hi=never_before)
 
 
 PLAIN = (Region(),)
