@@ -398,6 +398,7 @@ def _attention(
             "Pass a 2-D attention_mask; packed documents go in as document_ids.",
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves only values in half precision
     out = attached.engine.attend(attached, query, key, value, attention_mask, scale, sliding_window, softcap, s_aux)
     return out.transpose(1, 2).contiguous(), None
 
