@@ -25,7 +25,7 @@ from ropewalk.attention.backends import backend_for, per_query_head
 from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.kernel import Part, attend
 from ropewalk.attention.layout import Group, Layout, View
-from ropewalk.attention.regions import PLAIN, Layer, Map, Region
+from ropewalk.attention.regions import PLAIN, Layer, Map, Region, extended_layers
 from ropewalk.attention.tiles import tiles
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
@@ -120,6 +120,7 @@ class Engine:
         config: Any = decoder(model).config
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        extended = extended_layers(config)
         kinds: dict[Layer, int] = {}
         ropes: dict[int, _Rope] = {}
         for how in probe(model):
@@ -133,7 +134,7 @@ class Engine:
                 heads=how.heads,
                 kv_heads=how.kv_heads,
                 chunk=config.attention_chunk_size if types[how.index] == "chunked_attention" else None,
-                extended=types[how.index] == "full_attention" or "full_attention" not in types,
+                extended=extended[how.index],
             )
             rope = None
             if how.rotary is not None:

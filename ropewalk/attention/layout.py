@@ -95,7 +95,7 @@ class Layout:
             kept: positions of the cached keys of a layer that evicts from the middle, int64 [past keys].
 
         Raises:
-            UserError: if documents are packed on top of a cache.
+            UserError: if documents are packed on top of a cache, or rows differ in a cache that evicts.
         """
         name = (n_keys, id(visible), id(kept))
         if name not in self._views:
@@ -105,6 +105,11 @@ class Layout:
     def _view(self, visible: Tensor | None, n_keys: int, kept: Tensor | None) -> View:
         m = self.q_positions(visible)
         if kept is not None:
+            if bool((m != torch.arange(self.past, self.total)).any()):
+                raise UserError(
+                    "a cache that evicts holds the same positions for all rows, from 0 on",
+                    "Read texts of one length, without padding or position_ids of their own; or leave out the cache.",
+                )
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
         else:

@@ -148,7 +148,7 @@ def test_a_sink_layer_keeps_sinks_and_recent_keys(sizes):
 
 
 def test_a_sink_cache_can_be_reset_and_not_cropped():
-    cache = sink_cache(2, 4, 9)
+    cache = sink_cache(config("llama"), 4, 9)
     new = torch.randn(B, H, 30, D)
     for layer in range(2):
         cache.update(new, new, layer)
