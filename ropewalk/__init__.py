@@ -9,6 +9,18 @@ __version__ = "0.1.0"
 
 # Public name -> module; imported when first used, so that ``import ropewalk`` stays instant.
 _PUBLIC = {
+    "AttentionMethod": "attention.base",
+    "DualChunk": "attention.dual_chunk",
+    "GALI": "attention.gali",
+    "LMInfinite": "attention.lm_infinite",
+    "LeakyReRoPE": "attention.rerope",
+    "LogN": "attention.log_n",
+    "ReRoPE": "attention.rerope",
+    "Region": "attention.regions",
+    "S2Attention": "attention.s2",
+    "SelfExtend": "attention.self_extend",
+    "StreamingLLM": "attention.streaming",
+    "YaRNTemperature": "attention.log_n",
     "CLEX": "frequencies.clex",
     "HARPE": "frequencies.harpe",
     "AdjustedBase": "frequencies.abf",

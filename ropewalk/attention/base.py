@@ -48,6 +48,11 @@ class AttentionMethod(Method):
 
     # What follows is the same for all methods.
 
+    @property
+    def sets_regions(self) -> bool:
+        """Whether ``regions`` says more than plain attention."""
+        return not self.axes.isdisjoint({POSITIONS, VISIBILITY})
+
     def seen_as(self, layer: Layer) -> Layer:
         """The layer with the window that the method is to believe in.
 

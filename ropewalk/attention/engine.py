@@ -12,26 +12,24 @@ token by token.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention.backends import backend_for, per_query_head
+from ropewalk.attention.backends import backend_for
 from ropewalk.attention.cache import KeyMemo
-from ropewalk.attention.kernel import Part, attend
-from ropewalk.attention.layout import Group, Layout, View
-from ropewalk.attention.regions import PLAIN, Layer, Map, Region, extended_layers
-from ropewalk.attention.tiles import tiles
+from ropewalk.attention.call import Call, Turn
+from ropewalk.attention.layout import Layout
+from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
-from ropewalk.rope.rotation import rotate, tables
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -39,6 +37,9 @@ if TYPE_CHECKING:
 
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
+LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
+
+_ENGINES: dict[int, Engine] = {}  # by the identity of the configuration that masks are made for
 
 
 @dataclass
@@ -64,42 +65,45 @@ class Rotation:
 
 @dataclass(eq=False)
 class _Rope:
-    """The frequencies of one rotary embedding, and when they last changed."""
+    """The rotation of layers that share a rotary embedding, at the length of the moment."""
 
+    how: Rotating
     rotary: Rotary
-    rotation: Rotation | None = None
-    length: int = 0
-    epoch: int = 0
-    inv_freq: Tensor | None = None
-    scale: float = 1.0
-    _live: tuple[Tensor, int, float] | None = None
+    rotation: Rotation | None
+    turn: Turn | None = None
+    _from: tuple[Any, ...] = ()
+    _live: Tensor | None = None
 
-    def update(self, length: int) -> None:
-        """Take the frequencies of this length; called before each layer's first use in a forward pass."""
-        if self.rotation is None:
-            now = self.rotary.inv_freq, self.rotary.inv_freq._version, self.rotary.attention_scaling
-            if self._live is None or self._live[0] is not now[0] or self._live[1:] != now[1:]:
-                self._live, self.inv_freq, self.scale = now, now[0].float(), now[2]
-                self.epoch += 1
-        elif length != self.length:
-            self.length = length
-            inv_freq, scale = self.rotation.at(length, self.rotary)
-            if self.inv_freq is None or scale != self.scale or not torch.equal(inv_freq, self.inv_freq):
-                self.inv_freq, self.scale = inv_freq, scale
-                self.epoch += 1
+    def at(self, length: int) -> Turn:
+        """A new ``Turn`` where frequencies changed since the last call, else the same one."""
+        if self.rotation is not None:
+            if self._from != (length,):
+                self._from = (length,)
+                self._take(*self.rotation.at(length, self.rotary))
+        else:  # some rotary modules replace or rewrite their buffer from one forward to the next
+            live = self.rotary.inv_freq
+            state = 0 if live.is_inference() else live._version, self.rotary.attention_scaling
+            if live is not self._live or self._from != state:
+                self._live, self._from = live, state
+                self._take(live.float().clone(), self.rotary.attention_scaling)
+        assert self.turn is not None
+        return self.turn
+
+    def _take(self, inv_freq: Tensor, scale: float) -> None:
+        old = self.turn
+        if old is None or old.scale != scale or not torch.equal(old.inv_freq, inv_freq):
+            self.turn = Turn(inv_freq, scale, self.how.style, self.how.place)
 
 
 @dataclass(eq=False)
 class _Attached:
-    """An attention layer with all that the engine knows of it."""
+    """An attention layer and what the engine keeps for it."""
 
     engine: Engine
     layer: Layer
-    how: Rotating
     rope: _Rope | None
-    kind: int  # layers of a kind have the same regions
+    turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
-    epoch: int = -1
 
 
 class Engine:
@@ -109,20 +113,21 @@ class Engine:
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
         self.layout = Layout(0, 0)
-        self.length = 0
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
-        self._regions: dict[tuple[int, int, int], tuple[Region, ...]] = {}
-        self._of_forward: dict[tuple[Any, ...], Any] = {}  # tables and tiles that layers share
+        self._regions: dict[Layer, tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
-        """Find the layers, check the methods against each, and mark the modules."""
+        """Find the layers, check the methods against each, and mark the modules.
+
+        Raises:
+            UserError: if a layer cannot be remapped, or a method's options do not fit it.
+        """
         config: Any = decoder(model).config
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         extended = extended_layers(config)
-        kinds: dict[Layer, int] = {}
-        ropes: dict[int, _Rope] = {}
+        ropes: dict[tuple[Any, ...], _Rope] = {}
         for how in probe(model):
             key = how.rotary.layer_type if how.rotary else types[how.index]
             promised = (specs.get(key) or next(iter(specs.values()))).length
@@ -138,45 +143,42 @@ class Engine:
             )
             rope = None
             if how.rotary is not None:
-                rope = ropes.setdefault(id(how.rotary), _Rope(how.rotary, self.rotations.get(key)))
-            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
+                name = id(how.rotary), how.style, how.place
+                rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-            self.attached.append(_Attached(self, layer, how, rope, kind))
+            self.attached.append(_Attached(self, layer, rope))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
 
-    # Once per forward pass
-
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Before the decoder's forward: take in positions, documents and the state of the cache."""
+        """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
         documents = keywords.pop("document_ids", None)
         given = inspect.signature(body.forward).bind_partial(*arguments, **keywords).arguments
         given = given | given.get("kwargs", {})
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        cache = given.get("past_key_values")
-        past = 0 if cache is None else int(cache.get_seq_length())
-        positions = given.get("position_ids")
+        cache, positions = given.get("past_key_values"), given.get("position_ids")
         if positions is not None and positions.ndim != 2:
             raise UserError(f"position_ids have {positions.ndim} dimensions, expected [batch, tokens]")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        mask = given.get("attention_mask")
         self.layout = Layout(
             past,
             tokens.shape[1],
+            _visible(mask, past + tokens.shape[1]),
             None if positions is None else positions.detach().cpu().long(),
             None if documents is None else documents.detach().cpu(),
         )
-        self._of_forward.clear()
-        self.length = 0
+        for carrier in mask.values() if isinstance(mask, dict) else ():
+            if carrier is not None:
+                setattr(carrier, LAYOUT, self.layout)
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
         for attached in self.attached:
             index = attached.layer.index
-            layer = layers[index] if index < len(layers) else None
-            attached.memo.begin(_stable_keys(layer), past)
+            attached.memo.begin(_stable_keys(layers[index]) if index < len(layers) else None, past)
         return arguments, keywords
-
-    # Once per layer
 
     def attend(
         self,
@@ -184,186 +186,91 @@ class Engine:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Tensor | None,
+        layout: Layout,
         scale: float,
         sliding: int | None,
         softcap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:
         """Attention of one layer, [B, H, Q, Dv]."""
-        view = self._view(mask, key.shape[-2], attached.layer.index)
-        key, value, cached = key[:, :, : view.keys], value[:, :, : view.keys], key
-        layer = replace(attached.layer, sliding=sliding, length=self.length)
-        regions = self._regions_of(attached, layer)
-        if attached.rope is not None:
-            attached.rope.update(self.length)
-            if attached.rope.epoch != attached.epoch:
-                attached.memo, attached.epoch = KeyMemo(), attached.rope.epoch
-        query = self._tempered(attached, layer, query)
-        rotated = _Rotated(self, attached, regions, view, query, key)
-        out = self._groups(rotated, view, value, scale, softcap, sinks)
-        if self.caching:
-            attached.memo.end(cached)
+        if query.shape[-2] != layout.queries:
+            raise UserError(f"{query.shape[-2]} queries reached attention, {layout.queries} tokens went into the model")
+        view = layout.view(key.shape[-2], self.kept.get(attached.layer.index))
+        turn = None if attached.rope is None else attached.rope.at(layout.length)
+        if turn is not attached.turn:  # keys under the old frequencies are of no use
+            attached.turn, attached.memo = turn, KeyMemo()
+        layer = replace(attached.layer, sliding=sliding)
+        caching = self.caching and not key.requires_grad
+        call = Call(
+            self._tempered(attached, query, layout),
+            key[:, :, : view.keys],
+            value[:, :, : view.keys],
+            self._regions_of(layer, layout.length),
+            layout,
+            view,
+            turn,
+            attached.memo if caching else None,
+            scale,
+            backend_for(query, softcap),
+            sinks,
+        )
+        out = call.attend()
+        if caching:
+            attached.memo.end(key)
         return out
 
-    def _view(self, mask: Tensor | None, n_keys: int, index: int) -> View:
-        """Positions of the keys; also settles the length of this forward pass."""
-        name = ("visible", id(mask))
-        if name not in self._of_forward:
-            visible = None if mask is None else mask[:, 0, 0, : self.layout.total].cpu().bool()
-            visible = None if visible is None or bool(visible.all()) else visible
-            self._of_forward[name] = visible, mask  # the mask is held so that its id stays its own
-        visible = self._of_forward[name][0]
-        if not self.length:
-            self.length = int(self.layout.q_positions(visible).max()) + 1
-        return self.layout.view(visible, n_keys, self.kept.get(index))
-
-    def _regions_of(self, attached: _Attached, layer: Layer) -> tuple[Region, ...]:
+    def _regions_of(self, layer: Layer, length: int) -> tuple[Region, ...]:
+        """Regions of a layer; the same for layers that differ in nothing but their place."""
         varies = any(method.length_dependent for method in self.methods)
-        name = (attached.kind, layer.sliding or 0, self.length if varies else 0)
+        name = replace(layer, index=0, length=length if varies else 0)
         if name not in self._regions:
             if varies:
                 self._regions.clear()
             regions: tuple[Region, ...] = PLAIN
             for method in self.methods if layer.extended else ():
-                if "positions" in method.axes or "visibility" in method.axes:
-                    regions = method.regions(method.seen_as(layer))
+                if method.sets_regions:
+                    regions = method.regions(method.seen_as(name))
             self._regions[name] = layer.clip(regions)
         return self._regions[name]
 
-    def _tempered(self, attached: _Attached, layer: Layer, query: Tensor) -> Tensor:
+    def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        name = ("temperature", attached.kind, id(attached.rope))
-        if name not in self._of_forward:
-            m = self.layout.q_positions(self._visible())
-            found = [t for method in self.methods if (t := method.temperature(m, method.seen_as(layer))) is not None]
-            if attached.rope is not None and attached.rope.rotation is not None:
-                found += [t for t in [attached.rope.rotation.temperature(m)] if t is not None]
-            shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if layer.extended]
-            product = None
-            for t in shaped:  # [R, 1 or H, Q, 1]
-                product = t if product is None else product * t
-            self._of_forward[name] = None if product is None else product.to(query.device)
-        factor = self._of_forward[name]
-        return (
-            query
-            if factor is None
-            else (query * factor.to(torch.promote_types(query.dtype, torch.float32))).to(query.dtype)
+        name = "temperature", replace(attached.layer, index=0), attached.rope
+        factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
+        if factor is None:
+            return query
+        precise = torch.promote_types(query.dtype, torch.float32)
+        return (query * factor.to(query.device, precise)).to(query.dtype)
+
+    def _temperature(self, attached: _Attached, m: Tensor) -> Tensor | None:
+        """Product of all temperatures, [R, 1 or H, Q, 1], or None."""
+        layer, rope = attached.layer, attached.rope
+        found = [method.temperature(m, method.seen_as(layer)) for method in self.methods if layer.extended]
+        if rope is not None and rope.rotation is not None:
+            found.append(rope.rotation.temperature(m))
+        shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if t is not None]
+        return math.prod(shaped[1:], start=shaped[0]) if shaped else None
+
+
+def _visible(mask: Any, total: int) -> Tensor | None:
+    """Which tokens are no padding, bool [B, total] on the CPU, or None if all are.
+
+    Raises:
+        UserError: for masks that say more than that.
+    """
+    if isinstance(mask, dict):  # generate() asks for masks beforehand; they come from ``_mask``
+        mask = next((carrier for carrier in mask.values() if carrier is not None), None)
+    if mask is None:
+        return None
+    if mask.ndim == 4 and mask.shape[1:3] == (1, 1) and mask.dtype == torch.bool:
+        mask = mask[:, 0, 0]
+    if mask.ndim != 2:
+        raise UserError(
+            f"a mask of shape {list(mask.shape)} was given, expected one value per token, [batch, tokens]",
+            "Pass a 2-D attention_mask; packed documents go in as document_ids.",
         )
-
-    def _visible(self) -> Tensor | None:
-        return next((value[0] for name, value in self._of_forward.items() if name[0] == "visible"), None)
-
-    def _groups(
-        self, rotated: _Rotated, view: View, value: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
-    ) -> Tensor:
-        query = rotated.query
-        backend = backend_for(query, softcap)
-        out: Tensor | None = None
-        for i, group in enumerate(view.groups):
-            parts = self._parts(rotated, view, i, group)
-            maps = sorted({(part.query, part.key) for part in parts})
-            asked = {q: j for j, q in enumerate(sorted({q for q, _ in maps}))}
-            met = {k: j for j, k in enumerate(sorted({k for _, k in maps}))}
-            parts = [replace(part, query=asked[part.query], key=met[part.key]) for part in parts]
-            queries = [_pick(rotated.queries(q), group.rows, group.queries) for q in asked]
-            keys = [_pick(rotated.keys(k), group.rows, group.keys) for k in met]
-            values = _pick(value, group.rows, group.keys)
-            if any(part.heads is not None for part in parts):
-                keys, values = [per_query_head(k, query) for k in keys], per_query_head(values, query)
-            found = attend(parts, queries, keys, values, scale, backend, sinks)
-            if group.is_everything:
-                return found
-            if out is None:
-                out = query.new_zeros(*query.shape[:-1], value.shape[-1])
-            out = _placed(out, found, group)
-        return query.new_zeros(*query.shape[:-1], value.shape[-1]) if out is None else out
-
-    def _parts(self, rotated: _Rotated, view: View, index: int, group: Group) -> list[Part]:
-        """Tiles of all regions, with the indices of their maps."""
-        name = ("parts", id(view), index, id(rotated.regions))
-        if name not in self._of_forward:
-            m, n = group.m, group.n.contiguous()
-            parts: list[Part] = []
-            for region in rotated.regions:
-                lo, hi = (np.asarray(torch.searchsorted(n, bound(m))) for bound in (region.lo, region.hi))
-                q, k = (
-                    rotated.q_maps.index(_map(region.q_pos, region)),
-                    rotated.k_maps.index(_map(region.k_pos, region)),
-                )
-                parts += [Part(q, k, tile, region.heads) for tile in tiles(lo, hi)]
-            self._of_forward[name] = parts
-        found: list[Part] = self._of_forward[name]
-        return found
-
-
-_MapName = tuple[Map, bool]
-
-
-def _map(positions: Map, region: Region) -> _MapName:
-    return positions, region.blend
-
-
-class _Rotated:
-    """Queries and keys of one layer under the maps of its regions, made when they are asked for."""
-
-    def __init__(
-        self, engine: Engine, attached: _Attached, regions: tuple[Region, ...], view: View, query: Tensor, key: Tensor
-    ):
-        self.engine, self.attached, self.regions, self.view = engine, attached, regions, view
-        self.query, self.key = query, key
-        self.q_maps = list(dict.fromkeys(_map(region.q_pos, region) for region in regions))
-        self.k_maps = list(dict.fromkeys(_map(region.k_pos, region) for region in regions))
-        self._done: dict[tuple[str, int], Tensor] = {}
-
-    def queries(self, i: int) -> Tensor:
-        """All queries under their i-th map, [B, H, Q, D]."""
-        if ("q", i) not in self._done:
-            positions = self.engine.layout.q_positions(self.engine._visible())
-            self._done["q", i] = self._turn(self.query, self.q_maps[i], "q", positions, 0)
-        return self._done["q", i]
-
-    def keys(self, i: int) -> Tensor:
-        """All keys under their i-th map, [B, Hkv, K, D]; those of earlier steps are not rotated again."""
-        if ("k", i) not in self._done:
-            name = self.k_maps[i]
-
-            def turn(new: Tensor, have: int) -> Tensor:
-                return self._turn(new, name, "k", self.view.positions[:, have:], have)
-
-            if self.engine.caching and not self.key.requires_grad and self.attached.rope is not None:
-                self._done["k", i] = self.attached.memo.rotated(name, self.key, turn)
-            else:
-                self._done["k", i] = turn(self.key, 0)
-        return self._done["k", i]
-
-    def _turn(self, x: Tensor, name: _MapName, side: str, positions: Tensor, have: int) -> Tensor:
-        rope, how = self.attached.rope, self.attached.how
-        if rope is None or rope.inv_freq is None:
-            return x
-        shared = self.engine._of_forward
-        key = ("table", id(rope), rope.epoch, name, side, have, id(self.view))
-        if key not in shared:
-            mapped = name[0](positions).to(x.device)
-            shared[key] = tables(mapped, rope.inv_freq, rope.scale, blend=name[1])
-        cos, sin = shared[key]
-        return rotate(x, cos, sin, how.style, how.place)
-
-
-def _pick(x: Tensor, rows: Any, tokens: Any) -> Tensor:
-    """Rows and tokens of [B, H, P, D]; a view where both are slices."""
-    x = x[rows]
-    return x[:, :, tokens]
-
-
-def _placed(out: Tensor, found: Tensor, group: Group) -> Tensor:
-    """``out`` with a group's rows and tokens filled in; out of place, so that gradients pass."""
-    rows, tokens = (x if isinstance(x, Tensor) else torch.arange(n)[x] for x, n in _sized(out, group))
-    return out.transpose(1, 2).index_put((rows[:, None], tokens[None]), found.transpose(1, 2)).transpose(1, 2)
-
-
-def _sized(out: Tensor, group: Group) -> list[tuple[Any, int]]:
-    return [(group.rows, out.shape[0]), (group.queries, out.shape[2])]
+    visible: Tensor = mask[:, :total].detach().cpu().bool()
+    return None if bool(visible.all()) else visible
 
 
 def _stable_keys(layer: Any) -> Tensor | None:
@@ -393,24 +300,32 @@ def _attention(
         raise UserError(f"attention dropout is {dropout}, expected 0", "Set config.attention_dropout = 0.")
     if keywords.get("output_attentions"):
         raise UserError("attention weights are never held as a whole", "Leave out output_attentions.")
-    if attention_mask is not None and attention_mask.shape[1:3] != (1, 1):
-        raise UserError(
-            f"a mask of shape {list(attention_mask.shape)} was given, expected one value per token, [batch, tokens]",
-            "Pass a 2-D attention_mask; packed documents go in as document_ids.",
-        )
+    layout = getattr(attention_mask, LAYOUT, attached.engine.layout)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves only values in half precision
-    out = attached.engine.attend(attached, query, key, value, attention_mask, scale, sliding_window, softcap, s_aux)
+    out = attached.engine.attend(attached, query, key, value, layout, scale, sliding_window, softcap, s_aux)
     return out.transpose(1, 2).contiguous(), None
 
 
 def _mask(
     batch_size: int, *sizes: Any, attention_mask: Tensor | None = None, use_vmap: bool = False, **keywords: Any
 ) -> Tensor | None:
-    """Padding, bool [B, 1, 1, tokens] (four dimensions pass through generate() untouched), or None."""
+    """Padding, bool [B, 1, 1, tokens], or None; never a mask of queries by keys.
+
+    It carries the layout of its forward pass, so that a layer that is computed again (gradient checkpointing) sees the
+    one of its own forward, not of the latest. Four dimensions pass through generate() untouched.
+    """
     if use_vmap:
         raise UserError("this model adds a mask function of its own, which regions do not know")
-    return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    engine = _ENGINES.get(id(keywords.get("config")))
+    layout = None if engine is None else engine.layout
+    if attention_mask is None and (layout is None or (layout.given is None and layout.documents is None)):
+        return None
+    mask = torch.ones(batch_size, 1) if attention_mask is None else attention_mask
+    carrier = mask.bool()[:, None, None, :]
+    if layout is not None:
+        setattr(carrier, LAYOUT, layout)
+    return carrier
 
 
 @contextmanager
@@ -451,5 +366,7 @@ def engaged(
         AttentionMaskInterface.register(NAME, _mask)
         stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
         config._attn_implementation = NAME
+        _ENGINES[id(config)] = engine
+        stack.callback(_ENGINES.pop, id(config))
         stack.callback(body.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)
         yield

@@ -74,19 +74,35 @@ def _forward(
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     q = queries[0]
-    b, h, n, _ = q.shape
-    if len(parts) == 1 and sinks is None and _is_whole(parts[0], n):
+    if len(parts) == 1 and sinks is None and _is_whole(parts[0], q.shape[-2]):
         return _tile_forward(parts[0], queries, keys, values, scale, backend)
-    merged = torch.zeros(b, h, n, values.shape[-1], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-    lse = torch.full((b, h, n), -torch.inf, dtype=merged.dtype, device=q.device)
+    merged = accumulate(parts, queries, keys, values, scale, backend)
+    return finish(*merged, sinks, q.dtype)
+
+
+def accumulate(
+    parts: Sequence[Part],
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    scale: float,
+    backend: Backend,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
+    q = queries[0]
+    merged = q.new_zeros(*q.shape[:-1], values.shape[-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = merged.new_full(q.shape[:-1], -torch.inf)
     for part in parts:
-        o, new = _tile_forward(part, queries, keys, values, scale, backend)
-        merge(_rows(part, merged), _rows(part, lse), o, new)
+        merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
+    return merged, lse
+
+
+def finish(merged: Tensor, lse: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Output in ``dtype`` and log-sum-exp, after the logits without a value, [H], have taken their share."""
     if sinks is not None:
-        alone = lse
-        lse = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+        alone, lse = lse, torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
         merged.mul_((alone - lse).exp()[..., None])
-    return merged.to(q.dtype), lse
+    return merged.to(dtype), lse
 
 
 def merge(o: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:

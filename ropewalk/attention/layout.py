@@ -6,14 +6,17 @@ that regions of positions are ranges of indices. A padded row is computed withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ropewalk.errors import UserError
 
+Made = TypeVar("Made")
 Index = slice | Tensor
 ALL = slice(None)
 
@@ -58,52 +61,71 @@ class View:
 
 @dataclass(eq=False)
 class Layout:
-    """Positions of the queries of one forward pass.
+    """Positions of the tokens of one forward pass.
 
     Attributes:
         past: tokens in the cache before it.
         queries: tokens in it.
+        visible: bool [B, past + queries] on the CPU, False for padding; None if nothing is padded.
         given: the caller's ``position_ids``, int64 [R, Q], or None.
         documents: the caller's document ids, int64 [B, Q], or None; packed texts do not see each other.
+        shared: what layers that ask for the same compute once: tables of angles, tiles, temperatures.
+
+    Raises:
+        UserError: if documents are packed on top of a cache.
     """
 
     past: int
     queries: int
+    visible: Tensor | None = None
     given: Tensor | None = None
     documents: Tensor | None = None
-    _views: dict[tuple[object, ...], View] = field(default_factory=dict)
+    shared: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.documents is not None and self.past:
+            raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
 
     @property
     def total(self) -> int:
         """Tokens up to and including this forward pass."""
         return self.past + self.queries
 
-    def q_positions(self, visible: Tensor | None) -> Tensor:
+    @cached_property
+    def positions(self) -> Tensor:
         """Positions of the queries, int64 [R, Q]: as given, else counted without padding."""
         if self.given is not None:
             return self.given
-        if visible is None:
+        if self.visible is None:
             return torch.arange(self.past, self.total)[None]
-        return (visible.cumsum(-1) - 1).clamp_min(0)[:, self.past :]
+        return (self.visible.cumsum(-1) - 1).clamp_min(0)[:, self.past :]
 
-    def view(self, visible: Tensor | None, n_keys: int, kept: Tensor | None = None) -> View:
-        """Keys and groups for a layer whose key tensor has ``n_keys`` slots.
+    @cached_property
+    def length(self) -> int:
+        """Tokens of the longest text so far."""
+        return int(self.positions.max()) + 1
+
+    def once(self, name: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+        """``make()``, called by the first layer that asks for ``name``."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        made: Made = self.shared[name]
+        return made
+
+    def view(self, slots: int, kept: Tensor | None = None) -> View:
+        """Keys and groups for a layer whose key tensor has ``slots`` slots.
 
         Args:
-            visible: bool [B, total] on the CPU, False for padding; None if nothing is padded.
-            n_keys: more than ``total`` in a static cache, less where the cache keeps only the last keys.
+            slots: more than ``total`` in a static cache, less where the cache keeps only the last keys.
             kept: positions of the cached keys of a layer that evicts from the middle, int64 [past keys].
 
         Raises:
-            UserError: if documents are packed on top of a cache, or rows differ in a cache that evicts.
+            UserError: if rows differ in a cache that evicts.
         """
-        name = (n_keys, id(visible), id(kept))
-        if name not in self._views:
-            self._views[name] = self._view(visible, n_keys, kept)
-        return self._views[name]
+        return self.once(("view", slots, id(kept)), lambda: self._view(slots, kept))
 
-    def _view(self, visible: Tensor | None, n_keys: int, kept: Tensor | None) -> View:
-        m = self.q_positions(visible)
+    def _view(self, slots: int, kept: Tensor | None) -> View:
+        m = self.positions
         if kept is not None:
             if bool((m != torch.arange(self.past, self.total)).any()):
                 raise UserError(
@@ -113,13 +135,11 @@ class Layout:
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
         else:
-            seen = torch.ones(m.shape[0], self.total, dtype=torch.bool) if visible is None else visible
+            seen = torch.ones(m.shape[0], self.total, dtype=torch.bool) if self.visible is None else self.visible
             back = seen[:, : self.past].flip(-1).cumsum(-1).flip(-1)  # visible keys from here to the first query
             first = _first(m, seen[:, self.past :])
             n = torch.cat([(first - back).clamp_min(0), m.expand(seen.shape[0], -1)], -1)
-            n, seen = n[:, -n_keys:], seen[:, -n_keys:]
-        if self.documents is not None and self.past:
-            raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
+            n, seen = n[:, -slots:], seen[:, -slots:]
         return View(n.shape[-1], n * seen, tuple(self._groups(m, n, seen)))
 
     def _groups(self, m: Tensor, n: Tensor, seen: Tensor) -> list[Group]:
