@@ -20,7 +20,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 def methods_table() -> str:
     rows = ["| id | method | decides | training-free | in a checkpoint | paper |", "|---|---|---|---|---|---|"]
     for entry in CATALOGUE:
-        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})" if entry.paper else ""
+        paper = (
+            f"[{entry.paper}](https://{'' if '/' in entry.paper else 'arxiv.org/abs/'}{entry.paper})"
+            if entry.paper
+            else ""
+        )
         cells = f"`{entry.id}`", f"{entry.title}: {entry.summary}", entry.kind, entry.training_free, entry.exportable
         rows.append("| " + " | ".join([*cells, paper]) + " |")
     return "\n".join(rows)

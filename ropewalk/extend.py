@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
+from ropewalk.contract import USE_IT_LIVE
 from ropewalk.errors import UserError
 from ropewalk.files import new_folder, write_text
 from ropewalk.frequencies.base import FrequencyMethod
@@ -78,7 +79,7 @@ def extended_config(
 
 def _saveable(method: Method) -> FrequencyMethod:
     if not isinstance(method, FrequencyMethod):
-        raise UserError(f"{method.id} cannot be saved in a configuration: it does not change frequencies")
+        raise UserError(f"{method.id} cannot be saved in a configuration: {method.why_not_saved()}", USE_IT_LIVE)
     return method
 
 

@@ -14,7 +14,8 @@ from tests.models import FAMILIES, tokens
 
 WINDOW, TARGET = 64, 256  # of the tiny models
 RUNTIME = ("dynamic-ntk", "entropy-abf", "harpe")
-METHODS = [entry.id for entry in CATALOGUE]
+METHODS = [entry.id for entry in CATALOGUE if entry.where.startswith("frequencies.")]
+ATTENTION = [entry.id for entry in CATALOGUE if entry.where.startswith("attention.")]
 VARIANTS = [  # options that choose another formula, another way of saving, or another part
     "abf(rule='bound')",
     "dynamic-ntk(form='hf')",

@@ -101,6 +101,7 @@ class _Attached:
 
     engine: Engine
     layer: Layer
+    kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
@@ -113,9 +114,11 @@ class Engine:
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
         self.layout = Layout(0, 0)
+        self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
-        self._regions: dict[Layer, tuple[Region, ...]] = {}
+        self.varies = any(method.length_dependent for method in methods)
+        self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
         """Find the layers, check the methods against each, and mark the modules.
@@ -123,15 +126,23 @@ class Engine:
         Raises:
             UserError: if a layer cannot be remapped, or a method's options do not fit it.
         """
-        config: Any = decoder(model).config
+        body = decoder(model)
+        config: Any = body.config
+        self.names = list(inspect.signature(body.forward).parameters)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         extended = extended_layers(config)
         ropes: dict[tuple[Any, ...], _Rope] = {}
+        kinds: dict[Layer, int] = {}
         for how in probe(model):
             key = how.rotary.layer_type if how.rotary else types[how.index]
             promised = (specs.get(key) or next(iter(specs.values()))).length
             window = promised if self.window is None else self.window
+            if to is not None and to < window:
+                raise UserError(
+                    f"target {to:,} is shorter than the {window:,} tokens that the model reads as it is",
+                    f"Choose a target of at least {window} tokens; shorter inputs already fit.",
+                )
             layer = Layer(
                 index=how.index,
                 window=window,
@@ -147,15 +158,15 @@ class Engine:
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-            self.attached.append(_Attached(self, layer, rope))
+            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
+            self.attached.append(_Attached(self, layer, kind, rope))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
 
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
         documents = keywords.pop("document_ids", None)
-        given = inspect.signature(body.forward).bind_partial(*arguments, **keywords).arguments
-        given = given | given.get("kwargs", {})
+        given = dict(zip(self.names, arguments, strict=False)) | keywords
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
         cache, positions = given.get("past_key_values"), given.get("position_ids")
         if positions is not None and positions.ndim != 2:
@@ -199,13 +210,12 @@ class Engine:
         turn = None if attached.rope is None else attached.rope.at(layout.length)
         if turn is not attached.turn:  # keys under the old frequencies are of no use
             attached.turn, attached.memo = turn, KeyMemo()
-        layer = replace(attached.layer, sliding=sliding)
         caching = self.caching and not key.requires_grad
         call = Call(
             self._tempered(attached, query, layout),
             key[:, :, : view.keys],
             value[:, :, : view.keys],
-            self._regions_of(layer, layout.length),
+            self._regions_of(attached, sliding, layout.length),
             layout,
             view,
             turn,
@@ -219,23 +229,23 @@ class Engine:
             attached.memo.end(key)
         return out
 
-    def _regions_of(self, layer: Layer, length: int) -> tuple[Region, ...]:
+    def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
-        varies = any(method.length_dependent for method in self.methods)
-        name = replace(layer, index=0, length=length if varies else 0)
+        name = attached.kind, sliding, length if self.varies else 0
         if name not in self._regions:
-            if varies:
-                self._regions.clear()
+            layer = replace(attached.layer, sliding=sliding, length=name[2])
             regions: tuple[Region, ...] = PLAIN
             for method in self.methods if layer.extended else ():
                 if method.sets_regions:
-                    regions = method.regions(method.seen_as(name))
+                    regions = method.regions(method.seen_as(layer))
+            if self.varies:
+                self._regions.clear()
             self._regions[name] = layer.clip(regions)
         return self._regions[name]
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        name = "temperature", replace(attached.layer, index=0), attached.rope
+        name = "temperature", attached.kind, attached.rope
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query

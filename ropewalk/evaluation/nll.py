@@ -40,7 +40,7 @@ def token_nll(model: PreTrainedModel, ids: Tensor, *, keep: int | None = None, c
     Raises:
         ValueError: if ``ids`` has no token to score, or ``keep`` is not in 1..T-1.
     """
-    return _scan(model, ids, keep, chunk, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
+    return scan(model, ids, keep, chunk, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
 
 
 def answer_match(
@@ -74,7 +74,7 @@ def answer_match(
     size = max(1, batch_tokens // len(rows[0])) if rows else 1
     for first in range(0, len(rows), size):
         lengths = [len(answer) for answer in answers[first : first + size]]
-        hits_and_losses = _scan(model, torch.tensor(rows[first : first + size]), max(lengths), CHUNK, _hit_and_nll)
+        hits_and_losses = scan(model, torch.tensor(rows[first : first + size]), max(lengths), CHUNK, _hit_and_nll)
         for row, length in zip(hits_and_losses, lengths, strict=True):
             hit, loss = row[-length:].unbind(-1)
             verdicts.append((bool(hit.all()), -loss.mean().item()))
@@ -87,7 +87,7 @@ def _hit_and_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([hit.float(), F.cross_entropy(logits, targets, reduction="none")], -1)
 
 
-def _scan(
+def scan(
     model: PreTrainedModel,
     ids: Tensor,
     keep: int | None,

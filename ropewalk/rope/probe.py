@@ -59,14 +59,14 @@ def probe(model: nn.Module) -> list[Rotating]:
         UserError: if there is none, or a layer's queries or keys are turned in a way that no rotary module explains.
     """
     if model not in _probed:
-        plain, still = _watch(model, identity=False), _watch(model, identity=True)
+        (plain, offered), (still, _) = _watch(model, identity=False), _watch(model, identity=True)
         if not plain:
             raise UserError(
                 f"{type(model).__name__} does not attend through transformers' attention interface "
                 "(AttentionInterface), so its positions cannot be remapped",
                 "Methods of kind frequencies work on it: ropewalk methods",
             )
-        _probed[model] = [_match(model, i, *pair) for i, pair in enumerate(zip(plain, still, strict=True))]
+        _probed[model] = [_match(model, i, *pair, offered) for i, pair in enumerate(zip(plain, still, strict=True))]
     return _probed[model]
 
 
@@ -88,10 +88,11 @@ def identity_rotary(model: nn.Module) -> Iterator[None]:
 
 
 Seen = tuple[nn.Module, Tensor, Tensor]  # an attention module, its queries and keys
+Offer = tuple[Rotary, Tensor, float]  # a rotation, its frequencies and attention factor
 
 
-def _watch(model: nn.Module, identity: bool) -> list[Seen]:
-    """Queries and keys of every layer as they reach attention, [1, H, TOKENS, D]."""
+def _watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
+    """Queries and keys of every layer as they reach attention, [1, H, TOKENS, D], and the rotations in use then."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     seen: list[Seen] = []
@@ -118,10 +119,11 @@ def _watch(model: nn.Module, identity: bool) -> list[Seen]:
         config._attn_implementation = PROBE
         vocabulary = int(getattr(config, "vocab_size", TOKENS))
         body(input_ids=torch.arange(TOKENS, device=device)[None] % vocabulary, use_cache=False)
-    return seen
+        offered = [(one, one.inv_freq.float().clone(), one.attention_scaling) for one in rotaries(model)]
+    return seen, offered
 
 
-def _match(model: nn.Module, order: int, plain: Seen, still: Seen) -> Rotating:
+def _match(model: nn.Module, order: int, plain: Seen, still: Seen, offered: list[Offer]) -> Rotating:
     module, q, k = still
     index = int(getattr(module, "layer_idx", order))
     common = module, index, q.shape[1], k.shape[1]
@@ -129,11 +131,11 @@ def _match(model: nn.Module, order: int, plain: Seen, still: Seen) -> Rotating:
         return Rotating(*common, rotary=None)
     positions = torch.arange(TOKENS, device=q.device)[None]
     kinds = getattr(decoder(model).config, "layer_types", None) or [ALL] * (index + 1)
-    offered = sorted(rotaries(model), key=lambda rotary: rotary.layer_type != kinds[index])
-    for rotary, style, place in product(offered, get_args(Style), get_args(Place)):
-        if 2 * rotary.inv_freq.shape[-1] > q.shape[-1]:
+    likely_first = sorted(offered, key=lambda offer: offer[0].layer_type != kinds[index])
+    for (rotary, inv_freq, scale), style, place in product(likely_first, get_args(Style), get_args(Place)):
+        if 2 * inv_freq.shape[-1] > q.shape[-1]:
             continue
-        table = tables(positions, rotary.inv_freq, rotary.attention_scaling)
+        table = tables(positions, inv_freq, scale)
         turned = (rotate(x, *table, style, place) for x in (q, k))
         if all(_equal(a, b) for a, b in zip(plain[1:], turned, strict=True)):
             return Rotating(*common, rotary, style, place)
