@@ -97,7 +97,7 @@ def _watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
 
     seen: list[Seen] = []
 
-    def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **more: Any) -> tuple[Tensor, None]:
+    def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *mask: Any, **more: Any) -> tuple[Tensor, None]:
         seen.append((module, q.detach(), k.detach()))
         return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).transpose(1, 2).contiguous(), None
 
