@@ -45,7 +45,7 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # keys lef
     "cohere2": ((), MIXED),
     "deepseek_v3": ((), LATENT | ROUTED | {"first_k_dense_replace": 1}),
     "doge": ((), {}),
-    "dots1": ((), ROUTED | {"first_k_dense_replace": 1}),
+    "dots1": ((), ROUTED | {"first_k_dense_replace": 1, "n_shared_experts": 1}),
     "ernie4_5": ((), {}),
     "ernie4_5_moe": (NO_HEADS, {"moe_num_experts": 2, "moe_k": 2, "moe_intermediate_size": 32}),
     "exaone4": ((), MIXED),
@@ -77,10 +77,11 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # keys lef
     "longcat_flash": (("num_hidden_layers",), LATENT | {
         "num_layers": 1, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "n_routed_experts": 2,
         "zero_expert_num": 1, "moe_topk": 2}),
-    "minimax": ((), LOCAL | {"layer_types": ["linear_attention", "full_attention"], "block_size": 16}),
+    "minimax": ((), LOCAL | {"layer_types": ["full_attention", "linear_attention"], "block_size": 16}),
     "minimax_m2": ((), LOCAL),
     "ministral": ((), MIXED),
-    "ministral3": ((), {}),
+    "ministral3": ((), {"rope_parameters": {**THETA, "llama_4_scaling_beta": 0.1,
+                                            "original_max_position_embeddings": 64}}),
     "mistral": ((), {"sliding_window": 16}),
     "mixtral": ((), LOCAL | {"sliding_window": None}),
     "modernbert-decoder": (("head_dim", "num_key_value_heads"), BOTH | {
@@ -96,9 +97,16 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # keys lef
     "phi": (NO_HEADS, {"rope_parameters": {**THETA, "partial_rotary_factor": 0.5}}),
     "phi3": (NO_HEADS, {"rope_parameters": {**THETA, "partial_rotary_factor": 0.75},
                         "original_max_position_embeddings": 64}),
+    "minimax (window)": ((), LOCAL | {"sliding_window": 16, "layer_types": ["full_attention", "linear_attention"],
+                                      "block_size": 16}),
+    "phimoe (window)": (NO_HEADS, LOCAL | {"original_max_position_embeddings": 64, "sliding_window": 16}),
     "phimoe": (NO_HEADS, LOCAL | {"original_max_position_embeddings": 64, "sliding_window": None}),
     "qwen2": (NO_HEADS, {}),
     "qwen2_moe": (NO_HEADS, EXPERTS | {"shared_expert_intermediate_size": 32}),
+    "qwen2 (window)": (NO_HEADS, {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    "qwen2_moe (window)": (NO_HEADS, EXPERTS | {
+        "shared_expert_intermediate_size": 32, "use_sliding_window": True, "sliding_window": 16,
+        "max_window_layers": 1}),
     "qwen3": ((), {}),
     "qwen3_moe": ((), EXPERTS),
     "qwen3_next": ((), EXPERTS | {
@@ -151,14 +159,22 @@ def asked(model: PreTrainedModel) -> dict[nn.Module, tuple[int, set[str]]]:
     """What every layer brings to attention: dimensions per head, and what it asks for beside softmax."""
     found: dict[nn.Module, tuple[int, set[str]]] = {}
     names = {"sliding_window": "sliding window", "softcap": "softcap", "s_aux": "sinks"}
+    config: Any = decoder(model).config
+    local = "chunks" if hasattr(config, "attention_chunk_size") else "sliding window"
 
-    def spy(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **more: Any) -> tuple[Tensor, None]:
-        found[module] = q.shape[-1], {text for name, text in names.items() if more.get(name) is not None}
+    def spy(module: Any, q: Tensor, k: Tensor, v: Tensor, *mask: Any, **more: Any) -> tuple[Tensor, None]:
+        asks = {text for name, text in names.items() if more.get(name) is not None}
+        given = mask[0] if mask else more["attention_mask"]
+        found[module] = q.shape[-1], asks | ({local} if getattr(given, "local_size", None) else set())
         return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).transpose(1, 2).contiguous(), None
 
+    def mask(*sizes: Any, local_size: int | None = None, **more: Any) -> Tensor:
+        made: Any = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        made.local_size = local_size
+        return made
+
     AttentionInterface.register("spy", spy)
-    AttentionMaskInterface.register("spy", lambda *sizes, **more: None)
-    config: Any = decoder(model).config
+    AttentionMaskInterface.register("spy", mask)
     before, config._attn_implementation = config._attn_implementation, "spy"
     try:
         decoder(model)(torch.arange(8)[None], use_cache=False)
@@ -192,11 +208,31 @@ def row(name: str) -> tuple[str, str, str, str]:
         found, seen = probe(model), asked(model)
         errors = differences(model)
     except UserError as error:
-        return name, "", "", "refused: " + error.message.split(": ")[-1].split(", so")[0].split("; ")[0]
-    result = "exact" if max(errors) <= ALLOWED else f"off by {max(errors):.1g}"
+        return name, "", "", f"refused: {reason(error)}"
     turns = {how.index: rotation(how, seen[how.module][0]) for how in found}
     extras = {how.index: ", ".join(sorted(seen[how.module][1])) for how in found}
-    return name, by_layer(turns), by_layer(extras), result
+    return name, by_layer(turns), by_layer(extras), "exact" if max(errors) <= ALLOWED else f"off by {max(errors):.1g}"
+
+
+def reason(error: UserError) -> str:
+    """The message without the name of the class and without advice."""
+    known = {
+        "attention interface": "no attention interface",
+        "inv_freq": "no rotary module",
+        "do not explain": "queries are turned in a way that no rotary module explains",
+        "of its own": "layers have masks of their own",
+    }
+    return next((text for part, text in known.items() if part in error.message), error.message)
+
+
+def table() -> str:
+    """All rows, as Markdown."""
+    head = ["| architecture | rotation | beside softmax | result |", "|---|---|---|---|"]
+    return "\n".join(head + [line(name) for name in sorted(ARCHITECTURES)])
+
+
+def line(name: str) -> str:
+    return f"| {' | '.join(row(name))} |"
 
 
 def differences(model: PreTrainedModel) -> list[float]:
