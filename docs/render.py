@@ -1,7 +1,7 @@
 """Renders the generated parts of README.md and docs/*.md from the catalogue and the committed results.
 
 ``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
-``--architectures`` writes docs/architectures.md, from sixty models that it builds and reads; the tests check that table.
+``--architectures`` writes docs/architectures.md, from models that it builds and reads; the tests check that table.
 """
 
 from __future__ import annotations

@@ -42,4 +42,6 @@ class S2Attention(AttentionMethod):
 
     def check(self, layer: Layer) -> None:
         if layer.heads < 2:
-            raise UserError(f"{self.name}: layer {layer.index} has one head, expected two at least: one per kind of group")
+            raise UserError(
+                f"{self.name}: layer {layer.index} has one head, expected two at least: one per kind of group"
+            )

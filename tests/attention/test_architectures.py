@@ -1,4 +1,4 @@
-"""Sixty architectures: regions that change nothing change nothing, and the table of docs/architectures.md says so."""
+"""Architectures: regions that change nothing change nothing, and the table of docs/architectures.md says so."""
 
 from pathlib import Path
 

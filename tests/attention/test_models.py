@@ -236,7 +236,12 @@ def test_so_does_a_static_cache(spelling, family):
 @families
 @pytest.mark.parametrize(
     ("cache", "spelling"),
-    [("dynamic", "dca"), ("static", "dca"), ("dynamic", "streaming-llm(sinks=3, recent=20)"), ("static", "leaky-rerope")],
+    [
+        ("dynamic", "dca"),
+        ("static", "dca"),
+        ("dynamic", "streaming-llm(sinks=3, recent=20)"),
+        ("static", "leaky-rerope"),
+    ],
 )
 def test_so_do_beams(cache, spelling, family):
     model, ids = shared(family), tokens(1, 80)
