@@ -182,7 +182,7 @@ def extend(
     with new_folder(out, overwrite) as folder:
         for file in sorted(source.iterdir()):
             if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
-                _bring(file, folder / file.name)
+                bring(file, folder / file.name)
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
@@ -201,7 +201,8 @@ def extend(
     )
 
 
-def _bring(file: Path, to: Path) -> None:
+def bring(file: Path, to: Path) -> None:
+    """Link large files that never change, copy the others."""
     if file.suffix in LINKED:
         try:
             os.link(file.resolve(), to)

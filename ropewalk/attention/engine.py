@@ -182,7 +182,7 @@ class Engine:
             None if documents is None else documents.detach().cpu(),
         )
         for carrier in mask.values() if isinstance(mask, dict) else (mask,):
-            if carrier is not None and carrier.ndim == 4:  # made by generate() before this forward pass began
+            if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
                 setattr(carrier, LAYOUT, self.layout)
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
