@@ -93,7 +93,7 @@ def test_so_is_a_prompt_in_chunks(spelling, ends):
 
 @every
 def test_so_is_every_new_token(spelling):
-    ends = [30, *range(31, N + 1)]
+    ends = [60, *range(61, N + 1)]
     seen = read(one_layer(), spelling, tokens(2, N), ends)
     close(seen.out[1], expected(seen, RULES[spelling], W, 1, ends))
 

@@ -44,6 +44,8 @@ methods = pytest.mark.parametrize("spelling", METHODS)
 ACROSS = [METHODS[i] for i in (0, 1, 5, 10)]  # on every family; all methods on a plain and on a mixed one
 PAIRS = [(f, s) for f in FAMILY_NAMES for s in (METHODS if f in ("llama", "gemma3") else ACROSS)]
 cases = pytest.mark.parametrize(("family", "spelling"), PAIRS)
+FEW = [(f, s) for f in FAMILY_NAMES for s in (METHODS if f == "llama" else ["dca"])]
+few = pytest.mark.parametrize(("family", "spelling"), FEW)
 
 
 def near(a, b, tolerance=2e-5):
@@ -120,9 +122,9 @@ def test_pieces_and_single_tokens_give_what_one_forward_gives(spelling, family):
 
 @methods
 def test_token_by_token_from_the_first_gives_what_one_forward_gives(spelling):
-    model, ids = shared("llama"), tokens(1, 90)
+    model, ids = shared("llama"), tokens(1, 70)
     with method(spelling).on(model, to=TARGET):
-        assert near(in_pieces(model, ids, *[1] * 90), logits(model, ids))
+        assert near(in_pieces(model, ids, *[1] * 70), logits(model, ids))
 
 
 @torch.no_grad()
@@ -209,19 +211,19 @@ def test_texts_with_caches_of_their_own_may_take_turns():
 
 # Generation
 
-OPTIONS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1}
+OPTIONS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": -1}
 
 
-@cases
+@few
 def test_generate_gives_the_tokens_of_whole_forward_passes(spelling, family):
     model, ids = shared(family), tokens(1, 80)
     with method(spelling).on(model, to=TARGET):
         got = model.generate(ids, attention_mask=torch.ones_like(ids), **OPTIONS)
-        assert torch.equal(got, greedy(model, ids, 8))
+        assert torch.equal(got, greedy(model, ids, 5))
 
 
 @families
-@pytest.mark.parametrize("spelling", ["dca", "lm-infinite(window=24, sinks=3)"])
+@pytest.mark.parametrize("spelling", ["dca"])
 def test_so_does_a_static_cache(spelling, family):
     model, ids = shared(family), tokens(2, 80)
     mask = torch.ones_like(ids)
@@ -229,8 +231,8 @@ def test_so_does_a_static_cache(spelling, family):
     static = {"cache_implementation": "static", "disable_compile": True}
     with method(spelling).on(model, to=TARGET):
         got = model.generate(ids, attention_mask=mask, **OPTIONS, **static)
-        assert torch.equal(got[1:], greedy(model, ids[1:], 8))
-        assert torch.equal(got[:1, 20:], greedy(model, ids[:1, 20:], 8))
+        assert torch.equal(got[1:], greedy(model, ids[1:], 5))
+        assert torch.equal(got[:1, 20:], greedy(model, ids[:1, 20:], 5))
 
 
 @families
@@ -246,7 +248,7 @@ def test_so_does_a_static_cache(spelling, family):
 def test_so_do_beams(cache, spelling, family):
     model, ids = shared(family), tokens(1, 80)
     options = {"attention_mask": torch.ones_like(ids), "num_beams": 3, "disable_compile": True}
-    options |= OPTIONS | {"max_new_tokens": 5}
+    options |= OPTIONS | {"max_new_tokens": 4}
     with method(spelling).on(model, to=TARGET):
         got = model.generate(ids, cache_implementation=cache, **options)
         assert torch.equal(got, model.generate(ids, use_cache=False, **options))
@@ -274,7 +276,7 @@ def test_generate_with_the_sink_cache():
     with chosen.on(model, to=TARGET):
         cache = chosen.cache(model)
         got = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **OPTIONS)
-        assert torch.equal(got, greedy(model, ids, 8))
+        assert torch.equal(got, greedy(model, ids, 5))
     assert {layer.keys.shape[2] for layer in cache.layers} == {3 + 10 - 1}
 
 
@@ -287,7 +289,7 @@ def traces(model):
     return hooks, attributes, model.config._attn_implementation, model.config.to_dict()
 
 
-@cases
+@few
 def test_the_model_is_as_before_after_an_exception(spelling, family):
     model = tiny(family)
     state, before, plain = buffers(model), traces(model), logits(model, LONG)
