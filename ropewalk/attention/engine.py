@@ -25,7 +25,7 @@ from ropewalk.attention.backends import backend_for
 from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.call import Call, Turn
 from ropewalk.attention.layout import Layout
-from ropewalk.attention.regions import PLAIN, Layer, Region
+from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
 LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
+WINDOW = "_ropewalk_window"  # another, the sliding window of the layers that are given the mask
 
 _ENGINES: dict[int, Engine] = {}  # by the identity of the configuration that masks are made for
 
@@ -131,6 +132,7 @@ class Engine:
         self.names = list(inspect.signature(body.forward).parameters)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        extended = extended_layers(config)
         ropes: dict[tuple[Any, ...], _Rope] = {}
         kinds: dict[Layer, int] = {}
         for how in probe(model):
@@ -149,7 +151,7 @@ class Engine:
                 heads=how.heads,
                 kv_heads=how.kv_heads,
                 chunk=config.attention_chunk_size if types[how.index] == "chunked_attention" else None,
-                extended=types[how.index] == "full_attention" or "full_attention" not in types,
+                extended=extended[how.index],
             )
             rope = None
             if how.rotary is not None:
@@ -309,8 +311,13 @@ def _attention(
         raise UserError(f"attention dropout is {dropout}, expected 0", "Set config.attention_dropout = 0.")
     if keywords.get("output_attentions"):
         raise UserError("attention weights are never held as a whole", "Leave out output_attentions.")
+    if attention_mask is not None and attention_mask.shape[1:3] != (1, 1):
+        raise UserError(f"layer {attached.layer.index} has a mask of its own, which regions do not know")
     layout = getattr(attention_mask, LAYOUT, attached.engine.layout)
+    if sliding_window is None and attached.layer.chunk is None:  # some models have their window in the mask alone
+        sliding_window = getattr(attention_mask, WINDOW, None)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves only values in half precision
     out = attached.engine.attend(attached, query, key, value, layout, scale, sliding_window, softcap, s_aux)
     return out.transpose(1, 2).contiguous(), None
 
@@ -326,11 +333,13 @@ def _mask(
     if use_vmap:
         raise UserError("this model adds a mask function of its own, which regions do not know")
     engine = _ENGINES.get(id(keywords.get("config")))
-    layout = None if engine is None else engine.layout
-    if attention_mask is None and (layout is None or (layout.given is None and layout.documents is None)):
+    layout, window = None if engine is None else engine.layout, keywords.get("local_size")
+    plain = layout is None or (layout.given is None and layout.documents is None)
+    if attention_mask is None and plain and window is None:
         return None
     mask = torch.ones(batch_size, 1) if attention_mask is None else attention_mask
     carrier = mask.bool()[:, None, None, :]
+    setattr(carrier, WINDOW, window)
     if layout is not None:
         setattr(carrier, LAYOUT, layout)
     return carrier

@@ -118,6 +118,9 @@ class Layout:
         Args:
             slots: more than ``total`` in a static cache, less where the cache keeps only the last keys.
             kept: positions of the cached keys of a layer that evicts from the middle, int64 [past keys].
+
+        Raises:
+            UserError: if rows differ in a cache that evicts.
         """
         return self.once(("view", slots, id(kept)), lambda: self._view(slots, kept))
 
@@ -127,6 +130,11 @@ class Layout:
             n = torch.cat([(int(m[0, 0]) + torch.arange(-self.past, 0)).clamp_min(0), m[0]])[-slots:]
             return View(len(n), n[None], (Group(ALL, ALL, ALL, *_rising(m[0], n)),))
         if kept is not None:
+            if bool((m != torch.arange(self.past, self.total)).any()):
+                raise UserError(
+                    "a cache that evicts holds the same positions for all rows, from 0 on",
+                    "Read texts of one length, without padding or position_ids of their own; or leave out the cache.",
+                )
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
         else:

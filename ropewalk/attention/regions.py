@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,3 +107,9 @@ class Layer:
         if chunk is not None:
             regions = tuple(region.clipped(lambda m: m // chunk * chunk) for region in regions)
         return regions
+
+
+def extended_layers(config: Any) -> list[bool]:
+    """For every layer, whether methods apply to it: not to the sliding-window layers of models that have others too."""
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return [kind == "full_attention" or "full_attention" not in types for kind in types]
