@@ -124,14 +124,18 @@ def gali_positions(length: int, window: int, local: int) -> list[Fraction]:
     return split + found
 
 
-def gali(window: int, local: int) -> Rule:
+def gali(window: int, local: int, chunk: int) -> Rule:
+    """The text first has ``window`` tokens, then ``chunk`` more at a time; a query sees it at the end of its chunk."""
+
     def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
-        at = gali_positions(length, window, local)
-        q = torch.tensor([[math.ceil(at[i])] for i in m[:, 0].tolist()])
-        above = torch.tensor([[math.ceil(at[i]) for i in n[0].tolist()]])
-        below = torch.tensor([[math.floor(at[i]) for i in n[0].tolist()]])
-        weight = torch.tensor([[float(math.ceil(at[i]) - at[i]) for i in n[0].tolist()]], dtype=torch.float64)
-        return Pairs(m >= n, q - above, other=q - below, weight=weight)
+        above, below, weight = [], [], []
+        for query in m[:, 0].tolist():
+            at = gali_positions(window + max(0, math.ceil((query + 1 - window) / chunk)) * chunk, window, local)
+            seen = [at[i] if i <= query else Fraction(0) for i in n[0].tolist()]
+            above.append([math.ceil(at[query]) - math.ceil(p) for p in seen])
+            below.append([math.ceil(at[query]) - math.floor(p) for p in seen])
+            weight.append([float(math.ceil(p) - p) for p in seen])
+        return Pairs(m >= n, torch.tensor(above), other=torch.tensor(below), weight=torch.tensor(weight).double())
 
     return rule
 

@@ -27,7 +27,8 @@ RULES = {
     "streaming-llm(sinks=3, recent=13)": oracle.streaming(3, 13),
     "streaming-llm(sinks=0, recent=1)": oracle.streaming(0, 1),
     "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),
-    "gali(local_window=6)": oracle.gali(L, 6),
+    "gali(local_window=6)": oracle.gali(L, 6, 6),
+    "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
     "log-n": oracle.log_n(L),
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
@@ -170,7 +171,7 @@ TOY = {  # spelling: trained window, rule, outputs at 23, outputs at 9
         24, oracle.leaky_rerope(4, 4.0), (-0.442267, -0.433409, -0.423466, -0.412466), (-0.308463, -0.273267)),
     "log-n": (8, oracle.log_n(8), (-0.533652, -0.548111, -0.561200, -0.572886), ()),
     "yarn-temperature": (8, oracle.yarn_temperature(8, 24), (-0.490743, -0.501902, -0.511806, -0.520431), ()),
-    "gali(local_window=2)": (8, oracle.gali(8, 2), (-0.423143, -0.412065, -0.399957, -0.386849), ()),
+    "gali(local_window=2, chunk=16)": (8, oracle.gali(8, 2, 16), (-0.423143, -0.412065, -0.399957, -0.386849), ()),
     "yarn-temperature(effective_window=24)": (
         24, oracle.plain, (-0.449064, -0.457876, -0.465543, -0.472046), (-0.294384, -0.258855)),
 }  # fmt: skip

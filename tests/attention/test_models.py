@@ -24,6 +24,7 @@ METHODS = [
     "dca+yarn-temperature(growing=True)",
     "harpe+self-extend",
     "yarn+rerope(effective_window=128)",
+    "gali(local_window=16)",
 ]
 IDENTICAL = {  # up to how many tokens the model is left alone; sliding layers of the families see 16 at least
     "self-extend(group=6, window=16)": 16,

@@ -17,7 +17,7 @@ RULES = {
     "leaky-rerope(window=8, slope_divisor=6.0)": oracle.leaky_rerope(8, 6.0),
     "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
     "streaming-llm(sinks=3, recent=13)": oracle.streaming(3, 13),
-    "gali(local_window=6)": oracle.gali(L, 6),
+    "gali(local_window=6)": oracle.gali(L, 6, 6),
     "log-n": oracle.log_n(L),
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "s2-attention(group_size=16)": oracle.s2(16, 4),
