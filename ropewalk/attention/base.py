@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ropewalk import __version__
 from ropewalk.attention.engine import engaged
 from ropewalk.attention.regions import PLAIN, Layer, Region
 from ropewalk.contract import Method, digest
@@ -71,7 +72,7 @@ class AttentionMethod(Method):
     def fingerprint(self, model: nn.Module, to: int) -> str:
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         numbers = sorted((key, spec.window, spec.inv_freq.tolist()) for key, spec in specs.items())
-        return digest("attention", self.id, to, numbers)
+        return digest("attention", __version__, self.id, to, numbers)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
