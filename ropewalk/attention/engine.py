@@ -123,7 +123,9 @@ class Engine:
         Raises:
             UserError: if a layer cannot be remapped, or a method's options do not fit it.
         """
-        config: Any = decoder(model).config
+        body = decoder(model)
+        self._signature = inspect.signature(body.forward)
+        config: Any = body.config
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         ropes: dict[tuple[Any, ...], _Rope] = {}
@@ -153,7 +155,7 @@ class Engine:
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
         documents = keywords.pop("document_ids", None)
-        given = inspect.signature(body.forward).bind_partial(*arguments, **keywords).arguments
+        given = self._signature.bind_partial(*arguments, **keywords).arguments
         given = given | given.get("kwargs", {})
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
         cache, positions = given.get("past_key_values"), given.get("position_ids")

@@ -67,7 +67,7 @@ class Layout:
         past: tokens in the cache before it.
         queries: tokens in it.
         visible: bool [B, past + queries] on the CPU, False for padding; None if nothing is padded.
-        given: the caller's ``position_ids``, int64 [R, Q], or None.
+        given: the caller's ``position_ids``, int64 [R, Q]; None where they say what would be counted anyway.
         documents: the caller's document ids, int64 [B, Q], or None; packed texts do not see each other.
         shared: what layers that ask for the same compute once: tables of angles, tiles, temperatures.
 
@@ -85,6 +85,8 @@ class Layout:
     def __post_init__(self) -> None:
         if self.documents is not None and self.past:
             raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
+        if self.given is not None and self.visible is None and bool((self.given == self._count).all()):
+            self.given = None
 
     @property
     def total(self) -> int:
@@ -97,8 +99,12 @@ class Layout:
         if self.given is not None:
             return self.given
         if self.visible is None:
-            return torch.arange(self.past, self.total)[None]
+            return self._count
         return (self.visible.cumsum(-1) - 1).clamp_min(0)[:, self.past :]
+
+    @cached_property
+    def _count(self) -> Tensor:
+        return torch.arange(self.past, self.total)[None]
 
     @cached_property
     def length(self) -> int:
@@ -123,6 +129,9 @@ class Layout:
 
     def _view(self, slots: int, kept: Tensor | None) -> View:
         m = self.positions
+        if all(x is None for x in (kept, self.visible, self.given, self.documents)):  # one text, no padding
+            n = torch.arange(self.total)[-slots:]
+            return View(len(n), n[None], (Group(ALL, ALL, ALL, m[0], n),))
         if kept is not None:
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
