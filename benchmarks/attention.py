@@ -98,7 +98,7 @@ class Scale:
 FULL = Scale(
     {2048: 7, 8192: 5, 32768: 3}, (8192, 32768), 32, matrices=8192, memory=(8192, 32768)
 )  # matrices: 2 GiB each
-QUICK = Scale({2048: 3, 4096: 1}, (4096,), 16, matrices=2048, memory=(4096,))
+QUICK = Scale({2048: 3, 4096: 1}, (4096,), 8, matrices=2048, memory=(4096,))
 
 
 @dataclass
