@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,9 +14,6 @@ from ropewalk.attention.regions import PLAIN, Layer, Region
 from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 POSITIONS, VISIBILITY, TEMPERATURE = "positions", "visibility", "temperature"
 
@@ -75,12 +72,6 @@ class AttentionMethod(Method):
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         numbers = sorted((key, spec.window, spec.inv_freq.tolist()) for key, spec in specs.items())
         return digest("attention", self.id, to, numbers)
-
-    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
-        raise UserError(
-            f"{self.id} cannot be saved in a configuration: it needs code at run time",
-            "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware.",
-        )
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:

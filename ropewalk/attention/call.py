@@ -126,7 +126,8 @@ class Call:
             table = self.layout.once(name, lambda: turn.tables(k_pos(self.view.positions[:, have:]), blend))
             return turn.by(new, table)
 
-        return turned(self.key, 0) if self.memo is None else self.memo.rotated((k_pos, blend), self.key, turned)
+        kept = self.memo is not None and not any(region.passing for region in self.regions if region.k_pos is k_pos)
+        return self.memo.rotated((k_pos, blend), self.key, turned) if kept and self.memo else turned(self.key, 0)
 
 
 def _tiles(group: Group, regions: tuple[Region, ...]) -> list[tuple[Region, Tile]]:

@@ -161,7 +161,7 @@ def _tile_backward(
 
 
 def _dense(backend: Backend) -> Dense:
-    return backend if isinstance(backend, Dense) else Dense()
+    return backend if isinstance(backend, Dense) else Dense(getattr(backend, "softcap", None))
 
 
 class _Attend(torch.autograd.Function):
