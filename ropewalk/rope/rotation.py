@@ -52,7 +52,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: Style, place: Place = "he
     first_turned = 0 if place == "head" else x.shape[-1] - d
     turned = x[..., first_turned : first_turned + d].to(torch.promote_types(x.dtype, cos.dtype))
     a, b = turned.chunk(2, dim=-1) if style == "half" else (turned[..., ::2], turned[..., 1::2])
-    a, b = torch.addcmul(a * cos, b, sin, value=-1).to(x.dtype), torch.addcmul(b * cos, a, sin).to(x.dtype)
+    a, b = (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)  # no fused products: they change bits
     turned = torch.cat([a, b], dim=-1) if style == "half" else torch.stack([a, b], dim=-1).flatten(-2)
     if d == x.shape[-1]:
         return turned
