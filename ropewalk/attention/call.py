@@ -12,7 +12,7 @@ from ropewalk.attention.backends import Backend, per_query_head
 from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.kernel import Part, attend
 from ropewalk.attention.layout import Group, Index, Layout, View
-from ropewalk.attention.regions import Map, Region
+from ropewalk.attention.regions import Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
 from ropewalk.rope.rotation import Place, Style, rotate, tables
 
@@ -118,7 +118,7 @@ class Call:
     def _keys(self, k_pos: Map, blend: bool) -> Tensor:
         """All keys under a map, [B, Hkv, K, D]; those of earlier steps are not rotated again."""
         turn = self.turn
-        if turn is None:
+        if turn is None or (k_pos is zero and turn.scale == 1.0):
             return self.key
 
         def turned(new: Tensor, have: int) -> Tensor:

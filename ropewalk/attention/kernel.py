@@ -90,8 +90,13 @@ def accumulate(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
     q = queries[0]
-    merged = q.new_zeros(*q.shape[:-1], values.shape[-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    lse = merged.new_full(q.shape[:-1], -torch.inf)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    if parts and _is_whole(parts[0], q.shape[-2]):  # the usual case of decoding
+        merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
+        merged, parts = merged.to(precise), parts[1:]
+    else:
+        merged = q.new_zeros(*q.shape[:-1], values.shape[-1], dtype=precise)
+        lse = merged.new_full(q.shape[:-1], -torch.inf)
     for part in parts:
         merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
     return merged, lse
