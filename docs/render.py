@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 from pathlib import Path
 
 from ropewalk.catalogue import CATALOGUE
+from ropewalk.evaluation.statistics import wilson
 from ropewalk.report.picture import picture
 
 ROOT = Path(__file__).parent.parent
@@ -62,20 +64,91 @@ def demo_table() -> str:
     return "\n".join(rows)
 
 
-def benchmarks_table() -> str:
-    rows = ["| what | ours | peer | ratio | setting |", "|---|---|---|---|---|"]
-    for file in sorted(RESULTS.glob("*.json")):
-        content = json.loads(file.read_text())
-        if isinstance(content, dict):
-            continue  # a comparison, not a benchmark
-        for row in content:
-            setting = row["setting"] if isinstance(row["setting"], str) else json.dumps(row["setting"])
-            cells = row["name"], f"{row['ours']:.3g} {row['unit']}", f"{row['peer']:.3g} {row['unit']}"
-            rows.append("| " + " | ".join([*cells, f"{row['ratio']:.1f}x", setting.replace("|", "/")]) + " |")
+def reach_table() -> str:
+    """Retrieval and perplexity of every method beyond the window of the bundled model."""
+    results = json.loads((RESULTS / "reach.json").read_text())
+    lengths = [n for n in results["lengths"] if n > results["model"]["window"]]
+    found: dict[tuple[str, str, int], list[dict]] = {}
+    for row in results["results"]:
+        found.setdefault((row["method"], row["task"], row.get("length", 0)), []).append(row)
+    columns = [f"retrieval at {n}" for n in lengths] + [f"perplexity at {n}" for n in lengths]
+    rows = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for method in results["methods"]:
+        cells = [method["title"]]
+        for n in lengths:
+            tries = [row for task in ("passkey", "niah") for row in found[method["id"], task, n]]
+            cells.append(share([row["value"] for row in tries], [row["n"] for row in tries]))
+        cells += [interval(found[method["id"], "ppl", n][0], "value", "low", "high", ".1f") for n in lengths]
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-PARTS = {"methods": methods_table, "demo": demo_table, "benchmarks": benchmarks_table}
+def share(values: list[float], samples: list[int]) -> str:
+    """The pooled share of right answers with its Wilson interval."""
+    n = sum(samples)
+    right = sum(value * k for value, k in zip(values, samples, strict=True))
+    low, high = wilson(right, n)
+    return f"{right / n:.0%} ({low:.0%} to {high:.0%})"
+
+
+def benchmarks() -> list[tuple[str, str, list[dict]]]:
+    """Name, first sentence of the script's docstring, and rows of every benchmark with committed results."""
+    found = []
+    for file in sorted(RESULTS.glob("*.json")):
+        content = json.loads(file.read_text())
+        if isinstance(content, list):
+            script = ast.parse((ROOT / "benchmarks" / f"{file.stem}.py").read_text("utf-8"))
+            sentence = (ast.get_docstring(script) or "").split("\n\n")[0].replace("\n", " ")
+            found.append((file.stem, sentence, content))
+    return found
+
+
+def benchmarks_summary() -> str:
+    rows = ["| benchmark | what | ratios |", "|---|---|---|"]
+    for name, sentence, content in benchmarks():
+        ratios = [row["ratio"] for row in content]
+        rows.append(f"| [{name}](docs/benchmarks.md#{name}) | {sentence} | {min(ratios):.2g} to {max(ratios):.2g} |")
+    return "\n".join(rows)
+
+
+def benchmarks_table() -> str:
+    parts = []
+    for name, sentence, content in benchmarks():
+        settings = [row["setting"] if isinstance(row["setting"], dict) else {} for row in content]
+        common = {k: v for k, v in settings[0].items() if all(s.get(k) == v for s in settings)}
+        rows = [
+            f"## {name}",
+            "",
+            sentence,
+            "",
+            plainly(common),
+            "",
+            "| what | ours | peer | ratio | setting |",
+            "|---" * 5 + "|",
+        ]
+        for row, setting in zip(content, settings, strict=True):
+            cells = row["name"], f"{row['ours']:.3g} {row['unit']}", f"{row['peer']:.3g} {row['unit']}"
+            own = plainly({k: v for k, v in setting.items() if k not in common})
+            rows.append("| " + " | ".join([*cells, f"{row['ratio']:.2f}", own.replace("|", "/")]) + " |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def plainly(setting: dict) -> str:
+    numbers = (
+        f"{k.replace('_', ' ')} {v:.3g}" if isinstance(v, float) else f"{k.replace('_', ' ')} {v}"
+        for k, v in setting.items()
+    )
+    return "; ".join(numbers)
+
+
+PARTS = {
+    "methods": methods_table,
+    "demo": demo_table,
+    "reach": reach_table,
+    "benchmarks": benchmarks_summary,
+    "all-benchmarks": benchmarks_table,
+}
 
 
 def rendered(text: str) -> str:
@@ -102,7 +175,10 @@ def main() -> None:
     if "--architectures" in sys.argv:
         return architectures()
     stale = []
-    for file in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
+    for file in (
+        ROOT / "README.md",
+        *(ROOT / "docs" / f"{name}.md" for name in ("methods", "attention", "benchmarks")),
+    ):
         old = file.read_text("utf-8")
         new = rendered(old)
         if new != old:

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 METHODS = (
-    "none,pi,ntk-aware,ntk-aware(stretch=2),dynamic-ntk,ntk-by-parts,yarn,resonance+yarn,llama3,abf,"
-    "giraffe(basis='power'),dprope"
+    "none,pi,ntk-aware,ntk-aware(stretch=2),dynamic-ntk,llama3,yarn,resonance+yarn,lm-infinite,self-extend,dca,"
+    "yarn+dca(effective_window=1024)"
 )
 TARGET = 2048
 
