@@ -21,6 +21,7 @@ VERBS = {
     "plan": "Say what a longer window takes: methods, memory, time, commands.",
     "extend": "Write a checkpoint with a longer window.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
+    "serve": "Serve a model with any method on it, over OpenAI's protocol.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }
