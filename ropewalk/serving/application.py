@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -46,8 +45,6 @@ COMPLETION_TOKENS = 16  # where a request does not say, as in OpenAI's protocol
 CHAT_TOKENS = 1024  # likewise; the protocol leaves it to the server
 BYTES, BYTES_PER_TOKEN = 2**20, 64  # a body may have: for its fields, and for every token of the length limit
 GONE = 499  # the client closed the connection; nobody reads it
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ class _Api:
 
     def _authorise(self, http: HTTPRequest) -> None:
         expected = f"Bearer {self._served.api_key}".encode()
-        given = http.headers.get("authorization", "").encode()
+        given = http.headers.get("authorization", "").encode("latin-1")
         if self._served.api_key and not secrets.compare_digest(given, expected):
             raise Refusal(401, "the API key is missing or wrong", code="invalid_api_key")
 
@@ -175,7 +172,11 @@ class _Api:
             raise Refusal(400, f"{self._served.name} has no chat template; use /v1/completions", "messages")
         try:
             text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, TypeError, ValueError) as error:  # templates refuse roles and orders that they do not know
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+        ) as error:  # templates refuse roles and orders that they do not know
             raise Refusal(400, f"the model's chat template refuses the messages: {error}", "messages") from None
         ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
@@ -188,8 +189,8 @@ class _Api:
         if read + tokens > limit:
             raise Refusal(
                 400,
-                f"this server's limit is {limit:,} tokens; the prompt has {read:,}, and {tokens:,} more were asked for: "
-                f"together {read + tokens:,}",
+                f"the limit is {limit:,} tokens; the prompt has {read:,}, and {tokens:,} more were asked for: together "
+                f"{read + tokens:,}",
                 code="context_length_exceeded",
             )
         temperature = 1.0 if body.temperature is None else body.temperature
@@ -296,7 +297,8 @@ def _told(error: Exception) -> Refusal:
 
 async def _refused(_: HTTPRequest, error: Exception) -> Response:
     told = _told(error)
-    return JSONResponse(told.body, told.status, headers=getattr(error, "headers", None))
+    headers = {"connection": "close"} if told.status == 413 else None  # what follows of the body is not read
+    return JSONResponse(told.body, told.status, headers=headers)
 
 
 async def _gone(_: HTTPRequest, error: Exception) -> Response:

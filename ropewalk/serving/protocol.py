@@ -6,6 +6,7 @@ unknown ones are refused. Answers are the types of the ``openai`` package.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from typing import Annotated, Any, Literal, TypeVar
@@ -39,15 +40,15 @@ class Refusal(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def _only(*neutral: Any) -> Any:
-    """A field that must be null or have a value that changes nothing."""
+def _only(*neutral: Any) -> AfterValidator:
+    """Refuses all but null and values that change nothing."""
 
     def check(value: Any) -> Any:
         if value is None or value in neutral:
             return value
-        raise ValueError(f"this server supports only {' or '.join(map(repr, (*neutral, None)))}")
+        raise ValueError(f"this server supports only {' or '.join(map(json.dumps, (*neutral, None)))}")
 
-    return Annotated[Any, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 class _Strict(BaseModel):
@@ -58,7 +59,7 @@ class StreamOptions(_Strict):
     """How a stream ends."""
 
     include_usage: bool | None = None
-    include_obfuscation: _only() = None  # type: ignore[valid-type]
+    include_obfuscation: Annotated[Any, _only()] = None
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -76,10 +77,10 @@ class Generation(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    n: _only(1) = None  # type: ignore[valid-type]
-    frequency_penalty: _only(0) = None  # type: ignore[valid-type]
-    presence_penalty: _only(0) = None  # type: ignore[valid-type]
-    logit_bias: _only({}) = None  # type: ignore[valid-type]
+    n: Annotated[Any, _only(1)] = None
+    frequency_penalty: Annotated[Any, _only(0)] = None
+    presence_penalty: Annotated[Any, _only(0)] = None
+    logit_bias: Annotated[Any, _only({})] = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -96,10 +97,10 @@ class CompletionRequest(Generation):
     """Body of ``/v1/completions``."""
 
     prompt: str | Annotated[list[int], Field(fail_fast=True)] | Annotated[list[str], Field(min_length=1, max_length=1)]
-    best_of: _only(1) = None  # type: ignore[valid-type]
-    echo: _only(False) = None  # type: ignore[valid-type]
-    logprobs: _only() = None  # type: ignore[valid-type]
-    suffix: _only("") = None  # type: ignore[valid-type]
+    best_of: Annotated[Any, _only(1)] = None
+    echo: Annotated[Any, _only(False)] = None
+    logprobs: Annotated[Any, _only()] = None
+    suffix: Annotated[Any, _only("")] = None
 
     @property
     def text(self) -> str | list[int]:
@@ -144,12 +145,12 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
-    logprobs: _only(False) = None  # type: ignore[valid-type]
-    top_logprobs: _only() = None  # type: ignore[valid-type]
-    response_format: _only({"type": "text"}) = None  # type: ignore[valid-type]
-    modalities: _only(["text"]) = None  # type: ignore[valid-type]
-    tools: _only([]) = None  # type: ignore[valid-type]
-    tool_choice: _only("none", "auto") = None  # type: ignore[valid-type]
+    logprobs: Annotated[Any, _only(False)] = None
+    top_logprobs: Annotated[Any, _only()] = None
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    modalities: Annotated[Any, _only(["text"])] = None
+    tools: Annotated[Any, _only([])] = None
+    tool_choice: Annotated[Any, _only("none", "auto")] = None
     parallel_tool_calls: bool | None = None
 
 
@@ -179,10 +180,12 @@ def _refusal(error: ValidationError) -> Refusal:
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return Refusal(400, f"unknown parameter {_short(field)!r}", _short(field), "unknown_parameter")
-    about = list(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == first["loc"][:1]))
+    about = list(
+        dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == first["loc"][:1])
+    )
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return Refusal(400, f"{field} is missing", field)
-    return Refusal(400, f"{field} is {_short(repr(first['input']))}: {'; or '.join(about[:4])}", field)
+    return Refusal(400, f"{field}: {_short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
 
 
 def _short(text: str) -> str:

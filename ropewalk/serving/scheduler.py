@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SLICE = 16  # tokens per turn of a batch, while others wait for theirs
 ROWS = 64  # at most, in a batch
 WAITING = 1024  # requests at most
+CLOSING = "the server is shutting down"
 GREEDY = 1e-4  # temperatures below it take the most likely token
 
 log = logging.getLogger(__name__)
@@ -145,8 +146,8 @@ class Scheduler:
             Unavailable: if too many wait already, or none is run any more.
         """
         with self._changed:
-            if not self.alive:
-                raise Unavailable("the server is shutting down")
+            if self._closed:
+                raise Unavailable(CLOSING)
             if len(self._waiting) >= WAITING:
                 raise Unavailable(f"{WAITING} requests are waiting already; try again later")
             self._waiting.append(job)
@@ -155,20 +156,25 @@ class Scheduler:
     @torch.no_grad()
     def _run(self) -> None:
         running: deque[_Batch] = deque()
-        while self._admit(running):
-            batch = running.popleft()
-            try:
-                for _ in range(SLICE):
-                    batch.step()
-            except Exception as error:  # one batch's failure is not the server's
-                log.exception("a batch of %d failed", len(batch.rows))
-                batch.fail(error)
-            if batch.rows:
-                running.append(batch)
-        for batch in running:
-            batch.fail(Unavailable("the server is shutting down"))
-        for job in self._waiting:
-            job.deliver(Unavailable("the server is shutting down"))
+        try:
+            while self._admit(running):
+                batch = running.popleft()
+                self._take_turn(batch)
+                if batch.rows:
+                    running.append(batch)
+        finally:  # nobody is left waiting, whatever ended the loop
+            with self._changed:
+                self._closed = True
+            for job in (*(row.job for batch in running for row in batch.rows), *self._waiting):
+                job.deliver(Unavailable(CLOSING))
+
+    def _take_turn(self, batch: _Batch) -> None:
+        try:
+            for _ in range(SLICE):
+                batch.step()
+        except Exception as error:  # one batch's failure is not the server's
+            log.exception("a batch of %d failed", len(batch.rows))
+            batch.fail(error)
 
     def _admit(self, running: deque[_Batch]) -> bool:
         """Let the next waiting jobs take turns with what runs; waits while there is nothing to do. False: closed."""
@@ -193,7 +199,7 @@ class _Row:
 
     def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], device: torch.device):
         request = job.request
-        decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        decode: Any = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         self.job, self.made, self.done = job, 0, False
         self._text, self._ends = TextStream(decode, request.prompt, request.stop), ends
         self._random = torch.Generator(device)

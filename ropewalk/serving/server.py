@@ -125,7 +125,7 @@ def _bound(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        bound.bind((address[0], port, *address[2:]))  # getaddrinfo takes port 99999 for another
         return bound
     except (OSError, OverflowError) as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}", "Choose others with --host and --port.") from None
