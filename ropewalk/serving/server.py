@@ -21,6 +21,8 @@ from ropewalk.serving.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starlette.applications import Starlette
+
     from ropewalk.contract import Method
     from ropewalk.rope.spec import RopeSpec
 
@@ -77,15 +79,15 @@ def serve(options: Options, announce: Callable[[str, int, bool], None]) -> None:
         limit = _limit(options, method, specs)
         _refuse_dynamic(options.model, method, specs)
         switches = sorted({s.window for s in specs.values() if s.long_factors not in (None, s.factors)})
-        plain_cache = getattr(method, "cache", None)
+        own_cache = getattr(method, "cache", None)
         with method.on(model, None if method.id == "none" else options.to):
             scheduler = Scheduler(
                 model,
                 tokenizer,
                 capacity=options.capacity or limit,
-                alone=method.length_dependent or plain_cache is not None or bool(switches),
+                alone=method.length_dependent or own_cache is not None or bool(switches),
                 switches=switches,
-                new_cache=None if plain_cache is None else lambda: plain_cache(model),
+                new_cache=None if own_cache is None else lambda: own_cache(model),
             )
             served = Served(
                 name=options.name or options.model,
@@ -99,13 +101,11 @@ def serve(options: Options, announce: Callable[[str, int, bool], None]) -> None:
             hosts = ["localhost", "127.0.0.1", "::1", "[::1]", host, options.host] if local else None
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             announce(address, limit, local)
-            _listen(uvicorn.Config(application(served, scheduler, hosts), **SETTINGS), listening)
+            _listen(application(served, scheduler, hosts), listening)
 
 
-SETTINGS = {"log_level": "warning", "access_log": False, "lifespan": "on", "timeout_graceful_shutdown": GRACE}
-
-
-def _listen(config: uvicorn.Config, listening: socket.socket) -> None:
+def _listen(app: Starlette, listening: socket.socket) -> None:
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended
     try:
         uvicorn.Server(config).run(sockets=[listening])

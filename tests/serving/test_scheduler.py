@@ -13,13 +13,11 @@ from ropewalk.serving import scheduler as scheduling
 from ropewalk.serving.scheduler import Job, Request, Scheduler, Unavailable
 from tests.models import THETA, tiny, tokens
 
-END = 1
-
 
 class Letters:
     """A tokenizer whose tokens are characters."""
 
-    eos_token_id = END
+    eos_token_id = None
 
     def decode(self, ids, **_):
         return "".join(chr(0x4E00 + token) for token in ids)
@@ -68,12 +66,14 @@ def scheduler(model, clients=(), capacity=4096, **more):
 
 def alone(model, prompt, max_tokens=8):
     """Greedy, without a cache: every token from a forward over all before it."""
-    ids = list(prompt)
+    made, end = [], model.generation_config.eos_token_id
     with torch.no_grad():
-        while len(ids) < len(prompt) + max_tokens and ids[-1] != END:
-            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    made = ids[len(prompt) :]
-    return (made[:-1], "stop") if made[-1] == END else (made, "length")
+        while len(made) < max_tokens:
+            ids = torch.tensor([[*prompt, *made]])
+            made.append(int(model(input_ids=ids, use_cache=False).logits[0, -1].argmax()))
+            if made[-1] == end:
+                return made[:-1], "stop"
+    return made, "length"
 
 
 PROMPTS = [tokens(1, n, seed=n)[0].tolist() for n in (3, 40, 90, 41, 17)]
@@ -130,14 +130,27 @@ def test_rows_that_depend_on_each_other_are_batches_of_their_own():
 
 def test_a_short_request_does_not_wait_for_the_end_of_a_long_one():
     model = tiny("llama", eos_token_id=None)
-    order = []
     long, short = Client(PROMPTS[0], 400, seed=0), Client(PROMPTS[1], 3, seed=0)
     with scheduler(model, [long]) as running:
         long.events.get(timeout=60)
         running.submit(short.job)
-        order.append(len(short.result()[0]))
+        assert len(short.result()[0]) == 3
         assert not any(piece.finish for piece in list(long.events.queue))
         long.job.cancelled.set()
+
+
+def test_batches_that_take_turns_do_not_change_each_other():
+    model = tiny("llama", eos_token_id=None)
+    with method("self-extend(window=16, group=8)").on(model, 256):
+        expected = alone(model, PROMPTS[0], 60), alone(model, PROMPTS[2], 60)
+        first, second = (Client(prompt, 60, temperature=0) for prompt in (PROMPTS[0], PROMPTS[2]))
+        with scheduler(model, [first]) as running:
+            started = ids_of(first.events.get(timeout=60).text)
+            running.submit(second.job)
+            rest, finish = first.result()
+            assert (started + rest, finish) == expected[0]
+            assert second.result() == expected[1]
+    assert 1 < model.widths.index((1, 90)) < 60
 
 
 def test_a_seed_gives_the_same_text_in_any_company():

@@ -1,5 +1,6 @@
 """The server as clients meet it: the real ``openai`` client, and whatever else comes over the wire."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import asyncio
@@ -17,8 +18,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-pytest.importorskip("openai", reason="needs the extra: pip install 'ropewalk[serve]'")
-pytest.importorskip("uvicorn", reason="needs the extra: pip install 'ropewalk[serve]'")
+for package in ("openai", "starlette", "uvicorn", "httpx"):
+    pytest.importorskip(package, reason="needs the extra: pip install 'ropewalk[serve]' httpx")
 
 import httpx
 import openai
@@ -269,9 +270,7 @@ def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
 
 def test_200_requests_and_20_malformed_ones_at_once_are_all_answered(address):
     async def everything():
-        pool = {"timeout": 120, "limits": httpx.Limits(max_connections=300)}
-        openai_pool = httpx.AsyncClient(**pool)
-        options = {"base_url": f"{address}/v1", "api_key": "none", "max_retries": 0, "http_client": openai_pool}
+        options = {"base_url": f"{address}/v1", "api_key": "none", "max_retries": 0, "timeout": 120}
 
         async def good(i):
             done = await complete(client, prompt=f"value_{i} = ", max_tokens=4, stream=i % 4 == 0)
@@ -282,7 +281,7 @@ def test_200_requests_and_20_malformed_ones_at_once_are_all_answered(address):
         async def bad(body):
             return (await http.post(f"{address}/v1/completions", content=raw(body))).status_code
 
-        async with httpx.AsyncClient(**pool) as http, openai.AsyncOpenAI(**options) as client:
+        async with httpx.AsyncClient(timeout=120) as http, openai.AsyncOpenAI(**options) as client:
             return await asyncio.gather(*map(good, range(200)), *map(bad, list(BAD_COMPLETIONS.values())[:20]))
 
     answers = asyncio.run(everything())
@@ -409,6 +408,28 @@ def test_what_cannot_be_served_is_refused_before_listening(capsys, never_listens
     }.items():
         assert run(["serve", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_an_extended_checkpoint_needs_no_method(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: None)
+    assert run(["extend", "demo", "--to", "2k", "--out", str(tmp_path / "long")]) == 0
+    assert run(["serve", str(tmp_path / "long"), "--port", "0", "--name", "long"]) == 0
+    assert "long (none), 2,048 tokens, at http://127.0.0.1:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_an_open_server_without_a_key_is_warned_about(capsys, monkeypatch, host):
+    monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: None)
+    assert run(["serve", "demo", "--port", "0", "--host", host]) == 0
+    assert ("ROPEWALK_API_KEY" in capsys.readouterr().out) == (host == "0.0.0.0")
+
+
+def test_a_missing_extra_is_said(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ropewalk.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run(["serve", "demo"]) == 2
+    shown = capsys.readouterr().err
+    assert "serve needs uvicorn" in shown and "pip install 'ropewalk[serve]'" in shown
 
 
 def test_a_dynamic_checkpoint_is_served_by_the_method_that_forgets_earlier_requests(capsys, tmp_path, never_listens):
