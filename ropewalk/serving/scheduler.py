@@ -128,7 +128,7 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """End at the next token; jobs that are not finished get ``Unavailable``."""
+        """End after the turn that is being taken; jobs that are not finished get ``Unavailable``."""
         with self._changed:
             self._closed = True
             self._changed.notify()

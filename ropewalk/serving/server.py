@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.applications import Starlette
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ropewalk.contract import Method
     from ropewalk.rope.spec import RopeSpec
@@ -72,36 +74,40 @@ def serve(options: Options, announce: Callable[[str, int, bool], None]) -> None:
         UserError: for everything that a user can mend, before the server listens.
     """
     method = method_of(options.method)
-    listening = _bound(options.host, options.port)
-    with listening:
+    with _bound(options.host, options.port) as listening:
         model, tokenizer, _ = load(options.model, options.dtype, options.device, options.trust_remote_code)
         specs = rope_config.read(model.config)
-        limit = _limit(options, method, specs)
         _refuse_dynamic(options.model, method, specs)
-        switches = sorted({s.window for s in specs.values() if s.long_factors not in (None, s.factors)})
-        own_cache = getattr(method, "cache", None)
+        limit = _limit(options, method, specs)
+        vocabulary = int(rope_config.text_config(model.config).vocab_size)
+        served = Served(options.name or options.model, tokenizer, vocabulary, limit, options.api_key)
+        host, port = listening.getsockname()[:2]
+        local = ipaddress.ip_address(host).is_loopback
+        names = ["localhost", "127.0.0.1", "::1", "[::1]", host, options.host] if local else None
         with method.on(model, None if method.id == "none" else options.to):
-            scheduler = Scheduler(
-                model,
-                tokenizer,
-                capacity=options.capacity or limit,
-                alone=method.length_dependent or own_cache is not None or bool(switches),
-                switches=switches,
-                new_cache=None if own_cache is None else lambda: own_cache(model),
-            )
-            served = Served(
-                name=options.name or options.model,
-                tokenizer=tokenizer,
-                vocabulary=int(rope_config.text_config(model.config).vocab_size),
-                limit=limit,
-                api_key=options.api_key,
-            )
-            host, port = listening.getsockname()[:2]
-            local = ipaddress.ip_address(host).is_loopback
-            hosts = ["localhost", "127.0.0.1", "::1", "[::1]", host, options.host] if local else None
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            announce(address, limit, local)
-            _listen(application(served, scheduler, hosts), listening)
+            scheduler = _scheduler(model, tokenizer, method, options.capacity or limit, specs)
+            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}", limit, local)
+            _listen(application(served, scheduler, names), listening)
+
+
+def _scheduler(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    capacity: int,
+    specs: Mapping[str, RopeSpec],
+) -> Scheduler:
+    """Jobs share a batch unless rows would change each other or the method brings its own cache."""
+    switches = sorted({spec.window for spec in specs.values() if spec.long_factors not in (None, spec.factors)})
+    cache = getattr(method, "cache", None)
+    return Scheduler(
+        model,
+        tokenizer,
+        capacity,
+        alone=method.length_dependent or cache is not None or bool(switches),
+        switches=switches,
+        new_cache=None if cache is None else partial(cache, model),
+    )
 
 
 def _listen(app: Starlette, listening: socket.socket) -> None:

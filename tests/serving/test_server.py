@@ -28,9 +28,12 @@ import uvicorn
 from ropewalk import method
 from ropewalk.cli.main import run
 from ropewalk.loading import load
+from ropewalk.rope.config import read
 from ropewalk.serving import scheduler as scheduling
+from ropewalk.serving import server
 from ropewalk.serving.application import BYTES, BYTES_PER_TOKEN, Served, application
 from ropewalk.serving.scheduler import Scheduler
+from tests.models import THETA, tiny
 
 LIMIT = 2048
 TEMPLATE = (
@@ -56,13 +59,13 @@ def serving(demo, **more):
     served = Served("demo", tokenizer, model.config.vocab_size, LIMIT, **more)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(served, scheduler, ["127.0.0.1"]), log_level="critical", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
-    while not server.started:
+    while not running.started:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
+    running.should_exit = True
     thread.join()
 
 
@@ -389,6 +392,29 @@ def _answers(address):
         return httpx.get(address.removesuffix("/v1") + "/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "ropes", "alone", "switches"),
+    [
+        ("none", THETA, False, []),
+        ("yarn+dca", THETA, False, []),
+        ("dynamic-ntk", THETA, True, []),
+        ("gali", THETA, True, []),
+        ("streaming-llm", THETA, True, []),
+        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, True, [64]),
+        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, False, []),
+    ],
+)
+def test_requests_share_a_batch_only_where_that_changes_nothing(monkeypatch, spelling, ropes, alone, switches):
+    monkeypatch.setattr(server, "Scheduler", lambda *_, **more: more)
+    model = tiny("llama", rope_parameters=ropes, max_position_embeddings=256 if ropes is not THETA else 64)
+    made = server._scheduler(model, None, method(spelling), 256, read(model.config))
+    assert (made["alone"], made["switches"]) == (alone, switches)
+    assert (made["new_cache"] is not None) == (spelling == "streaming-llm")
 
 
 @pytest.fixture
