@@ -25,6 +25,7 @@ VERBS = {
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
     "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
     "sweep": "Evaluate many models, methods and seeds on many workers.",
+    "serve": "Serve a model with any method on it, over OpenAI's protocol.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for methods that need code at run time."""

@@ -1,0 +1,467 @@
+"""The server as clients meet it: the real ``openai`` client, and whatever else comes over the wire."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+for package in ("openai", "starlette", "uvicorn", "httpx"):
+    pytest.importorskip(package, reason="needs the extra: pip install 'ropewalk[serve]' httpx")
+
+import httpx
+import openai
+import uvicorn
+
+from ropewalk import method
+from ropewalk.cli.main import run
+from ropewalk.loading import load
+from ropewalk.rope.config import read
+from ropewalk.serving import scheduler as scheduling
+from ropewalk.serving import server
+from ropewalk.serving.application import BYTES, BYTES_PER_TOKEN, Served, application
+from ropewalk.serving.scheduler import Scheduler
+from tests.models import THETA, tiny
+
+LIMIT = 2048
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('no such role: ' + m.role) }}{% endif %}# {{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}# assistant:{% endif %}"
+)
+PROMPT = "def main(arguments):\n    "
+
+
+@pytest.fixture(scope="module")
+def demo():
+    model, tokenizer, _ = load("demo")
+    with method("self-extend").on(model, LIMIT):
+        yield model, tokenizer
+
+
+@contextmanager
+def serving(demo, **more):
+    """A server on a free port, in a thread; its address. The method is on already."""
+    model, tokenizer = demo
+    scheduler = Scheduler(model, tokenizer, capacity=LIMIT)
+    served = Served("demo", tokenizer, model.config.vocab_size, LIMIT, **more)
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application(served, scheduler, ["127.0.0.1"]), log_level="critical", lifespan="on")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    running.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(demo):
+    demo[1].chat_template = TEMPLATE
+    with serving(demo) as address:
+        yield address
+    demo[1].chat_template = None
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def greedy(demo, prompt, max_tokens, **more):
+    """What ``generate`` makes of the same prompt."""
+    model, tokenizer = demo
+    inputs = tokenizer(prompt, return_tensors="pt", **more)
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+    return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def complete(client, prompt=PROMPT, **more):
+    return client.completions.create(model="demo", prompt=prompt, **{"max_tokens": 12, "temperature": 0, **more})
+
+
+def test_a_completion_is_what_generate_gives(demo, client):
+    expected = greedy(demo, PROMPT, 12)
+    done = complete(client)
+    assert done.choices[0].text == expected
+    assert done.choices[0].finish_reason == "length"
+    prompt = len(demo[1](PROMPT)["input_ids"])
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (
+        prompt,
+        12,
+        prompt + 12,
+    )
+
+
+def test_token_ids_and_a_list_of_one_text_are_prompts_too(demo, client):
+    expected = complete(client).choices[0].text
+    assert complete(client, prompt=demo[1](PROMPT)["input_ids"]).choices[0].text == expected
+    assert complete(client, prompt=[PROMPT]).choices[0].text == expected
+
+
+def test_a_prompt_beyond_the_window_is_read_by_the_method(demo, client):
+    prompt = "x = 1\n" * 250
+    assert len(demo[1](prompt)["input_ids"]) > 512
+    assert complete(client, prompt=prompt).choices[0].text == greedy(demo, prompt, 12)
+
+
+def test_a_stream_is_the_completion_in_pieces(client):
+    whole = complete(client)
+    chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
+    assert len(chunks) > 5
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == whole.choices[0].text
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + ["length"]
+    assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_a_chat_goes_through_the_template(demo, client):
+    messages = [
+        {"role": "system", "content": "be short"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    ]
+    prompt = "# system: be short\n# user: hi\n# assistant:"
+    done = client.chat.completions.create(model="demo", messages=messages, temperature=0, max_completion_tokens=8)
+    assert done.choices[0].message.role == "assistant"
+    assert done.choices[0].message.content == greedy(demo, prompt, 8, add_special_tokens=False)
+    stream = client.chat.completions.create(model="demo", messages=messages, temperature=0, max_tokens=8, stream=True)
+    deltas = [chunk.choices[0].delta for chunk in stream]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content for delta in deltas) == done.choices[0].message.content
+
+
+def test_a_stop_string_ends_the_text_before_it(client):
+    text = complete(client, max_tokens=30).choices[0].text
+    stop = text[10:14]
+    stopped = complete(client, max_tokens=30, stop=["never this", stop])
+    assert stopped.choices[0].text == text[: text.index(stop)]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_a_seed_repeats_a_text(client):
+    texts = [complete(client, temperature=1.5, top_p=0.9, seed=seed).choices[0].text for seed in (1, 1, 2, 3)]
+    assert texts[0] == texts[1] and len(set(texts)) > 1
+
+
+def test_the_models_are_one(client):
+    assert [model.id for model in client.models.list()] == ["demo"]
+    assert client.models.retrieve("demo").max_model_len == LIMIT
+    with pytest.raises(openai.NotFoundError, match="only 'demo'"):
+        client.models.retrieve("gpt-9")
+    with pytest.raises(openai.NotFoundError, match="only 'demo'"):
+        client.completions.create(model="gpt-9", prompt="hi")
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(client):
+    with pytest.raises(openai.BadRequestError, match=r"2,048.*3.*2,046.*2,049") as caught:
+        complete(client, prompt=[5, 6, 7], max_tokens=2046)
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match=r"2,048.*3,000"):
+        complete(client, prompt=[5] * 3000)
+    with pytest.raises(openai.BadRequestError, match=r"limit is 2,048 tokens; the prompt has 2,048"):
+        client.completions.create(model="demo", prompt=[5] * 2048)
+
+
+GOOD = {"model": "demo", "prompt": "a", "max_tokens": 2}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+BAD_COMPLETIONS = {  # what is said of it -> body
+    "not JSON: EOF": b'{"model": "demo", "prompt": "a"',
+    "not JSON: expected": b"prompt=a",
+    "not JSON: EOF while parsing a value": b"",
+    "not JSON: invalid unicode": b'{"model": "demo", "prompt": "\xff\xfe"}',
+    "not JSON: unexpected end of hex": b'{"model": "demo", "prompt": "\\ud800"}',
+    "not JSON: recursion": b"[" * 100_000,
+    "no JSON object": b'["demo"]',
+    "model is missing": {"prompt": "a"},
+    "prompt is missing": {"model": "demo"},
+    "the prompt has no tokens": {**GOOD, "prompt": ""},
+    "prompt: 7 does not fit": {**GOOD, "prompt": 7},
+    "prompt: [1, 'b'] does not fit": {**GOOD, "prompt": [1, "b"]},
+    "token id 4096 is not in 0 to 4095": {**GOOD, "prompt": [4096]},
+    "token id -1": {**GOOD, "prompt": [-1]},
+    "prompt: ['a', 'b'] does not fit": {**GOOD, "prompt": ["a", "b"]},
+    "max_tokens: '2' does not fit": {**GOOD, "max_tokens": "2"},
+    "max_tokens: 0 does not fit": {**GOOD, "max_tokens": 0},
+    "temperature: -1 does not fit": {**GOOD, "temperature": -1},
+    "temperature: nan does not fit": b'{"model": "demo", "prompt": "a", "temperature": NaN}',
+    "top_p: 0 does not fit": {**GOOD, "top_p": 0},
+    "seed: 1180591620717411303424 does not fit": {**GOOD, "seed": 2**70},
+    "stop: '' does not fit": {**GOOD, "stop": ""},
+    "stream: 'yes' does not fit": {**GOOD, "stream": "yes"},
+    "n: 2 does not fit: this server supports only 1 or null": {**GOOD, "n": 2},
+    "logprobs: 3 does not fit": {**GOOD, "logprobs": 3},
+    "echo: True does not fit: this server supports only false or null": {**GOOD, "echo": True},
+    "unknown parameter 'maxtokens'": {**GOOD, "maxtokens": 3},
+}
+BAD_CHATS = {
+    "messages is missing": {"model": "demo"},
+    "messages: [] does not fit": {**CHAT, "messages": []},
+    "messages: 'a' does not fit": {**CHAT, "messages": ["a"]},
+    "no such role: wizard": {**CHAT, "messages": [{"role": "wizard", "content": "a"}]},
+    "does not know tool_calls": {**CHAT, "messages": [{"role": "assistant", "tool_calls": [1]}]},
+    "messages: [{'type': 'image_url'": {
+        **CHAT,
+        "messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}],
+    },
+    "tools: [{'type': 'function'}] does not fit": {**CHAT, "tools": [{"type": "function"}]},
+    "response_format: {'type': 'json_object'} does not fit": {**CHAT, "response_format": {"type": "json_object"}},
+}
+
+
+def raw(body):
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "says", "body"),
+    [("/v1/completions", *bad) for bad in BAD_COMPLETIONS.items()]
+    + [("/v1/chat/completions", *bad) for bad in BAD_CHATS.items()],
+    ids=[*BAD_COMPLETIONS, *BAD_CHATS],
+)
+def test_a_malformed_request_is_told_what_is_wrong_with_it(address, path, says, body):
+    answer = httpx.post(address + path, content=raw(body), timeout=60)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert says in error["message"]
+    assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
+    assert len(error["message"]) < 400
+
+
+def test_fields_at_the_value_that_changes_nothing_are_accepted(client):
+    neutral = {"n": 1, "best_of": 1, "echo": False, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}}
+    assert complete(client, user="me", suffix=None, logprobs=None, **neutral).choices[0].text
+
+
+def test_other_paths_methods_and_hosts_are_refused(address):
+    assert httpx.get(f"{address}/v1/nothing").json()["error"]["message"] == "Not Found"
+    assert httpx.get(f"{address}/v1/completions").status_code == 405
+    assert httpx.get(f"{address}/health", headers={"host": "attacker.example"}).status_code == 400
+    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+
+
+def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
+    sent = []
+
+    def endless():
+        for _ in range(100 * (BYTES + BYTES_PER_TOKEN * LIMIT) // 65536):
+            sent.append(65536)
+            yield b" " * 65536
+
+    try:
+        answer = httpx.post(f"{address}/v1/completions", content=endless(), timeout=60)
+        assert answer.status_code == 413 and "larger than" in answer.json()["error"]["message"]
+    except httpx.TransportError:  # the connection was cut while the body was under way
+        pass
+    assert sum(sent) < 50 * (BYTES + BYTES_PER_TOKEN * LIMIT)
+    assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_200_requests_and_20_malformed_ones_at_once_are_all_answered(address):
+    async def everything():
+        options = {"base_url": f"{address}/v1", "api_key": "none", "max_retries": 0, "timeout": 120}
+
+        async def good(i):
+            done = await complete(client, prompt=f"value_{i} = ", max_tokens=4, stream=i % 4 == 0)
+            if i % 4:
+                return done.choices[0].text
+            return "".join([chunk.choices[0].text async for chunk in done])
+
+        async def bad(body):
+            return (await http.post(f"{address}/v1/completions", content=raw(body))).status_code
+
+        async with httpx.AsyncClient(timeout=120) as http, openai.AsyncOpenAI(**options) as client:
+            return await asyncio.gather(*map(good, range(200)), *map(bad, list(BAD_COMPLETIONS.values())[:20]))
+
+    answers = asyncio.run(everything())
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+        for i in (0, 77, 199):
+            assert answers[i] == complete(client, prompt=f"value_{i} = ", max_tokens=4).choices[0].text
+    assert all(isinstance(text, str) for text in answers[:200])
+    assert answers[200:] == [400] * 20
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The jobs that the scheduler is given."""
+    given = []
+    submit = Scheduler.submit
+    monkeypatch.setattr(Scheduler, "submit", lambda self, job: (given.append(job), submit(self, job))[1])
+    return given
+
+
+def becomes(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
+
+
+def test_a_client_that_leaves_a_stream_ends_the_generation(client, jobs):
+    with complete(client, max_tokens=1500, stream=True) as stream:
+        next(iter(stream))
+    assert becomes(jobs[0].cancelled.is_set)
+    assert complete(client, max_tokens=2).choices[0].text
+
+
+def test_a_client_that_leaves_before_its_answer_ends_the_generation(client, jobs):
+    with pytest.raises(openai.APITimeoutError):
+        complete(client.with_options(timeout=0.3), max_tokens=1500)
+    assert becomes(jobs[0].cancelled.is_set)
+    assert complete(client, max_tokens=2).choices[0].text
+
+
+def test_an_error_inside_is_told_without_its_inside(demo, client, monkeypatch, caplog):
+    caplog.set_level(logging.CRITICAL, "ropewalk.serving.scheduler")
+    forward = demo[0].forward
+    monkeypatch.setattr(demo[0], "forward", lambda **_: 1 / 0)
+    for stream in (False, True):
+        with pytest.raises(openai.InternalServerError) as caught:
+            complete(client, stream=stream)
+        assert "internal error" in caught.value.message
+        assert "division" not in caught.value.response.text and "Traceback" not in caught.value.response.text
+    steps = []
+
+    def breaks_later(**keywords):
+        steps.append(1)
+        return forward(**keywords) if len(steps) < 4 else 1 / 0
+
+    monkeypatch.setattr(demo[0], "forward", breaks_later)
+    with pytest.raises(openai.APIError, match="internal error"):
+        list(complete(client, stream=True))
+    monkeypatch.setattr(demo[0], "forward", forward)
+    assert complete(client).choices[0].text
+
+
+def test_a_full_queue_is_answered_503(client, monkeypatch):
+    monkeypatch.setattr(scheduling, "WAITING", 0)
+    with pytest.raises(openai.InternalServerError, match="waiting") as caught:
+        complete(client)
+    assert caught.value.status_code == 503
+
+
+def test_an_api_key_keeps_others_out_and_a_missing_template_is_said(demo):
+    template, demo[1].chat_template = demo[1].chat_template, None
+    with serving(demo, api_key="secret ключ") as address:
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx.get(f"{address}/v1/models").status_code == 401
+        wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
+        with wrong, pytest.raises(openai.AuthenticationError, match="API key"):
+            complete(wrong)
+        headers = {"authorization": "Bearer secret ключ".encode()}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=CHAT, headers=headers)
+    demo[1].chat_template = template
+    assert answer.status_code == 400
+    assert "no chat template; use /v1/completions" in answer.json()["error"]["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_running_requests_end(how):
+    command = [sys.executable, "-m", "ropewalk", "serve", "demo", "-m", "self-extend", "--to", "2k", "--port", "0"]
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered)
+    address = process.stdout.readline().split()[-1]
+    assert process.stdout.readline() == "Ctrl-C ends it\n"
+    assert becomes(lambda: _answers(address), 60)
+    with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+        stream = iter(complete(client, max_tokens=60, stream=True))
+        next(stream)
+        process.send_signal(how)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+    rest, _ = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "stopped\n")
+
+
+def _answers(address):
+    try:
+        return httpx.get(address.removesuffix("/v1") + "/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "ropes", "alone", "switches"),
+    [
+        ("none", THETA, False, []),
+        ("yarn+dca", THETA, False, []),
+        ("dynamic-ntk", THETA, True, []),
+        ("gali", THETA, True, []),
+        ("streaming-llm", THETA, True, []),
+        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, True, [64]),
+        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, False, []),
+    ],
+)
+def test_requests_share_a_batch_only_where_that_changes_nothing(monkeypatch, spelling, ropes, alone, switches):
+    monkeypatch.setattr(server, "Scheduler", lambda *_, **more: more)
+    model = tiny("llama", rope_parameters=ropes, max_position_embeddings=256 if ropes is not THETA else 64)
+    made = server._scheduler(model, None, method(spelling), 256, read(model.config))
+    assert (made["alone"], made["switches"]) == (alone, switches)
+    assert (made["new_cache"] is not None) == (spelling == "streaming-llm")
+
+
+@pytest.fixture
+def never_listens(monkeypatch):
+    monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: pytest.fail("it listens"))
+
+
+def test_what_cannot_be_served_is_refused_before_listening(capsys, never_listens):
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    for arguments, says in {
+        ("demo", "--port", port): "cannot listen on",
+        ("demo", "--port", "0", "--to", "4k"): "reads 512 tokens as it is, not 4,096",
+        ("demo", "--port", "0", "-m", "warp"): "unknown method 'warp'",
+        ("demo", "--port", "0", "--host", "256.1.1.1"): "cannot listen on",
+        ("demo", "--port", "99999"): "cannot listen on",
+    }.items():
+        assert run(["serve", *arguments]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_an_extended_checkpoint_needs_no_method(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: None)
+    assert run(["extend", "demo", "--to", "2k", "--out", str(tmp_path / "long")]) == 0
+    assert run(["serve", str(tmp_path / "long"), "--port", "0", "--name", "long"]) == 0
+    assert "long (none), 2,048 tokens, at http://127.0.0.1:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_an_open_server_without_a_key_is_warned_about(capsys, monkeypatch, host):
+    monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: None)
+    assert run(["serve", "demo", "--port", "0", "--host", host]) == 0
+    assert ("ROPEWALK_API_KEY" in capsys.readouterr().out) == (host == "0.0.0.0")
+
+
+def test_a_missing_extra_is_said(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ropewalk.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run(["serve", "demo"]) == 2
+    shown = capsys.readouterr().err
+    assert "serve needs uvicorn" in shown and "pip install 'ropewalk[serve]'" in shown
+
+
+def test_a_dynamic_checkpoint_is_served_by_the_method_that_forgets_earlier_requests(capsys, tmp_path, never_listens):
+    model, tokenizer, _ = load("demo")
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert run(["serve", str(tmp_path), "--port", "0"]) == 2
+    assert "--method dynamic-ntk" in capsys.readouterr().err
