@@ -403,7 +403,7 @@ LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "origin
         ("none", THETA, False, []),
         ("yarn+dca", THETA, False, []),
         ("dynamic-ntk", THETA, True, []),
-        ("gali", THETA, True, []),
+        ("s2-attention", THETA, True, []),
         ("streaming-llm", THETA, True, []),
         ("none", {**LONGROPE, "long_factor": [4.0] * 8}, True, [64]),
         ("none", {**LONGROPE, "long_factor": [1.0] * 8}, False, []),
