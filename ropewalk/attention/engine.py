@@ -212,6 +212,8 @@ class Engine:
             scale,
             backend_for(query, softcap),
             sinks,
+            layer,
+            tuple(method for method in self.methods if method.by_content and layer.extended),
         )
         out = call.attend()
         if caching:
@@ -234,7 +236,9 @@ class Engine:
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        name = "temperature", replace(attached.layer, index=0), attached.rope
+        layer = attached.layer
+        alike = layer if any(method.by_layer for method in self.methods) else replace(layer, index=0)
+        name = "temperature", alike, attached.rope
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query
