@@ -29,7 +29,8 @@ class LongCache(AttentionMethod):
     keys with the largest unrotated product; the keys with the most votes (the earlier one among equals) are recalled
     with their neighbours, for all heads. The official code also rounds the local part; here its length is exact.
 
-    Queries of one block vote together, so results depend on how a text is cut; with ``block=1`` they do not.
+    Queries of one block vote together, so results depend on how a text is cut. Even with ``block=1`` rounding decides
+    between equal keys, and before rotation the first layer's keys of a repeated token are equal.
 
     Attributes:
         sinks: first tokens that are always in the list.
@@ -50,14 +51,11 @@ class LongCache(AttentionMethod):
     name: ClassVar[str] = "longcache"
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
     by_content: ClassVar[bool] = True
+    cache_exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_above(0, self, "local", "span", "votes", "block")
         require_above(-1, self, "sinks", "recalled")
-
-    @property
-    def cache_exact(self) -> bool:  # type: ignore[override]
-        return self.block == 1
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         local, _, block = self._sizes(layer)
@@ -100,7 +98,7 @@ class LongCache(AttentionMethod):
 
     def _spans(self, votes: Tensor, recalled: int) -> Tensor:
         """The keys with the most votes, with their neighbours: int64 [B, K] -> bool [B, K]."""
-        ranked = votes.sort(-1, descending=True, stable=True)
+        ranked = votes.sort(stable=True, dim=-1, descending=True)
         centres = ranked.indices[:, :recalled, None]
         near = centres + torch.arange(self.span, device=votes.device) - self.span // 2
         wanted = (ranked.values[:, :recalled, None] > 0) & (near >= 0) & (near < votes.shape[-1])

@@ -11,7 +11,7 @@ from torch import Tensor
 from ropewalk import method
 from tests.models import tiny
 
-L, TARGET, N = 32, 128, 100  # trained window, target, tokens of a text
+L, TARGET, N, VOCABULARY = 32, 128, 100, 300  # trained window, target, tokens of a text
 W = 1e4 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
 Distances = Mapping[int, float]  # key -> distance at which it is met; keys that are missing are not seen
 
@@ -39,9 +39,10 @@ class Seen:
 
 
 @torch.no_grad()
-def one_layer(**more: object) -> torch.nn.Module:
+def one_layer(family: str = "llama", **more: object) -> torch.nn.Module:
     """Logits of about 3 and outputs of about 1, so that float32 leaves less than 1e-6."""
-    model = tiny("llama", **{"num_hidden_layers": 1, "max_position_embeddings": L} | more)
+    options = {"num_hidden_layers": 1, "max_position_embeddings": L, "vocab_size": VOCABULARY} | more
+    model = tiny(family, **options)
     model.model.layers[0].self_attn.q_proj.weight.mul_(0.5)
     model.model.layers[0].self_attn.v_proj.weight.mul_(0.4)
     return model
@@ -77,6 +78,12 @@ def error(seen: Seen, distances: Callable[[int, int], Distances], queries: range
     queries = range(seen.q.shape[1]) if queries is None else queries
     heads = range(len(seen.q))
     return max(float((seen.attended(h, m, distances(h, m)) - seen.out[h, m]).abs().max()) for h in heads for m in queries)
+
+
+def distinct(batch: int, n: int = N) -> Tensor:
+    """No token twice in a row: unrotated keys of equal tokens would be equal in the first layer, and choices tie."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([3 + torch.randperm(VOCABULARY - 3, generator=generator)[:n] for _ in range(batch)])
 
 
 def padded(ids: Tensor, pad: int) -> Tensor:
