@@ -23,6 +23,7 @@ _PUBLIC = {
     "S2Attention": "attention.s2",
     "SelfExtend": "attention.self_extend",
     "StreamingLLM": "attention.streaming",
+    "VerticalSlash": "attention.vertical_slash",
     "YaRNTemperature": "attention.log_n",
     "CLEX": "frequencies.clex",
     "HARPE": "frequencies.harpe",

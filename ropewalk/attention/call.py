@@ -185,7 +185,9 @@ class Call:
 
         if (k_pos, blend) not in known:
             memo = self.memo
-            known[k_pos, blend] = turned(self.key, 0) if memo is None else memo.rotated((k_pos, blend), self.key, turned)
+            known[k_pos, blend] = (
+                turned(self.key, 0) if memo is None else memo.rotated((k_pos, blend), self.key, turned)
+            )
         return known[k_pos, blend]
 
 

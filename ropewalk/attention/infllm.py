@@ -116,7 +116,9 @@ class InfLLM(AttentionMethod):
         near = text.regions[0]
         queries = text.so_far("queries", per_kv_head(text, text.queries(near)))
         keys = text.keys(near)
-        known = text.memory.get("representatives", text.key[:, :, :0].to(torch.promote_types(text.key.dtype, torch.float32)))
+        known = text.memory.get(
+            "representatives", text.key[:, :, :0].to(torch.promote_types(text.key.dtype, torch.float32))
+        )
         known = known[:, :, : self._complete(text.past, w)]
         found = [known]
         for block in range(known.shape[2], self._complete(text.length, w)):

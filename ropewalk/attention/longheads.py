@@ -51,9 +51,7 @@ class LongHeads(AttentionMethod):
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         size, k = self._sizes(layer)
         near = Region(lo=lambda m: torch.where(m < k * size, 0, (m // size - 1) * size))
-        first = Region(
-            hi=lambda m: torch.where(m < k * size, 0, size), q_pos=lambda m: (k - 1) * size + m % size
-        )
+        first = Region(hi=lambda m: torch.where(m < k * size, 0, size), q_pos=lambda m: (k - 1) * size + m % size)
         return near, first
 
     def recall(self, text: Text) -> Iterator[Recalled]:
@@ -96,8 +94,9 @@ class LongHeads(AttentionMethod):
         """One vector per complete chunk and query head, float32 at least, [B, H, chunks, D]."""
         queries = text.so_far("queries", text.query)
         if text.value.shape[-1] != text.key.shape[-1]:
-            raise UserError(f"{self.name}: values of {text.value.shape[-1]} dimensions cannot query keys of "
-                            f"{text.key.shape[-1]}")
+            raise UserError(
+                f"{self.name}: values of {text.value.shape[-1]} dimensions cannot query keys of {text.key.shape[-1]}"
+            )
         exact = torch.promote_types(text.key.dtype, torch.float32)
         known = text.memory.get("representations", queries[:, :, :0].to(exact))
         found = [known[:, :, : text.past // size]]

@@ -156,17 +156,17 @@ def _mask(recalled: Recalled, text: Text) -> Tensor | None:
     """What of the index is a key, is visible, and lies inside the model's own window or chunk."""
     mask, index = recalled.visible, recalled.index
     if bool((index < 0).any()):
-        shown = _per_head(index >= 0, text)
+        shown = for_rows(index >= 0, text)
         mask = shown if mask is None else mask & shown
     if text.layer.sliding is not None or text.layer.chunk is not None:
         m = torch.arange(text.past, text.length)[recalled.rows]
         first = text.layer.clip(PLAIN)[0].lo(m).to(index.device)
-        inside = _per_head(index, text) >= first[:, None]
+        inside = for_rows(index, text) >= first[:, None]
         mask = inside if mask is None else mask & inside
     return mask
 
 
-def _per_head(x: Tensor, text: Text) -> Tensor:
+def for_rows(x: Tensor, text: Text) -> Tensor:
     """[B, 1 or Hkv or H, n] -> [B, 1 or H, 1, n]."""
     heads = text.query.shape[1]
     return (x if x.shape[1] in (1, heads) else x.repeat_interleave(heads // x.shape[1], 1))[:, :, None]

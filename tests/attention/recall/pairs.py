@@ -77,7 +77,9 @@ def error(seen: Seen, distances: Callable[[int, int], Distances], queries: range
     """Largest difference between the layer's outputs and those of ``distances(head, m)``."""
     queries = range(seen.q.shape[1]) if queries is None else queries
     heads = range(len(seen.q))
-    return max(float((seen.attended(h, m, distances(h, m)) - seen.out[h, m]).abs().max()) for h in heads for m in queries)
+    return max(
+        float((seen.attended(h, m, distances(h, m)) - seen.out[h, m]).abs().max()) for h in heads for m in queries
+    )
 
 
 def distinct(batch: int, n: int = N) -> Tensor:
