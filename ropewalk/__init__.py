@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 # Public name -> module; imported when first used, so that ``import ropewalk`` stays instant.
 _PUBLIC = {
     "AttentionMethod": "attention.base",
+    "AttentionAlignment": "attention.align",
     "DualChunk": "attention.dual_chunk",
     "GALI": "attention.gali",
+    "HeadScale": "attention.head_scale",
     "InfLLM": "attention.infllm",
     "LMInfinite": "attention.lm_infinite",
     "LeakyReRoPE": "attention.rerope",
