@@ -56,8 +56,8 @@ def head_profiles(model: nn.Module, texts: Sequence[Tensor], window: int, querie
     short = min((ids.shape[1] for ids in texts), default=0)
     if queries < 1 or short < 2 * queries:
         raise UserError(
-            f"the shortest text has {short} tokens, {queries} queries are looked at, expected at least 1 query and twice "
-            "as many tokens",
+            f"the shortest text has {short} tokens, {queries} queries are looked at, expected at least 1 query and "
+            "twice as many tokens",
             "Give longer texts.",
         )
     looking = _Looking(slow_below=2 * torch.pi / window, queries=queries)
@@ -122,7 +122,7 @@ class _Looking(AttentionMethod):
         seen = n <= m[:, None]
         whole = slow = torch.zeros((), device=text.key.device)
         for frequency, part in contributions(text, rows):
-            is_slow = (0 < frequency) & (frequency < self.slow_below)
+            is_slow = (frequency > 0) & (frequency < self.slow_below)
             per_head = is_slow.repeat_interleave(part.shape[1] // len(is_slow))[:, None, None]
             whole, slow = whole + part, slow + part * per_head
         far = (probabilities(text, rows) * (n < (m[:, None] + 1) // 2)).sum(-1)

@@ -15,7 +15,6 @@ from ropewalk.attention.base import POSITIONS, VISIBILITY, AttentionMethod
 from ropewalk.attention.recall import Recalled, Text, members
 from ropewalk.attention.regions import Layer, Region, same
 from ropewalk.attention.vertical_slash import probabilities
-from ropewalk.contract import require_above
 from ropewalk.errors import UserError
 
 Bounds = tuple[float, ...]  # of redundancy, falling: a block above the first keeps 1 token, above the second 2, 4, ..

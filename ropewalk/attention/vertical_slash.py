@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.base import SPARSITY, AttentionMethod
-from ropewalk.attention.recall import Recalled, Text, members, for_rows
+from ropewalk.attention.recall import Recalled, Text, for_rows, members
 from ropewalk.contract import Method, require_above
 from ropewalk.errors import UserError
 

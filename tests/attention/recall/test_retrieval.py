@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ropewalk import UserError, method
-from tests.attention.recall.pairs import N, TARGET, VOCABULARY, distinct, error, one_layer, padded, read
+from tests.attention.recall.pairs import TARGET, VOCABULARY, N, distinct, error, one_layer, padded, read
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 
@@ -23,7 +23,7 @@ def infllm(seen, w, sinks, size, topk, representatives, run, ends=(N,)):
     for start in range(sinks, tokens_ - w - size + 1, size):
         kept = []
         for kv in range(seen.kv_heads):
-            ranked = sorted(range(start, start + size), key=lambda n: -weight(n, kv))  # noqa: B023
+            ranked = sorted(range(start, start + size), key=lambda n: -weight(n, kv))
             kept.append(seen.k[kv * seen.group, ranked[:representatives]].mean(0))
         blocks.append((start, kept))
 
@@ -76,7 +76,7 @@ def longcache(seen, sinks, local, span, recalled, votes, block):
         count = dict.fromkeys(range(sinks, end), 0)
         for h in heads:
             for i in range(start, min(start + block, seen.q.shape[1])):
-                for n in sorted(count, key=lambda n: -float(seen.q[h, i] @ seen.k[h, n]))[:votes]:  # noqa: B023
+                for n in sorted(count, key=lambda n: -float(seen.q[h, i] @ seen.k[h, n]))[:votes]:
                     count[n] += 1
         centres = [n for n in sorted(count, key=lambda n: (-count[n], n)) if count[n]][:recalled]
         near = {n + i for n in centres for i in range(-(span // 2), span - span // 2)} & set(count)

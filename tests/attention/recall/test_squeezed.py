@@ -7,7 +7,7 @@ import torch
 
 from ropewalk import Squeezed, UserError, method
 from ropewalk.attention.squeezed import cluster_scores, clustered
-from tests.attention.recall.pairs import N, TARGET, distinct, error, one_layer, read
+from tests.attention.recall.pairs import TARGET, N, distinct, error, one_layer, read
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 

@@ -5,7 +5,7 @@ import torch
 
 from ropewalk import TCA, UserError
 from ropewalk.attention.tca import distribution
-from tests.attention.recall.pairs import N, TARGET, distinct, error, one_layer, read
+from tests.attention.recall.pairs import TARGET, N, distinct, error, one_layer, read
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ropewalk import AttentionAlignment, DualChunk, HeadScale, UserError, compose, method
-from tests.attention.recall.pairs import N, TARGET, distinct, one_layer, read
+from tests.attention.recall.pairs import TARGET, N, distinct, one_layer, read
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 

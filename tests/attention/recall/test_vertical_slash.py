@@ -1,11 +1,13 @@
 """Vertical-slash attention against plain loops, alone and on top of other positions; the mass that it keeps."""
 
+import itertools
+
 import pytest
 import torch
 
 from ropewalk import DualChunk, UserError, VerticalSlash, method
 from ropewalk.attention.vertical_slash import kept_mass
-from tests.attention.recall.pairs import N, TARGET, distinct, error, one_layer, padded, read
+from tests.attention.recall.pairs import TARGET, N, distinct, error, one_layer, padded, read
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 
@@ -40,7 +42,7 @@ def kept(seen, distance, vertical, slash, sinks, near, last, start=0):
         for scores, always in ((column, sinks), (diagonal, near)):
             scores |= dict.fromkeys(range(always), torch.inf)
         columns, diagonals = (
-            set(sorted(scores, key=lambda i: -scores[i])[:budget])  # noqa: B023
+            set(sorted(scores, key=lambda i: -scores[i])[:budget])
             for scores, budget in ((column, vertical), (diagonal, slash))
         )
         sets.append((columns, diagonals))
@@ -59,9 +61,13 @@ def kept(seen, distance, vertical, slash, sinks, near, last, start=0):
 @pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize(
     ("positions", "distance"),
-    [("", plain), ("dca(chunk_size=30, local_size=7)+", dual_chunk(23, 30)), ("rerope(window=8)+", lambda m, n: min(m - n, 8))],
+    [
+        ("", plain),
+        ("dca(chunk_size=30, local_size=7)+", dual_chunk(23, 30)),
+        ("rerope(window=8)+", lambda m, n: min(m - n, 8)),
+    ],
     ids=["plain", "dca", "rerope"],
-)  # fmt: skip
+)
 def test_a_prompt_attends_exactly_to_what_its_last_queries_choose(positions, distance, kv_heads):
     for seen in read(one_layer(num_key_value_heads=kv_heads), positions + SPARSE, distinct(2, LONG), [LONG]):
         assert error(seen, kept(seen, distance, 12, 20, 3, 5, 10), range(0, LONG, 7)) <= 1e-6
@@ -130,7 +136,7 @@ def test_the_kept_mass_is_one_at_full_budgets_and_grows_with_both():
     assert torch.allclose(mass(LONG, LONG, DualChunk()), torch.ones(2, 4), atol=1e-6)
     columns, diagonals = [mass(v, 8)[0] for v in (2, 8, 32, 128)], [mass(8, s)[0] for s in (4, 8, 32, 128)]
     for grown in (columns, diagonals):
-        assert all(bool((b >= a).all()) for a, b in zip(grown, grown[1:], strict=False))
+        assert all(bool((b >= a).all()) for a, b in itertools.pairwise(grown))
         assert bool((grown[-1] > grown[0]).all()) and float(grown[0].max()) < 1
 
 
