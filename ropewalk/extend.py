@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
+from ropewalk.contract import USE_IT_LIVE
 from ropewalk.errors import UserError
 from ropewalk.files import new_folder, write_text
 from ropewalk.frequencies.base import FrequencyMethod
@@ -78,7 +79,7 @@ def extended_config(
 
 def _saveable(method: Method) -> FrequencyMethod:
     if not isinstance(method, FrequencyMethod):
-        raise UserError(f"{method.id} cannot be saved in a configuration: it does not change frequencies")
+        raise UserError(f"{method.id} cannot be saved in a configuration: {method.why_not_saved()}", USE_IT_LIVE)
     return method
 
 
@@ -181,7 +182,7 @@ def extend(
     with new_folder(out, overwrite) as folder:
         for file in sorted(source.iterdir()):
             if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
-                _bring(file, folder / file.name)
+                bring(file, folder / file.name)
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
@@ -200,7 +201,8 @@ def extend(
     )
 
 
-def _bring(file: Path, to: Path) -> None:
+def bring(file: Path, to: Path) -> None:
+    """Link large files that never change, copy the others."""
     if file.suffix in LINKED:
         try:
             os.link(file.resolve(), to)

@@ -68,6 +68,34 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def new_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A file that appears at ``path`` only when it is complete.
+
+    Yields:
+        A temporary path beside it; what is written there is renamed on success and removed on failure.
+
+    Raises:
+        UserError: if ``path`` exists and ``overwrite`` is False, cannot be written, or the disk is full.
+    """
+    path = path.expanduser().absolute()
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"{path} exists already", "Choose another file, or add --overwrite.")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn an operating-system error about ``path`` into one that says what to do.
 

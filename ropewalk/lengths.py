@@ -28,3 +28,22 @@ def show(tokens: int) -> str:
         if tokens >= size and tokens % size == 0:
             return f"{tokens // size}{unit}"
     return str(tokens)
+
+
+def span(text: str) -> list[int]:
+    """Increasing lengths: ``512..8k`` doubles from the one to the other, a comma separates lengths and such spans.
+
+    Raises:
+        UserError: if a part is no length, or a span runs backwards.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dots, last = part.partition("..")
+        low, high = parse(first), parse(last) if dots else parse(first)
+        if low > high:
+            raise UserError(f"{part.strip()!r} runs backwards", f"Write {last.strip()}..{first.strip()}.")
+        while low < high:
+            found.add(low)
+            low *= 2
+        found.add(high)
+    return sorted(found)

@@ -1,9 +1,13 @@
 """Joining methods: what joins, what is refused, and that the order does not matter."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
 from ropewalk import RopeSpec, UserError, compose, method
+from tests.matrix import buffers, same
+from tests.models import shared, tiny, tokens
 
 ROPE = RopeSpec.plain(10000.0, 128, 4096)
 PARTNERS = ["pi", "ntk-aware", "yarn", "abf", "dprope", "dynamic-ntk", "entropy-abf", "harpe", "clex(step=0.5)"]
@@ -87,3 +91,72 @@ def test_a_frozen_composition_refines_the_frozen_part():
 @pytest.mark.parametrize("unsavable", ["harpe", "entropy-abf"])
 def test_a_composition_with_an_unsavable_part_is_not_frozen(unsavable):
     assert method(f"resonance+{unsavable}").frozen(ROPE, 16384) is None
+
+
+# Frequencies with attention methods
+
+
+@pytest.mark.parametrize(
+    "spelling", ["yarn+dca", "ntk-aware+self-extend", "resonance+yarn+log-n", "dca+yarn-temperature"]
+)
+def test_attention_methods_join_in_any_order(spelling):
+    joined = method(spelling)
+    assert method("+".join(reversed(spelling.split("+")))) == joined
+    assert method(joined.id) == joined
+    assert compose(joined.parts[0], *joined.parts[1:]) == joined
+
+
+@pytest.mark.parametrize(
+    "a, b, axis",
+    [
+        ("dca", "self-extend", "positions"),
+        ("lm-infinite", "s2-attention", "visibility"),
+        ("log-n", "entropy-abf", "temp"),
+    ],
+)
+def test_two_attention_methods_on_one_axis_are_refused(a, b, axis):
+    with pytest.raises(UserError, match=f"both set the {axis}"):
+        compose(method(a), method(b))
+
+
+@torch.no_grad()
+def test_both_parts_are_applied():
+    model, ids = shared("llama"), tokens(1, 200)
+    answers = []
+    for spelling in ("yarn", "dca", "yarn+dca"):
+        with method(spelling).on(model, to=256):
+            answers.append(model(ids, use_cache=False).logits)
+    assert not any(torch.allclose(a, b, atol=1e-2) for a, b in combinations(answers, 2))
+
+
+@torch.no_grad()
+def test_frequencies_stretch_the_window_and_positions_do_the_rest():
+    model, ids = shared("llama"), tokens(1, 200)
+    with method("yarn+dca(effective_window=128)").on(model, to=256):
+        joined = model(ids, use_cache=False).logits
+    method("yarn").extend(stretched := tiny("llama"), to=128)
+    with method("dca").on(stretched, to=256):
+        assert torch.allclose(stretched(ids, use_cache=False).logits, joined, atol=1e-5)
+
+
+def test_the_joined_method_leaves_nothing_behind():
+    model = shared("llama")
+    before = buffers(model)
+    with pytest.raises(KeyboardInterrupt), method("yarn+dca").on(model, to=256):
+        raise KeyboardInterrupt
+    assert same(buffers(model), before) and model.config._attn_implementation == "sdpa"
+
+
+def test_a_joined_method_is_on_alone():
+    model = shared("llama")
+    with (
+        method("yarn+dca").on(model, to=256),
+        pytest.raises(UserError, match=r"yarn\+dca is on this model already"),
+        method("log-n").on(model, to=256),
+    ):
+        pass
+
+
+def test_what_joins_code_cannot_be_saved():
+    with pytest.raises(UserError, match="needs code at run time"):
+        method("yarn+dca").extend(shared("llama"), to=256)

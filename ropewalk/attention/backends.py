@@ -8,6 +8,7 @@ P = exp(S - lse) and dS = P * (dP - rowsum(dO * O)) are the tile's part of the e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -75,6 +76,63 @@ class CUDAFlash:
         return dq[..., :d], dk[..., :d], dv[..., :wide]
 
 
+class CUDAEfficient:
+    """The memory-efficient kernel: float32 too. Its log-sum-exp is padded to whole blocks of 32 queries."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        k, v = per_query_head(k, q), per_query_head(v, q)
+        o, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
+        return o, lse[..., : q.shape[-2]]
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        wide = per_query_head(k, q), per_query_head(v, q)
+        lse = F.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf)
+        nothing = torch.zeros((), dtype=torch.int64, device=q.device)  # the random state of a dropout that is not there
+        wanted = [True, True, True, False]
+        dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
+            do, q, *wide, None, o, lse, nothing, nothing, 0.0, wanted, causal, scale=scale
+        )
+        return dq, _per_key_head(dk, k), _per_key_head(dv, v)
+
+
+@dataclass(frozen=True)
+class Flex:
+    """FlexAttention for logits with a softcap: compiled where there is a GPU. Gradients are computed as by ``Dense``.
+
+    Attributes:
+        softcap: as in ``Dense``.
+    """
+
+    softcap: float
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        from torch.nn.attention.flex_attention import AuxRequest
+
+        def bent(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            score = self.softcap * torch.tanh(score / self.softcap)
+            return torch.where(i >= j, score, -torch.inf) if causal else score
+
+        grouped = q.shape[1] != k.shape[1]
+        o, aux = _flex(q.device.type)(
+            q, k, v, score_mod=bent, scale=scale, enable_gqa=grouped, return_aux=AuxRequest(lse=True)
+        )
+        return o, aux.lse
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        return Dense(self.softcap).backward(do, q, k, v, o, lse, causal, scale)
+
+
+@cache
+def _flex(device: str) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+
+
 @dataclass(frozen=True)
 class Dense:
     """Written-out attention over ``ROWS`` queries at a time: the oracle, and what flash kernels cannot do.
@@ -138,9 +196,7 @@ class Dense:
             dq.append(ds @ keys * scale)
             dk += ds.mT @ q[:, :, rows].to(kind) * scale
             dv += p.mT @ grad
-        per_kv = (k.shape[0], k.shape[1], -1, k.shape[2])
-        summed = (x.reshape(*per_kv, x.shape[-1]).sum(2) for x in (dk, dv))
-        return torch.cat(dq, -2).to(q.dtype), *(x.to(k.dtype) for x in summed)  # type: ignore[return-value]
+        return torch.cat(dq, -2).to(q.dtype), _per_key_head(dk, k), _per_key_head(dv, v)
 
     def ragged(self, q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
         """As ``forward``, row i seeing the keys ``tile.bounds[:, i]`` (indices that start at ``tile.k0``)."""
@@ -181,6 +237,11 @@ def per_query_head(x: Tensor, q: Tensor) -> Tensor:
     return x if x.shape[1] == q.shape[1] else x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
 
 
+def _per_key_head(gradient: Tensor, x: Tensor) -> Tensor:
+    """Gradient of ``x`` [B, Hkv, K, D] out of that of its repeated heads [B, H, K, D]."""
+    return gradient.reshape(*x.shape[:2], -1, *x.shape[2:]).sum(2).to(x.dtype)
+
+
 def _precise(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
@@ -196,15 +257,17 @@ def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 def dense(backend: Backend) -> Dense:
     """The backend itself if it takes masks, else one that does."""
-    return backend if isinstance(backend, Dense) else Dense()
+    return backend if isinstance(backend, Dense) else Dense(getattr(backend, "softcap", None))
 
 
 def backend_for(q: Tensor, softcap: float | None) -> Backend:
     """The fastest kernel that computes this exactly."""
+    device = q.device.type
     if softcap is not None:
-        return Dense(softcap)
-    if q.device.type == "cpu":
+        return Flex(softcap) if device == "cuda" else Dense(softcap)
+    if device == "cpu":
         return CPUFlash()
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256:
-        return CUDAFlash()
+    if device == "cuda" and q.dtype != torch.float64:
+        half = q.dtype in (torch.float16, torch.bfloat16)
+        return CUDAFlash() if half and q.shape[-1] <= 256 else CUDAEfficient()
     return Dense()

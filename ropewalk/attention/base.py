@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ropewalk import __version__
 from ropewalk.attention.engine import engaged
 from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import PLAIN, Layer, Region
 from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 POSITIONS, VISIBILITY, TEMPERATURE, SPARSITY = "positions", "visibility", "temperature", "sparsity"
 
@@ -89,13 +87,7 @@ class AttentionMethod(Method):
     def fingerprint(self, model: nn.Module, to: int) -> str:
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         numbers = sorted((key, spec.window, spec.inv_freq.tolist()) for key, spec in specs.items())
-        return digest("attention", self.id, to, numbers)
-
-    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
-        raise UserError(
-            f"{self.id} cannot be saved in a configuration: it needs code at run time",
-            "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware.",
-        )
+        return digest("attention", __version__, self.id, to, numbers)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:

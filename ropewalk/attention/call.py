@@ -184,7 +184,7 @@ class Call:
             return turn.by(new, table)
 
         if (k_pos, blend) not in known:
-            memo = self.memo
+            memo = None if region.passing else self.memo
             known[k_pos, blend] = (
                 turned(self.key, 0) if memo is None else memo.rotated((k_pos, blend), self.key, turned)
             )

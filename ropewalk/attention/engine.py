@@ -25,7 +25,7 @@ from ropewalk.attention.backends import backend_for
 from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.call import Call, Turn
 from ropewalk.attention.layout import Layout
-from ropewalk.attention.regions import PLAIN, Layer, Region
+from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
 LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
+WINDOW = "_ropewalk_window"  # another, the sliding window of the layers that are given the mask
 
 _ENGINES: dict[int, Engine] = {}  # by the identity of the configuration that masks are made for
 
@@ -101,6 +102,7 @@ class _Attached:
 
     engine: Engine
     layer: Layer
+    kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
@@ -113,9 +115,11 @@ class Engine:
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
         self.layout = Layout(0, 0)
+        self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
-        self._regions: dict[Layer, tuple[Region, ...]] = {}
+        self.varies = any(method.length_dependent for method in methods)
+        self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
         """Find the layers, check the methods against each, and mark the modules.
@@ -123,14 +127,23 @@ class Engine:
         Raises:
             UserError: if a layer cannot be remapped, or a method's options do not fit it.
         """
-        config: Any = decoder(model).config
+        body = decoder(model)
+        config: Any = body.config
+        self.names = list(inspect.signature(body.forward).parameters)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        extended = extended_layers(config)
         ropes: dict[tuple[Any, ...], _Rope] = {}
+        kinds: dict[Layer, int] = {}
         for how in probe(model):
             key = how.rotary.layer_type if how.rotary else types[how.index]
             promised = (specs.get(key) or next(iter(specs.values()))).length
             window = promised if self.window is None else self.window
+            if to is not None and to < window:
+                raise UserError(
+                    f"target {to:,} is shorter than the {window:,} tokens that the model reads as it is",
+                    f"Choose a target of at least {window} tokens; shorter inputs already fit.",
+                )
             layer = Layer(
                 index=how.index,
                 window=window,
@@ -138,7 +151,7 @@ class Engine:
                 heads=how.heads,
                 kv_heads=how.kv_heads,
                 chunk=config.attention_chunk_size if types[how.index] == "chunked_attention" else None,
-                extended=types[how.index] == "full_attention" or "full_attention" not in types,
+                extended=extended[how.index],
             )
             rope = None
             if how.rotary is not None:
@@ -146,15 +159,15 @@ class Engine:
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-            self.attached.append(_Attached(self, layer, rope))
+            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
+            self.attached.append(_Attached(self, layer, kind, rope))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
 
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
         documents = keywords.pop("document_ids", None)
-        given = inspect.signature(body.forward).bind_partial(*arguments, **keywords).arguments
-        given = given | given.get("kwargs", {})
+        given = dict(zip(self.names, arguments, strict=False)) | keywords
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
         cache, positions = given.get("past_key_values"), given.get("position_ids")
         if positions is not None and positions.ndim != 2:
@@ -168,8 +181,8 @@ class Engine:
             None if positions is None else positions.detach().cpu().long(),
             None if documents is None else documents.detach().cpu(),
         )
-        for carrier in mask.values() if isinstance(mask, dict) else ():
-            if carrier is not None:
+        for carrier in mask.values() if isinstance(mask, dict) else (mask,):
+            if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
                 setattr(carrier, LAYOUT, self.layout)
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
@@ -198,13 +211,12 @@ class Engine:
         turn = None if attached.rope is None else attached.rope.at(layout.length)
         if turn is not attached.turn:  # keys under the old frequencies are of no use
             attached.turn, attached.memo = turn, KeyMemo()
-        layer = replace(attached.layer, sliding=sliding)
         caching = self.caching and not key.requires_grad
         call = Call(
             self._tempered(attached, query, layout),
             key[:, :, : view.keys],
             value[:, :, : view.keys],
-            self._regions_of(layer, layout.length),
+            self._regions_of(attached, sliding, layout.length),
             layout,
             view,
             turn,
@@ -212,33 +224,32 @@ class Engine:
             scale,
             backend_for(query, softcap),
             sinks,
-            layer,
-            tuple(method for method in self.methods if method.by_content and layer.extended),
+            replace(attached.layer, sliding=sliding),
+            tuple(method for method in self.methods if method.by_content and attached.layer.extended),
         )
         out = call.attend()
         if caching:
             attached.memo.end(key)
         return out
 
-    def _regions_of(self, layer: Layer, length: int) -> tuple[Region, ...]:
+    def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
-        varies = any(method.length_dependent for method in self.methods)
-        name = replace(layer, index=0, length=length if varies else 0)
+        name = attached.kind, sliding, length if self.varies else 0
         if name not in self._regions:
-            if varies:
-                self._regions.clear()
+            layer = replace(attached.layer, sliding=sliding, length=name[2])
             regions: tuple[Region, ...] = PLAIN
             for method in self.methods if layer.extended else ():
                 if method.sets_regions:
-                    regions = method.regions(method.seen_as(name))
+                    regions = method.regions(method.seen_as(layer))
+            if self.varies:
+                self._regions.clear()
             self._regions[name] = layer.clip(regions)
         return self._regions[name]
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        layer = attached.layer
-        alike = layer if any(method.by_layer for method in self.methods) else replace(layer, index=0)
-        name = "temperature", alike, attached.rope
+        kind = attached.layer if any(method.by_layer for method in self.methods) else attached.kind
+        name = "temperature", kind, attached.rope
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query
@@ -303,8 +314,13 @@ def _attention(
         raise UserError(f"attention dropout is {dropout}, expected 0", "Set config.attention_dropout = 0.")
     if keywords.get("output_attentions"):
         raise UserError("attention weights are never held as a whole", "Leave out output_attentions.")
+    if attention_mask is not None and attention_mask.shape[1:3] != (1, 1):
+        raise UserError(f"layer {attached.layer.index} has a mask of its own, which regions do not know")
     layout = getattr(attention_mask, LAYOUT, attached.engine.layout)
+    if sliding_window is None and attached.layer.chunk is None:  # some models have their window in the mask alone
+        sliding_window = getattr(attention_mask, WINDOW, None)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves only values in half precision
     out = attached.engine.attend(attached, query, key, value, layout, scale, sliding_window, softcap, s_aux)
     return out.transpose(1, 2).contiguous(), None
 
@@ -320,11 +336,13 @@ def _mask(
     if use_vmap:
         raise UserError("this model adds a mask function of its own, which regions do not know")
     engine = _ENGINES.get(id(keywords.get("config")))
-    layout = None if engine is None else engine.layout
-    if attention_mask is None and (layout is None or (layout.given is None and layout.documents is None)):
+    layout, window = None if engine is None else engine.layout, keywords.get("local_size")
+    plain = layout is None or (layout.given is None and layout.documents is None)
+    if attention_mask is None and plain and window is None:
         return None
     mask = torch.ones(batch_size, 1) if attention_mask is None else attention_mask
     carrier = mask.bool()[:, None, None, :]
+    setattr(carrier, WINDOW, window)
     if layout is not None:
         setattr(carrier, LAYOUT, layout)
     return carrier

@@ -19,34 +19,55 @@ from ropewalk.errors import UserError
 class GALI(AttentionMethod):
     """As few interpolated positions as possible, and logits interpolated between whole positions, not angles.
 
-    The oldest tokens share positions i, i + 1/g, ..; the newest keep whole ones. A logit at a fractional position
-    is the blend of those at the two whole ones, with a weight that depends on the key alone: so it is plain attention
-    to keys that are blends of two rotations, and no score matrix is needed. The paper's optional noise is left out: it
-    makes results irreproducible.
+    When a text has grown to N > L tokens, its oldest tokens share positions i, i + 1/g, ..; the newest keep whole
+    ones. A logit at a fractional position is the blend of those at the two whole ones, with a weight that depends on
+    the key alone: so it is plain attention to keys that are blends of two rotations, and no score matrix is needed.
+    The paper's optional noise is left out: it makes results irreproducible.
 
-    Positions depend on the length of the whole text, so old keys are rotated anew in every step.
+    The text grows chunk by chunk, as in the paper, and here by whole chunks: the queries of a chunk see positions for
+    the length at its end, so that a text gives the same in one forward and token by token. A prefill holds one
+    rotated copy of the keys per chunk beyond the window.
 
     Attributes:
-        local_window: tokens at the end that keep whole positions at least.
+        local_window: tokens at the end that keep whole positions at least; None means L / 4 (128 in the paper).
+        chunk: tokens by which the text grows; None means ``local_window``, so that queries stand at whole positions
+            (the official code takes 3000).
     """
 
-    local_window: int = 128
+    local_window: int | None = None
+    chunk: int | None = None
 
     name: ClassVar[str] = "gali"
-    length_dependent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_above(0, self, "local_window")
+        require_above(0, self, "local_window", "chunk")
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
-        at = positions(layer.length, layer.window, self.local_window)
-        return (Region(q_pos=lambda m: at[m].ceil(), k_pos=lambda n: at[n], blend=True),)
+        size, first = self.chunk or self._local(layer), layer.window
+        ends = [first, *range(first + size, max(layer.target, first) + size, size)]
+        return tuple(self._grown(layer, end, 0 if end == first else end - size, end == ends[-1]) for end in ends)
+
+    def _grown(self, layer: Layer, end: int, begin: int, last: bool) -> Region:
+        """What queries begin <= m < end see in a text of ``end`` tokens; the last chunk takes all that follow."""
+        at = positions(end, layer.window, self._local(layer))
+        beyond = at[-1] + 1 - end  # past the target, positions go on token by token
+
+        def map_of(p: Tensor) -> Tensor:
+            return torch.where(p < end, at[p.clamp_max(end - 1)], p + beyond)
+
+        def hi(m: Tensor) -> Tensor:
+            return torch.where((m >= begin) & (last | (m < end)), m + 1, 0)
+
+        return Region(hi=hi, q_pos=lambda m: map_of(m).ceil(), k_pos=map_of, blend=True, passing=True)
 
     def check(self, layer: Layer) -> None:
-        if self.local_window >= layer.window:
+        if self._local(layer) >= layer.window:
             raise UserError(
                 f"{self.name}: local_window is {self.local_window}, expected less than the trained {layer.window}"
             )
+
+    def _local(self, layer: Layer) -> int:
+        return max(1, layer.window // 4) if self.local_window is None else self.local_window
 
 
 def positions(n: int, window: int, local: int) -> Tensor:

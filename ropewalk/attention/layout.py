@@ -6,7 +6,7 @@ that regions of positions are ranges of indices. A padded row is computed withou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -118,12 +118,23 @@ class Layout:
         Args:
             slots: more than ``total`` in a static cache, less where the cache keeps only the last keys.
             kept: positions of the cached keys of a layer that evicts from the middle, int64 [past keys].
+
+        Raises:
+            UserError: if rows differ in a cache that evicts.
         """
         return self.once(("view", slots, id(kept)), lambda: self._view(slots, kept))
 
     def _view(self, slots: int, kept: Tensor | None) -> View:
         m = self.positions
+        if kept is None and self.visible is None and self.documents is None and m.shape[0] == 1:
+            n = torch.cat([(int(m[0, 0]) + torch.arange(-self.past, 0)).clamp_min(0), m[0]])[-slots:]
+            return View(len(n), n[None], (Group(ALL, ALL, ALL, *_rising(m[0], n)),))
         if kept is not None:
+            if bool((m != torch.arange(self.past, self.total)).any()):
+                raise UserError(
+                    "a cache that evicts holds the same positions for all rows, from 0 on",
+                    "Read texts of one length, without padding or position_ids of their own; or leave out the cache.",
+                )
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
         else:
@@ -150,10 +161,8 @@ class Layout:
                 keys = belongs.nonzero()[:, 0]
                 queries = belongs[-self.queries :].nonzero()[:, 0]
                 if len(queries):
-                    positions = m[row, queries], n[row, keys]
-                    found.append(
-                        Group(where, _index(queries, self.queries), _index(keys, n.shape[-1]), *_rising(positions))
-                    )
+                    indices = _index(queries, self.queries), _index(keys, n.shape[-1])
+                    found.append(Group(where, *indices, *_rising(m[row, queries], n[row, keys])))
         return found
 
 
@@ -170,11 +179,15 @@ def _index(members: Tensor, size: int) -> Index:
     return ALL if len(members) == size else slice(first, last + 1)
 
 
-def _rising(positions: Sequence[Tensor]) -> Sequence[Tensor]:
-    n = positions[1]
+def _rising(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of queries and keys, after a look at the latter.
+
+    Raises:
+        UserError: if they fall.
+    """
     if bool((n[1:] < n[:-1]).any()):
         raise UserError(
             "position_ids fall within a text, so that regions of positions are not ranges of keys",
             "Give packed documents as document_ids=..., one id per token.",
         )
-    return positions
+    return m, n

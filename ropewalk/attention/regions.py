@@ -11,7 +11,8 @@ runs over all of them, and the kernel does the rest. With the query at position 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,12 +40,13 @@ class Region:
     """Keys lo(m) <= n < hi(m), met by the query at m with both rotated by their maps.
 
     Attributes:
-        lo: first visible key; must not fall as m grows.
-        hi: behind the last visible key, at most m + 1; must not fall as m grows.
+        lo: first visible key.
+        hi: behind the last visible key, at most m + 1; where it is not above ``lo``, nothing is seen.
         q_pos: position at which the query is rotated.
         k_pos: position at which the key is rotated; of n alone, so that rotated keys can be kept.
         heads: the query heads [first, last) that have this region; None means all.
         blend: at fractional positions, the logit is interpolated between the two whole ones, not the angle.
+        passing: the key map serves a stretch of the text only, so that its rotated keys are not worth keeping.
     """
 
     lo: Map = zero
@@ -53,6 +55,7 @@ class Region:
     k_pos: Map = same
     heads: tuple[int, int] | None = None
     blend: bool = False
+    passing: bool = False
 
     def clipped(self, first_visible: Map) -> Region:
         """The same, without keys before ``first_visible(m)``; what a sliding window of the model itself does."""
@@ -64,7 +67,7 @@ class Region:
         def never_before(m: Tensor) -> Tensor:
             return torch.maximum(hi(m), later(m))
 
-        return Region(later, never_before, self.q_pos, self.k_pos, self.heads, self.blend)
+        return replace(self, lo=later, hi=never_before)
 
 
 PLAIN = (Region(),)
@@ -104,3 +107,9 @@ class Layer:
         if chunk is not None:
             regions = tuple(region.clipped(lambda m: m // chunk * chunk) for region in regions)
         return regions
+
+
+def extended_layers(config: Any) -> list[bool]:
+    """For every layer, whether methods apply to it: not to the sliding-window layers of models that have others too."""
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return [kind == "full_attention" or "full_attention" not in types for kind in types]

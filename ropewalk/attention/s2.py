@@ -8,6 +8,7 @@ from typing import ClassVar
 from ropewalk.attention.base import VISIBILITY, AttentionMethod
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.contract import require_above
+from ropewalk.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,9 @@ class S2Attention(AttentionMethod):
         straight = Region(lo=lambda m: m // g * g, heads=(0, half))
         shifted = Region(lo=lambda m: ((m - g // 2) // g * g + g // 2).clamp_min(0), heads=(half, layer.heads))
         return straight, shifted
+
+    def check(self, layer: Layer) -> None:
+        if layer.heads < 2:
+            raise UserError(
+                f"{self.name}: layer {layer.index} has one head, expected two at least: one per kind of group"
+            )

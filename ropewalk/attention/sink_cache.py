@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from ropewalk.attention.regions import extended_layers
 
 
 class SinkLayer(DynamicLayer):
@@ -48,6 +50,14 @@ class SinkLayer(DynamicLayer):
         self.kept, self.seen = torch.arange(0), 0
 
 
-def sink_cache(layers: int, sinks: int, recent: int) -> Cache:
-    """An empty cache for ``layers`` decoder layers."""
-    return Cache(layers=[SinkLayer(sinks, recent) for _ in range(layers)])
+def sink_cache(config: Any, sinks: int, recent: int) -> Cache:
+    """An empty cache for a model; layers that methods leave alone have what they have in any cache.
+
+    Args:
+        config: of the language model.
+        sinks: first tokens that stay.
+        recent: last tokens that a query sees, itself among them.
+    """
+    cache = DynamicCache(config=config)
+    layers = [SinkLayer(sinks, recent) if yes else cache.layers[i] for i, yes in enumerate(extended_layers(config))]
+    return Cache(layers=layers)

@@ -64,4 +64,4 @@ class StreamingLLM(AttentionMethod):
 
         config: Any = model.config
         window = self.effective_window or rope_config.window_of(rope_config.starting_specs(config))
-        return sink_cache(config.get_text_config().num_hidden_layers, self.sinks, self._recent(window))
+        return sink_cache(config.get_text_config(decoder=True), self.sinks, self._recent(window))

@@ -41,6 +41,8 @@ def tiles(lo: NDArray[np.int64], hi: NDArray[np.int64]) -> list[Tile]:
         hi: behind the last one, [Q]; a query with hi <= lo sees nothing.
     """
     seen = hi > lo
+    if len(lo) == 1:  # one token at a time
+        return [Tile(0, 1, int(lo[0]), int(hi[0]))] if seen[0] else []
     runs = list(_runs(lo, hi, seen))
     if len(runs) > 16 + len(lo) // 8:
         return _ragged(lo, hi, seen)

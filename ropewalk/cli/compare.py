@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare import Progress
+    from ropewalk.evaluation.engine import Progress
 
 DEFAULT = "none,pi,ntk-aware,ntk-aware(stretch=2),dynamic-ntk,ntk-by-parts,yarn,resonance+yarn"
 

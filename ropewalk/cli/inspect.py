@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
+
+from ropewalk.errors import UserError
 
 if TYPE_CHECKING:
     from ropewalk.attention.heads import Head
@@ -24,6 +27,9 @@ def inspect(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     weights: Annotated[bool, Parameter(negative="")] = False,
     data: str = "stdlib",
+    against: str | None = None,
+    patch: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -36,26 +42,35 @@ def inspect(
     Parameters
     ----------
     model: str
-        A folder, a config.json, a hub id, or 'demo'.
+        A folder, a config.json, a hub id, 'demo', or a GGUF file.
     set_: tuple[str, ...]
         Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
-        The old file stays beside it as NAME.bak.
+        The old file stays beside it as NAME.bak. In a GGUF file: 'ARCH.rope.key=JSON', together with --patch.
     weights: bool
         Load the model too, and show which heads look far and carry distance in slow dimensions, on a few texts.
     data: str
         Texts for --weights: stdlib, topics, or a file or folder.
+    against: str | None
+        A GGUF file only: the checkpoint (folder, config.json, hub id) whose rope the file should have.
+    patch: Path | None
+        A GGUF file only: write it again here with the rope of --against, or with the keys of --set.
+    overwrite: bool
+        Replace the file that --patch names.
     trust_remote_code: bool
         Run code that comes with the model.
     as_json: bool
         Print JSON.
     """
-    from ropewalk.loading import resolve
-    from ropewalk.rope.inspect import inspect as look
-    from ropewalk.rope.inspect import set_key
-
-    for assignment in set_:
-        set_key(resolve(model), assignment)
-    found = look(resolve(model), trust_remote_code)
+    if model.lower().endswith(".gguf"):
+        if weights:
+            raise UserError("--weights looks at a model that runs; a GGUF file is only read", "Name the checkpoint.")
+        found = _gguf(Path(model).expanduser(), set_, against, patch, overwrite)
+    elif against is not None or patch is not None:
+        raise UserError(
+            f"--against and --patch are about GGUF files; {model!r} is none", "Name a file that ends in .gguf."
+        )
+    else:
+        found = _checkpoint(model, set_, trust_remote_code)
     heads = _heads(model, found, data, trust_remote_code) if weights else None
     if as_json:
         more = {} if heads is None else {"heads": [asdict(head) for head in heads]}
@@ -64,7 +79,34 @@ def inspect(
         show(found, Console())
         if heads is not None:
             show_heads(heads, Console())
-    return 1 if found.problems else 0
+    return 1 if found.problems or found.unreadable else 0
+
+
+def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> Inspection:
+    from ropewalk.loading import resolve
+    from ropewalk.rope.inspect import inspect as look
+    from ropewalk.rope.inspect import set_key
+
+    for assignment in set_:
+        set_key(resolve(model), assignment)
+    return look(resolve(model), trust_remote_code)
+
+
+def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | None, overwrite: bool) -> Inspection:
+    """Inspect a GGUF file, or the one that is written from it."""
+    from ropewalk.gguf import inspect_gguf, patch_gguf, set_keys
+
+    if set_ and (patch is None or against is not None):
+        raise UserError("--set changes no GGUF file in place, and goes with --patch OUT.gguf and without --against")
+    if patch is not None and not set_ and against is None:
+        raise UserError("--patch needs the rope to write: --against CHECKPOINT, or --set 'ARCH.rope.key=JSON'")
+    if patch is None:
+        return inspect_gguf(path, against)
+    if set_:
+        set_keys(path, set_, patch, overwrite)
+    elif against is not None:
+        patch_gguf(path, against, patch, overwrite)
+    return inspect_gguf(patch, against)
 
 
 def _heads(model: str, found: Inspection, data: str, trust_remote_code: bool) -> list[Head]:
@@ -121,7 +163,7 @@ def show(found: Inspection, console: Console) -> None:
         console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
         console.print(f", {per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens")
     if found.unreadable:
-        console.print(f"[red]transformers cannot read this configuration:[/] {found.unreadable}", soft_wrap=True)
+        console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
         for column in ("rope of", "type", "base", "dims", "style", "window", "t", "factors", "unturned"):

@@ -18,13 +18,19 @@ app = cyclopts.App(
 )
 VERBS = {
     "inspect": "Show a model's rotary embedding and every misconfiguration that its files give away.",
+    "plan": "Say what a longer window takes: methods, memory, time, commands.",
     "extend": "Write a checkpoint with a longer window.",
+    "export": "Write what an engine needs, and print the line that starts it.",
+    "check-export": "Show whether every engine rotates as a checkpoint means; --fix mends it.",
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
+    "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
+    "sweep": "Evaluate many models, methods and seeds on many workers.",
     "methods": "List the methods.",
     "demo": "Do all of it on the bundled model.",
 }
+FUNCTIONS = {"check-export": "export:check_export"}  # MODULE:FUNCTION where they are not called as the verb
 for verb, summary in VERBS.items():
-    app.command(f"ropewalk.cli.{verb}:{verb}", name=verb, help=summary)
+    app.command(f"ropewalk.cli.{FUNCTIONS.get(verb, f'{verb}:{verb}')}", name=verb, help=summary)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ropewalk.errors import UserError
-from ropewalk.evaluation.cells import Cell, grid_depths, retrieval_task, spread_depths
-from ropewalk.evaluation.comparison import Answer, Comparison, Losses, Measured, Skipped, rows, summarise
+from ropewalk.evaluation.backends.live import Method, describe, length_dependent, live
+from ropewalk.evaluation.cells import cells
+from ropewalk.evaluation.comparison import Comparison, Measured, rows, summarise
 from ropewalk.evaluation.documents import tokenise
-from ropewalk.evaluation.fingerprint import ids_fingerprint, model_fingerprint, tokenizer_fingerprint
-from ropewalk.evaluation.nll import BATCH_TOKENS, answer_match
-from ropewalk.evaluation.perplexity import Sums, document_sums, position_edges
-from ropewalk.evaluation.store import Record, SampleStore, content_key
-from ropewalk.evaluation.tasks.base import TooShort
-from ropewalk.evaluation.units import TokenUnits
+from ropewalk.evaluation.engine import Engine, Progress
+from ropewalk.evaluation.fingerprint import model_fingerprint
+from ropewalk.evaluation.nll import BATCH_TOKENS
+from ropewalk.evaluation.store import SampleStore
+from ropewalk.evaluation.tasks.registry import PPL
 from ropewalk.frequencies.none import Plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASKS = ("ppl", "passkey", "niah")
+TASKS = (PPL, "passkey", "niah")
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 THRESHOLD = 0.85  # accuracy that counts as using the context, close to RULER's 0.856
-
-
-class Method(Protocol):
-    """A context extension method, as far as evaluating it goes."""
-
-    @property
-    def id(self) -> str:
-        """Canonical spelling; "none" is the plain model."""
-
-    @property
-    def length_dependent(self) -> bool:
-        """Whether results of a prefix differ from the prefix of the results."""
-
-    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
-        """Apply the method to the live model for contexts of ``to`` tokens; undone exactly on leaving."""
-
-    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
-        """Hash of everything that the method does to the model."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """``done`` of ``total`` samples have a result; the last ones were of ``method``, ``task`` and ``length``."""
-
-    done: int
-    total: int
-    method: str
-    task: str
-    length: int
 
 
 def default_lengths(window: int, to: int) -> list[int]:
@@ -120,13 +84,28 @@ def compare(
     lengths = sorted({*(default_lengths(window, to) if lengths is None else lengths), to})
     _check(tasks, lengths, to, samples_per_cell, depths)
     contestants = _plain_first(methods)
-    long_enough = tokenise(documents, tokenizer, to) if "ppl" in tasks else {}
-    texts = dict(islice(long_enough.items(), max_documents))
-    cells, skipped = _cells(tokenizer, tasks, lengths, samples_per_cell, depths, seed)
+    long_enough = tokenise(documents, tokenizer, to) if PPL in tasks else {}
+    texts = {name: ids[:to] for name, ids in islice(long_enough.items(), max_documents)}
+    asked, skipped = cells(
+        [name for name in tasks if name != PPL], lengths, samples_per_cell * len(depths), depths, seed, tokenizer
+    )
     records = SampleStore() if store is None else store  # an empty store is falsy
-    engine = _Engine(model, to, lengths, texts, cells, records, batch_tokens, progress_callback)
-    engine.total = sum(map(engine.work, contestants))
-    measured = {method.id: engine.measure(method) for method in contestants}
+    model_hash = model_fingerprint(model)
+    varies = {method.id: length_dependent(method, model) for method in contestants}
+    forwards = sum(len(lengths) if varying else 1 for varying in varies.values())
+    done, total = 0, forwards * len(texts) + len(contestants) * sum(map(len, asked))
+
+    def advance(n: int, method: str, task: str, length: int) -> None:
+        nonlocal done
+        done += n
+        progress_callback(Progress(done, total, method, task, length))
+
+    measured: dict[str, Measured] = {}
+    for method in contestants:
+        with live(model, tokenizer, method, to, model_hash, batch_tokens) as backend:
+            engine = Engine(backend, method.id, records, advance)
+            losses = engine.losses(texts, lengths) if texts else None
+            measured[method.id] = Measured(losses, engine.answers(asked))
     plain = measured[contestants[0].id]
     return Comparison(
         settings={
@@ -141,10 +120,9 @@ def compare(
             "documents": list(texts),
             "documents_too_short": len(documents) - len(long_enough) if texts else 0,
         },
-        model=_describe(model, tokenizer, engine.model_hash),
+        model=describe(model, tokenizer, model_hash),
         methods=[
-            {"id": m.id, "length_dependent": engine.varies(m), "fingerprint": m.fingerprint(model, to)}
-            for m in contestants
+            {"id": m.id, "length_dependent": varies[m.id], "fingerprint": m.fingerprint(model, to)} for m in contestants
         ],
         results=[row for method, found in measured.items() for row in rows(method, found)],
         summary=[
@@ -153,120 +131,6 @@ def compare(
         ],
         skipped=skipped,
     )
-
-
-class _Engine:
-    """Runs methods over the planned samples, taking from the store what is there."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        to: int,
-        lengths: list[int],
-        texts: Mapping[str, list[int]],
-        cells: Sequence[Cell],
-        store: SampleStore,
-        batch_tokens: int,
-        report: Callable[[Progress], None],
-    ):
-        self.model, self.to, self.lengths, self.cells = model, to, lengths, cells
-        self.store, self.batch_tokens, self.report = store, batch_tokens, report
-        self.names = list(texts)
-        self.documents = torch.tensor([ids[:to] for ids in texts.values()])
-        self.edges = position_edges(to)
-        self.model_hash = model_fingerprint(model)
-        self.done = self.total = 0
-
-    def varies(self, method: Method) -> bool:
-        """Whether one forward per length is needed: by the method, or by a plain model whose own rope is like that."""
-        own_rope = str(self.model.config.to_dict())
-        return method.length_dependent or (
-            method.id == "none" and ("'dynamic'" in own_rope or "'longrope'" in own_rope)
-        )
-
-    def work(self, method: Method) -> int:
-        """How many samples a method has."""
-        forwards = len(self.lengths) if self.varies(method) else 1
-        return len(self.documents) * forwards + sum(len(cell.depths) for cell in self.cells)
-
-    def measure(self, method: Method) -> Measured:
-        basis = {"model": self.model_hash, "method": method.fingerprint(self.model, self.to)}
-        with method.on(self.model, self.to):
-            losses = self._losses(method, basis) if len(self.documents) else None
-            answers = {(cell.task.name, cell.length): self._answers(method, basis, cell) for cell in self.cells}
-        return Measured(losses, answers)
-
-    def _losses(self, method: Method, basis: dict[str, str]) -> Losses:
-        """One forward per document, or one per document and length where the length matters."""
-        cuts = sorted({*self.lengths, *self.edges})
-        longest = self._prefix_sums(method, basis, self.documents, cuts)
-        by_length = longest[:, [cuts.index(n) for n in self.lengths]]
-        if self.varies(method):
-            for j, n in enumerate(self.lengths[:-1]):
-                by_length[:, j] = self._prefix_sums(method, basis, self.documents[:, :n], [n])[:, 0]
-        return Losses(self.lengths, by_length, self.edges, longest[:, [cuts.index(edge) for edge in self.edges]])
-
-    def _prefix_sums(self, method: Method, basis: dict[str, str], documents: Tensor, cuts: list[int]) -> Sums:
-        """float64 [D, len(cuts)]"""
-        length = documents.shape[1]
-        facts = [{"task": "ppl", "document": name, "length": length, "cuts": cuts} for name in self.names]
-        hashes = [ids_fingerprint(row) for row in documents.tolist()]
-
-        def compute(indices: Sequence[int]) -> list[Record]:
-            sums = document_sums(self.model, documents[list(indices)], cuts, batch_tokens=self.batch_tokens)
-            return [{"sums": row} for row in sums.tolist()]
-
-        keys = [content_key({**basis, "cuts": cuts, "ids": one}) for one in hashes]
-        return np.array([record["sums"] for record in self._run(method, "ppl", length, keys, facts, compute)])
-
-    def _answers(self, method: Method, basis: dict[str, str], cell: Cell) -> list[Answer]:
-        name, length = cell.task.name, cell.length
-        facts = [
-            {"task": name, "length": length, "index": i, "seed": cell.seed, "depth": depth, "ids_sha256": one}
-            for i, (depth, one) in enumerate(zip(cell.depths, cell.hashes, strict=True))
-        ]
-
-        def compute(indices: Sequence[int]) -> list[Record]:
-            samples = [cell.sample(i) for i in indices]
-            prompts, answers = [one.prompt for one in samples], [one.answer for one in samples]
-            verdicts = answer_match(self.model, prompts, answers, self.batch_tokens)
-            return [{"right": right, "logprob": logprob} for right, logprob in verdicts]
-
-        keys = [content_key({**basis, "answer": True, "task": name, "ids": one}) for one in cell.hashes]
-        records = self._run(method, name, length, keys, facts, compute)
-        return [Answer(depth, record["right"]) for depth, record in zip(cell.depths, records, strict=True)]
-
-    def _run(
-        self,
-        method: Method,
-        task: str,
-        length: int,
-        keys: list[str],
-        facts: list[dict[str, Any]],
-        compute: Callable[[Sequence[int]], list[Record]],
-    ) -> list[Record]:
-        """The records of ``keys``: those in the store, and the others computed and kept batch by batch."""
-        records = self.store.get(keys)
-        missing = [i for i, key in enumerate(keys) if key not in records]
-        self._advance(len(keys) - len(missing), method, task, length)
-        for some in _batches(missing, max(1, self.batch_tokens // length)):
-            new = {
-                keys[i]: {"method": method.id, **facts[i], **result}
-                for i, result in zip(some, compute(some), strict=True)
-            }
-            self.store.put(new)
-            records |= new
-            self._advance(len(some), method, task, length)
-        return [records[key] for key in keys]
-
-    def _advance(self, samples: int, method: Method, task: str, length: int) -> None:
-        if samples:
-            self.done += samples
-            self.report(Progress(self.done, self.total, method.id, task, length))
-
-
-def _batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def _check(
@@ -292,45 +156,3 @@ def _plain_first(methods: Sequence[Method]) -> list[Method]:
         raise UserError(f"method {twice[0]} is given twice")
     plain: Method = next((method for method in methods if method.id == "none"), Plain())
     return [plain, *(method for method in methods if method.id != "none")]
-
-
-def _cells(
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str],
-    lengths: Sequence[int],
-    samples_per_cell: int,
-    depths: Sequence[float],
-    seed: int,
-) -> tuple[list[Cell], list[Skipped]]:
-    """Every retrieval task at every length that it fits in."""
-    units = TokenUnits(tokenizer)
-    cells, skipped = [], []
-    for name in (task for task in tasks if task != "ppl"):
-        task = retrieval_task(name, tokenizer)
-        spread = spread_depths(samples_per_cell * len(depths), seed)
-        where = spread if name == "passkey" else grid_depths(depths, samples_per_cell)
-        for length in lengths:
-            try:
-                cells.append(Cell(task, length, where, seed, units))
-            except TooShort as error:
-                skipped.append(Skipped(name, length, str(error)))
-    return cells, skipped
-
-
-def _describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fingerprint: str) -> dict[str, Any]:
-    """What a reader needs to know to get the same numbers."""
-    import transformers
-
-    return {
-        "name": model.config.name_or_path,
-        "type": model.config.model_type,
-        "parameters": model.num_parameters(),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "attention": getattr(model.config, "_attn_implementation", None),
-        "fingerprint": fingerprint,
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }

@@ -10,48 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.evaluation.perplexity import Sums, perplexity, position_curve
+from ropewalk.evaluation.cells import Skipped
+from ropewalk.evaluation.engine import Answer, Losses
+from ropewalk.evaluation.perplexity import perplexity, position_curve
 from ropewalk.evaluation.statistics import (
     EffectiveLength,
     LengthScore,
     Mean,
     cluster_mean,
+    clustered_wilson,
     effective_length,
     mcnemar,
     paired_bootstrap,
-    wilson,
 )
+from ropewalk.evaluation.tasks import registry
 
 K_MAX_ACCURACY = 0.2
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Whether one retrieval sample was answered."""
-
-    depth: float
-    right: bool
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Summed losses of the same documents.
-
-    Attributes:
-        lengths: tested lengths.
-        by_length: float64 [D, len(lengths)], of the first tokens of each document.
-        edges: of the position buckets.
-        by_edge: float64 [D, len(edges)], of the tokens before each edge, in a forward of the longest length.
-    """
-
-    lengths: Sequence[int]
-    by_length: Sums
-    edges: Sequence[int]
-    by_edge: Sums
-
-    def at(self, length: int) -> Sums:
-        """float64 [D]"""
-        return self.by_length[:, self.lengths.index(length)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,7 @@ class Row:
 
     Attributes:
         method: canonical spelling.
-        task: "ppl", "position", "passkey" or "niah".
+        task: "ppl", "position", or a retrieval task.
         metric: "perplexity", "nll" (nats per token) or "accuracy".
         length: context length in tokens; of a position bucket, its end.
         value: the number.
@@ -138,15 +112,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A task that a length is too short for."""
-
-    task: str
-    length: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that ``compare`` found, in the order of the methods; the plain model ("none") is first."""
 
@@ -180,8 +145,8 @@ def rows(method: str, measured: Measured) -> list[Row]:
             found.append(_mean_row(method, "position", "nll", bucket.end, bucket.nll, start=bucket.start))
     for (task, length), answers in measured.answers.items():
         found.append(_accuracy_row(method, task, length, answers))
-        if task == "niah":
-            for depth in sorted({answer.depth for answer in answers}):
+        if registry.entry(task).asked in ("grid", "planted"):
+            for depth in sorted({answer.depth for answer in answers if answer.depth is not None}):
                 here = [answer for answer in answers if answer.depth == depth]
                 found.append(_accuracy_row(method, task, length, here, depth))
     return found
@@ -192,8 +157,8 @@ def summarise(
 ) -> Summary:
     """One method against the plain model."""
     losses, answers = measured.losses, measured.answers
-    scores = [LengthScore(n, *_accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
-    passkeys = [LengthScore(n, *_accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
+    scores = [LengthScore(n, *accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
+    passkeys = [LengthScore(n, *accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
     at_to = _pooled(answers, [to])
     return Summary(
         method=method,
@@ -227,10 +192,10 @@ def _gain(
     lengths: Iterable[int],
 ) -> Gain | None:
     chosen = sorted(set(lengths))
-    pairs = [(a.right, b.right) for a, b in zip(_pooled(ours, chosen), _pooled(plain, chosen), strict=True)]
-    if not pairs:
+    differences = [a.score - b.score for a, b in zip(_pooled(ours, chosen), _pooled(plain, chosen), strict=True)]
+    if not differences:
         return None
-    only_this, only_none = pairs.count((True, False)), pairs.count((False, True))
+    only_this, only_none = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Gain(only_this, only_none, mcnemar(only_this, only_none))
 
 
@@ -239,18 +204,22 @@ def _pooled(answers: Mapping[tuple[str, int], Sequence[Answer]], lengths: Iterab
     return [answer for (_, length), some in answers.items() if length in wanted for answer in some]
 
 
-def _accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
-    right = sum(answer.right for answer in answers)
-    return right / len(answers), *wilson(right, len(answers))
+def accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
+    """Mean score with its interval; samples about one text count together."""
+    texts: dict[str, list[float]] = {}
+    for answer in answers:
+        texts.setdefault(answer.context, []).append(answer.score)
+    clusters = list(texts.values())
+    return sum(answer.score for answer in answers) / len(answers), *clustered_wilson(clusters)
 
 
 def _accuracy_mean(answers: Sequence[Answer]) -> Mean:
-    value, low, high = _accuracy(answers)
+    value, low, high = accuracy(answers)
     return Mean(value, None, low, high, len(answers))
 
 
 def _accuracy_row(method: str, task: str, length: int, answers: Sequence[Answer], depth: float | None = None) -> Row:
-    value, low, high = _accuracy(answers)
+    value, low, high = accuracy(answers)
     return Row(method, task, "accuracy", length, value, low, high, len(answers), depth)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096  # per forward; on a CPU, larger batches are slower
 CHUNK = 1024  # positions whose logits exist at the same time
+LOGITS = 2**26  # so many logits may exist at the same time
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the largest logit; half precision: 0.02
 
 _head_suffices: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -40,7 +41,7 @@ def token_nll(model: PreTrainedModel, ids: Tensor, *, keep: int | None = None, c
     Raises:
         ValueError: if ``ids`` has no token to score, or ``keep`` is not in 1..T-1.
     """
-    return _scan(model, ids, keep, chunk, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
+    return scan(model, ids, keep, chunk, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
 
 
 def answer_match(
@@ -73,21 +74,50 @@ def answer_match(
     verdicts: list[tuple[bool, float]] = []
     size = max(1, batch_tokens // len(rows[0])) if rows else 1
     for first in range(0, len(rows), size):
-        lengths = [len(answer) for answer in answers[first : first + size]]
-        hits_and_losses = _scan(model, torch.tensor(rows[first : first + size]), max(lengths), CHUNK, _hit_and_nll)
-        for row, length in zip(hits_and_losses, lengths, strict=True):
-            hit, loss = row[-length:].unbind(-1)
-            verdicts.append((bool(hit.all()), -loss.mean().item()))
+        some = answers[first : first + size]
+        scanned = scan(model, torch.tensor(rows[first : first + size]), max(map(len, some)), CHUNK, _best_and_nll)
+        for row, answer in zip(scanned, some, strict=True):
+            best, loss = row[-len(answer) :].unbind(-1)
+            verdicts.append((best.tolist() == answer, -loss.mean().item()))
     return verdicts
 
 
-def _hit_and_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """float32 [N, 2]: whether the argmax is the target, and its negative log-likelihood."""
-    hit = logits.argmax(-1) == targets
-    return torch.stack([hit.float(), F.cross_entropy(logits, targets, reduction="none")], -1)
+def best_and_nll(
+    model: PreTrainedModel, ids: Tensor, keep: Sequence[int], targets: Sequence[int], **forward: object
+) -> Tensor:
+    """The likeliest next token at some positions of a row, and the loss of given ones, by a forward of the caller's.
+
+    Args:
+        model: any causal language model of transformers, in evaluation mode.
+        ids: int64 [1, N], on the model's device.
+        keep: K positions of the row.
+        targets: the token whose loss is wanted behind each of them.
+        **forward: what else goes to the model (mask, positions, cache).
+
+    Returns:
+        float32 [K, 2] on the CPU: the argmax (a whole number, exact below 2 ** 24) and the target's loss in nats.
+    """
+    if not keep:
+        model.get_decoder()(input_ids=ids, **forward)
+        return torch.zeros(0, 2)
+    whole = _head_is_enough(model)
+    out = model.get_decoder()(input_ids=ids, **forward)[0] if whole else model(input_ids=ids, **forward).logits
+    rows = out[0, torch.tensor(keep, device=out.device)]
+    goals = torch.tensor(targets, device=out.device)
+    size = max(1, min(CHUNK, LOGITS // model.config.get_text_config(decoder=True).vocab_size))
+    parts = zip(rows.split(size), goals.split(size), strict=True)
+    return torch.cat(
+        [_best_and_nll(_read_out(model, row) if whole else row.float(), goal) for row, goal in parts]
+    ).cpu()
 
 
-def _scan(
+def _best_and_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """float32 [N, 2]"""
+    loss = F.cross_entropy(logits, targets.to(logits.device), reduction="none")
+    return torch.stack([logits.argmax(-1).float(), loss], -1)
+
+
+def scan(
     model: PreTrainedModel,
     ids: Tensor,
     keep: int | None,

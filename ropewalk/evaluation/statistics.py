@@ -7,11 +7,11 @@ interval; methods are compared on the same samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # two-sided 95 %
 
@@ -54,13 +54,18 @@ class EffectiveLength:
     high: int
 
 
-def wilson(successes: float, n: int, z: float = Z) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     """Wilson's score interval of a proportion.
+
+    Args:
+        successes: how many, or the sum of scores that are 0 to 1.
+        n: number of trials; a fraction where it is an effective sample size.
+        z: normal quantile of the confidence.
 
     Raises:
         ValueError: if there are no trials or ``successes`` is not in 0..n.
     """
-    if n < 1 or not 0 <= successes <= n:
+    if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} trials")
     p, q = successes / n, z * z / n
     half = z * math.sqrt(p * (1 - p) / n + q / (4 * n))
@@ -155,3 +160,90 @@ def effective_length(scores: Iterable[LengthScore], threshold: float) -> Effecti
     return EffectiveLength(
         passing(s.value for s in ordered), passing(s.low for s in ordered), passing(s.high for s in ordered)
     )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Scores of one task at one length: their sum (a score is 0 to 1) and how many there are."""
+
+    total: float
+    n: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n
+
+
+def intraclass_correlation(clusters: Sequence[Sequence[float]]) -> float:
+    """How alike scores of one cluster (questions about one context) are: 0 not at all, 1 equal.
+
+    The one-way ANOVA estimator, kept in 0..1; 0 where nothing varies or no cluster has two scores.
+    """
+    groups = [np.asarray(cluster, np.float64) for cluster in clusters if len(cluster)]
+    sizes = np.array([len(group) for group in groups], np.float64)
+    k, n = len(groups), sizes.sum()
+    if k < 2 or n <= k:
+        return 0.0
+    grand = np.concatenate(groups).mean()
+    between = sum(size * (group.mean() - grand) ** 2 for size, group in zip(sizes, groups, strict=True)) / (k - 1)
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups) / (n - k)
+    typical = (n - (sizes**2).sum() / n) / (k - 1)
+    spread = between + (typical - 1) * within
+    return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 0.0
+
+
+def design_effect(clusters: Sequence[Sequence[float]]) -> float:
+    """By how much clusters inflate the variance of a mean: ``1 + (m - 1) rho``, m the size-weighted cluster size."""
+    sizes = np.array([len(cluster) for cluster in clusters if len(cluster)], np.float64)
+    if not len(sizes):
+        return 1.0
+    return float(1 + ((sizes**2).sum() / sizes.sum() - 1) * intraclass_correlation(clusters))
+
+
+def clustered_wilson(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Wilson's interval of a mean score over clusters, at the effective sample size ``n / design_effect``.
+
+    Raises:
+        ValueError: if there are no scores.
+    """
+    scores = [score for cluster in clusters for score in cluster]
+    effect = design_effect(clusters)
+    return wilson(sum(scores) / effect, len(scores) / effect)
+
+
+def average(tallies: Sequence[Tally], *, draws: int = 10_000, seed: int = 0) -> Mean:
+    """Mean of the tasks' means, every task counting the same, with an interval by the parametric bootstrap.
+
+    Each task's accuracy is drawn from the Beta distribution of Jeffreys' prior; a score of parts varies no more than
+    a binary one of the same mean, so the interval is on the safe side there.
+    """
+    samples = _drawn(tallies, np.random.default_rng(seed), draws)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    value = sum(tally.mean for tally in tallies) / len(tallies)
+    return Mean(value, float(samples.std(ddof=1)), float(low), float(high), sum(tally.n for tally in tallies))
+
+
+def passing_probability(
+    tallies: Mapping[int, Sequence[Tally]], threshold: float, *, draws: int = 10_000, seed: int = 0
+) -> dict[int, float]:
+    """For each tested length, the probability that the average over tasks passes there and at every shorter one.
+
+    Args:
+        tallies: length -> the tasks' scores.
+        threshold: accuracy that passes.
+        draws: of the parametric bootstrap (see ``average``).
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    passing = np.ones(draws, bool)
+    found = {}
+    for length in sorted(tallies):
+        passing &= _drawn(tallies[length], rng, draws) >= threshold
+        found[length] = float(passing.mean())
+    return found
+
+
+def _drawn(tallies: Sequence[Tally], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """[draws] averages over tasks."""
+    columns = [rng.beta(tally.total + 0.5, tally.n - tally.total + 0.5, draws) for tally in tallies]
+    return np.asarray(np.mean(columns, axis=0), np.float64)

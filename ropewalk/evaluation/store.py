@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ropewalk.errors import UserError
 
@@ -22,6 +22,16 @@ KEYS_PER_QUERY = 500
 TABLE = "CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID"
 
 Record = dict[str, Any]
+
+
+class Records(Protocol):
+    """What measuring needs of a store."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The records that are there, by key."""
+
+    def put(self, records: Mapping[str, Record]) -> None:
+        """Keep records."""
 
 
 def content_key(parts: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # A token sequence has to start somewhere; pieces are tokenised behind this anchor so that a leading space
 # means the same thing for byte-level and for SentencePiece tokenizers (which add a space of their own).
 ANCHOR = "."
+KEPT = 200_000  # pieces whose tokens are kept; records that occur once would fill the memory
 
 
 class TokenUnits:
@@ -31,6 +32,8 @@ class TokenUnits:
     def ids(self, text: str) -> list[int]:
         """Ids of ``text`` as it reads in the middle of a document (no special tokens)."""
         if text not in self._cache:
+            if len(self._cache) >= KEPT:
+                self._cache.clear()
             whole = self._encode(ANCHOR + text)
             anchored = whole[: len(self._anchor)] == self._anchor
             self._cache[text] = whole[len(self._anchor) :] if anchored else self._encode(text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from ropewalk.attention.engine import Rotation, engaged
-from ropewalk.contract import Method, digest, refuse_if_on
+from ropewalk.contract import USE_IT_LIVE, Method, digest, refuse_if_on
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
@@ -161,7 +161,7 @@ class FrequencyMethod(Method):
             if static is None:
                 raise UserError(
                     f"{self.id} cannot be saved in a configuration: {self.why_not_saved()}",
-                    "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware.",
+                    USE_IT_LIVE,
                 )
             table[key] = static.rope_parameters(rope, target, accepts(key))
         return table
@@ -173,7 +173,6 @@ class FrequencyMethod(Method):
         return {key: method.at(rope, target) for key, (method, rope, target) in static.items() if method is not None}
 
     def why_not_saved(self) -> str:
-        """The reason, for methods that cannot be saved."""
         return "it depends on the length, the head or the token, and configurations hold one vector of frequencies"
 
     def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:

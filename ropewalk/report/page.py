@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -48,6 +48,18 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+class Drawn(Protocol):
+    """What a line or a tile stands for."""
+
+    @property
+    def id(self) -> str:
+        """Key of its style."""
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A section of the page: line charts, small multiples (one per method), and the numbers behind both."""
@@ -56,7 +68,28 @@ class Figure:
     text: str
     charts: Sequence[Chart]
     table: Table
-    tiles: Sequence[tuple[Method, Markup]] = ()
+    tiles: Sequence[tuple[Drawn, Markup]] = ()
+    subject: str = "Method"  # what the table has a row of
+
+
+PRINTERS: dict[str, numbers.Printer] = {
+    name: getattr(numbers, name) for name in ("tokens", "quantity", "percent", "tax")
+}
+
+
+def environment() -> Environment:
+    """Where the pages' templates are, and what they print with."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["tokens"] = numbers.tokens
+    made.filters["print"] = lambda value, printer: PRINTERS[printer](value)
+    made.filters["interval"] = lambda estimate, printer: numbers.interval(estimate, PRINTERS[printer])
+    return made
 
 
 def render(comparison: Mapping[str, Any]) -> str:
@@ -69,30 +102,21 @@ def render(comparison: Mapping[str, Any]) -> str:
     styles = _styles(read)
     axis = svg.Axis.around("", read.lengths, numbers.tokens, base=2)
     diffs = read.raw.get("config_diff") or {}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    printers: dict[str, numbers.Printer] = {
-        name: getattr(numbers, name) for name in ("tokens", "quantity", "percent", "tax")
-    }
-    environment.filters["tokens"] = numbers.tokens
-    environment.filters["print"] = lambda value, printer: printers[printer](value)
-    environment.filters["interval"] = lambda estimate, printer: numbers.interval(estimate, printers[printer])
-    return environment.get_template("page.html.j2").render(
-        comparison=read,
-        raw=read.raw,
-        printers=printers,
-        swatches={key: svg.swatch(style) for key, style in styles.items()},
-        bars={m.id: svg.interval_bar(m.effective_length, axis, read.window) for m in read.methods},
-        papers={m.id: m.paper for m in read.methods if m.paper and ARXIV.fullmatch(m.paper)},
-        figures=list(_figures(read, styles)),
-        diffs=[(m.title, str(diffs[m.id]), _lines(str(diffs[m.id]))) for m in read.methods if diffs.get(m.id)],
-        settings=_settings(read),
-        task_titles=TASK_TITLES,
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            comparison=read,
+            raw=read.raw,
+            printers=PRINTERS,
+            swatches={key: svg.swatch(style) for key, style in styles.items()},
+            bars={m.id: svg.interval_bar(m.effective_length, axis, read.window) for m in read.methods},
+            papers={m.id: m.paper for m in read.methods if m.paper and ARXIV.fullmatch(m.paper)},
+            figures=list(_figures(read, styles)),
+            diffs=[(m.title, str(diffs[m.id]), _lines(str(diffs[m.id]))) for m in read.methods if diffs.get(m.id)],
+            settings=_settings(read),
+            task_titles=TASK_TITLES,
+        )
     )
 
 
@@ -234,7 +258,7 @@ def _wavelengths(comparison: Comparison, styles: Mapping[str, svg.Style]) -> Fig
         )
         x = svg.Axis.around("rotary dimension", [p.x for s in series for p in s.points], numbers.tick, pad=0.01)
         heading = layer.replace("_", " ") if len(comparison.spectra) > 1 else ""
-        charts.append(_chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
+        charts.append(chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
         for m in drawn:
             spectrum = spectra[m.id]
             cells = (spectrum.attention_factor, min(spectrum.wavelengths), max(spectrum.wavelengths))
@@ -298,10 +322,10 @@ def _by_length(
         pad=0.03,
     )
     window = svg.Mark(comparison.window, f"window {numbers.tokens(comparison.window)}")
-    return [_chart("", series, x, y, _task_title(task), [window, *marks], whiskers)]
+    return [chart("", series, x, y, _task_title(task), [window, *marks], whiskers)]
 
 
-def _chart(
+def chart(
     heading: str,
     series: Sequence[svg.Series],
     x: svg.Axis,
@@ -310,6 +334,7 @@ def _chart(
     marks: Sequence[svg.Mark],
     whiskers: bool = False,
 ) -> Chart:
+    """A line chart in both layouts."""
     return Chart(heading, [svg.line_chart(series, x, y, title, marks, whiskers, *size) for size in SIZES])
 
 

@@ -79,7 +79,7 @@ def decoder(model: nn.Module) -> nn.Module:
     """The language-model part of a model (without vision towers and heads)."""
     get = getattr(model, "get_decoder", None)
     found = get() if callable(get) else None
-    return found if isinstance(found, nn.Module) else model
+    return found if isinstance(found, nn.Module) and hasattr(found, "config") else model  # a head may have that name
 
 
 def rotaries(model: nn.Module) -> list[Rotary]:

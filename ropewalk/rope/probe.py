@@ -97,15 +97,16 @@ def watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
 
     seen: list[Seen] = []
 
-    def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **more: Any) -> tuple[Tensor, None]:
+    def attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *mask: Any, **more: Any) -> tuple[Tensor, None]:
         seen.append((module, q.detach(), k.detach()))
         return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(PROBE, attention)
-    AttentionMaskInterface.register(PROBE, lambda *sizes, **more: None)
     body = decoder(model)
     config: Any = body.config
     device = next(body.parameters()).device
+    everything = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool, device=device)  # for attention that is not ours
+    AttentionMaskInterface.register(PROBE, lambda *sizes, **more: everything)
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         stack.enter_context(torch.no_grad())

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ropewalk.errors import UserError
-from ropewalk.evaluation import compare as engine
-from ropewalk.evaluation.compare import Progress, compare, default_lengths
-from ropewalk.evaluation.comparison import Answer, Comparison, Gain, Measured, Row, summarise
+from ropewalk.evaluation.backends.base import Ask, Reply
+from ropewalk.evaluation.backends.live import LiveModel
+from ropewalk.evaluation.compare import compare, default_lengths
+from ropewalk.evaluation.comparison import Comparison, Gain, Measured, Row, summarise
 from ropewalk.evaluation.documents import load, tokenise
+from ropewalk.evaluation.engine import Answer, Progress
 from ropewalk.evaluation.fingerprint import model_fingerprint, tokenizer_fingerprint
 from ropewalk.evaluation.store import SampleStore
 from ropewalk.evaluation.tasks.niah import NeedleInHaystack
@@ -118,15 +120,14 @@ def reader_of_the_last(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTok
     """Stands in for the model: answers from the last ``window`` tokens of each prompt."""
 
     def install(window: int) -> None:
-        def answer_match(model, prompts, answers, batch_tokens):
+        def answer(backend: LiveModel, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
             tasks = (Passkey(), NeedleInHaystack((0,)))
-            verdicts = []
-            for prompt, answer in zip(prompts, answers, strict=True):
-                seen, wanted = tokenizer.decode(prompt[-window:]), tokenizer.decode(answer).strip()
-                verdicts.append((any(task.solve(seen) == wanted for task in tasks), -1.0))
-            return verdicts
+            for i, ask in enumerate(asks):
+                seen, wanted = tokenizer.decode(ask.prompt[-window:]), tokenizer.decode(ask.answer).strip()
+                right = any(task.solve(seen) == wanted for task in tasks)
+                yield i, Reply(right, -1.0, tuple(ask.answer) if right else ())
 
-        monkeypatch.setattr(engine, "answer_match", answer_match)
+        monkeypatch.setattr(LiveModel, "ask", answer)
 
     return install
 
@@ -186,8 +187,8 @@ def test_finished_samples_are_never_computed_again(model, tokenizer, monkeypatch
         kept = len(store)
         assert seen[-1].done == seen[-1].total == kept
         assert [progress.done for progress in seen] == sorted({progress.done for progress in seen})
-        for name in ("answer_match", "document_sums"):
-            monkeypatch.setattr(engine, name, None)
+        for name in ("ask", "rolling"):
+            monkeypatch.setattr(LiveModel, name, None)
         assert compare(model, tokenizer, [Scaled(0.5)], store=store, **SMALL) == first
         assert len(store) == kept
         monkeypatch.undo()

@@ -8,10 +8,16 @@ import pytest
 from ropewalk.evaluation.statistics import (
     EffectiveLength,
     LengthScore,
+    Tally,
+    average,
     cluster_mean,
+    clustered_wilson,
+    design_effect,
     effective_length,
+    intraclass_correlation,
     mcnemar,
     paired_bootstrap,
+    passing_probability,
     student,
     wilson,
 )
@@ -111,3 +117,34 @@ def test_effective_length_stops_at_the_first_failure() -> None:
     assert effective_length(scores, 0.5) == EffectiveLength(4096, 4096, 4096)
     assert effective_length(scores, 0.92) == EffectiveLength(1024, 512, 1024)
     assert effective_length(scores[2:3], 0.95) == EffectiveLength(0, 0, 0)
+
+
+def test_questions_about_one_context_count_less_where_they_agree() -> None:
+    alike, apart = [[1.0] * 4, [0.0] * 4] * 5, [[1.0, 0.0, 1.0, 0.0]] * 10
+    assert intraclass_correlation(alike) == 1.0 and design_effect(alike) == pytest.approx(4.0)
+    assert clustered_wilson(alike) == pytest.approx(wilson(5, 10))
+    assert intraclass_correlation(apart) == 0.0 and clustered_wilson(apart) == wilson(20, 40)
+    assert design_effect([[1.0], [0.0]]) == 1.0 and design_effect([]) == 1.0
+
+
+def test_intraclass_correlation_is_the_share_of_variance_between_clusters() -> None:
+    rng = np.random.default_rng(0)
+    clusters = (rng.normal(0, 1, (2000, 1)) + rng.normal(0, math.sqrt(3), (2000, 5))).tolist()
+    assert intraclass_correlation(clusters) == pytest.approx(0.25, abs=0.02)
+    assert design_effect(clusters) == pytest.approx(2.0, abs=0.1)
+
+
+def test_interval_of_a_suite_average_is_that_of_its_formula() -> None:
+    """RULER at n = 500 and 13 tasks: 0.85 points at p = 0.856."""
+    found = average([Tally(428, 500)] * 13)
+    assert found.value == pytest.approx(0.856) and found.n == 6500
+    assert (found.high - found.low) / 2 == pytest.approx(0.0085, abs=0.0005)
+    assert found.se == pytest.approx(math.sqrt(0.856 * 0.144 / 500 / 13), rel=0.05)
+    assert average([Tally(10, 10), Tally(0, 10)]).value == 0.5
+
+
+def test_probability_of_passing_falls_with_length_and_knows_small_samples() -> None:
+    found = passing_probability({512: [Tally(50, 50)], 1024: [Tally(43, 50)], 2048: [Tally(49, 50)]}, 0.85)
+    assert found[512] > 0.99 and 0.4 < found[1024] < 0.7
+    assert found[2048] == pytest.approx(found[1024], abs=0.05), "the middle length decides"
+    assert passing_probability({512: [Tally(5, 5)]}, 0.85)[512] < 0.9

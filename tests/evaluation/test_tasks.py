@@ -5,7 +5,8 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ropewalk.evaluation.cells import Cell, grid_depths, retrieval_task, spread_depths
+from ropewalk.evaluation.cells import Cell, grid_depths, spread_depths
+from ropewalk.evaluation.tasks import registry
 from ropewalk.evaluation.tasks.base import Sample, Task, TooShort
 from ropewalk.evaluation.tasks.niah import NeedleInHaystack
 from ropewalk.evaluation.tasks.passkey import FILLER, Passkey
@@ -16,7 +17,7 @@ TASKS = ("passkey", "niah")
 
 @pytest.fixture(scope="session")
 def niah(tokenizer: PreTrainedTokenizerFast) -> Task:
-    return retrieval_task("niah", tokenizer)
+    return registry.make("niah", registry.Material(tokenizer))
 
 
 def short_niah(tokenizer: PreTrainedTokenizerBase) -> NeedleInHaystack:

@@ -101,7 +101,7 @@ class EndpointJudge:
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:
-            raise UserError("asking a judge needs the openai library", "pip install 'ropewalk[judge]'") from error
+            raise UserError("asking a judge needs the openai library", "pip install 'ropewalk[openai]'") from error
         key = os.environ.get(self.key)
         if key is None and self.base_url is None:
             raise UserError(f"the judge {self.name} needs an API key in {self.key}", f"export {self.key}=...")

@@ -46,16 +46,18 @@ class NeedleInHaystack(Task):
     Attributes:
         haystack: token ids of natural text; it is repeated where it is too short.
         sentence_ends: ids after which a needle may stand; the needle moves back to the nearest one.
+        start: where in the haystack every sample begins, so that samples share it; drawn for each sample if None.
     """
 
     haystack: tuple[int, ...]
     sentence_ends: frozenset[int] = frozenset()
+    start: int | None = None
     name: str = field(default="niah")
     scope: str = "small"
     diffusion: str = "low"
 
     def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
-        """A prompt with the needle at ``depth``; the haystack starts at a random place of the text.
+        """A prompt with the needle at ``depth``.
 
         Raises:
             TooShort: if ``n_tokens`` does not hold the fixed parts.
@@ -65,7 +67,7 @@ class NeedleInHaystack(Task):
         pin, question = units.ids(needle(city, code)), units.ids(stem(city))
         answer = units.answer(stem(city), f" {code}")
         n_hay = haystack_tokens(self.name, n_tokens, units.bos, pin, question, answer)
-        start = rng.randrange(len(self.haystack))
+        start = rng.randrange(len(self.haystack)) if self.start is None else self.start
         hay = list(islice(cycle(self.haystack), start, start + n_hay))
         at = self._sentence_end(hay, round(depth * n_hay))
         return Sample(units.bos + hay[:at] + pin + hay[at:] + question, answer, code, depth)

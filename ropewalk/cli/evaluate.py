@@ -1,0 +1,110 @@
+"""``ropewalk evaluate``: how much of its context a model or a server uses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    suite: Annotated[str, Parameter(name=["--suite", "-s"])] = "smoke",
+    tasks: str = "",
+    lengths: Annotated[str, Parameter(name=["--lengths", "-l"])] = "",
+    method: Annotated[str, Parameter(name=["--method", "-m"])] = "none",
+    to: str = "",
+    samples: int | None = None,
+    data: str = "stdlib",
+    seed: int = 0,
+    sequential: Annotated[bool, Parameter(negative="")] = False,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    tokenizer: str = "",
+    served: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure a model, or a server, on a suite of tasks; can be stopped at any moment and goes on where it was.
+
+    Parameters
+    ----------
+    model: str
+        A folder, a hub id, 'demo', or a server's URL (http://host:8000/v1).
+    suite: str
+        smoke, standard or publication (10, 55 or 198 samples of each task and length), or a family such as retrieval.
+    tasks: str
+        Comma-separated tasks in place of the suite's.
+    lengths: str
+        Context lengths: 512..8k doubles, commas separate; by default half the window, doubling.
+    method: str
+        Applied to the model for the evaluation, as listed by 'ropewalk methods'.
+    to: str
+        Target length of the method; by default the longest of the lengths.
+    samples: int | None
+        Of each task at each length; by default the suite's.
+    data: str
+        Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
+    seed: int
+        Of prompts and intervals.
+    sequential: bool
+        Stop asking where the outcome is clear, and bisect over the lengths.
+    out: Path | None
+        Folder for samples.sqlite, results.json and report.html; by default runs/evaluate-MODEL-SUITE.
+    tokenizer: str
+        Of a server: the folder or hub id of its tokenizer.
+    served: str | None
+        Of a server: the model's name there; by default the only one.
+    dtype: str
+        auto, float32, bfloat16 or float16.
+    device: str
+        auto, cpu or cuda.
+    trust_remote_code: bool
+        Run code that comes with the model.
+    as_json: bool
+        Print JSON.
+    """
+    from ropewalk.cli.compare import shown
+    from ropewalk.evaluate import Request, default_out
+    from ropewalk.evaluate import evaluate as run
+    from ropewalk.lengths import parse, span
+
+    request = Request(
+        model=model,
+        suite=suite,
+        tasks=tuple(dict.fromkeys(word.strip() for word in tasks.split(",") if word.strip())),
+        lengths=tuple(span(lengths)) if lengths else None,
+        method=method,
+        to=parse(to) if to else None,
+        samples=samples,
+        data=data,
+        seed=seed,
+        sequential=sequential,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        tokenizer=tokenizer,
+        served=served,
+        command=shlex.join(["ropewalk", *sys.argv[1:]]) if sys.argv[1:] else "",
+    )
+    folder = default_out(request) if out is None else out
+    with shown() as progress:
+        results = run(request, folder, progress)
+    if as_json:
+        print(json.dumps(results))
+        return
+    from ropewalk.report.evaluation import table
+
+    console = Console()
+    console.print(table(results))
+    console.print(
+        f"report   {folder / 'report.html'}\nresults  {folder / 'results.json'}", soft_wrap=True, highlight=False
+    )

@@ -1,0 +1,205 @@
+"""``ropewalk plan``: what it takes to bring a model to a length."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ropewalk.plan import Plan
+    from ropewalk.planning.advice import Ladder
+    from ropewalk.planning.memory import Memory
+
+GIB = 2**30
+
+
+def plan(
+    model: str,
+    /,
+    *,
+    to: str,
+    gpu: str | None = None,
+    memory: str | None = None,
+    gpus: int = 1,
+    tokens: str = "1B",
+    mfu: float = 0.4,
+    calibrate: Annotated[bool, Parameter(negative="")] = False,
+    trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
+
+    Parameters
+    ----------
+    model: str
+        A folder, a config.json, a hub id, or 'demo'.
+    to: str
+        Target length in tokens: 4096, 4k, 128K, 1m.
+    gpu: str
+        h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
+    memory: str
+        Memory of one device, with its unit: 24G. Without --gpu there are no times.
+    gpus: int
+        How many devices.
+    tokens: str
+        To train on: 500M, 1B.
+    mfu: float
+        Share of the devices' peak that a run reaches, for times.
+    calibrate: bool
+        Load the model, run one short training step and a prefill, and correct the memory model by what they took.
+    trust_remote_code: bool
+        Run code that comes with the model.
+    as_json: bool
+        Print JSON.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
+    from ropewalk.lengths import parse
+    from ropewalk.plan import plan as make
+    from ropewalk.planning.cost import parse_tokens
+
+    target, budget = parse(to), parse_tokens(tokens)
+    made = make(model, target, gpu, memory, gpus, budget, mfu, calibrate, trust_remote_code)
+    if as_json:
+        print(json.dumps(made.to_json(), indent=2))
+    else:
+        show(made, Console(highlight=False))
+
+
+def show(made: Plan, console: Console) -> None:
+    """Print a plan for a person."""
+    from ropewalk.lengths import show as length
+
+    shapes = made.shapes
+    active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
+    console.print(f"[bold]{made.architecture}[/]  {made.model}  {_count(shapes.parameters)} parameters{active}")
+    line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
+    if made.scale > 1:
+        line += f": the smallest factor that covers it is [bold]{made.scale:.4g}[/]"
+    console.print(line, soft_wrap=True)
+    if made.methods:
+        _methods(made, console)
+    where = f"{made.gpus} x {made.device}, {made.room / GIB:.1f} GiB for tensors on each"
+    if made.calibration:
+        found = made.calibration
+        factors = ", ".join(f"{key} x{value:.2f}" for key, value in vars(found.correction).items())
+        where += f"; corrected by {found.length:,} tokens on {found.device}: {factors}"
+    console.print(f"\n[bold]Memory[/]  {where}", soft_wrap=True)
+    _ladder(f"serving one request of {made.target:,} tokens", made.serving, console)
+    _ladder(f"training on sequences of {made.target:,} tokens", made.training, console)
+    if made.devices_needed:
+        console.print(f"fits on {made.devices_needed} x {made.device}")
+    if made.skip_wise:
+        needed = ", ".join(step.name for step in made.skip_wise.steps[1:]) or "nothing"
+        fits = "fits with" if made.skip_wise.fits else "does not fit even with"
+        console.print(
+            f"skip-wise training (PoSE) on {made.window:,} tokens at a time {fits} {needed}: "
+            f"{_parts(made.skip_wise.memory)}",
+            soft_wrap=True,
+        )
+    _cost(made, console)
+    if made.notes:
+        console.print("\n[bold]Know[/]")
+    for note in made.notes:
+        console.print(f"- {note}", soft_wrap=True, markup=False)
+    for tax in made.short_tax:
+        console.print(f"- short-text tax, {tax.method}: {tax.result}; {tax.setting} ({tax.source})", soft_wrap=True)
+    console.print("\n[bold]Next[/]")
+    for command in made.commands:
+        console.print(command, soft_wrap=True, markup=False)
+
+
+def _methods(made: Plan, console: Console) -> None:
+    table = _table("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource")
+    silent = []
+    for method in made.methods:
+        if not method.results:
+            silent.append(f"{method.id} ({method.written or method.why_not})")
+            continue
+        head = (method.id, method.written or f"[dim]{method.why_not}[/]", method.training_free)
+        for result in method.results:
+            source = result.source.removeprefix("arXiv ").removeprefix("https://github.com/")
+            factor = f"x{result.scale:g}{'*' if result.trained else ' '}"
+            table.add_row(*head, factor, result.result, f"[dim]{source}[/]")
+            head = ("", "", "")
+    console.print(table)
+    console.print(
+        "[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True
+    )
+    if silent:
+        console.print(f"[dim]no published number here: {', '.join(silent)}[/]")
+
+
+def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
+    verdict = "[green]fits[/]" if ladder.fits else "[red]does not fit[/]"
+    console.print(f"\n{title}: {verdict}, {_parts(ladder.memory)}", soft_wrap=True)
+    if len(ladder.steps) > 1:
+        name, unit = _unit(ladder.memory.total)
+        table = _table("switch", f">{name} at the target", ">longest that fits")
+        for step in ladder.steps:
+            style = "bold" if step.name == ladder.best else ""
+            longest = f"{step.longest:,}" if step.longest else "none"
+            table.add_row(step.name, f"{step.bytes / unit:,.1f}", longest, style=style)
+        console.print(table)
+    else:
+        console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
+    if ladder.one_more:
+        console.print(f"one more switch, {ladder.one_more.name}: {_tokens(ladder.one_more.longest)}", style="dim")
+    console.print(f"with every switch on: {_tokens(ladder.ceiling)}", style="dim")
+
+
+def _tokens(longest: int) -> str:
+    from ropewalk.lengths import show as length
+
+    if not longest:
+        return "no length fits"
+    return f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)} tokens"
+
+
+def _cost(made: Plan, console: Console) -> None:
+    from ropewalk.planning.cost import show_hours
+
+    cost = made.cost
+    table = _table(f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention", ">\ntime", ">\ndevice hours")
+    rows = [(f"sequences of {made.target:,}", cost)]
+    if made.skip_wise_cost:
+        rows.append((f"skip-wise on {made.window:,}", made.skip_wise_cost))
+    for name, each in rows:
+        time = "" if each.training_hours is None else show_hours(each.training_hours)
+        hours = "" if each.device_hours is None else f"{each.device_hours:,.0f}"
+        table.add_row(name, f"{each.training_flops:.3g}", f"{each.attention_share:.0%}", time, hours)
+    console.print(table)
+    if cost.prefill_seconds is not None and cost.decode_tokens_per_second is not None:
+        console.print(
+            f"one prompt of {made.target:,} tokens: {show_hours(cost.prefill_seconds / 3600)} prefill, then up to "
+            f"{cost.decode_tokens_per_second:.0f} tokens/s; times at {made.mfu:.0%} of {made.device}'s peak",
+            soft_wrap=True,
+        )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def _parts(memory: Memory) -> str:
+    name, unit = _unit(memory.total)
+    parts = " + ".join(
+        f"{part} {size / unit:,.1f}" for part, size in memory.parts.items() if size >= memory.total / 200
+    )
+    host = f", and {memory.host / unit:,.0f} {name} of the host's" if memory.host else ""
+    return f"{memory.total / unit:,.1f} {name} = {parts}{host}"
+
+
+def _unit(size: int) -> tuple[str, int]:
+    return ("GiB", GIB) if size >= GIB // 2 else ("MiB", 2**20)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:,.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:,.1f}M"

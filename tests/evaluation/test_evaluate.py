@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from ropewalk.catalogue import method
+from ropewalk.errors import UserError
+from ropewalk.evaluation.backends.base import Ask
+from ropewalk.evaluation.backends.live import live
+from ropewalk.evaluation.backends.oracles import ConstantModel, WindowOracle
+from ropewalk.evaluation.cells import Cell
+from ropewalk.evaluation.controls import altered, controls, without_context
+from ropewalk.evaluation.documents import load
+from ropewalk.evaluation.engine import CHECKED, Engine
+from ropewalk.evaluation.evaluate import Evaluation, evaluate
+from ropewalk.evaluation.sequential import Sprt
+from ropewalk.evaluation.store import SampleStore
+from ropewalk.evaluation.suites import names, suite
+from ropewalk.evaluation.tasks.niah import NeedleInHaystack
+from ropewalk.evaluation.tasks.passkey import Passkey
+from ropewalk.evaluation.units import TokenUnits
+from tests.evaluation.tokenizers import VOCABULARY
+from tests.models import THETA, tiny
+
+TASKS = (Passkey(), NeedleInHaystack((0,)))
+RETRIEVAL = ("passkey", "niah", "niah-planted")
+DOCUMENTS = {name: text[:3000] for name, text in list(load("stdlib").items())[:3]}
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def oracle(tokenizer: PreTrainedTokenizerFast, window: int | None = None) -> WindowOracle:
+    return WindowOracle(tokenizer, TASKS, window)
+
+
+def by_length(found: Evaluation, task: str) -> dict[int, float]:
+    return {row.length: row.value for row in found.results if row.task == task and row.depth is None}
+
+
+def test_a_solver_scores_everything_and_its_controls_say_so(tokenizer) -> None:
+    found = evaluate(oracle(tokenizer), tasks=RETRIEVAL, lengths=[512, 1024], samples=10)
+    assert all(by_length(found, task) == {512: 1.0, 1024: 1.0} for task in RETRIEVAL)
+    for summary in found.tasks:
+        assert summary.effective_length["value"] == 1024 and summary.checked == 0
+        values = {name: score.value for name, score in summary.controls.items()}
+        assert values == {"ceiling": 1.0, "closed book": 0.0, "altered": 0.0}
+    assert found.average[1024].value == 1.0 and found.passing[1024] > 0.7
+    assert found.quadrants["small/low"] == found.average
+    assert found.effective_length["value"] == 1024
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_window_shows_as_effective_length_and_depth(tokenizer) -> None:
+    found = evaluate(
+        oracle(tokenizer, 1100), tasks=["niah", "niah-planted"], lengths=[512, 1024, 2048], samples=15, depths=DEPTHS
+    )
+    for task in ("niah", "niah-planted"):
+        assert by_length(found, task) == {512: 1.0, 1024: 1.0, 2048: pytest.approx(0.6)}
+        depths = {row.depth: row.value for row in found.results if row.task == task and row.length == 2048}
+        assert [depths[p] for p in DEPTHS] == [0, 0, 1, 1, 1]
+    assert {summary.effective_length["value"] for summary in found.tasks} == {1024}
+    assert found.passing[2048] < 0.01 < 0.5 < found.passing[1024]
+
+
+def test_a_constant_model_has_the_perplexity_of_its_vocabulary(tokenizer) -> None:
+    found = evaluate(
+        ConstantModel(tokenizer, 1234),
+        tasks=["ppl", "passkey"],
+        lengths=[256, 512],
+        samples=5,
+        documents=DOCUMENTS,
+    )
+    assert all(value == pytest.approx(1234) for value in by_length(found, "ppl").values())
+    assert all(row.value == pytest.approx(math.log(1234)) for row in found.results if row.task == "position")
+    assert by_length(found, "passkey") == {256: 0.0, 512: 0.0}
+
+
+class Guard(WindowOracle):
+    """A window's oracle that counts what it is asked."""
+
+    asked = 0
+
+    def ask(self, asks: Sequence[Ask]):
+        self.asked += len(asks)
+        return super().ask(asks)
+
+
+def test_stopping_early_finds_the_same_length_with_fewer_samples(tokenizer) -> None:
+    lengths = [512 * 2**i for i in range(6)]
+    whole, few = Guard(tokenizer, TASKS, 5000), Guard(tokenizer, TASKS, 5000)
+    arguments = {"tasks": ["passkey"], "lengths": lengths, "samples": 40}
+    plain, early = evaluate(whole, **arguments), evaluate(few, **arguments, sequential=Sprt())
+    assert plain.tasks[0].effective_length["value"] == early.tasks[0].effective_length["value"] == 4096
+    assert few.asked < 0.65 * whole.asked and set(early.tasks[0].early) <= set(lengths)
+    tested = by_length(early, "passkey")
+    assert {4096, 8192} <= set(tested) and len(tested) < len(lengths)
+    assert early.settings["sequential"]["p1"] == 0.9 and early.tasks[0].early
+
+
+def test_controls_keep_the_question_and_take_the_answer(tokenizer) -> None:
+    units = TokenUnits(tokenizer)
+    cell = Cell(Passkey(), 300, (0.1, 0.9, 0.5), 0, units)
+    made = controls(cell, 3)
+    for i in range(3):
+        ceiling, closed, other = (
+            units.decode(made[name].sample(i).prompt) for name in ("ceiling", "closed book", "altered")
+        )
+        original = cell.sample(i)
+        assert all(text.endswith("What is the pass key? The pass key is") for text in (ceiling, closed, other))
+        assert len(ceiling) < 0.6 * len(units.decode(original.prompt)) and made["ceiling"].sample(i).text in ceiling
+        assert made["closed book"].sample(i).text not in closed and len(closed) < 120
+        assert original.text not in other and len(made["altered"].sample(i).prompt) == len(original.prompt)
+        assert Passkey().solve(other) not in ("", original.text)
+
+
+def test_controls_that_a_task_does_not_allow_are_left_out(tokenizer) -> None:
+    sample = Cell(Passkey(), 300, (0.5,), 0, TokenUnits(tokenizer)).sample(0)
+    assert altered(sample, [sample]) is None, "nothing to put in its place"
+    spread = type(sample)([1, 2, 3], [9], "9", 0.5)
+    assert without_context(spread, [0]) is None and altered(spread, [sample]) is None
+
+
+def test_some_teacher_forced_answers_are_decoded_as_well(tokenizer) -> None:
+    model = tiny("llama", vocab_size=VOCABULARY)
+    with SampleStore() as store, live(model, tokenizer, method("yarn"), 256) as backend:
+        cell = Cell(Passkey(), 200, tuple(i / 21 for i in range(21)), 0, TokenUnits(tokenizer))
+        answers = Engine(backend, "yarn", store).answers([cell])["passkey", 200]
+        assert [answer.decoded for answer in answers] == [True if i % CHECKED == 0 else None for i in range(21)]
+        assert backend.how == "packed"
+    with live(model, tokenizer, method("dynamic-ntk"), 256) as backend:
+        answers = Engine(backend, "dynamic-ntk", SampleStore()).answers([cell])["passkey", 200]
+        assert {answer.decoded for answer in answers} == {None}
+        assert backend.how == "plain: results depend on the length of the input" and backend.length_dependent
+
+
+def test_a_live_model_is_measured_as_by_hand_and_resumes(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama", vocab_size=VOCABULARY, max_position_embeddings=512, rope_parameters=THETA)
+    arguments = {"tasks": ["ppl", "niah-planted"], "lengths": [128, 256], "samples": 6, "depths": (0.0, 0.5, 1.0),
+                 "documents": DOCUMENTS}  # fmt: skip
+    with SampleStore() as store:
+        with live(model, tokenizer, method("pi"), 1024) as backend:
+            found = evaluate(backend, method="pi", store=store, **arguments)
+            assert found.how == "packed" and found.tokens["read"] < found.tokens["asked"]
+        with live(model, tokenizer, method("pi"), 1024) as backend:
+            monkeypatch.setattr(type(backend), "ask", None)
+            monkeypatch.setattr(type(backend), "rolling", None)
+            again = evaluate(backend, method="pi", store=store, **arguments)
+    assert again.results == found.results and again.tasks == found.tasks
+    assert {row.length for row in found.results if row.task == "ppl"} == {128, 256}
+
+
+def test_perplexity_leaves_out_lengths_that_no_document_has(tokenizer) -> None:
+    found = evaluate(
+        ConstantModel(tokenizer, 10),
+        tasks=["ppl"],
+        lengths=[64, 100_000],
+        documents={"a": "word " * 90, "b": "text " * 99},
+    )
+    assert by_length(found, "ppl") == {64: pytest.approx(10)}
+    (skipped,) = found.skipped
+    assert (skipped.task, skipped.length) == ("ppl", 100_000) and "fewer than 2 documents" in skipped.reason
+    assert found.average == {} and found.effective_length is None
+
+
+def test_suites_are_sizes_and_families() -> None:
+    assert names()[:3] == ["smoke", "standard", "publication"] and "retrieval" in names()
+    assert suite("smoke").samples == 10 and suite("standard").samples >= 50
+    assert suite("retrieval").tasks == RETRIEVAL
+    with pytest.raises(UserError, match="unknown suite 'smok'; did you mean 'smoke'"):
+        suite("smok")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"tasks": []}, "no tasks"), ({"lengths": []}, "expected numbers of tokens"), ({"samples": 0}, "at least 1"),
+     ({"depths": (0.5, 0.5)}, "different numbers"), ({"tasks": ["nih"]}, "did you mean 'niah'")],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_refused(tokenizer, change: dict, message: str) -> None:
+    arguments = {"tasks": ["niah"], "lengths": [256], "samples": 2, **change}
+    with pytest.raises(UserError, match=message):
+        evaluate(oracle(tokenizer), **arguments)
+
+
+def test_oracles_answer_behind_the_seam_of_models(tokenizer) -> None:
+    rng, units = random.Random(0), TokenUnits(tokenizer)
+    sample = Passkey().sample(200, rng, units)
+    solver, constant = oracle(tokenizer), ConstantModel(tokenizer, 50)
+    assert solver.generate([sample.prompt], [6]) == [sample.text]
+    assert constant.loglikelihood([(sample.prompt, [0, 0]), (sample.prompt, [0, 1])]) == [
+        (pytest.approx(-2 * math.log(50)), True), (pytest.approx(-2 * math.log(50)), False),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="does not know probabilities"):
+        solver.loglikelihood([(sample.prompt, sample.answer)])
