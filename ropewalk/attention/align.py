@@ -46,7 +46,14 @@ class AttentionAlignment(AttentionMethod):
     @classmethod
     @torch.no_grad()
     def fitted(
-        cls, model: nn.Module, ids: Tensor, window: int, *others: Method, by: By = "entropy", queries: int = 64
+        cls,
+        model: nn.Module,
+        ids: Tensor,
+        window: int,
+        *others: Method,
+        by: By = "entropy",
+        queries: int = 64,
+        to: int | None = None,
     ) -> AttentionAlignment:
         """The tau at which attention over all of ``ids`` looks like that over their first ``window`` tokens.
 
@@ -60,6 +67,7 @@ class AttentionAlignment(AttentionMethod):
             others: methods that are on as well; without one, positions beyond the trained window are the model's own.
             by: "max", the mean largest probability, or "entropy".
             queries: how many of the last queries are compared.
+            to: target length in tokens for ``others``.
 
         Raises:
             UserError: if the lengths make no sense, or no tau from 0.2 to 1 does it.
@@ -71,8 +79,8 @@ class AttentionAlignment(AttentionMethod):
                 f"{cls.name}: queries is {queries}, window is {window}, the text has {ids.shape[1]} tokens; expected "
                 "queries <= window < tokens"
             )
-        wanted = float(_measured(model, ids[:, :window], others, by, queries)[-1])
-        found = _measured(model, ids, others, by, queries)  # for every tau of the grid
+        wanted = float(_measured(model, ids[:, :window], others, by, queries, to)[-1])
+        found = _measured(model, ids, others, by, queries, to)  # for every tau of the grid
         sharp = found <= wanted if by == "entropy" else found >= wanted
         if bool(sharp[-1]):
             return cls(1.0)
@@ -111,11 +119,13 @@ class _Measuring(AttentionMethod):
         return iter(())
 
 
-def _measured(model: nn.Module, ids: Tensor, others: tuple[Method, ...], by: By, queries: int) -> Tensor:
+def _measured(
+    model: nn.Module, ids: Tensor, others: tuple[Method, ...], by: By, queries: int, to: int | None
+) -> Tensor:
     """Mean sharpness for every tau of the grid, over layers, heads and the last queries, float64."""
     from ropewalk.composition import compose
 
     measuring = _Measuring(by=by, queries=queries)
-    with compose(measuring, *others).on(model, to=ids.shape[1]):
+    with compose(measuring, *others).on(model, to):
         model(ids, use_cache=False)
     return torch.stack(measuring.found).mean(0)
