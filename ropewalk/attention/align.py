@@ -25,8 +25,7 @@ ROWS = 8  # queries whose attention is held at once
 class AttentionAlignment(AttentionMethod):
     """Logits divided by one tau <= 1, the same for all layers, heads and queries.
 
-    ``AttentionAlignment.fitted`` measures tau. Encoders use it as well: TempScale (arXiv 2410.24200) keeps long texts
-    apart with tau of about 0.9 to 1.
+    ``AttentionAlignment.fitted`` measures tau.
 
     Attributes:
         tau: divides the logits.

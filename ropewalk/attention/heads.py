@@ -6,6 +6,7 @@ at ``Head``, and no head is called positional or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -60,7 +61,7 @@ def head_profiles(model: nn.Module, texts: Sequence[Tensor], window: int, querie
             "twice as many tokens",
             "Give longer texts.",
         )
-    looking = _Looking(slow_below=2 * torch.pi / window, queries=queries)
+    looking = _Looking(slow_below=2 * math.pi / window, queries=queries)
     with looking.on(model):
         for ids in texts:
             model(ids, use_cache=False)
@@ -68,7 +69,7 @@ def head_profiles(model: nn.Module, texts: Sequence[Tensor], window: int, querie
     for layer, sums in sorted(looking.found.items()):
         correlation, far = (torch.stack(values).mean(0).tolist() for values in zip(*sums, strict=True))
         for head, (r, share) in enumerate(zip(correlation, far, strict=True)):
-            found.append(Head(layer, head, None if r != r else r, share))
+            found.append(Head(layer, head, None if math.isnan(r) else r, share))
     return found
 
 

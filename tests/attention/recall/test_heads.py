@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from ropewalk import UserError
 from ropewalk.attention import heads as heads_module
-from ropewalk.attention.heads import contributions, head_profiles
+from ropewalk.attention.heads import Head, contributions, head_profiles
+from ropewalk.cli.inspect import show_heads
 from ropewalk.cli.main import run
 from tests.attention.recall.pairs import N, W, distinct, one_layer, read
 from tests.matrix import logits
@@ -72,7 +74,20 @@ def test_inspect_shows_the_heads(capsys):
     shown = json.loads(capsys.readouterr().out)["heads"]
     assert {"layer", "head", "slow_correlation", "far_share"} == set(shown[0])
     assert all(-1 <= head["slow_correlation"] <= 1 and 0 <= head["far_share"] <= 1 for head in shown)
-    assert run(["inspect", "demo", "--weights"]) == 0
-    assert f"of {len(shown)} heads" in capsys.readouterr().out
     assert run(["inspect", "demo", "--json"]) == 0
     assert "heads" not in json.loads(capsys.readouterr().out)
+
+
+def test_the_table_ranks_heads_by_what_their_slow_dimensions_say(capsys):
+    found = [Head(0, 0, 0.2, 0.5), Head(0, 1, 0.9, 0.1), Head(1, 0, None, 0.3)]
+    show_heads(found, Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [["0", "1", "0.900", "10.0%"], ["0", "0", "0.200", "50.0%"]]
+    assert lines[3].startswith("2 of 3 heads") and lines[3].endswith("30.0% over all heads")
+    show_heads(found[2:], Console(width=200))
+    assert "every pair of dimensions completes a turn" in capsys.readouterr().out
+
+
+def test_a_gguf_file_has_no_heads_to_look_at(capsys, tmp_path):
+    assert run(["inspect", str(tmp_path / "model.gguf"), "--weights"]) == 2
+    assert "a GGUF file is only read" in capsys.readouterr().err

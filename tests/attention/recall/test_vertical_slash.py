@@ -11,7 +11,7 @@ from tests.attention.recall.pairs import TARGET, N, distinct, error, one_layer, 
 from tests.matrix import logits
 from tests.models import shared, tiny, tokens
 
-LONG = 230  # several blocks of 64 queries
+LONG = 150  # three blocks of 64 queries
 SPARSE = "vertical-slash(vertical=12, slash=20, sinks=3, near=5, last=10, threshold=100)"
 
 
