@@ -40,8 +40,11 @@ class CPUFlash:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         q, k, v, wide = _one_width(q, k, v)
-        o, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-        return o[..., :wide], lse
+        rows = q
+        if q.shape[-2] == 1 and not causal:  # heads that share keys become rows: keys are read once for all of them
+            rows = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])
+        o, lse = aten._scaled_dot_product_flash_attention_for_cpu(rows, k, v, 0.0, causal, scale=scale)
+        return o.reshape(q.shape)[..., :wide], lse.reshape(q.shape[:-1])
 
     def backward(
         self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float

@@ -40,10 +40,10 @@ class KeyMemo:
             past: how many of them are written at most.
         """
         start = None if cached is None or self._seen is None else _start_in(cached, self._seen)
+        self._seen = None  # the cache is about to replace that tensor; not to hold two
         if start is None or cached is None:
             self._copies.clear()
             self.notes.clear()
-            self._seen = None
             return
         for copy in self._copies.values():
             copy.narrow(start, min(past, cached.shape[-2]))

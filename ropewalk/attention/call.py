@@ -15,7 +15,7 @@ from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.kernel import Part, accumulate, attend, finish, nothing
 from ropewalk.attention.layout import Group, Index, Layout, View
 from ropewalk.attention.recall import Text, meet
-from ropewalk.attention.regions import Layer, Map, Region
+from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
 from ropewalk.errors import UserError
 from ropewalk.rope.rotation import Place, Style, rotate, tables
@@ -175,7 +175,7 @@ class Call:
     def _keys(self, known: Turned, region: Region) -> Tensor:
         """All keys as a region turns them, [B, Hkv, K, D]; those of earlier steps are not rotated again."""
         turn, k_pos, blend = self.turn, region.k_pos, region.blend
-        if turn is None:
+        if turn is None or (k_pos is zero and turn.scale == 1.0):
             return self.key
 
         def turned(new: Tensor, have: int) -> Tensor:

@@ -89,7 +89,12 @@ def accumulate(
     backend: Backend,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
-    merged, lse = nothing(queries[0], values.shape[-1])
+    q = queries[0]
+    if parts and _is_whole(parts[0], q.shape[-2]):  # the usual case of decoding
+        merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
+        merged, parts = merged.to(torch.promote_types(q.dtype, torch.float32)), parts[1:]
+    else:
+        merged, lse = nothing(q, values.shape[-1])
     for part in parts:
         merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
     return merged, lse

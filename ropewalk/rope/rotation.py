@@ -50,11 +50,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: Style, place: Place = "he
         cos, sin = (t.repeat_interleave(x.shape[1] // t.shape[1], dim=1) for t in (cos, sin))
     d = 2 * cos.shape[-1]
     first_turned = 0 if place == "head" else x.shape[-1] - d
-    turned = x[..., first_turned : first_turned + d]
+    turned = x[..., first_turned : first_turned + d].to(torch.promote_types(x.dtype, cos.dtype))
     a, b = turned.chunk(2, dim=-1) if style == "half" else (turned[..., ::2], turned[..., 1::2])
-    a_b = a * cos - b * sin, b * cos + a * sin  # float32 tables lift half precision for the moment
-    turned = torch.cat(a_b, dim=-1) if style == "half" else torch.stack(a_b, dim=-1).flatten(-2)
-    turned = turned.to(x.dtype)
+    a, b = (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)  # no fused products: they change bits
+    turned = torch.cat([a, b], dim=-1) if style == "half" else torch.stack([a, b], dim=-1).flatten(-2)
     if d == x.shape[-1]:
         return turned
     return torch.cat([x[..., :first_turned], turned, x[..., first_turned + d :]], dim=-1)
