@@ -165,7 +165,8 @@ class Dense:
     ) -> tuple[Tensor, Tensor]:
         s, _ = self._scores(q, k, scale, i, mask)
         lse = s.logsumexp(-1)
-        return (s - lse[..., None]).exp().to(v.dtype) @ per_query_head(v, q), lse
+        finite = lse.clamp_min(torch.finfo(lse.dtype).min)  # rows that see nothing give 0 and -inf
+        return (s - finite[..., None]).exp().to(v.dtype) @ per_query_head(v, q), lse
 
     def backward(
         self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
@@ -204,6 +205,12 @@ class Dense:
         """As ``forward``, row i seeing the keys ``tile.bounds[:, i]`` (indices that start at ``tile.k0``)."""
         parts = [self._rows(q, k, v, scale, i, mask) for i, mask in _enumerate(bounds_masks(tile, q.device))]
         outs, sums = zip(*parts, strict=True)
+        return torch.cat(outs, -2), torch.cat(sums, -1)
+
+    def masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """As ``forward`` where ``mask``, bool [B or 1, H or 1, Q or 1, K], shows a key; it may show a row none."""
+        rows = mask.expand(*mask.shape[:2], q.shape[-2], -1).split(ROWS, -2)
+        outs, sums = zip(*(self._rows(q, k, v, scale, i * ROWS, part) for i, part in enumerate(rows)), strict=True)
         return torch.cat(outs, -2), torch.cat(sums, -1)
 
 
@@ -249,6 +256,11 @@ def _one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor,
         return q, k, v, wide
     width = max(d, wide)
     return F.pad(q, (0, width - d)), F.pad(k, (0, width - d)), F.pad(v, (0, width - wide)), wide
+
+
+def dense(backend: Backend) -> Dense:
+    """The backend itself if it takes masks, else one that does."""
+    return backend if isinstance(backend, Dense) else Dense(getattr(backend, "softcap", None))
 
 
 def backend_for(q: Tensor, softcap: float | None) -> Backend:

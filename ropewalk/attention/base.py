@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -11,19 +11,24 @@ from torch import Tensor, nn
 
 from ropewalk import __version__
 from ropewalk.attention.engine import engaged
+from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import PLAIN, Layer, Region
 from ropewalk.contract import Method, digest
 from ropewalk.errors import UserError
 from ropewalk.rope import config as rope_config
 
-POSITIONS, VISIBILITY, TEMPERATURE = "positions", "visibility", "temperature"
+POSITIONS, VISIBILITY, TEMPERATURE, SPARSITY = "positions", "visibility", "temperature", "sparsity"
 
 
 @dataclass(frozen=True)
 class AttentionMethod(Method):
-    """A method that changes what attention does. Subclasses write ``regions`` or ``temperature``, and ``check``.
+    """A method that changes what attention does.
+
+    Subclasses write ``regions``, ``temperature``, ``recall`` or ``keep``, and ``check``.
 
     Attributes:
+        by_content: whether the method picks keys by content (``recall`` or ``keep``); then it is for inference only.
+        by_layer: whether ``temperature`` looks at the layer's index.
         effective_window: treat the model as trained on this many tokens only (large positions are trained least);
             None means the window that its configuration states.
     """
@@ -31,6 +36,8 @@ class AttentionMethod(Method):
     effective_window: int | None = field(default=None, kw_only=True)
 
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS})
+    by_content: ClassVar[bool] = False
+    by_layer: ClassVar[bool] = False
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         """Disjoint regions of keys; together, all that a query sees."""
@@ -38,6 +45,14 @@ class AttentionMethod(Method):
 
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
         """Logit multiplier of queries at positions ``m`` (int64 [R, Q]): float [R, Q] or [R, H, Q], or None."""
+        return None
+
+    def recall(self, text: Text) -> Iterable[Recalled]:
+        """Keys picked by content, seen beside those of the regions. Called in every forward pass."""
+        return ()
+
+    def keep(self, text: Text) -> Iterable[Recalled] | None:
+        """The keys that are left of the regions, picked by content; None leaves the regions whole."""
         return None
 
     def check(self, layer: Layer) -> None:

@@ -7,6 +7,7 @@ attention itself, so each layer keeps one rotated copy per map of key positions 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,16 @@ class KeyMemo:
     What they are copies of is known by the memory of the cache's tensor. Keys that were dropped from either end leave a
     narrower view of the same memory, and their copies are dropped too; anything else (beams, another cache) starts
     anew.
+
+    Attributes:
+        notes: what methods that choose keys by content remember, per set of rows; it lives as long as the copies, and
+            is not narrowed: who takes notes says of how many tokens.
     """
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
-        self._copies: dict[object, _Copy] = {}
+        self._copies: dict[object, Growing] = {}
+        self.notes: dict[object, dict[str, Any]] = {}
 
     def begin(self, cached: Tensor | None, past: int) -> None:
         """Keep what still holds at the start of a forward pass.
@@ -37,6 +43,7 @@ class KeyMemo:
         self._seen = None  # the cache is about to replace that tensor; not to hold two
         if start is None or cached is None:
             self._copies.clear()
+            self.notes.clear()
             return
         for copy in self._copies.values():
             copy.narrow(start, min(past, cached.shape[-2]))
@@ -49,7 +56,7 @@ class KeyMemo:
             keys: all keys, unrotated, [B, Hkv, K, D].
             rotate: new keys and the index of the first of them -> rotated.
         """
-        copy = self._copies.setdefault(name, _Copy())
+        copy = self._copies.setdefault(name, Growing())
         have = min(copy.length, keys.shape[-2])
         return copy.extended(rotate(keys[:, :, have:], have), have)
 
@@ -58,18 +65,20 @@ class KeyMemo:
         self._seen = keys
 
 
-class _Copy:
-    """Keys [B, Hkv, length, D] inside a buffer that grows by doubling."""
+class Growing:
+    """One vector per token, [B, heads, length, D], inside a buffer that has room for more."""
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
         self.start = self.length = 0
 
     def narrow(self, start: int, length: int) -> None:
+        """Keep ``length`` tokens at most, without the first ``start``."""
         self.start += start
         self.length = max(0, min(self.length - start, length))
 
     def extended(self, new: Tensor, have: int) -> Tensor:
+        """All tokens, after ``new`` ones were put behind the first ``have``."""
         if have == 0:  # nothing to add to: no second copy of a long prompt
             self.buffer, self.start, self.length = new, 0, new.shape[-2]
             return new

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,11 +12,18 @@ from torch import Tensor
 
 from ropewalk.attention.backends import Backend, per_query_head
 from ropewalk.attention.cache import KeyMemo
-from ropewalk.attention.kernel import Part, attend
+from ropewalk.attention.kernel import Part, accumulate, attend, finish, nothing
 from ropewalk.attention.layout import Group, Index, Layout, View
-from ropewalk.attention.regions import Map, Region, zero
+from ropewalk.attention.recall import Text, meet
+from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
+from ropewalk.errors import UserError
 from ropewalk.rope.rotation import Place, Style, rotate, tables
+
+if TYPE_CHECKING:
+    from ropewalk.attention.base import AttentionMethod
+
+Turned = dict[tuple[Map, bool], Tensor]  # queries or keys under each map
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +67,8 @@ class Call:
         scale: of the logits.
         backend: computes the tiles.
         sinks: logits of a key without value, [H], or None.
+        layer: the layer itself.
+        choosing: methods that pick keys by content; where there is none, regions are all.
     """
 
     query: Tensor
@@ -70,16 +81,20 @@ class Call:
     memo: KeyMemo | None
     scale: float
     backend: Backend
-    sinks: Tensor | None = None
+    sinks: Tensor | None
+    layer: Layer
+    choosing: tuple[AttentionMethod, ...] = ()
 
     def attend(self) -> Tensor:
         """Output, [B, H, Q, Dv]; 0 for padding."""
-        maps = {(region.q_pos, region.blend) for region in self.regions}
-        queries = {name: self._queries(*name) for name in maps}
-        keys: dict[tuple[Map, bool], Tensor] = {}
+        if self.choosing and torch.is_grad_enabled() and any(x.requires_grad for x in (self.query, self.key)):
+            names = ", ".join(method.id for method in self.choosing)
+            raise UserError(f"{names}: keys are picked by content, which has no gradient", "Use torch.no_grad().")
+        queries: Turned = {}
+        keys: Turned = {}
         out: Tensor | None = None
         for group in self.view.groups:
-            found = self._group(group, queries, keys)
+            found = self._chosen(group, queries, keys) if self.choosing else self._group(group, queries, keys)
             if group.is_everything:
                 return found
             if out is None:
@@ -87,37 +102,79 @@ class Call:
             out = _placed(out, found, group)
         return self.value.new_zeros(*self.query.shape[:-1], self.value.shape[-1]) if out is None else out
 
-    def _group(
-        self, group: Group, queries: dict[tuple[Map, bool], Tensor], keys: dict[tuple[Map, bool], Tensor]
-    ) -> Tensor:
+    def _group(self, group: Group, queries: Turned, keys: Turned) -> Tensor:
+        return attend(*self._parts(group, queries, keys), self.scale, self.backend, self.sinks)
+
+    def _chosen(self, group: Group, queries: Turned, keys: Turned) -> Tensor:
+        """As ``_group``, with keys that are picked by content."""
+        text = self._text(group, queries, keys)
+        left = [kept for method in self.choosing if (kept := method.keep(text)) is not None]
+        if left:
+            out, lse = nothing(text.query, text.value.shape[-1])
+        else:
+            out, lse = accumulate(*self._parts(group, queries, keys), self.scale, self.backend)
+        for recalled in chain(*left, *(method.recall(text) for method in self.choosing)):
+            meet(recalled, text, out, lse, self.backend)
+        return finish(out, lse, self.sinks, self.query.dtype)[0]
+
+    def _text(self, group: Group, queries: Turned, keys: Turned) -> Text:
+        rows = tuple(group.rows.tolist()) if isinstance(group.rows, Tensor) else (group.rows.start, group.rows.stop)
+        if not torch.equal(group.n, torch.arange(len(group.n))) or not torch.equal(group.m, group.n[-len(group.m) :]):
+            raise UserError(
+                "keys are picked by content in whole texts, at positions 0, 1, 2, ..; this one has gaps",
+                "Leave out position_ids, or a cache that evicts.",
+            )
+        return Text(
+            self.layer,
+            self.regions,
+            _pick(self.query, group.rows, group.queries),
+            _pick(self.key, group.rows, group.keys),
+            _pick(self.value, group.rows, group.keys),
+            self.scale,
+            self.turn,
+            lambda region: _pick(self._queries(queries, region), group.rows, group.queries),
+            lambda region: _pick(self._keys(keys, region), group.rows, group.keys),
+            {} if self.memo is None else self.memo.notes.setdefault(rows, {}),
+        )
+
+    def _parts(
+        self, group: Group, queries: Turned, keys: Turned
+    ) -> tuple[list[Part], list[Tensor], list[Tensor], Tensor]:
+        """What the regions show: tiles, rotated queries and keys, values."""
         cut = self.layout.once(("tiles", group, self.regions), lambda: _tiles(group, self.regions))
-        asked = list(dict.fromkeys((region.q_pos, region.blend) for region, _ in cut))
-        met = list(dict.fromkeys((region.k_pos, region.blend) for region, _ in cut))
-        for name in met:  # maps that nobody meets yet are not computed
-            if name not in keys:
-                keys[name] = self._keys(*name)
-        q = [_pick(queries[name], group.rows, group.queries) for name in asked]
-        k = [_pick(keys[name], group.rows, group.keys) for name in met]
+        asked = {(region.q_pos, region.blend): region for region, _ in cut}
+        met = {(region.k_pos, region.blend): region for region, _ in cut}  # maps that nobody meets are not computed
+        q = [_pick(self._queries(queries, region), group.rows, group.queries) for region in asked.values()]
+        k = [_pick(self._keys(keys, region), group.rows, group.keys) for region in met.values()]
         v = _pick(self.value, group.rows, group.keys)
         if any(region.heads is not None for region in self.regions):
             k, v = [per_query_head(x, self.query) for x in k], per_query_head(v, self.query)
+        places = list(asked), list(met)
         parts = [
-            Part(asked.index((region.q_pos, region.blend)), met.index((region.k_pos, region.blend)), tile, region.heads)
+            Part(
+                places[0].index((region.q_pos, region.blend)),
+                places[1].index((region.k_pos, region.blend)),
+                tile,
+                region.heads,
+            )
             for region, tile in cut
         ]
-        return attend(parts, q, k, v, self.scale, self.backend, self.sinks)
+        return parts, q, k, v
 
-    def _queries(self, q_pos: Map, blend: bool) -> Tensor:
-        """All queries under a map, [B, H, Q, D]."""
-        turn = self.turn
+    def _queries(self, known: Turned, region: Region) -> Tensor:
+        """All queries as a region turns them, [B, H, Q, D]."""
+        turn, q_pos, blend = self.turn, region.q_pos, region.blend
         if turn is None:
             return self.query
-        name = ("q table", turn, q_pos, blend)
-        return turn.by(self.query, self.layout.once(name, lambda: turn.tables(q_pos(self.layout.positions), blend)))
+        if (q_pos, blend) not in known:
+            name = ("q table", turn, q_pos, blend)
+            table = self.layout.once(name, lambda: turn.tables(q_pos(self.layout.positions), blend))
+            known[q_pos, blend] = turn.by(self.query, table)
+        return known[q_pos, blend]
 
-    def _keys(self, k_pos: Map, blend: bool) -> Tensor:
-        """All keys under a map, [B, Hkv, K, D]; those of earlier steps are not rotated again."""
-        turn = self.turn
+    def _keys(self, known: Turned, region: Region) -> Tensor:
+        """All keys as a region turns them, [B, Hkv, K, D]; those of earlier steps are not rotated again."""
+        turn, k_pos, blend = self.turn, region.k_pos, region.blend
         if turn is None or (k_pos is zero and turn.scale == 1.0):
             return self.key
 
@@ -126,8 +183,12 @@ class Call:
             table = self.layout.once(name, lambda: turn.tables(k_pos(self.view.positions[:, have:]), blend))
             return turn.by(new, table)
 
-        kept = self.memo is not None and not any(region.passing for region in self.regions if region.k_pos is k_pos)
-        return self.memo.rotated((k_pos, blend), self.key, turned) if kept and self.memo else turned(self.key, 0)
+        if (k_pos, blend) not in known:
+            memo = None if region.passing else self.memo
+            known[k_pos, blend] = (
+                turned(self.key, 0) if memo is None else memo.rotated((k_pos, blend), self.key, turned)
+            )
+        return known[k_pos, blend]
 
 
 def _tiles(group: Group, regions: tuple[Region, ...]) -> list[tuple[Region, Tile]]:

@@ -224,6 +224,8 @@ class Engine:
             scale,
             backend_for(query, softcap),
             sinks,
+            replace(attached.layer, sliding=sliding),
+            tuple(method for method in self.methods if method.by_content and attached.layer.extended),
         )
         out = call.attend()
         if caching:
@@ -246,7 +248,8 @@ class Engine:
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        name = "temperature", attached.kind, attached.rope
+        kind = attached.layer if any(method.by_layer for method in self.methods) else attached.kind
+        name = "temperature", kind, attached.rope
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query

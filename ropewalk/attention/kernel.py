@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ropewalk.attention.backends import Backend, Dense, bounds_masks
+from ropewalk.attention.backends import Backend, bounds_masks, dense
 from ropewalk.attention.tiles import Tile
 
 
@@ -90,16 +90,20 @@ def accumulate(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
     q = queries[0]
-    precise = torch.promote_types(q.dtype, torch.float32)
     if parts and _is_whole(parts[0], q.shape[-2]):  # the usual case of decoding
         merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
-        merged, parts = merged.to(precise), parts[1:]
+        merged, parts = merged.to(torch.promote_types(q.dtype, torch.float32)), parts[1:]
     else:
-        merged = q.new_zeros(*q.shape[:-1], values.shape[-1], dtype=precise)
-        lse = merged.new_full(q.shape[:-1], -torch.inf)
+        merged, lse = nothing(q, values.shape[-1])
     for part in parts:
         merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
     return merged, lse
+
+
+def nothing(q: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Q, width] and log-sum-exp [B, H, Q] of queries that have seen no key yet."""
+    merged = q.new_zeros(*q.shape[:-1], width, dtype=torch.promote_types(q.dtype, torch.float32))
+    return merged, merged.new_full(q.shape[:-1], -torch.inf)
 
 
 def finish(merged: Tensor, lse: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -111,9 +115,10 @@ def finish(merged: Tensor, lse: Tensor, sinks: Tensor | None, dtype: torch.dtype
 
 
 def merge(o: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
-    """Merge another part, [..., D] and [...], into the part (``o``, ``lse``) in place; ``more_lse`` is finite."""
+    """Merge another part, [..., D] and [...], into the part (``o``, ``lse``) in place."""
     total = torch.logaddexp(lse, more_lse)
-    o.mul_((lse - total).exp()[..., None]).addcmul_(more.to(o.dtype), (more_lse - total).exp()[..., None])
+    finite = total.clamp_min(torch.finfo(total.dtype).min)
+    o.mul_((lse - finite).exp()[..., None]).addcmul_(more.to(o.dtype), (more_lse - finite).exp()[..., None])
     lse.copy_(total)
 
 
@@ -140,7 +145,7 @@ def _tile_forward(
     k, v = (_columns(part, x, queries[0].shape[1]) for x in (keys[part.key], values))
     kind = part.tile.kind
     if kind == "ragged":
-        return _dense(backend).ragged(q, k, v, part.tile, scale)
+        return dense(backend).ragged(q, k, v, part.tile, scale)
     if kind == "mirrored":  # j >= i is j' <= i' seen from the other end
         o, lse = backend.forward(q.flip(-2), k.flip(-2), v.flip(-2), True, scale)
         return o.flip(-2), lse.flip(-1)
@@ -152,16 +157,12 @@ def _tile_backward(
 ) -> tuple[Tensor, ...]:
     kind = part.tile.kind
     if kind == "ragged":
-        return _dense(backend).gradients(do, q, k, v, o, lse, scale, bounds_masks(part.tile, q.device))
+        return dense(backend).gradients(do, q, k, v, o, lse, scale, bounds_masks(part.tile, q.device))
     if kind == "mirrored":
         do, q, k, v, o = (x.flip(-2) for x in (do, q, k, v, o))
         gradients = backend.backward(do, q, k, v, o, lse.flip(-1), True, scale)
         return tuple(x.flip(-2) for x in gradients)
     return backend.backward(do, q, k, v, o, lse, kind == "causal", scale)
-
-
-def _dense(backend: Backend) -> Dense:
-    return backend if isinstance(backend, Dense) else Dense(getattr(backend, "softcap", None))
 
 
 class _Attend(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,10 @@ from rich.table import Table
 from ropewalk.errors import UserError
 
 if TYPE_CHECKING:
+    from ropewalk.attention.heads import Head
     from ropewalk.rope.inspect import Inspection
+
+TEXTS, TOKENS, SHOWN = 3, 4096, 12  # read for --weights: so many texts, of so many tokens at most; heads in the table
 
 
 def inspect(
@@ -21,13 +25,17 @@ def inspect(
     /,
     *,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    weights: Annotated[bool, Parameter(negative="")] = False,
+    data: str = "stdlib",
     against: str | None = None,
     patch: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Show a model's rotary embedding and every misconfiguration that its files give away. Needs no weights.
+    """Show a model's rotary embedding and every misconfiguration that its files give away.
+
+    Needs no weights, unless asked what the heads do.
 
     Exits with 1 if there are problems.
 
@@ -38,6 +46,10 @@ def inspect(
     set_: tuple[str, ...]
         Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
         The old file stays beside it as NAME.bak. In a GGUF file: 'ARCH.rope.key=JSON', together with --patch.
+    weights: bool
+        Load the model too, and show which heads look far and carry distance in slow dimensions, on a few texts.
+    data: str
+        Texts for --weights: stdlib, topics, or a file or folder.
     against: str | None
         A GGUF file only: the checkpoint (folder, config.json, hub id) whose rope the file should have.
     patch: Path | None
@@ -50,6 +62,8 @@ def inspect(
         Print JSON.
     """
     if model.lower().endswith(".gguf"):
+        if weights:
+            raise UserError("--weights looks at a model that runs; a GGUF file is only read", "Name the checkpoint.")
         found = _gguf(Path(model).expanduser(), set_, against, patch, overwrite)
     elif against is not None or patch is not None:
         raise UserError(
@@ -57,10 +71,14 @@ def inspect(
         )
     else:
         found = _checkpoint(model, set_, trust_remote_code)
+    heads = _heads(model, found, data, trust_remote_code) if weights else None
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        more = {} if heads is None else {"heads": [asdict(head) for head in heads]}
+        print(json.dumps({**found.to_json(), **more}, indent=2))
     else:
         show(found, Console())
+        if heads is not None:
+            show_heads(heads, Console())
     return 1 if found.problems or found.unreadable else 0
 
 
@@ -89,6 +107,44 @@ def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | 
     elif against is not None:
         patch_gguf(path, against, patch, overwrite)
     return inspect_gguf(patch, against)
+
+
+def _heads(model: str, found: Inspection, data: str, trust_remote_code: bool) -> list[Head]:
+    import torch
+
+    from ropewalk.attention.heads import head_profiles
+    from ropewalk.evaluation import documents
+    from ropewalk.loading import load
+
+    texts = documents.load(data)
+    live, tokenizer, _ = load(model, trust_remote_code=trust_remote_code)
+    window = found.window or 0
+    length = min(window, TOKENS)
+    rows = list(documents.tokenise(texts, tokenizer, length).values())[:TEXTS]
+    ids = [torch.tensor([row[:length]], device=live.device) for row in rows]
+    return head_profiles(live, ids, window, queries=min(64, length // 2))
+
+
+def show_heads(heads: list[Head], console: Console) -> None:
+    """Print the heads whose slow dimensions follow their logits best."""
+    ranked = sorted(heads, key=lambda head: -1.0 if head.slow_correlation is None else -head.slow_correlation)
+    ranked = [head for head in ranked if head.slow_correlation is not None]
+    if not ranked:
+        console.print("no head rotates slowly: every pair of dimensions completes a turn inside the window")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in ("layer", "head", "slow r", "far"):
+        table.add_column(column, justify="right")
+    for head in ranked[:SHOWN]:
+        table.add_row(str(head.layer), str(head.head), f"{head.slow_correlation:.3f}", f"{head.far_share:.1%}")
+    console.print(table)
+    far = sum(head.far_share for head in heads) / len(heads)
+    console.print(
+        f"[dim]{len(ranked[:SHOWN])} of {len(heads)} heads; slow r: correlation of the logit with the part that comes "
+        f"from pairs without a full turn inside the window; far: attention to the further half of the text, {far:.1%} "
+        "over all heads[/]",
+        soft_wrap=True,
+    )
 
 
 def show(found: Inspection, console: Console) -> None:

@@ -59,7 +59,7 @@ def probe(model: nn.Module) -> list[Rotating]:
         UserError: if there is none, or a layer's queries or keys are turned in a way that no rotary module explains.
     """
     if model not in _probed:
-        (plain, offered), (still, _) = _watch(model, identity=False), _watch(model, identity=True)
+        (plain, offered), (still, _) = watch(model, identity=False), watch(model, identity=True)
         if not plain:
             raise UserError(
                 f"{type(model).__name__} does not attend through transformers' attention interface "
@@ -91,7 +91,7 @@ Seen = tuple[nn.Module, Tensor, Tensor]  # an attention module, its queries and 
 Offer = tuple[Rotary, Tensor, float]  # a rotation, its frequencies and attention factor
 
 
-def _watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
+def watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
     """Queries and keys of every layer as they reach attention, [1, H, TOKENS, D], and the rotations in use then."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
