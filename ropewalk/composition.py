@@ -150,6 +150,12 @@ def compose(*methods: Method) -> Method:
                     "Choose one of them.",
                 )
             taken[axis] = part
+    setting = [part.id for part in parts if isinstance(part, AttentionMethod) and part.sets_regions]
+    if len(setting) > 1:
+        raise UserError(
+            f"{' and '.join(setting)} both say which keys are seen where; one set of regions is all a softmax has",
+            "Choose one of them.",
+        )
     in_order = sorted(parts, key=lambda part: part.id)
     static = tuple(part for part in in_order if isinstance(part, FrequencyMethod))
     attention = tuple(part for part in in_order if isinstance(part, AttentionMethod))

@@ -119,6 +119,11 @@ def test_two_attention_methods_on_one_axis_are_refused(a, b, axis):
         compose(method(a), method(b))
 
 
+def test_two_sets_of_regions_are_refused():
+    with pytest.raises(UserError, match="dca and s2-attention both say which keys are seen"):
+        compose(method("dca"), method("s2-attention"))
+
+
 @torch.no_grad()
 def test_both_parts_are_applied():
     model, ids = shared("llama"), tokens(1, 200)
