@@ -29,7 +29,8 @@ class Method:
             "sparsity", "bias"; methods compose if their axes differ.
         length_dependent: True if a token's result changes with the length of what follows it, so that one forward
             cannot serve several lengths.
-        cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once.
+        cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once;
+            length-dependent methods never are, whatever this says.
     """
 
     name: ClassVar[str]

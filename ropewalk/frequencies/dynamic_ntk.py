@@ -32,7 +32,6 @@ class DynamicNTK(FrequencyMethod):
     name: ClassVar[str] = "dynamic-ntk"
     runtime: ClassVar[bool] = True
     length_dependent: ClassVar[bool] = True
-    cache_exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_above(0, self, "factor")
