@@ -23,6 +23,7 @@ def evaluate(
     to: str = "",
     samples: int | None = None,
     data: str = "stdlib",
+    qa: Path | None = None,
     seed: int = 0,
     sequential: Annotated[bool, Parameter(negative="")] = False,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
@@ -40,7 +41,8 @@ def evaluate(
     model: str
         A folder, a hub id, 'demo', or a server's URL (http://host:8000/v1).
     suite: str
-        smoke, standard or publication (10, 55 or 198 samples of each task and length), or a family such as retrieval.
+        smoke, standard or publication (10, 55 or 198 samples of each task and length), ruler-lite (RULER's tasks on 50
+        contexts each), or a family of tasks such as ruler, longbio or babilong.
     tasks: str
         Comma-separated tasks in place of the suite's.
     lengths: str
@@ -53,6 +55,9 @@ def evaluate(
         Of each task at each length; by default the suite's.
     data: str
         Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
+    qa: Path | None
+        Folder with SQuAD's dev-v2.0.json as qa_1.json and HotpotQA's hotpot_dev_distractor_v1.json as qa_2.json, for
+        RULER's question tasks; without it made-up documents stand in.
     seed: int
         Of prompts and intervals.
     sequential: bool
@@ -86,6 +91,7 @@ def evaluate(
         to=parse(to) if to else None,
         samples=samples,
         data=data,
+        qa=qa,
         seed=seed,
         sequential=sequential,
         dtype=dtype,
