@@ -37,7 +37,7 @@ class Request:
         method: what is applied to the model.
         to: target length of the method, at least the window; None means the longest of the lengths.
         samples: of each task at each length; None means the suite's.
-        data: texts for perplexity: "stdlib", "topics", or a file or folder.
+        data: texts for perplexity: "stdlib" (where it is empty), "topics", or a file or folder.
         qa: folder with ``qa_1.json`` (SQuAD) and ``qa_2.json`` (HotpotQA), for tasks that ask about these; without it
             made-up documents stand in.
         seed: of prompts and intervals.
@@ -58,7 +58,7 @@ class Request:
     method: str = "none"
     to: int | None = None
     samples: int | None = None
-    data: str = "stdlib"
+    data: str = ""
     qa: Path | None = None
     seed: int = 0
     sequential: bool = False
@@ -106,7 +106,7 @@ def measure(request: Request, store: Records, progress: Callable[[Progress], Non
 
     started = time.monotonic()
     suite, instead, given = asked(request)
-    documents = load_documents(request.data) if PPL in suite.tasks else {}
+    documents = load_documents(request.data or "stdlib") if PPL in suite.tasks else {}
     with opened(request) as (backend, lengths, facts):
         found = run(
             backend,
@@ -128,7 +128,7 @@ def measure(request: Request, store: Records, progress: Callable[[Progress], Non
     return {
         **found,
         "model": {**found["model"], **facts, "name": request.model},
-        "settings": {"suite": request.suite, **found["settings"], "data": request.data},
+        "settings": {"suite": request.suite, **found["settings"], "data": request.data or "stdlib"},
         "instead": instead,
         "command": request.command,
         "versions": {"ropewalk": __version__},

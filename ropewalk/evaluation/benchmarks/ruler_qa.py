@@ -24,6 +24,8 @@ from ropewalk.evaluation.tasks.altered_qa import Page, altered
 from ropewalk.evaluation.tasks.ruler.qa import QAExample
 
 MAX_NEW_TOKENS = 32
+AROUND = 192  # tokens of the instruction, the question and the answer, at most
+HEADING = 8  # tokens of "Document 1000:" and the lines around, at most
 TEMPLATE = (
     "Answer a question from these documents. Reply with the answer only.\n\n{context}\n\n"
     "Reply with the answer only.\n\nQuestion: {question}\nAnswer:"
@@ -233,4 +235,11 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return means(scored)
 
 
-RULER_QA = Benchmark("ruler-qa", load, score, aggregate, "SQuAD 2.0 and HotpotQA (their sites)", "CC-BY-SA-4.0")
+def sized(n_tokens: int, count: Callable[[str], int]) -> dict[str, Any]:
+    """As many documents as ``n_tokens`` hold beside the instruction, the question and the answer."""
+    return {"room": n_tokens - AROUND, "length": lambda text: count(text) + HEADING}
+
+
+RULER_QA = Benchmark(
+    "ruler-qa", load, score, aggregate, "SQuAD 2.0 and HotpotQA (their sites)", "CC-BY-SA-4.0", sized=sized
+)

@@ -57,8 +57,8 @@ RULER = {
     "niah_single_2": "Needle in an essay",
     "niah_single_3": "Needle in an essay, UUID",
     "niah_multikey_1": "One needle of four",
-    "niah_multikey_2": "Needle among needles",
-    "niah_multikey_3": "Needle among needles, UUIDs",
+    "niah_multikey_2": "One of many needles",
+    "niah_multikey_3": "One of many needles, UUIDs",
     "niah_multivalue": "Four values of a key",
     "niah_multiquery": "Values of four keys",
     "vt": "Variable tracking",
@@ -106,7 +106,7 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     yield "passkey", Entry("passkey:Passkey", "retrieval", "Passkey", asked="spread")
     niah = "niah:NeedleInHaystack", "retrieval"
     yield "niah", Entry(*niah, "Needle in a haystack", material=HAY, asked="grid")
-    yield "niah-planted", Entry(*niah, "Needle among planted needles", material=HAY, asked="planted")
+    yield "niah-planted", Entry(*niah, "Needle among needles", material=HAY, asked="planted")
     for name, (target, options) in CONFIGURATIONS.items():
         stand_in = f"{name}_synthetic" if f"{name}_synthetic" in STAND_INS else ""
         named, parts = {"name": name, **options}, RULER_MATERIAL.get(name, {})
