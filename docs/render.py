@@ -1,4 +1,4 @@
-"""Renders the generated parts of README.md and docs/methods.md from the catalogue and the committed results.
+"""Renders the generated parts of README.md and docs from the lists of methods and tasks and the committed results.
 
 ``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
 """
@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 
 from ropewalk.catalogue import CATALOGUE
+from ropewalk.evaluation.tasks.layout import PLAIN
+from ropewalk.evaluation.tasks.registry import TASKS, Material, make
+from ropewalk.evaluation.tasks.ruler.qa import fictional
 from ropewalk.report.picture import picture
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +77,24 @@ def benchmarks_table() -> str:
     return "\n".join(rows)
 
 
-PARTS = {"methods": methods_table, "demo": demo_table, "benchmarks": benchmarks_table}
+def tasks_table() -> str:
+    """Every task; what it is made from matters for its samples, not for its labels."""
+    parts = {
+        "haystack": (0,), "sentence_ends": frozenset(), "background": PLAIN, "functions": (), "sentences": (),
+        "squad": fictional(1, 1), "hotpotqa": fictional(1, 2), "pages": (),
+    }  # fmt: skip
+    material = Material(None, parts)
+    rows = ["| name | family | scope | diffusion | answer | what |", "|---|---|---|---|---|---|"]
+    for name, entry in TASKS.items():
+        task = make(name, material)
+        answer = "generated" if task.free else "one"
+        rows.append(
+            f"| `{name}` | {entry.family or 'stand-in'} | {task.scope} | {task.diffusion} | {answer} | {entry.title} |"
+        )
+    return "\n".join(rows)
+
+
+PARTS = {"methods": methods_table, "tasks": tasks_table, "demo": demo_table, "benchmarks": benchmarks_table}
 
 
 def rendered(text: str) -> str:
@@ -89,7 +109,7 @@ def rendered(text: str) -> str:
 
 def main() -> None:
     stale = []
-    for file in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
+    for file in (ROOT / "README.md", ROOT / "docs" / "methods.md", ROOT / "docs" / "evaluation.md"):
         old = file.read_text("utf-8")
         new = rendered(old)
         if new != old:
