@@ -1,4 +1,4 @@
-"""Renders the generated parts of README.md and docs/*.md from the catalogue and the committed results.
+"""Renders the generated parts of README.md and docs from the lists of methods and tasks and the committed results.
 
 ``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
 ``--architectures`` writes docs/architectures.md, from models that it builds and reads; the tests check that table.
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from ropewalk.catalogue import CATALOGUE
 from ropewalk.evaluation.statistics import wilson
+from ropewalk.evaluation.tasks.layout import PLAIN
+from ropewalk.evaluation.tasks.registry import TASKS, Material, make
+from ropewalk.evaluation.tasks.ruler.qa import fictional
 from ropewalk.report.picture import picture
 
 ROOT = Path(__file__).parent.parent
@@ -142,8 +145,26 @@ def plainly(setting: dict) -> str:
     return "; ".join(numbers)
 
 
+def tasks_table() -> str:
+    """Every task; what it is made from matters for its samples, not for its labels."""
+    parts = {
+        "haystack": (0,), "sentence_ends": frozenset(), "background": PLAIN, "functions": (), "sentences": (),
+        "squad": fictional(1, 1), "hotpotqa": fictional(1, 2), "pages": (),
+    }  # fmt: skip
+    material = Material(None, parts)
+    rows = ["| name | family | scope | diffusion | answer | what |", "|---|---|---|---|---|---|"]
+    for name, entry in TASKS.items():
+        task = make(name, material)
+        answer = "generated" if task.free else "one"
+        rows.append(
+            f"| `{name}` | {entry.family or 'stand-in'} | {task.scope} | {task.diffusion} | {answer} | {entry.title} |"
+        )
+    return "\n".join(rows)
+
+
 PARTS = {
     "methods": methods_table,
+    "tasks": tasks_table,
     "demo": demo_table,
     "reach": reach_table,
     "benchmarks": benchmarks_summary,
@@ -177,7 +198,7 @@ def main() -> None:
     stale = []
     for file in (
         ROOT / "README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("methods", "attention", "benchmarks")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("methods", "attention", "evaluation", "benchmarks")),
     ):
         old = file.read_text("utf-8")
         new = rendered(old)

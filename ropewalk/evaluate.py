@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ropewalk.evaluation.backends.base import Backend
     from ropewalk.evaluation.engine import Progress
     from ropewalk.evaluation.store import Records
+    from ropewalk.evaluation.suites import Suite
 
 LENGTHS = 5  # of a server, whose window is not known: this many, doubling
 SHORTEST = 1024
@@ -36,7 +37,9 @@ class Request:
         method: what is applied to the model.
         to: target length of the method, at least the window; None means the longest of the lengths.
         samples: of each task at each length; None means the suite's.
-        data: texts for perplexity: "stdlib", "topics", or a file or folder.
+        data: texts for perplexity: "stdlib" (where it is empty), "topics", or a file or folder.
+        qa: folder with ``qa_1.json`` (SQuAD) and ``qa_2.json`` (HotpotQA), for tasks that ask about these; without it
+            made-up documents stand in.
         seed: of prompts and intervals.
         sequential: stop asking where the outcome is clear.
         controls: measure the controls too.
@@ -55,7 +58,8 @@ class Request:
     method: str = "none"
     to: int | None = None
     samples: int | None = None
-    data: str = "stdlib"
+    data: str = ""
+    qa: Path | None = None
     seed: int = 0
     sequential: bool = False
     controls: bool = True
@@ -95,28 +99,25 @@ def measure(request: Request, store: Records, progress: Callable[[Progress], Non
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.evaluation import suites
     from ropewalk.evaluation.documents import load as load_documents
     from ropewalk.evaluation.evaluate import evaluate as run
     from ropewalk.evaluation.sequential import Sprt
-    from ropewalk.evaluation.tasks import registry
+    from ropewalk.evaluation.tasks.registry import PPL
 
     started = time.monotonic()
-    suite = suites.suite(request.suite)
-    tasks = request.tasks or suite.tasks
-    for name in tasks:  # mistakes in names show before anything is loaded
-        if name != registry.PPL:
-            registry.entry(name)
-    documents = load_documents(request.data) if registry.PPL in tasks else {}
+    suite, instead, given = asked(request)
+    documents = load_documents(request.data or "stdlib") if PPL in suite.tasks else {}
     with opened(request) as (backend, lengths, facts):
         found = run(
             backend,
             method=catalogue.method(request.method).id,
-            tasks=tasks,
+            tasks=suite.tasks,
             lengths=lengths,
             documents=documents,
+            given=given,
             max_documents=suite.documents,
             samples=suite.samples if request.samples is None else request.samples,
+            contexts=suite.contexts,
             depths=[i / (suite.depths - 1) for i in range(suite.depths)],
             seed=request.seed,
             sequential=Sprt() if request.sequential else None,
@@ -127,12 +128,36 @@ def measure(request: Request, store: Records, progress: Callable[[Progress], Non
     return {
         **found,
         "model": {**found["model"], **facts, "name": request.model},
-        "settings": {"suite": request.suite, **found["settings"], "data": request.data},
+        "settings": {"suite": request.suite, **found["settings"], "data": request.data or "stdlib"},
+        "instead": instead,
         "command": request.command,
         "versions": {"ropewalk": __version__},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def asked(request: Request) -> tuple[Suite, dict[str, str], dict[str, Any]]:
+    """The suite with the tasks to ask, what takes the place of others, and the material that the user has.
+
+    Raises:
+        UserError: if there is no such suite or task, or the material of a named task is not there.
+    """
+    from ropewalk.evaluation import suites
+    from ropewalk.evaluation.tasks import registry
+
+    given = {}
+    if request.qa is not None:
+        from ropewalk.evaluation.benchmarks.ruler_qa import material
+
+        given = material(request.qa)
+    suite = suites.suite(request.suite)
+    if not request.tasks:
+        return *suites.possible(suite, given), given
+    for name in request.tasks:
+        if name != registry.PPL:
+            registry.refuse_without(name, given)
+    return replace(suite, tasks=request.tasks), {}, given
 
 
 @contextmanager

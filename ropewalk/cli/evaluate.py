@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from ropewalk.evaluate import Request
 
 
 def evaluate(
@@ -22,8 +26,13 @@ def evaluate(
     method: Annotated[str, Parameter(name=["--method", "-m"])] = "none",
     to: str = "",
     samples: int | None = None,
-    data: str = "stdlib",
+    data: str = "",
+    qa: Path | None = None,
     seed: int = 0,
+    benchmark: str = "",
+    subsets: str = "",
+    judge: str | None = None,
+    judge_model: str = "",
     sequential: Annotated[bool, Parameter(negative="")] = False,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     tokenizer: str = "",
@@ -40,7 +49,8 @@ def evaluate(
     model: str
         A folder, a hub id, 'demo', or a server's URL (http://host:8000/v1).
     suite: str
-        smoke, standard or publication (10, 55 or 198 samples of each task and length), or a family such as retrieval.
+        smoke, standard or publication (10, 55 or 198 samples of each task and length), ruler-lite (RULER's tasks on 50
+        contexts each), or a family of tasks such as ruler, longbio or babilong.
     tasks: str
         Comma-separated tasks in place of the suite's.
     lengths: str
@@ -52,9 +62,23 @@ def evaluate(
     samples: int | None
         Of each task at each length; by default the suite's.
     data: str
-        Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
+        Texts for perplexity: stdlib (held-out Python modules, by default), topics (English), or a file or folder. With
+        --benchmark: its file, folder or hub id; by default the id under which it is published.
+    qa: Path | None
+        Folder with SQuAD's dev-v2.0.json as qa_1.json and HotpotQA's hotpot_dev_distractor_v1.json as qa_2.json, for
+        RULER's question tasks; without it made-up documents stand in.
     seed: int
         Of prompts and intervals.
+    benchmark: str
+        Ask a benchmark of real texts in place of a suite: longbench, longbench-e, longbench-v2, helmet, infinitebench,
+        leval, m4le, longreason, locomo, lcfo, longbio, longrewardbench or ruler-qa. Prompts are cut to each of the
+        lengths, by default the model's.
+    subsets: str
+        Comma-separated, of the benchmark; by default all that are there.
+    judge: str | None
+        URL of an OpenAI-compatible endpoint that grades answers which no rule can score.
+    judge_model: str
+        The judge's name there (without --judge: at OpenAI); by default nothing is judged.
     sequential: bool
         Stop asking where the outcome is clear, and bisect over the lengths.
     out: Path | None
@@ -73,6 +97,7 @@ def evaluate(
         Print JSON.
     """
     from ropewalk.cli.compare import shown
+    from ropewalk.errors import UserError
     from ropewalk.evaluate import Request, default_out
     from ropewalk.evaluate import evaluate as run
     from ropewalk.lengths import parse, span
@@ -80,12 +105,13 @@ def evaluate(
     request = Request(
         model=model,
         suite=suite,
-        tasks=tuple(dict.fromkeys(word.strip() for word in tasks.split(",") if word.strip())),
+        tasks=_listed(tasks),
         lengths=tuple(span(lengths)) if lengths else None,
         method=method,
         to=parse(to) if to else None,
         samples=samples,
         data=data,
+        qa=qa,
         seed=seed,
         sequential=sequential,
         dtype=dtype,
@@ -95,6 +121,13 @@ def evaluate(
         served=served,
         command=shlex.join(["ropewalk", *sys.argv[1:]]) if sys.argv[1:] else "",
     )
+    if benchmark:
+        if tasks or qa or sequential:
+            raise UserError("--tasks, --qa and --sequential belong to suites, not to a benchmark")
+        _benchmark(benchmark, request, _listed(subsets), judge, judge_model, out, as_json)
+        return
+    if subsets or judge or judge_model:
+        raise UserError("--subsets, --judge and --judge-model belong to a benchmark", "Add --benchmark NAME.")
     folder = default_out(request) if out is None else out
     with shown() as progress:
         results = run(request, folder, progress)
@@ -108,3 +141,35 @@ def evaluate(
     console.print(
         f"report   {folder / 'report.html'}\nresults  {folder / 'results.json'}", soft_wrap=True, highlight=False
     )
+
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+
+
+def _benchmark(
+    name: str,
+    request: Request,
+    subsets: tuple[str, ...],
+    judge: str | None,
+    judge_model: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a benchmark and print its table."""
+    from ropewalk.benchmark import BenchmarkRequest
+    from ropewalk.benchmark import benchmark as run
+    from ropewalk.cli.compare import shown
+    from ropewalk.evaluate import default_out
+    from ropewalk.report.benchmark import skipped, table
+
+    folder = default_out(replace(request, suite=name)) if out is None else out
+    with shown() as progress:
+        results = run(BenchmarkRequest(name, request, subsets, judge, judge_model), folder, progress)
+    if as_json:
+        print(json.dumps(results))
+        return
+    console = Console()
+    console.print(table(results))
+    for line in (*skipped(results), f"results  {folder / 'results.json'}", f"answers  {folder / 'answers.jsonl'}"):
+        console.print(line, soft_wrap=True, highlight=False)

@@ -22,6 +22,7 @@ def sweep(
     to: str = "",
     samples: int | None = None,
     data: str = "stdlib",
+    qa: Path | None = None,
     on: str = "local",
     workers: int = 2,
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/sweep"),
@@ -51,6 +52,8 @@ def sweep(
         Of each task at each length; by default the suite's.
     data: str
         Texts for perplexity: stdlib, topics, or a file or folder.
+    qa: Path | None
+        As for 'ropewalk evaluate'.
     on: str
         local (processes of this machine) or ray (a Ray cluster, or a local one if none runs).
     workers: int
@@ -86,6 +89,7 @@ def sweep(
         to=parse(to) if to else None,
         samples=samples,
         data=data,
+        qa=qa,
         dtype=dtype,
         device=device,
         command=shlex.join(["ropewalk", *sys.argv[1:]]) if sys.argv[1:] else "",

@@ -36,6 +36,7 @@ class Cell:
         name: of the task, as in results.
         hashes: sha256 of the token ids of each sample.
         stands: where the needed information of each sample stands; None where it is spread.
+        rooms: tokens kept free for each answer.
 
     Raises:
         TooShort: if ``length`` does not hold the fixed parts of the task.
@@ -49,12 +50,16 @@ class Cell:
     name: str = ""
     hashes: tuple[str, ...] = field(init=False)
     stands: tuple[float | None, ...] = field(init=False)
+    rooms: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
-        about = [(ids_fingerprint(one.prompt + one.answer), one.depth) for one in self.samples(range(len(self)))]
-        object.__setattr__(self, "hashes", tuple(sha for sha, _ in about))
-        object.__setattr__(self, "stands", tuple(None if math.isnan(depth) else depth for _, depth in about))
+        about = [
+            (ids_fingerprint(one.prompt + one.answer), None if math.isnan(one.depth) else one.depth, one.room)
+            for one in self.samples(range(len(self)))
+        ]
+        for name, values in zip(("hashes", "stands", "rooms"), zip(*about, strict=True), strict=True):
+            object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -105,15 +110,23 @@ class PlantedCell(Cell):
 
 @dataclass(frozen=True)
 class QuestionCell(Cell):
-    """Several questions about each context; how many a context has, the task decides."""
+    """Several questions about each context: as many as the task has, and the length holds.
 
+    Attributes:
+        contexts: at most so many, even if that makes fewer samples than ``depths`` asks for.
+        per_context: at most so many questions about each.
+        places: the context of each sample, and its number there.
+    """
+
+    contexts: int | None = None
     per_context: int = PER_CONTEXT
-    places: tuple[tuple[int, int], ...] = field(init=False)  # context of each sample, and its number there
+    places: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
-        everywhere = ((n, k) for n in count() for k in range(len(self._about(n))))
+        everywhere = ((n, k) for n in islice(count(), self.contexts) for k in range(len(self._about(n))))
         object.__setattr__(self, "places", tuple(islice(everywhere, len(self))))
+        object.__setattr__(self, "depths", self.depths[: len(self.places)])
         super().__post_init__()
 
     def sample(self, i: int) -> Sample:
@@ -130,7 +143,12 @@ class QuestionCell(Cell):
         return self.places[i][0]
 
     def _about(self, context: int) -> list[Sample]:
-        return self.task.questions(self.length, self._chance(context), self.units, self.per_context)
+        for n in range(self.per_context, 1, -1):
+            try:
+                return self.task.questions(self.length, self._chance(context), self.units, n)
+            except TooShort:
+                continue
+        return self.task.questions(self.length, self._chance(context), self.units, 1)
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,7 @@ def cells(
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
     material: registry.Material | None = None,
+    contexts: int | None = None,
 ) -> tuple[list[Cell], list[Skipped]]:
     """Every task at every length that it fits in.
 
@@ -161,6 +180,7 @@ def cells(
         seed: of the samples.
         tokenizer: of the model.
         material: for the tokenizer.
+        contexts: of each cell at most, for tasks that ask several questions about one.
     """
     material = registry.Material(tokenizer) if material is None else material
     units = TokenUnits(tokenizer)
@@ -184,7 +204,7 @@ def cells(
                 elif asked == "spread":
                     found.append(Cell(task, length, spread_depths(samples, seed), seed, units, name))
                 else:
-                    found.append(QuestionCell(task, length, (None,) * samples, seed, units, name))
+                    found.append(QuestionCell(task, length, (None,) * samples, seed, units, name, contexts))
             except TooShort as error:
                 skipped.append(Skipped(name, length, str(error)))
     return found, skipped

@@ -206,11 +206,15 @@ def _pooled(answers: Mapping[tuple[str, int], Sequence[Answer]], lengths: Iterab
 
 def accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
     """Mean score with its interval; samples about one text count together."""
+    return sum(answer.score for answer in answers) / len(answers), *clustered_wilson(by_text(answers))
+
+
+def by_text(answers: Sequence[Answer]) -> list[list[float]]:
+    """The scores about each text."""
     texts: dict[str, list[float]] = {}
     for answer in answers:
         texts.setdefault(answer.context, []).append(answer.score)
-    clusters = list(texts.values())
-    return sum(answer.score for answer in answers) / len(answers), *clustered_wilson(clusters)
+    return list(texts.values())
 
 
 def _accuracy_mean(answers: Sequence[Answer]) -> Mean:

@@ -41,13 +41,21 @@ def controls(cell: Cell, n: int) -> dict[str, Cell]:
         ALTERED: [altered(one, samples) for one in samples],
     }
     for name, some in made.items():
-        usable = tuple(one for one in some if one is not None)
+        usable = tuple(one for one in some if one is not None and not still_says(one, cell))
         if usable and len(usable) == len(some):
             depths = (None,) * len(usable)
             found[name] = FixedCell(
                 cell.task, cell.length, depths, cell.seed, cell.units, f"{cell.name}: {name}", usable
             )
     return found
+
+
+def still_says(sample: Sample, cell: Cell) -> bool:
+    """Whether the prompt still gives the answer: by the task's own solver, it does."""
+    try:
+        return cell.task.score(cell.task.solve(cell.units.decode(sample.prompt)), sample) == 1.0
+    except Exception:  # a solver may rely on what is no longer there
+        return False
 
 
 def shortest(cell: Cell, n: int) -> Cell:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.errors import UserError
+from ropewalk.evaluation import records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,10 +83,9 @@ def _files(path: Path) -> list[Path]:
 
 def _read(file: Path) -> Iterable[tuple[str, str]]:
     """(name, text) of each document in a file."""
-    if file.suffix == ".parquet":
-        return _parquet(file)
-    text = _decode(file)
-    return _jsonl(file, text) if file.suffix == ".jsonl" else [(str(file), text)]
+    if file.suffix in records.SUFFIXES:
+        return ((row.where, row.text(FIELD, empty=True)) for row in records.read(file))
+    return [(str(file), _decode(file))]
 
 
 def _decode(file: Path) -> str:
@@ -98,37 +97,6 @@ def _decode(file: Path) -> str:
         raise UserError(
             f"{file}:{line}: byte {data[error.start]:#04x} is not UTF-8", "save the file as UTF-8"
         ) from error
-
-
-def _jsonl(file: Path, text: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
-            raise UserError(f'{file}:{number}: no "{FIELD}" with a string', f'each line must be {{"{FIELD}": "..."}}')
-        yield f"{file}:{number}", row[FIELD]
-
-
-def _parquet(file: Path) -> Iterator[tuple[str, str]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(f"{file}: reading parquet needs pyarrow", "pip install 'ropewalk[parquet]'") from error
-    try:
-        table = parquet.ParquetFile(file)
-        if FIELD not in table.schema_arrow.names:
-            raise UserError(f'{file}: no column "{FIELD}", only {", ".join(table.schema_arrow.names)}')
-        texts = table.read([FIELD]).column(FIELD).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a parquet file ({error})") from error
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise UserError(f'{file}: row {number} has no string in "{FIELD}"')
-        yield f"{file}:{number}", text
 
 
 def _not_empty(name: str, text: str) -> str:

@@ -147,7 +147,7 @@ class Engine:
             yield keys[n], self._facts(cell, i) | _result(cell, samples[n], reply, checked[n])
 
     def _key(self, cell: Cell, i: int) -> str:
-        free = {"free": True} if cell.task.free else {}
+        free = {"free": cell.rooms[i]} if cell.task.free else {}
         parts = {**self.backend.basis, "answer": True, "task": cell.name, "ids": cell.hashes[i], **free}
         return content_key(parts)
 

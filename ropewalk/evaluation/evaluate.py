@@ -11,7 +11,7 @@ from typing import Any
 from ropewalk.errors import UserError
 from ropewalk.evaluation.backends.base import Backend
 from ropewalk.evaluation.cells import Cell, Skipped, cells
-from ropewalk.evaluation.comparison import Measured, Row, accuracy, rows
+from ropewalk.evaluation.comparison import Measured, Row, accuracy, by_text, rows
 from ropewalk.evaluation.controls import controls
 from ropewalk.evaluation.documents import tokenise
 from ropewalk.evaluation.engine import Answer, Engine, Progress
@@ -19,7 +19,7 @@ from ropewalk.evaluation.sequential import Sprt, decide, search
 from ropewalk.evaluation.statistics import LengthScore, Mean, Tally, average, effective_length, passing_probability
 from ropewalk.evaluation.store import Records, SampleStore
 from ropewalk.evaluation.tasks.base import TooShort
-from ropewalk.evaluation.tasks.registry import PPL
+from ropewalk.evaluation.tasks.registry import PPL, Material
 
 THRESHOLD = 0.85  # accuracy that counts as using the context, close to RULER's 0.856
 DOCUMENTS = 2  # perplexity at a length wants at least so many texts of that length
@@ -28,16 +28,17 @@ Answers = dict[tuple[str, int], list[Answer]]
 
 @dataclass(frozen=True)
 class Score:
-    """A mean score with its interval."""
+    """A mean score with its interval; ``se`` is the standard error of an average over tasks."""
 
     value: float
     low: float | None
     high: float | None
     n: int
+    se: float | None = None
 
     @classmethod
     def of(cls, mean: Mean) -> Score:
-        return cls(mean.value, mean.low, mean.high, mean.n)
+        return cls(mean.value, mean.low, mean.high, mean.n, mean.se)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,10 @@ def evaluate(
     tasks: Sequence[str],
     lengths: Sequence[int],
     documents: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
     max_documents: int = 16,
     samples: int = 50,
+    contexts: int | None = None,
     depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     seed: int = 0,
     threshold: float = THRESHOLD,
@@ -126,8 +129,10 @@ def evaluate(
         tasks: of the registry, and "ppl".
         lengths: context lengths in tokens.
         documents: texts by name, for "ppl".
+        given: parts of the material that tasks are made from, see ``registry.Material``.
         max_documents: how many of the long enough documents to use.
         samples: of each task at each length.
+        contexts: at most so many for them, where a task asks several questions about one.
         depths: of grids, 0 (start) to 1 (end).
         seed: of the samples and of the bootstrap.
         threshold: accuracy that passes.
@@ -142,7 +147,8 @@ def evaluate(
     lengths = sorted(set(lengths))
     check(tasks, lengths, samples, depths)
     asked = [name for name in tasks if name != PPL]
-    planned, skipped = cells(asked, lengths, samples, depths, seed, backend.tokenizer)
+    material = Material(backend.tokenizer, given)
+    planned, skipped = cells(asked, lengths, samples, depths, seed, backend.tokenizer, material, contexts)
     texts, read, too_long = _texts(backend, documents or {}, lengths, max_documents if PPL in tasks else 0)
     by_task = {name: list(some) for name, some in groupby(planned, lambda cell: cell.name)}
     control_cells = {name: _controls(some[0], samples) if with_controls else {} for name, some in by_task.items()}
@@ -180,6 +186,7 @@ def evaluate(
             "tasks": list(tasks),
             "lengths": lengths,
             "samples": samples,
+            "contexts": contexts,
             "depths": list(depths),
             "seed": seed,
             "threshold": threshold,
@@ -292,9 +299,7 @@ def _tallies(answers: Answers, names: Sequence[str]) -> dict[int, list[Tally]]:
     """The scores of the named tasks at each length that all of them were tested at."""
     lengths = sorted({length for _, length in answers})
     complete = [n for n in lengths if names and all((name, n) in answers for name in names)]
-    return {
-        n: [Tally(sum(a.score for a in answers[name, n]), len(answers[name, n])) for name in names] for n in complete
-    }
+    return {n: [Tally.of(by_text(answers[name, n])) for name in names] for n in complete}
 
 
 def _averages(tallies: Mapping[int, Sequence[Tally]], seed: int) -> dict[int, Score]:

@@ -164,10 +164,23 @@ def effective_length(scores: Iterable[LengthScore], threshold: float) -> Effecti
 
 @dataclass(frozen=True)
 class Tally:
-    """Scores of one task at one length: their sum (a score is 0 to 1) and how many there are."""
+    """Scores of one task at one length.
+
+    Attributes:
+        total: their sum; a score is 0 to 1.
+        n: how many there are.
+        effect: by how much clusters inflate the variance of their mean.
+    """
 
     total: float
     n: int
+    effect: float = 1.0
+
+    @classmethod
+    def of(cls, clusters: Sequence[Sequence[float]]) -> Tally:
+        """Scores in clusters (questions about one context)."""
+        scores = [score for cluster in clusters for score in cluster]
+        return cls(sum(scores), len(scores), design_effect(clusters))
 
     @property
     def mean(self) -> float:
@@ -215,7 +228,8 @@ def average(tallies: Sequence[Tally], *, draws: int = 10_000, seed: int = 0) -> 
     """Mean of the tasks' means, every task counting the same, with an interval by the parametric bootstrap.
 
     Each task's accuracy is drawn from the Beta distribution of Jeffreys' prior; a score of parts varies no more than
-    a binary one of the same mean, so the interval is on the safe side there.
+    a binary one of the same mean, so the interval is on the safe side there. Questions about one context count as many
+    as they are worth (``Tally.effect``).
     """
     samples = _drawn(tallies, np.random.default_rng(seed), draws)
     low, high = np.quantile(samples, [0.025, 0.975])
@@ -245,5 +259,8 @@ def passing_probability(
 
 def _drawn(tallies: Sequence[Tally], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
     """[draws] averages over tasks."""
-    columns = [rng.beta(tally.total + 0.5, tally.n - tally.total + 0.5, draws) for tally in tallies]
+    columns = [
+        rng.beta(tally.total / tally.effect + 0.5, (tally.n - tally.total) / tally.effect + 0.5, draws)
+        for tally in tallies
+    ]
     return np.asarray(np.mean(columns, axis=0), np.float64)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ropewalk.errors import UserError, did_you_mean
-from ropewalk.evaluation.tasks.registry import PPL, TASKS
+from ropewalk.evaluation.tasks.registry import PPL, TASKS, missing
 
 CORE = (PPL, "passkey", "niah", "niah-planted")
 
@@ -17,26 +19,33 @@ class Suite:
     Attributes:
         tasks: names of the registry, and "ppl".
         samples: of each task at each length.
+        contexts: at most so many for them, where a task asks several questions about one.
         depths: of grids.
         documents: at most so many for perplexity.
     """
 
     tasks: tuple[str, ...]
     samples: int = 50
+    contexts: int | None = None
     depths: int = 5
     documents: int = 16
+
+
+def _family(name: str) -> tuple[str, ...]:
+    return tuple(task for task, entry in TASKS.items() if entry.family == name)
 
 
 SIZES = {
     "smoke": Suite(CORE, samples=10, documents=10),
     "standard": Suite(CORE, samples=55, depths=11),
     "publication": Suite(CORE, samples=198, depths=11, documents=100),
+    "ruler-lite": Suite(_family("ruler"), samples=200, contexts=50),
 }
 
 
 def names() -> list[str]:
-    """All suites: three sizes of the core, and the families of tasks."""
-    return [*SIZES, *dict.fromkeys(entry.family for entry in TASKS.values())]
+    """All suites: sizes, and the families of tasks."""
+    return [*SIZES, *dict.fromkeys(entry.family for entry in TASKS.values() if entry.family)]
 
 
 def suite(name: str) -> Suite:
@@ -47,7 +56,13 @@ def suite(name: str) -> Suite:
     """
     if name in SIZES:
         return SIZES[name]
-    tasks = tuple(task for task, entry in TASKS.items() if entry.family == name)
-    if not tasks:
+    if name not in names():
         raise UserError(f"unknown suite {name!r}{did_you_mean(name, names())}", f"Known: {', '.join(names())}.")
-    return Suite(tasks)
+    return Suite(_family(name))
+
+
+def possible(suite: Suite, given: Mapping[str, Any]) -> tuple[Suite, dict[str, str]]:
+    """The suite without tasks whose material is not there, and what takes the place of each ("" if nothing does)."""
+    instead = {name: TASKS[name].stand_in for name in suite.tasks if name != PPL and missing(name, given)}
+    tasks = tuple(task for name in suite.tasks if (task := instead.get(name, name)))
+    return replace(suite, tasks=tasks), instead

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import UserError
-from ropewalk.evaluate import Request, measure
+from ropewalk.evaluate import Request, asked, measure
 from ropewalk.evaluation.store import Record, Records, SampleStore
 
 ATTEMPTS = 3  # of a job whose worker died
@@ -57,7 +57,6 @@ def jobs(requests: Sequence[Request]) -> list[Job]:
     Raises:
         UserError: if a request names no lengths: they decide what the jobs are.
     """
-    from ropewalk.evaluation.suites import suite
     from ropewalk.evaluation.tasks.registry import PPL, entry
 
     found = []
@@ -65,7 +64,7 @@ def jobs(requests: Sequence[Request]) -> list[Job]:
         if request.lengths is None:
             raise UserError("a sweep needs to be told its lengths", "Add --lengths 512..8k.")
         target = request.to or max(request.lengths)
-        for task in request.tasks or suite(request.suite).tasks:
+        for task in asked(request)[0].tasks:
             whole = task == PPL or entry(task).asked == "planted"  # one text serves all lengths
             for lengths in [request.lengths] if whole else [(length,) for length in sorted(request.lengths)]:
                 shortest = min(lengths) == min(request.lengths)  # controls belong to it

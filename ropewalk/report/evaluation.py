@@ -31,6 +31,7 @@ from ropewalk.report.page import (
 
 AVERAGE = "average"
 LOSSES = {PPL: "Perplexity", "position": "Loss by position"}
+LIKELY = 0.5  # a length is claimed if it passes with at least this probability
 CONTROLS = ("ceiling", "closed book", "altered")
 
 
@@ -92,13 +93,18 @@ class Page:
 
     def verdict(self) -> str:
         """What was found, in a sentence."""
-        effective = self.raw["effective_length"]
+        effective, passing = self.raw["effective_length"], self.raw["passing"]
         name = self.model if self.method == "none" else f"{self.model} with {self.method}"
         if not effective:
             return f"The perplexity of {name}" if self.of(PPL) else f"{name}, measured at single lengths"
         length, tested = effective["value"], self.lengths[-1]
         if length == 0:
             return f"{name} fails from the shortest tested length on, {numbers.tokens(self.lengths[0])} tokens"
+        likely = max((int(n) for n, p in passing.items() if p >= LIKELY and int(n) <= length), default=0)
+        if likely < length:
+            sure = f"uses {numbers.tokens(likely)} of {numbers.tokens(tested)} tokens, and" if likely else "uses"
+            chance = numbers.percent(passing[str(length)])
+            return f"{name} {sure} {numbers.tokens(length)} tokens with a probability of {chance}"
         if length >= tested:
             return f"{name} uses its context up to {numbers.tokens(tested)} tokens, the longest tested"
         return f"{name} uses {numbers.tokens(length)} of {numbers.tokens(tested)} tokens"
@@ -108,10 +114,19 @@ class Page:
         effective, passing = self.raw["effective_length"], self.raw["passing"]
         if not effective:
             return ""
-        n = self.raw["settings"]["samples"]
-        said = f"With {n} samples of each task at each length, the average over tasks passes {self.threshold:.0%}"
+        said = f"The average over tasks passes {self.threshold:.0%}"
         steps = [f"up to {numbers.tokens(int(length))} tokens {numbers.percent(p)}" for length, p in passing.items()]
-        return f"{said} with these probabilities: {', '.join(steps)}." if steps else ""
+        errors = [score["se"] for score in self.raw["average"].values() if score.get("se") is not None]
+        sure = f" Its standard error is {100 * max(errors):.1f} points at most." if errors else ""
+        return f"{said} with these probabilities: {', '.join(steps)}.{sure}" if steps else ""
+
+    def instead(self) -> str:
+        """What was asked in place of tasks that need the user's files."""
+        swaps = [
+            TASKS[name].title + (f" (in its place: {TASKS[other].title})" if other else "")
+            for name, other in self.raw.get("instead", {}).items()
+        ]
+        return f"Not asked, as --qa gave no texts: {'; '.join(swaps)}." if swaps else ""
 
     def of(self, task: str) -> list[Mapping[str, Any]]:
         """The rows of a task over all depths."""

@@ -108,10 +108,7 @@ def test_lengths_that_do_not_fit_are_skipped(material: registry.Material, tokeni
     assert isinstance(found[2], PlantedCell)
 
 
-def test_every_entry_of_the_registry_makes_its_task(material: registry.Material) -> None:
-    for name in registry.TASKS:
-        task = registry.make(name, material)
-        assert isinstance(task, Task) and task.scope in ("small", "large") and task.diffusion in ("low", "high")
+def test_names_of_the_registry_lead_to_tasks(material: registry.Material) -> None:
     assert isinstance(registry.make("niah", material), NeedleInHaystack)
     with pytest.raises(UserError, match="unknown task 'niahh'; did you mean 'niah'"):
         registry.make("niahh", material)

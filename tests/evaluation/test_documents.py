@@ -46,9 +46,9 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
         ("empty.txt", b" \n", "empty.txt: empty text"),
         ("latin.txt", "gut\nschön".encode("latin-1"), "latin.txt:2: byte 0xf6 is not UTF-8"),
         ("x.pdf", b"%PDF", "x.pdf: cannot read .pdf"),
-        ("x.jsonl", b'{"text": "good"}\n{"content": "bad"}', 'x.jsonl:2: no "text" with a string'),
-        ("y.jsonl", b'["text"]', 'y.jsonl:1: no "text"'),
-        ("w.jsonl", b'{"text": 5}', 'w.jsonl:1: no "text"'),
+        ("x.jsonl", b'{"text": "good"}\n{"content": "bad"}', 'x.jsonl:2: no "text", expected a string'),
+        ("y.jsonl", b'["text"]', "y.jsonl:1: a row is an object, not list"),
+        ("w.jsonl", b'{"text": 5}', 'w.jsonl:1: "text" is 5, expected a string'),
         ("z.jsonl", b'{"text": "good"}\n{"text": ', "z.jsonl:2: not JSON"),
         ("v.jsonl", b'{"text": "good"}\n\n{"text": ""}', "v.jsonl:3: empty text"),
         ("u.parquet", b"PAR1 but not really", "u.parquet: not a parquet file"),
@@ -73,10 +73,10 @@ def test_parquet_column_and_package_are_named(tmp_path: Path, monkeypatch: pytes
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match='no column "text", only body'):
+    with pytest.raises(UserError, match=r'a.parquet:1: no "text", expected a string'):
         load(tmp_path / "a.parquet")
     parquet.write_table(pyarrow.table({"text": ["x", None]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="row 2 has no string"):
+    with pytest.raises(UserError, match=r'a.parquet:2: "text" is None, expected a string'):
         load(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'ropewalk\[parquet\]'"):

@@ -148,3 +148,18 @@ def test_probability_of_passing_falls_with_length_and_knows_small_samples() -> N
     assert found[512] > 0.99 and 0.4 < found[1024] < 0.7
     assert found[2048] == pytest.approx(found[1024], abs=0.05), "the middle length decides"
     assert passing_probability({512: [Tally(5, 5)]}, 0.85)[512] < 0.9
+
+
+def test_the_standard_error_of_an_average_knows_about_contexts() -> None:
+    rng = np.random.default_rng(0)
+
+    def evaluation() -> list[Tally]:
+        right = rng.random((13, 50)) < 0.85
+        alike = [np.repeat(row, 4) for row in right]  # four questions about a context, all answered alike
+        return [Tally.of([list(map(float, row[i : i + 4])) for i in range(0, 200, 4)]) for row in alike]
+
+    averages = [average(evaluation(), draws=400) for _ in range(200)]
+    truth = np.std([one.value for one in averages])
+    assert np.mean([one.se for one in averages]) == pytest.approx(truth, rel=0.15)
+    assert truth == pytest.approx(np.sqrt(0.85 * 0.15 / 50 / 13), rel=0.15)
+    assert average([Tally(170, 200)] * 13).se < 0.6 * truth, "as if questions about one context were independent"

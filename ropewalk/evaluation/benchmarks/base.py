@@ -113,6 +113,8 @@ class Benchmark:
         aggregate: the table that the benchmark reports, in points (0 to 100); a mean over groups is only there if
             every group is.
         judged: scores that a language model gives, by metric.
+        sized: options of ``load`` that depend on the length of prompts, from that length in tokens and a function that
+            counts the tokens of a text.
         hub: where its files are.
         licence: of the data, as the publisher states it.
     """
@@ -124,6 +126,7 @@ class Benchmark:
     hub: str
     licence: str
     judged: Mapping[str, JudgedScore] = field(default_factory=dict)
+    sized: Callable[[int, Callable[[str], int]], dict[str, Any]] = lambda n_tokens, count: {}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ropewalk.errors import UserError
 from ropewalk.evaluation import metrics, records
@@ -409,6 +410,12 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return {f"{name} (correctness)" if name in CATEGORIES["cite"] else name: value for name, value in table.items()}
 
 
+def sized(n_tokens: int, count: Callable[[str], int]) -> dict[str, Any]:
+    """In-context learning has the published number of examples for the next shorter of HELMET's lengths."""
+    lengths = ICL_SHOTS["nlu"]
+    return {"n_tokens": max((n for n in lengths if n <= n_tokens), default=min(lengths))}
+
+
 HELMET = Benchmark(
     "helmet",
     load,
@@ -424,4 +431,5 @@ HELMET = Benchmark(
             judge, question.facts["points"], question.references[0], prediction
         ),
     },
+    sized=sized,
 )

@@ -64,13 +64,11 @@ Reply with one line: "Score: 1" or "Score: 2", or "Score: 0" for a tie."""
 
 
 class Judge(Protocol):
-    """A language model that grades.
+    """A language model that grades."""
 
-    Attributes:
-        name: for the record of results.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """For the record of results."""
 
     def __call__(self, prompt: str) -> str:
         """The model's reply."""

@@ -14,13 +14,18 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ropewalk.errors import UserError
 from ropewalk.evaluation import metrics, records
 from ropewalk.evaluation.benchmarks.base import Benchmark, Question, Scored, around, means, words
 from ropewalk.evaluation.records import Record
+from ropewalk.evaluation.tasks.altered_qa import Page, altered
+from ropewalk.evaluation.tasks.ruler.qa import QAExample
 
 MAX_NEW_TOKENS = 32
+AROUND = 192  # tokens of the instruction, the question and the answer, at most
+HEADING = 8  # tokens of "Document 1000:" and the lines around, at most
 TEMPLATE = (
     "Answer a question from these documents. Reply with the answer only.\n\n{context}\n\n"
     "Reply with the answer only.\n\nQuestion: {question}\nAnswer:"
@@ -155,6 +160,40 @@ def load(
     return questions
 
 
+def material(source: str | Path) -> dict[str, Any]:
+    """What tasks of the registry ask about: "squad" and "hotpotqa" (examples), and "pages" of SQuAD to alter.
+
+    Args:
+        source: folder with ``qa_1.json`` and ``qa_2.json``, or with one of them.
+
+    Raises:
+        UserError: naming file and line, key, value seen and value expected.
+    """
+    found: dict[str, Any] = {}
+    for name, part in (("qa_1", "squad"), ("qa_2", "hotpotqa")):
+        if (file := Path(source) / f"{name}.json").is_file():
+            questions = READERS[name](file).questions
+            found[part] = tuple(QAExample(one.question, one.answers, one.gold, one.related) for one in questions)
+    if not found:
+        raise UserError(
+            f"{source}: neither qa_1.json nor qa_2.json", "name SQuAD's file qa_1.json, HotpotQA's qa_2.json"
+        )
+    numbers = (page for one in found.get("squad", ()) if (page := _page(one)))
+    if pages := tuple(numbers):
+        found["pages"] = pages
+    return found
+
+
+def _page(example: QAExample) -> Page | None:
+    """An example whose answer is a number that can be altered."""
+    try:
+        page = Page(example.documents[0], example.question, example.answers[0])
+        altered(page, random.Random(0))
+    except ValueError:
+        return None
+    return page
+
+
 def _question(item: DocumentQuestion, name: str, lengths: Mapping[str, int], room: int, rng: random.Random) -> Question:
     """A question with as many documents as fit; ``lengths`` has all documents there are."""
     chosen = list(dict.fromkeys(item.gold))
@@ -196,4 +235,11 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return means(scored)
 
 
-RULER_QA = Benchmark("ruler-qa", load, score, aggregate, "SQuAD 2.0 and HotpotQA (their sites)", "CC-BY-SA-4.0")
+def sized(n_tokens: int, count: Callable[[str], int]) -> dict[str, Any]:
+    """As many documents as ``n_tokens`` hold beside the instruction, the question and the answer."""
+    return {"room": n_tokens - AROUND, "length": lambda text: count(text) + HEADING}
+
+
+RULER_QA = Benchmark(
+    "ruler-qa", load, score, aggregate, "SQuAD 2.0 and HotpotQA (their sites)", "CC-BY-SA-4.0", sized=sized
+)

@@ -14,10 +14,10 @@ NOISE = ("".join(FILLER) + "\n",)  # the filler sentences, one line; the unit th
 NEAR = 64  # tokens; a needle moves no further back than this to stand behind a sentence
 
 
-def padding(units: TokenUnits, n_tokens: int) -> list[int]:
-    """``n_tokens`` of noise that end with a line; the cut is at the start."""
-    whole = n_tokens + -n_tokens % len(units.ids(NOISE[0]))
-    return units.filler(NOISE, whole)[whole - n_tokens :]
+def padding(units: TokenUnits, n_tokens: int, filler: tuple[str, ...] = NOISE) -> list[int]:
+    """``n_tokens`` of a filler that end where it does; the cut is at the start."""
+    cut = -n_tokens % sum(len(units.ids(unit)) for unit in filler)
+    return units.filler(filler, n_tokens + cut)[cut:]
 
 
 def stretch(text: Sequence[int], start: int, n_tokens: int) -> list[int]:

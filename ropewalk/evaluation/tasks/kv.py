@@ -62,10 +62,10 @@ class KeyValue(Task):
         ]
 
     def solve(self, prompt_text: str) -> str:
-        """The value that a JSON parser finds under the key in the question."""
+        """The value that a JSON parser finds under the key in the question, in its quotes."""
         text, _, question = prompt_text.rpartition("Key:")
         key = re.search(r'"(.+?)"', question)
-        return str(json.loads(text[text.rindex("{") :])[key.group(1)]) if key else ""
+        return f'"{json.loads(text[text.rindex("{") :])[key.group(1)]}"' if key else ""
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the value is one of the words of the prediction, punctuation apart."""

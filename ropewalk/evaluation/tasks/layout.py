@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from typing import Any
 
+from ropewalk.evaluation.tasks.assembly import behind_sentence, padding, stretch
 from ropewalk.evaluation.tasks.base import Sample, Task, haystack_tokens
-from ropewalk.evaluation.tasks.niah import NEAR
 from ropewalk.evaluation.tasks.passkey import FILLER
 from ropewalk.evaluation.units import TokenUnits
 
@@ -149,8 +147,7 @@ def filler_round(units: TokenUnits) -> int:
 
 def quiet(n_tokens: int, units: TokenUnits) -> list[int]:
     """``n_tokens`` of the repetitive filler that end with a sentence (and may begin inside one)."""
-    period = filler_round(units)
-    return units.filler(FILLER, n_tokens + -n_tokens % period)[-n_tokens % period :]
+    return padding(units, n_tokens, FILLER)
 
 
 def filled(introduction: list[int], records: Sequence[list[int]], n_tokens: int, units: TokenUnits) -> list[int]:
@@ -185,14 +182,11 @@ class Background:
     ) -> list[int]:
         """``n_tokens`` of text and facts, these in their order at the ascending depths ``at``, between sentences."""
         hay = self.text(n_tokens - sum(map(len, facts)), rng, units)
-        ends = self.sentence_ends if self.haystack else {units.ids(sentence)[-1] for sentence in FILLER}
-        breaks = [0, *(i for i, token in enumerate(hay, 1) if token in ends)]
+        ends = self.sentence_ends if self.haystack else frozenset(units.ids(sentence)[-1] for sentence in FILLER)
         hidden: list[int] = []
         done = 0
         for depth, fact in zip(at, facts, strict=True):
-            wanted = round(depth * len(hay))
-            nearest = breaks[bisect_right(breaks, wanted) - 1]
-            here = max(done, nearest if wanted - nearest < NEAR else wanted)
+            here = max(done, behind_sentence(hay, round(depth * len(hay)), ends))
             hidden += hay[done:here] + fact
             done = here
         return hidden + hay[done:]
@@ -201,8 +195,7 @@ class Background:
         """``n_tokens`` of the text from a random place on."""
         if not self.haystack:
             return quiet(n_tokens, units)
-        start = rng.randrange(len(self.haystack))
-        return list(islice(cycle(self.haystack), start, start + n_tokens))
+        return stretch(self.haystack, rng.randrange(len(self.haystack)), n_tokens)
 
 
 PLAIN = Background()

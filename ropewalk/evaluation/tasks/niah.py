@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 
+from ropewalk.evaluation.tasks.assembly import behind_sentence, stretch
 from ropewalk.evaluation.tasks.base import Sample, Task, first_number_is_right, haystack_tokens
 from ropewalk.evaluation.units import TokenUnits
 
@@ -24,9 +24,6 @@ CITIES = (
     "Santiago", "Seattle", "Seoul", "Shanghai", "Sofia", "Stockholm", "Sydney", "Tallinn", "Tbilisi", "Tokyo",
     "Toronto", "Tunis", "Turin", "Valencia", "Vienna", "Vilnius", "Warsaw", "Yerevan", "Zagreb", "Zurich",
 )  # fmt: skip
-
-
-NEAR = 64  # tokens; a needle moves no further back than this
 
 
 def needle(city: str, code: str) -> str:
@@ -68,14 +65,9 @@ class NeedleInHaystack(Task):
         answer = units.answer(stem(city), f" {code}")
         n_hay = haystack_tokens(self.name, n_tokens, units.bos, pin, question, answer)
         start = rng.randrange(len(self.haystack)) if self.start is None else self.start
-        hay = list(islice(cycle(self.haystack), start, start + n_hay))
-        at = self._sentence_end(hay, round(depth * n_hay))
+        hay = stretch(self.haystack, start, n_hay)
+        at = behind_sentence(hay, round(depth * n_hay), self.sentence_ends)
         return Sample(units.bos + hay[:at] + pin + hay[at:] + question, answer, code, depth)
-
-    def _sentence_end(self, hay: list[int], at: int) -> int:
-        """The nearest place at or before ``at`` that follows a sentence (or starts the text), if it is near."""
-        nearest = next((i for i in range(at, max(0, at - NEAR), -1) if hay[i - 1] in self.sentence_ends), 0)
-        return nearest if at - nearest < NEAR else at
 
     def solve(self, prompt_text: str) -> str:
         """The code of the city that the question names."""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedTokenizerFast
 
 from ropewalk.evaluation.benchmarks.ruler_qa import RULER_QA, read_hotpotqa, read_squad
 from tests.evaluation.benchmarks.files import json_list, refused, table
@@ -109,3 +112,25 @@ def test_no_room_and_no_file_are_said(tmp_path: Path) -> None:
     refused(RULER_QA, file, "the documents of q1 are 4 long, there is room for 3", room=3)
     refused(RULER_QA, tmp_path, "no file for the task 'qa_2'", subsets=["qa_2"])
     refused(RULER_QA, json_list(tmp_path, "squad", SQUAD), "neither qa_1.json nor qa_2.json")
+
+
+def test_documents_fill_the_length_in_tokens_and_none_is_cut(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    paragraphs = []
+    for i in range(60):
+        text = f"Town {i} has a mayor. The mayor of town {i} is Ann {i}. The market of town {i} is held every week."
+        answer = {"text": f"Ann {i}", "answer_start": text.index(f"Ann {i}")}
+        qa = {"id": str(i), "question": f"Who is the mayor of town {i}?", "answers": [answer]}
+        paragraphs.append({"context": text, "qas": [qa]})
+    (tmp_path / "qa_1.json").write_text(json.dumps({"data": [{"title": "Towns", "paragraphs": paragraphs}]}))
+
+    def count(text: str) -> int:
+        return len(tokenizer(text).input_ids)
+
+    few, many = (RULER_QA.load(tmp_path, **RULER_QA.sized(n, count)) for n in (1000, 3000))
+    assert sum(len(one.context) for one in many) > 2 * sum(len(one.context) for one in few)
+    for question in few:
+        ids = question.prompt(tokenizer, 1000)
+        assert len(ids) + question.max_new_tokens <= 1000
+        assert question.context in tokenizer.decode(ids)
