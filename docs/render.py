@@ -174,10 +174,10 @@ PARTS = {
 
 def rendered(text: str) -> str:
     """``text`` with everything between ``<!-- NAME -->`` and ``<!-- /NAME -->`` made anew."""
-    for name, make in PARTS.items():
+    for name, render in PARTS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)?(<!-- /{name} -->)", re.DOTALL)
         if pattern.search(text):
-            body = make()
+            body = render()
             text = pattern.sub(lambda match, body=body: f"{match.group(1)}{body}\n{match.group(2)}", text)
     return text
 
