@@ -77,7 +77,7 @@ class InfLLM(AttentionMethod):
         w, run = self._sizes(self.seen_as(text.layer))
         far = text.regions[1]
         represented = self._representatives(text, w)
-        query = per_kv_head(text, text.queries(far))
+        query = per_kv_head(text, text.queries(far)).to(represented.dtype)
         for rows in text.blocks(run):
             known = self._complete((text.past + rows.start) // run * run + 1, w)
             if known == 0:
