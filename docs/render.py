@@ -73,7 +73,8 @@ def reach_table() -> str:
     lengths = [n for n in results["lengths"] if n > results["model"]["window"]]
     found: dict[tuple[str, str, int], list[dict]] = {}
     for row in results["results"]:
-        found.setdefault((row["method"], row["task"], row.get("length", 0)), []).append(row)
+        if "depth" not in row:  # rows of single depths are counted in those of their task
+            found.setdefault((row["method"], row["task"], row.get("length", 0)), []).append(row)
     columns = [f"retrieval at {n}" for n in lengths] + [f"perplexity at {n}" for n in lengths]
     rows = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for method in results["methods"]:
