@@ -95,9 +95,7 @@ class Scale:
     memory: tuple[int, ...]
 
 
-FULL = Scale(
-    {2048: 7, 8192: 5, 32768: 3}, (8192, 32768), 32, matrices=8192, memory=(8192, 32768)
-)  # matrices: 2 GiB each
+FULL = Scale({2048: 5, 8192: 2, 32768: 1}, (8192, 32768), 16, matrices=8192, memory=(32768,))  # matrices: 2 GiB each
 QUICK = Scale({2048: 3, 4096: 1}, (4096,), 8, matrices=2048, memory=(4096,))
 
 
