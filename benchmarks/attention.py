@@ -49,7 +49,7 @@ TRAINED, TARGET = 4096, 32768  # tokens
 PREFILL_LAYERS, DECODE_LAYERS = 1, 8
 HEADS, KV_HEADS, WIDTH, VOCABULARY = 8, 2, 64, 256
 SHORT, STEPS = 1000, 8  # tokens that the windows of every method hold, read and then decoded
-EQUAL = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit
+EQUAL = {torch.float32: 1e-4, torch.bfloat16: 1e-1}  # of the largest logit
 SDPA, MATRICES = "stock SDPA", "two score matrices"
 MIB = 2**20
 
@@ -419,7 +419,7 @@ def main() -> None:
             f"{found['ours']:.4g} against {found['peer']:.4g} {found['unit']}, ratio {found['ratio']:.2f}{missed}",
             flush=True,
         )
-    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")  # what is measured stays, whatever comes
 
 
 if __name__ == "__main__":
