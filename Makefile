@@ -37,12 +37,14 @@ bench: $(VENV)/dev                ## speed, ours against the plain way, into ben
 # Real engines on a CPU, in environments of their own. pip must find torch's CPU wheels: PIP_EXTRA_INDEX_URL.
 VLLM := $(VENV)-vllm
 SGLANG := $(VENV)-sglang
+LLAMA_CPP := $(VENV)-llama-cpp
 SGLANG_NEEDS := transformers numpy pydantic msgspec orjson psutil pyzmq requests tqdm pybase64 fastapi uvicorn uvloop \
   aiohttp ipython setproctitle pillow interegular packaging einops partial_json_parser python-multipart \
   compressed-tensors scipy soundfile prometheus-client
 
-engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done  ## vLLM serves the bundled model; its and SGLang's rotary classes
-	$(BIN)/python benchmarks/engines.py --vllm $(VLLM) --sglang $(SGLANG) --json benchmarks/results/engines.json
+engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done $(LLAMA_CPP)/done  ## vLLM and llama.cpp run the bundled model; rotary classes
+	$(BIN)/python benchmarks/engines.py --vllm $(VLLM) --sglang $(SGLANG) --llama-cpp $(LLAMA_CPP) \
+	  --json benchmarks/results/engines.json
 
 $(VLLM)/done: benchmarks/engines/install.py
 	$(PYTHON) -m venv $(VLLM)
@@ -54,6 +56,13 @@ $(SGLANG)/done: benchmarks/engines/install.py
 	$(PYTHON) -m venv $(SGLANG)
 	$(SGLANG)/bin/python benchmarks/engines/install.py sglang==0.5.23 --torch 2.13.0+cpu \
 	  --only $(SGLANG_NEEDS) --also triton pyyaml watchfiles
+	touch $@
+
+$(LLAMA_CPP)/done:                ## compiled here, some minutes; needs a C and a C++ compiler
+	$(PYTHON) -m venv $(LLAMA_CPP)
+	$(LLAMA_CPP)/bin/python -m pip install --quiet cmake ninja 'scikit-build-core[pyproject]'
+	PATH=$(abspath $(LLAMA_CPP)/bin):$$PATH $(LLAMA_CPP)/bin/python -m pip install --quiet --no-build-isolation \
+	  --no-binary llama-cpp-python llama-cpp-python==0.3.36
 	touch $@
 
 $(VENV)/core: pyproject.toml constraints.txt

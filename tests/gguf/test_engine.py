@@ -1,34 +1,33 @@
 """Real llama.cpp on files from here: log-probabilities and token ids are those of transformers.
 
-Needs ``ROPEWALK_LLAMA_CPP``: the Python of an environment with llama-cpp-python built from source.
+Needs ``ROPEWALK_LLAMA_CPP``: an environment with llama-cpp-python built from source (``make engines`` makes one), or
+its Python.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 pytest.importorskip("gguf")
 
 import ropewalk
+from benchmarks.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
 from ropewalk import method
 from ropewalk.extend import extend
 from ropewalk.gguf import patch_gguf, set_keys, write_gguf
 from ropewalk.gguf.rope import rope_of_checkpoint
 from tests.gguf.checkpoints import checkpoint
 
-PYTHON = os.environ.get("ROPEWALK_LLAMA_CPP", "")
-RUNNER = Path(__file__).parents[2] / "benchmarks" / "engines" / "llama_cpp_logprobs.py"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="ROPEWALK_LLAMA_CPP names no Python")]
+VENV = os.environ.get("ROPEWALK_LLAMA_CPP", "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VENV, reason="ROPEWALK_LLAMA_CPP names no environment")]
 N = 2048
-BOUND = 5e-3
+BOUND = ALLOWED["llama.cpp"]
 METHODS = ["pi", "yarn", "yarn(attention_factor=1.3)", "yarn(truncate=False)", "ntk-aware", "llama3", "resonance+yarn",
            "giraffe(basis='truncated')"]  # fmt: skip
 TEXTS = [
@@ -36,13 +35,6 @@ TEXTS = [
     "🙂👍🏽 \u00a0\u200b\u2028 ü \x00\x07 \ufffd <s></s> <pad> <|endoftext|> a\n \n  b\t\t\r\n\r\nc",
     Path(ropewalk.__file__).read_text("utf-8"),
 ]
-
-
-def ask(path, prompts=(), texts=(), **parameters):
-    request = json.dumps({"gguf": str(path), "prompts": prompts, "texts": texts, "parameters": parameters})
-    done = subprocess.run([PYTHON, str(RUNNER)], input=request, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
 
 
 @cache
@@ -54,16 +46,8 @@ def prose():
     return AutoTokenizer.from_pretrained(folder).encode(text[: 6 * N])[:N]
 
 
-@torch.no_grad()
-def logprobs(folder, ids):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    table = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
-    return table.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-
-
 def largest_difference(path, folder, ids, **parameters):
-    seen = torch.tensor(ask(path, [ids], **parameters)["logprobs"][0], dtype=torch.float64)
-    return float((seen - logprobs(folder, ids)).abs().max())
+    return against_llama_cpp(Path(VENV), path, folder, ids, **parameters)[0]
 
 
 @pytest.mark.parametrize("spelling", METHODS)
@@ -71,7 +55,7 @@ def test_the_bundled_model_extended_computes_the_same(spelling, tmp_path):
     folder = extend("demo", N, method(spelling), tmp_path / "model").folder
     path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
     assert largest_difference(path, folder, prose()) <= BOUND
-    assert ask(path)["context_trained"] == N
+    assert ask_llama_cpp(Path(VENV), path)["context_trained"] == N
 
 
 def test_the_plain_model_computes_the_same_inside_its_window(tmp_path):
@@ -126,7 +110,7 @@ def test_token_ids_are_those_of_transformers(family, tmp_path):
     folder = folder if family == "llama" else checkpoint(tmp_path / "qwen2", "qwen2")
     path = write_gguf(folder, tmp_path / "m.gguf", "F16").path
     live = AutoTokenizer.from_pretrained(folder)
-    for text, ids in zip(TEXTS, ask(path, texts=TEXTS)["tokens"], strict=True):
+    for text, ids in zip(TEXTS, ask_llama_cpp(Path(VENV), path, texts=TEXTS)["tokens"], strict=True):
         assert ids == live.encode(text, add_special_tokens=False)
 
 
