@@ -149,7 +149,8 @@ def in_vllm(venv: Path, quick: bool) -> list[dict[str, Any]]:
     """Every method as a folder; then YaRN by overrides on the unextended folder, the way back, and folded."""
     text, source = held_out()
     ids = text[:TOKENS]
-    rows, port = [], 8100
+    rows: list[dict[str, Any]] = []
+    port = 8100
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         log = place / "log"
@@ -193,14 +194,14 @@ def control(keyed: Path, ids: list[int], venv: Path, port: int, log: Path) -> di
 
 
 def ask_llama_cpp(
-    venv: Path, file: Path, prompts: Sequence[list[int]] = (), texts: Sequence[str] = (), **parameters: float
+    venv: Path, file: Path, prompts: Sequence[list[int]] = (), texts: Sequence[str] = (), **parameters: Any
 ) -> dict[str, Any]:
     """What ``engines/llama_cpp_logprobs.py`` answers about a GGUF file; ``parameters`` are of llama.cpp's context."""
     request = {"gguf": str(file), "prompts": prompts, "texts": texts, "parameters": parameters}
     return _run(venv, "llama_cpp_logprobs.py", request=request)
 
 
-def against_llama_cpp(venv: Path, file: Path, folder: Path, ids: list[int], **parameters: float) -> tuple[float, int]:
+def against_llama_cpp(venv: Path, file: Path, folder: Path, ids: list[int], **parameters: Any) -> tuple[float, int]:
     """Largest difference of a log-probability between a GGUF file and a checkpoint; the context the file declares."""
     answer = ask_llama_cpp(venv, file, [ids], **parameters)
     found = torch.tensor(answer["logprobs"][0], dtype=torch.float64)
@@ -210,12 +211,12 @@ def against_llama_cpp(venv: Path, file: Path, folder: Path, ids: list[int], **pa
 def in_llama_cpp(venv: Path, quick: bool) -> list[dict[str, Any]]:
     """The unextended model in its window, every method, and PI without its frequencies; weights and cache float32."""
     text, source = held_out()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
 
-        def add(name: str, folder: Path, ids: list[int]) -> Path:
-            file = write_gguf(folder, place / f"{len(rows)}.gguf", "F32").path
+        def add(name: str, folder: Path, ids: list[int]) -> None:
+            file = write_gguf(folder, place / f"{name}.gguf", "F32").path
             difference, longest = against_llama_cpp(venv, file, folder, ids)
             rows.append({
                 "name": name,
@@ -225,14 +226,12 @@ def in_llama_cpp(venv: Path, quick: bool) -> list[dict[str, Any]]:
                 "holds": difference <= ALLOWED["llama.cpp"] and longest == len(ids),
             })  # fmt: skip
             print(f"{name}, llama.cpp: {difference:.2g} over {len(ids)} tokens, context {longest}", flush=True)
-            return file
 
         add("plain", source, text[: TARGET // 4])
-        files = {}
         for name, spelling in list(METHODS.items())[: 2 if quick else None]:
-            files[name] = add(name, extend("demo", TARGET, method(spelling), place / f"{len(rows)}").folder, text)
-        without = patch_gguf(files["PI"], "demo", place / "without.gguf").path
-        difference, _ = against_llama_cpp(venv, without, place / "1", text)
+            add(name, extend("demo", TARGET, method(spelling), place / name).folder, text)
+        without = patch_gguf(place / "PI.gguf", "demo", place / "without.gguf").path
+        difference, _ = against_llama_cpp(venv, without, place / "PI", text)
     print(f"control, PI without rope_freqs: {difference:.2g}", flush=True)
     holds = difference > 10 * ALLOWED["llama.cpp"]
     name = "control: PI without rope_freqs"
