@@ -146,7 +146,7 @@ def compose(*methods: Method) -> Method:
         for axis in sorted(part.axes):
             if axis in taken:
                 raise UserError(
-                    f"{taken[axis].id} and {part.id} both set the {axis}; a model has one {axis}",
+                    f"{taken[axis].id} and {part.id} both set the {axis}, which one method decides",
                     "Choose one of them.",
                 )
             taken[axis] = part
