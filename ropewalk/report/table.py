@@ -35,9 +35,9 @@ def summary_table(comparison: Mapping[str, Any], intervals: bool = True) -> Tabl
         caption_justify="left",
         caption_style="",
     )
-    table.add_column("\nMethod", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column("\nMethod", overflow="fold", min_width=12)
     for _, heading, _ in columns:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=True, min_width=max(map(len, heading.split("\n"))))
     for method in read.methods:
         cells = []
         for key, _, printer in columns:
