@@ -57,7 +57,8 @@ class Server(Backend):
         self.pace, self.workers = pace, workers
         # A server does not show its weights: records are found again by its address and the model's name.
         self.basis = {"model": f"{url} {served}", "method": "none"}
-        self.scores_texts = self._echoes()
+        self.tells_likelihoods = self._tells_likelihoods()
+        self.scores_texts = self.tells_likelihoods and self._echoes()
 
     @property
     def how(self) -> str:
@@ -83,7 +84,7 @@ class Server(Backend):
 
     def _reply(self, ask: Ask) -> Reply:
         """Greedy text, compared with the answer's."""
-        choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), logprobs=1 if ask.answer else None)
+        choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), **self._likelihoods(ask))
         text = str(choice.text)
         if not ask.answer:
             return Reply(text=text)
@@ -94,6 +95,10 @@ class Server(Backend):
         sure = right and len(own) == len(ask.answer)
         return Reply(right, float(np.mean(own)) if sure else None, text=text if ask.room else "")
 
+    def _likelihoods(self, ask: Ask) -> dict[str, int]:
+        """The argument that asks for log-probabilities, where they are wanted and given."""
+        return {"logprobs": 1} if ask.answer and self.tells_likelihoods else {}
+
     def _losses(self, row: Sequence[int]) -> Losses:
         choice = self._complete(row, 1, logprobs=1, echo=True)
         known = getattr(choice.logprobs, "token_logprobs", None) or []
@@ -101,11 +106,22 @@ class Server(Backend):
             raise UserError(f"{self.url} does not give the log-probabilities of a prompt", "Leave ppl out of --tasks.")
         return -np.asarray(known[1 : len(row)], np.float64)
 
+    def _tells_likelihoods(self) -> bool:
+        """Whether the server gives log-probabilities; without them answers are judged all the same."""
+        self._complete(self._words(), 1)  # what stops this is not about log-probabilities
+        try:
+            self._complete(self._words(), 1, logprobs=1)
+        except UserError:
+            return False
+        return True
+
+    def _words(self) -> list[int]:
+        return list(self.tokenizer("One two three.", add_special_tokens=False).input_ids)
+
     def _echoes(self) -> bool:
         """Whether the server scores the tokens of a prompt."""
-        ids = list(self.tokenizer("One two three.", add_special_tokens=False).input_ids)
         try:
-            self._losses(ids)
+            self._losses(self._words())
         except UserError:
             return False
         return True
