@@ -24,7 +24,7 @@ from tests.evaluation.tokenizers import VOCABULARY, byte_level
 from tests.models import tiny
 
 needs_client = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("openai") is None, reason="the extra 'server' is not installed"
+    __import__("importlib.util").util.find_spec("openai") is None, reason="the extra 'openai' is not installed"
 )
 
 
@@ -46,6 +46,9 @@ class Stub(BaseHTTPRequestHandler):
             return
         if asked.get("echo") and not self.server.echoes:
             self._send(400, {"error": {"message": "echo is not supported"}})
+            return
+        if asked.get("logprobs") and not self.server.tells:
+            self._send(400, {"error": {"message": "logprobs: 1 does not fit"}})
             return
         self._send(200, self._completion(asked))
 
@@ -90,6 +93,7 @@ def stub() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.model, server.tokenizer = tiny("llama", vocab_size=VOCABULARY), byte_level()
     server.served, server.requests, server.failures, server.echoes = ["tiny"], [], [], True
+    server.tells = True
     server.lock = threading.Lock()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -97,6 +101,15 @@ def stub() -> Iterator[Any]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@needs_client
+def test_answers_are_judged_where_a_server_gives_no_likelihoods(stub, checkpoint) -> None:
+    stub.tells = False
+    server, prompt = connect(stub.url, str(checkpoint)), [3, 4, 5, 6, 7] * 4
+    told = [int(token) for token in stub.model.generate(torch.tensor([prompt]), max_new_tokens=3, do_sample=False)[0]]
+    (_, reply), *_ = server.ask([Ask(prompt, told[len(prompt) :])])
+    assert reply.right and reply.logprob is None and not server.scores_texts
 
 
 @needs_client
