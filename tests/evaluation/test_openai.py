@@ -64,7 +64,8 @@ class Stub(BaseHTTPRequestHandler):
                 losses = [None, *(-token_nll(self.server.model, ids)[0]).tolist(), *losses]
         text = self.server.tokenizer.decode(row[len(asked["prompt"]) :], skip_special_tokens=True)
         logprobs = {"token_logprobs": losses, "tokens": [], "top_logprobs": [], "text_offset": []}
-        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": "length"}
+        told = logprobs if asked.get("logprobs") else None
+        choice = {"index": 0, "text": text, "logprobs": told, "finish_reason": "length"}
         return {"id": "1", "object": "text_completion", "created": 1, "model": asked["model"], "choices": [choice]}
 
     def _send(self, code: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
