@@ -4,7 +4,7 @@
 
 Three rows. "planted": all needles in one haystack; the peer is a single prefill of the longest context, which no way of
 asking can beat. "single": one needle per prompt; the peer is one forward per prompt. "peak memory": of the planted grid
-above the weights and the keys and values; the peer is the budget of 1 GB. Times are taken in alternation, and both ways
+beside the weights; the peer is what its keys and values take, and 1 GB. Times are taken in alternation, and both ways
 must give the same verdicts.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ropewalk.evaluation.cells import cells
 from ropewalk.evaluation.nll import answer_match
 from ropewalk.evaluation.prefix import Runner, Trunk
 from ropewalk.loading import load
+from ropewalk.planning.measure import peak_bytes
 
 DEPTHS = [tenth / 10 for tenth in range(11)]
 EQUAL = 1e-3  # of mean log-probabilities, in nats
@@ -100,24 +100,18 @@ def planted(model: PreTrainedModel, tokenizer: Any, lengths: list[int], repeats:
 
 
 def memory(model: PreTrainedModel, tokenizer: Any, lengths: list[int]) -> dict[str, Any]:
-    """Peak memory of the planted grid above what the process and the cache held before it, in GB."""
+    """Peak tensor memory of the planted grid beside the weights, against its cache and 1 GB."""
     asks = questions("niah-planted", lengths, tokenizer)
     runner = Runner(model)
     trunk = Trunk(runner, 8)
     trunk.forward([3])
     layer = trunk.cache.layers[0]
     per_token = 2 * layer.keys[..., :1, :].numel() * layer.keys.element_size() * len(trunk.cache.layers)
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        list(runner.run(asks))
-        peak = torch.cuda.max_memory_allocated() - before
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        list(runner.run(asks))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    above = max(0.0, peak - per_token * lengths[-1]) / 1e9
-    return entry("peak memory above weights and cache", [above], [1.0], "GB", model, lengths)
+    peak = peak_bytes(lambda: list(runner.run(asks)), model.device)
+    allowed = per_token * lengths[-1] + 1e9
+    return entry(
+        "peak memory beside the weights, against cache and 1 GB", [peak / 1e9], [allowed / 1e9], "GB", model, lengths
+    )
 
 
 def entry(
@@ -156,7 +150,7 @@ def main() -> None:
         lengths = [longest >> k for k in range(3 if arguments.quick else 5, -1, -1)]
         with YaRN().on(model, to=longest):
             if measure is single:
-                rows.append(memory(model, tokenizer, lengths))  # first: the process's peak never falls
+                rows.append(memory(model, tokenizer, lengths))
             prefill(model, list(range(3, 60)))
             rows.append(measure(model, tokenizer, lengths, repeats))
     for row in rows:
