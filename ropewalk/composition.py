@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,13 +22,10 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 _Length = TypeVar("_Length", int, int | None)
 
 
-@dataclass(frozen=True)
-class ComposedFrequencies(FrequencyMethod):
-    """Frequencies of one part, refined and tempered by the others. Made by ``compose``."""
+class _Joined(Method):
+    """What a method of several says of itself."""
 
-    parts: tuple[FrequencyMethod, ...]
-
-    name: ClassVar[str] = "composed"
+    parts: tuple[Any, ...]
 
     @property
     def id(self) -> str:
@@ -39,12 +36,21 @@ class ComposedFrequencies(FrequencyMethod):
         return frozenset().union(*(part.axes for part in self.parts))
 
     @property
-    def runtime(self) -> bool:  # type: ignore[override]
-        return any(part.runtime for part in self.parts)
-
-    @property
     def length_dependent(self) -> bool:  # type: ignore[override]
         return any(part.length_dependent for part in self.parts)
+
+
+@dataclass(frozen=True)
+class ComposedFrequencies(_Joined, FrequencyMethod):  # type: ignore[override]
+    """Frequencies of one part, refined and tempered by the others. Made by ``compose``."""
+
+    parts: tuple[FrequencyMethod, ...]
+
+    name: ClassVar[str] = "composed"
+
+    @property
+    def runtime(self) -> bool:  # type: ignore[override]
+        return any(part.runtime for part in self.parts)
 
     @property
     def _source(self) -> FrequencyMethod:
@@ -74,7 +80,7 @@ class ComposedFrequencies(FrequencyMethod):
 
 
 @dataclass(frozen=True)
-class Composed(Method):
+class Composed(_Joined):
     """Frequencies (or the model's own) under attention methods. Made by ``compose``.
 
     Where an attention method states an ``effective_window`` beyond the trained one, frequencies stretch the window to
@@ -87,20 +93,8 @@ class Composed(Method):
     name: ClassVar[str] = "composed"
 
     @property
-    def parts(self) -> tuple[Method, ...]:
+    def parts(self) -> tuple[Method, ...]:  # type: ignore[override]
         return (*(() if self.frequencies is None else (self.frequencies,)), *self.attention)
-
-    @property
-    def id(self) -> str:
-        return "+".join(part.id for part in self.parts)
-
-    @property
-    def axes(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset().union(*(part.axes for part in self.parts))
-
-    @property
-    def length_dependent(self) -> bool:  # type: ignore[override]
-        return any(part.length_dependent for part in self.parts)
 
     @property
     def cache_exact(self) -> bool:  # type: ignore[override]
