@@ -90,6 +90,11 @@ class RopeSpec:
         scaled = self.long_factors is not None or any(f != 1.0 for f in self.factors)
         return not scaled and self.attention_factor == 1.0 and self.rope_type != "dynamic"
 
+    @property
+    def switches(self) -> bool:
+        """True if other factors take over past the window."""
+        return self.long_factors not in (None, self.factors)
+
     def scale(self, target: int) -> float:
         """S = target / L, never below 1: a window is not made shorter."""
         return max(1.0, target / self.window)

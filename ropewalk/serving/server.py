@@ -98,7 +98,7 @@ def _scheduler(
     specs: Mapping[str, RopeSpec],
 ) -> Scheduler:
     """Jobs share a batch unless rows would change each other or the method brings its own cache."""
-    switches = sorted({spec.window for spec in specs.values() if spec.long_factors not in (None, spec.factors)})
+    switches = sorted({spec.window for spec in specs.values() if spec.switches})
     cache = getattr(method, "cache", None)
     return Scheduler(
         model,

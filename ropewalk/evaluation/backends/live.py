@@ -122,7 +122,7 @@ def length_dependent(method: Method, model: PreTrainedModel) -> bool:
         specs = read(model.config).values()
     except UserError:  # no rotary embedding
         return False
-    return any(spec.rope_type == "dynamic" or spec.long_factors not in (None, spec.factors) for spec in specs)
+    return any(spec.rope_type == "dynamic" or spec.switches for spec in specs)
 
 
 def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fingerprint: str) -> dict[str, Any]:
