@@ -7,6 +7,7 @@ P = exp(S - lse) and dS = P * (dP - rowsum(dO * O)) are the tile's part of the e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -147,7 +148,13 @@ class Dense:
     softcap: float | None = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        parts = [self._rows(q, k, v, scale, i, visible(i, q, k, causal)) for i in range(0, q.shape[-2], ROWS)]
+        return self.masked(q, k, v, causal_masks(q, k, causal), scale)
+
+    def masked(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor | None], scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, with one mask per ``ROWS`` queries, bool [.., rows, K]; it may show a row no key."""
+        parts = [self._rows(q, k, v, scale, i * ROWS, mask) for i, mask in enumerate(masks)]
         outs, sums = zip(*parts, strict=True)
         return torch.cat(outs, -2), torch.cat(sums, -1)
 
@@ -171,8 +178,7 @@ class Dense:
     def backward(
         self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
     ) -> Gradients:
-        masks = [visible(i, q, k, causal) for i in range(0, q.shape[-2], ROWS)]
-        return self.gradients(do, q, k, v, o, lse, scale, masks)
+        return self.gradients(do, q, k, v, o, lse, scale, causal_masks(q, k, causal))
 
     def gradients(
         self,
@@ -183,7 +189,7 @@ class Dense:
         o: Tensor,
         lse: Tensor,
         scale: float,
-        masks: list[Tensor | None],
+        masks: Sequence[Tensor | None],
     ) -> Gradients:
         """As ``backward``, with one mask per ``ROWS`` queries."""
         kind = _precise(q)
@@ -201,25 +207,11 @@ class Dense:
             dv += p.mT @ grad
         return torch.cat(dq, -2).to(q.dtype), _per_key_head(dk, k), _per_key_head(dv, v)
 
-    def ragged(self, q: Tensor, k: Tensor, v: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
-        """As ``forward``, row i seeing the keys ``tile.bounds[:, i]`` (indices that start at ``tile.k0``)."""
-        parts = [self._rows(q, k, v, scale, i, mask) for i, mask in _enumerate(bounds_masks(tile, q.device))]
-        outs, sums = zip(*parts, strict=True)
-        return torch.cat(outs, -2), torch.cat(sums, -1)
 
-    def masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """As ``forward`` where ``mask``, bool [B or 1, H or 1, Q or 1, K], shows a key; it may show a row none."""
-        rows = mask.expand(*mask.shape[:2], q.shape[-2], -1).split(ROWS, -2)
-        outs, sums = zip(*(self._rows(q, k, v, scale, i * ROWS, part) for i, part in enumerate(rows)), strict=True)
-        return torch.cat(outs, -2), torch.cat(sums, -1)
-
-
-def visible(i: int, q: Tensor, k: Tensor, causal: bool) -> Tensor | None:
-    """Mask of queries i .. i + ROWS of a tile, bool [rows, K], or None if all keys are seen."""
-    if not causal:
-        return None
-    rows = torch.arange(i, min(i + ROWS, q.shape[-2]), device=q.device)
-    return torch.arange(k.shape[-2], device=q.device) <= rows[:, None]
+def causal_masks(q: Tensor, k: Tensor, causal: bool) -> list[Tensor | None]:
+    """Masks of a causal tile, one per ``ROWS`` queries, bool [rows, K]; None if all keys are seen."""
+    rows, keys = (torch.arange(x.shape[-2], device=q.device) for x in (q, k))
+    return [keys <= some[:, None] if causal else None for some in rows.split(ROWS)]
 
 
 def bounds_masks(tile: Tile, device: torch.device) -> list[Tensor | None]:
@@ -229,10 +221,6 @@ def bounds_masks(tile: Tile, device: torch.device) -> list[Tensor | None]:
     keys = torch.arange(tile.k0, tile.k1, device=device)
     whole = (keys >= lo) & (keys < hi)
     return list(whole.split(ROWS))
-
-
-def _enumerate(masks: list[Tensor | None]) -> list[tuple[int, Tensor | None]]:
-    return [(ROWS * i, mask) for i, mask in enumerate(masks)]
 
 
 def per_query_head(x: Tensor, q: Tensor) -> Tensor:

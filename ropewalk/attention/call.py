@@ -67,7 +67,7 @@ class Call:
         scale: of the logits.
         backend: computes the tiles.
         sinks: logits of a key without value, [H], or None.
-        layer: the layer itself.
+        layer: the layer itself, for methods that pick keys by content.
         choosing: methods that pick keys by content; where there is none, regions are all.
     """
 

@@ -104,6 +104,7 @@ class _Attached:
     layer: Layer
     kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
+    choosing: tuple[AttentionMethod, ...]  # methods that pick keys by content
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
 
@@ -118,6 +119,7 @@ class Engine:
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
+        self.by_layer = any(method.by_layer for method in methods)
         self.varies = any(method.length_dependent for method in methods)
         self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
 
@@ -160,7 +162,8 @@ class Engine:
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
             kind = kinds.setdefault(replace(layer, index=0), len(kinds))
-            self.attached.append(_Attached(self, layer, kind, rope))
+            choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
+            self.attached.append(_Attached(self, layer, kind, rope, choosing))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
 
@@ -224,8 +227,8 @@ class Engine:
             scale,
             backend_for(query, softcap),
             sinks,
-            replace(attached.layer, sliding=sliding),
-            tuple(method for method in self.methods if method.by_content and attached.layer.extended),
+            replace(attached.layer, sliding=sliding) if attached.choosing else attached.layer,
+            attached.choosing,
         )
         out = call.attend()
         if caching:
@@ -248,8 +251,7 @@ class Engine:
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        kind = attached.layer if any(method.by_layer for method in self.methods) else attached.kind
-        name = "temperature", kind, attached.rope
+        name = "temperature", attached.layer if self.by_layer else attached.kind, attached.rope
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query

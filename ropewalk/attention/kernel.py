@@ -73,11 +73,7 @@ def _forward(
     backend: Backend,
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    q = queries[0]
-    if len(parts) == 1 and sinks is None and _is_whole(parts[0], q.shape[-2]):
-        return _tile_forward(parts[0], queries, keys, values, scale, backend)
-    merged = accumulate(parts, queries, keys, values, scale, backend)
-    return finish(*merged, sinks, q.dtype)
+    return finish(*accumulate(parts, queries, keys, values, scale, backend), sinks, queries[0].dtype)
 
 
 def accumulate(
@@ -90,7 +86,9 @@ def accumulate(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
     q = queries[0]
-    if parts and _is_whole(parts[0], q.shape[-2]):  # the usual case of decoding
+    if parts and _is_whole(
+        parts[0], q.shape[-2]
+    ):  # nothing to merge into: plain texts, and the first region of a decoded token
         merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
         merged, parts = merged.to(torch.promote_types(q.dtype, torch.float32)), parts[1:]
     else:
@@ -145,7 +143,7 @@ def _tile_forward(
     k, v = (_columns(part, x, queries[0].shape[1]) for x in (keys[part.key], values))
     kind = part.tile.kind
     if kind == "ragged":
-        return dense(backend).ragged(q, k, v, part.tile, scale)
+        return dense(backend).masked(q, k, v, bounds_masks(part.tile, q.device), scale)
     if kind == "mirrored":  # j >= i is j' <= i' seen from the other end
         o, lse = backend.forward(q.flip(-2), k.flip(-2), v.flip(-2), True, scale)
         return o.flip(-2), lse.flip(-1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ropewalk.attention.backends import Backend, dense
+from ropewalk.attention.backends import ROWS, Backend, dense
 from ropewalk.attention.cache import Growing
 from ropewalk.attention.kernel import merge
 from ropewalk.attention.regions import PLAIN, Layer, Region
@@ -148,7 +148,8 @@ def meet(recalled: Recalled, text: Text, out: Tensor, lse: Tensor, backend: Back
     if mask is None:
         part = backend.forward(q, k, v, False, text.scale)
     else:
-        part = dense(backend).masked(q, k, v, mask, text.scale)
+        rows_of = mask.expand(*mask.shape[:2], q.shape[-2], -1).split(ROWS, -2)
+        part = dense(backend).masked(q, k, v, rows_of, text.scale)
     merge(out[:, :, rows], lse[:, :, rows], *part)
 
 
