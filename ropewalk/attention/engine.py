@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ropewalk.attention import cache_argument
 from ropewalk.attention.backends import backend_for
 from ropewalk.attention.cache import KeyMemo
 from ropewalk.attention.call import Call, Turn
@@ -107,6 +108,7 @@ class _Attached:
     choosing: tuple[AttentionMethod, ...]  # methods that pick keys by content
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
+    attended: bool = False  # in this forward
 
 
 class Engine:
@@ -119,6 +121,7 @@ class Engine:
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
+        self.static = False  # whether the cache holds slots that are not written yet
         self.by_layer = any(method.by_layer for method in methods)
         self.varies = any(method.length_dependent for method in methods)
         self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
@@ -131,7 +134,7 @@ class Engine:
         """
         body = decoder(model)
         config: Any = body.config
-        self.names = list(inspect.signature(body.forward).parameters)
+        self.names = _argument_names(body)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         extended = extended_layers(config)
@@ -172,7 +175,7 @@ class Engine:
         documents = keywords.pop("document_ids", None)
         given = dict(zip(self.names, arguments, strict=False)) | keywords
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        cache, positions = given.get("past_key_values"), given.get("position_ids")
+        cache, positions = cache_argument.among(given), given.get("position_ids")
         if positions is not None and positions.ndim != 2:
             raise UserError(f"position_ids have {positions.ndim} dimensions, expected [batch, tokens]")
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -189,11 +192,27 @@ class Engine:
                 setattr(carrier, LAYOUT, self.layout)
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
+        self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
         for attached in self.attached:
             index = attached.layer.index
             attached.memo.begin(_stable_keys(layers[index]) if index < len(layers) else None, past)
+            attached.attended = False
         return arguments, keywords
+
+    def end(self, body: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        """After the decoder's forward: every layer came here.
+
+        Raises:
+            UserError: naming the layers that attended elsewhere, without rotation.
+        """
+        elsewhere = [attached.layer.index for attached in self.attached if not attached.attended]
+        if elsewhere:
+            raise UserError(
+                f"layers {elsewhere} of {type(body).__name__} did not attend through the function that the method "
+                "registered; the result is not the method's",
+                "Leave config._attn_implementation alone while a method is on.",
+            )
 
     def attend(
         self,
@@ -210,7 +229,10 @@ class Engine:
         """Attention of one layer, [B, H, Q, Dv]."""
         if query.shape[-2] != layout.queries:
             raise UserError(f"{query.shape[-2]} queries reached attention, {layout.queries} tokens went into the model")
-        view = layout.view(key.shape[-2], self.kept.get(attached.layer.index))
+        attached.attended = True
+        kept = self.kept.get(attached.layer.index)
+        self._refuse_unseen(attached.layer, key.shape[-2], layout, kept is not None or sliding is not None)
+        view = layout.view(key.shape[-2], kept)
         turn = None if attached.rope is None else attached.rope.at(layout.length)
         if turn is not attached.turn:  # keys under the old frequencies are of no use
             attached.turn, attached.memo = turn, KeyMemo()
@@ -234,6 +256,21 @@ class Engine:
         if caching:
             attached.memo.end(key)
         return out
+
+    def _refuse_unseen(self, layer: Layer, slots: int, layout: Layout, may_forget: bool) -> None:
+        """Refuse keys that the cache which was seen does not account for.
+
+        Raises:
+            UserError: naming the layer, the keys that reached it and those expected.
+        """
+        fewer = may_forget or layer.chunk is not None
+        if slots == layout.total or (self.static and slots > layout.total) or (fewer and slots < layout.total):
+            return
+        raise UserError(
+            f"layer {layer.index} was given {slots} keys, expected {layout.total}: {layout.past} that the cache held and "
+            f"{layout.queries} new ones; the model reads from a cache that cannot be followed",
+            "Pass one transformers.Cache to the model, or none; see README, Development, for the tested versions.",
+        )
 
     def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
@@ -266,6 +303,23 @@ class Engine:
             found.append(rope.rotation.temperature(m))
         shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if t is not None]
         return math.prod(shaped[1:], start=shaped[0]) if shaped else None
+
+
+def _argument_names(body: nn.Module) -> list[str]:
+    """Names of the arguments of a decoder's forward, in their order.
+
+    Raises:
+        UserError: if one is missing that the engine reads what it must know from.
+    """
+    names = list(inspect.signature(body.forward).parameters)
+    missing = [name for name in ("attention_mask", "position_ids", "inputs_embeds") if name not in names]
+    if missing:
+        raise UserError(
+            f"the forward of {type(body).__name__} has no argument {missing[0]!r}, expected one; padding and positions "
+            "cannot be followed",
+            "Methods of kind frequencies work on it: ropewalk methods",
+        )
+    return names
 
 
 def _visible(mask: Any, total: int) -> Tensor | None:
@@ -391,4 +445,5 @@ def engaged(
         _ENGINES[id(config)] = engine
         stack.callback(_ENGINES.pop, id(config))
         stack.callback(body.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)
+        stack.callback(body.register_forward_hook(engine.end).remove)
         yield

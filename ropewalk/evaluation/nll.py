@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropewalk.attention.cache_argument import as_argument
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 BATCH_TOKENS = 4096  # per forward; on a CPU, larger batches are slower
 CHUNK = 1024  # positions whose logits exist at the same time
@@ -83,7 +85,12 @@ def answer_match(
 
 
 def best_and_nll(
-    model: PreTrainedModel, ids: Tensor, keep: Sequence[int], targets: Sequence[int], **forward: object
+    model: PreTrainedModel,
+    ids: Tensor,
+    keep: Sequence[int],
+    targets: Sequence[int],
+    cache: Cache | None = None,
+    **forward: object,
 ) -> Tensor:
     """The likeliest next token at some positions of a row, and the loss of given ones, by a forward of the caller's.
 
@@ -92,18 +99,22 @@ def best_and_nll(
         ids: int64 [1, N], on the model's device.
         keep: K positions of the row.
         targets: the token whose loss is wanted behind each of them.
-        **forward: what else goes to the model (mask, positions, cache).
+        cache: keys and values of what was read before.
+        **forward: what else goes to the model (mask, positions).
 
     Returns:
         float32 [K, 2] on the CPU: the argmax (a whole number, exact below 2 ** 24) and the target's loss in nats.
     """
+    body = model.get_decoder()
     if not keep:
-        model.get_decoder()(input_ids=ids, **forward)
+        body(input_ids=ids, **as_argument(body, cache), **forward)
         return torch.zeros(0, 2)
     whole = _head_is_enough(model)
-    out = model.get_decoder()(input_ids=ids, **forward)[0] if whole else model(input_ids=ids, **forward).logits
-    rows = out[0, torch.tensor(keep, device=out.device)]
-    goals = torch.tensor(targets, device=out.device)
+    reader = body if whole else model
+    out = reader(input_ids=ids, **as_argument(reader, cache), **forward)
+    states = out[0] if whole else out.logits
+    rows = states[0, torch.tensor(keep, device=states.device)]
+    goals = torch.tensor(targets, device=states.device)
     size = max(1, min(CHUNK, LOGITS // model.config.get_text_config(decoder=True).vocab_size))
     parts = zip(rows.split(size), goals.split(size), strict=True)
     return torch.cat(

@@ -246,7 +246,7 @@ class Trunk:
             attention_mask = bias.masked_fill_(~mask.to(device), torch.finfo(bias.dtype).min)[None, None]
         row = torch.tensor([list(ids)], device=device)
         more = {"attention_mask": attention_mask, "position_ids": places[None].to(device), "use_cache": True}
-        found = best_and_nll(self.model, row, keep, targets, past_key_values=self.cache, **more)
+        found = best_and_nll(self.model, row, keep, targets, self.cache, **more)
         self.length = end
         self.runner.read += len(ids)
         return found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+from ropewalk.attention import cache_argument
 from ropewalk.serving.text import TextStream
 
 if TYPE_CHECKING:
@@ -293,11 +294,11 @@ class _Batch:
             input_ids=self._tokens[:, seen:].to(device),
             attention_mask=self._visible.to(device),
             position_ids=positions[:, seen:].to(device),
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **cache_argument.as_argument(self._model, self._cache),
         )
-        self._cache = out.past_key_values
+        self._cache = cache_argument.of_output(out)
         logits: Tensor = out.logits[:, -1].float()
         return logits
 
