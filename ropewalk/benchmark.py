@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.errors import UserError
 from ropewalk.evaluate import Request, opened
-from ropewalk.files import explained, write_text
+from ropewalk.files import explained, refuse_results, write_text
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.benchmarks.base import Question
@@ -53,7 +53,9 @@ def benchmark(
     from ropewalk.evaluation.benchmarks.run import measure
     from ropewalk.evaluation.engine import Progress
     from ropewalk.evaluation.store import SampleStore
+    from ropewalk.loading import local
 
+    refuse_results(out, local([request.of.model], request.of.data))
     started, wanted = time.monotonic(), benchmarks.benchmark(request.name)
     source, judge = request.of.data or wanted.hub, _judge(request)
     if request.of.is_server and not request.of.lengths:

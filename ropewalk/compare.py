@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__, catalogue
 from ropewalk.errors import UserError, did_you_mean
-from ropewalk.files import explained, write_text
+from ropewalk.files import explained, refuse_results, write_text
 from ropewalk.lengths import show
 
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     from ropewalk.evaluation import compare as engine
     from ropewalk.evaluation.documents import load as load_documents
     from ropewalk.evaluation.store import SampleStore
-    from ropewalk.loading import load
+    from ropewalk.loading import load, local
     from ropewalk.report.page import write as write_report
     from ropewalk.rope.config import read, starting_specs, window_of
 
     started = time.monotonic()
+    refuse_results(out, local([request.model], request.data))
     documents = load_documents(request.data) if "ppl" in request.tasks else {}
     model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
     window = window_of(starting_specs(model.config))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__, catalogue
 from ropewalk.errors import UserError
-from ropewalk.files import explained, write_text
+from ropewalk.files import explained, refuse_results, write_text
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.backends.base import Backend
@@ -82,8 +82,10 @@ def evaluate(request: Request, out: Path, progress: Callable[[Progress], None] =
         UserError: for everything that a user can mend.
     """
     from ropewalk.evaluation.store import SampleStore
+    from ropewalk.loading import local
     from ropewalk.report.evaluation import write as write_report
 
+    refuse_results(out, local([request.model], request.data))
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     with SampleStore(out / "samples.sqlite") as store:

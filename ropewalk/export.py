@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import UserError
 from ropewalk.extend import bring, config_text, extend, extended_config
-from ropewalk.files import new_folder, write_text
+from ropewalk.files import folder_to_write, new_folder, write_text
 from ropewalk.loading import check_weights, folder_of, resolve
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import folding
-from ropewalk.rope.config import RECORD, config_file, load_config, read_json
+from ropewalk.rope.config import RECORD, config_file, load_config
 from ropewalk.rope.engines import check, formulas, launch, llama_cpp
 from ropewalk.rope.engines.base import Files
 from ropewalk.rope.engines.check import Asked, Row
@@ -92,7 +92,7 @@ def export(
         out: folder to write.
         fold: put the attention factor into the weights. Needs ``out``.
         two_profiles: write both profiles as folders. Needs ``out``.
-        overwrite: replace ``out`` if it is a checkpoint.
+        overwrite: replace ``out`` if ropewalk wrote it.
 
     Raises:
         UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
@@ -109,7 +109,7 @@ def export(
         place = Path(resolve(model)).expanduser()
         source = place if place.is_dir() else config_file(model).parent  # of a hub id only the configuration is fetched
         return _by_line(source, place, engine, to, method)
-    return _by_folder(model, engine, to, method, out.expanduser().absolute(), fold, two_profiles, overwrite)
+    return _by_folder(model, engine, to, method, out, fold, two_profiles, overwrite)
 
 
 def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Method | None) -> Export:
@@ -140,10 +140,9 @@ def _by_folder(
     overwrite: bool,
 ) -> Export:
     source = folder_of(model)
-    if out == source.absolute():
-        raise UserError(f"{out} is the source itself", "Choose another folder.")
+    out = folder_to_write(out, [source], overwrite)
     check_weights(source)
-    with new_folder(out, overwrite) as stage:
+    with new_folder(out, [source], overwrite) as stage:
         long = stage / "long"
         if to is not None:
             assert method is not None
@@ -151,9 +150,7 @@ def _by_folder(
         else:
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
-        keys = check.fix(long, engines=(engine,))
-        for backup in long.glob("*.bak"):
-            backup.unlink()
+        keys = check.fix(long, engines=(engine,), backups=False)
         parts = {"long": long}
         if two_profiles:
             parts = {"native": _native_folder(source, stage / "native"), "long": long}
@@ -303,7 +300,8 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         UserError: if there is nothing to fold, no place for it, or the folded model differs.
     """
     config = load_config(str(folder))
-    parameters, factors = without_attention_factor(config, read_json(folder / RECORD) if _has_record(folder) else None)
+    record = rope_config.record_in(folder)
+    parameters, factors = without_attention_factor(config, record)
     if not factors:
         raise UserError(
             f"{folder.name}: the attention factor is what every engine computes; there is nothing to fold",
@@ -320,8 +318,8 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
     shutil.rmtree(temporary)
     rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings))
     write_text(folder / "config.json", config_text(config))
-    if _has_record(folder):
-        record = read_json(folder / RECORD) | {"rope_parameters": parameters, "folded": factors}
+    if record is not None:
+        record |= {"rope_parameters": parameters, "folded": factors}
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
             record["pretrained"][key]["attention_factor"] /= factor
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -335,10 +333,6 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
             "Serve it with an engine that reads the factor from a key (transformers, vLLM).",
         )
     return names, error
-
-
-def _has_record(folder: Path) -> bool:
-    return (folder / RECORD).is_file()
 
 
 def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, float]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEMO = "demo"
+BUNDLED = Path(__file__).parent / "demo" / "model"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -22,7 +25,24 @@ def resolve(model: str) -> str:
     """The bundled model's folder for the word ``demo``; anything else as it is."""
     if model != DEMO or Path(model).is_dir():
         return model
-    return str(Path(__file__).parent / "demo" / "model")
+    return str(BUNDLED)
+
+
+def refuse_bundled(model: str) -> None:
+    """Refuse to change the bundled model: it belongs to the installation.
+
+    Raises:
+        UserError: if ``model`` is the bundled one, under whatever name.
+    """
+    place = Path(resolve(model)).expanduser()
+    if place.exists() and place.samefile(BUNDLED):
+        raise UserError(f"{model!r} is the bundled model, which is not changed in place", f"cp -r {BUNDLED} COPY")
+
+
+def local(models: Iterable[str], data: str = "") -> list[Path]:
+    """What results must not be written onto: models and a file of texts, those that lie on this machine's disk."""
+    places = [os.path.expanduser(resolve(model)) for model in models]
+    return [Path(place) for place in places if os.path.lexists(place)] + [Path(data)] * os.path.isfile(data)
 
 
 def folder_of(model: str) -> Path:

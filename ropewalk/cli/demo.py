@@ -37,16 +37,18 @@ def demo(
     from ropewalk.cli.inspect import show
     from ropewalk.compare import Request, compare
     from ropewalk.extend import extend
+    from ropewalk.files import folder_to_write
     from ropewalk.loading import DEMO, resolve
     from ropewalk.rope.inspect import inspect
 
+    checkpoint = folder_to_write(out / "demo-yarn-2k", [Path(resolve(DEMO))], overwrite=True)
     console = Console(highlight=False, stderr=as_json)
     show(inspect(resolve(DEMO)), console)
     command = f"ropewalk compare demo --to {TARGET} --methods {shlex.quote(METHODS)} --max-documents 12"
     request = Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)
     with shown() as progress:
         results = compare(request, out, progress)
-    done = extend(DEMO, TARGET, method("yarn"), out / "demo-yarn-2k", overwrite=True)
+    done = extend(DEMO, TARGET, method("yarn"), checkpoint, overwrite=True)
     if as_json:
         print(json.dumps({**results, "checkpoint": str(done.folder), "report": str(out / "report.html")}))
         return

@@ -53,7 +53,7 @@ def export(
     two_profiles: bool
         Write OUT/native and OUT/long, which share their weights on disk.
     overwrite: bool
-        Replace the folder if it is a checkpoint.
+        Replace what is there, if ropewalk wrote it.
     as_json: bool
         Print JSON.
     """
@@ -135,9 +135,11 @@ def check_export(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.loading import resolve
+    from ropewalk.loading import refuse_bundled, resolve
     from ropewalk.rope.engines import check
 
+    if fix:
+        refuse_bundled(folder)
     place = Path(resolve(folder)).expanduser()
     asked = check.Asked(_overrides(overrides), llama_flags, dict(_pair(text) for text in version))
     written = check.fix(place, asked) if fix else {}

@@ -36,7 +36,7 @@ def extend(
     method: str
         As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
     overwrite: bool
-        Replace the folder if it is a checkpoint.
+        Replace what is there, if ropewalk wrote it.
     on_top: bool | None
         Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3 and
         longrope are kept, linear, dynamic and yarn are replaced.

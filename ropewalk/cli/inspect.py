@@ -45,7 +45,8 @@ def inspect(
         A folder, a config.json, a hub id, 'demo', or a GGUF file.
     set_: tuple[str, ...]
         Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
-        The old file stays beside it as NAME.bak. In a GGUF file: 'ARCH.rope.key=JSON', together with --patch.
+        The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
+        together with --patch.
     weights: bool
         Load the model too, and show which heads look far and carry distance in slow dimensions, on a few texts.
     data: str
@@ -55,7 +56,7 @@ def inspect(
     patch: Path | None
         A GGUF file only: write it again here with the rope of --against, or with the keys of --set.
     overwrite: bool
-        Replace the file that --patch names.
+        Replace the file that --patch names, if ropewalk wrote it.
     trust_remote_code: bool
         Run code that comes with the model.
     as_json: bool
@@ -83,10 +84,12 @@ def inspect(
 
 
 def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> Inspection:
-    from ropewalk.loading import resolve
+    from ropewalk.loading import refuse_bundled, resolve
     from ropewalk.rope.inspect import inspect as look
     from ropewalk.rope.inspect import set_key
 
+    if set_:
+        refuse_bundled(model)
     for assignment in set_:
         set_key(resolve(model), assignment)
     return look(resolve(model), trust_remote_code)

@@ -73,8 +73,9 @@ def sweep(
     from ropewalk.errors import UserError
     from ropewalk.evaluate import Request, folder_name
     from ropewalk.evaluation import sweep as engine
-    from ropewalk.files import write_text
+    from ropewalk.files import refuse_results, write_text
     from ropewalk.lengths import parse, span
+    from ropewalk.loading import local
     from ropewalk.report.evaluation import write as write_report
 
     if not models:
@@ -95,6 +96,9 @@ def sweep(
         command=shlex.join(["ropewalk", *sys.argv[1:]]) if sys.argv[1:] else "",
     )
     wanted = engine.requests(models, split(methods, ","), [int(seed) for seed in seeds.split(",")], pattern)
+    folders = [out / f"{folder_name(request)}-seed{request.seed}" for request in wanted]
+    for folder in (out, *folders):
+        refuse_results(folder, local(models, data))
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True) as bar:
         line = bar.add_task("starting", total=None)
@@ -103,8 +107,7 @@ def sweep(
             bar.update(line, completed=done.done, total=done.total, description=done.name)
 
         found = engine.sweep(wanted, out / "samples.sqlite", on=on, workers=workers, progress=update)
-    for request, results in zip(wanted, found, strict=True):
-        folder = out / f"{folder_name(request)}-seed{request.seed}"
+    for folder, results in zip(folders, found, strict=True):
         write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_report(results, folder / "report.html")
     if as_json:

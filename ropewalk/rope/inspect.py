@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import UserError
-from ropewalk.files import write_text
+from ropewalk.files import keep, write_text
 from ropewalk.rope import problems
 from ropewalk.rope.config import (
     config_file,
@@ -172,7 +172,7 @@ def set_key(model: str, assignment: str) -> Path:
     """Change one key of a local configuration file: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
     Returns:
-        The file that was written, atomically; the old one stays beside it as ``NAME.bak``.
+        The file that was written, atomically; the old one stays beside it, see ``files.keep``.
 
     Raises:
         UserError: if the model is no local folder, or the assignment cannot be read.
@@ -203,6 +203,6 @@ def set_key(model: str, assignment: str) -> Path:
         inner.pop(last, None)
     else:
         inner[last] = value
-    write_text(file.with_name(file.name + ".bak"), file.read_text("utf-8"))
+    keep(file)
     write_text(file, json.dumps(content, indent=2) + "\n")
     return file

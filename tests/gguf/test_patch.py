@@ -10,6 +10,7 @@ import gguf
 
 from ropewalk import UserError
 from ropewalk.gguf import inspect_gguf, patch_gguf, read, set_keys, write_gguf
+from ropewalk.gguf.output import MARK
 from ropewalk.gguf.patch import REWRITTEN
 from ropewalk.gguf.rope import FACTOR_TENSORS, rope_of_checkpoint
 from tests.gguf.checkpoints import TARGET, checkpoint, configuration, foreign
@@ -18,9 +19,9 @@ METHODS = ["pi", "yarn", "ntk-aware", "resonance+yarn"]
 
 
 def rest(path, architecture="llama"):
-    """All keys and tensors that are not about the rope."""
+    """All keys and tensors that are not about the rope, without the mark of who wrote them."""
     reader = gguf.GGUFReader(path)
-    without = {f"{architecture}.{key}" for key in REWRITTEN}
+    without = {f"{architecture}.{key}" for key in REWRITTEN} | {MARK}
     keys = {
         k: (f.types, f.contents()) for k, f in reader.fields.items() if not k.startswith("GGUF.") and k not in without
     }
