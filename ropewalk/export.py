@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import UserError
 from ropewalk.extend import bring, config_text, extend, extended_config
 from ropewalk.files import folder_to_write, new_folder, write_text
-from ropewalk.loading import check_weights, folder_of, resolve
+from ropewalk.loading import check_weights, folder_of, from_folder, resolve
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import folding
 from ropewalk.rope.config import RECORD, config_file, load_config
@@ -378,10 +378,9 @@ def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any]
 def _log_probabilities(folder: Path) -> Any:
     """Log-probabilities of fixed tokens, float32 [1, n, vocabulary], the model in float32."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with rope_config.quiet(), torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        model = from_folder(folder, torch.float32).eval()
         vocabulary = int(rope_config.text_config(model.config).vocab_size)
         ids = torch.arange(7, 7 + 13 * 64, 13)[None] % vocabulary
         return model(ids, use_cache=False).logits.float().log_softmax(-1)
