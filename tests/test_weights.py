@@ -90,7 +90,8 @@ MISSING = {  # what was done to the weights -> what the refusal says, and its me
     ),
     "none of them": (lambda _: {"x": torch.zeros(1)}, r"lack 21 of.*another architecture", "config.json"),
     "another size": (
-        lambda tensors: tensors | {Q_PROJ: torch.zeros(32, 64)}, r"q_proj\.weight' is \[32, 64\].*\[64, 64\]", "config.json",
+        lambda tensors: tensors | {Q_PROJ: torch.zeros(32, 64)},
+        r"q_proj\.weight' is \[32, 64\].*\[64, 64\]", "config.json",
     ),
     "an adapter beside": (
         adding(Q_PROJ.replace("weight", "lora_A.default.weight")),
