@@ -22,19 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention import cache_argument
-from ropewalk.attention.backends import backend_for
-from ropewalk.attention.cache import KeyMemo
-from ropewalk.attention.call import Call, Turn
-from ropewalk.attention.layout import Layout
+from ropewalk.attention.forward import Layout
+from ropewalk.attention.kernels import backend_for
+from ropewalk.attention.key_memo import KeyMemo
+from ropewalk.attention.layer import Call, Turn
 from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
-    from ropewalk.attention.base import AttentionMethod
+    from ropewalk.methods.attention.attention_method import AttentionMethod
 
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
@@ -122,6 +122,7 @@ class Engine:
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
         self.static = False  # whether the cache holds slots that are not written yet
+        self.rolling: set[int] = set()  # layers whose cache keeps the last keys only
         self.by_layer = any(method.by_layer for method in methods)
         self.varies = any(method.length_dependent for method in methods)
         self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
@@ -193,6 +194,7 @@ class Engine:
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
+        self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
         for attached in self.attached:
             index = attached.layer.index
@@ -263,12 +265,12 @@ class Engine:
         Raises:
             UserError: naming the layer, the keys that reached it and those expected.
         """
-        fewer = may_forget or layer.chunk is not None
+        fewer = may_forget or layer.chunk is not None or layer.index in self.rolling
         if slots == layout.total or (self.static and slots > layout.total) or (fewer and slots < layout.total):
             return
         raise UserError(
-            f"layer {layer.index} was given {slots} keys, expected {layout.total}: {layout.past} that the cache held and "
-            f"{layout.queries} new ones; the model reads from a cache that cannot be followed",
+            f"layer {layer.index} was given {slots} keys, expected {layout.total}: {layout.past} that the cache held "
+            f"and {layout.queries} new ones; the model reads from a cache that cannot be followed",
             "Pass one transformers.Cache to the model, or none; see README, Development, for the tested versions.",
         )
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ropewalk.attention.backends import ROWS, Backend, dense
-from ropewalk.attention.cache import Growing
-from ropewalk.attention.kernel import merge
+from ropewalk.attention.kernels import ROWS, Backend, dense
+from ropewalk.attention.key_memo import Growing
+from ropewalk.attention.merge import merge
 from ropewalk.attention.regions import PLAIN, Layer, Region
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 
 if TYPE_CHECKING:
-    from ropewalk.attention.call import Turn
+    from ropewalk.attention.layer import Turn
 
 
 @dataclass(frozen=True, eq=False)
