@@ -16,12 +16,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention import cache_argument
+from ropewalk.attention import cache_argument, soundness
+from ropewalk.attention.attending import Attending
 from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
@@ -32,9 +33,6 @@ from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.spec import Frequencies, RopeSpec
-
-if TYPE_CHECKING:
-    from ropewalk.methods.attention.attention_method import AttentionMethod
 
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
@@ -105,7 +103,7 @@ class _Attached:
     layer: Layer
     kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
-    choosing: tuple[AttentionMethod, ...]  # methods that pick keys by content
+    choosing: tuple[Attending, ...]  # methods that pick keys by content
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
     attended: bool = False  # in this forward
@@ -114,9 +112,11 @@ class _Attached:
 class Engine:
     """One method, or several that compose, on one model."""
 
-    def __init__(self, methods: Sequence[AttentionMethod], rotations: Mapping[str, Rotation], window: int | None):
+    def __init__(self, methods: Sequence[Attending], rotations: Mapping[str, Rotation], window: int | None):
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
+        self.kinds: list[Layer] = []  # one of every kind
+        self.sound = 0  # tokens up to which regions have been checked
         self.layout = Layout(0, 0)
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
@@ -163,13 +163,41 @@ class Engine:
             if how.rotary is not None:
                 name = id(how.rotary), how.style, how.place
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
+            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
+                if kind == len(self.kinds):
+                    self._check(method, layer, layer.target)
+            if kind == len(self.kinds):
+                self.kinds.append(layer)
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
             self.attached.append(_Attached(self, layer, kind, rope, choosing))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
+
+    def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
+        soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
+        self.sound = max(self.sound, tokens)
+
+    def _outgrown(self, length: int) -> None:
+        """A text past the target goes on as far as the methods are sound there.
+
+        Raises:
+            UserError: naming the rule that the first token too many breaks.
+        """
+        for tokens in (2 * length, length + 256, length):  # ahead, so that generating does not ask at every token
+            try:
+                for layer in self.kinds:
+                    for method in self.methods if layer.extended else ():
+                        self._check(method, layer, tokens)
+                return
+            except UserError as error:
+                if tokens == length:
+                    raise UserError(
+                        f"the text has {length} tokens, the method was put on for {self.kinds[0].target} and does not "
+                        f"reach them: {error.message}",
+                        f"Put it on for as many: to={length}.",
+                    ) from None
 
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
@@ -188,6 +216,8 @@ class Engine:
             None if positions is None else positions.detach().cpu().long(),
             None if documents is None else documents.detach().cpu(),
         )
+        if self.layout.length > self.sound and self.methods:
+            self._outgrown(self.layout.length)
         for carrier in mask.values() if isinstance(mask, dict) else (mask,):
             if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
                 setattr(carrier, LAYOUT, self.layout)
@@ -410,7 +440,7 @@ def _mask(
 def engaged(
     model: nn.Module,
     to: int | None,
-    methods: Sequence[AttentionMethod] = (),
+    methods: Sequence[Attending] = (),
     rotations: Mapping[str, Rotation] | None = None,
     window: int | None = None,
 ) -> Iterator[None]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ropewalk.attention.attending import Attending
 from ropewalk.attention.forward import Group, Index, Layout, View
 from ropewalk.attention.kernels import Backend, per_query_head
 from ropewalk.attention.key_memo import KeyMemo
@@ -19,9 +19,6 @@ from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
 from ropewalk.common.errors import UserError
 from ropewalk.rope.rotation import Place, Style, rotate, tables
-
-if TYPE_CHECKING:
-    from ropewalk.methods.attention.attention_method import AttentionMethod
 
 Turned = dict[tuple[Map, bool], Tensor]  # queries or keys under each map
 
@@ -83,7 +80,7 @@ class Call:
     backend: Backend
     sinks: Tensor | None
     layer: Layer
-    choosing: tuple[AttentionMethod, ...] = ()
+    choosing: tuple[Attending, ...] = ()
 
     def attend(self) -> Tensor:
         """Output, [B, H, Q, Dv]; 0 for padding."""

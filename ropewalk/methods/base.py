@@ -31,12 +31,15 @@ class Method:
             cannot serve several lengths.
         cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once;
             length-dependent methods never are, whatever this says.
+        causal: False if queries that are read together choose keys together, so that what a token gets changes with
+            tokens behind it; then losses cannot be taken from one forward pass.
     """
 
     name: ClassVar[str]
     axes: ClassVar[frozenset[str]]
     length_dependent: ClassVar[bool] = False
     cache_exact: ClassVar[bool] = True
+    causal: ClassVar[bool] = True
 
     @property
     def id(self) -> str:

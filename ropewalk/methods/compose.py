@@ -39,6 +39,10 @@ class _Joined(Method):
     def length_dependent(self) -> bool:  # type: ignore[override]
         return any(part.length_dependent for part in self.parts)
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return all(part.causal for part in self.parts)
+
 
 @dataclass(frozen=True)
 class ComposedFrequencies(_Joined, FrequencyMethod):  # type: ignore[override]

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ropewalk import __version__
+from ropewalk.attention.attending import POSITIONS, SPARSITY, TEMPERATURE, VISIBILITY
 from ropewalk.attention.engine import engaged
 from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import PLAIN, Layer, Region
@@ -17,7 +18,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.base import Method, digest
 from ropewalk.rope import config as rope_config
 
-POSITIONS, VISIBILITY, TEMPERATURE, SPARSITY = "positions", "visibility", "temperature", "sparsity"
+__all__ = ["POSITIONS", "SPARSITY", "TEMPERATURE", "VISIBILITY", "AttentionMethod", "Layer", "Region"]
 
 
 @dataclass(frozen=True)

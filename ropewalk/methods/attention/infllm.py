@@ -58,6 +58,10 @@ class InfLLM(AttentionMethod):
     def cache_exact(self) -> bool:  # type: ignore[override]
         return self.execution_block == 1
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self.execution_block == 1
+
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         w, run = self._sizes(layer)
 

@@ -57,6 +57,10 @@ class LongCache(AttentionMethod):
         require_above(0, self, "local", "span", "votes", "block")
         require_above(-1, self, "sinks", "recalled")
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self.block == 1
+
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         local, _, block = self._sizes(layer)
 

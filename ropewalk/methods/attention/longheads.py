@@ -48,6 +48,10 @@ class LongHeads(AttentionMethod):
     def cache_exact(self) -> bool:  # type: ignore[override]
         return self.block == 1
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self.block == 1
+
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         size, k = self._sizes(layer)
         near = Region(lo=lambda m: torch.where(m < k * size, 0, (m // size - 1) * size))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ropewalk.attention.recall import Recalled, Text, for_rows, members
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
-from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
 from ropewalk.methods.base import require_above
 
 ROWS = 64  # queries whose scores are held at once
@@ -50,7 +50,7 @@ class Squeezed(AttentionMethod):
     seed: int = 0
 
     name: ClassVar[str] = "squeezed"
-    axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
+    axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
 
     def __post_init__(self) -> None:
         require_above(-1, self, "prefix", "observed")

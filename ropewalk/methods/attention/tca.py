@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ropewalk.attention.recall import Recalled, Text, members
 from ropewalk.attention.regions import Layer, Region, same
 from ropewalk.common.errors import UserError
-from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
 
 Bounds = tuple[float, ...]  # of redundancy, falling: a block above the first keeps 1 token, above the second 2, 4, ..
@@ -46,7 +46,7 @@ class TCA(AttentionMethod):
     plan: tuple[tuple[Bounds, ...], ...] = ()
 
     name: ClassVar[str] = "tca"
-    axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
+    axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.block & (self.block - 1):

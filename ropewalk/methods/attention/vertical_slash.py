@@ -50,6 +50,7 @@ class VerticalSlash(AttentionMethod):
     name: ClassVar[str] = "vertical-slash"
     axes: ClassVar[frozenset[str]] = frozenset({SPARSITY})
     by_content: ClassVar[bool] = True
+    causal: ClassVar[bool] = False  # the last queries of a prompt choose for all
     cache_exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -104,9 +104,9 @@ def test_one_last_query_and_one_diagonal_by_hand():
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "gpt_oss"])
 def test_full_budgets_are_dense_attention(family, positions):
     model, ids = shared(family), tokens(2, LONG)
-    with method(positions[:-1] or "none").on(model, to=TARGET):
+    with method(positions[:-1] or "none").on(model, to=LONG):
         dense = logits(model, ids)
-    with method(f"{positions}vertical-slash(vertical={LONG}, slash={LONG}, threshold=1)").on(model, to=TARGET):
+    with method(f"{positions}vertical-slash(vertical={LONG}, slash={LONG}, threshold=1)").on(model, to=LONG):
         assert float((logits(model, ids) - dense).abs().max()) <= 2e-5
 
 
