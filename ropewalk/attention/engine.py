@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention import cache_argument, soundness
+from ropewalk.attention import cache_argument, selftest, soundness
 from ropewalk.attention.attending import Attending
 from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
@@ -463,6 +463,7 @@ def engaged(
     if not methods and not rotations:
         yield
         return
+    selftest.once(model, engaged)
     engine = Engine(methods, rotations or {}, window)
     body = decoder(model)
     config: Any = body.config
