@@ -29,6 +29,8 @@ _PUBLIC = {
     "TCA": "methods.attention.tca",
     "VerticalSlash": "methods.attention.vertical_slash",
     "YaRNTemperature": "methods.attention.log_n",
+    "CoPE": "methods.frequencies.cope",
+    "STRING": "methods.attention.string",
     "CLEX": "methods.frequencies.clex",
     "HARPE": "methods.frequencies.harpe",
     "AdjustedBase": "methods.frequencies.abf",

@@ -60,7 +60,7 @@ def test_a_forward_that_hides_its_cache_is_refused(model, monkeypatch):
 
 
 def test_what_is_no_cache_is_refused(model):
-    with method("self-extend").on(model, to=TARGET), pytest.raises(UserError, match="expected one transformers.Cache"):
+    with method("self-extend").on(model, to=TARGET), pytest.raises(UserError, match="expected one transformers"):
         model(tokens(1, 8), **{names(model)[0]: ((torch.zeros(1), torch.zeros(1)),)})
 
 
