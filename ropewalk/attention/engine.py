@@ -26,12 +26,13 @@ from ropewalk.attention.attending import Attending
 from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
-from ropewalk.attention.layer import Call, Turn
+from ropewalk.attention.layer import Call
 from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
+from ropewalk.rope.rotation import Turn
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 NAME = "ropewalk"  # of the registered attention and mask functions

@@ -18,34 +18,9 @@ from ropewalk.attention.recall import Text, meet
 from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
 from ropewalk.common.errors import UserError
-from ropewalk.rope.rotation import Place, Style, rotate, tables
+from ropewalk.rope.rotation import Turn
 
 Turned = dict[tuple[Map, bool], Tensor]  # queries or keys under each map
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """How a layer rotates.
-
-    Attributes:
-        inv_freq: radians per token, float32 [d/2], or [kv heads, d/2] where heads differ.
-        scale: attention factor.
-        style: which dimensions form a pair.
-        place: whether the rotated dimensions come first or last.
-    """
-
-    inv_freq: Tensor
-    scale: float
-    style: Style
-    place: Place
-
-    def tables(self, positions: Tensor, blend: bool = False) -> tuple[Tensor, Tensor]:
-        """Cosines and sines at ``positions`` [R, P], [R, 1 or kv heads, P, d/2]."""
-        return tables(positions.to(self.inv_freq.device), self.inv_freq, self.scale, blend)
-
-    def by(self, x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-        """``x`` [B, H, P, D] turned by tables."""
-        return rotate(x, *cos_sin, style=self.style, place=self.place)
 
 
 @dataclass(frozen=True, eq=False)

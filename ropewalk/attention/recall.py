@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from ropewalk.attention.key_memo import Growing
 from ropewalk.attention.merge import merge
 from ropewalk.attention.regions import PLAIN, Layer, Region
 from ropewalk.common.errors import UserError
-
-if TYPE_CHECKING:
-    from ropewalk.attention.layer import Turn
+from ropewalk.rope.rotation import Turn
 
 
 @dataclass(frozen=True, eq=False)
