@@ -58,7 +58,8 @@ class StreamingLLM(AttentionMethod):
     def cache(self, model: nn.Module) -> Cache:
         """A cache that drops what no query will see again; memory stays constant however long the text becomes.
 
-        Give it to ``model(..., past_key_values=...)`` or ``model.generate`` while the method is on.
+        Give it to ``model(..., cache=...)`` or ``model.generate`` while the method is on (``past_key_values`` before
+        transformers 5.24).
         """
         from ropewalk.attention.sink_cache import sink_cache
 
