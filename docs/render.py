@@ -12,15 +12,15 @@ import re
 import sys
 from pathlib import Path
 
-from ropewalk.catalogue import CATALOGUE
-from ropewalk.evaluation.statistics import wilson
-from ropewalk.evaluation.tasks.layout import PLAIN
-from ropewalk.evaluation.tasks.registry import TASKS, Material, make
-from ropewalk.evaluation.tasks.ruler.qa import fictional
+from ropewalk.common.statistics import wilson
+from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.report.picture import picture
+from ropewalk.tasks.context import PLAIN
+from ropewalk.tasks.registry import TASKS, Material, make
+from ropewalk.tasks.ruler.qa import fictional
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "bench" / "results"
 
 
 def methods_table() -> str:
@@ -101,7 +101,7 @@ def benchmarks() -> list[tuple[str, str, list[dict]]]:
     for file in sorted(RESULTS.glob("*.json")):
         content = json.loads(file.read_text())
         if isinstance(content, list):
-            script = ast.parse((ROOT / "benchmarks" / f"{file.stem}.py").read_text("utf-8"))
+            script = ast.parse((ROOT / "bench" / f"{file.stem}.py").read_text("utf-8"))
             sentence = (ast.get_docstring(script) or "").split("\n\n")[0].replace("\n", " ")
             found.append((file.stem, sentence, content))
     return found

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ropewalk.catalogue import method
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
+from ropewalk.methods.catalogue import method
 from ropewalk.rope.live import decoder
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.spec import ALL

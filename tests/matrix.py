@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ropewalk.catalogue import CATALOGUE, method
-from ropewalk.contract import Method
+from ropewalk.methods.base import Method
+from ropewalk.methods.catalogue import CATALOGUE, method
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from tests.models import FAMILIES, tokens

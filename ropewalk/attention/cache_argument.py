@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ def as_argument(model: nn.Module, cache: Cache | None) -> dict[str, Cache]:
     """
     if cache is None:
         return {}
-    taken = inspect.signature(model.forward).parameters
+    taken = inspect.signature(type(model).forward).parameters  # of the class: hooks wrap the instance's
     for name in NAMES:
         if name in taken:
             return {name: cache}

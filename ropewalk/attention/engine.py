@@ -16,25 +16,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention import cache_argument
-from ropewalk.attention.backends import backend_for
-from ropewalk.attention.cache import KeyMemo
-from ropewalk.attention.call import Call, Turn
-from ropewalk.attention.layout import Layout
+from ropewalk.attention import cache_argument, selftest, soundness
+from ropewalk.attention.attending import Attending
+from ropewalk.attention.forward import Layout
+from ropewalk.attention.kernels import backend_for
+from ropewalk.attention.key_memo import KeyMemo
+from ropewalk.attention.layer import Call
 from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
+from ropewalk.rope.rotation import Turn
 from ropewalk.rope.spec import Frequencies, RopeSpec
-
-if TYPE_CHECKING:
-    from ropewalk.attention.base import AttentionMethod
 
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
@@ -105,7 +104,7 @@ class _Attached:
     layer: Layer
     kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
-    choosing: tuple[AttentionMethod, ...]  # methods that pick keys by content
+    choosing: tuple[Attending, ...]  # methods that pick keys by content
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
     attended: bool = False  # in this forward
@@ -114,14 +113,17 @@ class _Attached:
 class Engine:
     """One method, or several that compose, on one model."""
 
-    def __init__(self, methods: Sequence[AttentionMethod], rotations: Mapping[str, Rotation], window: int | None):
+    def __init__(self, methods: Sequence[Attending], rotations: Mapping[str, Rotation], window: int | None):
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
+        self.kinds: list[Layer] = []  # one of every kind
+        self.sound = 0  # tokens up to which regions have been checked
         self.layout = Layout(0, 0)
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
         self.static = False  # whether the cache holds slots that are not written yet
+        self.rolling: set[int] = set()  # layers whose cache keeps the last keys only
         self.by_layer = any(method.by_layer for method in methods)
         self.varies = any(method.length_dependent for method in methods)
         self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
@@ -162,13 +164,41 @@ class Engine:
             if how.rotary is not None:
                 name = id(how.rotary), how.style, how.place
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
+            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-            kind = kinds.setdefault(replace(layer, index=0), len(kinds))
+                if kind == len(self.kinds):
+                    self._check(method, layer, layer.target)
+            if kind == len(self.kinds):
+                self.kinds.append(layer)
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
             self.attached.append(_Attached(self, layer, kind, rope, choosing))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
+
+    def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
+        soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
+        self.sound = max(self.sound, tokens)
+
+    def _outgrown(self, length: int) -> None:
+        """A text past the target goes on as far as the methods are sound there.
+
+        Raises:
+            UserError: naming the rule that the first token too many breaks.
+        """
+        for tokens in (2 * length, length + 256, length):  # ahead, so that generating does not ask at every token
+            try:
+                for layer in self.kinds:
+                    for method in self.methods if layer.extended else ():
+                        self._check(method, layer, tokens)
+                return
+            except UserError as error:
+                if tokens == length:
+                    raise UserError(
+                        f"the text has {length} tokens, the method was put on for {self.kinds[0].target} and does not "
+                        f"reach them: {error.message}",
+                        f"Put it on for as many: to={length}.",
+                    ) from None
 
     def begin(self, body: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Before the decoder's forward: take in positions, padding, documents and the state of the cache."""
@@ -187,12 +217,15 @@ class Engine:
             None if positions is None else positions.detach().cpu().long(),
             None if documents is None else documents.detach().cpu(),
         )
+        if self.layout.length > self.sound and self.methods:
+            self._outgrown(self.layout.length)
         for carrier in mask.values() if isinstance(mask, dict) else (mask,):
             if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
                 setattr(carrier, LAYOUT, self.layout)
         self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
+        self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
         for attached in self.attached:
             index = attached.layer.index
@@ -263,12 +296,12 @@ class Engine:
         Raises:
             UserError: naming the layer, the keys that reached it and those expected.
         """
-        fewer = may_forget or layer.chunk is not None
+        fewer = may_forget or layer.chunk is not None or layer.index in self.rolling
         if slots == layout.total or (self.static and slots > layout.total) or (fewer and slots < layout.total):
             return
         raise UserError(
-            f"layer {layer.index} was given {slots} keys, expected {layout.total}: {layout.past} that the cache held and "
-            f"{layout.queries} new ones; the model reads from a cache that cannot be followed",
+            f"layer {layer.index} was given {slots} keys, expected {layout.total}: {layout.past} that the cache held "
+            f"and {layout.queries} new ones; the model reads from a cache that cannot be followed",
             "Pass one transformers.Cache to the model, or none; see README, Development, for the tested versions.",
         )
 
@@ -408,7 +441,7 @@ def _mask(
 def engaged(
     model: nn.Module,
     to: int | None,
-    methods: Sequence[AttentionMethod] = (),
+    methods: Sequence[Attending] = (),
     rotations: Mapping[str, Rotation] | None = None,
     window: int | None = None,
 ) -> Iterator[None]:
@@ -431,6 +464,7 @@ def engaged(
     if not methods and not rotations:
         yield
         return
+    selftest.once(model, engaged)
     engine = Engine(methods, rotations or {}, window)
     body = decoder(model)
     config: Any = body.config

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ropewalk.attention.backends import ROWS, Backend, dense
-from ropewalk.attention.cache import Growing
-from ropewalk.attention.kernel import merge
+from ropewalk.attention.kernels import ROWS, Backend, dense
+from ropewalk.attention.key_memo import Growing
+from ropewalk.attention.merge import merge
 from ropewalk.attention.regions import PLAIN, Layer, Region
-from ropewalk.errors import UserError
-
-if TYPE_CHECKING:
-    from ropewalk.attention.call import Turn
+from ropewalk.common.errors import UserError
+from ropewalk.rope.rotation import Turn
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.engine import Progress
+    from ropewalk.evaluation.asking import Progress
 
 DEFAULT = "none,pi,ntk-aware,ntk-aware(stretch=2),dynamic-ntk,ntk-by-parts,yarn,resonance+yarn"
 
@@ -73,9 +73,9 @@ def compare(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.compare import TASKS, Request, default_out, selected
-    from ropewalk.compare import compare as run
-    from ropewalk.lengths import parse
+    from ropewalk.common.lengths import parse
+    from ropewalk.verbs.compare import TASKS, Request, default_out, selected
+    from ropewalk.verbs.compare import compare as run
 
     target = parse(to)
     request = Request(

@@ -32,14 +32,14 @@ def demo(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.catalogue import method
+    from ropewalk.checkpoint.inspection import inspect
+    from ropewalk.checkpoint.opening import DEMO, resolve
+    from ropewalk.checkpoint.write import extend
     from ropewalk.cli.compare import conclude, shown
     from ropewalk.cli.inspect import show
-    from ropewalk.compare import Request, compare
-    from ropewalk.extend import extend
-    from ropewalk.files import folder_to_write
-    from ropewalk.loading import DEMO, resolve
-    from ropewalk.rope.inspect import inspect
+    from ropewalk.common.files import folder_to_write
+    from ropewalk.methods.catalogue import method
+    from ropewalk.verbs.compare import Request, compare
 
     checkpoint = folder_to_write(out / "demo-yarn-2k", [Path(resolve(DEMO))], overwrite=True)
     console = Console(highlight=False, stderr=as_json)

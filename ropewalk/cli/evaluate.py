@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate import Request
+    from ropewalk.verbs.evaluate import Request
 
 
 def evaluate(
@@ -97,10 +97,10 @@ def evaluate(
         Print JSON.
     """
     from ropewalk.cli.compare import shown
-    from ropewalk.errors import UserError
-    from ropewalk.evaluate import Request, default_out
-    from ropewalk.evaluate import evaluate as run
-    from ropewalk.lengths import parse, span
+    from ropewalk.common.errors import UserError
+    from ropewalk.common.lengths import parse, span
+    from ropewalk.verbs.evaluate import Request, default_out
+    from ropewalk.verbs.evaluate import evaluate as run
 
     request = Request(
         model=model,
@@ -157,11 +157,11 @@ def _benchmark(
     as_json: bool,
 ) -> None:
     """Run a benchmark and print its table."""
-    from ropewalk.benchmark import BenchmarkRequest
-    from ropewalk.benchmark import benchmark as run
     from ropewalk.cli.compare import shown
-    from ropewalk.evaluate import default_out
     from ropewalk.report.benchmark import skipped, table
+    from ropewalk.verbs.benchmark import BenchmarkRequest
+    from ropewalk.verbs.benchmark import benchmark as run
+    from ropewalk.verbs.evaluate import default_out
 
     folder = default_out(replace(request, suite=name)) if out is None else out
     with shown() as progress:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ropewalk.rope.engines.check import Row
+    from ropewalk.engines.agreement import Row
 
 
 def export(
@@ -57,9 +57,9 @@ def export(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.catalogue import method as make
-    from ropewalk.export import export as write
-    from ropewalk.lengths import parse, show
+    from ropewalk.common.lengths import parse, show
+    from ropewalk.engines.handover import export as write
+    from ropewalk.methods.catalogue import method as make
 
     if gguf is not None:
         _write_gguf(model, engine, to, gguf, dtype, overwrite, as_json)
@@ -84,8 +84,8 @@ def export(
 
 
 def _write_gguf(model: str, engine: str, to: str | None, out: Path, dtype: str, overwrite: bool, as_json: bool) -> None:
-    from ropewalk.errors import UserError
-    from ropewalk.gguf import write_gguf
+    from ropewalk.common.errors import UserError
+    from ropewalk.engines.gguf import write_gguf
 
     if engine != "llama.cpp" or to is not None:
         raise UserError(
@@ -135,8 +135,8 @@ def check_export(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.loading import refuse_bundled, resolve
-    from ropewalk.rope.engines import check
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
+    from ropewalk.engines import agreement as check
 
     if fix:
         refuse_bundled(folder)
@@ -176,7 +176,7 @@ SAID = {True: "same", False: "[red]no[/]", None: "-"}
 
 
 def _overrides(text: str | None) -> dict[str, object]:
-    from ropewalk.errors import UserError
+    from ropewalk.common.errors import UserError
 
     if text is None:
         return {}
@@ -190,7 +190,7 @@ def _overrides(text: str | None) -> dict[str, object]:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    from ropewalk.errors import UserError
+    from ropewalk.common.errors import UserError
 
     engine, separator, version = text.partition("=")
     if not separator or engine not in ("vllm", "sglang"):

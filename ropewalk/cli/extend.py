@@ -45,9 +45,9 @@ def extend(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.catalogue import method as make
-    from ropewalk.extend import extend as write
-    from ropewalk.lengths import parse
+    from ropewalk.checkpoint.write import extend as write
+    from ropewalk.common.lengths import parse
+    from ropewalk.methods.catalogue import method as make
 
     done = write(model, parse(to), make(method), out, overwrite, on_top, trust_remote_code)
     if as_json:

@@ -11,11 +11,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 
 if TYPE_CHECKING:
-    from ropewalk.attention.heads import Head
-    from ropewalk.rope.inspect import Inspection
+    from ropewalk.checkpoint.inspection import Inspection
+    from ropewalk.fitting.head_profiles import Head
 
 TEXTS, TOKENS, SHOWN = 3, 4096, 12  # read for --weights: so many texts, of so many tokens at most; heads in the table
 
@@ -84,9 +84,9 @@ def inspect(
 
 
 def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> Inspection:
-    from ropewalk.loading import refuse_bundled, resolve
-    from ropewalk.rope.inspect import inspect as look
-    from ropewalk.rope.inspect import set_key
+    from ropewalk.checkpoint.inspection import inspect as look
+    from ropewalk.checkpoint.inspection import set_key
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
 
     if set_:
         refuse_bundled(model)
@@ -97,7 +97,7 @@ def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> I
 
 def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | None, overwrite: bool) -> Inspection:
     """Inspect a GGUF file, or the one that is written from it."""
-    from ropewalk.gguf import inspect_gguf, patch_gguf, set_keys
+    from ropewalk.engines.gguf import inspect_gguf, patch_gguf, set_keys
 
     if set_ and (patch is None or against is not None):
         raise UserError("--set changes no GGUF file in place, and goes with --patch OUT.gguf and without --against")
@@ -115,9 +115,9 @@ def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | 
 def _heads(model: str, found: Inspection, data: str, trust_remote_code: bool) -> list[Head]:
     import torch
 
-    from ropewalk.attention.heads import head_profiles
-    from ropewalk.evaluation import documents
-    from ropewalk.loading import load
+    from ropewalk.checkpoint.opening import load
+    from ropewalk.fitting.head_profiles import head_profiles
+    from ropewalk.texts import documents
 
     texts = documents.load(data)
     live, tokenizer, _ = load(model, trust_remote_code=trust_remote_code)
@@ -152,7 +152,7 @@ def show_heads(heads: list[Head], console: Console) -> None:
 
 def show(found: Inspection, console: Console) -> None:
     """Print an inspection for a person."""
-    from ropewalk.lengths import show as length
+    from ropewalk.common.lengths import show as length
 
     console.print(f"[bold]{found.architecture}[/]  {found.model}")
     if found.window is not None and found.length is not None:

@@ -9,7 +9,7 @@ import cyclopts
 from rich.console import Console
 
 from ropewalk import __version__
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 
 app = cyclopts.App(
     name="ropewalk",

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from ropewalk.catalogue import CATALOGUE
+from ropewalk.methods.catalogue import CATALOGUE
 
 
 def methods(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

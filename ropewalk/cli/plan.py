@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ropewalk.plan import Plan
     from ropewalk.planning.advice import Ladder
     from ropewalk.planning.memory import Memory
+    from ropewalk.planning.planner import Plan
 
 GIB = 2**30
 
@@ -58,9 +58,9 @@ def plan(
         Print JSON.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
-    from ropewalk.lengths import parse
-    from ropewalk.plan import plan as make
+    from ropewalk.common.lengths import parse
     from ropewalk.planning.cost import parse_tokens
+    from ropewalk.planning.planner import plan as make
 
     target, budget = parse(to), parse_tokens(tokens)
     made = make(model, target, gpu, memory, gpus, budget, mfu, calibrate, trust_remote_code)
@@ -72,7 +72,7 @@ def plan(
 
 def show(made: Plan, console: Console) -> None:
     """Print a plan for a person."""
-    from ropewalk.lengths import show as length
+    from ropewalk.common.lengths import show as length
 
     shapes = made.shapes
     active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
@@ -153,7 +153,7 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
 
 
 def _tokens(longest: int) -> str:
-    from ropewalk.lengths import show as length
+    from ropewalk.common.lengths import show as length
 
     if not longest:
         return "no length fits"

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 
 
 def serve(
@@ -52,7 +52,7 @@ def serve(
     trust_remote_code: bool
         Run code that comes with the model.
     """
-    from ropewalk.lengths import parse
+    from ropewalk.common.lengths import parse
 
     try:
         from ropewalk.serving.server import Options

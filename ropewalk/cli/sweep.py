@@ -69,14 +69,14 @@ def sweep(
     """
     from rich.progress import Progress
 
-    from ropewalk.catalogue import split
-    from ropewalk.errors import UserError
-    from ropewalk.evaluate import Request, folder_name
-    from ropewalk.evaluation import sweep as engine
-    from ropewalk.files import refuse_results, write_text
-    from ropewalk.lengths import parse, span
-    from ropewalk.loading import local
+    from ropewalk.checkpoint.opening import local
+    from ropewalk.common.errors import UserError
+    from ropewalk.common.files import refuse_results, write_text
+    from ropewalk.common.lengths import parse, span
+    from ropewalk.evaluation import workers as engine
+    from ropewalk.methods.catalogue import split
     from ropewalk.report.evaluation import write as write_report
+    from ropewalk.verbs.evaluate import Request, folder_name
 
     if not models:
         raise UserError("no model to evaluate", "ropewalk sweep MODEL --lengths 512..8k")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from ropewalk.evaluation.tasks.niah import CITIES, needle, stem
-from ropewalk.evaluation.tasks.passkey import Passkey
-from ropewalk.evaluation.units import TokenUnits
+from ropewalk.tasks.niah import CITIES, needle, stem
+from ropewalk.tasks.passkey import Passkey
+from ropewalk.texts.pieces import TokenUnits
 
 WORDS = (
     "apple bread candle door engine forest garden hammer island jacket kitchen lantern mirror needle orange paper "

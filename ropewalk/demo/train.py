@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ropewalk.demo import corpus, drills
-from ropewalk.evaluation.units import TokenUnits
+from ropewalk.demo import drills
+from ropewalk.texts import builtin as corpus
+from ropewalk.texts.pieces import TokenUnits
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

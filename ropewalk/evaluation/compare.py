@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ropewalk.errors import UserError
-from ropewalk.evaluation.backends.live import Method, describe, length_dependent, live
-from ropewalk.evaluation.cells import cells
-from ropewalk.evaluation.comparison import Comparison, Measured, rows, summarise
-from ropewalk.evaluation.documents import tokenise
-from ropewalk.evaluation.engine import Engine, Progress
-from ropewalk.evaluation.fingerprint import model_fingerprint
-from ropewalk.evaluation.nll import BATCH_TOKENS
-from ropewalk.evaluation.store import SampleStore
-from ropewalk.evaluation.tasks.registry import PPL
-from ropewalk.frequencies.none import Plain
+from ropewalk.backends.local import Method, describe, length_dependent, live
+from ropewalk.backends.nll import BATCH_TOKENS
+from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.common.store import SampleStore
+from ropewalk.evaluation.asking import Engine, Progress
+from ropewalk.evaluation.findings import Comparison, Measured, rows, summarise
+from ropewalk.evaluation.samples import cells
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.tasks.registry import PPL
+from ropewalk.texts.documents import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ropewalk.evaluation.cells import Cell, QuestionCell
-from ropewalk.evaluation.tasks.base import Sample, TooShort
+from ropewalk.evaluation.samples import Cell, QuestionCell
+from ropewalk.tasks.task import Sample, TooShort
 
 CEILING, CLOSED_BOOK, ALTERED = "ceiling", "closed book", "altered"
 GROWTH = 1.1  # from one tried length to the next

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from ropewalk.errors import UserError
-from ropewalk.evaluation.backends.base import Backend
-from ropewalk.evaluation.cells import Cell, Skipped, cells
-from ropewalk.evaluation.comparison import Measured, Row, accuracy, by_text, rows
+from ropewalk.backends.backend import Backend
+from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import LengthScore, Mean, Tally, average, effective_length, passing_probability
+from ropewalk.common.store import Records, SampleStore
+from ropewalk.evaluation.asking import Answer, Engine, Progress
 from ropewalk.evaluation.controls import controls
-from ropewalk.evaluation.documents import tokenise
-from ropewalk.evaluation.engine import Answer, Engine, Progress
+from ropewalk.evaluation.findings import Measured, Row, accuracy, by_text, rows
+from ropewalk.evaluation.samples import Cell, Skipped, cells
 from ropewalk.evaluation.sequential import Sprt, decide, search
-from ropewalk.evaluation.statistics import LengthScore, Mean, Tally, average, effective_length, passing_probability
-from ropewalk.evaluation.store import Records, SampleStore
-from ropewalk.evaluation.tasks.base import TooShort
-from ropewalk.evaluation.tasks.registry import PPL, Material
+from ropewalk.tasks.registry import PPL, Material
+from ropewalk.tasks.task import TooShort
+from ropewalk.texts.documents import tokenise
 
 THRESHOLD = 0.85  # accuracy that counts as using the context, close to RULER's 0.856
 DOCUMENTS = 2  # perplexity at a length wants at least so many texts of that length

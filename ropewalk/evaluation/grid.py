@@ -11,9 +11,9 @@ import random
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
-from ropewalk.evaluation.tasks.base import Sample, TooShort
-from ropewalk.evaluation.tasks.niah import CITIES, NeedleInHaystack, needle, stem
-from ropewalk.evaluation.units import TokenUnits
+from ropewalk.tasks.niah import CITIES, NeedleInHaystack, needle, stem
+from ropewalk.tasks.task import Sample, TooShort
+from ropewalk.texts.pieces import TokenUnits
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import UserError
-from ropewalk.evaluation.cells import cells
-from ropewalk.evaluation.documents import token_ids
+from ropewalk.common.errors import UserError
+from ropewalk.evaluation.samples import cells
+from ropewalk.texts.documents import token_ids
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.backends.base import Backend
+    from ropewalk.backends.backend import Backend
 
 ROOM = 256  # tokens of an answer whose length a task does not limit
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

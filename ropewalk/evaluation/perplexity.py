@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ropewalk.evaluation.nll import BATCH_TOKENS, token_nll
-from ropewalk.evaluation.statistics import Mean, cluster_mean
+from ropewalk.backends.nll import BATCH_TOKENS, token_nll
+from ropewalk.common.statistics import Mean, cluster_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

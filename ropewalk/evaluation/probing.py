@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropewalk.evaluation.nll import BATCH_TOKENS, scan
+from ropewalk.backends.nll import BATCH_TOKENS, scan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

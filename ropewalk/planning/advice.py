@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ropewalk.catalogue import CATALOGUE, Entry
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
+from ropewalk.methods.catalogue import CATALOGUE, Entry
 from ropewalk.planning import memory
 from ropewalk.planning.memory import Memory, Serving, Training
 from ropewalk.planning.published import Published, nearest

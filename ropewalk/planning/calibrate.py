@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.planning.measure import peak_bytes
 from ropewalk.planning.memory import Correction, Serving, Training, serving, training
 from ropewalk.planning.shapes import Shapes

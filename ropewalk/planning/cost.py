@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.planning.hardware import GPU
 from ropewalk.planning.memory import Serving, cache, weight_bytes
 from ropewalk.planning.shapes import Shapes

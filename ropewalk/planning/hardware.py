@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ropewalk.errors import UserError, did_you_mean
+from ropewalk.common.errors import UserError, did_you_mean
 
 GIB = 2**30
 CONTEXT = 1 * GIB  # CUDA context, libraries, workspaces

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ropewalk.errors import UserError, did_you_mean
+from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.planning.shapes import Layer, Shapes
 
 WEIGHTS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int4": 0.5 + 2 / 128, "nf4": 0.5 + 0.127 / 8}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.rope.config import quiet, text_config
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.report.numbers import Estimate, Printer, interval, pool, quantity, tokens
 
 PLAIN = "none"

@@ -13,9 +13,8 @@ from markupsafe import Markup
 from rich import box
 from rich.table import Table as TerminalTable
 
-from ropewalk.errors import UserError
-from ropewalk.evaluation.tasks.registry import PPL, TASKS
-from ropewalk.files import write_text
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import write_text
 from ropewalk.report import numbers, svg
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.page import (
@@ -28,6 +27,7 @@ from ropewalk.report.page import (
     chart,
     environment,
 )
+from ropewalk.tasks.registry import PPL, TASKS
 
 AVERAGE = "average"
 LOSSES = {PPL: "Perplexity", "position": "Loss by position"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TypeAlias
 
-from ropewalk.evaluation.statistics import wilson
+from ropewalk.common.statistics import wilson
 
 NOTHING = "–"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")

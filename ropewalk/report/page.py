@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ropewalk.files import write_text
+from ropewalk.common.files import write_text
 from ropewalk.report import numbers, svg
 from ropewalk.report.comparison import ACCURACY, PLAIN, TASK_TITLES, Comparison, Method, Result
 from ropewalk.report.numbers import Estimate

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.report import numbers
 from ropewalk.report.comparison import ACCURACY, TASK_TITLES, Comparison, Method, Result
 from ropewalk.report.svg import Axis, spread

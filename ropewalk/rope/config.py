@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk import files
-from ropewalk.errors import UserError
+from ropewalk.common import files
+from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.rope.live import Rotary, decoder, restored, rotaries
 from ropewalk.rope.rotation import Place, Style, rotate, tables
 from ropewalk.rope.spec import ALL

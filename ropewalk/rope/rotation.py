@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -57,3 +58,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: Style, place: Place = "he
     if d == x.shape[-1]:
         return turned
     return torch.cat([x[..., :first_turned], turned, x[..., first_turned + d :]], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """How a layer rotates.
+
+    Attributes:
+        inv_freq: radians per token, float32 [d/2], or [kv heads, d/2] where heads differ.
+        scale: attention factor.
+        style: which dimensions form a pair.
+        place: whether the rotated dimensions come first or last.
+    """
+
+    inv_freq: Tensor
+    scale: float
+    style: Style
+    place: Place
+
+    def tables(self, positions: Tensor, blend: bool = False) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at ``positions`` [R, P], [R, 1 or kv heads, P, d/2]."""
+        return tables(positions.to(self.inv_freq.device), self.inv_freq, self.scale, blend)
+
+    def by(self, x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+        """``x`` [B, H, P, D] turned by tables."""
+        return rotate(x, *cos_sin, style=self.style, place=self.place)

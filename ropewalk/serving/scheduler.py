@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from ropewalk.attention import cache_argument
-from ropewalk.serving.text import TextStream
+from ropewalk.serving.stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

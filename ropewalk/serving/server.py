@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from ropewalk.catalogue import method as method_of
-from ropewalk.errors import UserError
-from ropewalk.loading import load
+from ropewalk.checkpoint.opening import load
+from ropewalk.common.errors import UserError
+from ropewalk.methods.catalogue import method as method_of
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
 from ropewalk.serving.scheduler import Scheduler
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ropewalk.contract import Method
+    from ropewalk.methods.base import Method
     from ropewalk.rope.spec import RopeSpec
 
 GRACE = 10  # seconds that running requests get to finish, on shutdown

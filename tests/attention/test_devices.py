@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ropewalk.attention.backends import CPUFlash, CUDAEfficient, CUDAFlash, Dense, Flex
-from ropewalk.catalogue import method
+from ropewalk.attention.kernels import CPUFlash, CUDAEfficient, CUDAFlash, Dense, Flex
+from ropewalk.methods.catalogue import method
 from tests.matrix import logits
 from tests.models import tiny, tokens
 

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from ropewalk import method
-from ropewalk.frequencies.harpe import HARPE
+from ropewalk.methods.frequencies.harpe import HARPE
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.rotation import rotate, tables
 from tests.attention.dense import dense_logits

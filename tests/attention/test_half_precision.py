@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ropewalk.catalogue import method
+from ropewalk.methods.catalogue import method
 from tests.models import tiny, tokens
 
 BY_POSITION = [

@@ -15,19 +15,19 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ropewalk.errors import UserError
-from ropewalk.evaluation.backends.base import Ask, Reply
-from ropewalk.evaluation.backends.live import LiveModel
+from ropewalk.backends.backend import Ask, Reply
+from ropewalk.backends.local import LiveModel
+from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
+from ropewalk.common.store import SampleStore
+from ropewalk.evaluation.asking import Answer, Progress
 from ropewalk.evaluation.compare import compare, default_lengths
-from ropewalk.evaluation.comparison import Comparison, Gain, Measured, Row, summarise
-from ropewalk.evaluation.documents import load, tokenise
-from ropewalk.evaluation.engine import Answer, Progress
-from ropewalk.evaluation.fingerprint import model_fingerprint, tokenizer_fingerprint
-from ropewalk.evaluation.store import SampleStore
-from ropewalk.evaluation.tasks.niah import NeedleInHaystack
-from ropewalk.evaluation.tasks.passkey import Passkey
-from tests.evaluation.tokenizers import VOCABULARY, byte_level
+from ropewalk.evaluation.findings import Comparison, Gain, Measured, Row, summarise
+from ropewalk.tasks.niah import NeedleInHaystack
+from ropewalk.tasks.passkey import Passkey
+from ropewalk.texts.documents import load, tokenise
 from tests.models import THETA, tiny
+from tests.tokenizers import VOCABULARY, byte_level
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
-from ropewalk.evaluation import store
+from ropewalk.common import store
 from tests.evaluation.test_compare import interrupted
 log = open(sys.argv[2], "a")
 class Logged(store.SampleStore):
@@ -284,7 +284,7 @@ def test_fingerprints_tell_what_matters_apart(tokenizer, monkeypatch: pytest.Mon
     moved.config.name_or_path = "/elsewhere"
     assert model_fingerprint(moved) == same
     assert model_fingerprint(tiny("llama").bfloat16()) != same != model_fingerprint(tiny("llama", rms_norm_eps=1e-5))
-    monkeypatch.setattr("ropewalk.evaluation.fingerprint.WHOLE_BYTES", 0)
+    monkeypatch.setattr("ropewalk.common.fingerprints.WHOLE_BYTES", 0)
     sampled, changed = model_fingerprint(tiny("llama")), tiny("llama")
     with torch.no_grad():
         changed.model.layers[0].mlp.up_proj.weight.mul_(1.001)

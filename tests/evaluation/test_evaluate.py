@@ -8,24 +8,24 @@ from collections.abc import Sequence
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from ropewalk.catalogue import method
-from ropewalk.errors import UserError
-from ropewalk.evaluation.backends.base import Ask
-from ropewalk.evaluation.backends.live import live
-from ropewalk.evaluation.backends.oracles import ConstantModel, WindowOracle
-from ropewalk.evaluation.cells import Cell
+from ropewalk.backends.backend import Ask
+from ropewalk.backends.local import live
+from ropewalk.backends.oracles import ConstantModel, WindowOracle
+from ropewalk.common.errors import UserError
+from ropewalk.common.store import SampleStore
+from ropewalk.evaluation.asking import CHECKED, Engine
 from ropewalk.evaluation.controls import altered, controls, without_context
-from ropewalk.evaluation.documents import load
-from ropewalk.evaluation.engine import CHECKED, Engine
 from ropewalk.evaluation.evaluate import Evaluation, evaluate
+from ropewalk.evaluation.samples import Cell
 from ropewalk.evaluation.sequential import Sprt
-from ropewalk.evaluation.store import SampleStore
-from ropewalk.evaluation.suites import names, suite
-from ropewalk.evaluation.tasks.niah import NeedleInHaystack
-from ropewalk.evaluation.tasks.passkey import Passkey
-from ropewalk.evaluation.units import TokenUnits
-from tests.evaluation.tokenizers import VOCABULARY
+from ropewalk.methods.catalogue import method
+from ropewalk.tasks.niah import NeedleInHaystack
+from ropewalk.tasks.passkey import Passkey
+from ropewalk.tasks.suites import names, suite
+from ropewalk.texts.documents import load
+from ropewalk.texts.pieces import TokenUnits
 from tests.models import THETA, tiny
+from tests.tokenizers import VOCABULARY
 
 TASKS = (Passkey(), NeedleInHaystack((0,)))
 RETRIEVAL = ("passkey", "niah", "niah-planted")

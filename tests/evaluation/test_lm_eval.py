@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ropewalk.catalogue import method
-from ropewalk.evaluation.backends.live import live
-from ropewalk.evaluation.backends.oracles import WindowOracle
+from ropewalk.backends.local import live
+from ropewalk.backends.nll import token_nll
+from ropewalk.backends.oracles import WindowOracle
 from ropewalk.evaluation.lm_eval_bridge import as_lm, as_task, pair
-from ropewalk.evaluation.nll import token_nll
-from ropewalk.evaluation.tasks.passkey import Passkey
-from tests.evaluation.tokenizers import VOCABULARY
+from ropewalk.methods.catalogue import method
+from ropewalk.tasks.passkey import Passkey
 from tests.models import tiny
+from tests.tokenizers import VOCABULARY
 
 
 def test_contexts_and_continuations_are_split_without_losing_a_token(tokenizer) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropewalk.evaluation.nll import token_nll
+from ropewalk.backends.nll import token_nll
 from ropewalk.evaluation.perplexity import (
     context_gain,
     document_sums,

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ropewalk.evaluation.nll import token_nll
+from ropewalk.backends.nll import token_nll
 from ropewalk.evaluation.probing import ContextProbe, context_probe
 from tests.models import VOCABULARY, shared, tiny, tokens
 

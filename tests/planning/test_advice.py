@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from ropewalk.catalogue import CATALOGUE, Entry
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
+from ropewalk.methods.catalogue import CATALOGUE, Entry
 from ropewalk.planning import advice, memory
 from ropewalk.planning.cost import cost, parse_tokens, show_hours
 from ropewalk.planning.hardware import GIB, GPUS, gpu, parse_memory, usable

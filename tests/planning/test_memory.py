@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.planning.calibrate import calibrate
 from ropewalk.planning.measure import peak_bytes
 from ropewalk.planning.memory import OPTIMIZERS, Correction, Serving, Training, longest, serving, training
@@ -138,7 +138,7 @@ def test_serving_parts_are_weights_cache_and_prefill():
 
 
 def test_the_committed_measurements_hold_the_promise():
-    rows = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "memory.json").read_text())
+    rows = json.loads((Path(__file__).parents[2] / "bench" / "results" / "memory.json").read_text())
     measured = [row for row in rows if row["unit"] == "MiB"]
     assert len(measured) > 20 and all(abs(row["ratio"] - 1) <= 0.1 for row in measured)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.planning.memory import cache
 from ropewalk.planning.shapes import layer_kinds, shapes
 from tests.models import FAMILIES, config, shared

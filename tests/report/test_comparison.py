@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.report.comparison import Comparison
 from ropewalk.report.numbers import quantity, tax, tokens
 

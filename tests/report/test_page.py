@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.report import numbers, page
 from tests.report.conftest import spectrum
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from ropewalk.errors import UserError
+from ropewalk.common.errors import UserError
 from ropewalk.report.picture import picture
 from ropewalk.report.table import summary_table
 

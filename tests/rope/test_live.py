@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ropewalk import Frequencies, UserError, method
-from ropewalk.frequencies.base import check_live
+from ropewalk.methods.frequencies.frequency_method import check_live
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from tests.matrix import FAMILY_NAMES, LONG, TARGET, buffers, logits, same

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
+from ropewalk.checkpoint.inspection import inspect, kv_bytes_per_token
 from ropewalk.cli.main import run
-from ropewalk.rope.inspect import inspect, kv_bytes_per_token
 from tests.models import FAMILIES, config
 
 LLAMA = {

@@ -26,8 +26,8 @@ import openai
 import uvicorn
 
 from ropewalk import method
+from ropewalk.checkpoint.opening import load
 from ropewalk.cli.main import run
-from ropewalk.loading import load
 from ropewalk.rope.config import read
 from ropewalk.serving import scheduler as scheduling
 from ropewalk.serving import server

@@ -1,0 +1,193 @@
+"""Where the tokens of a forward pass stand, and which of them belong together.
+
+Padding and packed documents split a batch into groups that do not see each other. Inside a group positions rise, so
+that regions of positions are ranges of indices. A padded row is computed without its padding: exactly as if alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+
+Made = TypeVar("Made")
+Index = slice | Tensor
+ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows with the same text structure, and the tokens of one text in them.
+
+    Attributes:
+        rows: of the batch.
+        queries: indices of the text's queries in a row.
+        keys: indices of its keys.
+        m: positions of the queries, int64 [Q'] on the CPU.
+        n: positions of the keys, int64 [K'] on the CPU, rising.
+    """
+
+    rows: Index
+    queries: Index
+    keys: Index
+    m: Tensor
+    n: Tensor
+
+    @property
+    def is_everything(self) -> bool:
+        return self.rows == ALL and self.queries == ALL and self.keys == ALL
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The keys that one kind of layer holds.
+
+    Attributes:
+        keys: how many keys of the layer's tensor are written; they come first.
+        positions: of these keys, int64 [R, K] on the CPU, R = 1 or B; 0 where a key is hidden.
+        groups: who sees whom.
+    """
+
+    keys: int
+    positions: Tensor
+    groups: tuple[Group, ...]
+
+
+@dataclass(eq=False)
+class Layout:
+    """Positions of the tokens of one forward pass.
+
+    Attributes:
+        past: tokens in the cache before it.
+        queries: tokens in it.
+        visible: bool [B, past + queries] on the CPU, False for padding; None if nothing is padded.
+        given: the caller's ``position_ids``, int64 [R, Q], or None.
+        documents: the caller's document ids, int64 [B, Q], or None; packed texts do not see each other.
+        shared: what layers that ask for the same compute once: tables of angles, tiles, temperatures.
+
+    Raises:
+        UserError: if documents are packed on top of a cache.
+    """
+
+    past: int
+    queries: int
+    visible: Tensor | None = None
+    given: Tensor | None = None
+    documents: Tensor | None = None
+    shared: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.documents is not None and self.past:
+            raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
+
+    @property
+    def total(self) -> int:
+        """Tokens up to and including this forward pass."""
+        return self.past + self.queries
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Positions of the queries, int64 [R, Q]: as given, else counted without padding."""
+        if self.given is not None:
+            return self.given
+        if self.visible is None:
+            return torch.arange(self.past, self.total)[None]
+        return (self.visible.cumsum(-1) - 1).clamp_min(0)[:, self.past :]
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of the longest text so far."""
+        return int(self.positions.max()) + 1
+
+    def once(self, name: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+        """``make()``, called by the first layer that asks for ``name``."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        made: Made = self.shared[name]
+        return made
+
+    def view(self, slots: int, kept: Tensor | None = None) -> View:
+        """Keys and groups for a layer whose key tensor has ``slots`` slots.
+
+        Args:
+            slots: more than ``total`` in a static cache, less where the cache keeps only the last keys.
+            kept: positions of the cached keys of a layer that evicts from the middle, int64 [past keys].
+
+        Raises:
+            UserError: if rows differ in a cache that evicts.
+        """
+        return self.once(("view", slots, id(kept)), lambda: self._view(slots, kept))
+
+    def _view(self, slots: int, kept: Tensor | None) -> View:
+        m = self.positions
+        if kept is None and self.visible is None and self.documents is None and m.shape[0] == 1:
+            n = torch.cat([(int(m[0, 0]) + torch.arange(-self.past, 0)).clamp_min(0), m[0]])[-slots:]
+            return View(len(n), n[None], (Group(ALL, ALL, ALL, *_rising(m[0], n)),))
+        if kept is not None:
+            if bool((m != torch.arange(self.past, self.total)).any()):
+                raise UserError(
+                    "a cache that evicts holds the same positions for all rows, from 0 on",
+                    "Read texts of one length, without padding or position_ids of their own; or leave out the cache.",
+                )
+            n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
+            seen = torch.ones_like(n, dtype=torch.bool)
+        else:
+            seen = torch.ones(m.shape[0], self.total, dtype=torch.bool) if self.visible is None else self.visible
+            back = seen[:, : self.past].flip(-1).cumsum(-1).flip(-1)  # visible keys from here to the first query
+            first = _first(m, seen[:, self.past :])
+            n = torch.cat([(first - back).clamp_min(0), m.expand(seen.shape[0], -1)], -1)
+            n, seen = n[:, -slots:], seen[:, -slots:]
+        return View(n.shape[-1], n * seen, tuple(self._groups(m, n, seen)))
+
+    def _groups(self, m: Tensor, n: Tensor, seen: Tensor) -> list[Group]:
+        rows = max(x.shape[0] for x in (m, n, seen, *([] if self.documents is None else [self.documents])))
+        m, n, seen = (x.expand(rows, -1) for x in (m, n, seen))
+        texts = torch.zeros_like(n) if self.documents is None else self.documents.expand(rows, -1)
+        alike: dict[bytes, list[int]] = {}
+        for row in range(rows):
+            signature = torch.cat([m[row], n[row], seen[row].long(), texts[row]])
+            alike.setdefault(signature.numpy().tobytes(), []).append(row)
+        found = []
+        for members in alike.values():
+            row, where = members[0], _index(torch.tensor(members), rows)
+            for text in texts[row].unique().tolist() if self.documents is not None else [0]:
+                belongs = seen[row] & (texts[row] == text)
+                keys = belongs.nonzero()[:, 0]
+                queries = belongs[-self.queries :].nonzero()[:, 0]
+                if len(queries):
+                    indices = _index(queries, self.queries), _index(keys, n.shape[-1])
+                    found.append(Group(where, *indices, *_rising(m[row, queries], n[row, keys])))
+        return found
+
+
+def _first(m: Tensor, seen: Tensor) -> Tensor:
+    """Position of the first visible query of every row, [B, 1]."""
+    return m.expand(seen.shape[0], -1).gather(-1, seen.long().argmax(-1, keepdim=True))
+
+
+def _index(members: Tensor, size: int) -> Index:
+    """Rising indices as a slice where they have no gap."""
+    first, last = int(members[0]), int(members[-1])
+    if last - first + 1 > len(members):
+        return members
+    return ALL if len(members) == size else slice(first, last + 1)
+
+
+def _rising(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of queries and keys, after a look at the latter.
+
+    Raises:
+        UserError: if they fall.
+    """
+    if bool((n[1:] < n[:-1]).any()):
+        raise UserError(
+            "position_ids fall within a text, so that regions of positions are not ranges of keys",
+            "Give packed documents as document_ids=..., one id per token.",
+        )
+    return m, n

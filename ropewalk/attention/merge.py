@@ -1,0 +1,201 @@
+"""One softmax over several sets of keys, each with rotations of its own: tiles, merged by their log-sum-exp.
+
+Two parts (o_1, l_1), (o_2, l_2) of a softmax merge to l = log(e^l_1 + e^l_2), o = e^(l_1 - l) o_1 + e^(l_2 - l) o_2
+(arXiv 2112.05682). Merging is done in float32; what a tile needs is never more than the tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ropewalk.attention.kernels import Backend, bounds_masks, dense
+from ropewalk.attention.tiles import Tile
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tile of the scores between one rotation of the queries and one of the keys.
+
+    Attributes:
+        query: which of the rotated queries.
+        key: which of the rotated keys.
+        tile: rows and columns.
+        heads: query heads [first, last) that it is for, whole groups of those that share a key head; None means all.
+    """
+
+    query: int
+    key: int
+    tile: Tile
+    heads: tuple[int, int] | None = None
+
+
+def attend(
+    parts: Sequence[Part],
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    scale: float,
+    backend: Backend,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Softmax attention over the union of ``parts``; differentiable in queries, keys, values and sinks.
+
+    Args:
+        parts: disjoint sets of scores.
+        queries: the queries under each of their rotations, [B, H, Q, D] each.
+        keys: the keys under each of theirs, [B, Hkv, K, D] each.
+        values: [B, Hkv, K, Dv].
+        scale: of the logits.
+        backend: computes the tiles.
+        sinks: logits of a key without value that every query sees (gpt-oss), [H], or None.
+
+    Returns:
+        [B, H, Q, Dv] in the type of the queries; queries that see no key give 0.
+    """
+    tensors = (*queries, *keys)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, values)):
+        out: Tensor = _Attend.apply(tuple(parts), len(queries), scale, backend, sinks, values, *tensors)
+        return out
+    return _forward(parts, queries, keys, values, scale, backend, sinks)[0]
+
+
+def _forward(
+    parts: Sequence[Part],
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    scale: float,
+    backend: Backend,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    return finish(*accumulate(parts, queries, keys, values, scale, backend), sinks, queries[0].dtype)
+
+
+def accumulate(
+    parts: Sequence[Part],
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    scale: float,
+    backend: Backend,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
+    q = queries[0]
+    if parts and _is_whole(
+        parts[0], q.shape[-2]
+    ):  # nothing to merge into: plain texts, and the first region of a decoded token
+        merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
+        merged, parts = merged.to(torch.promote_types(q.dtype, torch.float32)), parts[1:]
+    else:
+        merged, lse = nothing(q, values.shape[-1])
+    for part in parts:
+        merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
+    return merged, lse
+
+
+def nothing(q: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Output [B, H, Q, width] and log-sum-exp [B, H, Q] of queries that have seen no key yet."""
+    merged = q.new_zeros(*q.shape[:-1], width, dtype=torch.promote_types(q.dtype, torch.float32))
+    return merged, merged.new_full(q.shape[:-1], -torch.inf)
+
+
+def finish(merged: Tensor, lse: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Output in ``dtype`` and log-sum-exp, after the logits without a value, [H], have taken their share."""
+    if sinks is not None:
+        alone, lse = lse, torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+        merged.mul_((alone - lse).exp()[..., None])
+    return merged.to(dtype), lse
+
+
+def merge(o: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
+    """Merge another part, [..., D] and [...], into the part (``o``, ``lse``) in place."""
+    total = torch.logaddexp(lse, more_lse)
+    finite = total.clamp_min(torch.finfo(total.dtype).min)
+    o.mul_((lse - finite).exp()[..., None]).addcmul_(more.to(o.dtype), (more_lse - finite).exp()[..., None])
+    lse.copy_(total)
+
+
+def _is_whole(part: Part, n: int) -> bool:
+    return part.heads is None and (part.tile.q0, part.tile.q1) == (0, n)
+
+
+def _rows(part: Part, x: Tensor) -> Tensor:
+    """A part's rows of something per query, [B, H, Q, ...]."""
+    return x[:, slice(*(part.heads or (0, None))), part.tile.q0 : part.tile.q1]
+
+
+def _columns(part: Part, x: Tensor, n_heads: int) -> Tensor:
+    """A part's columns of something per key, [B, Hkv, K, ...]; ``part.heads`` are whole groups of query heads."""
+    first, last = part.heads or (0, n_heads)
+    group = n_heads // x.shape[1]
+    return x[:, first // group : last // group, part.tile.k0 : part.tile.k1]
+
+
+def _tile_forward(
+    part: Part, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Tensor, scale: float, backend: Backend
+) -> tuple[Tensor, Tensor]:
+    q = _rows(part, queries[part.query])
+    k, v = (_columns(part, x, queries[0].shape[1]) for x in (keys[part.key], values))
+    kind = part.tile.kind
+    if kind == "ragged":
+        return dense(backend).masked(q, k, v, bounds_masks(part.tile, q.device), scale)
+    if kind == "mirrored":  # j >= i is j' <= i' seen from the other end
+        o, lse = backend.forward(q.flip(-2), k.flip(-2), v.flip(-2), True, scale)
+        return o.flip(-2), lse.flip(-1)
+    return backend.forward(q, k, v, kind == "causal", scale)
+
+
+def _tile_backward(
+    part: Part, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: Backend
+) -> tuple[Tensor, ...]:
+    kind = part.tile.kind
+    if kind == "ragged":
+        return dense(backend).gradients(do, q, k, v, o, lse, scale, bounds_masks(part.tile, q.device))
+    if kind == "mirrored":
+        do, q, k, v, o = (x.flip(-2) for x in (do, q, k, v, o))
+        gradients = backend.backward(do, q, k, v, o, lse.flip(-1), True, scale)
+        return tuple(x.flip(-2) for x in gradients)
+    return backend.backward(do, q, k, v, o, lse, kind == "causal", scale)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parts: tuple[Part, ...],
+        n_queries: int,
+        scale: float,
+        backend: Backend,
+        sinks: Tensor | None,
+        values: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        out, lse = _forward(parts, tensors[:n_queries], tensors[n_queries:], values, scale, backend, sinks)
+        ctx.save_for_backward(out, lse, sinks, values, *tensors)
+        ctx.parts, ctx.n_queries, ctx.scale, ctx.backend = parts, n_queries, scale, backend
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        do = gradients[0]
+        out, lse, sinks, values, *tensors = ctx.saved_tensors
+        queries, keys = tensors[: ctx.n_queries], tensors[ctx.n_queries :]
+        sums = [torch.zeros_like(x, dtype=lse.dtype) for x in (values, *tensors)]  # tiles add up in float32
+        for part in ctx.parts:
+            q, o, total = (_rows(part, x) for x in (queries[part.query], out, lse))
+            k, v = (_columns(part, x, do.shape[1]) for x in (keys[part.key], values))
+            dq, dk, dv = _tile_backward(part, _rows(part, do), q, k, v, o, total, ctx.scale, ctx.backend)
+            _rows(part, sums[1 + part.query]).add_(dq)
+            _columns(part, sums[1 + ctx.n_queries + part.key], do.shape[1]).add_(dk)
+            _columns(part, sums[0], do.shape[1]).add_(dv)
+        d_sinks = None
+        if sinks is not None:
+            weight = (sinks.to(lse.dtype)[:, None] - lse).exp()
+            d_sinks = -(weight * (do * out).sum(-1).to(lse.dtype)).sum((0, 2)).to(sinks.dtype)
+        typed = (summed.to(x.dtype) for summed, x in zip(sums, (values, *tensors), strict=True))
+        return None, None, None, None, d_sinks, *typed

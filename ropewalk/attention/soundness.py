@@ -1,0 +1,201 @@
+"""Whether what a method says can be attention at all: asked once per kind of layer, before the first token is read.
+
+The rules, for every query at position m up to the target, head by head:
+
+    future      no key behind the query itself: hi(m) <= m + 1
+    falling     bounds do not fall from one query that sees keys to the next, since tiles are cut along them
+    overlap     no key twice
+    coverage    every key up to m, unless the method decides visibility
+    positions   maps give one finite number per token
+    distances   0 <= q_pos(m) - k_pos(n) <= trained window, where the method decides positions
+    temperature one finite number above 0 per query, or per head and query
+
+All queries are looked at as long as regions times queries stay below 2^22, evenly spread runs of them beyond that;
+distances are looked at from a few dozen queries, to all of their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from ropewalk.attention.attending import POSITIONS, VISIBILITY, Attending
+from ropewalk.attention.regions import Layer, Map, Region
+from ropewalk.common.errors import UserError
+
+LOOKED_AT = 2**22  # regions times queries
+RUN = 64  # neighbouring queries, where not all are looked at
+FAR = 48  # queries whose distances are looked at
+
+
+def check(method: Attending, layer: Layer, tokens: int) -> None:
+    """Refuse what is no attention for some query of a text of ``tokens`` tokens.
+
+    Raises:
+        UserError: naming the query, the region and the rule.
+    """
+    _Check(method, layer, tokens).run()
+
+
+class _Check:
+    """One method on one kind of layer."""
+
+    def __init__(self, method: Attending, layer: Layer, tokens: int):
+        self.method, self.layer, self.tokens = method, layer, tokens
+        self.regions = method.regions(layer) if method.sets_regions else ()
+        self.m = _spread(tokens, LOOKED_AT // max(1, len(self.regions)))
+        self.bounds = [(self._bound(i, "lo", r.lo).clamp_min(0), self._bound(i, "hi", r.hi)) for i, r in self.numbered]
+
+    @property
+    def numbered(self) -> Iterator[tuple[int, Region]]:
+        return enumerate(self.regions)
+
+    def run(self) -> None:
+        for i, (lo, hi) in enumerate(self.bounds):
+            self._never_the_future(i, lo, hi)
+            self._never_falling(i, lo, hi)
+        if self.regions:
+            for first, heads in self._heads():
+                self._never_twice(first, heads)
+        if POSITIONS in self.method.axes:
+            self._distances()
+        self._temperature()
+
+    def _bound(self, i: int, name: str, bound: Map) -> Tensor:
+        found = bound(self.m)
+        if found.shape != self.m.shape or found.is_floating_point():
+            self._refuse(
+                f"{name} of region {i} gives {found.dtype} {list(found.shape)} for queries {list(self.m.shape)}, "
+                "expected one whole number each"
+            )
+        return found
+
+    def _never_the_future(self, i: int, lo: Tensor, hi: Tensor) -> None:
+        ahead = (hi > lo) & (hi > self.m + 1)
+        if bool(ahead.any()):
+            at = int(ahead.nonzero()[0])
+            self._refuse(
+                f"region {i} shows the query at {int(self.m[at])} the keys below hi = {int(hi[at])}, expected at most "
+                f"hi = m + 1 = {int(self.m[at]) + 1}: no query sees what comes behind it"
+            )
+
+    def _never_falling(self, i: int, lo: Tensor, hi: Tensor) -> None:
+        shows = hi > lo
+        m = self.m[shows]
+        for name, bound in (("lo", lo[shows]), ("hi", hi[shows])):
+            falls = bound[1:] < bound[:-1]
+            if bool(falls.any()):
+                at = int(falls.nonzero()[0]) + 1
+                self._refuse(
+                    f"{name} of region {i} falls from {int(bound[at - 1])} to {int(bound[at])} at the query at "
+                    f"{int(m[at])}, expected bounds that never fall"
+                )
+
+    def _heads(self) -> Iterator[tuple[int, list[int]]]:
+        """A head of every set that has the same regions, and the indices of these."""
+        edges = {0}
+        for i, region in self.numbered:
+            if region.heads is not None:
+                first, last = region.heads
+                if not 0 <= first < last <= self.layer.heads:
+                    self._refuse(f"region {i} is for heads {first} to {last - 1}, expected 0 to {self.layer.heads - 1}")
+                edges |= {first, last}
+        for head in sorted(edges - {self.layer.heads}):
+            has = [i for i, r in self.numbered if r.heads is None or r.heads[0] <= head < r.heads[1]]
+            yield head, has
+
+    def _never_twice(self, head: int, has: list[int]) -> None:
+        """No key is seen twice, and if visibility is not what the method decides, none is left out."""
+        seen = torch.zeros_like(self.m)
+        end = torch.zeros_like(self.m)
+        empty = torch.zeros_like(self.m)
+        pairs = [self.bounds[i] for i in has]
+        lo = torch.stack([torch.where(b > a, a, empty) for a, b in pairs] or [empty])
+        hi = torch.stack([torch.where(b > a, b, empty) for a, b in pairs] or [empty])
+        lo, order = lo.sort(dim=0)
+        hi = hi.gather(0, order)
+        for a, b in zip(lo, hi, strict=True):
+            twice = (b > a) & (a < end)
+            if bool(twice.any()):
+                at = int(twice.nonzero()[0])
+                both = [i for i in has if int(self.bounds[i][0][at]) <= int(a[at]) < int(self.bounds[i][1][at])]
+                self._refuse(
+                    f"regions {' and '.join(map(str, both))} both show the query at {int(self.m[at])} (head {head}) "
+                    f"the key at {int(a[at])}, expected every key at most once"
+                )
+            seen, end = seen + (b - a), torch.maximum(end, b)
+        if VISIBILITY not in self.method.axes and bool((seen < self.m + 1).any()):
+            at = int((seen < self.m + 1).nonzero()[0])
+            gone = _first_gap(lo[:, at].tolist(), hi[:, at].tolist())
+            self._refuse(
+                f"no region shows the query at {int(self.m[at])} (head {head}) the key at {gone}, expected all keys up "
+                "to the query: only methods with 'visibility' among their axes leave keys out"
+            )
+
+    def _distances(self) -> None:
+        chosen = torch.linspace(0, len(self.m) - 1, min(FAR, len(self.m))).long().unique()
+        m = self.m[chosen]
+        for i, region in self.numbered:
+            lo, hi = (bound[chosen] for bound in self.bounds[i])
+            shown = (hi > lo).nonzero()[:, 0].tolist()
+            if not shown:
+                continue
+            k = self._position(i, "k_pos", region.k_pos(torch.arange(int(hi.max()))))
+            q = self._position(i, "q_pos", region.q_pos(m))
+            for at in shown:
+                keys = k[int(lo[at]) : int(hi[at])]
+                near, far = float(q[at] - keys.max()), float(q[at] - keys.min())
+                if near < 0 or far > self.layer.window:
+                    worst = keys.argmax() if near < 0 else keys.argmin()
+                    self._refuse(
+                        f"region {i} lets the query at {int(m[at])} meet the key at {int(lo[at]) + int(worst)} at a "
+                        f"distance of {near if near < 0 else far:g}, expected 0 to the {self.layer.window} tokens that "
+                        "the model was trained on"
+                    )
+
+    def _position(self, i: int, name: str, found: Tensor) -> Tensor:
+        if found.ndim != 1 or not bool(torch.isfinite(found).all()):
+            self._refuse(f"{name} of region {i} gives {list(found.shape)}, expected one finite number per token")
+        return found.double()
+
+    def _temperature(self) -> None:
+        m = _spread(self.tokens, LOOKED_AT // 64)[None]
+        found = self.method.temperature(m, self.layer)
+        if found is None:
+            return
+        fits = found.shape in (m.shape, (1, self.layer.heads, m.shape[1]), (1, 1, m.shape[1]))
+        if not fits or not bool((torch.isfinite(found) & (found > 0)).all()):
+            self._refuse(
+                f"its temperature has shape {list(found.shape)} or values that are not above 0 and finite, expected "
+                f"one number above 0 per query, {list(m.shape)}, or per head and query"
+            )
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserError(
+            f"{self.method.id}: {what}",
+            f"Choose other options, or mend {type(self.method).__name__}.regions (layer {self.layer.index}, text of "
+            f"{self.tokens} tokens).",
+        )
+
+
+def _spread(tokens: int, most: int) -> Tensor:
+    """Positions below ``tokens``, all of them or evenly spread runs of ``RUN``, the first and the last among them."""
+    runs = max(2, most // RUN)
+    if tokens <= runs * RUN:
+        return torch.arange(tokens)
+    starts = torch.linspace(0, tokens - RUN, runs, dtype=torch.float64).long().unique()
+    return (starts[:, None] + torch.arange(RUN)).flatten().unique()
+
+
+def _first_gap(lo: list[int], hi: list[int]) -> int:
+    """The first key that no interval holds."""
+    end = 0
+    for a, b in sorted(zip(lo, hi, strict=True)):
+        if b > a:
+            if a > end:
+                break
+            end = max(end, b)
+    return end

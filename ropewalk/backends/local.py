@@ -1,0 +1,144 @@
+"""A transformers model in this process, with a method applied to it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ropewalk.backends.backend import Ask, Backend, Losses, Reply
+from ropewalk.backends.nll import BATCH_TOKENS, token_nll
+from ropewalk.backends.prefix import Runner
+from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
+from ropewalk.rope.config import read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Method(Protocol):
+    """A context extension method, as far as evaluating it goes."""
+
+    @property
+    def id(self) -> str:
+        """Canonical spelling; "none" is the plain model."""
+
+    @property
+    def length_dependent(self) -> bool:
+        """Whether results of a prefix differ from the prefix of the results."""
+
+    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
+        """Apply the method to the live model for contexts of ``to`` tokens; undone exactly on leaving."""
+
+    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
+        """Hash of everything that the method does to the model."""
+
+
+class LiveModel(Backend):
+    """A model with its method applied; see ``live``."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        basis: dict[str, str],
+        batch_tokens: int,
+    ):
+        self.model, self.tokenizer, self.basis, self.batch_tokens = model, tokenizer, basis, batch_tokens
+        self.length_dependent = length_dependent(method, model)
+        cached = getattr(method, "cache_exact", True)
+        why = "results depend on the length of the input" if self.length_dependent else ""
+        self.runner = Runner(model, why if cached else "the method changes what is cached", not cached, batch_tokens)
+        self.checks = self.runner.way != "plain"
+
+    @property
+    def how(self) -> str:
+        return self.runner.how
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        return {"asked": self.runner.asked, "read": self.runner.read}
+
+    def describe(self) -> dict[str, Any]:
+        return describe(self.model, self.tokenizer, self.basis["model"])
+
+    def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        for i, reply in self.runner.run(asks):
+            text = str(self.tokenizer.decode(list(reply.written), skip_special_tokens=True))
+            yield i, replace(reply, text=text)
+
+    def rolling(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Losses]]:
+        """Rows of one length run together, as many as ``batch_tokens`` hold; longer rows are read in pieces."""
+        by_length: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(i)
+        for length, members in by_length.items():
+            size = max(1, self.batch_tokens // length)
+            for some in (members[first : first + size] for first in range(0, len(members), size)):
+                if length > self.batch_tokens:
+                    losses = self.runner.losses(rows[some[0]])[None]
+                else:
+                    losses = token_nll(self.model, torch.tensor([list(rows[i]) for i in some]))
+                yield from zip(some, losses.double().numpy(), strict=True)
+
+
+@contextmanager
+def live(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    to: int,
+    model_hash: str = "",
+    batch_tokens: int = BATCH_TOKENS,
+) -> Iterator[LiveModel]:
+    """The model with ``method`` applied for contexts of ``to`` tokens, as a backend; undone on leaving.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        method: what is applied; "none" for the model as it is.
+        to: target length in tokens.
+        model_hash: the model's fingerprint, where the caller knows it already.
+        batch_tokens: how many tokens to run at once.
+    """
+    basis = {"model": model_hash or model_fingerprint(model), "method": method.fingerprint(model, to)}
+    with method.on(model, to):
+        yield LiveModel(model, tokenizer, method, basis, batch_tokens)
+
+
+def length_dependent(method: Method, model: PreTrainedModel) -> bool:
+    """Whether a text's losses change with what follows: by the method, or by the model's own rope if that stays."""
+    if method.length_dependent:
+        return True
+    if "frequencies" in getattr(method, "axes", ()) and method.id != "none":
+        return False
+    try:
+        specs = read(model.config).values()
+    except UserError:  # no rotary embedding
+        return False
+    return any(spec.rope_type == "dynamic" or spec.switches for spec in specs)
+
+
+def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fingerprint: str) -> dict[str, Any]:
+    """What a reader needs to know of a model to get the same numbers."""
+    import transformers
+
+    return {
+        "name": model.config.name_or_path,
+        "type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "fingerprint": fingerprint,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,208 @@
+"""Everything that a model's files say about its context window, gathered for a person or a program."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import keep, write_text
+from ropewalk.rope import problems
+from ropewalk.rope.config import (
+    config_file,
+    full_attention,
+    load_config,
+    read,
+    read_json,
+    record_of,
+    spec_to_json,
+    text_config,
+    window_of,
+)
+from ropewalk.rope.problems import Problem
+from ropewalk.rope.spec import RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ``ropewalk inspect`` shows.
+
+    Attributes:
+        model: as the user named it.
+        architecture: class name in the configuration, or the model type.
+        layers: layer type -> number of layers.
+        specs: layer type -> RopeSpec; empty if transformers cannot read the file.
+        window: pretrained window in tokens; None if unknown.
+        length: length in tokens that the configuration promises; None if unknown.
+        kv_bytes_per_token: bytes of key-value cache that one more token costs at full length (sliding-window layers,
+            whose cache stops growing, are not counted); None if unknown.
+        dtype: of that cache.
+        extended_by: the method that ropewalk applied, if it did.
+        unreadable: why transformers cannot read the configuration, if so.
+        problems: misconfigurations; empty for a sound model.
+    """
+
+    model: str
+    architecture: str
+    layers: dict[str, int]
+    specs: dict[str, RopeSpec]
+    window: int | None
+    length: int | None
+    kv_bytes_per_token: int | None
+    dtype: str
+    extended_by: str | None
+    unreadable: str | None
+    problems: list[Problem]
+
+    def to_json(self) -> dict[str, Any]:
+        rope = {
+            key: {
+                **spec_to_json(spec),
+                "critical_dimension": spec.critical_dimension,
+                "dimensions_without_a_full_turn": spec.rotary_dim // 2 - spec.critical_dimension,
+                "wavelengths": spec.wavelengths.tolist(),
+            }
+            for key, spec in self.specs.items()
+        }
+        plain = {key: value for key, value in vars(self).items() if key not in ("specs", "problems")}
+        return {**plain, "rope": rope, "problems": [asdict(problem) for problem in self.problems]}
+
+
+def inspect(model: str, trust_remote_code: bool = False) -> Inspection:
+    """Inspect a folder, a config.json or a hub id; no weights are needed.
+
+    Raises:
+        UserError: if there is no configuration, or it cannot be read and no problem explains why.
+    """
+    file = config_file(model)
+    raw = read_json(file)
+    found = problems.find(raw, model, nested=_wants_nested(raw))
+    try:
+        config = load_config(model, trust_remote_code)
+        specs = read(config)
+    except UserError as error:
+        if not found:
+            raise
+        name = str((raw.get("architectures") or [raw.get("model_type", "unknown")])[0])
+        return Inspection(model, name, {}, {}, None, None, None, "", None, error.message, found)
+    text = text_config(config)
+    window, length = window_of(specs), min(spec.length for spec in full_attention(specs))
+    found += _tokenizer_problems(file.parent, model, window, length)
+    record = record_of(config)
+    dtype = str(text.dtype or config.dtype or "bfloat16").removeprefix("torch.")
+    return Inspection(
+        model=model,
+        architecture=str((config.architectures or [config.model_type])[0]),
+        layers=layer_types(text),
+        specs=specs,
+        window=window,
+        length=length,
+        kv_bytes_per_token=kv_bytes_per_token(text, dtype),
+        dtype=dtype,
+        extended_by=None if record is None else str(record.get("method")),
+        unreadable=None,
+        problems=found,
+    )
+
+
+def refuse_unsound(model: str) -> None:
+    """Raise the first problem of a configuration that leaves the pretrained rope in doubt.
+
+    Raises:
+        UserError: naming key, value seen, value expected and the mend.
+    """
+    raw = read_json(config_file(model))
+    for problem in problems.find(raw, model, nested=_wants_nested(raw)):
+        if problem.code in problems.BLOCKING:
+            raise UserError(
+                f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
+            )
+
+
+def layer_types(text: PreTrainedConfig) -> dict[str, int]:
+    """Layer type -> number of layers, in order of appearance."""
+    types = getattr(text, "layer_types", None) or ["full_attention"] * int(text.num_hidden_layers)
+    return {kind: types.count(kind) for kind in dict.fromkeys(types)}
+
+
+def kv_bytes_per_token(text: PreTrainedConfig, dtype: str) -> int:
+    """Bytes of cache for one more token in all layers whose cache grows with the text."""
+    if getattr(text, "kv_lora_rank", None):  # multi-head latent attention, as transformers caches it
+        width = int(text.num_attention_heads) * (int(text.qk_head_dim) + int(text.v_head_dim))
+    else:
+        head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        width = 2 * int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
+    growing = sum(n for kind, n in layer_types(text).items() if kind == "full_attention")
+    return growing * width * BYTES.get(dtype, 2)
+
+
+def _wants_nested(raw: dict[str, Any]) -> bool:
+    """Whether this model type's own defaults hold rope parameters per layer type."""
+    from transformers import AutoConfig
+
+    inner = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
+    model_type = (inner or raw).get("model_type")
+    try:
+        defaults = AutoConfig.for_model(str(model_type))
+    except Exception:  # unknown types are reported by load_config
+        return False
+    parameters = getattr(text_config(defaults), "rope_parameters", None) or {}
+    return bool(parameters) and all(isinstance(value, dict) for value in parameters.values())
+
+
+def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> list[Problem]:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return []
+    limit = read_json(file).get("model_max_length")
+    if not problems.number(limit) or limit is None or limit > window or length <= window:
+        return []
+    mend = f"ropewalk inspect {model} --set 'tokenizer_config.json:model_max_length={length}'"
+    return [Problem("tokenizer-shorter", "all", "tokenizer_config.json:model_max_length", limit, length, mend)]
+
+
+def set_key(model: str, assignment: str) -> Path:
+    """Change one key of a local configuration file: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
+
+    Returns:
+        The file that was written, atomically; the old one stays beside it, see ``files.keep``.
+
+    Raises:
+        UserError: if the model is no local folder, or the assignment cannot be read.
+    """
+    path, separator, text = assignment.partition("=")
+    name, colon, key = path.rpartition(":")
+    folder = Path(model).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    file = folder / (name if colon else "config.json")
+    if not separator or not key:
+        raise UserError(
+            f"cannot read {assignment!r}", "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'."
+        )
+    if not file.is_file() or file.resolve().parent != folder.resolve():
+        raise UserError(f"--set changes files of a local model folder; {file} is none")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    content = read_json(file)
+    *outer, last = key.split(".")
+    inner: Any = content
+    for step in outer:
+        inner = inner.setdefault(step, {}) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict):
+        raise UserError(f"{file}: {'.'.join(outer)} holds no object, so {last!r} cannot be set inside it")
+    if value is None:
+        inner.pop(last, None)
+    else:
+        inner[last] = value
+    keep(file)
+    write_text(file, json.dumps(content, indent=2) + "\n")
+    return file

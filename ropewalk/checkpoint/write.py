@@ -1,0 +1,222 @@
+"""Extending a checkpoint on disk: a new configuration beside the same weights."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk import __version__
+from ropewalk.checkpoint.inspection import refuse_unsound
+from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.engines.launch import launch_lines
+from ropewalk.methods.base import USE_IT_LIVE
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
+from ropewalk.rope.live import rounding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from ropewalk.methods.base import Method
+    from ropewalk.rope.spec import Frequencies
+
+LINKED = (".safetensors", ".bin", ".gguf")  # large and never changed: hard links where the file system allows
+LEFT_OUT = frozenset({"config.json", RECORD})
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What ``extend`` wrote.
+
+    Attributes:
+        folder: the new checkpoint.
+        method: canonical spelling.
+        window: pretrained window L in tokens.
+        target: new length T in tokens.
+        scale: T / L.
+        rope_parameters: layer type -> parameters now in the configuration.
+        config_diff: unified diff of config.json.
+        launch: engine -> launch line, or why there is none.
+    """
+
+    folder: Path
+    method: str
+    window: int
+    target: int
+    scale: float
+    rope_parameters: dict[str, dict[str, Any]]
+    config_diff: str
+    launch: dict[str, str]
+
+
+def extended_config(
+    config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None
+) -> tuple[PreTrainedConfig, dict[str, dict[str, Any]]]:
+    """A copy of ``config`` that says ``method`` for ``to`` tokens, and its rope parameters.
+
+    Raises:
+        UserError: if the method cannot be saved, or what transformers would derive from the copy is not what the method
+            meant.
+    """
+    method = _saveable(method)
+    parameters = method.saved(config, to, on_top)
+    changed = copy.deepcopy(config)
+    rope_config.write(changed, parameters, to)
+    changed.name_or_path = ""  # so that the source's record does not speak for the copy
+    _verify(method, changed, method.static_plan(config, to, on_top), to)
+    return changed, parameters
+
+
+def _saveable(method: Method) -> FrequencyMethod:
+    if not isinstance(method, FrequencyMethod):
+        raise UserError(f"{method.id} cannot be saved in a configuration: {method.why_not_saved()}", USE_IT_LIVE)
+    return method
+
+
+def _verify(method: Method, written: PreTrainedConfig, meant: Mapping[str, Frequencies], to: int) -> None:
+    specs = rope_config.read(written)
+    for key, want in meant.items():
+        spec = specs[key]
+        off = float(((spec.inv_freq - want.inv_freq).abs() / want.inv_freq.clamp_min(1e-20)).max())
+        if off > rounding(spec, to) or abs(spec.attention_factor - want.attention_factor) > 1e-6:
+            raise UserError(
+                f"{method.id}: what transformers would read back for layer type {key!r} is off by {off:.2g} in "
+                f"frequency and {abs(spec.attention_factor - want.attention_factor):.2g} in attention factor; "
+                "nothing was saved"
+            )
+
+
+def config_text(config: PreTrainedConfig) -> str:
+    """config.json as it will be written: all that the source had, the changes, and their spelling for older readers.
+
+    transformers 4 and engines of its time read ``rope_theta`` and ``rope_scaling``; the same numbers stand there too,
+    where one rope serves all layers and all of the head.
+    """
+    content = json.loads(config.to_json_string(use_diff=True))
+    rope = content.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope and rope.get("partial_rotary_factor", 1.0) == 1.0:
+        content["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            content["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def diff(before: PreTrainedConfig, after: PreTrainedConfig) -> str:
+    """Unified diff of two configurations, long factor lists on one line."""
+    return "\n".join(
+        difflib.unified_diff(_lines(before), _lines(after), "config.json", "config.json (extended)", lineterm="", n=1)
+    )
+
+
+def _lines(config: PreTrainedConfig) -> list[str]:
+    return [f"{key}: {value}" for key, value in sorted(_flat(json.loads(config_text(config))).items())]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    out: dict[str, str] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            out |= _flat(inner, f"{prefix}{key}.")
+        elif isinstance(inner, list) and len(inner) > 4:
+            out[prefix + key] = (
+                f"[{inner[0]:.6g}, {inner[1]:.6g}, ... {inner[-1]:.6g}] ({len(inner)})"
+                if _numeric(inner)
+                else str(inner)
+            )
+        else:
+            out[prefix + key] = json.dumps(inner)
+    return out
+
+
+def _numeric(values: list[Any]) -> bool:
+    return all(isinstance(v, (int, float)) for v in values)
+
+
+def extend(
+    model: str,
+    to: int,
+    method: Method,
+    out: Path,
+    overwrite: bool = False,
+    on_top: bool | None = None,
+    trust_remote_code: bool = False,
+) -> Extension:
+    """Write a checkpoint at ``out`` whose configuration says ``method`` for ``to`` tokens.
+
+    Weights are hard-linked where that is possible, else copied. The folder appears only when it is complete;
+    ``overwrite`` lets it take the place of one that ropewalk wrote.
+
+    Raises:
+        UserError: for everything that a user can mend; nothing is left behind.
+    """
+    refuse_unsound(resolve(model))
+    config = load_config(resolve(model), trust_remote_code)
+    method = _saveable(method)
+    changed, parameters = extended_config(config, method, to, on_top)
+    source = folder_of(model)
+    check_weights(source)
+    out = folder_to_write(out, [source], overwrite)
+    starting = rope_config.starting_specs(config, on_top)
+    window = rope_config.window_of(starting)
+    record = {
+        "ropewalk": __version__,
+        "method": method.id,
+        "source": model,
+        "window": window,
+        "target": to,
+        "scale": to / window,
+        "pretrained": {key: spec_to_json(spec) for key, spec in starting.items()},
+        "rope_parameters": parameters,
+    }
+    with new_folder(out, [source], overwrite) as folder:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
+                bring(file, folder / file.name)
+        write_text(folder / "config.json", config_text(changed))
+        _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
+        _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
+        _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
+        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    first = next(iter(parameters.values()))
+    return Extension(
+        folder=out,
+        method=method.id,
+        window=window,
+        target=to,
+        scale=to / window,
+        rope_parameters=parameters,
+        config_diff=diff(config, changed),
+        launch=launch_lines(out, rope_config.text_config(config).model_type, first, to),
+    )
+
+
+def bring(file: Path, to: Path) -> None:
+    """Link large files that never change, copy the others."""
+    if file.suffix in LINKED:
+        try:
+            os.link(file.resolve(), to)
+            return
+        except OSError:  # another file system, or links are not allowed
+            pass
+    shutil.copyfile(file, to)
+
+
+def _raise_limit(file: Path, key: str, length: int, add: bool = True) -> None:
+    """Set a length limit in a JSON file, if the file is there (and the key, unless ``add``)."""
+    if not file.is_file():
+        return
+    content = read_json(file)
+    if add or isinstance(content.get(key), int):
+        content[key] = length
+        file.unlink()  # never write through a link into the source
+        write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,350 @@
+"""Whether every engine rotates as the checkpoint means: one row per engine, each difference with the key that mends it.
+
+What is meant is what ropewalk wrote down (``ropewalk.json``), else what transformers makes of the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import keep, write_text
+from ropewalk.engines import formulas, llama_cpp, sglang, transformers, vllm
+from ropewalk.engines.reading import Files, Reading
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.spec import ALL
+
+FREQUENCY = 1e-5  # relative; engines and transformers round their formulas to float32
+FACTOR = 1e-4  # relative
+ENGINES = ("transformers", "transformers 4", "vllm", "sglang", "llama.cpp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine's line of the table.
+
+    Attributes:
+        engine: one of ``ENGINES``.
+        version: whose rules were applied; empty where they have not changed.
+        loads: False if the engine refuses the checkpoint; the next three are None then.
+        same_frequencies: in every layer type, at the promised length.
+        same_attention_factor: likewise.
+        same_length: the engine takes the promised length by itself.
+        note: what differs, or why it does not load.
+        mend: the command, or the flag; empty where keys mend it.
+        keys: [FILE:]key -> value; what ``--fix`` writes.
+    """
+
+    engine: str
+    version: str
+    loads: bool
+    same_frequencies: bool | None = None
+    same_attention_factor: bool | None = None
+    same_length: bool | None = None
+    note: str = ""
+    mend: str = ""
+    keys: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Rotates alike; a length that must be stated is on the launch line."""
+        return self.loads and bool(self.same_frequencies and self.same_attention_factor)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How the engines are started.
+
+    Attributes:
+        overrides: of ``--hf-overrides`` (vLLM) and ``--json-model-override-args`` (SGLang); what they say is meant, and
+            engines that take none are left out.
+        flags: of llama.cpp; they meet a GGUF that the stock converter wrote.
+        versions: engine -> version; the latest known where it is not named.
+        via_transformers: vLLM and SGLang run transformers' modelling code (``--model-impl transformers``).
+    """
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    flags: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    via_transformers: bool = False
+
+
+def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
+    """Compare what each engine derives with what the checkpoint means.
+
+    Raises:
+        UserError: if the folder has no readable configuration.
+    """
+    asked = asked or Asked()
+    asked = replace(asked, overrides=_of_text(asked.overrides))
+    files = Files.load(folder)
+    want = meant(files, folder, asked.overrides)
+    length = min(reading.max_length for reading in want.values())
+    engines = [engine for engine in ENGINES if not asked.overrides or _takes_overrides(engine, asked)]
+    return [row(engine, files, want, length, asked) for engine in engines]
+
+
+def _takes_overrides(engine: str, asked: Asked) -> bool:
+    return engine in ("transformers", "vllm", "sglang") or (engine == "llama.cpp" and bool(asked.flags))
+
+
+def row(engine: str, files: Files, want: Mapping[str, Reading], length: int, asked: Asked) -> Row:
+    """One engine's row: what it makes of ``files`` against ``want``, at ``length`` tokens."""
+    try:
+        return _compared(engine, files, asked, want, READERS[engine](files, length, asked))
+    except UserError as error:
+        return _refused(engine, files, asked, error)
+
+
+def meant(files: Files, folder: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Reading]:
+    """Layer type -> the rotation that was meant, at the promised length."""
+    record = rope_config.record_in(folder)
+    if overrides:
+        files = files.replaced(completed(files, overrides))
+    elif record is not None and "rope_parameters" in record:
+        table = {**files.entries, **record["rope_parameters"]}
+        files = files.replaced(
+            {"rope_parameters": table.get(ALL, table), "max_position_embeddings": int(record["target"])}
+        )
+        if hasattr(files.config, "original_max_position_embeddings"):
+            originals = {entry.get("original_max_position_embeddings") for entry in table.values()} - {None}
+            files.config.original_max_position_embeddings = originals.pop() if originals else int(record["target"])
+    first = transformers.read(files, files.length)
+    length = min(reading.max_length for reading in first.values())
+    return first if length == files.length else transformers.read(files, length)
+
+
+def _of_text(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of the language model, under the newer name of the rope dict."""
+    keys = dict(overrides.get("text_config", overrides))
+    rope = keys.pop("rope_scaling", None)
+    return keys if rope is None else {**keys, "rope_parameters": rope}
+
+
+def completed(files: Files, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides with the keys of the checkpoint's own rope dict that they forget (``rope_theta`` above all)."""
+    whole = dict(overrides)
+    rope = whole.get("rope_parameters")
+    if isinstance(rope, dict) and ALL in files.entries:
+        own = files.entries[ALL]
+        kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
+        whole["rope_parameters"] = {**kept, **rope}
+    return whole
+
+
+def _transformers(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
+    return transformers.read(files.replaced(completed(files, asked.overrides)), length)
+
+
+def _transformers_4(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
+    return transformers.read(files, length, "4.57")
+
+
+def _vllm(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
+    version = asked.versions.get("vllm", vllm.LATEST)
+    return vllm.read(files.replaced(asked.overrides), length, version, asked.via_transformers)
+
+
+def _sglang(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
+    version = asked.versions.get("sglang", sglang.LATEST)
+    merges = sglang.rules(version).merges_overrides
+    overrides = asked.overrides
+    if merges and isinstance(overrides.get("rope_parameters"), dict):
+        overrides = {**overrides, "rope_parameters": {**files.config.rope_parameters, **overrides["rope_parameters"]}}
+    return sglang.read(files.replaced(overrides), length, version, asked.via_transformers)
+
+
+def _llama_cpp(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
+    architecture, metadata = llama_cpp.converted(files)
+    flags = llama_cpp.Flags.parse(asked.flags)
+    return {
+        key: llama_cpp.read(metadata, flags, architecture, sliding=key == "sliding_attention") for key in files.entries
+    }
+
+
+READERS: dict[str, Callable[[Files, int, Asked], dict[str, Reading]]] = {
+    "transformers": _transformers,
+    "transformers 4": _transformers_4,
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "llama.cpp": _llama_cpp,
+}
+
+
+def _version(engine: str, asked: Asked) -> str:
+    latest = {"vllm": vllm.LATEST, "sglang": sglang.LATEST, "transformers": transformers.LATEST}
+    return asked.versions.get(engine, latest.get(engine, ""))
+
+
+def _refused(engine: str, files: Files, asked: Asked, error: UserError) -> Row:
+    keys = {} if error.mend else _keys(engine, files, None)
+    return Row(engine, _version(engine, asked), False, note=error.message, mend=error.mend, keys=keys)
+
+
+def _compared(
+    engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], found: Mapping[str, Reading]
+) -> Row:
+    pairs = [(want[key], found.get(key) or found[ALL]) for key in want]
+    frequencies = [_same_frequencies(wish, have) for wish, have in pairs]
+    factors = [math.isclose(w.attention_factor, h.attention_factor, rel_tol=FACTOR) for w, h in pairs]
+    length, taken = (min(reading.max_length for reading in table.values()) for table in (want, found))
+    compared = Row(engine, _version(engine, asked), True, all(frequencies), all(factors), taken == length)
+    notes, mend, keys = [], "", {}
+    if not compared.sound:
+        keys = _keys(engine, files, want)
+        mend = "" if keys else _mend(engine, files, asked, want, all(frequencies))
+        differing = [a and b for a, b in zip(frequencies, factors, strict=True)].index(False)
+        notes.append(_difference(*pairs[differing]))
+    if taken < length and engine == "vllm" and (files.tokenizer_limit or length) < length:
+        keys["tokenizer_config.json:model_max_length"] = length
+    elif taken != length:
+        notes.append(f"takes {taken:,} tokens by itself, meant are {length:,}")
+        mend = mend or LENGTH_FLAG.get(engine, "").format(length=length)
+    notes += [f"{key} is {_seen(files, key)!r}, {engine} needs {_short(value)}" for key, value in keys.items()]
+    return replace(compared, note="; ".join(notes), mend=mend, keys=keys)
+
+
+LENGTH_FLAG = {
+    "vllm": "vllm serve ... --max-model-len {length}",
+    "sglang": "sglang.launch_server ... --context-length {length}",
+    "llama.cpp": "llama-server ... -c {length} --override-kv ARCH.context_length=int:{length}",
+}
+
+
+def _same_frequencies(want: Reading, have: Reading) -> bool:
+    if want.inv_freq.shape != have.inv_freq.shape:
+        return False
+    return bool(torch.isclose(have.inv_freq, want.inv_freq, rtol=FREQUENCY, atol=1e-15).all())
+
+
+def _difference(want: Reading, have: Reading) -> str:
+    if want.inv_freq.shape != have.inv_freq.shape:
+        return f"rotates {2 * have.inv_freq.numel()} dimensions, meant are {2 * want.inv_freq.numel()}"
+    if not _same_frequencies(want, have):
+        ratio = (have.inv_freq / want.inv_freq.clamp_min(1e-30)).tolist()
+        worst = max(range(len(ratio)), key=lambda i: abs(math.log(max(ratio[i], 1e-30))))
+        seen, meant = float(have.inv_freq[worst]), float(want.inv_freq[worst])
+        return f"frequency {worst} is {seen:.4g} radians per token, meant is {meant:.4g}"
+    return f"attention factor is {have.attention_factor:.6g}, meant is {want.attention_factor:.6g}"
+
+
+def _keys(engine: str, files: Files, want: Mapping[str, Reading] | None) -> dict[str, Any]:
+    """[FILE:]key -> value that makes the engine agree; empty where no key does."""
+    found: dict[str, Any] = {}
+    for layer_type, entry in files.entries.items():
+        t = want[layer_type].attention_factor if want is not None and layer_type in want else None
+        for key, value in _entry_keys(engine, files, entry, t).items():
+            found |= {path + key: value for path in _paths(files, layer_type)}
+    if engine == "transformers 4" and ALL in files.entries:
+        rope = dict(files.entries[ALL])
+        found = {f"{files.prefix}rope_theta": rope.pop("rope_theta", None)}
+        if rope.get("rope_type", "default") != "default":
+            found[f"{files.prefix}rope_scaling"] = rope
+    partial = next(iter(files.entries.values())).get("partial_rotary_factor")
+    if engine == "sglang" and partial is not None and getattr(files.config, "partial_rotary_factor", None) != partial:
+        found[f"{files.prefix}partial_rotary_factor"] = partial
+    return {key: value for key, value in found.items() if value is not None and not _is(_seen(files, key), value)}
+
+
+def _is(seen: Any, value: Any) -> bool:
+    return type(seen) is type(value) and seen == value  # 4 is not 4.0 to an engine
+
+
+def _entry_keys(engine: str, files: Files, entry: Mapping[str, Any], t: float | None) -> dict[str, Any]:
+    kind, factor = entry.get("rope_type", "default"), entry.get("factor")
+    if kind == "linear" and isinstance(factor, int):
+        return {"factor": float(factor)}
+    if engine == "vllm" and kind == "yarn" and files.model_type == "gpt_oss":
+        return {"beta_fast": entry.get("beta_fast", 32.0), "beta_slow": entry.get("beta_slow", 1.0)}
+    if t is None or engine not in ("vllm", "sglang"):
+        return {}
+    if kind == "yarn" and isinstance(factor, (int, float)) and files.model_type != "gpt_oss":
+        return {"attn_factor": t / formulas.yarn_magnitude(float(factor)), "attention_factor": t}
+    if kind == "longrope":
+        return {"short_mscale": t, "long_mscale": t}
+    return {}
+
+
+def _paths(files: Files, layer_type: str) -> list[str]:
+    """Where a layer type's parameters stand in the file: under the new name, the old one, or both."""
+    inner = "" if layer_type == ALL else f"{layer_type}."
+    names = [name for name in ("rope_parameters", "rope_scaling") if isinstance(files.raw.get(name), dict)]
+    return [f"{files.prefix}{name}.{inner}" for name in names]
+
+
+def _seen(files: Files, key: str) -> Any:
+    if key.startswith("tokenizer_config.json:"):
+        return files.tokenizer_limit
+    value: Any = files.raw
+    for step in key.removeprefix(files.prefix).split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], only_factor: bool) -> str:
+    """What to do where no key of the file helps."""
+    if asked.overrides and engine in ("vllm", "sglang"):
+        flag = {"vllm": "--hf-overrides", "sglang": "--json-model-override-args"}[engine]
+        return f"{flag} '{json.dumps(completed(files, asked.overrides))}'"
+    if engine == "transformers":
+        return f"the file was changed after ropewalk wrote it: ropewalk extend ... -o {files.folder} --overwrite"
+    if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
+        target = min(reading.max_length for reading in want.values())
+        return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+    if engine == "llama.cpp":
+        return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
+    if only_factor:
+        return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
+    return f"start {engine} with --model-impl transformers"
+
+
+def fix(
+    folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES, backups: bool = True
+) -> dict[str, Any]:
+    """Write the keys that make engines agree; each file that changes stays beside as NAME.bak, unless told otherwise.
+
+    Returns:
+        [FILE:]key -> value as written.
+
+    Raises:
+        UserError: if a file cannot be read or written.
+    """
+    written: dict[str, Any] = {}
+    kept: set[str] = set()
+    while True:  # a key for one engine may bring in a dict where another engine's key belongs too
+        rows = check_export(folder, asked)
+        wanted = {key: value for row in rows if row.engine in engines for key, value in row.keys.items()}
+        if not wanted.keys() - written.keys():
+            return written
+        by_file: dict[str, dict[str, Any]] = {}
+        for key, value in wanted.items():
+            name, colon, inside = key.rpartition(":")
+            by_file.setdefault(name if colon else "config.json", {})[inside] = value
+        for name, keys in by_file.items():
+            if backups and name not in kept:
+                keep(folder / name)
+                kept.add(name)
+            _write_keys(folder / name, keys)
+        written |= wanted
+
+
+def _write_keys(file: Path, keys: Mapping[str, Any]) -> None:
+    content = rope_config.read_json(file)
+    for key, value in keys.items():
+        *outer, last = key.split(".")
+        inner = content
+        for step in outer:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+    write_text(file, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,101 @@
+"""Writing a GGUF file: keys, then the names and shapes of all tensors, then one tensor after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ropewalk.common.errors import UserError
+from ropewalk.engines.gguf.header import read_header
+from ropewalk.engines.gguf.library import gguf
+from ropewalk.engines.gguf.rope_keys import Entries
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+
+MARK = "ropewalk.tensors"  # key: what the tensors were when ropewalk wrote the file; a file quantised since differs
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        n_bytes: its size.
+        rope: the entries about its rope.
+        launch: the line that serves it.
+    """
+
+    path: Path
+    n_bytes: int
+    rope: Entries
+    launch: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it will be stored: ``data`` is asked for when its turn comes, so that memory holds one at a time."""
+
+    name: str
+    shape: tuple[int, ...]  # of values, not of bytes; the last varies fastest
+    kind: GGMLQuantizationType
+    data: Callable[[], np.ndarray[Any, Any]]
+
+    @property
+    def n_bytes(self) -> int:
+        block, size = gguf().GGML_QUANT_SIZES[self.kind]
+        return int(np.prod(self.shape)) // block * size
+
+
+def write_file(
+    path: Path, architecture: str, add_keys: Callable[[GGUFWriter], None], rope: Entries, tensors: Sequence[Stored]
+) -> None:
+    """Write a file: the keys that ``add_keys`` adds, the rope, and the tensors."""
+    library = gguf()
+    writer = library.GGUFWriter(path, architecture)
+    f32 = library.GGMLQuantizationType.F32
+    factors = {name: np.asarray(values, dtype=np.float32) for name, values in rope.factors.items()}
+    tensors = [Stored(f"{name}.weight", row.shape, f32, row.copy) for name, row in factors.items()] + list(tensors)
+    try:
+        add_keys(writer)
+        writer.add_string(MARK, _digest((tensor.name, int(tensor.kind), math.prod(tensor.shape)) for tensor in tensors))
+        for key, value in rope.keys.items():
+            writer.add_key_value(f"{architecture}.{key}", value, _kind(value))
+        for tensor in tensors:
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.n_bytes, tensor.kind)
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors:
+            writer.write_tensor_data(tensor.data())
+    finally:
+        writer.close()
+
+
+def written_here(path: Path) -> bool:
+    """Whether ropewalk wrote this GGUF as it is, by the mark in it."""
+    try:
+        header = read_header(path)
+    except UserError:
+        return False
+    places = header.tensors.items()
+    return header.values.get(MARK) == _digest((name, place.kind, place.elements) for name, place in places)
+
+
+def _digest(tensors: Iterable[tuple[str, int, int]]) -> str:
+    """Of name, number of the type, and elements of every tensor."""
+    return hashlib.sha256(repr(sorted(tensors)).encode()).hexdigest()[:16]
+
+
+def _kind(value: Any) -> Any:
+    """The type that llama.cpp reads a rope key with."""
+    kinds = gguf().GGUFValueType
+    return kinds.STRING if isinstance(value, str) else kinds.UINT32 if isinstance(value, int) else kinds.FLOAT32

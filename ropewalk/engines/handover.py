@@ -1,0 +1,387 @@
+"""Handing a checkpoint to an engine: the keys it needs, the line that starts it, the proof that it rotates alike."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.checkpoint import fold as folding
+from ropewalk.checkpoint.opening import check_weights, folder_of, from_folder, resolve
+from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.engines import agreement as check
+from ropewalk.engines import formulas, launch, llama_cpp
+from ropewalk.engines.agreement import Asked, Row
+from ropewalk.engines.reading import Files
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.config import RECORD, config_file, load_config
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from ropewalk.methods.base import Method
+
+ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
+FOLD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # log-probabilities, by the weights' type
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to serve the same weights.
+
+    Attributes:
+        name: "native" (the pretrained window, best on short text) or "long".
+        length: tokens.
+        folder: the checkpoint that the line names.
+        line: starts the engine.
+        row: what the engine makes of it against what is meant.
+    """
+
+    name: str
+    length: int
+    folder: Path
+    line: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Export:
+    """What ``export`` wrote and found.
+
+    Attributes:
+        engine: one of ``ENGINES``.
+        folder: what was written; None where a launch line says it all.
+        profiles: native and long; long alone where the pretrained rope is not known.
+        keys: [FILE:]key -> value added for this engine.
+        folded: tensors that took the attention factor.
+        fold_error: largest difference of log-probabilities, folded against keys; None without folding.
+    """
+
+    engine: str
+    folder: Path | None
+    profiles: list[Profile]
+    keys: dict[str, Any]
+    folded: list[str]
+    fold_error: float | None
+
+
+def export(
+    model: str,
+    engine: str,
+    to: int | None = None,
+    method: Method | None = None,
+    out: Path | None = None,
+    fold: bool = False,
+    two_profiles: bool = False,
+    overwrite: bool = False,
+) -> Export:
+    """Prepare a checkpoint for an engine.
+
+    Without ``out`` nothing is written: the launch line carries the keys. With ``out`` a folder is written that needs no
+    such keys; with ``two_profiles`` it holds ``native`` and ``long``, sharing their weights on disk.
+
+    Args:
+        model: folder, hub id or ``demo``; extended already, unless ``to`` is given.
+        engine: one of ``ENGINES``.
+        to: extend to this length first.
+        method: with ``to``; YaRN by default.
+        out: folder to write.
+        fold: put the attention factor into the weights. Needs ``out``.
+        two_profiles: write both profiles as folders. Needs ``out``.
+        overwrite: replace ``out`` if ropewalk wrote it.
+
+    Raises:
+        UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    if out is None and (fold or two_profiles):
+        raise UserError("folding and two profiles write files", "Add -o OUT.")
+    if to is not None and method is None:
+        from ropewalk.methods.frequencies.yarn import YaRN
+
+        method = YaRN()
+    if out is None:
+        place = Path(resolve(model)).expanduser()
+        source = place if place.is_dir() else config_file(model).parent  # of a hub id only the configuration is fetched
+        return _by_line(source, place, engine, to, method)
+    return _by_folder(model, engine, to, method, out, fold, two_profiles, overwrite)
+
+
+def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Method | None) -> Export:
+    files = Files.load(source)
+    if to is None:
+        long = _profile("long", source, named, files, engine, {}, _promised(files, source))
+        profiles = _native_too(source, named, engine, [long])
+    else:
+        assert method is not None
+        native, window = native_overrides(source)
+        config, _ = extended_config(load_config(str(source)), method, to)
+        overrides = _overrides(rope_config.text_config(config), files)
+        profiles = [
+            _profile("native", source, named, files, engine, native or {}, window),
+            _profile("long", source, named, files, engine, overrides, to),
+        ]
+    return Export(engine, None, profiles, {}, [], None)
+
+
+def _by_folder(
+    model: str,
+    engine: str,
+    to: int | None,
+    method: Method | None,
+    out: Path,
+    fold: bool,
+    two_profiles: bool,
+    overwrite: bool,
+) -> Export:
+    source = folder_of(model)
+    out = folder_to_write(out, [source], overwrite)
+    check_weights(source)
+    with new_folder(out, [source], overwrite) as stage:
+        long = stage / "long"
+        if to is not None:
+            assert method is not None
+            extend(model, to, method, long)
+        else:
+            _copied(source, long)
+        folded, error = _fold(long) if fold else ([], None)
+        keys = check.fix(long, engines=(engine,), backups=False)
+        parts = {"long": long}
+        if two_profiles:
+            parts = {"native": _native_folder(source, stage / "native"), "long": long}
+        final = {name: out / name if two_profiles else out for name in parts}
+        profiles = []
+        for name, part in parts.items():
+            files = Files.load(part)
+            profiles.append(_profile(name, part, final[name], files, engine, {}, _promised(files, part)))
+        if not two_profiles:
+            profiles = _native_too(long, out, engine, profiles)
+            for file in long.iterdir():
+                file.rename(stage / file.name)
+            long.rmdir()
+    return Export(engine, out, profiles, keys, folded, error)
+
+
+def _native_too(folder: Path, final: Path, engine: str, profiles: list[Profile]) -> list[Profile]:
+    """With the native profile in front, where the engine's line can bring it back."""
+    native, window = native_overrides(folder)
+    if native is None:
+        return profiles
+    try:
+        return [_profile("native", folder, final, Files.load(folder), engine, native, window), *profiles]
+    except UserError:  # llama.cpp has no flags for what a folded model needs
+        return profiles
+
+
+def _copied(source: Path, to: Path) -> None:
+    to.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            bring(file, to / file.name)
+
+
+def _promised(files: Files, folder: Path) -> int:
+    return min(reading.max_length for reading in check.meant(files, folder).values())
+
+
+def native_overrides(folder: Path) -> tuple[dict[str, Any] | None, int]:
+    """Keys that bring back the pretrained rope, and its window; None where the checkpoint has it already.
+
+    Only what ropewalk extended is known well enough to be undone.
+    """
+    config = load_config(str(folder))
+    record = rope_config.record_of(config)
+    if record is None:
+        return None, rope_config.window_of(rope_config.read(config))
+    specs = {key: rope_config.spec_from_json(entry) for key, entry in record["pretrained"].items()}
+    window = rope_config.window_of(specs)
+    native = copy.deepcopy(config)
+    rope_config.write(native, {key: _as_parameters(spec) for key, spec in specs.items()}, window)
+    return _overrides(rope_config.text_config(native), Files.load(folder)), window
+
+
+def _as_parameters(spec: RopeSpec) -> dict[str, Any]:
+    if spec.is_plain:
+        return {"rope_type": "default", "rope_theta": spec.base, **rope_config.partial_rotary(spec)}
+    return rope_config.flat_longrope(spec, Frequencies(spec.inv_freq, spec.attention_factor), spec.window)
+
+
+def _overrides(text: Any, files: Files) -> dict[str, Any]:
+    """The keys of a text configuration that an extension changes, complete: engines replace the rope dict whole."""
+    keys = {"rope_parameters": text.rope_parameters, "max_position_embeddings": text.max_position_embeddings}
+    if hasattr(text, "original_max_position_embeddings"):
+        keys["original_max_position_embeddings"] = text.original_max_position_embeddings
+    return {"text_config": keys} if files.prefix else keys
+
+
+def _row(files: Files, folder: Path, engine: str, asked: Asked) -> Row:
+    want = check.meant(files, folder, asked.overrides)
+    length = min(reading.max_length for reading in want.values())
+    return check.row(engine, files, want, length, asked)
+
+
+def _profile(
+    name: str, folder: Path, final: Path, files: Files, engine: str, overrides: Mapping[str, Any], length: int
+) -> Profile:
+    """Find how the engine is started so that it rotates as meant.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    inner = dict(overrides.get("text_config", overrides))
+    if engine == "llama.cpp":
+        return _llama_cpp_profile(name, folder, final, files, inner, length)
+    via_transformers = False
+    row = _row(files, folder, engine, Asked(inner))
+    if not row.sound and engine in ("vllm", "sglang") and files.model_type != "gpt_oss":
+        other = _row(files, folder, engine, Asked(inner, via_transformers=True))
+        via_transformers, row = (True, other) if other.sound else (False, row)
+    if not row.sound:
+        raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
+    if files.prefix and overrides and engine == "transformers":
+        raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
+    lines = {
+        "transformers": lambda: launch.transformers_line(final, overrides),
+        "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers),
+        "vllm": lambda: launch.vllm_line(
+            final, length, overrides, via_transformers, (files.tokenizer_limit or length) < length
+        ),
+    }
+    return Profile(name, length, final, lines[engine](), row)
+
+
+def _add_keys(row: Row, folder: Path, engine: str) -> str:
+    return f"Add -o OUT: the written folder gets {', '.join(row.keys)}." if row.keys else f"ropewalk inspect {folder}"
+
+
+def _llama_cpp_profile(
+    name: str, folder: Path, final: Path, files: Files, overrides: Mapping[str, Any], length: int
+) -> Profile:
+    """Flags on a GGUF of this folder; the keys are in the file where there are no overrides."""
+    flags = f"-c {length}"
+    if overrides:
+        architecture, _ = llama_cpp.converted(files)
+        parameters = overrides["rope_parameters"]
+        flags = llama_cpp.flags_for(parameters.get("full_attention", parameters), length, architecture)
+    want = check.meant(files, folder, overrides)
+    row = check.row("llama.cpp", files, want, length, Asked(flags=flags))
+    if not row.sound:
+        raise UserError(f"llama.cpp would not rotate as meant: {row.note}", row.mend)
+    return Profile(name, length, final, launch.llama_cpp_line(final, flags), row)
+
+
+def _native_folder(source: Path, to: Path) -> Path:
+    """A copy of the source with the pretrained rope."""
+    _copied(source, to)
+    overrides, window = native_overrides(source)
+    if overrides is not None:
+        config = load_config(str(source))
+        keys = overrides.get("text_config", overrides)
+        table = keys["rope_parameters"]
+        nested = {key: entry for key, entry in table.items() if isinstance(entry, dict)}
+        rope_config.write(config, nested or {ALL: table}, window)
+        (to / RECORD).unlink(missing_ok=True)
+        write_text(to / "config.json", config_text(config))
+    return to
+
+
+def _fold(folder: Path) -> tuple[list[str], float | None]:
+    """Move what keys cannot say of the attention factor into the weights of a folder, in place.
+
+    YaRN's own factor stays: every engine computes it. All of the rest goes. The model is loaded before and after, one
+    at a time, in float32, to compare log-probabilities.
+
+    Raises:
+        UserError: if there is nothing to fold, no place for it, or the folded model differs.
+    """
+    config = load_config(str(folder))
+    record = rope_config.record_in(folder)
+    parameters, factors = without_attention_factor(config, record)
+    if not factors:
+        raise UserError(
+            f"{folder.name}: the attention factor is what every engine computes; there is nothing to fold",
+            "Leave out --fold.",
+        )
+    before = _log_probabilities(folder)
+    files = check_weights(folder)
+    temporary = folder / ".folded"
+    temporary.mkdir()
+    names = folding.fold(files, temporary, config, factors)
+    for file in temporary.iterdir():
+        (folder / file.name).unlink()  # a link into the source
+        file.rename(folder / file.name)
+    shutil.rmtree(temporary)
+    rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings))
+    write_text(folder / "config.json", config_text(config))
+    if record is not None:
+        record |= {"rope_parameters": parameters, "folded": factors}
+        for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
+            record["pretrained"][key]["attention_factor"] /= factor
+        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    error = float((before - _log_probabilities(folder)).abs().max())
+    dtype = str(rope_config.text_config(config).dtype or "float32").removeprefix("torch.")
+    allowed = FOLD_TOLERANCE.get(dtype, 1e-3)
+    if error > allowed:
+        raise UserError(
+            f"folding changed log-probabilities by {error:.3g}, allowed are {allowed:g} for {dtype} weights; "
+            "nothing was written",
+            "Serve it with an engine that reads the factor from a key (transformers, vLLM).",
+        )
+    return names, error
+
+
+def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, float]]:
+    """Rope parameters with only the attention factor that engines compute themselves, and layer type -> the rest.
+
+    Flat factors that are YaRN's become native ``yarn``; then its own 0.1 ln s + 1 need not be folded.
+    """
+    specs = rope_config.read(config)
+    parameters: dict[str, Any] = {}
+    factors: dict[str, float] = {}
+    for key, entry in rope_config.rope_parameters(config).items():
+        spec, changed = specs[key], dict(entry)
+        kept = 1.0
+        yarn = _as_yarn(spec, entry, record)
+        if yarn is not None:
+            changed, kept = yarn, formulas.yarn_magnitude(yarn["factor"])
+        elif entry.get("rope_type") == "longrope":
+            changed |= {"attention_factor": 1.0, "short_mscale": 1.0, "long_mscale": 1.0}
+        if abs(spec.attention_factor / kept - 1) > 1e-9:
+            factors[key] = spec.attention_factor / kept
+        parameters[key] = changed
+    return parameters, factors
+
+
+def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Native YaRN parameters, if the frequencies are YaRN's with default ends."""
+    window = int(record["window"]) if record else spec.window
+    factor = spec.length / window
+    if factor <= 1:
+        return None
+    expected = formulas.yarn(spec.base, spec.rotary_dim, factor, window)
+    if float((expected / spec.inv_freq - 1).abs().max()) > check.FREQUENCY:
+        return None
+    return {
+        "rope_type": "yarn",
+        "rope_theta": spec.base,
+        **rope_config.partial_rotary(spec),
+        "factor": factor,
+        "original_max_position_embeddings": window,
+    }
+
+
+def _log_probabilities(folder: Path) -> Any:
+    """Log-probabilities of fixed tokens, float32 [1, n, vocabulary], the model in float32."""
+    import torch
+
+    with rope_config.quiet(), torch.no_grad():
+        model = from_folder(folder, torch.float32).eval()
+        vocabulary = int(rope_config.text_config(model.config).vocab_size)
+        ids = torch.arange(7, 7 + 13 * 64, 13)[None] % vocabulary
+        return model(ids, use_cache=False).logits.float().log_softmax(-1)

@@ -1,0 +1,67 @@
+"""The lines that start each engine on a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ropewalk.engines.llama_cpp import ARCHITECTURES, FREQUENCY_FACTORS
+
+
+def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], length: int) -> dict[str, str]:
+    """Engine -> launch line, or what is missing; ``parameters`` are those of the extended layers.
+
+    A line states the length wherever an engine would derive another one from the keys (vLLM and SGLang multiply
+    max_position_embeddings by the factor of ``linear``).
+    """
+    rope_type = str(parameters.get("rope_type", "default"))
+    lines = {
+        "transformers": transformers_line(folder),
+        "vllm": vllm_line(folder, length),
+        "sglang": sglang_line(folder, length),
+        "llama.cpp": llama_cpp_line(folder, f"-c {length}"),
+    }
+    if rope_type == "longrope":
+        lines["llama.cpp"] = "not with the stock converter: it drops longrope factors for this architecture"
+    elif rope_type == "llama3" and ARCHITECTURES.get(model_type) not in FREQUENCY_FACTORS:
+        lines["llama.cpp"] = (
+            f"not for {model_type}: llama.cpp has no per-dimension factors there; use yarn or ntk-aware"
+        )
+    return lines
+
+
+def transformers_line(folder: Path, overrides: Mapping[str, Any] | None = None) -> str:
+    """A line of Python; overrides are given before the model is built, since afterwards they change nothing."""
+    keys = "".join(f", {key}={value!r}" for key, value in (overrides or {}).items())
+    return f"AutoModelForCausalLM.from_pretrained({str(folder)!r}{keys})"
+
+
+def vllm_line(
+    folder: Path,
+    length: int,
+    overrides: Mapping[str, Any] | None = None,
+    via_transformers: bool = False,
+    past_derived: bool = False,
+) -> str:
+    """``past_derived``: the length passes what vLLM derives (a tokenizer's own limit), which it refuses unless told."""
+    line = "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 " if past_derived else ""
+    line += f"vllm serve {shlex.quote(str(folder))} --max-model-len {length}"
+    line += f" --hf-overrides {shlex.quote(json.dumps(overrides))}" if overrides else ""
+    return line + (" --model-impl transformers" if via_transformers else "")
+
+
+def sglang_line(
+    folder: Path, length: int, overrides: Mapping[str, Any] | None = None, via_transformers: bool = False
+) -> str:
+    line = f"python -m sglang.launch_server --model-path {shlex.quote(str(folder))} --context-length {length}"
+    line += f" --json-model-override-args {shlex.quote(json.dumps(overrides))}" if overrides else ""
+    return line + (" --model-impl transformers" if via_transformers else "")
+
+
+def llama_cpp_line(folder: Path, flags: str) -> str:
+    """Convert and serve."""
+    model, gguf = shlex.quote(str(folder)), shlex.quote(f"{folder}.gguf")
+    return f"python convert_hf_to_gguf.py {model} --outfile {gguf} && llama-server -m {gguf} {flags}"

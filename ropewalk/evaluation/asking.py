@@ -1,0 +1,218 @@
+"""Runs planned samples through a backend; every sample is computed once and kept as soon as it is there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropewalk.backends.backend import Ask, Backend, Reply
+from ropewalk.common.fingerprints import ids_fingerprint
+from ropewalk.common.store import Record, Records, content_key
+from ropewalk.evaluation.perplexity import Sums, position_edges
+from ropewalk.evaluation.samples import Cell
+from ropewalk.tasks.task import Sample
+
+TOGETHER = 2**23  # tokens of prompts that are built at once, so that cells of several lengths share prefixes
+CHECKED = 10  # one in so many teacher-forced answers is decoded as well
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` samples have a result; the last ones were of ``method``, ``task`` and ``length``."""
+
+    done: int
+    total: int
+    method: str
+    task: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The score of one sample.
+
+    Attributes:
+        depth: where the needed information stands, 0 to 1; None where it is spread.
+        score: 0 to 1; of a closed answer, 0 or 1.
+        context: samples with the same one share a text, so that they are not independent.
+        decoded: whether decoding agreed that the teacher-forced answer is right or wrong; None if not checked.
+    """
+
+    depth: float | None
+    score: float
+    context: str = ""
+    decoded: bool | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Summed losses of the same documents.
+
+    Attributes:
+        lengths: tested lengths.
+        by_length: float64 [D, len(lengths)], of the first tokens of each document.
+        edges: of the position buckets.
+        by_edge: float64 [D, len(edges)], of the tokens before each edge, in a forward of the longest length.
+    """
+
+    lengths: Sequence[int]
+    by_length: Sums
+    edges: Sequence[int]
+    by_edge: Sums
+
+    def at(self, length: int) -> Sums:
+        """float64 [D]"""
+        return self.by_length[:, self.lengths.index(length)]
+
+
+class Engine:
+    """One backend's results on planned samples, from the store where they are there.
+
+    Args:
+        backend: what is asked.
+        method: how records and progress name it.
+        store: where finished samples are kept.
+        advance: called with (samples, method, task, length) whenever some have a result.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        method: str,
+        store: Records,
+        advance: Callable[[int, str, str, int], None] = lambda *_: None,
+    ):
+        self.backend, self.method, self.store, self.advance = backend, method, store, advance
+
+    def losses(self, texts: Mapping[str, Sequence[int]], lengths: Sequence[int]) -> Losses:
+        """One pass per document, or one per document and length where the length matters.
+
+        Args:
+            texts: token ids by name, each as long as the longest of ``lengths``.
+            lengths: tested lengths, increasing.
+        """
+        edges = position_edges(lengths[-1])
+        cuts = sorted({*lengths, *edges})
+        longest = self._prefix_sums(texts, lengths[-1], cuts)
+        by_length = longest[:, [cuts.index(n) for n in lengths]]
+        if self.backend.length_dependent:
+            for j, n in enumerate(lengths[:-1]):
+                by_length[:, j] = self._prefix_sums(texts, n, [n])[:, 0]
+        return Losses(lengths, by_length, edges, longest[:, [cuts.index(edge) for edge in edges]])
+
+    def passes(self, lengths: Sequence[int]) -> int:
+        """How often ``losses`` runs each document."""
+        return len(lengths) if self.backend.length_dependent else 1
+
+    def answers(self, cells: Sequence[Cell]) -> dict[tuple[str, int], list[Answer]]:
+        """The answers of all samples of some cells, by (task, length); those of one task share prefixes."""
+        found = {}
+        for together in _together(cells):
+            planned = [(cell, i) for cell in together for i in range(len(cell))]
+            scores = iter(self.ask(planned))
+            for cell in together:
+                found[cell.name, cell.length] = [next(scores) for _ in range(len(cell))]
+        return found
+
+    def ask(self, planned: Sequence[tuple[Cell, int]]) -> list[Answer]:
+        """The answers of some samples, given as cells and indices."""
+        keys = [self._key(cell, i) for cell, i in planned]
+        records = self.store.get(keys)
+        missing = {key: place for key, place in zip(keys, planned, strict=True) if key not in records}
+        alike = Counter(keys)  # two cells may ask the same
+        stored = (place for key, place in zip(keys, planned, strict=True) if key in records)
+        for (name, length), n in Counter((cell.name, cell.length) for cell, _ in stored).items():
+            self.advance(n, self.method, name, length)
+        for key, record in self._compute(missing) if missing else ():
+            self.store.put({key: record})
+            records[key] = record
+            self.advance(alike[key], self.method, record["task"], record["length"])
+        return [_answer(records[key], cell, i) for key, (cell, i) in zip(keys, planned, strict=True)]
+
+    def _compute(self, missing: Mapping[str, tuple[Cell, int]]) -> Iterator[tuple[str, Record]]:
+        """Key and record of every missing sample, as soon as it is there."""
+        keys, places = list(missing), list(missing.values())
+        samples = _samples(places)
+        checked = [self.backend.checks and not cell.task.free and i % CHECKED == 0 for cell, i in places]
+        asks = []
+        for (cell, _), one, check in zip(places, samples, checked, strict=True):
+            free = cell.task.free
+            room = one.room if free else len(one.answer) if check else 0
+            asks.append(Ask(one.prompt, () if free else one.answer, room))
+        for n, reply in self.backend.ask(asks):
+            cell, i = places[n]
+            yield keys[n], self._facts(cell, i) | _result(cell, samples[n], reply, checked[n])
+
+    def _key(self, cell: Cell, i: int) -> str:
+        free = {"free": cell.rooms[i]} if cell.task.free else {}
+        parts = {**self.backend.basis, "answer": True, "task": cell.name, "ids": cell.hashes[i], **free}
+        return content_key(parts)
+
+    def _facts(self, cell: Cell, i: int) -> Record:
+        return {
+            "method": self.method, "task": cell.name, "length": cell.length, "index": i, "context": cell.context(i),
+            "seed": cell.seed, "depth": cell.stands[i], "ids_sha256": cell.hashes[i], "how": self.backend.how,
+        }  # fmt: skip
+
+    def _prefix_sums(self, texts: Mapping[str, Sequence[int]], length: int, cuts: Sequence[int]) -> Sums:
+        """float64 [D, len(cuts)]: summed losses of the documents, cut to ``length``, before each cut."""
+        names, rows = list(texts), [list(ids[:length]) for ids in texts.values()]
+        keys = [content_key({**self.backend.basis, "cuts": list(cuts), "ids": ids_fingerprint(row)}) for row in rows]
+        records = self.store.get(keys)
+        missing = [i for i, key in enumerate(keys) if key not in records]
+        if len(missing) < len(rows):
+            self.advance(len(rows) - len(missing), self.method, "ppl", length)
+        for n, losses in self.backend.rolling([rows[i] for i in missing]) if missing else ():
+            i = missing[n]
+            sums = np.concatenate([[0.0], np.cumsum(losses)])[np.asarray(cuts) - 1]
+            facts = {"method": self.method, "task": "ppl", "document": names[i], "length": length, "cuts": list(cuts)}
+            records[keys[i]] = facts | {"how": self.backend.how, "sums": sums.tolist()}
+            self.store.put({keys[i]: records[keys[i]]})
+            self.advance(1, self.method, "ppl", length)
+        return np.array([records[key]["sums"] for key in keys])
+
+
+def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:
+    """What a record keeps of a reply: a score and the text of a free answer, else whether and how sure it is right."""
+    if cell.task.free:
+        return {"score": cell.task.score(reply.text, sample), "text": reply.text}
+    result: Record = {"right": reply.right, "logprob": reply.logprob}
+    if checked:
+        decoded = reply.written[: len(sample.answer)] == tuple(sample.answer)
+        result["decoded"] = decoded == reply.right
+    return result
+
+
+def _answer(record: Record, cell: Cell, i: int) -> Answer:
+    score = record["score"] if "score" in record else float(record["right"])
+    return Answer(cell.stands[i], score, f"{cell.name}/{cell.context(i)}", record.get("decoded"))
+
+
+def _samples(places: Sequence[tuple[Cell, int]]) -> list[Sample]:
+    """The samples at some places; neighbours of one cell are built together."""
+    made: list[Sample] = []
+    indices: list[int] = []
+    for n, (cell, i) in enumerate(places):
+        indices.append(i)
+        if n + 1 == len(places) or places[n + 1][0] is not cell:
+            made += cell.samples(indices)
+            indices = []
+    return made
+
+
+def _together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Neighbouring cells of one task, as many as can be built at once."""
+    group: list[Cell] = []
+    tokens = 0
+    for cell in cells:
+        size = cell.length * len(cell)
+        if group and (group[0].name != cell.name or tokens + size > TOGETHER):
+            yield group
+            group, tokens = [], 0
+        group.append(cell)
+        tokens += size
+    if group:
+        yield group

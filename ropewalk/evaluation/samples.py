@@ -1,0 +1,237 @@
+"""The samples of a task at one context length, the same for every model and method that is measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from ropewalk.common.fingerprints import ids_fingerprint
+from ropewalk.evaluation.grid import PlantedGrid
+from ropewalk.tasks import registry
+from ropewalk.tasks.niah import NeedleInHaystack
+from ropewalk.tasks.task import Sample, Task, TooShort
+from ropewalk.texts.pieces import TokenUnits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PER_CONTEXT = 4  # questions about one context, where a task has several
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task at one length; sample ``i`` depends on (seed, task, length, i) alone and is built when it is needed.
+
+    Attributes:
+        task: what is asked.
+        length: prompt and answer have this many tokens together.
+        depths: where the needed information of each sample stands, 0 to 1.
+        seed: of the samples.
+        units: the tokenizer's.
+        name: of the task, as in results.
+        hashes: sha256 of the token ids of each sample.
+        stands: where the needed information of each sample stands; None where it is spread.
+        rooms: tokens kept free for each answer.
+
+    Raises:
+        TooShort: if ``length`` does not hold the fixed parts of the task.
+    """
+
+    task: Task
+    length: int
+    depths: tuple[float | None, ...]
+    seed: int
+    units: TokenUnits
+    name: str = ""
+    hashes: tuple[str, ...] = field(init=False)
+    stands: tuple[float | None, ...] = field(init=False)
+    rooms: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.task.name)
+        about = [
+            (ids_fingerprint(one.prompt + one.answer), None if math.isnan(one.depth) else one.depth, one.room)
+            for one in self.samples(range(len(self)))
+        ]
+        for name, values in zip(("hashes", "stands", "rooms"), zip(*about, strict=True), strict=True):
+            object.__setattr__(self, name, values)
+
+    def __len__(self) -> int:
+        return len(self.depths)
+
+    def sample(self, i: int) -> Sample:
+        return self.task.sample(self.length, self._chance(i), self.units, self.depths[i])
+
+    def samples(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Some samples, in their order."""
+        return map(self.sample, indices)
+
+    def context(self, i: int) -> int:
+        """Samples with the same number share a text, so that they are not independent."""
+        return i
+
+    def _chance(self, i: int) -> random.Random:
+        return random.Random(f"{self.seed}/{self.name}/{self.length}/{i}")
+
+
+@dataclass(frozen=True)
+class GridCell(Cell):
+    """Single needles at every depth of a grid; the samples of a round, at all lengths, share their haystack."""
+
+    rounds: int = 1
+
+    def sample(self, i: int) -> Sample:
+        assert isinstance(self.task, NeedleInHaystack)
+        chance = random.Random(f"{self.seed}/{self.name}/haystack/{self.context(i)}")
+        task = replace(self.task, start=chance.randrange(len(self.task.haystack)))
+        return task.sample(self.length, self._chance(i), self.units, self.depths[i])
+
+    def context(self, i: int) -> int:
+        return i % self.rounds
+
+
+@dataclass(frozen=True)
+class PlantedCell(Cell):
+    """Needles of all cells in one haystack per round, asked for one at a time."""
+
+    grids: tuple[PlantedGrid, ...] = ()
+
+    def sample(self, i: int) -> Sample:
+        return self.grids[self.context(i)].sample(self.length, self.depths[i] or 0.0)
+
+    def context(self, i: int) -> int:
+        return i % len(self.grids)
+
+
+@dataclass(frozen=True)
+class QuestionCell(Cell):
+    """Several questions about each context: as many as the task has, and the length holds.
+
+    Attributes:
+        contexts: at most so many, even if that makes fewer samples than ``depths`` asks for.
+        per_context: at most so many questions about each.
+        places: the context of each sample, and its number there.
+    """
+
+    contexts: int | None = None
+    per_context: int = PER_CONTEXT
+    places: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.task.name)
+        everywhere = ((n, k) for n in islice(count(), self.contexts) for k in range(len(self._about(n))))
+        object.__setattr__(self, "places", tuple(islice(everywhere, len(self))))
+        object.__setattr__(self, "depths", self.depths[: len(self.places)])
+        super().__post_init__()
+
+    def sample(self, i: int) -> Sample:
+        context, k = self.places[i]
+        return self._about(context)[k]
+
+    def samples(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Some samples, in their order; a context is built once for neighbours that share it."""
+        for context, some in groupby((self.places[i] for i in indices), key=itemgetter(0)):
+            asked = self._about(context)
+            yield from (asked[k] for _, k in some)
+
+    def context(self, i: int) -> int:
+        return self.places[i][0]
+
+    def _about(self, context: int) -> list[Sample]:
+        for n in range(self.per_context, 1, -1):
+            try:
+                return self.task.questions(self.length, self._chance(context), self.units, n)
+            except TooShort:
+                continue
+        return self.task.questions(self.length, self._chance(context), self.units, 1)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A task that a length is too short for."""
+
+    task: str
+    length: int
+    reason: str
+
+
+def cells(
+    names: Sequence[str],
+    lengths: Sequence[int],
+    samples: int,
+    depths: Sequence[float],
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    material: registry.Material | None = None,
+    contexts: int | None = None,
+) -> tuple[list[Cell], list[Skipped]]:
+    """Every task at every length that it fits in.
+
+    Args:
+        names: of the registry.
+        lengths: in tokens.
+        samples: of each cell; of grids, as many rounds of ``depths`` as hold that many.
+        depths: of needles on a grid.
+        seed: of the samples.
+        tokenizer: of the model.
+        material: for the tokenizer.
+        contexts: of each cell at most, for tasks that ask several questions about one.
+    """
+    material = registry.Material(tokenizer) if material is None else material
+    units = TokenUnits(tokenizer)
+    found: list[Cell] = []
+    skipped: list[Skipped] = []
+    for name in names:
+        task, asked = registry.make(name, material), registry.entry(name).asked
+        fitting = list(lengths)
+        rounds = math.ceil(samples / len(depths))
+        grid = grid_depths(depths, rounds)
+        plans: tuple[PlantedGrid, ...] = ()
+        if asked == "planted":
+            plans, fitting, too_short = _planted(name, task, fitting, depths, seed, rounds, units)
+            skipped += too_short
+        for length in fitting:
+            try:
+                if asked == "grid":
+                    found.append(GridCell(task, length, grid, seed, units, name, rounds))
+                elif asked == "planted":
+                    found.append(PlantedCell(task, length, grid, seed, units, name, plans))
+                elif asked == "spread":
+                    found.append(Cell(task, length, spread_depths(samples, seed), seed, units, name))
+                else:
+                    found.append(QuestionCell(task, length, (None,) * samples, seed, units, name, contexts))
+            except TooShort as error:
+                skipped.append(Skipped(name, length, str(error)))
+    return found, skipped
+
+
+def _planted(
+    name: str, task: Task, lengths: list[int], depths: Sequence[float], seed: int, rounds: int, units: TokenUnits
+) -> tuple[tuple[PlantedGrid, ...], list[int], list[Skipped]]:
+    """One haystack per round, without the shortest lengths if these do not hold a needle."""
+    assert isinstance(task, NeedleInHaystack)
+    skipped: list[Skipped] = []
+    while lengths:
+        try:
+            grids = tuple(PlantedGrid(task, tuple(lengths), tuple(depths), seed, n, units) for n in range(rounds))
+            return grids, lengths, skipped
+        except TooShort as error:
+            skipped.append(Skipped(name, lengths[0], str(error)))
+            lengths = lengths[1:]
+    return (), [], skipped
+
+
+def grid_depths(depths: Sequence[float], rounds: int) -> tuple[float, ...]:
+    """Every depth ``rounds`` times."""
+    return tuple(depth for depth in depths for _ in range(rounds))
+
+
+def spread_depths(n: int, seed: int) -> tuple[float, ...]:
+    """``n`` depths that cover [0, 1] evenly: one drawn uniformly from each n-th of it."""
+    rng = random.Random(f"{seed}/depths")
+    return tuple((i + rng.random()) / n for i in range(n))

@@ -1,0 +1,78 @@
+"""LM-Infinite: the first tokens and the last W, no distance above W (arXiv 2308.16137)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ropewalk.attention.recall import Recalled, Text
+from ropewalk.attention.regions import Layer, Region, zero
+from ropewalk.common.errors import UserError
+from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.base import require_above
+
+
+@dataclass(frozen=True)
+class LMInfinite(AttentionMethod):
+    """Keys less than W away keep their distance; of the further ones, only the first tokens are seen, at distance W.
+
+    The last query of each forward pass may also see, in each head, the ``recalled`` keys of the hidden middle whose
+    product with it is largest, all at distance W / 2 (2048 of 4096 in the official code). Which query is the last one
+    depends on how a text is cut.
+
+    Attributes:
+        window: W in tokens; None means the trained window.
+        sinks: how many of the first tokens stay visible; the paper uses 10 to 100.
+        recalled: middle keys that the last query sees; 0 as in the paper's main results.
+        recall_from_layer: first layer that recalls.
+    """
+
+    window: int | None = None
+    sinks: int = 10
+    recalled: int = 0
+    recall_from_layer: int = 4
+
+    name: ClassVar[str] = "lm-infinite"
+    axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "window")
+        require_above(-1, self, "sinks", "recalled", "recall_from_layer")
+
+    @property
+    def by_content(self) -> bool:  # type: ignore[override]
+        return self.recalled > 0
+
+    @property
+    def cache_exact(self) -> bool:  # type: ignore[override]
+        return self.recalled == 0
+
+    def regions(self, layer: Layer) -> tuple[Region, ...]:
+        w, g = self._window(layer), self.sinks
+        near = Region(lo=lambda m: m - w + 1)
+        first = Region(hi=lambda m: (m - w + 1).clamp(0, g), q_pos=lambda m: torch.full_like(m, w), k_pos=zero)
+        return near, first
+
+    def recall(self, text: Text) -> Iterator[Recalled]:
+        w = self._window(self.seen_as(text.layer))
+        end = text.length - w  # of the middle, for the last query
+        if text.layer.index < self.recall_from_layer or end <= self.sinks:
+            return
+        last = slice(text.query.shape[2] - 1, None)
+        half = torch.full((1,), w // 2, device=text.key.device)
+        query = text.turned(text.query[:, :, last], half).unflatten(1, (text.key.shape[1], -1))[:, :, :, 0]
+        score = (query @ text.keys(text.regions[1])[:, :, self.sinks : end].mT).flatten(1, 2)
+        index = self.sinks + score.topk(min(self.recalled, end - self.sinks)).indices
+        yield Recalled(last, index, (half, torch.zeros_like(index[0, 0])))
+
+    def check(self, layer: Layer) -> None:
+        if self._window(layer) > layer.window:
+            raise UserError(
+                f"{self.name}: window is {self._window(layer)}, expected at most the {layer.window} trained tokens"
+            )
+
+    def _window(self, layer: Layer) -> int:
+        return layer.window if self.window is None else self.window

@@ -1,0 +1,215 @@
+"""Squeezed Attention: of a fixed prefix, only the clusters of keys that a query asks for (arXiv 2411.09688)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropewalk.attention.recall import Recalled, Text, for_rows, members
+from ropewalk.attention.regions import Layer, Region
+from ropewalk.common.errors import UserError
+from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
+from ropewalk.methods.base import require_above
+
+ROWS = 64  # queries whose scores are held at once
+POINTS = 4096  # keys whose distances to all centres are held at once
+
+
+@dataclass(frozen=True)
+class Squeezed(AttentionMethod):
+    """Keys of a fixed prefix are clustered once; a query attends to those whose cluster scores above a threshold.
+
+    The keys, rotated to where they stand and scaled to length 1, are clustered per layer and key head (k-means++,
+    then Lloyd). A cluster's centroid is the mean of its keys as they are, and its score for a query its share of a
+    softmax in which every key counts as its centroid. Keys of clusters that score above the threshold, the prefix's
+    last ``observed`` tokens and all tokens behind the prefix are attended to exactly. The prefix itself is read in
+    full. ``Squeezed.calibrated`` finds the threshold; as it stands, nothing is dropped.
+
+    One level of clusters; the paper's second, coarser level only makes the lookup faster.
+
+    Attributes:
+        prefix: tokens of the fixed prefix; 0 leaves the model alone.
+        threshold: score that a cluster must exceed; one for all layers and heads.
+        clusters: clusters per key, 0.05 in the paper.
+        observed: last tokens of the prefix, which are not clustered.
+        iterations: of Lloyd's algorithm, at most.
+        seed: of k-means++.
+    """
+
+    prefix: int = 0
+    threshold: float = 0.0
+    clusters: float = 0.05
+    observed: int = 100
+    iterations: int = 300
+    seed: int = 0
+
+    name: ClassVar[str] = "squeezed"
+    axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+
+    def __post_init__(self) -> None:
+        require_above(-1, self, "prefix", "observed")
+        require_above(0, self, "clusters", "iterations")
+        if self.clusters > 1:
+            raise UserError(f"{self.name}: clusters is {self.clusters}, expected at most 1 cluster per key")
+
+    @property
+    def by_content(self) -> bool:  # type: ignore[override]
+        return self.clustered > 0
+
+    @property
+    def clustered(self) -> int:
+        """Keys that are clustered."""
+        return max(0, self.prefix - self.observed)
+
+    def regions(self, layer: Layer) -> tuple[Region, ...]:
+        return (Region(lo=lambda m: torch.where(m < self.prefix, 0, self.clustered)),)
+
+    def recall(self, text: Text) -> Iterator[Recalled]:
+        behind = max(0, self.prefix - text.past)  # the first query behind the prefix
+        if behind >= text.query.shape[2]:
+            return
+        centroids, belongs = self._clusters(text)
+        region = text.regions[0]
+        group = text.query.shape[1] // text.key.shape[1]
+        for start in range(behind, text.query.shape[2], ROWS):
+            rows = slice(start, min(start + ROWS, text.query.shape[2]))
+            kept = cluster_scores(text.queries(region)[:, :, rows], centroids, belongs, text.scale) > self.threshold
+            of_key = belongs.repeat_interleave(group, 1)[:, :, None].expand(-1, -1, kept.shape[2], -1)
+            shown = kept.gather(-1, of_key)
+            index = members(shown.any(2))
+            if index.shape[-1]:
+                seen = shown.gather(-1, for_rows(index, text).clamp_min(0).expand(-1, -1, kept.shape[2], -1))
+                yield Recalled(rows, index, region, seen)
+
+    def _clusters(self, text: Text) -> tuple[Tensor, Tensor]:
+        """Centroids [B, Hkv, C, D] and the cluster of every clustered key, int64 [B, Hkv, clustered]."""
+        if text.past < self.prefix:  # the prefix may be another one than in the pass before
+            text.memory.pop("clusters", None)
+        if "clusters" not in text.memory:
+            keys = text.keys(text.regions[0])[:, :, : self.clustered]
+            count = max(1, round(self.clusters * self.clustered))
+            text.memory["clusters"] = clustered(keys, count, self.iterations, self.seed)
+        found: tuple[Tensor, Tensor] = text.memory["clusters"]
+        return found
+
+    @torch.no_grad()
+    def calibrated(self, model: nn.Module, prefix: Tensor, percentile: float) -> Squeezed:
+        """The same method for ``prefix``, with the threshold that drops so many of all (query, cluster) scores.
+
+        The prefix's last ``observed`` tokens are the queries; one quantile is taken over all layers and heads.
+
+        Args:
+            model: a live transformers model.
+            prefix: token ids [1, tokens].
+            percentile: between 0 and 1; the paper uses 0.5 to 0.9.
+
+        Raises:
+            UserError: if the prefix leaves nothing to cluster, or the percentile is out of range.
+        """
+        if not 0 <= percentile < 1:
+            raise UserError(f"{self.name}: percentile is {percentile}, expected at least 0 and below 1")
+        if self.observed < 1 or prefix.shape[1] <= self.observed:
+            raise UserError(
+                f"{self.name}: the prefix has {prefix.shape[1]} tokens, observed is {self.observed}, expected "
+                "prefix > observed > 0: what is observed chooses the threshold for the rest"
+            )
+        options = (self.clusters, self.observed, self.iterations, self.seed)
+        observing = _Observing(prefix.shape[1], self.threshold, *options)
+        with observing.on(model):
+            model(prefix, use_cache=False)
+        scores = np.concatenate([score.flatten().cpu().numpy() for score in observing.scores])
+        return replace(self, prefix=prefix.shape[1], threshold=float(np.quantile(scores, percentile)))
+
+
+@dataclass(frozen=True)
+class _Observing(Squeezed):
+    """Reads the prefix in full and notes what its last queries give the clusters."""
+
+    scores: list[Tensor] = field(default_factory=list, compare=False)
+
+    def recall(self, text: Text) -> Iterator[Recalled]:
+        queries = text.queries(text.regions[0])[:, :, self.clustered :]
+        self.scores.append(cluster_scores(queries, *self._clusters(text), text.scale))
+        return iter(())
+
+
+def cluster_scores(queries: Tensor, centroids: Tensor, belongs: Tensor, scale: float) -> Tensor:
+    """S_i = exp(q C_i) / sum_j N_j exp(q C_j), float32 at least.
+
+    Args:
+        queries: rotated, [B, H, Q, D].
+        centroids: [B, Hkv, C, D].
+        belongs: the cluster of every key, int64 [B, Hkv, keys]; N_j is how many keys cluster j has.
+        scale: of the logits.
+
+    Returns:
+        [B, H, Q, C]; sum_i N_i S_i = 1.
+    """
+    sizes = torch.zeros(centroids.shape[:3], device=belongs.device, dtype=centroids.dtype)
+    sizes.scatter_add_(-1, belongs, torch.ones_like(belongs, dtype=sizes.dtype))
+    exact = torch.promote_types(queries.dtype, torch.float32)
+    grouped = queries.to(exact).unflatten(1, (centroids.shape[1], -1))
+    logits = grouped @ centroids.to(exact)[:, :, None].mT * scale
+    total = (logits + sizes.to(exact).log()[:, :, None, None]).logsumexp(-1, keepdim=True)
+    return (logits - total).exp().flatten(1, 2)
+
+
+def clustered(keys: Tensor, count: int, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """k-means++ and Lloyd's algorithm on keys scaled to length 1.
+
+    Args:
+        keys: [B, Hkv, keys, D].
+        count: clusters wanted; those that end up empty have a zero centroid.
+        iterations: at most; fewer if nothing moves any more.
+        seed: of the choice of starting points.
+
+    Returns:
+        Means of the keys as they are, float32 at least, [B, Hkv, count, D], and each key's cluster, int64
+        [B, Hkv, keys].
+    """
+    exact = keys.to(torch.promote_types(keys.dtype, torch.float32))
+    heads = [_k_means(F.normalize(x, dim=-1), count, iterations, seed) for x in exact.flatten(0, 1)]
+    belongs = torch.stack(heads).unflatten(0, keys.shape[:2])
+    return _means(exact, belongs, count), belongs
+
+
+def _k_means(points: Tensor, count: int, iterations: int, seed: int) -> Tensor:
+    """The cluster of every point [P, D], int64 [P]."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = points[torch.randint(len(points), (1,), generator=generator).to(points.device)]
+    nearest = (points - centres).square().sum(-1)
+    while len(centres) < count:  # far points are likely to become centres
+        weight = nearest.cpu().double().cumsum(0)
+        drawn = torch.rand((), generator=generator, dtype=torch.float64) * weight[-1]
+        new = points[int(torch.searchsorted(weight, drawn, right=True).clamp_max(len(points) - 1))]
+        centres = torch.cat([centres, new[None]])
+        nearest = torch.minimum(nearest, (points - new).square().sum(-1))
+    belongs = _nearest(points, centres)
+    for _ in range(iterations):
+        moved = _means(points[None], belongs[None], count)[0]
+        sizes = belongs.bincount(minlength=count)
+        centres = torch.where(sizes[:, None] > 0, moved, centres)  # empty clusters stay where they are
+        again = _nearest(points, centres)
+        if torch.equal(again, belongs):
+            break
+        belongs = again
+    return belongs
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """Index of the centre next to each point; the first one among equals."""
+    half = centres.square().sum(-1) / 2
+    return torch.cat([(some @ centres.T - half).argmax(-1) for some in points.split(POINTS)])
+
+
+def _means(x: Tensor, belongs: Tensor, count: int) -> Tensor:
+    """Mean of each cluster's vectors: [..., P, D], [..., P] -> [..., count, D]; 0 where there is none."""
+    sums = x.new_zeros(*x.shape[:-2], count, x.shape[-1]).scatter_add_(-2, belongs[..., None].expand_as(x), x)
+    sizes = x.new_zeros(*x.shape[:-2], count).scatter_add_(-1, belongs, torch.ones_like(x[..., 0]))
+    return sums / sizes.clamp_min(1)[..., None]

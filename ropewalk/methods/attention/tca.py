@@ -1,0 +1,194 @@
+"""Training-free context-adaptive attention: a few core tokens of every block, by calibrated budgets (2512.09238)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropewalk.attention.recall import Recalled, Text, members
+from ropewalk.attention.regions import Layer, Region, same
+from ropewalk.common.errors import UserError
+from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.vertical_slash import probabilities
+
+Bounds = tuple[float, ...]  # of redundancy, falling: a block above the first keeps 1 token, above the second 2, 4, ..
+OBSERVED = 64  # queries that calibrate
+
+
+@dataclass(frozen=True)
+class TCA(AttentionMethod):
+    """Of every block of b tokens, each key head keeps 1, 2, 4, .. or b: fewer, the more redundant the block is.
+
+    From the paper: budgets are powers of two; a head's budgets have a distribution p_k ~ exp(-(log2 k - mu)^2 /
+    2 sigma^2) over its blocks; candidates for (mu, sigma) are drawn; each head takes the cheapest one whose error in
+    one calibration pass is tolerable; it serves prompts and decoding alike.
+
+    Ours, because no source could be verified: a key is as redundant as its cosine with the mean of its block's
+    unrotated keys, a block as the mean over its keys, and the least redundant keys are kept; budgets go by bounds
+    measured in calibration instead of ranks, so that a block's choice needs no other block and results do not depend
+    on how a text is cut; the error is the relative change of the head's outputs; the first block and the latest tokens
+    stay whole. What is dropped is not read, but stays in the cache.
+
+    Attributes:
+        block: b, a power of two.
+        local: latest tokens that stay whole, a multiple of b; up to b - 1 more do.
+        plan: bounds for every layer and key head, from ``TCA().calibrated(model, ids)``; empty keeps everything.
+    """
+
+    block: int = 64
+    local: int = 512
+    plan: tuple[tuple[Bounds, ...], ...] = ()
+
+    name: ClassVar[str] = "tca"
+    axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.block & (self.block - 1):
+            raise UserError(f"{self.name}: block is {self.block}, expected a power of two")
+        if self.local < 0 or self.local % self.block:
+            raise UserError(f"{self.name}: local is {self.local}, expected a multiple of block = {self.block}")
+        if any(len(bounds) != len(self.budgets) - 1 for heads in self.plan for bounds in heads):
+            raise UserError(f"{self.name}: the plan is for another block size, expected {len(self.budgets) - 1} bounds")
+
+    @property
+    def by_content(self) -> bool:  # type: ignore[override]
+        return bool(self.plan)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """1, 2, 4, .., b."""
+        return tuple(2**i for i in range(self.block.bit_length()))
+
+    def check(self, layer: Layer) -> None:
+        if self.plan and (layer.index >= len(self.plan) or len(self.plan[layer.index]) != layer.kv_heads):
+            raise UserError(
+                f"{self.name}: the plan has no {layer.kv_heads} key heads for layer {layer.index}",
+                "Calibrate on this model: TCA().calibrated(model, ids).",
+            )
+
+    def regions(self, layer: Layer) -> tuple[Region, ...]:
+        if not self.plan:
+            return (Region(),)
+        return Region(lo=self._first_local), Region(hi=lambda m: self._first_local(m).clamp_max(self.block))
+
+    def recall(self, text: Text) -> Iterator[Recalled]:
+        kept = self._kept(text)
+        for rows in text.blocks(self.block):
+            end = (text.past + rows.start) // self.block * self.block - self.local
+            if end > self.block:
+                chosen = kept[:, :, self.block : end]
+                index = members(chosen)
+                yield Recalled(rows, torch.where(index < 0, index, index + self.block), text.regions[0])
+
+    def _first_local(self, m: Tensor) -> Tensor:
+        return (m // self.block * self.block - self.local).clamp_min(0)
+
+    def _kept(self, text: Text) -> Tensor:
+        """Whether each key of the complete blocks is kept, bool [B, Hkv, keys]."""
+        known = text.memory.get("kept", torch.zeros(*text.key.shape[:2], 0, dtype=torch.bool, device=text.key.device))
+        known = known[:, :, : text.past // self.block * self.block]
+        fresh = redundancy(text.key[:, :, known.shape[2] :], self.block)
+        bounds = torch.tensor(self.plan[text.layer.index], device=fresh.device)
+        text.memory["kept"] = torch.cat([known, self.core(fresh, bounds)], 2)
+        kept: Tensor = text.memory["kept"]
+        return kept
+
+    def core(self, redundant: Tensor, bounds: Tensor) -> Tensor:
+        """Which keys are kept: redundancy [B, Hkv, blocks, b], bounds [Hkv, budgets - 1] -> bool [B, Hkv, keys]."""
+        level = (redundant.mean(-1, keepdim=True) <= bounds[:, None]).sum(-1, keepdim=True)
+        rank = redundant.sort(dim=-1, stable=True).indices.argsort(-1)
+        return (rank < 2**level).flatten(2)
+
+    @torch.no_grad()
+    def calibrated(
+        self, model: nn.Module, ids: Tensor, tolerance: float = 0.05, candidates: int = 32, seed: int = 0
+    ) -> TCA:
+        """The same method with a plan for ``model``: per key head the cheapest budgets that are good enough.
+
+        The error is that of the last 64 queries' outputs, relative to full attention in all layers below. A head that
+        no candidate serves keeps everything.
+
+        Args:
+            model: a live transformers model.
+            ids: one text, [1, tokens], of several blocks behind ``local``.
+            tolerance: of ||o_kept - o|| / ||o||.
+            candidates: how many (mu, sigma) are drawn.
+            seed: of the draw.
+
+        Raises:
+            UserError: if the text is too short to say anything.
+        """
+        least = self.local + 3 * self.block + OBSERVED
+        if ids.shape[1] < least:
+            raise UserError(f"{self.name}: {ids.shape[1]} tokens to calibrate on, expected at least {least}")
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.rand(candidates, 2, generator=generator, dtype=torch.float64)
+        shapes = [(math.log2(self.block) * a, 0.5 + 1.5 * b) for a, b in drawn.tolist()]
+        observing = _Observing(self.block, self.local, shapes=[distribution(self.budgets, *shape) for shape in shapes],
+                               tolerance=tolerance)  # fmt: skip
+        with observing.on(model):
+            model(ids, use_cache=False)
+        layers = max(observing.found) + 1
+        dense = ((math.inf,) * (len(self.budgets) - 1),)
+        heads = len(next(iter(observing.found.values())))
+        return replace(self, plan=tuple(observing.found.get(i, dense * heads) for i in range(layers)))
+
+
+def distribution(budgets: tuple[int, ...], mu: float, sigma: float) -> Tensor:
+    """p_k = exp(-(log2 k - mu)^2 / 2 sigma^2), normalised, float64 [budgets]."""
+    weight = (-((torch.tensor(budgets).double().log2() - mu) ** 2) / (2 * sigma**2)).exp()
+    return weight / weight.sum()
+
+
+def redundancy(keys: Tensor, block: int) -> Tensor:
+    """Cosine of every key with the mean of its block: unrotated [B, Hkv, K, D] -> [B, Hkv, complete blocks, block]."""
+    complete = keys[:, :, : keys.shape[2] // block * block].unflatten(2, (-1, block))
+    complete = complete.to(torch.promote_types(keys.dtype, torch.float32))
+    return F.cosine_similarity(complete, complete.mean(3, keepdim=True), dim=-1)
+
+
+@dataclass(frozen=True)
+class _Observing(TCA):
+    """Reads in full; finds every layer's bounds on the way."""
+
+    shapes: list[Tensor] = field(default_factory=list)
+    tolerance: float = 0.0
+    found: dict[int, tuple[Bounds, ...]] = field(default_factory=dict)
+
+    by_content = True
+
+    def regions(self, layer: Layer) -> tuple[Region, ...]:
+        return (Region(k_pos=same),)
+
+    def recall(self, text: Text) -> Iterator[Recalled]:
+        rows = slice(text.query.shape[2] - OBSERVED, None)
+        seen, values = (
+            probabilities(text, rows),
+            text.value.repeat_interleave(text.query.shape[1] // text.key.shape[1], 1),
+        )
+        values = values.to(seen.dtype)
+        wanted = seen @ values
+        first = self._first_local(torch.arange(text.past, text.length)[rows]).to(seen.device)
+        n = text.arange(0, text.length)
+        whole = (n >= first[:, None]) | (n < self.block)
+        redundant = redundancy(text.key, self.block)
+        best: list[tuple[float, Bounds]] = [(math.inf, (math.inf,) * (len(self.budgets) - 1))] * text.key.shape[1]
+        for shape in self.shapes:
+            cost = float((shape * torch.tensor(self.budgets)).sum())
+            at = (1 - shape.cumsum(0)[:-1]).clamp(0, 1).to(redundant)
+            bounds = torch.quantile(redundant.mean(-1)[0], at, dim=-1).T
+            core = F.pad(self.core(redundant, bounds), (0, text.length % self.block))
+            share = seen * (whole | core.repeat_interleave(seen.shape[1] // core.shape[1], 1)[:, :, None])
+            got = share / share.sum(-1, keepdim=True) @ values
+            off = ((got - wanted).square().sum(-1) / wanted.square().sum(-1)).sqrt().mean((0, 2))
+            for head, error in enumerate(off.unflatten(0, (text.key.shape[1], -1)).amax(1).tolist()):
+                if error <= self.tolerance and cost < best[head][0]:
+                    best[head] = cost, tuple(bounds[head].tolist())
+        self.found[text.layer.index] = tuple(bounds for _, bounds in best)
+        return iter(())

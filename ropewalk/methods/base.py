@@ -1,0 +1,124 @@
+"""What every extension method is: a frozen value with an id, applied to a model for a while or for good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ropewalk.common.errors import UserError
+from ropewalk.rope.live import decoder
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+USE_IT_LIVE = "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware."
+ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
+
+
+class Method:
+    """Base of all methods; subclasses are frozen dataclasses whose fields are the method's options.
+
+    Attributes:
+        name: the id in the catalogue.
+        axes: what the method decides, of "frequencies", "refinement", "temperature", "positions", "visibility",
+            "sparsity", "bias"; methods compose if their axes differ.
+        length_dependent: True if a token's result changes with the length of what follows it, so that one forward
+            cannot serve several lengths.
+        cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once;
+            length-dependent methods never are, whatever this says.
+        causal: False if queries that are read together choose keys together, so that what a token gets changes with
+            tokens behind it; then losses cannot be taken from one forward pass.
+    """
+
+    name: ClassVar[str]
+    axes: ClassVar[frozenset[str]]
+    length_dependent: ClassVar[bool] = False
+    cache_exact: ClassVar[bool] = True
+    causal: ClassVar[bool] = True
+
+    @property
+    def id(self) -> str:
+        """Canonical spelling: the name, and options that differ from their defaults, e.g. ``yarn(beta_fast=16)``."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
+        return self.name + (f"({', '.join(f'{k}={v!r}' for k, v in changed.items())})" if changed else "")
+
+    def fingerprint(self, model: nn.Module, to: int) -> str:
+        """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it."""
+        raise TypeError(f"{type(self).__name__} has no fingerprint")
+
+    @contextmanager
+    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
+        """Apply the method for a while; the model is as before, bit for bit, on leaving.
+
+        Args:
+            model: a live transformers model.
+            to: target length in tokens; None means the length that the configuration promises.
+
+        Raises:
+            UserError: if the method, its options and the model do not fit, or another method is on.
+        """
+        refuse_if_on(model, self.id)
+        body = decoder(model)
+        setattr(body, ON, self.id)
+        try:
+            with self.applied(model, to):
+                yield
+        finally:
+            delattr(body, ON)
+
+    def applied(self, model: nn.Module, to: int | None) -> AbstractContextManager[None]:
+        """What ``on`` does, without asking whether another method is on: a part of several is applied by this."""
+        raise TypeError(f"{type(self).__name__} cannot be applied")
+
+    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+        """Apply the method for good, to the model and to its configuration, so that ``save_pretrained`` keeps it.
+
+        Raises:
+            UserError: if the method cannot be saved (it depends on length, layer, head or token).
+        """
+        raise UserError(f"{self.id} cannot be saved in a configuration: {self.why_not_saved()}", USE_IT_LIVE)
+
+    def why_not_saved(self) -> str:
+        """The reason, for methods that cannot be saved in a configuration."""
+        return "it needs code at run time"
+
+
+def _is_default(method: Method, field: Any) -> bool:
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    return bool(getattr(method, field.name) == default)
+
+
+def refuse_if_on(model: nn.Module, method: str) -> None:
+    """Refuse ``method`` while another one is on: the two would overwrite or ignore each other.
+
+    Raises:
+        UserError: naming the method that is on.
+    """
+    active = getattr(decoder(model), ON, None)
+    if active is not None:
+        raise UserError(
+            f"{active} is on this model already; {method} cannot be put on top of it",
+            "Leave the first with-block, or join methods that decide different things with ropewalk.compose.",
+        )
+
+
+def require_above(bound: float, method: Method, *options: str) -> None:
+    """Refuse options that are not numbers above ``bound``; None is left alone.
+
+    Raises:
+        UserError: naming the option and its value.
+    """
+    for option in options:
+        value = getattr(method, option)
+        if value is not None and not (isinstance(value, (int, float)) and value > bound):
+            raise UserError(f"{method.name}: {option} is {value!r}, expected a number above {bound:g}")
+
+
+def digest(*parts: object) -> str:
+    """Short hash of the text of ``parts``."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

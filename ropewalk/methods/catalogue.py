@@ -1,0 +1,229 @@
+"""The one list of methods: it drives the command line, the documentation's table and the test matrix.
+
+Nothing heavy is imported here; a method's file is loaded when the method is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ropewalk.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of the catalogue.
+
+    Attributes:
+        id: as in papers and on the command line.
+        title: the paper's name for it.
+        where: "module:Class".
+        summary: one line.
+        kind: the axes it decides.
+        training_free: "yes", "no", or how far.
+        exportable: how a checkpoint says it, or why it cannot.
+        paper: arXiv id, or the address of another source without https://; empty if there is none.
+    """
+
+    id: str
+    title: str
+    where: str
+    summary: str
+    kind: str
+    training_free: str
+    exportable: str
+    paper: str = ""
+
+    def load(self) -> type[Method]:
+        module, name = self.where.split(":")
+        loaded: type[Method] = getattr(import_module(f"ropewalk.methods.{module}"), name)
+        return loaded
+
+
+F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
+CODE = "no: needs code at run time"
+CATALOGUE: tuple[Entry, ...] = (
+    Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
+          "yes: as it is"),
+    Entry("pi", "Position Interpolation", "frequencies.pi:PositionInterpolation", "every frequency divided by s", F,
+          "weak", "yes: linear", "2306.15595"),
+    Entry("ntk-aware", "NTK-aware scaling", "frequencies.ntk:NTKAware", "a larger base, b s^(d/(d-2))", F, "yes",
+          "yes: rope_theta", "2309.00071"),
+    Entry("dynamic-ntk", "Dynamic NTK", "frequencies.dynamic_ntk:DynamicNTK", "the NTK base of the current length", F,
+          "yes", "frozen at the target: rope_theta", "2309.00071"),
+    Entry("ntk-by-parts", "NTK-by-parts", "frequencies.parts:NTKByParts", "interpolate slow dimensions only", F, "yes",
+          "yes: llama3", "2309.00071"),
+    Entry("yarn", "YaRN", "frequencies.yarn:YaRN", "by parts, and a logit temperature", F, "yes", "yes: yarn",
+          "2309.00071"),
+    Entry("llama3", "Llama 3 scaling", "frequencies.parts:Llama3", "by parts between 1 and 4 turns", F, "small s",
+          "yes: llama3", "2407.21783"),
+    Entry("abf", "Adjusted base frequency", "frequencies.abf:AdjustedBase", "a larger base, by rule or given", F, "no",
+          "yes: rope_theta", "2309.16039"),
+    Entry("entropy-abf", "Entropy-aware ABF", "frequencies.entropy_abf:EntropyABF",
+          "a larger base, and a log-length logit scale", F + ", temperature", "100 samples",
+          "no: depends on the position", "2401.07004"),
+    Entry("longrope", "LongRoPE", "frequencies.longrope:LongRoPE", "one given (searched) factor per dimension", F,
+          "to 8x", "yes: longrope", "2402.13753"),
+    Entry("resonance", "Resonance RoPE", "frequencies.resonance:Resonance", "whole-number wavelengths; refines others",
+          "refinement", "yes", "yes: longrope", "2403.00071"),
+    Entry("giraffe", "Giraffe", "frequencies.giraffe:Giraffe", "linear, power or truncated basis", F, "linear only",
+          "yes: longrope", "2308.10882"),
+    Entry("dprope", "Distributional RoPE", "frequencies.dprope:DistributionalRoPE",
+          "interpolate where the angle histogram suffers less", F, "yes", "yes: longrope", "2410.01490"),
+    Entry("longembed-rope", "LongEmbed (RoPE)", "frequencies.longembed:LongEmbedRoPE",
+          "the base times ten, for embedding models", F, "yes", "yes: rope_theta", "2404.12096"),
+    Entry("clex", "CLEX at a fixed scale", "frequencies.clex:CLEX", "a learned flow of log-frequencies", F, "no",
+          "yes: longrope", "2310.16450"),
+    Entry("harpe", "HARPE", "frequencies.harpe:HARPE", "a base per head", F, "no", "no: depends on the head",
+          "2412.07171"),
+    Entry("cope", "CoPE (clipped RoPE)", "frequencies.cope:CoPE", "pairs that never finish a turn fade to no rotation",
+          F, "claimed by ports", "yes: longrope", "2602.05258"),
+    Entry("self-extend", "SelfExtend", "attention.self_extend:SelfExtend", "exact positions near, grouped ones far", P,
+          "yes", CODE, "2401.01325"),
+    Entry("dca", "Dual Chunk Attention", "attention.dual_chunk:DualChunk",
+          "keys at their place in a chunk, queries by chunk difference", P, "yes", CODE, "2402.17463"),
+    Entry("rerope", "ReRoPE", "attention.rerope:ReRoPE", "no distance above w", P, "yes", CODE,
+          "kexue.fm/archives/9708"),
+    Entry("leaky-rerope", "Leaky ReRoPE", "attention.rerope:LeakyReRoPE", "distances grow slowly beyond w", P, "yes",
+          CODE, "kexue.fm/archives/9708"),
+    Entry("string", "STRING", "attention.string:STRING", "far keys take well-trained distances a second time", P, "yes",
+          CODE, "2410.18745"),
+    Entry("lm-infinite", "LM-Infinite", "attention.lm_infinite:LMInfinite", "the first tokens and the last W", V, "yes",
+          CODE, "2308.16137"),
+    Entry("streaming-llm", "StreamingLLM", "attention.streaming:StreamingLLM",
+          "sinks and a recent window, in constant memory", V, "yes", CODE, "2309.17453"),
+    Entry("gali", "GALI", "attention.gali:GALI", "fewest interpolated positions, logits interpolated", P, "yes", CODE,
+          "2502.02659"),
+    Entry("infllm", "InfLLM", "attention.infllm:InfLLM", "sinks, a window, and retrieved blocks at one distance", V,
+          "yes", CODE, "2402.04617"),
+    Entry("longcache", "ReAttention (LongCache)", "attention.longcache:LongCache",
+          "recalled spans between the first and the latest tokens, counted anew", V, "yes", CODE, "2407.15176"),
+    Entry("longheads", "LongHeads", "attention.longheads:LongHeads", "every head chooses chunks of its own", V, "yes",
+          CODE, "2402.10685"),
+    Entry("squeezed", "Squeezed Attention", "attention.squeezed:Squeezed",
+          "clusters of a fixed prefix's keys, kept where a query scores them above a threshold", "visibility",
+          "calibration", CODE, "2411.09688"),
+    Entry("tca", "Context-adaptive attention", "attention.tca:TCA", "core tokens of every block, by calibrated budgets",
+          "visibility", "calibration", CODE, "2512.09238"),
+    Entry("log-n", "Log-n scaling", "attention.log_n:LogN", "logits times ln(m + 1) / ln(L)", T, "yes", CODE,
+          "2202.12172"),
+    Entry("yarn-temperature", "YaRN's temperature", "attention.log_n:YaRNTemperature",
+          "logits times (0.1 ln s + 1)^2, positions as they are", T, "yes", CODE, "2309.00071"),
+    Entry("attention-alignment", "Attention alignment", "attention.align:AttentionAlignment",
+          "logits over a measured tau, so that long texts are attended to as sharply as short ones", T, "calibration",
+          CODE, "2311.00684"),
+    Entry("head-scale", "Head scale (NoPE)", "attention.head_scale:HeadScale", "one learned logit scale per head", T,
+          "light tuning", "not in the configuration: fold puts it into W_q", "2404.12224"),
+    Entry("vertical-slash", "Vertical-slash sparse prefill", "attention.vertical_slash:VerticalSlash",
+          "columns and diagonals of long prompts, chosen by the last queries (MInference, Qwen2.5-1M)", "sparsity",
+          "yes", CODE, "2407.02490"),
+    Entry("s2-attention", "Shifted sparse attention", "attention.s2:S2Attention",
+          "groups, shifted for half of the heads; for training", "visibility", "no", "not needed: plain at inference",
+          "2309.12307"),
+)  # fmt: skip
+
+BY_ID = {entry.id: entry for entry in CATALOGUE}
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry.
+
+    Raises:
+        UserError: for an unknown id; the nearest one is offered.
+    """
+    if name in BY_ID:
+        return BY_ID[name]
+    raise UserError(f"unknown method {name!r}{did_you_mean(name, BY_ID)}", "ropewalk methods")
+
+
+def method(spelling: str) -> Method:
+    """A method from its spelling: ``yarn``, ``yarn(beta_fast=16)``, ``resonance+yarn``.
+
+    Raises:
+        UserError: for unknown methods or options, wrong values, or parts that do not compose.
+    """
+    parts = [part.strip() for part in split(spelling, "+")]
+    made = [_one(part) for part in parts]
+    if len(made) == 1:
+        return made[0]
+    from ropewalk.methods.compose import compose
+
+    return compose(*made)
+
+
+def methods(spellings: str) -> list[Method]:
+    """Methods from a comma-separated list of spellings, duplicates dropped."""
+    made = {m.id: m for m in (method(part) for part in split(spellings, ",") if part.strip())}
+    if not made:
+        raise UserError(f"no method named in {spellings!r}", "ropewalk methods")
+    return list(made.values())
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _one(spelling: str) -> Method:
+    match = re.fullmatch(r"([\w.-]+)\s*(?:\((.*)\))?", spelling, re.DOTALL)
+    if match is None:
+        raise UserError(f"cannot read method {spelling!r}", "Write it as name or name(option=value, option=value).")
+    cls = entry(match.group(1)).load()
+    options = _options(spelling, match.group(2) or "")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"{cls.name} has no option {name!r}{did_you_mean(name, known)}",
+                f"Its options: {', '.join(known) or 'none'}.",
+            )
+    for name, value in options.items():
+        options[name] = _typed(cls.name, name, known[name], value)
+    return cls(**options)
+
+
+def _options(spelling: str, text: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        assert len(options) == len(call.keywords)
+        return options
+    except (SyntaxError, ValueError, AssertionError):
+        raise UserError(
+            f"cannot read the options of {spelling!r}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
+        ) from None
+
+
+def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
+    """``value`` as the option's default suggests: numbers for numbers, tuples for lists."""
+    default = None if field.default is MISSING else field.default
+    if isinstance(value, list):
+        value = tuple(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and number
+    expected: dict[type, bool] = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
+    if "int | None" in str(field.type):
+        expected[type(None)] = whole or value is None
+    fits = expected.get(type(default), number or (default is None and value is None))
+    choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", str(field.type)) if "Literal" in str(field.type) else []
+    allowed = [a or b for a, b in choices]
+    if not fits or (allowed and value not in allowed):
+        want = " or ".join(map(repr, allowed)) or f"a value like {default!r}"
+        raise UserError(f"{method_name}: option {name} is {value!r}, expected {want}")
+    return float(value) if number and "float" in str(field.type) else value

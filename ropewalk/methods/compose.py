@@ -1,0 +1,171 @@
+"""One method out of several that decide different things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from ropewalk.attention.engine import engaged
+from ropewalk.common.errors import UserError
+from ropewalk.methods.attention.attention_method import AttentionMethod
+from ropewalk.methods.base import Method, digest
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod, check_live
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.rope import config as rope_config
+from ropewalk.rope import live
+from ropewalk.rope.spec import Frequencies, RopeSpec
+
+_Length = TypeVar("_Length", int, int | None)
+
+
+class _Joined(Method):
+    """What a method of several says of itself."""
+
+    parts: tuple[Any, ...]
+
+    @property
+    def id(self) -> str:
+        return "+".join(part.id for part in self.parts)
+
+    @property
+    def axes(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*(part.axes for part in self.parts))
+
+    @property
+    def length_dependent(self) -> bool:  # type: ignore[override]
+        return any(part.length_dependent for part in self.parts)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return all(part.causal for part in self.parts)
+
+
+@dataclass(frozen=True)
+class ComposedFrequencies(_Joined, FrequencyMethod):  # type: ignore[override]
+    """Frequencies of one part, refined and tempered by the others. Made by ``compose``."""
+
+    parts: tuple[FrequencyMethod, ...]
+
+    name: ClassVar[str] = "composed"
+
+    @property
+    def runtime(self) -> bool:  # type: ignore[override]
+        return any(part.runtime for part in self.parts)
+
+    @property
+    def _source(self) -> FrequencyMethod:
+        return next((part for part in self.parts if "frequencies" in part.axes), Plain())
+
+    def at(self, rope: RopeSpec, target: int) -> Frequencies:
+        found = self._source.at(rope, target)
+        for part in self.parts:
+            found = part.refine(found)
+        return found
+
+    def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        return self.at(rope, target)
+
+    def temperature(self, rope: RopeSpec, positions: Tensor) -> Tensor | None:
+        values = [t for part in self.parts if (t := part.temperature(rope, positions)) is not None]
+        return values[0] if values else None
+
+    def frozen(self, rope: RopeSpec, target: int) -> FrequencyMethod | None:
+        static = [part.frozen(rope, target) for part in self.parts]
+        if any(part is None for part in static):
+            return None
+        return ComposedFrequencies(tuple(part for part in static if part is not None))
+
+    def why_not_saved(self) -> str:
+        return "; ".join(f"{part.id}: {part.why_not_saved()}" for part in self.parts if part.runtime)
+
+
+@dataclass(frozen=True)
+class Composed(_Joined):
+    """Frequencies (or the model's own) under attention methods. Made by ``compose``.
+
+    Where an attention method states an ``effective_window`` beyond the trained one, frequencies stretch the window to
+    that length and the positions of the attention method do the rest; else both aim at the whole target.
+    """
+
+    frequencies: FrequencyMethod | None
+    attention: tuple[AttentionMethod, ...]
+
+    name: ClassVar[str] = "composed"
+
+    @property
+    def parts(self) -> tuple[Method, ...]:  # type: ignore[override]
+        return (*(() if self.frequencies is None else (self.frequencies,)), *self.attention)
+
+    @property
+    def cache_exact(self) -> bool:  # type: ignore[override]
+        return all(part.cache_exact for part in self.parts)
+
+    def fingerprint(self, model: nn.Module, to: int) -> str:
+        return digest(*(part.fingerprint(model, self._stretched(model, to)) for part in self.parts), to)
+
+    @contextmanager
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
+        if self.frequencies is None:
+            with engaged(model, to, self.attention):
+                yield
+            return
+        check_live(model)
+        with live.restored(model):
+            to_frequencies = self._stretched(model, to)
+            rotations = self.frequencies.written(model, to_frequencies)
+            window = to_frequencies if to_frequencies != to else None
+            with engaged(model, to, self.attention, rotations, window):
+                yield
+
+    def _stretched(self, model: nn.Module, to: _Length) -> int | _Length:
+        """The length that frequencies are to reach."""
+        trained = rope_config.window_of(rope_config.read(model.config))  # type: ignore[arg-type]
+        stated = [part.effective_window for part in self.attention if part.effective_window is not None]
+        return max(stated) if stated and max(stated) > trained else to
+
+
+def compose(*methods: Method) -> Method:
+    """Join methods on different axes into one; the order does not matter.
+
+    Raises:
+        UserError: if two methods decide the same thing, or a part cannot be joined.
+    """
+    parts = list(_flat(methods))
+    if not parts:
+        raise UserError("nothing to compose", "ropewalk methods")
+    if len(parts) == 1:
+        return parts[0]
+    taken: dict[str, Method] = {}
+    for part in parts:
+        for axis in sorted(part.axes):
+            if axis in taken:
+                raise UserError(
+                    f"{taken[axis].id} and {part.id} both set the {axis}, which one method decides",
+                    "Choose one of them.",
+                )
+            taken[axis] = part
+    setting = [part.id for part in parts if isinstance(part, AttentionMethod) and part.sets_regions]
+    if len(setting) > 1:
+        raise UserError(
+            f"{' and '.join(setting)} both say which keys are seen where; one set of regions is all a softmax has",
+            "Choose one of them.",
+        )
+    in_order = sorted(parts, key=lambda part: part.id)
+    static = tuple(part for part in in_order if isinstance(part, FrequencyMethod))
+    attention = tuple(part for part in in_order if isinstance(part, AttentionMethod))
+    frequencies = static[0] if len(static) == 1 else ComposedFrequencies(static)
+    return Composed(frequencies if static else None, attention) if attention else frequencies
+
+
+def _flat(methods: Iterable[Method]) -> Iterable[Method]:
+    for method in methods:
+        if isinstance(method, (Composed, ComposedFrequencies)):
+            yield from _flat(method.parts)
+        elif isinstance(method, (FrequencyMethod, AttentionMethod)):
+            yield method
+        else:
+            raise UserError(f"{method!r} is no method that can be composed")

@@ -1,0 +1,203 @@
+"""What a frequency method is: from a RopeSpec and a target length to Frequencies; everything else follows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from ropewalk.attention.engine import Rotation, engaged
+from ropewalk.common.errors import UserError
+from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
+from ropewalk.rope import config as rope_config
+from ropewalk.rope import live
+from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+LAST_POSITION = 2**24  # the last whole number before float32 skips one
+
+
+class FrequencyMethod(Method):
+    """A method that changes rotary frequencies. Subclasses write ``frequencies``, and ``native`` where a type says it.
+
+    Attributes:
+        runtime: True if frequencies depend on the length or the head, so that rotation happens at attention time and
+            nothing can be saved; ``frozen`` may offer a static stand-in.
+    """
+
+    axes: ClassVar[frozenset[str]] = frozenset({"frequencies"})
+    runtime: ClassVar[bool] = False
+
+    def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        """Frequencies for ``target`` tokens (the length of the moment for length-dependent methods)."""
+        raise TypeError(f"{type(self).__name__} does not define frequencies")
+
+    def native(self, rope: RopeSpec, target: int) -> dict[str, Any] | None:
+        """Parameters of a rope type that says exactly the same in every engine, or None. Asked for plain specs only."""
+        return None
+
+    def temperature(self, rope: RopeSpec, positions: Tensor) -> Tensor | None:
+        """Logit multiplier for queries at ``positions`` (int64 [B, Q]), or None."""
+        return None
+
+    def frozen(self, rope: RopeSpec, target: int) -> FrequencyMethod | None:
+        """The static method that is saved in place of this one; itself if static, None if there is none."""
+        return None if self.runtime else self
+
+    def refine(self, frequencies: Frequencies) -> Frequencies:
+        """Adjust frequencies that another method chose; methods on the "refinement" axis override this."""
+        return frequencies
+
+    # What follows is the same for all methods.
+
+    def at(self, rope: RopeSpec, target: int) -> Frequencies:
+        """Frequencies for ``target``, untouched where the window need not grow; on top of a trained-in scaling."""
+        if rope.scale(target) == 1.0 and "frequencies" in self.axes:
+            return Frequencies(rope.inv_freq, rope.attention_factor)
+        found = self.frequencies(rope, target)
+        return Frequencies(found.inv_freq, found.attention_factor * rope.attention_factor)
+
+    def plan(self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None) -> dict[str, Frequencies]:
+        """Layer type -> Frequencies; sliding-window layers of mixed models are left out.
+
+        Raises:
+            UserError: if ``to`` is shorter than the pretrained window, or past what float32 positions can tell apart.
+        """
+        return {key: self.at(rope, length) for key, (rope, length) in self._targets(config, to, on_top).items()}
+
+    def _targets(
+        self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None
+    ) -> dict[str, tuple[RopeSpec, int]]:
+        promised = {key: spec.length for key, spec in rope_config.read(config).items()}
+        starting = rope_config.starting_specs(config, on_top)
+        targets: dict[str, tuple[RopeSpec, int]] = {}
+        for key, rope in starting.items():
+            if rope.sliding:
+                continue
+            target = to if to is not None else promised[key]
+            if target < rope.window:
+                raise UserError(
+                    f"target {target:,} is shorter than the pretrained window of {rope.window:,} tokens",
+                    f"Choose a target of at least {rope.window} tokens; shorter inputs already fit.",
+                )
+            if target > LAST_POSITION:
+                raise UserError(
+                    f"target {target:,} is not reachable: past {LAST_POSITION:,} tokens float32 positions are no "
+                    "longer whole numbers, and every engine computes its angles in float32",
+                    f"Choose a target of at most {LAST_POSITION} tokens.",
+                )
+            targets[key] = (rope, target)
+        return targets
+
+    def fingerprint(self, model: nn.Module, to: int) -> str:
+        plan = self.plan(model.config, to)  # type: ignore[arg-type]
+        numbers = {key: (f.inv_freq.tolist(), f.attention_factor) for key, f in plan.items()}
+        if not self.runtime:
+            return digest("static", sorted(numbers.items()))
+        targets = self._targets(model.config, to)  # type: ignore[arg-type]
+        grows = sorted(key for key, (rope, target) in targets.items() if rope.scale(target) > 1)  # see ``on``
+        return digest(self.id, grows, sorted(numbers.items()))
+
+    @contextmanager
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
+        check_live(model)
+        with live.restored(model), engaged(model, to, rotations=self.written(model, to)):
+            yield
+
+    def written(self, model: nn.Module, to: int | None) -> dict[str, Rotation]:
+        """Write static frequencies into the live buffers; return run-time ones, layer type -> frequencies by length."""
+        current = rope_config.read(model.config)  # type: ignore[arg-type]
+        targets = self._targets(model.config, to)  # type: ignore[arg-type]
+        if self.runtime:
+            growing = {key: rope for key, (rope, target) in targets.items() if rope.scale(target) > 1}
+            return {key: self._rotation(rope, current[key]) for key, rope in growing.items()}
+        plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
+        live.write(model, plan, current)
+        live.check(model, plan)
+        return {}
+
+    def _rotation(self, rope: RopeSpec, current: RopeSpec) -> Rotation:
+        chosen: Callable[[int], Frequencies] = lambda length: self.at(rope, length)  # noqa: E731
+        return Rotation(current, chosen, lambda positions: self.temperature(rope, positions))
+
+    def rope_parameters(self, rope: RopeSpec, target: int, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The parameters to save: a native type where one says the same and is accepted, else flat longrope."""
+        native: dict[str, Any] | None = None
+        if rope.is_plain:
+            untouched = rope.scale(target) == 1.0 and "refinement" not in self.axes
+            native = {"rope_type": "default"} if untouched else self.native(rope, target)
+        if native is not None:
+            native = {"rope_theta": rope.base, **native, **rope_config.partial_rotary(rope)}
+            if accepts(native):
+                return native
+        return rope_config.flat_longrope(rope, self.at(rope, target), target)
+
+    def saved(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, dict[str, Any]]:
+        """Layer type -> rope parameters that say this method in a configuration.
+
+        Raises:
+            UserError: if no static parameters can.
+        """
+
+        def accepts(key: str) -> Callable[[dict[str, Any]], bool]:
+            def try_on(parameters: dict[str, Any]) -> bool:
+                trial = copy.deepcopy(config)
+                try:
+                    rope_config.write(trial, {key: parameters}, to)
+                except (ValueError, KeyError):
+                    return False
+                return rope_config.rope_parameters(trial)[key].get("rope_type") == parameters["rope_type"]
+
+            return try_on
+
+        table: dict[str, dict[str, Any]] = {}
+        for key, (rope, target) in self._targets(config, to, on_top).items():
+            static = self.frozen(rope, target)
+            if static is None:
+                raise UserError(
+                    f"{self.id} cannot be saved in a configuration: {self.why_not_saved()}",
+                    USE_IT_LIVE,
+                )
+            table[key] = static.rope_parameters(rope, target, accepts(key))
+        return table
+
+    def static_plan(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, Frequencies]:
+        """Layer type -> the frequencies that ``saved`` means to say."""
+        targets = self._targets(config, to, on_top).items()
+        static = {key: (self.frozen(rope, target), rope, target) for key, (rope, target) in targets}
+        return {key: method.at(rope, target) for key, (method, rope, target) in static.items() if method is not None}
+
+    def why_not_saved(self) -> str:
+        return "it depends on the length, the head or the token, and configurations hold one vector of frequencies"
+
+    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+        refuse_if_on(model, self.id)
+        check_live(model)
+        targets = self._targets(model.config, to, on_top)
+        plan = self.static_plan(model.config, to, on_top)
+        text = rope_config.text_config(model.config)
+        before = dict(vars(text))
+        rope_config.write(model.config, self.saved(model.config, to, on_top), to)
+        live.rebuild(model, plan)
+        try:  # what was written says what the method meant
+            live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
+        except UserError:
+            vars(text).update(before)
+            live.rebuild(model, plan)
+            raise
+        check_live(model)
+
+
+def check_live(model: nn.Module) -> None:
+    """Assert that the live rotary modules are what the configuration says (types that recompute are not compared).
+
+    Raises:
+        UserError: naming the layer type and the difference.
+    """
+    specs = rope_config.read(model.config)  # type: ignore[arg-type]
+    live.check(model, {k: s for k, s in specs.items() if s.rope_type != "dynamic" and s.long_factors is None})

@@ -1,0 +1,43 @@
+"""HARPE: a base per head, so that one training stage covers all lengths (arXiv 2412.07171)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ropewalk.common.errors import UserError
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.rope.spec import Frequencies, RopeSpec
+
+
+@dataclass(frozen=True)
+class HARPE(FrequencyMethod):
+    """Bases evenly spaced over the key-value heads (the queries of a group share theirs). Needs training.
+
+    Attributes:
+        base_min: base of the first head.
+        base_max: base of the last head.
+    """
+
+    base_min: float = 1e6
+    base_max: float = 5e6
+
+    name: ClassVar[str] = "harpe"
+    runtime: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 < self.base_min <= self.base_max:
+            raise UserError(f"harpe: bases are {self.base_min} and {self.base_max}, expected 1 < base_min <= base_max")
+
+    def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        bases = torch.linspace(self.base_min, self.base_max, rope.kv_heads, dtype=torch.float64)
+        exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float64) / rope.rotary_dim
+        return Frequencies(rope.inv_freq * (rope.base / bases[:, None]) ** exponents)
+
+    def at(self, rope: RopeSpec, target: int) -> Frequencies:  # heads differ at every length
+        return Frequencies(self.frequencies(rope, target).inv_freq, rope.attention_factor)
+
+    def why_not_saved(self) -> str:
+        return "every head has its own frequencies, and configurations hold one vector for all heads"

@@ -1,0 +1,40 @@
+"""LongRoPE: one searched factor per dimension (arXiv 2402.13753). This is its application; factors are given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ropewalk.common.errors import UserError
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.rope.spec import Frequencies, RopeSpec
+
+
+@dataclass(frozen=True)
+class LongRoPE(FrequencyMethod):
+    """w' = w / factor, attention factor sqrt(1 + ln s / ln L).
+
+    Attributes:
+        factors: one per rotated pair of dimensions, each above 0; as found by a search for the same target.
+        attention_factor: None means the paper's value for s = target / window.
+    """
+
+    factors: tuple[float, ...] = ()
+    attention_factor: float | None = None
+
+    name: ClassVar[str] = "longrope"
+
+    def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        if len(self.factors) != rope.rotary_dim // 2 or not all(
+            isinstance(f, (int, float)) and f > 0 for f in self.factors
+        ):
+            raise UserError(
+                f"longrope has {len(self.factors)} factors, expected {rope.rotary_dim // 2} numbers above 0",
+                "Give them as longrope(factors=[...]), as a search for this model and target found them.",
+            )
+        t = math.sqrt(1 + math.log(rope.scale(target)) / math.log(rope.window))
+        return Frequencies(
+            rope.inv_freq / rope.inv_freq.new_tensor(self.factors),
+            t if self.attention_factor is None else self.attention_factor,
+        )

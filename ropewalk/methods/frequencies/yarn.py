@@ -1,0 +1,76 @@
+"""YaRN: NTK-by-parts and a constant logit temperature folded into cos and sin (arXiv 2309.00071)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.frequencies.parts import kept_by_turns
+from ropewalk.rope.spec import Frequencies, RopeSpec
+
+
+def kept_by_index(rope: RopeSpec, beta_fast: float, beta_slow: float, truncate: bool) -> Tensor:
+    """Share of each frequency that is kept, linear in the dimension's index: the ramp of all public code; [d/2]."""
+    low, high = rope.index_of_turns(beta_fast), rope.index_of_turns(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    if low == high:
+        high += 0.001
+    index = torch.arange(rope.rotary_dim // 2, dtype=torch.float64)
+    return 1 - ((index - low) / (high - low)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class YaRN(FrequencyMethod):
+    """The best closed form without training; costs a little on short text.
+
+    Attributes:
+        beta_fast: dimensions with more turns inside L are kept.
+        beta_slow: dimensions with fewer turns are divided by s.
+        attention_factor: multiplier of cos and sin; None means 0.1 ln s + 1.
+        truncate: round the ramp's ends to whole dimensions (code's ramp only).
+        ramp: "code" is linear in the index, as in all implementations; "paper" is linear in the turns.
+    """
+
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
+    ramp: Literal["code", "paper"] = "code"
+
+    name: ClassVar[str] = "yarn"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_slow < self.beta_fast:
+            raise UserError(
+                f"yarn: beta_slow is {self.beta_slow}, beta_fast is {self.beta_fast}, expected 0 < slow < fast"
+            )
+        if self.attention_factor is not None and self.attention_factor <= 0:
+            raise UserError(f"yarn: attention_factor is {self.attention_factor}, expected a number above 0")
+
+    def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        s = rope.scale(target)
+        if self.ramp == "code":
+            kept = kept_by_index(rope, self.beta_fast, self.beta_slow, self.truncate)
+        else:
+            kept = kept_by_turns(rope.turns, self.beta_slow, self.beta_fast)
+        t = 0.1 * math.log(s) + 1 if self.attention_factor is None else self.attention_factor
+        return Frequencies(rope.inv_freq / s * (1 - kept) + rope.inv_freq * kept, t)
+
+    def native(self, rope: RopeSpec, target: int) -> dict[str, Any] | None:
+        if self.ramp != "code" or not self.truncate or self.attention_factor is not None:
+            return None  # engines differ in whether they read these
+        betas = {"beta_fast": self.beta_fast, "beta_slow": self.beta_slow}
+        return {
+            "rope_type": "yarn",
+            "factor": rope.scale(target),
+            "original_max_position_embeddings": rope.window,
+            **({} if betas == {"beta_fast": 32.0, "beta_slow": 1.0} else betas),
+        }

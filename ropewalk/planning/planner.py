@@ -1,0 +1,240 @@
+"""What it takes to bring a model to a length: methods, factors, memory, time, and the commands to run next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.checkpoint.inspection import refuse_unsound
+from ropewalk.checkpoint.opening import load, resolve
+from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
+from ropewalk.planning import advice, memory
+from ropewalk.planning.advice import Ladder, MethodAdvice
+from ropewalk.planning.calibrate import Calibration, calibrate
+from ropewalk.planning.cost import MFU, Cost, cost
+from ropewalk.planning.hardware import DEFAULT, gpu, parse_memory, usable
+from ropewalk.planning.memory import Correction, Serving, Training
+from ropewalk.planning.published import SHORT_TAX, Published
+from ropewalk.planning.shapes import Shapes, shapes
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``ropewalk plan`` shows.
+
+    Attributes:
+        model: as the user named it.
+        architecture: class name in the configuration, or the model type.
+        shapes: parameters and widths.
+        window: pretrained window in tokens.
+        length: length in tokens that the configuration promises now.
+        target: length wanted.
+        scale: target over window: the smallest factor that covers the need.
+        device: name of the accelerator, or the memory given.
+        gpus: how many.
+        room: bytes that tensors can have on each.
+        mfu: share of the peak assumed for times.
+        methods: what every method would write, and what was published about it.
+        serving: from a plain start to settings that fit the target.
+        training: the same for a training step on sequences of the target's length.
+        devices_needed: of these devices, for that training; None if ``gpus`` are enough or no usual number is.
+        skip_wise: the same for sequences of the window's length with skipping positions; None where that is the target.
+        cost: of the target's length; ``skip_wise_cost`` of the window's.
+        calibration: what a short step on the model showed, if one was run.
+        notes: what to know before choosing.
+        short_tax: published costs for short texts of a factor that is always on.
+        commands: to run next.
+    """
+
+    model: str
+    architecture: str
+    shapes: Shapes
+    window: int
+    length: int
+    target: int
+    scale: float
+    device: str
+    gpus: int
+    room: int
+    mfu: float
+    methods: list[MethodAdvice]
+    serving: Ladder[Serving]
+    training: Ladder[Training]
+    devices_needed: int | None
+    skip_wise: Ladder[Training] | None
+    cost: Cost
+    skip_wise_cost: Cost | None
+    calibration: Calibration | None
+    notes: list[str]
+    short_tax: tuple[Published, ...]
+    commands: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        for name in ("serving", "training", "skip_wise"):
+            ladder = getattr(self, name)
+            if ladder is not None:
+                content[name] |= {"best": ladder.best, "total": ladder.memory.total}
+        content["shapes"] |= {"parameters": self.shapes.parameters, "active_parameters": self.shapes.active_parameters}
+        return content
+
+
+def plan(
+    model: str,
+    to: int,
+    device: str | None = None,
+    memory_size: str | None = None,
+    gpus: int = 1,
+    tokens: float = 1e9,
+    mfu: float = MFU,
+    calibrated: bool = False,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Plan the way of a model to ``to`` tokens; only its configuration is read.
+
+    Args:
+        model: folder, config.json, hub id or ``demo``.
+        to: target length in tokens.
+        device: name of an accelerator, as in ``planning.hardware``.
+        memory_size: memory of one device ("24G") instead; without a device there are no times.
+        gpus: how many devices.
+        tokens: to train on.
+        mfu: share of the devices' peak to assume.
+        calibrated: load the model, run one short step, and correct the memory model by it.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        UserError: naming the argument or the configuration's key, and the mend.
+    """
+    if gpus < 1:
+        raise UserError(f"gpus is {gpus}, expected 1 or more")
+    if not 0 < mfu <= 1:
+        raise UserError(f"mfu is {mfu:g}, expected a share of the peak, above 0 and at most 1", "Write --mfu 0.4.")
+    chosen = gpu(device or DEFAULT) if memory_size is None or device else None
+    size = parse_memory(memory_size) if memory_size is not None else chosen.memory if chosen else 0
+    room = usable(size)
+    path = resolve(model)
+    refuse_unsound(path)
+    config = rope_config.load_config(path, trust_remote_code)
+    specs = rope_config.starting_specs(config)
+    window = rope_config.window_of(specs)
+    promised = min(spec.length for spec in rope_config.full_attention(rope_config.read(config)))
+    _check_target(to, window, model)
+    numbers = shapes(config)
+    calibration = None
+    if calibrated:
+        if Path(path).is_file():
+            raise UserError(f"--calibrate runs the model, and {path} is only its configuration", "Give its folder.")
+        live, _, _ = load(model, trust_remote_code=trust_remote_code)
+        calibration = calibrate(live, numbers, window)
+    correction = calibration.correction if calibration else Correction()
+
+    def step(how: Training, length: int) -> memory.Memory:
+        return memory.training(numbers, how, length, correction)
+
+    def request(how: Serving, length: int) -> memory.Memory:
+        return memory.serving(numbers, how, length, correction)
+
+    switches = advice.training_switches(numbers, gpus)
+    serve = advice.climb(Serving(), advice.serving_switches(numbers, gpus), request, to, room)
+    train = advice.climb(Training(), switches, step, to, room)
+    longer = to > window
+
+    def enough(devices: int) -> bool:
+        return advice.climb(Training(), advice.training_switches(numbers, devices), step, to, room).fits
+
+    return Plan(
+        model=model,
+        architecture=str((config.architectures or [config.model_type])[0]),
+        shapes=numbers,
+        window=window,
+        length=promised,
+        target=to,
+        scale=to / window,
+        device=chosen.name if chosen else str(memory_size),
+        gpus=gpus,
+        room=room,
+        mfu=mfu,
+        methods=advice.methods(config, to, to / window) if longer else [],
+        serving=serve,
+        training=train,
+        devices_needed=None if train.fits else advice.devices_needed(enough, gpus),
+        skip_wise=advice.climb(Training(), switches, step, window, room) if longer else None,
+        cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
+        skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
+        calibration=calibration,
+        notes=_notes(config, numbers, window, promised, to),
+        short_tax=SHORT_TAX if longer else (),
+        commands=_commands(model, to) if longer else [shlex.join(["ropewalk", "inspect", model])],
+    )
+
+
+def _check_target(to: int, window: int, model: str) -> None:
+    if to < window:
+        raise UserError(
+            f"target {to:,} is shorter than the pretrained window of {window:,} tokens of {model}",
+            f"Say --to {show(window)} or more; shorter inputs already fit.",
+        )
+    if to > memory.LONGEST:
+        raise UserError(
+            f"target {to:,} is past {memory.LONGEST:,} tokens, where float32 positions stop being whole numbers",
+            f"Say --to {show(memory.LONGEST)} or less.",
+        )
+
+
+def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int, to: int) -> list[str]:
+    notes = []
+    if promised > window:
+        enough = "already covers the target" if promised >= to else "is replaced by a new one"
+        notes.append(f"the configuration already extends the window to {promised:,} tokens, which {enough}")
+    if to > window:
+        notes.append(
+            f"two profiles: a factor that is always on also changes short texts, so keep serving the original up to "
+            f"{window:,} tokens and send only longer requests to the extended copy (its weights are linked, not copied)"
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        notes.append(
+            f"the checkpoint is quantised ({method}); weights are counted as bfloat16 where no switch says else"
+        )
+    layers = [layer for layer, _ in numbers.layers]
+    bounded = [n for layer, n in numbers.layers if layer.window is not None]
+    if bounded and all(layer.window is not None for layer in layers):
+        notes.append(
+            f"every layer sees at most {max(layer.window or 0 for layer in layers):,} tokens back: no method makes it "
+            "look further"
+        )
+    elif bounded and numbers.fused_attention:
+        notes.append(
+            f"{sum(bounded)} sliding-window layers: with sdpa transformers holds a mask of {to**2 / 2**30:,.3g} GiB "
+            "for one such sequence; train with flash attention (attn_implementation='flash_attention_2')"
+        )
+    if not numbers.fused_attention:
+        notes.append(
+            f"without flash or flex attention transformers holds all attention scores of {numbers.model_type}, which "
+            "grow with the square of the length; the numbers here assume such a kernel"
+        )
+    if any(layer.cached < layer.key_value for layer in layers):
+        expanded = sum(n * 2 * layer.key_value * layer.seen(to) for layer, n in numbers.layers)
+        notes.append(
+            f"the cache counts latents, as vLLM and SGLang keep them; transformers keeps {expanded / 2**30:,.4g} GiB"
+        )
+    return notes
+
+
+def _commands(model: str, to: int) -> list[str]:
+    length = show(to)
+    out = f"{model.rstrip('/').rpartition('/')[2].removesuffix('.json') or 'model'}-{length}"
+    lines = (
+        ["ropewalk", "compare", model, "--to", length],
+        ["ropewalk", "extend", model, "--to", length, "--method", "yarn", "--out", out],
+    )
+    return [shlex.join(line) for line in lines]

@@ -1,0 +1,40 @@
+"""Benchmarks of real texts, by name; each is a file of this folder and read from files that the user has."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ropewalk.tasks.benchmarks.question import Benchmark
+
+MODULES = {
+    "longbench": "longbench",
+    "longbench-e": "longbench",
+    "longbench-v2": "longbench",
+    "helmet": "helmet",
+    "infinitebench": "infinitebench",
+    "leval": "leval",
+    "m4le": "m4le",
+    "longreason": "longreason",
+    "locomo": "locomo",
+    "lcfo": "lcfo",
+    "longbio": "longbio",
+    "longrewardbench": "longrewardbench",
+    "ruler-qa": "ruler_qa",
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """A benchmark by its name.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in MODULES:
+        raise UserError(f"no benchmark {name!r}{did_you_mean(name, MODULES)}", f"give one of {', '.join(MODULES)}")
+    module = import_module(f"{__name__}.{MODULES[name]}")
+    found: Benchmark = getattr(module, name.upper().replace("-", "_"))
+    return found

@@ -1,0 +1,105 @@
+"""Texts to evaluate on: some that every Python has, or the user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError
+from ropewalk.texts import rows as records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+FIELD = "text"  # of a jsonl line, and column of a parquet file
+
+
+def load(source: str | Path) -> dict[str, str]:
+    """Documents by name.
+
+    Args:
+        source: "stdlib" (modules of the standard library), "topics" (the language reference that Python ships), a
+            file (.txt, .md, .py: one document; .jsonl, .parquet: one per line or row, in "text"), or a folder of them.
+
+    Raises:
+        UserError: if there is no such file, it is of another type, or a document is empty or not text. In a folder,
+            files without text are passed over as long as one has some.
+    """
+    from ropewalk.texts.builtin import held_out_sources, topics
+
+    if source == "stdlib":
+        return held_out_sources()
+    if source == "topics":
+        return {"topics": topics()}
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"')
+    read = ((name, text) for file in _files(path) for name, text in _read(file))
+    if not path.is_dir():
+        return {name: _not_empty(name, text) for name, text in read}
+    documents = {name: text for name, text in read if text.strip()}
+    if not documents:
+        raise UserError(f"{path}: no text in any of its files")
+    return documents
+
+
+def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, at_least: int) -> dict[str, list[int]]:
+    """Token ids, after BOS if the tokenizer has one, of the documents that have ``at_least`` tokens (BOS included).
+
+    Documents are never joined: a boundary inside a context would look like an effect of the position.
+
+    Raises:
+        UserError: if no document is long enough.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = {name: bos + token_ids(text, tokenizer) for name, text in documents.items()}
+    kept = {name: row for name, row in ids.items() if len(row) >= at_least}
+    if not kept:
+        longest = max(ids, key=lambda name: len(ids[name]), default=None)
+        have = "there are none" if longest is None else f"the longest, {longest}, has {len(ids[longest])}"
+        raise UserError(
+            f"no document has {at_least} tokens: {have}", "give longer documents, or compare at smaller lengths"
+        )
+    return kept
+
+
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text of any length, without special tokens (and without the warning that it exceeds the window)."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        if not files:
+            raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
+        return files
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
+    return [path]
+
+
+def _read(file: Path) -> Iterable[tuple[str, str]]:
+    """(name, text) of each document in a file."""
+    if file.suffix in records.SUFFIXES:
+        return ((row.where, row.text(FIELD, empty=True)) for row in records.read(file))
+    return [(str(file), _decode(file))]
+
+
+def _decode(file: Path) -> str:
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}:{line}: byte {data[error.start]:#04x} is not UTF-8", "save the file as UTF-8"
+        ) from error
+
+
+def _not_empty(name: str, text: str) -> str:
+    if not text.strip():
+        raise UserError(f"{name}: empty text")
+    return text

@@ -1,0 +1,316 @@
+"""Rows of files that others made: JSON, JSON lines, parquet or a hub data set, checked while they are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SHOWN = 60  # characters of a wrong value in a message
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, or an object inside of one.
+
+    Attributes:
+        values: as read.
+        where: file and line (row of a parquet file), and the path inside of the row.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    def has(self, key: str) -> bool:
+        """Whether there is a value that is not null."""
+        return self.values.get(key) is not None
+
+    def text(self, key: str, empty: bool = False) -> str:
+        """A string.
+
+        Raises:
+            UserError: if it is missing, of another type, or blank and ``empty`` is False.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, str) or not (empty or value.strip()):
+            raise self.refuse(key, "a string" if empty else "a string that is not empty")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of strings, none of them blank; at least one.
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+            raise self.refuse(key, "a list of one or more strings that are not empty")
+        return tuple(value)
+
+    def answers(self, key: str) -> tuple[str, ...]:
+        """One or more answers, as strings: a string or a number, or a list of them.
+
+        Raises:
+            UserError: if there is none, or one is blank or of another type.
+        """
+        value = self.values.get(key)
+        listed = value if isinstance(value, list) else [value]
+        right = all(isinstance(v, str | int | float) and not isinstance(v, bool) and str(v).strip() for v in listed)
+        if not listed or not right:
+            raise self.refuse(key, "a string or a number that is not empty, or a list of them")
+        return tuple(str(v) for v in listed)
+
+    def integer(self, key: str) -> int:
+        """A whole number.
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.refuse(key, "a whole number")
+        return value
+
+    def number(self, key: str) -> float:
+        """A finite number.
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+            raise self.refuse(key, "a number")
+        return float(value)
+
+    def one_of(self, key: str, allowed: Sequence[str]) -> str:
+        """A string out of ``allowed``.
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        value = self.values.get(key)
+        if value not in allowed:
+            raise self.refuse(key, f"one of {', '.join(allowed)}")
+        return str(value)
+
+    def record(self, key: str) -> Record:
+        """An object.
+
+        Raises:
+            UserError: if it is anything else.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            raise self.refuse(key, "an object")
+        return Record(value, f"{self.where}: {key}")
+
+    def records(self, key: str, empty: bool = False) -> list[Record]:
+        """A list of objects.
+
+        Raises:
+            UserError: if it is anything else, or has none and ``empty`` is False.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, list) or not (value or empty) or not all(isinstance(v, dict) for v in value):
+            raise self.refuse(key, "a list of objects" if empty else "a list of one or more objects")
+        return [Record(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(value)]
+
+    def refuse(self, key: str, expected: str) -> UserError:
+        """The error for a bad value: file and line, key, value seen, value expected."""
+        if key not in self.values:
+            return UserError(f'{self.where}: no "{key}", expected {expected}')
+        seen = repr(self.values[key])
+        seen = seen if len(seen) <= SHOWN else f"{seen[:SHOWN]}..."
+        return UserError(f'{self.where}: "{key}" is {seen}, expected {expected}')
+
+
+def read(source: str | Path, config: str | None = None, split: str = "test") -> Iterator[Record]:
+    """Rows of a local file (.jsonl; .json: a list of objects, or one under "data"; .parquet) or of a hub data set.
+
+    Args:
+        source: a path, or a hub id (``owner/name``) where no such path exists.
+        config: of the hub data set.
+        split: of the hub data set.
+
+    Raises:
+        UserError: if there is no such source or a row is not an object, naming file and line.
+    """
+    path = Path(source)
+    if is_hub_id(source):
+        return _hub(str(source), config, split)
+    if not path.is_file():
+        raise UserError(f"{source}: no such file", f"give a {', '.join(SUFFIXES)} file, or a hub id")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
+    return {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix](path)
+
+
+def tables(
+    source: str | Path,
+    known: Sequence[str],
+    subsets: Sequence[str] | None = None,
+    split: str = "test",
+    ending: str = "",
+) -> Iterator[tuple[str, Iterator[Record]]]:
+    """The rows of each subset of a benchmark.
+
+    Args:
+        source: a file named after its subset, a folder of such files, or a hub id whose configurations are subsets.
+        known: the names of all subsets.
+        subsets: those wanted; every one that is there unless given.
+        split: of a hub data set.
+        ending: what follows the subset in the names of files and configurations.
+
+    Yields:
+        A subset and its rows.
+
+    Raises:
+        UserError: if a subset is unknown or has no file.
+    """
+    check_known(subsets, known)
+    path = Path(source)
+    if is_hub_id(source):
+        for name in subsets or known:
+            yield name, read(source, name + ending, split)
+        return
+    files = _files(path, ending)
+    wanted = subsets or [name for name in known if name in files]
+    if not wanted:
+        raise UserError(
+            f"{source}: no file is named after a subset",
+            f"name files {known[0]}{ending}.jsonl, and so on: {', '.join(known)}",
+        )
+    for name in wanted:
+        if name not in files:
+            raise UserError(f"{source}: no file for the subset {name!r}", f"name it {name}{ending}.jsonl")
+        yield name, read(files[name])
+
+
+def check_known(subsets: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Refuse a subset that the benchmark does not have.
+
+    Raises:
+        UserError: naming it and all that there are.
+    """
+    for name in subsets or ():
+        if name not in known:
+            raise UserError(f"no subset {name!r}{did_you_mean(name, known)}", f"give some of {', '.join(known)}")
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a source reads ``owner/name`` and is no local path."""
+    path = Path(source)
+    return not path.exists() and path.suffix not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
+
+
+def _files(path: Path, ending: str) -> dict[str, Path]:
+    """Data files by subset."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", "give a file, a folder of them, or a hub id")
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    named = [file for file in candidates if file.suffix in SUFFIXES and file.stem.endswith(ending)]
+    return {file.stem.removesuffix(ending): file for file in named}
+
+
+def _jsonl(file: Path) -> Iterator[Record]:
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"{file}:{number}"
+            text = _decode(line, where)
+            if text.strip():
+                yield _row(_parse(text, where), where)
+
+
+def _json(file: Path) -> Iterator[Record]:
+    """Items of a list, each with the line on which it begins, or of the list under "data", each with its place."""
+    text = _decode(file.read_bytes(), str(file))
+    if text.lstrip().startswith("["):
+        yield from _items(file, text)
+        return
+    document = _parse(text, str(file))
+    items = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(items, list):
+        raise UserError(f'{file}: neither a list nor an object with a list under "data"')
+    for i, item in enumerate(items):
+        yield _row(item, f"{file}:data[{i}]")
+
+
+def _items(file: Path, text: str) -> Iterator[Record]:
+    """Items of a JSON list, one at a time."""
+    if re.fullmatch(r"\s*\[\s*\]\s*", text):
+        return
+    decoder, between, line, end = json.JSONDecoder(), re.compile(r"\s*([\[,\]])\s*"), 1, 0
+    while True:
+        mark = between.match(text, end)
+        if mark is None or mark[1] not in ("[" if end == 0 else ",]"):
+            raise UserError(f"{file}:{line}: not JSON (no comma or end of the list after an item)")
+        if mark[1] == "]":
+            if mark.end() < len(text):
+                raise UserError(f"{file}:{line}: not JSON (there is more behind the list)")
+            return
+        line += text.count("\n", end, mark.end())
+        try:
+            item, stop = decoder.raw_decode(text, mark.end())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
+        yield _row(item, f"{file}:{line}")
+        line, end = line + text.count("\n", mark.end(), stop), stop
+
+
+def _parquet(file: Path) -> Iterator[Record]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UserError(f"{file}: reading parquet needs pyarrow", "pip install 'ropewalk[parquet]'") from error
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield Record(row, f"{file}:{number}")
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a parquet file ({error})") from error
+
+
+def _hub(name: str, config: str | None, split: str) -> Iterator[Record]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise UserError(f"{name}: reading from the hub needs datasets", "pip install 'ropewalk[data]'") from error
+    try:
+        rows = load_dataset(name, config, split=split)
+    except Exception as error:  # the hub client raises many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the hub did not give {name} ({config or 'default'}, {split}): {reason}",
+            "Download its files (data sets with a loading script have them in a zip) and give the folder.",
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield Record(row, f"{name}/{config or split}:{number}")
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {data[error.start]:#04x} is not UTF-8", "save the file as UTF-8") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+
+
+def _row(value: Any, where: str) -> Record:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a row is an object, not {type(value).__name__}")
+    return Record(value, where)

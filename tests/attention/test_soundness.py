@@ -1,0 +1,148 @@
+"""What is no attention is refused when a method is put on, with the query, the region and the rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+
+from ropewalk import method
+from ropewalk.attention import soundness
+from ropewalk.attention.regions import Layer, Region, zero
+from ropewalk.common.errors import UserError
+from ropewalk.methods.attention.attention_method import POSITIONS, TEMPERATURE, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.self_extend import SelfExtend
+from tests.matrix import logits
+from tests.models import tiny, tokens
+
+LAYER = Layer(index=0, window=64, target=256, heads=4, kv_heads=2)
+
+
+@dataclass(frozen=True)
+class Strange(AttentionMethod):
+    """A stranger's method: regions as they are given."""
+
+    given: tuple[Region, ...] = ()
+    tempered: object = field(default=None, compare=False)
+
+    name: ClassVar[str] = "strange"
+    axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, TEMPERATURE})
+
+    def regions(self, layer):
+        return self.given
+
+    def temperature(self, m, layer):
+        return None if self.tempered is None else self.tempered(m)
+
+
+class Hiding(Strange):
+    axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
+
+
+def refused(*regions: Region, kind=Strange, **options) -> str:
+    with pytest.raises(UserError) as error:
+        soundness.check(kind(regions, **options), LAYER, LAYER.target)
+    return error.value.message
+
+
+def near(**changes) -> Region:
+    return Region(**{"lo": lambda m: m - 15, **changes})
+
+
+def far(**changes) -> Region:
+    met = {"hi": lambda m: m - 15, "q_pos": lambda m: torch.full_like(m, 16), "k_pos": zero}
+    return Region(**met | changes)
+
+
+def test_a_sound_method_passes():
+    soundness.check(Strange((near(), far())), LAYER, LAYER.target)
+    soundness.check(Hiding((near(),)), LAYER, LAYER.target)
+
+
+def test_the_next_token_is_not_seen():
+    message = refused(near(hi=lambda m: m + 2), far())
+    assert "region 0 shows the query at 0 the keys below hi = 2, expected at most hi = m + 1 = 1" in message
+
+
+def test_the_future_is_found_at_a_single_query():
+    message = refused(near(hi=lambda m: torch.where(m == 201, m + 2, m + 1)), far())
+    assert "the query at 201" in message
+
+
+def test_no_key_is_seen_twice():
+    message = refused(near(), far(hi=lambda m: m - 14))
+    assert "regions 0 and 1 both show the query at 15 (head 0) the key at 0" in message
+
+
+def test_overlaps_are_looked_for_head_by_head():
+    halves = near(heads=(0, 2)), near(heads=(2, 4)), far()
+    soundness.check(Strange(halves), LAYER, LAYER.target)
+    assert "(head 2)" in refused(near(), near(heads=(2, 4), lo=lambda m: m), far())
+
+
+def test_no_key_is_left_out_without_saying_so():
+    message = refused(near(), far(hi=lambda m: m - 16))
+    assert "no region shows the query at 16 (head 0) the key at 0" in message
+    assert "(head 3) the key at 0" in refused(near(heads=(0, 3)), far())
+
+
+@pytest.mark.parametrize("end", ["lo", "hi"])
+def test_bounds_never_fall(end):
+    fallen = {
+        "lo": lambda m: torch.where(m == 100, m - 40, m - 15),
+        "hi": lambda m: torch.where(m == 100, m - 5, m + 1),
+    }
+    message = refused(near(**{end: fallen[end]}), kind=Hiding)
+    assert f"{end} of region 0 falls" in message and "at the query at 10" in message
+
+
+def test_regions_that_show_nothing_may_have_any_bounds():
+    soundness.check(Hiding((near(), Region(hi=lambda m: torch.where(m % 2 == 0, 0, -m)))), LAYER, LAYER.target)
+
+
+def test_heads_exist():
+    assert "for heads 2 to 4, expected 0 to 3" in refused(near(heads=(2, 5)), far())
+
+
+def test_distances_stay_in_the_trained_window():
+    message = refused(near(), far(q_pos=lambda m: m, k_pos=lambda n: n))
+    assert "region 1 lets the query at" in message and "expected 0 to the 64 tokens" in message
+    assert "distance of -" in refused(near(), far(q_pos=zero, k_pos=lambda n: n % 8))
+
+
+def test_positions_are_finite_and_one_per_token():
+    assert "k_pos of region 1" in refused(near(), far(k_pos=lambda n: n / n))
+    assert "q_pos of region 0" in refused(near(q_pos=lambda m: m[None]), far())
+
+
+def test_bounds_are_whole_numbers_one_per_query():
+    assert "lo of region 0 gives torch.float32" in refused(near(lo=lambda m: m - 15.0), far())
+    assert "hi of region 1 gives torch.int64 [1]" in refused(near(), far(hi=lambda m: m[:1]))
+
+
+@pytest.mark.parametrize("tempered", [lambda m: m * 0.0, lambda m: 1 / m, lambda m: m[:, :1].float() + 1])
+def test_temperatures_are_positive_and_finite(tempered):
+    assert "temperature" in refused(near(), far(), tempered=tempered)
+
+
+@pytest.mark.parametrize("method", [Strange((near(hi=lambda m: m + 2), far())), Strange((near(), far(hi=lambda m: m)))])
+def test_a_stranger_is_refused_before_the_first_token(method):
+    model = tiny("llama", max_position_embeddings=64)
+    with pytest.raises(UserError, match="strange"), method.on(model, to=256):
+        raise AssertionError("was put on")
+    assert logits(model, tokens(1, 32)).isfinite().all()
+
+
+def test_a_text_past_the_target_goes_on_while_the_method_is_sound():
+    model = tiny("llama", max_position_embeddings=64)
+    group8 = SelfExtend(group=8, window=16)  # reaches (64 - 16) * 8 + 16 = 400 tokens
+    with group8.on(model, to=128):
+        within = logits(model, tokens(1, 300))
+        with pytest.raises(UserError, match="has 600 tokens, the method was put on for 128 and does not reach them"):
+            logits(model, tokens(1, 600))
+    with group8.on(model, to=400):
+        assert torch.equal(logits(model, tokens(1, 300)), within)
+    with method("dca").on(model, to=128):
+        assert logits(model, tokens(1, 600)).isfinite().all()

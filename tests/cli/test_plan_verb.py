@@ -1,0 +1,113 @@
+"""``ropewalk plan`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropewalk.cli.main import run
+from ropewalk.planning.planner import plan
+from tests.cli.test_main import edit, refused
+from tests.models import FAMILIES, config
+from tests.planning.test_shapes import llama_3_8b
+
+
+@pytest.fixture
+def llama(tmp_path) -> Path:
+    llama_3_8b().save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def test_a_plan_fits_a_page(llama, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run(["plan", str(llama), "--to", "128k"]) == 0
+    shown = capsys.readouterr().out
+    assert "8.03B parameters" in shown and "smallest factor that covers it is 16" in shown
+    assert "yarn x16" in shown and "2409.12181" in shown and "cache 16.0" in shown
+    assert f"ropewalk extend {llama} --to 128k" in shown.replace("\n", " ")
+    assert len(shown.splitlines()) < 75
+
+
+def test_json_says_everything(llama, capsys):
+    assert (
+        run(["plan", str(llama), "--to", "100k", "--gpu", "rtx4090", "--gpus", "2", "--tokens", "500M", "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["scale"] == 12.5 and found["window"] == 8192 and found["gpus"] == 2
+    assert found["shapes"]["parameters"] == 8_030_261_248 and found["cost"]["tokens"] == 5e8
+    assert {"fits", "steps", "ceiling", "best", "total", "memory", "how"} <= found["training"].keys()
+    yarn = next(method for method in found["methods"] if method["id"] == "yarn")
+    assert yarn["rope_parameters"]["all"]["factor"] == 12.5 and yarn["results"][0]["source"]
+
+
+def test_memory_without_a_device_gives_no_times(llama, capsys):
+    assert run(["plan", str(llama), "--to", "32k", "--memory", "24G", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cost"]["training_hours"] is None and found["cost"]["training_flops"] > 0 and found["device"] == "24G"
+
+
+def test_the_command_it_names_runs(llama, tmp_path, capsys, monkeypatch):
+    made = plan("demo", 1024)
+    monkeypatch.chdir(tmp_path)
+    extend = next(command for command in made.commands if " extend " in command)
+    assert run(extend.split()[1:]) == 0
+    assert json.loads((tmp_path / "demo-1k" / "config.json").read_text())["rope_parameters"]["factor"] == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_plan(family, tmp_path):
+    config(family).save_pretrained(tmp_path)
+    made = plan(str(tmp_path), 256)
+    assert made.scale == 4 and made.training.fits and made.serving.fits and made.methods
+
+
+def test_one_step_corrects_the_model(capsys):
+    assert run(["plan", "demo", "--to", "1k", "--calibrate", "--json"]) == 0
+    calibration = json.loads(capsys.readouterr().out)["calibration"]
+    assert all(0.85 < factor < 1.15 for factor in calibration["correction"].values())
+
+
+def test_a_target_at_the_window_needs_no_method(llama, capsys):
+    assert run(["plan", str(llama), "--to", "8k"]) == 0
+    shown = capsys.readouterr().out
+    assert "Method" not in shown and "smallest factor" not in shown
+
+
+def test_notes_say_what_the_numbers_do_not(tmp_path):
+    config("gemma3").save_pretrained(tmp_path / "gemma3")
+    assert any("mask" in note for note in plan(str(tmp_path / "gemma3"), 256).notes)
+    config("gpt_oss").save_pretrained(tmp_path / "gpt_oss")
+    assert any("square of the length" in note for note in plan(str(tmp_path / "gpt_oss"), 256).notes)
+    config("mistral").save_pretrained(tmp_path / "mistral")
+    assert any("every layer sees at most 48" in note for note in plan(str(tmp_path / "mistral"), 256).notes)
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+    config("llama", max_position_embeddings=256, rope_parameters=yarn).save_pretrained(tmp_path / "yarn")
+    made = plan(str(tmp_path / "yarn"), 512)
+    assert made.window == 64 and made.scale == 8 and any("already extends" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["--to", "4k"], "shorter than the pretrained window of 8,192"),
+    (["--to", "1000m"], "whole numbers"),
+    (["--to", "128k", "--gpu", "h10"], "did you mean"),
+    (["--to", "128k", "--memory", "24"], "expected a size with its unit"),
+    (["--to", "128k", "--gpus", "0"], "gpus is 0"),
+    (["--to", "128k", "--mfu", "40"], "mfu is 40"),
+    (["--to", "128k", "--tokens", "many"], "tokens is 'many'"),
+])  # fmt: skip
+def test_bad_input_is_refused(llama, capsys, arguments, expected):
+    assert expected in refused(capsys, "plan", llama, *arguments)
+
+
+def test_a_step_needs_weights(llama, capsys):
+    assert "only its configuration" in refused(capsys, "plan", llama / "config.json", "--to", "16k", "--calibrate")
+    assert "weights" in refused(capsys, "plan", llama, "--to", "16k", "--calibrate")
+
+
+def test_a_configuration_without_its_keys_is_refused(llama, capsys):
+    edit(llama, num_attention_heads=0)
+    refused(capsys, "plan", llama, "--to", "128k")
+    edit(llama, num_attention_heads=32, model_type="absent")
+    assert "model_type" in refused(capsys, "plan", llama, "--to", "128k")

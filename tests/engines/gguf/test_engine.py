@@ -1,0 +1,120 @@
+"""Real llama.cpp on files from here: log-probabilities and token ids are those of transformers.
+
+Needs ``ROPEWALK_LLAMA_CPP``: an environment with llama-cpp-python built from source (``make engines`` makes one), or
+its Python.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+pytest.importorskip("gguf")
+
+import ropewalk
+from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
+from ropewalk import method
+from ropewalk.checkpoint.write import extend
+from ropewalk.engines.gguf import patch_gguf, set_keys, write_gguf
+from ropewalk.engines.gguf.rope_keys import rope_of_checkpoint
+from tests.engines.gguf.checkpoints import checkpoint
+
+VENV = os.environ.get("ROPEWALK_LLAMA_CPP", "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VENV, reason="ROPEWALK_LLAMA_CPP names no environment")]
+N = 2048
+BOUND = ALLOWED["llama.cpp"]
+METHODS = ["pi", "yarn", "yarn(attention_factor=1.3)", "yarn(truncate=False)", "ntk-aware", "llama3", "resonance+yarn",
+           "giraffe(basis='truncated')"]  # fmt: skip
+TEXTS = [
+    "Hello  world 1234, ５６ and ½: naïve 日本語 Ελληνικά العربية\n\n\t x=  3;\r\n don't WE'LL 'S   end   ",
+    "🙂👍🏽 \u00a0\u200b\u2028 ü \x00\x07 \ufffd <s></s> <pad> <|endoftext|> a\n \n  b\t\t\r\n\r\nc",
+    Path(ropewalk.__file__).read_text("utf-8"),
+]
+
+
+@cache
+def prose():
+    """Tokens of this package's own sources."""
+    files = sorted(Path(ropewalk.__file__).parent.rglob("*.py"))
+    text = "".join(file.read_text("utf-8") for file in files)
+    folder = Path(ropewalk.__file__).parent / "demo" / "model"
+    return AutoTokenizer.from_pretrained(folder).encode(text[: 6 * N])[:N]
+
+
+def largest_difference(path, folder, ids, **parameters):
+    return against_llama_cpp(Path(VENV), path, folder, ids, **parameters)[0]
+
+
+@pytest.mark.parametrize("spelling", METHODS)
+def test_the_bundled_model_extended_computes_the_same(spelling, tmp_path):
+    folder = extend("demo", N, method(spelling), tmp_path / "model").folder
+    path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
+    assert largest_difference(path, folder, prose()) <= BOUND
+    assert ask_llama_cpp(Path(VENV), path)["context_trained"] == N
+
+
+def test_the_plain_model_computes_the_same_inside_its_window(tmp_path):
+    path = write_gguf("demo", tmp_path / "m.gguf", "F32").path
+    assert largest_difference(path, Path(ropewalk.__file__).parent / "demo" / "model", prose()[:512]) <= BOUND
+
+
+@pytest.mark.parametrize("left_out", ["rope_freqs", "rope.scaling.attn_factor"])
+def test_without_either_entry_the_difference_is_large(left_out, tmp_path):
+    folder = extend("demo", N, method("resonance+yarn"), tmp_path / "model").folder
+    path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
+    out = tmp_path / "without.gguf"
+    if left_out == "rope_freqs":
+        patch_gguf(path, "demo", out)
+    else:
+        set_keys(path, (f"{left_out}=null",), out)
+    assert largest_difference(out, folder, prose()) > 100 * BOUND
+
+
+@pytest.mark.parametrize("spelling", ["pi", "yarn"])
+def test_native_keys_mean_what_they_are_read_as(spelling, tmp_path):
+    folder = extend("demo", N, method(spelling), tmp_path / "model").folder
+    plain = write_gguf("demo", tmp_path / "m.gguf", "F32").path
+    kind = {"pi": "linear", "yarn": "yarn"}[spelling]
+    keys = (f"rope.scaling.type={kind}", "rope.scaling.factor=4", "rope.scaling.original_context_length=512")
+    set_keys(plain, (*keys, f"context_length={N}"), tmp_path / "native.gguf")
+    assert largest_difference(tmp_path / "native.gguf", folder, prose()) <= BOUND
+
+
+def test_yarn_by_flags_alone_is_yarn(tmp_path):
+    folder = extend("demo", N, method("yarn"), tmp_path / "model").folder
+    path = write_gguf("demo", tmp_path / "m.gguf", "F32").path
+    flags = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 512}
+    assert largest_difference(path, folder, prose(), **flags) <= BOUND
+    assert largest_difference(path, folder, prose(), **flags | {"rope_freq_scale": 4.0}) > 100 * BOUND
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("qwen2", {}), ("mistral", {"sliding_window": None}), ("llama", {"attention_bias": True, "mlp_bias": True})],
+)
+def test_biases_and_grouped_heads_arrive_where_they_belong(family, more, tmp_path):
+    folder = checkpoint(tmp_path, family, "resonance+yarn", **more)
+    path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
+    ids = torch.randint(3, 600, (rope_of_checkpoint(str(folder)).length,), generator=torch.Generator().manual_seed(0))
+    assert largest_difference(path, folder, ids.tolist()) <= BOUND
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_token_ids_are_those_of_transformers(family, tmp_path):
+    folder = extend("demo", N, method("yarn"), tmp_path / "model").folder
+    folder = folder if family == "llama" else checkpoint(tmp_path / "qwen2", "qwen2")
+    path = write_gguf(folder, tmp_path / "m.gguf", "F16").path
+    live = AutoTokenizer.from_pretrained(folder)
+    for text, ids in zip(TEXTS, ask_llama_cpp(Path(VENV), path, texts=TEXTS)["tokens"], strict=True):
+        assert ids == live.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("F16", 0.05), ("BF16", 0.5), ("Q8_0", 0.5)])
+def test_smaller_types_stay_near(dtype, bound, tmp_path):
+    folder = extend("demo", N, method("yarn"), tmp_path / "model").folder
+    assert largest_difference(write_gguf(folder, tmp_path / "m.gguf", dtype).path, folder, prose()) <= bound

@@ -1,0 +1,268 @@
+"""Checkpoint -> GGUF: the rope that is read back, the weights bit by bit, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gguf")
+
+import gguf
+from safetensors.torch import load_file, save_file
+
+from ropewalk import UserError
+from ropewalk.cli.main import run
+from ropewalk.engines import llama_cpp
+from ropewalk.engines.gguf import read, write_gguf
+from ropewalk.engines.gguf.rope_keys import entries, nearest, rope_of_checkpoint
+from ropewalk.engines.gguf.to_gguf import neighbours
+from ropewalk.rope.spec import RopeSpec
+from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, edit
+
+METHODS = ["none", "pi", "yarn", "yarn(attention_factor=1.3)", "yarn(truncate=False)", "ntk-aware", "llama3",
+           "resonance+yarn", "giraffe(basis='truncated')", "ntk-by-parts"]  # fmt: skip
+
+
+def tensors(path):
+    """Name -> float32 values in the shape that torch has."""
+    return {
+        t.name: gguf.dequantize(t.data, t.tensor_type).reshape(t.shape[::-1]) for t in gguf.GGUFReader(path).tensors
+    }
+
+
+def halves(rows, heads):
+    """Rows of each head as transformers orders them, written out index by index."""
+    d = rows.shape[0] // heads
+    order = [h * d + (2 * i if i < d // 2 else 2 * (i - d // 2) + 1) for h in range(heads) for i in range(d)]
+    return rows[order]
+
+
+@pytest.mark.parametrize("spelling", METHODS)
+def test_the_rope_read_back_is_the_checkpoints(spelling, tmp_path):
+    folder = checkpoint(tmp_path, spelling=spelling)
+    want = rope_of_checkpoint(str(folder))
+    written = write_gguf(folder, tmp_path / "m.gguf", "F16")
+    seen = read(written.path).spec()
+    for name in ("rotary_dim", "head_dim", "window", "length", "kv_heads"):
+        assert getattr(seen, name) == getattr(want, name)
+    assert seen.base == pytest.approx(want.base, rel=1e-7)
+    assert seen.attention_factor == pytest.approx(want.attention_factor, rel=1e-7)
+    assert seen.inv_freq.tolist() == pytest.approx(want.inv_freq.tolist(), rel=3e-7)
+    assert written.launch.endswith(f"-c {TARGET}")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_float32_weights_are_bit_equal_once_the_rows_are_in_order_again(family, tmp_path):
+    more = {"llama": {"attention_bias": True, "mlp_bias": True}, "mistral": {"sliding_window": None}}.get(family, {})
+    folder = checkpoint(tmp_path, family, **more)
+    found = tensors(write_gguf(folder, tmp_path / "m.gguf", "F32").path)
+    source = load_file(folder / "model.safetensors")
+    assert len(found) == len(source)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, tensor in source.items():
+        values = found[names.get_name(name, try_suffixes=(".weight", ".bias"))]
+        heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
+        assert np.array_equal(halves(values, heads) if heads else values, tensor.numpy()), name
+
+
+def test_neighbours_rotated_score_as_halves_rotated():
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2 * 8, generator=generator, dtype=torch.float64).numpy() for _ in range(2))
+    w = 1e4 ** (-np.arange(0, 8, 2) / 8)
+
+    def rotate(x, angles, pairs):
+        out = x.copy()
+        for (i, j), angle in zip(pairs, angles, strict=True):
+            out[i], out[j] = x[i] * np.cos(angle) - x[j] * np.sin(angle), x[j] * np.cos(angle) + x[i] * np.sin(angle)
+        return out
+
+    for head in range(2):
+        rows = slice(8 * head, 8 * head + 8)
+        by_halves = [rotate(x[rows], m * w, [(i, i + 4) for i in range(4)]) for x, m in ((q, 9), (k, 2))]
+        by_neighbours = [
+            rotate(neighbours(x, 2)[rows], m * w, [(2 * i, 2 * i + 1) for i in range(4)]) for x, m in ((q, 9), (k, 2))
+        ]
+        assert by_halves[0] @ by_halves[1] == pytest.approx(by_neighbours[0] @ by_neighbours[1], abs=1e-12)
+
+
+def test_bfloat16_weights_stay_as_they_are_and_vectors_are_float32(tmp_path):
+    folder = checkpoint(tmp_path, dtype="bfloat16")
+    path = write_gguf(folder, tmp_path / "m.gguf", "BF16").path
+    source = load_file(folder / "model.safetensors")
+    assert np.array_equal(tensors(path)["token_embd.weight"], source["model.embed_tokens.weight"].float().numpy())
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    assert {kinds[n] for n in kinds if "norm" in n} == {"F32"}
+    assert kinds["blk.0.ffn_up.weight"] == "BF16"
+
+
+def test_q8_is_within_half_a_step_of_each_block(tmp_path):
+    folder = checkpoint(tmp_path)
+    found = tensors(write_gguf(folder, tmp_path / "m.gguf", "Q8_0").path)
+    want = load_file(folder / "model.safetensors")["model.layers.1.mlp.down_proj.weight"].numpy()
+    blocks, error = want.reshape(-1, 32), (found["blk.1.ffn_down.weight"] - want).reshape(-1, 32)
+    largest = np.abs(blocks).max(1, keepdims=True)
+    assert (np.abs(error) <= largest * (0.5 / 127 + 2**-11)).all()
+    assert np.abs(error).max() > 0
+
+
+def test_rows_that_fill_no_block_become_float16(tmp_path):
+    folder = checkpoint(tmp_path, intermediate_size=90)
+    kinds = {
+        t.name: t.tensor_type.name for t in gguf.GGUFReader(write_gguf(folder, tmp_path / "m", "Q8_0").path).tensors
+    }
+    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q8_0")
+
+
+def test_a_tied_head_is_not_written_twice(tmp_path):
+    folder = checkpoint(tmp_path, tie_word_embeddings=True)
+    assert "output.weight" not in tensors(write_gguf(folder, tmp_path / "m.gguf", "F32").path)
+
+
+def test_several_weight_files_make_one(tmp_path):
+    folder = checkpoint(tmp_path)
+    whole = write_gguf(folder, tmp_path / "whole.gguf", "F32").path.read_bytes()
+    weights = load_file(folder / "model.safetensors")
+    parts = {"a.safetensors": dict(list(weights.items())[:7]), "b.safetensors": dict(list(weights.items())[7:])}
+    for name, part in parts.items():
+        save_file(part, folder / name)
+    index = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors").unlink()
+    assert write_gguf(folder, tmp_path / "parts.gguf", "F32").path.read_bytes() == whole
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path):
+    folder, out = checkpoint(tmp_path), tmp_path / "m.gguf"
+    out.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write_gguf(folder, out)
+    with pytest.raises(UserError, match="ropewalk did not write it"):
+        write_gguf(folder, out, overwrite=True)
+    assert out.read_text() == "mine"
+    out.unlink()
+    first = write_gguf(folder, out).n_bytes
+    with pytest.raises(UserError, match="add --overwrite"):
+        write_gguf(folder, out)
+    assert write_gguf(folder, out, overwrite=True).n_bytes == out.stat().st_size == first > 1000
+
+
+def rename(weights):
+    weights["model.layers.0.extra.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+
+
+def drop(weights):
+    del weights["model.layers.1.mlp.up_proj.weight"]
+
+
+def crop(weights):
+    weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
+
+
+def quantise(weights):
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
+
+
+def enlarge(weights):
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(rename, "extra"), (drop, "blk.1.ffn_up"), (crop, "model.norm"), (quantise, "I8"), (enlarge, "up_proj.*65504")],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_left(change, named, tmp_path):
+    folder = checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=named):
+        write_gguf(folder, tmp_path / "out" / "m.gguf", "F16")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"model_type": "mistral", "sliding_window": 48}, "sliding_window"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(keys, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        write_gguf(edit(checkpoint(tmp_path), **keys), tmp_path / "m.gguf")
+
+
+def test_an_unknown_type_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"Q4_0.*F32, F16, BF16, Q8_0"):
+        write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf", "Q4_0")
+
+
+def test_dynamic_and_two_factor_sets_are_refused():
+    spec = RopeSpec.plain(1e4, 16, 64, length=256)
+    for other in (replace(spec, rope_type="dynamic"), replace(spec, long_factors=(2.0,) * 8, rope_type="longrope")):
+        with pytest.raises(UserError, match="one rope for all lengths"):
+            entries(other, "llama")
+
+
+@pytest.mark.parametrize("spelling", ["resonance+yarn", "yarn(truncate=False)", "llama3"])
+def test_an_architecture_without_a_slot_is_refused_with_the_nearest_rope_and_its_error(spelling, tmp_path):
+    folder = configuration(tmp_path, "qwen3", spelling)
+    spec = rope_of_checkpoint(str(folder))
+    with pytest.raises(UserError) as refused:
+        write_gguf(folder, tmp_path / "m.gguf")
+    native = nearest(spec)
+    assert native.method == "yarn" and str(native) in refused.value.message
+    assert "--method yarn" in refused.value.mend
+    again = rope_of_checkpoint(str(configuration(tmp_path / "again", "qwen3", "yarn")))
+    errors = (again.inv_freq - spec.inv_freq).abs() / again.inv_freq.maximum(spec.inv_freq)
+    assert (native.error, native.mean) == pytest.approx((float(errors.max()), float(errors.mean())), rel=1e-3)
+
+
+@pytest.mark.parametrize("spelling", ["pi", "yarn", "ntk-aware"])
+def test_a_native_rope_of_another_family_goes_through_the_stock_converter_and_a_patch(spelling, tmp_path):
+    folder = configuration(tmp_path, "qwen3", spelling)
+    with pytest.raises(UserError, match=r"llama.cpp has keys of its own") as refused:
+        write_gguf(folder, tmp_path / "m.gguf")
+    assert "convert_hf_to_gguf.py" in refused.value.mend and "--patch" in refused.value.mend
+
+
+def test_the_full_attention_layers_decide_what_is_nearest_in_a_mixed_model(tmp_path):
+    folder = configuration(tmp_path, "gemma3", "resonance+yarn")
+    with pytest.raises(UserError, match=r"'gemma3_text'.*nearest rope that it has is yarn, with frequencies off by"):
+        write_gguf(folder, tmp_path / "m.gguf")
+
+
+def test_yarn_is_recognised_in_flat_factors_that_do_not_say_the_window():
+    yarn = llama_cpp.read({"context_length": 256, "rope.dimension_count": 16, "rope.scaling.type": "yarn",
+                           "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64})  # fmt: skip
+    flat = RopeSpec.plain(1e4, 16, 256, attention_factor=1.3)
+    native = nearest(replace(flat, factors=tuple((flat.base_inv_freq / yarn.inv_freq).tolist())))
+    assert native.method == "yarn" and native.error < 1e-12
+    assert native.keys["rope.scaling.attn_factor"] == pytest.approx(1.3 / (0.1 * math.log(4) + 1))
+
+
+def test_a_removed_frequency_is_off_by_all_of_it(tmp_path):
+    spec = RopeSpec.plain(1e4, 16, 64, length=256)
+    native = nearest(replace(spec, factors=(1.0,) * 7 + (1e30,)))
+    assert (native.method, native.error, native.mean) == ("none", pytest.approx(1.0), pytest.approx(1 / 8))
+
+
+def test_the_export_verb_writes_an_extended_checkpoint(tmp_path, capsys):
+    folder, out = checkpoint(tmp_path, spelling="yarn"), tmp_path / "m.gguf"
+    run(["export", str(folder), "--engine", "llama.cpp", "--gguf", str(out), "--dtype", "F32", "--json"])
+    assert json.loads(capsys.readouterr().out)["path"] == str(out)
+    assert read(out).spec().attention_factor == pytest.approx(0.1 * math.log(4) + 1)
+
+
+@pytest.mark.parametrize("more", [["--engine", "vllm"], ["--engine", "llama.cpp", "--to", "256"]])
+def test_the_export_verb_says_how_to_get_there(more, tmp_path, capsys):
+    assert run(["export", str(checkpoint(tmp_path)), *more, "--gguf", str(tmp_path / "m.gguf")]) == 2
+    assert "ropewalk extend MODEL --to LENGTH" in capsys.readouterr().err
+    assert not (tmp_path / "m.gguf").exists()

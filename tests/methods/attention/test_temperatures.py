@@ -1,0 +1,165 @@
+"""Scales per head, run or folded into weights; the temperature that aligns two lengths."""
+
+import math
+
+import pytest
+import torch
+
+from ropewalk import AttentionAlignment, DualChunk, HeadScale, UserError, compose, method
+from tests.matrix import logits
+from tests.methods.attention.pairs import TARGET, N, distinct, one_layer, read
+from tests.models import shared, tiny, tokens
+
+SCALES = ((1.0, 1.3, 0.7, 1.6), (1.1, 1.0, 2.0, 1.2))
+
+
+def test_every_head_has_its_scale_in_every_layer():
+    (seen,) = read(one_layer(), HeadScale(SCALES[:1]), distinct(1), [N])
+    for head, scale in enumerate(SCALES[0]):
+        for m in range(0, N, 9):
+            row = torch.tensor([scale * seen.logit(head, m, n, m - n) for n in range(m + 1)]).double().softmax(0)
+            assert float((row @ seen.v[head, : m + 1] - seen.out[head, m]).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "cohere"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_folding_equals_scaling(family, padded):
+    model, ids = tiny(family), tokens(2, 90)
+    mask = torch.ones_like(ids)
+    mask[0, : 20 if padded else 0] = 0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_proj.bias"):
+                parameter.normal_()
+    plain = logits(model, ids, attention_mask=mask)
+    with HeadScale(SCALES).on(model, to=TARGET):
+        scaled = logits(model, ids, attention_mask=mask)
+    HeadScale(SCALES).fold(model)
+    folded = logits(model, ids, attention_mask=mask)
+    assert torch.allclose(folded[mask.bool()], scaled[mask.bool()], atol=2e-5)
+    assert not torch.allclose(folded[mask.bool()], plain[mask.bool()], atol=1e-2)
+
+
+def test_a_folded_model_is_saved_as_plain_weights(tmp_path):
+    model = tiny("llama")
+    HeadScale(SCALES).fold(model)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(logits(again, tokens(1, 40)), logits(model, tokens(1, 40)))
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("qwen3", "layer 0 does not hand its queries on as q_proj gives them"),
+        ("gemma3", "does not hand its queries on"),
+        ("olmo2", "does not hand its queries on"),
+        ("phi3", "layer 0 has no q_proj"),
+        ("gpt_neox", "layer 0 has no q_proj"),
+    ],
+)
+def test_what_cannot_be_folded_is_refused_and_left_alone(family, message):
+    model = tiny(family)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        HeadScale(SCALES).fold(model)
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    with HeadScale(SCALES).on(model, to=TARGET):  # at run time it works
+        assert not torch.allclose(logits(model, tokens(1, 60)), logits(tiny(family), tokens(1, 60)), atol=1e-3)
+
+
+def test_scales_of_one_change_nothing():
+    model, ids = shared("llama"), tokens(2, 90)
+    plain = logits(model, ids)
+    for scales in ((), ((1.0,) * 4,) * 2):
+        with HeadScale(scales).on(model, to=TARGET):
+            assert torch.equal(logits(model, ids), plain)
+
+
+@torch.no_grad()
+def test_scales_hold_with_a_cache_and_join_positions():
+    model, ids = shared("llama"), tokens(1, 90)
+    with compose(HeadScale(SCALES), DualChunk()).on(model, to=TARGET):
+        out = model(ids[:, :80], use_cache=True)
+        later = [model(ids[:, i : i + 1], past_key_values=out.past_key_values).logits for i in range(80, 90)]
+        assert torch.allclose(torch.cat([out.logits, *later], 1), logits(model, ids), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [(((1.0, 0.0, 1.0, 1.0),), "layer 0, head 1 has scale 0.0"), (SCALES[:1], "layer 1 has 4 heads"),
+     (((1.0,) * 3,) * 2, "layer 0 has 4 heads, expected scales for each")],
+)  # fmt: skip
+def test_scales_that_do_not_fit_are_refused(scales, message):
+    with pytest.raises(UserError, match=message), HeadScale(scales).on(shared("llama"), to=TARGET):
+        pass
+
+
+def test_one_temperature_per_model():
+    with pytest.raises(UserError, match="both set the temperature"):
+        method("head-scale+log-n")
+
+
+# Alignment
+
+
+def sharpness(seen, tau, by, queries):
+    """Mean over heads and the last queries, from every score."""
+    end, values = seen.q.shape[1], []
+    for head in range(len(seen.q)):
+        for m in range(end - queries, end):
+            row = torch.tensor([seen.logit(head, m, n, m - n) / tau for n in range(m + 1)]).double().softmax(0)
+            values.append(float(row.max()) if by == "max" else float(-(row * row.log()).sum()))
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("by", ["max", "entropy"])
+def test_the_fitted_temperature_makes_both_lengths_equally_sharp(by):
+    model, ids = one_layer(max_position_embeddings=256), distinct(1, 200)
+    fitted = AttentionAlignment.fitted(model, ids, 30, by=by, queries=20)
+    (long,), (short,) = (read(model, "none", text, [text.shape[1]]) for text in (ids, ids[:, :30]))
+    assert 0.2 < fitted.tau < 1
+    assert sharpness(long, fitted.tau, by, 20) == pytest.approx(sharpness(short, 1.0, by, 20), rel=2e-3)
+    assert sharpness(long, 1.0, by, 20) != pytest.approx(sharpness(short, 1.0, by, 20), rel=5e-2)
+
+
+def test_the_temperature_divides_the_logits():
+    model, ids = tiny("llama"), tokens(2, 90)
+    with AttentionAlignment(0.8).on(model, to=TARGET):
+        got = logits(model, ids)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.div_(0.8)
+    assert torch.allclose(got, logits(model, ids), atol=2e-5)
+    with AttentionAlignment().on(model, to=TARGET):
+        assert torch.equal(logits(model, ids), logits(tiny_again(model), ids))
+
+
+def tiny_again(model):
+    other = tiny("llama")
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_alignment_is_measured_under_the_positions_that_are_used():
+    model, ids = tiny("llama"), tokens(1, 200)
+    alone = AttentionAlignment.fitted(model, ids, 60, queries=20)
+    under = AttentionAlignment.fitted(model, ids, 60, method("rerope(window=8)"), queries=20)
+    assert alone.tau != under.tau and math.isfinite(under.tau)
+
+
+def test_measuring_leaves_the_model_alone():
+    model, ids = tiny("llama"), tokens(1, 150)
+    plain = logits(model, ids)
+    AttentionAlignment.fitted(model, ids, 64, queries=10)
+    assert torch.equal(logits(model, ids), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"window": 60, "by": "min"}, "by is 'min', expected 'max' or 'entropy'"),
+     ({"window": 150}, "expected queries <= window < tokens"), ({"window": 30}, "expected queries <= window < tokens")],
+)  # fmt: skip
+def test_lengths_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        AttentionAlignment.fitted(shared("llama"), tokens(1, 150), **options)

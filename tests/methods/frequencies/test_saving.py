@@ -1,0 +1,193 @@
+"""``method.extend`` and ``save_pretrained``: what is loaded again computes the same, bit for bit."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ropewalk import UserError, method
+from ropewalk.methods.frequencies.frequency_method import check_live
+from ropewalk.rope import config as rope_config
+from ropewalk.rope import live
+from tests.matrix import (
+    FAMILY_NAMES,
+    LONG,
+    NESTED,
+    NOT_SAVED,
+    SAVED,
+    SHORT,
+    TARGET,
+    WINDOW,
+    extended_layer_type,
+    logits,
+    made,
+)
+from tests.models import shared, tiny
+
+families = pytest.mark.parametrize("family", FAMILY_NAMES)
+
+
+def extended(spelling, family, to=TARGET, **more):
+    model = tiny(family, **more)
+    made(spelling, model).extend(model, to=to)
+    return model
+
+
+def parameters(model):
+    """The rope parameters of the extended layer type, as written."""
+    return rope_config.rope_parameters(model.config)[extended_layer_type(model)]
+
+
+@families
+@pytest.mark.parametrize("spelling", SAVED)
+def test_saved_and_loaded_logits_are_equal(spelling, family, tmp_path):
+    model = extended(spelling, family)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    check_live(loaded)
+    assert loaded.config.max_position_embeddings == TARGET
+    for ids in (SHORT, LONG):
+        assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+@families
+@pytest.mark.parametrize("spelling", [m for m in SAVED if not m.startswith("dynamic-ntk")])
+def test_extending_does_what_on_does(spelling, family):
+    plain, model = shared(family), extended(spelling, family)
+    with made(spelling, plain).on(plain, to=TARGET):
+        assert torch.allclose(logits(model, LONG), logits(plain, LONG), atol=1e-4)
+
+
+@pytest.mark.parametrize("spelling", ["dynamic-ntk", "dynamic-ntk(form='hf')"])
+def test_dynamic_ntk_is_frozen_at_the_target(spelling):
+    model = extended(spelling, "llama")
+    rope = rope_config.read(tiny("llama").config)["all"]
+    assert parameters(model) == {"rope_type": "default", "rope_theta": method(spelling).base(rope, TARGET)}
+
+
+@families
+@pytest.mark.parametrize("spelling", NOT_SAVED)
+def test_methods_that_cannot_be_saved_are_refused(spelling, family):
+    model = tiny(family)
+    before, plain = model.config.to_dict(), logits(model, LONG)
+    with pytest.raises(UserError, match=f"{spelling} cannot be saved in a configuration: .*(head|position)") as error:
+        method(spelling).extend(model, to=TARGET)
+    assert "at run time" in error.value.mend
+    assert model.config.to_dict() == before and torch.equal(logits(model, LONG), plain)
+
+
+def test_a_composition_with_an_unsavable_part_names_it():
+    with pytest.raises(UserError, match=r"entropy-abf\+resonance cannot be saved .*: entropy-abf: its logit scale"):
+        method("resonance+entropy-abf").extend(tiny("llama"), to=TARGET)
+
+
+NATIVE = {
+    "pi": "linear",
+    "giraffe(basis='linear')": "linear",
+    "yarn": "yarn",
+    "yarn(beta_fast=2.0)": "yarn",
+    "llama3": "llama3",
+    "ntk-by-parts": "llama3",
+    "ntk-aware": "default",
+    "abf": "default",
+    "longembed-rope": "default",
+    # engines differ in whether they read these options, or no type says them
+    "yarn(truncate=False)": "longrope",
+    "yarn(attention_factor=1.3)": "longrope",
+    "yarn(ramp='paper')": "longrope",
+    "resonance+yarn": "longrope",
+    "giraffe": "longrope",
+    "dprope": "longrope",
+    "clex": "longrope",
+    "longrope": "longrope",
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize("spelling", NATIVE)
+def test_a_native_type_is_used_where_one_says_the_same(spelling, family):
+    assert parameters(extended(spelling, family))["rope_type"] == NATIVE[spelling]
+
+
+@pytest.mark.parametrize("spelling", [m for m in NATIVE if NATIVE[m] not in ("default", "longrope")])
+def test_phi3_reads_only_default_and_longrope(spelling):
+    assert parameters(extended(spelling, "phi3"))["rope_type"] == "longrope"
+
+
+def test_flat_longrope_has_every_key_that_an_engine_reads():
+    found = parameters(extended("yarn(attention_factor=1.3)", "llama"))
+    assert found["short_factor"] == found["long_factor"]
+    assert found["original_max_position_embeddings"] == TARGET and found["factor"] == 1.0
+    assert found["attention_factor"] == found["short_mscale"] == found["long_mscale"] == 1.3
+
+
+def test_dimensions_that_do_not_rotate_survive_json(tmp_path):
+    model = extended("giraffe", "llama")
+    model.save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert 1e30 in json.loads(text)["rope_parameters"]["long_factor"] and "Infinity" not in text
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt_neox"])
+@pytest.mark.parametrize("spelling", ["yarn", "ntk-aware", "resonance+yarn"])
+def test_partial_rotation_stays_partial(spelling, family):
+    before = rope_config.read(shared(family).config)["all"]
+    after = rope_config.read(extended(spelling, family).config)["all"]
+    assert (after.rotary_dim, after.head_dim) == (before.rotary_dim, before.head_dim)
+    assert after.rotary_dim < after.head_dim
+
+
+@pytest.mark.parametrize("head_dim, rotary_dim", [(44, 30), (88, 60), (80, 32), (96, 72)])
+def test_partial_rotary_factors_survive_truncation(head_dim, rotary_dim):
+    spec = rope_config.RopeSpec.plain(1e4, rotary_dim, 64, head_dim=head_dim)
+    assert int(head_dim * rope_config.partial_rotary(spec)["partial_rotary_factor"]) == rotary_dim
+
+
+@pytest.mark.parametrize("family", NESTED)
+@pytest.mark.parametrize("spelling", SAVED)
+def test_sliding_layers_are_left_alone(spelling, family):
+    model, plain = extended(spelling, family), shared(family)
+    sliding, before = (
+        next(rotary for rotary in live.rotaries(m) if rotary.layer_type == "sliding_attention") for m in (model, plain)
+    )
+    assert torch.equal(sliding.inv_freq, before.inv_freq)
+    assert model.config.rope_parameters["sliding_attention"] == plain.config.rope_parameters["sliding_attention"]
+
+
+def test_extending_to_the_window_changes_no_bit():
+    model, plain = extended("yarn", "llama", to=WINDOW), shared("llama")
+    assert torch.equal(logits(model, LONG), logits(plain, LONG))
+
+
+@pytest.mark.parametrize("first", ["pi", "yarn"])
+def test_a_second_extension_replaces_the_first(first):
+    once, twice = extended("yarn", "llama", to=512), extended(first, "llama")
+    method("yarn").extend(twice, to=512)
+    assert twice.config.rope_parameters == once.config.rope_parameters
+    assert torch.equal(logits(twice, LONG), logits(once, LONG))
+
+
+def test_an_extension_on_top_of_llama3_multiplies_its_factors():
+    rope = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}  # fmt: skip
+    model = tiny("llama", max_position_embeddings=256, rope_parameters=rope)
+    before = live.rotaries(model)[0].inv_freq.clone()
+    method("pi").extend(model, to=1024)
+    assert torch.allclose(live.rotaries(model)[0].inv_freq, before / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("s", [2, 16, 64])
+@pytest.mark.parametrize("spelling", ["llama3", "ntk-by-parts", "yarn"])
+def test_rounding_of_transformers_blends_does_not_stop_an_extension(spelling, s):
+    rope = {"rope_type": "default", "rope_theta": 638983.5}  # a base at which a blend loses six digits
+    model = tiny("llama", head_dim=80, max_position_embeddings=101992, rope_parameters=rope)
+    method(spelling).extend(model, to=101992 * s)
+    assert parameters(model)["factor"] == s
+
+
+def test_extending_a_model_whose_configuration_was_changed_after_loading_is_refused():
+    model = tiny("llama")
+    model.config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    with pytest.raises(UserError, match=r"inv_freq\[0\] is 1, the configuration gives 0.25"):
+        method("yarn").extend(model, to=TARGET)

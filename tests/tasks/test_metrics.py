@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropewalk.common.errors import UserError
+from ropewalk.tasks import metrics
+
+TEXT = st.text(alphabet="ab cd.the,", max_size=30)
+PAIR_SCORES = (
+    metrics.qa_f1,
+    metrics.exact_match,
+    metrics.substring_match,
+    metrics.contains,
+    metrics.character_f1_zh,
+    metrics.edit_similarity,
+    metrics.rouge_l,
+)
+
+
+@given(TEXT, TEXT)
+@pytest.mark.parametrize("metric", PAIR_SCORES)
+def test_scores_of_two_texts_stay_between_0_and_1(metric, first: str, second: str) -> None:
+    assert 0 <= metric(first, second) <= 1
+
+
+@given(TEXT, TEXT)
+@pytest.mark.parametrize("metric", [metrics.qa_f1, metrics.exact_match, metrics.character_f1_zh])
+def test_f1_and_exact_match_do_not_care_which_text_is_the_reference(metric, first: str, second: str) -> None:
+    assert metric(first, second) == pytest.approx(metric(second, first))
+
+
+@given(TEXT)
+def test_a_text_matches_itself(text: str) -> None:
+    assert metrics.exact_match(text, text) == 1
+    assert metrics.qa_f1(text, text) == float(bool(metrics.normalise(text)))
+    assert metrics.edit_similarity(text, text) == float(bool(text))
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_common_subsequence_is_common_and_as_long_as_brute_force_finds(first: list[str], second: list[str]) -> None:
+    def occurs(needle: list[str], sequence: list[str]) -> bool:
+        rest = iter(sequence)
+        return all(item in rest for item in needle)
+
+    found = metrics.common_subsequence(first, second)
+    assert occurs(found, first) and occurs(found, second)
+    subsets = ([x for i, x in enumerate(first) if bits >> i & 1] for bits in range(2 ** len(first)))
+    assert len(found) == max(len(s) for s in subsets if occurs(s, second))
+
+
+def test_normalisation_of_english_and_chinese() -> None:
+    assert metrics.normalise(" The  cat, a Cat's\n hat! ") == "cat cats hat"
+    assert metrics.normalise("theatre") == "theatre"
+    assert metrics.normalise_zh("「你好」， World！ a the") == "你好worldathe"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "value"),
+    [
+        ("the cat sat", "cat sat", 1.0),
+        ("cat sat on mat", "cat mat", 2 * 0.5 * 1 / 1.5),
+        ("cat cat", "cat", 2 * 0.5 / 1.5),
+        ("", "cat", 0.0),
+        ("the", "a", 0.0),
+    ],
+)
+def test_token_f1_by_hand(prediction: str, reference: str, value: float) -> None:
+    assert metrics.qa_f1(prediction, reference) == pytest.approx(value)
+
+
+def test_a_reference_of_articles_alone_is_not_part_of_everything() -> None:
+    assert metrics.substring_match("Paris", "The") == 0
+    assert metrics.substring_match("It is the Paris of old", "paris of OLD.") == 1
+
+
+def test_the_best_reference_counts() -> None:
+    assert metrics.best(metrics.exact_match, "Paris.", ["London", "paris"]) == 1
+
+
+def test_count_and_retrieval_divide_by_all_numbers_said() -> None:
+    assert metrics.share_of_numbers("3 3 4", "3") == pytest.approx(2 / 3)
+    assert metrics.share_of_numbers("Paragraph 13", "3") == 0
+    assert metrics.share_of_numbers("none", "3") == 0
+
+
+def test_classification_drops_every_class_inside_the_right_one() -> None:
+    classes = ["a", "ab", "abc", "abcd", "x"]
+    assert metrics.classification("abcd", "abcd", classes) == 1.0
+    assert metrics.classification("abcd or x", "abcd", classes) == 0.5
+    assert metrics.classification("x", "abcd", classes) == 0.0
+    assert metrics.classification("", "abcd", classes) == 0.0
+    assert metrics.classification("abc", "ab", classes) == pytest.approx(1 / 2)
+
+
+def test_code_is_compared_by_its_first_line_that_is_code() -> None:
+    assert metrics.code_line_similarity("\n# note\n```python\nx = 1\ny = 2", "x = 1") == 1.0
+    assert metrics.code_line_similarity("// only\n# comments", "x = 1") == 0.0
+    assert metrics.edit_similarity("abcd", "bcde") == 0.75
+    assert metrics.edit_similarity("abc", "abd") == 0.67
+
+
+def test_rouge_l_counts_distinct_words_per_sentence() -> None:
+    overlap = metrics.rouge_l_words("the cat sat. a dog ran", "the cat sat on it. a dog")
+    assert overlap.recall == pytest.approx(5 / 7) and overlap.precision == pytest.approx(5 / 6)
+    assert metrics.rouge_l("b a", "a b") == pytest.approx(0.5)
+    assert metrics.rouge_l("", "a b") == metrics.rouge_l("...", "a") == 0.0
+
+
+@given(st.text(alphabet="ab c.", max_size=40), st.text(alphabet="ab c.", max_size=40))
+def test_rouge_l_is_that_of_the_rouge_package(prediction: str, reference: str) -> None:
+    package = pytest.importorskip("rouge")
+    try:
+        theirs = package.Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)[0]["rouge-l"]
+    except ValueError:  # empty texts
+        return
+    ours = metrics.rouge_l_words(prediction, reference)
+    assert (ours.precision, ours.recall, ours.f) == pytest.approx((theirs["p"], theirs["r"], theirs["f"]))
+
+
+def test_rouge_l_of_a_sentence_that_is_too_long_for_the_package() -> None:
+    long = " ".join(f"w{i}" for i in range(700))
+    assert metrics.rouge_l(long, long) == pytest.approx(1.0)
+
+
+def test_google_rouge_with_lines_as_sentences() -> None:
+    pytest.importorskip("rouge_score")
+    assert metrics.rouge("a b\nc d", "c d\na b", "rougeLsum") == pytest.approx(1.0)
+    assert metrics.rouge("a b c d", "c d a b", "rougeL") == pytest.approx(0.5)
+    assert metrics.rouge("running", "runs", "rouge1", stem=True) == 1.0
+    assert metrics.rouge("running", "runs", "rouge1") == 0.0
+
+
+def test_chinese_words_come_from_jieba() -> None:
+    pytest.importorskip("jieba")
+    assert metrics.qa_f1_zh("我爱北京天安门。", "北京天安门") == pytest.approx(2 * 0.5 / 1.5)
+    assert metrics.rouge_l_zh("北京天安门", "北京天安门") == pytest.approx(1.0)
+
+
+def test_chinese_characters() -> None:
+    assert metrics.character_f1_zh("张三，李", "张三") == pytest.approx(0.8)
+
+
+def test_stemmed_f1_drops_commas_articles_and_and() -> None:
+    pytest.importorskip("nltk")
+    assert metrics.stemmed_f1("The dogs and cats", "dog, cat") == 1.0
+
+
+def test_missing_libraries_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(UserError, match=r"pip install 'ropewalk\[benchmarks\]'"):
+        metrics.words_zh("中文")
+
+
+def test_several_references_in_order_or_in_part() -> None:
+    assert metrics.all_in_order("First Rome, then Oslo", ["rome", "oslo"]) == 1
+    assert metrics.all_in_order("First Oslo, then Rome", ["Rome", "Oslo"]) == 0
+    assert metrics.all_in_order("Rome", ["Rome", "Rome"]) == 0
+    assert metrics.share_contained("one, two or six", ["One", "two", "six", "ten"]) == 0.75
+
+
+def test_numbers_in_texts() -> None:
+    assert metrics.numbers("It is -3.5, not 34,258 or v2, nor 1-2") == [-3.5, 34.0, 258.0, 1.0, 2.0]
+    assert metrics.first_integer("x7 or 8") == "7" and metrics.last_integer("x7 or 8") == "8"
+    assert metrics.first_integer("none") == metrics.last_integer("none") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("(C) because", "C"),
+        ("D. Text", "D"),
+        ("The answer is **A**.", "A"),
+        ("Answer: (b)", "B"),
+        ("The answer is A. No, the answer is C.", "C"),
+        ("Because of this", ""),
+        ("A good guess", ""),
+        ("Reasoning first.\nD", "D"),
+        ("A\nor\nB", "A"),
+        ("The answer is Berlin", ""),
+        ("", ""),
+    ],
+)
+def test_the_letter_that_an_answer_states(text: str, letter: str) -> None:
+    assert metrics.stated_choice(text) == letter
+
+
+def test_ndcg_by_hand() -> None:
+    relevance = {"1": 3.0, "2": 0.0, "3": 2.0}
+    ideal = 3 + 2 / 1.584962500721156
+    assert metrics.ndcg(["1", "3", "2"], relevance) == pytest.approx(1.0)
+    assert metrics.ndcg(["2", "1", "9", "3"], relevance) == pytest.approx(
+        (3 / 1.584962500721156 + 2 / 2.321928094887362) / ideal
+    )
+    assert metrics.ndcg(["1", "1", "3"], relevance) == pytest.approx(1.0)
+    assert metrics.ndcg(["3", "1"], relevance, at=1) == pytest.approx(2 / 3)
+    assert metrics.ndcg([], relevance) == 0 and metrics.ndcg(["1"], {"1": 0.0}) == 0

@@ -1,0 +1,40 @@
+"""Small tokenizers of both common kinds, trained in a moment."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ropewalk.tasks.niah import CITIES, needle, stem
+from ropewalk.tasks.passkey import FILLER, INTRODUCTION, STEM
+
+VOCABULARY = 600
+TEXTS = [*FILLER * 5, INTRODUCTION, STEM, *(needle(city, "") + stem(city) for city in CITIES)]
+SPECIAL = ["<s>", "</s>", "<pad>"]
+
+
+def _train(tokenizer: Tokenizer, alphabet: list[str], extra: list[str]) -> PreTrainedTokenizerFast:
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS + extra, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """One token per digit, as the bundled model has it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return _train(tokenizer, pre_tokenizers.ByteLevel.alphabet(), [])
+
+
+def metaspace() -> PreTrainedTokenizerFast:
+    """SentencePiece's manner: a space before every text; digits merge, so that keys differ in their token count."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    printable = [chr(code) for code in range(33, 127)]
+    return _train(tokenizer, printable, [f" {code}" for code in range(10000, 99999, 700)])
