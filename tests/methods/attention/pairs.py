@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ropewalk import method
-from tests.models import tiny
+from tests.models import step, tiny
 
 L, TARGET, N, VOCABULARY = 32, 128, 100, 300  # trained window, target, tokens of a text
 W = 1e4 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
@@ -65,8 +65,8 @@ def read(model: torch.nn.Module, chosen: object, ids: Tensor, ends: list[int], *
         hooks = [getattr(attention, f"{name}_proj").register_forward_hook(recorder(name)) for name in "qkv"]
         hooks.append(attention.o_proj.register_forward_pre_hook(recorder("out")))
         for end in ends:
-            step = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **more)
-            cache, start = step.past_key_values, end
+            _, cache = step(model, ids[:, start:end], cache, attention_mask=mask[:, :end], **more)
+            start = end
     for hook in hooks:
         hook.remove()
     whole = [torch.cat(found[name], 2) for name in ("q", "k", "v", "out")]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ropewalk import AttentionAlignment, DualChunk, HeadScale, UserError, compose, method
+from ropewalk import AttentionAlignment, HeadScale, UserError, method
 from tests.matrix import logits
 from tests.methods.attention.pairs import TARGET, N, distinct, one_layer, read
 from tests.models import shared, tiny, tokens
@@ -74,15 +74,6 @@ def test_scales_of_one_change_nothing():
     for scales in ((), ((1.0,) * 4,) * 2):
         with HeadScale(scales).on(model, to=TARGET):
             assert torch.equal(logits(model, ids), plain)
-
-
-@torch.no_grad()
-def test_scales_hold_with_a_cache_and_join_positions():
-    model, ids = shared("llama"), tokens(1, 90)
-    with compose(HeadScale(SCALES), DualChunk()).on(model, to=TARGET):
-        out = model(ids[:, :80], use_cache=True)
-        later = [model(ids[:, i : i + 1], past_key_values=out.past_key_values).logits for i in range(80, 90)]
-        assert torch.allclose(torch.cat([out.logits, *later], 1), logits(model, ids), atol=2e-5)
 
 
 @pytest.mark.parametrize(
