@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -57,20 +58,25 @@ def infllm(seen, w, sinks, size, topk, representatives, run, ends=(N,)):
 def longcache(seen, sinks, local, span, recalled, votes, block):
     heads = range(len(seen.q))
 
+    @functools.cache
+    def listed(start, end):
+        """The middle keys that the queries of a block recall."""
+        count = dict.fromkeys(range(sinks, end), 0)
+        for h in heads:
+            for i in range(start, min(start + block, seen.q.shape[1])):
+                score = dict(zip(count, (seen.k[h, sinks:end] @ seen.q[h, i]).tolist(), strict=True))
+                for n in sorted(count, key=lambda n: -score[n])[:votes]:
+                    count[n] += 1
+        centres = [n for n in sorted(count, key=lambda n: (-count[n], n)) if count[n]][:recalled]
+        return sorted({n + i for n in centres for i in range(-(span // 2), span - span // 2)} & set(count))
+
     def distances(head, m):
         start = m // block * block
         end = start - local + 1
         if end <= sinks:
             return {n: m - n for n in range(m + 1)}
-        count = dict.fromkeys(range(sinks, end), 0)
-        for h in heads:
-            for i in range(start, min(start + block, seen.q.shape[1])):
-                for n in sorted(count, key=lambda n: -float(seen.q[h, i] @ seen.k[h, n]))[:votes]:
-                    count[n] += 1
-        centres = [n for n in sorted(count, key=lambda n: (-count[n], n)) if count[n]][:recalled]
-        near = {n + i for n in centres for i in range(-(span // 2), span - span // 2)} & set(count)
-        listed = [*range(sinks), *sorted(near), *range(end, m + 1)]
-        return {n: len(listed) - 1 - place for place, n in enumerate(listed)}
+        keys = [*range(sinks), *listed(start, end), *range(end, m + 1)]
+        return {n: len(keys) - 1 - place for place, n in enumerate(keys)}
 
     return distances
 
@@ -110,7 +116,7 @@ def vertical_slash(seen, distance, vertical, slash, sinks, near, last, start=0):
     for head in range(len(seen.q)):
         column, diagonal = dict.fromkeys(range(end), 0.0), dict.fromkeys(range(end), 0.0)
         for m in range(end - last, end):
-            row = torch.tensor([seen.logit(head, m, n, distance(m, n)) for n in range(m + 1)]).double().softmax(0)
+            row = seen.logits(head, m, {n: distance(m, n) for n in range(m + 1)}).softmax(0)
             for n, share in enumerate(row.tolist()):
                 column[n] += share
                 diagonal[m - n] += share

@@ -24,18 +24,19 @@ class Seen:
         self.group, self.kv_heads = group, len(k)
         self.q, self.k, self.v, self.out = q, k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), out
 
-    def rotated(self, x: Tensor, position: float) -> Tensor:
+    def rotated(self, x: Tensor, position: float | Tensor) -> Tensor:
         """[.., D] at a position, pairs (i, i + D/2)."""
         a, b = x.chunk(2, -1)
         turned = torch.complex(a, b) * torch.polar(torch.ones(()).double(), position * W)
         return torch.cat([turned.real, turned.imag], -1)
 
-    def logit(self, head: int, m: int, n: int, distance: float) -> float:
-        return float(self.rotated(self.q[head, m], distance) @ self.k[head, n]) / math.sqrt(16)
+    def logits(self, head: int, m: int, distances: Distances) -> Tensor:
+        met_at = torch.tensor(list(distances.values())).double()[:, None]
+        query = self.rotated(self.q[head, m].expand(len(met_at), -1), met_at)
+        return (query * self.k[head, list(distances)]).sum(-1) / math.sqrt(16)
 
     def attended(self, head: int, m: int, distances: Distances) -> Tensor:
-        logits = torch.tensor([self.logit(head, m, n, d) for n, d in distances.items()]).double()
-        return logits.softmax(0) @ self.v[head, list(distances)]
+        return self.logits(head, m, distances).softmax(0) @ self.v[head, list(distances)]
 
 
 @torch.no_grad()

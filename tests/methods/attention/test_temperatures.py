@@ -17,7 +17,7 @@ def test_every_head_has_its_scale_in_every_layer():
     (seen,) = read(one_layer(), HeadScale(SCALES[:1]), distinct(1), [N])
     for head, scale in enumerate(SCALES[0]):
         for m in range(0, N, 9):
-            row = torch.tensor([scale * seen.logit(head, m, n, m - n) for n in range(m + 1)]).double().softmax(0)
+            row = (scale * seen.logits(head, m, {n: m - n for n in range(m + 1)})).softmax(0)
             assert float((row @ seen.v[head, : m + 1] - seen.out[head, m]).abs().max()) <= 1e-6
 
 
@@ -99,7 +99,7 @@ def sharpness(seen, tau, by, queries):
     end, values = seen.q.shape[1], []
     for head in range(len(seen.q)):
         for m in range(end - queries, end):
-            row = torch.tensor([seen.logit(head, m, n, m - n) / tau for n in range(m + 1)]).double().softmax(0)
+            row = (seen.logits(head, m, {n: m - n for n in range(m + 1)}) / tau).softmax(0)
             values.append(float(row.max()) if by == "max" else float(-(row * row.log()).sum()))
     return sum(values) / len(values)
 

@@ -60,7 +60,7 @@ def test_one_last_query_and_one_diagonal_by_hand():
     (seen,) = read(one_layer(), spelling, distinct(1), [N])
 
     def distances(head, m):
-        row = [seen.logit(head, N - 1, n, N - 1 - n) for n in range(N)]
+        row = seen.logits(head, N - 1, {n: N - 1 - n for n in range(N)}).tolist()
         heaviest = max(range(N), key=row.__getitem__)
         return {n: m - n for n in range(m + 1) if n == heaviest or n // 64 == m // 64}
 
@@ -114,7 +114,7 @@ def test_the_kept_mass_of_one_head_by_hand():
     chosen, head = vertical_slash(seen, plain, 12, 20, 3, 5, 10), 2
     shares = []
     for m in range(LONG):
-        row = torch.tensor([seen.logit(head, m, n, m - n) for n in range(m + 1)]).double().softmax(0)
+        row = seen.logits(head, m, {n: m - n for n in range(m + 1)}).softmax(0)
         shares.append(float(row[list(chosen(head, m))].sum()))
     assert float(mass[0, head]) == pytest.approx(sum(shares) / LONG, abs=1e-6)
 
