@@ -17,7 +17,7 @@ from ropewalk.methods.catalogue import method
 from ropewalk.rope.live import decoder
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.spec import ALL
-from tests.models import COMMON, THETA
+from tests.models import COMMON, THETA, step
 
 TOKENS = 48  # inside the window of 64, beyond the sliding windows of 16
 ALLOWED = 2e-5  # of the largest logit
@@ -148,9 +148,8 @@ def read(model: PreTrainedModel) -> Tensor:
     ids = torch.randint(3, 97, (2, TOKENS), generator=torch.Generator().manual_seed(0))
     whole, cache, steps = model(ids, use_cache=False).logits, None, []
     for a, b in [(0, 40), *((i, i + 1) for i in range(40, TOKENS))]:
-        out = model(ids[:, a:b], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        steps.append(out.logits)
+        logits, cache = step(model, ids[:, a:b], cache)
+        steps.append(logits)
     return torch.stack([whole, torch.cat(steps, 1)])
 
 

@@ -217,6 +217,11 @@ def window_of(specs: Mapping[str, RopeSpec]) -> int:
     return min(spec.window for spec in full_attention(specs))
 
 
+def trained_window(config: PreTrainedConfig) -> int:
+    """The pretrained window in tokens, whatever extension the configuration states."""
+    return window_of(starting_specs(config))
+
+
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
     """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
     tuples = {key: tuple(entry[key]) for key in ("factors", "long_factors") if entry.get(key) is not None}
