@@ -2,11 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= $(if $(filter test slow,$(MAKECMDGOALS)),1,2)
 
-.PHONY: demo test slow check fmt bench docs engines
+# What `make lock` does not choose by itself: a build for CPUs of another torch is not found everywhere.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.24.0; python_version >= "3.11"
+
+.PHONY: demo test slow check fmt lock bench docs engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
@@ -26,6 +31,16 @@ check: $(VENV)/dev                ## lint, format, types, rendered docs
 fmt: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock:                             ## constraints.txt, for every Python; what is in it stays unless LOCK=--upgrade
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python $(INSTALL) uv
+	printf '%s\n' '$(TORCH)' '$(TRANSFORMERS)' | $(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --constraint - \
+	  --universal --python-version 3.10 --no-annotate --no-header --quiet --output-file constraints.txt $(LOCK)
+	{ echo '# Every distribution that make demo, make test and CI install, for every Python that ropewalk supports.'; \
+	  echo '# `make lock` writes it; without what only CUDA builds of torch bring. What ropewalk works with: pyproject.toml.'; \
+	  sed -E '/^(cuda-|nvidia-|triton=)/d; s/\+cpu//' constraints.txt; } > $(VENV)-lock/constraints.txt
+	cp $(VENV)-lock/constraints.txt constraints.txt
 
 docs: $(VENV)/dev                 ## methods table and results in README and docs
 	$(BIN)/python docs/render.py
