@@ -5,19 +5,33 @@ BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 WORKERS ?= 2
-export OMP_NUM_THREADS ?= $(if $(filter test slow,$(MAKECMDGOALS)),1,2)
+SUITE := -n $(WORKERS) -m "not slow and not gpu"
+export OMP_NUM_THREADS ?= $(if $(filter test test-% slow,$(MAKECMDGOALS)),1,2)
 
-# What `make lock` does not choose by itself: a build for CPUs of another torch is not found everywhere.
+# What neither `make lock` nor `make test-newest` chooses: a build for CPUs of another torch is not found everywhere.
 TORCH := torch==2.13.0
 TRANSFORMERS := transformers==5.24.0; python_version >= "3.11"
+TOLD := ^(torch|transformers|huggingface_hub|tokenizers|safetensors|numpy|openai|starlette|uvicorn|pydantic)==
+# The oldest transformers of pyproject.toml, and the newest huggingface_hub that it takes.
+OLDEST := s/^(transformers)==[^ ]*/\1==5.16.0/; s/^(huggingface-hub)==[^ ]*/\1==1.33.0/
 
-.PHONY: demo test slow check fmt lock bench docs engines
+.PHONY: demo test test-oldest test-newest slow check fmt lock bench docs engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
 
 test: $(VENV)/dev                 ## the default suite, a few minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(SUITE)
+
+test-oldest: $(VENV)-oldest/dev   ## the same with the oldest transformers
+	$(VENV)-oldest/bin/python -m pytest $(SUITE)
+
+test-newest:                      ## the same with the newest of everything but torch; reports, and never fails
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	echo '$(TORCH)' > $(VENV)-newest/constraints.txt
+	{ $(VENV)-newest/bin/python $(INSTALL) --upgrade --constraint $(VENV)-newest/constraints.txt --editable '.[dev]' && \
+	  $(VENV)-newest/bin/python -m pytest $(SUITE); } > $(VENV)-newest/log 2>&1 || grep -E '^(FAILED|ERROR)' $(VENV)-newest/log || true
+	@echo "newest: $$($(VENV)-newest/bin/python -m pip freeze | grep -E '$(TOLD)' | paste -s -d ' ' -): $$(tail -n 1 $(VENV)-newest/log)"
 
 slow: $(VENV)/dev                 ## what takes longer
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
@@ -89,4 +103,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)-oldest/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	sed -E '$(OLDEST)' constraints.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python $(INSTALL) --constraint $(VENV)-oldest/constraints.txt --editable '.[dev]'
 	touch $@
