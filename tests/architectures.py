@@ -133,7 +133,9 @@ def build(name: str) -> PreTrainedModel:
     values = {"rope_parameters": dict(THETA), "attention_dropout": 0.0} | COMMON | copy.deepcopy(more)
     values = {key: value for key, value in values.items() if key not in without}
     config = AutoConfig.for_model(name.split(" ")[0], **values)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    # Transformers' SDPA cannot cap logits; 5.16 takes it all the same, and leaves the cap out.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if capped else None).eval()
     for weight in model.parameters():
         if weight.ndim > 1:
             weight.normal_(0, 0.15)
