@@ -43,6 +43,8 @@ FACTORS: dict[str, list[float]] = {
         1, 1.761905, 2.523810, 2.904762, 3.285714, 4],
     "dprope": [ANY, ANY, ANY, 4, 4, 4],
     "clex": [1, 1.639185, 2.686929, 3.440093, 4.404374, 7],
+    "cope": [1, 1, 1, 1, 1.034944, 1e30],
+    "cope(n=20)": [1, 1, 1, 1, 1.117855, 1e30],
     "harpe(base_min=500000, base_max=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
 }  # fmt: skip
 
@@ -53,6 +55,8 @@ PAIRS: dict[str, oracle.Rule] = {
     "dca(chunk_size=9, local_size=8)": oracle.dual_chunk(1, 9),
     "dca(chunk_size=32, local_size=1)": oracle.dual_chunk(31, 32),
     "rerope(window=8)": oracle.rerope(8),
+    "string(shift=11, local=2)": oracle.string(L, 11, 2),
+    "string(shift=32, local=5)": oracle.string(L, 32, 5),
     "leaky-rerope(window=8, slope_divisor=6.5)": oracle.leaky_rerope(8, 6.5),
     "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
     "lm-infinite(window=7, sinks=0)": oracle.lm_infinite(7, 0),
@@ -74,6 +78,7 @@ PAIRS: dict[str, oracle.Rule] = {
     "self-extend": oracle.self_extend(math.ceil((T - L // 4) / (2 * L // 3 - L // 4)), L // 4),
     "dca": oracle.dual_chunk(5 * L // 8, 3 * L // 4),
     "rerope": oracle.rerope(L // 4),
+    "string": oracle.string(L, L // 3, L // 8),
     "leaky-rerope": oracle.leaky_rerope(L // 4, (T - L // 4) / (L - L // 4)),
     "lm-infinite": oracle.lm_infinite(L, 10),
     "streaming-llm": oracle.streaming(4, L - 4),
