@@ -86,7 +86,7 @@ def test_methods_as_json_is_the_catalogue(capsys):
     from ropewalk.methods.catalogue import CATALOGUE
 
     assert run(["methods", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
+    listed = json.loads(capsys.readouterr().out)["methods"]
     assert [entry["id"] for entry in listed] == [entry.id for entry in CATALOGUE]
     assert {"kind", "training_free", "exportable", "paper"} <= set(listed[0])
 

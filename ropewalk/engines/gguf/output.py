@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.common.results import Result
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.rope_keys import Entries
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
+    from rich.console import Console
 
 
-@dataclass(frozen=True)
-class Written:
+@dataclass(frozen=True, repr=False)
+class Written(Result):
     """What was written.
 
     Attributes:
@@ -31,6 +34,14 @@ class Written:
     n_bytes: int
     rope: Entries
     launch: str
+
+    def show(self, console: Console) -> None:
+        for key, value in self.rope.keys.items():
+            console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+        for name, factors in self.rope.factors.items():
+            console.print(f"{name} = {len(factors)} factors, {min(factors):.4g} to {max(factors):.4g}", markup=False)
+        console.print(f"written to [bold]{self.path}[/], {self.n_bytes / 2**20:,.4g} MiB", soft_wrap=True)
+        console.print(self.launch, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
