@@ -41,7 +41,7 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
 
     parameters = [_parameter(verb, option) for option in verb.options]
     if verb.returns:
-        flag = Parameter(name="--json", negative="", help="Print JSON.")
+        flag = Parameter(name="--json", negative="", help="Print JSON.", show_default=False)
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter("json", kind, default=False, annotation=Annotated[bool, flag]))
     call.__doc__ = _flags(verb, verb.text)
@@ -61,6 +61,7 @@ def _parameter(verb: Verb[Any], option: Option) -> inspect.Parameter:
         help=_flags(verb, option.text),
         negative=None if option.optional and option.kind is bool else "",
         env_var=option.environment or None,
+        show_default=bool(option.default),
     )
     place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
     kind = kind | None if option.optional else kind

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import Folder, Length, Method, Model, Request, verb
+from ropewalk.verbs.request import Length, Method, Model, Place, Request, verb
 
 if TYPE_CHECKING:
     from ropewalk.engines.gguf.output import Written
@@ -22,7 +22,7 @@ class ExportRequest(Request):
         engine: vllm, sglang, llama.cpp or transformers.
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
-        out: Folder to write. Without it nothing is written, and the line carries the keys.
+        out: Place to write. Without it nothing is written, and the line carries the keys.
         gguf: With llama.cpp: also write the model (extended already) as this GGUF file.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
@@ -34,8 +34,8 @@ class ExportRequest(Request):
     engine: str
     to: Length | None = None
     method: Method = "yarn"
-    out: Folder | None = None
-    gguf: Folder | None = None
+    out: Place | None = None
+    gguf: Place | None = None
     dtype: str = "F16"
     fold: bool = False
     two_profiles: bool = False

@@ -5,27 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ropewalk.verbs.request import Folder, Length, Method, ModelRequest, verb
+from ropewalk.verbs.request import Method, ModelRequest, Place, TargetRequest, verb
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.write import Extension
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtendRequest(ModelRequest):
-    """How far, by what, and where to.
+class ExtendRequest(TargetRequest, ModelRequest):
+    """By what, and where to.
 
     Attributes:
-        to: Target length in tokens: 4096, 4k, 128K, 1m.
-        out: Folder to write.
+        out: Place to write.
         method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
         overwrite: Replace the folder if it is a checkpoint.
         on_top: Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3
             and longrope are kept, linear, dynamic and yarn are replaced.
     """
 
-    to: Length
-    out: Folder
+    out: Place
     method: Method = "yarn"
     overwrite: bool = False
     on_top: bool | None = None

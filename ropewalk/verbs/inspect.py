@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import Folder, ModelRequest, verb
+from ropewalk.verbs.request import ModelRequest, Place, verb
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.inspection import Head, Inspection
@@ -33,7 +33,7 @@ class InspectRequest(ModelRequest):
     weights: bool = False
     data: str = "stdlib"
     against: str | None = None
-    patch: Folder | None = None
+    patch: Place | None = None
     overwrite: bool = False
 
 

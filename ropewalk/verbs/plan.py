@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ropewalk.verbs.request import Length, ModelRequest, Spelling, verb
+from ropewalk.verbs.request import ModelRequest, Spelling, TargetRequest, verb
 
 if TYPE_CHECKING:
     from ropewalk.planning.planner import Plan
@@ -21,11 +21,10 @@ def _tokens(value: Any) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRequest(ModelRequest):
-    """Where to go, and with what.
+class PlanRequest(TargetRequest, ModelRequest):
+    """With what.
 
     Attributes:
-        to: Target length in tokens: 4096, 4k, 128K, 1m.
         gpu: h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
         memory: Memory of one device, with its unit: 24G. Without ``gpu`` there are no times.
         gpus: How many devices.
@@ -35,11 +34,10 @@ class PlanRequest(ModelRequest):
             took.
     """
 
-    to: Length
     gpu: str | None = None
     memory: str | None = None
     gpus: int = 1
-    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.17g}".format)] = 1e9
+    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format)] = 1e9
     mfu: float = 0.4
     calibrate: bool = False
 

@@ -68,7 +68,7 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
     tuple[str, ...], Spelling(str | list[str], lambda value: _listed(value, lambda text: split(text, ",")), ",".join)
 ]
 Method = Annotated[str, Spelling(str, _named)]
-Folder = Annotated[Path, Spelling(str | Path, lambda value: Path(value).expanduser())]
+Place = Annotated[Path, Spelling(str | Path, lambda value: Path(value).expanduser())]
 Model = Annotated[str, Spelling(str | Path, os.fspath)]
 
 
@@ -149,7 +149,9 @@ class Option:
 
 def options(request: type[Request]) -> tuple[Option, ...]:
     """The options of a verb: what stands without a name, what must be given, its own ones, and those that it shares."""
-    hints, texts, depth = get_type_hints(request, include_extras=True), {}, {}
+    hints = get_type_hints(request, include_extras=True)
+    texts: dict[str, str] = {}
+    depth: dict[str, int] = {}
     for i, owner in enumerate(request.__mro__):
         for name in vars(owner).get("__annotations__", {}):
             depth.setdefault(name, i)
@@ -227,6 +229,17 @@ class LiveRequest(ModelRequest):
 
     dtype: str = "auto"
     device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRequest(Request):
+    """About a longer window.
+
+    Attributes:
+        to: Target length in tokens: 4096, 4k, 128K, 1m.
+    """
+
+    to: Length
 
 
 @dataclass(frozen=True)

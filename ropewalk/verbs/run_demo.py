@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result
-from ropewalk.verbs.request import Folder, Request, verb
+from ropewalk.verbs.request import Place, Request, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,10 +28,10 @@ class RunDemoRequest(Request):
     """Where its files go.
 
     Attributes:
-        out: Folder for the report, the results and the checkpoint.
+        out: Place for the report, the results and the checkpoint.
     """
 
-    out: Folder = Path("runs/demo")
+    out: Place = Path("runs/demo")
 
 
 @dataclass(frozen=True, repr=False)
