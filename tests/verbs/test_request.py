@@ -113,16 +113,16 @@ def test_secrets_are_neither_shown_nor_stored():
 
 def values(option: Option) -> list[Any]:
     """Values unlike the default, for every kind of option."""
-    if option.name in ("tokens", "overrides"):
-        return {"tokens": [5e8], "overrides": [{"rope_theta": 5.0}]}[option.name]
-    kinds = {
+    kinds: dict[type, list[Any]] = {
         int: [7],
-        float: [0.25],
+        float: [5e8 if option.spelling else 0.25],
+        dict: [{"rope_theta": 5.0}],
         bool: [not option.default],
         str: ["y"] if option.positional else ["-c 3 'x'", "y"],
         tuple: [("a", "b=c")],
+        Path: [Path("a b")],
     }
-    return [*kinds.get(option.kind, []), *([Path("a b")] if issubclass(option.kind, Path) else [])]
+    return kinds[option.kind]
 
 
 @pytest.mark.parametrize("name", SHELL)
