@@ -38,6 +38,8 @@ def _places() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
     places = {} if name.startswith("__") else _places()
     if name not in places:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,17 +33,12 @@ def test_what_need_not_load_models_loads_nothing_heavy(code, absent):
 
 def test_names_follow_from_the_verbs_and_the_catalogue():
     names = dir(ropewalk)
+    assert sorted(names) == sorted(ropewalk.__all__)
     assert {*NAMES, "UserError", "method", "compose", "__version__"} <= set(names) and len(names) == len(set(names))
     for entry in CATALOGUE:
         assert getattr(ropewalk, entry.where.partition(":")[2]) is entry.load()
     with pytest.raises(AttributeError, match="no attribute 'YaNR'"):
         ropewalk.YaNR  # noqa: B018
-
-
-def test_no_name_is_hidden_by_a_folder_of_the_package():
-    """``import ropewalk.methods`` binds the name ``methods`` here: a verb of that name would be lost."""
-    rooms = {file.parent.name for file in (ROOT / "ropewalk").glob("*/__init__.py")}
-    assert not rooms & set(dir(ropewalk))
 
 
 @pytest.mark.slow
