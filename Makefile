@@ -2,17 +2,36 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 WORKERS ?= 2
-export OMP_NUM_THREADS ?= $(if $(filter test slow,$(MAKECMDGOALS)),1,2)
+SUITE := -n $(WORKERS) -m "not slow and not gpu"
+export OMP_NUM_THREADS ?= $(if $(filter test test-% slow,$(MAKECMDGOALS)),1,2)
 
-.PHONY: demo test slow check fmt bench docs engines
+# What neither `make lock` nor `make test-newest` chooses: a build for CPUs of another torch is not found everywhere.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.24.0; python_version >= "3.11"
+TOLD := ^(torch|transformers|huggingface_hub|tokenizers|safetensors|numpy|openai|starlette|uvicorn|pydantic)==
+# The oldest transformers of pyproject.toml, and the newest huggingface_hub that it takes.
+OLDEST := s/^(transformers)==[^ ]*/\1==5.16.0/; s/^(huggingface-hub)==[^ ]*/\1==1.33.0/
+
+.PHONY: demo test test-oldest test-newest slow check fmt lock bench docs engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
 
 test: $(VENV)/dev                 ## the default suite, a few minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(SUITE)
+
+test-oldest: $(VENV)-oldest/dev   ## the same with the oldest transformers
+	$(VENV)-oldest/bin/python -m pytest $(SUITE)
+
+test-newest:                      ## the same with the newest of everything but torch; reports, and never fails
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	echo '$(TORCH)' > $(VENV)-newest/constraints.txt
+	{ $(VENV)-newest/bin/python $(INSTALL) --upgrade --constraint $(VENV)-newest/constraints.txt --editable '.[dev]' && \
+	  $(VENV)-newest/bin/python -m pytest $(SUITE); } > $(VENV)-newest/log 2>&1 || grep -E '^(FAILED|ERROR)' $(VENV)-newest/log || true
+	@echo "newest: $$($(VENV)-newest/bin/python -m pip freeze | grep -E '$(TOLD)' | paste -s -d ' ' -): $$(tail -n 1 $(VENV)-newest/log)"
 
 slow: $(VENV)/dev                 ## what takes longer
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"
@@ -26,6 +45,16 @@ check: $(VENV)/dev                ## lint, format, types, rendered docs
 fmt: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock:                             ## constraints.txt, for every Python; what is in it stays unless LOCK=--upgrade
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python $(INSTALL) uv
+	printf '%s\n' '$(TORCH)' '$(TRANSFORMERS)' | $(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --constraint - \
+	  --universal --python-version 3.10 --no-annotate --no-header --quiet --output-file constraints.txt $(LOCK)
+	{ echo '# Every distribution that make demo, make test and CI install, for every Python that ropewalk supports.'; \
+	  echo '# `make lock` writes it; without what only CUDA builds of torch bring. What ropewalk works with: pyproject.toml.'; \
+	  sed -E '/^(cuda-|nvidia-|triton=)/d; s/\+cpu//' constraints.txt; } > $(VENV)-lock/constraints.txt
+	cp $(VENV)-lock/constraints.txt constraints.txt
 
 docs: $(VENV)/dev                 ## methods table and results in README and docs
 	$(BIN)/python docs/render.py
@@ -74,4 +103,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)-oldest/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	sed -E '$(OLDEST)' constraints.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python $(INSTALL) --constraint $(VENV)-oldest/constraints.txt --editable '.[dev]'
 	touch $@

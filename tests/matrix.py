@@ -1,21 +1,71 @@
-"""What the tests run over: spellings of every catalogue entry, and families of tiny models."""
+"""What the tests run over: every entry of the catalogue, as its class builds itself, on families of tiny models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropewalk.methods.base import Method
-from ropewalk.methods.catalogue import CATALOGUE, method
+from ropewalk.methods.catalogue import CATALOGUE, Entry, method
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
-from tests.models import FAMILIES, tokens
+from tests.models import FAMILIES, shared, tiny, tokens
 
 WINDOW, TARGET = 64, 256  # of the tiny models
-RUNTIME = ("dynamic-ntk", "entropy-abf", "harpe")
-METHODS = [entry.id for entry in CATALOGUE if entry.where.startswith("frequencies.")]
-ATTENTION = [entry.id for entry in CATALOGUE if entry.where.startswith("attention.")]
+
+
+# Methods
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the ways in which the class of a catalogue entry builds itself.
+
+    Attributes:
+        entry: of the catalogue.
+        number: among the examples of its class.
+    """
+
+    entry: Entry
+    number: int
+
+    def __str__(self) -> str:
+        return self.entry.id + (f"-{self.number + 1}" if self.number else "")
+
+    def made(self, model: PreTrainedModel) -> Method:
+        """The method for ``model``."""
+        return self.entry.load().examples(model.config)[self.number]
+
+    @contextmanager
+    def on(self, model: PreTrainedModel, to: int | None = TARGET) -> Iterator[Method]:
+        """While the method is on."""
+        chosen = self.made(model)
+        with chosen.on(model, to=to):
+            yield chosen
+
+
+def cases() -> list[Case]:
+    """Every example of every entry."""
+    config = shared("llama").config
+    return [Case(entry, i) for entry in CATALOGUE for i in range(len(entry.load().examples(config)))]
+
+
+every_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.id)
+every_case = pytest.mark.parametrize("case", cases(), ids=str)
+
+_FREQUENCIES = {entry.id: kind for entry in CATALOGUE if issubclass(kind := entry.load(), FrequencyMethod)}
+METHODS = list(_FREQUENCIES)
+RUNTIME = tuple(name for name, kind in _FREQUENCIES.items() if kind.runtime)
+NOT_SAVED = tuple(entry.id for entry in CATALOGUE if entry.id in METHODS and entry.exportable.startswith("no"))
 VARIANTS = [  # options that choose another formula, another way of saving, or another part
     "abf(rule='bound')",
     "dynamic-ntk(form='hf')",
@@ -29,25 +79,48 @@ VARIANTS = [  # options that choose another formula, another way of saving, or a
     "yarn(ramp='paper')",
     "yarn(truncate=False)",
 ]
-NOT_SAVED = ("entropy-abf", "harpe")
 SAVED = [spelling for spelling in METHODS + VARIANTS if spelling not in NOT_SAVED]
 NESTED = ("gemma3", "olmo3")  # rope parameters per layer type; sliding layers are left alone
 FAMILY_NAMES = list(FAMILIES)
 
 
-def made(spelling: str, model: PreTrainedModel, ones: bool = False) -> Method:
-    """The method of a spelling; longrope gets factors that fit the model (rising from 1 to 4, or all 1)."""
-    if not spelling.startswith("longrope"):
-        return method(spelling)
-    half = live.rotaries(model)[0].inv_freq.numel()
-    factors = [1.0] * half if ones else torch.linspace(1, 4, half).tolist()
-    options = spelling.removeprefix("longrope").strip("()")
-    return method(f"longrope(factors={factors}{', ' + options if options else ''})")
+def made(spelling: str, model: PreTrainedModel) -> Method:
+    """The method of a spelling; options that it leaves out are those of its class's first example."""
+    chosen: Any = method(spelling)
+    example: Any = type(chosen).examples(model.config)[0] if "+" not in spelling else chosen
+    stated = {f.name: getattr(chosen, f.name) for f in fields(chosen) if f"{f.name}=" in spelling}
+    return replace(example, **stated)
+
+
+# Models and what they give
+
+
+@cache
+def subject(family: str = "llama", **more: Any) -> PreTrainedModel:
+    """One model per family for tests that leave it as it was, with a vocabulary that a text need not repeat."""
+    return tiny(family, vocab_size=300, **more)
+
+
+def text(batch: int, n: int, seed: int = 0) -> Tensor:
+    """No token twice in a row: unrotated keys of equal tokens are equal in the first layer, and choices would tie."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([3 + torch.randperm(297, generator=generator)[:n] for _ in range(batch)])
 
 
 @torch.no_grad()
 def logits(model: PreTrainedModel, ids: Tensor, **keywords: object) -> Tensor:
     return model(ids, use_cache=False, **keywords).logits
+
+
+def near(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
+    return float((a - b).abs().max()) <= tolerance
+
+
+def left_padded(ids: Tensor, pad: int) -> Tensor:
+    """A mask that hides the first tokens of the first row."""
+    mask = torch.ones_like(ids)
+    mask[0, :pad] = 0
+    return mask
 
 
 def buffers(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -61,6 +134,13 @@ def buffers(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def traces(model: PreTrainedModel) -> tuple[object, ...]:
+    """What a method might leave on a model beside its rotary state."""
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    attributes = [sorted(vars(module)) for module in model.modules()]
+    return hooks, attributes, model.config._attn_implementation, model.config.to_dict()
 
 
 def extended_layer_type(model: PreTrainedModel) -> str:

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from ropewalk.attention.cache_argument import as_argument, of_output
 
 VOCABULARY = 97
 COMMON: dict[str, Any] = {
@@ -61,11 +64,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {  # what none of the families has: softcaps, layers without positions
+    "gemma2": ("Gemma2", _common(rope_parameters=THETA, layer_types=LAYERS, sliding_window=16,
+                                 query_pre_attn_scalar=16)),
+    "smollm3": ("SmolLM3", _common("head_dim", rope_parameters=THETA, no_rope_layers=[1, 0])),
+}  # fmt: skip
+
+
 def config(family: str, **more: Any) -> Any:
     """A fresh configuration; ``more`` overrides keys."""
     import copy
 
-    name, values = FAMILIES[family]
+    name, values = (FAMILIES | FURTHER)[family]
     suffix = "TextConfig" if family == "gemma3" else "Config"
     return getattr(transformers, name + suffix)(**copy.deepcopy(values | more))
 
@@ -73,7 +83,7 @@ def config(family: str, **more: Any) -> Any:
 def tiny(family: str, **more: Any) -> PreTrainedModel:
     """A fresh random model in float32 and evaluation mode, always with the same weights."""
     torch.manual_seed(0)
-    name = FAMILIES[family][0]
+    name = (FAMILIES | FURTHER)[family][0]
     model = getattr(transformers, f"{name}ForCausalLM")(config(family, **more))
     with torch.no_grad():
         for parameter in model.parameters():  # large enough that positions matter in the logits
@@ -88,5 +98,22 @@ def shared(family: str) -> PreTrainedModel:
     return tiny(family)
 
 
-def tokens(batch: int, n: int, seed: int = 0) -> torch.Tensor:
+def step(model: PreTrainedModel, ids: Tensor, cache: Cache | None = None, **more: Any) -> tuple[Tensor, Cache]:
+    """Logits of some tokens on top of a cache, and the cache with them."""
+    out = model(ids, use_cache=True, **as_argument(model, cache), **more)
+    return out.logits, of_output(out)
+
+
+@torch.no_grad()
+def in_pieces(model: PreTrainedModel, ids: Tensor, *sizes: int, cache: Cache | None = None) -> Tensor:
+    """Logits of all tokens, read a few at a time."""
+    assert sum(sizes) == ids.shape[1]
+    read = []
+    for piece in ids.split(list(sizes), 1):
+        logits, cache = step(model, piece, cache)
+        read.append(logits)
+    return torch.cat(read, 1)
+
+
+def tokens(batch: int, n: int, seed: int = 0) -> Tensor:
     return torch.randint(3, VOCABULARY, (batch, n), generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.files import keep, write_text
 from ropewalk.common.results import Result
 from ropewalk.rope import problems
 from ropewalk.rope.config import (
@@ -205,7 +205,7 @@ def set_key(model: str, assignment: str) -> Path:
     """Change one key of a local configuration file: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
     Returns:
-        The file that was written, atomically; the old one stays beside it as ``NAME.bak``.
+        The file that was written, atomically; the old one stays beside it, see ``files.keep``.
 
     Raises:
         UserError: if the model is no local folder, or the assignment cannot be read.
@@ -236,6 +236,6 @@ def set_key(model: str, assignment: str) -> Path:
         inner.pop(last, None)
     else:
         inner[last] = value
-    write_text(file.with_name(file.name + ".bak"), file.read_text("utf-8"))
+    keep(file)
     write_text(file, json.dumps(content, indent=2) + "\n")
     return file

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
 import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEMO = "demo"
+BUNDLED = Path(__file__).parents[1] / "demo" / "model"
+SHOWN = 3  # names in a message
+AGAIN = "Download or save the checkpoint again."
+RIGHT_CONFIG = "Use the config.json that came with these weights, or download them again."
+ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save)\.")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+# Tables and masks that older checkpoints hold and every model computes itself.
+WITHOUT_EFFECT = re.compile(r"rotary_emb\.\w+$|(^|\.)(masked_bias|position_ids|(attn|attention|self_attn)\.bias)$")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -22,7 +34,25 @@ def resolve(model: str) -> str:
     """The bundled model's folder for the word ``demo``; anything else as it is."""
     if model != DEMO or Path(model).is_dir():
         return model
-    return str(Path(__file__).parents[1] / "demo" / "model")
+    return str(BUNDLED)
+
+
+def refuse_bundled(model: str) -> None:
+    """Refuse to change the bundled model: it belongs to the installation.
+
+    Raises:
+        UserError: if ``model`` is the bundled one, under whatever name.
+    """
+    place = Path(resolve(model)).expanduser()
+    if place.exists() and place.samefile(BUNDLED):
+        raise UserError(f"{model!r} is the bundled model, which is not changed in place", f"cp -r {BUNDLED} COPY")
+
+
+def local(models: Iterable[str], data: str = "") -> list[Path]:
+    """What results must not be written onto: models and a file of texts, those that lie on this machine's disk."""
+    places = [os.path.expanduser(resolve(model)) for model in models]
+    texts = os.path.expanduser(data)
+    return [Path(place) for place in places if os.path.lexists(place)] + [Path(texts)] * os.path.isfile(texts)
 
 
 def folder_of(model: str) -> Path:
@@ -120,6 +150,115 @@ def load_tokenizer(folder: Path, config: Any, trust_remote_code: bool = False) -
     return tokenizer
 
 
+def from_folder(folder: Path, dtype: Any, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a folder, every weight of it from the folder's files.
+
+    transformers fills tensors that it does not find, or finds in another size, with random numbers, and only warns;
+    here they are refused. Tensors that have no place in the model are refused where they would be part of its decoder
+    (a bias, an adapter, one more layer: without them it is another model). Elsewhere (a vision tower, a head that
+    guesses further tokens) and in quantised checkpoints (scales that other engines read) a warning names them.
+
+    Args:
+        folder: the checkpoint.
+        dtype: as transformers takes it.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        UserError: naming the tensors, the likely cause and the mend.
+        OSError, ValueError, KeyError, RuntimeError: from transformers.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported
+            )
+    except RuntimeError as error:
+        if "CONVERSION" not in str(error):
+            raise
+        raise UserError(  # transformers logs which, and says "see above"
+            f"{folder}: tensors that make one of the model's together (experts) are missing or differ in size",
+            RIGHT_CONFIG,
+        ) from None
+    live: PreTrainedModel = loaded[0]
+    report: dict[str, Any] = loaded[1]
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing:
+        cause, mend = _cause(live, missing, unexpected)
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} of the model's tensors: {_listed(missing)}; transformers would "
+            f"fill in random numbers. Likely cause: {cause}",
+            mend,
+        )
+    for name, seen, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{folder}: tensor {name!r} is {list(seen)}, config.json makes it {list(expected)}; of another size are "
+            f"{len(report['mismatched_keys'])} tensors",
+            RIGHT_CONFIG,
+        )
+    unexpected = [name for name in unexpected if not WITHOUT_EFFECT.search(name)]
+    parts = [name for name in unexpected if _in_decoder(live, name)]
+    if parts:
+        cause, mend = _cause(live, [], parts)
+        raise UserError(
+            f"{folder}: the model that config.json describes has no place for {len(parts)} of the weights' tensors: "
+            f"{_listed(parts)}. Likely cause: {cause}",
+            mend,
+        )
+    if unexpected:
+        logging.getLogger("ropewalk").warning(
+            "%s: %d tensors are not part of the language model and are left out: %s", folder, len(unexpected),
+            _listed(unexpected),
+        )  # fmt: skip
+    return live
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def _cause(live: PreTrainedModel, missing: Sequence[str], unexpected: Sequence[str]) -> tuple[str, str]:
+    """Why names in the weights are not those of the model, and what mends it."""
+    if any(ADAPTER.search(name) for name in unexpected):
+        return (
+            "an adapter that was not merged into the weights",
+            "With peft: model.merge_and_unload().save_pretrained(OUT)",
+        )
+    base = f"{live.base_model_prefix}."
+    for wanted in (missing, [name.removeprefix(base) for name in missing]):
+        prefix = next((name.removesuffix(wanted[0]) for name in unexpected if wanted and name.endswith(wanted[0])), "")
+        if prefix and {prefix + name for name in wanted} <= set(unexpected):
+            return (
+                f"all names start with {prefix!r}, as a wrapper around the model leaves them (an adapter, "
+                "torch.compile, parallel training)",
+                "Save the model inside the wrapper: model.merge_and_unload() of peft, model._orig_mod, model.module.",
+            )
+    if unexpected:
+        kind = text_config(live.config).model_type
+        return f"weights of another architecture or size than config.json says (model_type {kind!r})", RIGHT_CONFIG
+    return "a part of the weights was not saved or downloaded, or config.json says more layers", AGAIN
+
+
+def _in_decoder(live: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor without a place lies inside a part that the model has, below its top level."""
+    text = text_config(live.config)
+    layer, further = LAYER.search(name), int(getattr(text, "num_nextn_predict_layers", None) or 0)
+    layers = int(getattr(text, "num_hidden_layers", 0))
+    if getattr(live.config, "quantization_config", None) or (layer and layers <= int(layer[1]) < layers + further):
+        return False
+    modules, parent = dict(live.named_modules()), name
+    while parent not in modules:
+        parent = parent.rpartition(".")[0]
+    return modules[parent] not in (live, live.base_model, getattr(live.base_model, "language_model", None))
+
+
 def load(
     model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]:
@@ -135,7 +274,6 @@ def load(
         UserError: naming the file and the mend.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from ropewalk.methods.frequencies.frequency_method import check_live
 
@@ -152,11 +290,8 @@ def load(
     check_weights(folder)
     tokenizer = load_tokenizer(folder, config, trust_remote_code)
     try:
-        with quiet():
-            live: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-            )
-            live.to(place)  # type: ignore[arg-type]
+        live = from_folder(folder, dtype, trust_remote_code)
+        live.to(place)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"transformers cannot load {folder}: {reason}", f"ropewalk inspect {model}") from None

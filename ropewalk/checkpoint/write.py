@@ -16,7 +16,7 @@ from ropewalk import __version__
 from ropewalk.checkpoint.inspection import refuse_unsound
 from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import new_folder, write_text
+from ropewalk.common.files import folder_to_write, new_folder, write_text
 from ropewalk.common.results import Result
 from ropewalk.engines.launch import launch_lines
 from ropewalk.methods.base import USE_IT_LIVE
@@ -162,7 +162,8 @@ def extend(
 ) -> Extension:
     """Write a checkpoint at ``out`` whose configuration says ``method`` for ``to`` tokens.
 
-    Weights are hard-linked where that is possible, else copied. The folder appears only when it is complete.
+    Weights are hard-linked where that is possible, else copied. The folder appears only when it is complete;
+    ``overwrite`` lets it take the place of one that ropewalk wrote.
 
     Raises:
         UserError: for everything that a user can mend; nothing is left behind.
@@ -173,9 +174,7 @@ def extend(
     changed, parameters = extended_config(config, method, to, on_top)
     source = folder_of(model)
     check_weights(source)
-    out = out.expanduser().absolute()
-    if out == source.absolute():
-        raise UserError(f"{out} is the source itself", "Choose another folder for the extended checkpoint.")
+    out = folder_to_write(out, [source], overwrite)
     starting = rope_config.starting_specs(config, on_top)
     window = rope_config.window_of(starting)
     record = {
@@ -188,7 +187,7 @@ def extend(
         "pretrained": {key: spec_to_json(spec) for key, spec in starting.items()},
         "rope_parameters": parameters,
     }
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, [source], overwrite) as folder:
         for file in sorted(source.iterdir()):
             if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
                 bring(file, folder / file.name)

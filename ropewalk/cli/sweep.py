@@ -69,8 +69,9 @@ def sweep(
     """
     from rich.progress import Progress
 
+    from ropewalk.checkpoint.opening import local
     from ropewalk.common.errors import UserError
-    from ropewalk.common.files import write_text
+    from ropewalk.common.files import refuse_results, write_text
     from ropewalk.common.lengths import parse, span
     from ropewalk.evaluation import workers as engine
     from ropewalk.methods.catalogue import split
@@ -95,6 +96,9 @@ def sweep(
         command=shlex.join(["ropewalk", *sys.argv[1:]]) if sys.argv[1:] else "",
     )
     wanted = engine.requests(models, split(methods, ","), [int(seed) for seed in seeds.split(",")], pattern)
+    folders = [out / f"{folder_name(request)}-seed{request.seed}" for request in wanted]
+    for folder in (out, *folders):
+        refuse_results(folder, local(models, data))
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True) as bar:
         line = bar.add_task("starting", total=None)
@@ -103,8 +107,7 @@ def sweep(
             bar.update(line, completed=done.done, total=done.total, description=done.name)
 
         found = engine.sweep(wanted, out / "samples.sqlite", on=on, workers=workers, progress=update)
-    for request, results in zip(wanted, found, strict=True):
-        folder = out / f"{folder_name(request)}-seed{request.seed}"
+    for folder, results in zip(folders, found, strict=True):
         write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
         write_report(results, folder / "report.html")
     if as_json:

@@ -1,16 +1,248 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and nothing is lost that ropewalk did not write.
+
+Every verb asks here where it may write. An output lies apart from what it is made of, under whatever names (links,
+``..``, another case, the same file twice), and takes the place of nothing but what ropewalk wrote: folders are known by
+the record in them, files by a mark inside.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ropewalk import __version__
 from ropewalk.common.errors import UserError
+
+RECORD = "ropewalk.json"  # in every folder that ropewalk writes: what it did, and which files are its own
+BACKUP = re.compile(r"\.bak[.\d]*$")
+AWAY = "Choose another place, or move what is there away first."
+SHOWN = 3  # names in a message
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+def resolved(path: Path) -> Path:
+    """Where ``path`` lies when ``~``, links and ``..`` are followed as the system follows them.
+
+    Raises:
+        UserError: if no file can have this path.
+    """
+    try:
+        return Path(os.path.realpath(path.expanduser()))
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, an unknown user
+        raise UserError(f"{str(path)!r} cannot be a path: {error}", "Choose another path.") from None
+
+
+def refuse_onto(out: Path, sources: Iterable[Path], around: bool = False) -> None:
+    """Refuse a resolved output that would change a source: a file, or a folder with all that its links lead to.
+
+    Args:
+        out: need not exist.
+        sources: that exist or not.
+        around: allow a folder that contains a source.
+
+    Raises:
+        UserError: if ``out`` is a source, lies inside one, or contains one.
+    """
+    with explained(out):
+        for source in sources:
+            for place in _places(resolved(source)):
+                if _within(out, place):
+                    what = "is the source itself" if _within(place, out) else f"lies inside the source {source}"
+                elif not around and _within(place, out):
+                    what = f"contains the source {source}"
+                else:
+                    continue
+                raise UserError(f"{out} {what}", "Choose a place apart from the source.")
+
+
+def _places(source: Path) -> Iterator[Path]:
+    """A source and what its links lead to."""
+    yield source
+    for root, folders, names in os.walk(source):
+        for name in (*folders, *names):
+            if os.path.islink(os.path.join(root, name)):
+                yield Path(os.path.realpath(os.path.join(root, name)))
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    """Whether ``inner`` is ``outer`` or below it; device and inode decide, where both exist."""
+    if not outer.exists():
+        return inner.is_relative_to(outer)
+    return any(path.exists() and path.samefile(outer) for path in (inner, *inner.parents))
+
+
+def folder_to_write(path: Path, sources: Iterable[Path] = (), overwrite: bool = False) -> Path:
+    """Where a folder will be written; resolved, and safe to replace if it is there.
+
+    Raises:
+        UserError: if it touches a source, or exists; with ``overwrite``, if ropewalk did not write all that is in it.
+    """
+    out = resolved(path)
+    refuse_onto(out, sources)
+    with explained(out):
+        if not os.path.lexists(out):
+            return out
+        strange = _strange(out)
+    if strange:
+        raise UserError(f"{out} exists already, and {strange}; ropewalk replaces only what it wrote", AWAY)
+    if not overwrite:
+        raise UserError(f"{out} exists already", "Choose another folder, or add --overwrite.")
+    return out
+
+
+def _strange(folder: Path) -> str:
+    """What in a folder ropewalk did not write; empty if there is nothing.
+
+    The record names every file with its size and time, so that trained weights saved under an old name count as
+    another's. JSON files may differ: ropewalk's own edits change them, and leave backups beside them.
+    """
+    if not folder.is_dir():
+        return "is no folder"
+    if not any(folder.iterdir()):
+        return ""
+    known = _record(folder).get("files")
+    if not isinstance(known, dict):
+        return f"has no {RECORD} that lists its files"
+    names = []
+    for name, stamp in _inventory(folder).items():
+        base = BACKUP.sub("", name)
+        if not (base in known if base.endswith(".json") else known.get(name) == stamp):
+            names.append(f"{name} (changed since)" if name in known else name)
+    return f"holds {_listed(names)}" if names else ""
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record in a folder; empty if there is none that can be read."""
+    return _json(folder / RECORD)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
+    try:
+        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _inventory(folder: Path) -> dict[str, list[int]]:
+    """Relative name -> size in bytes, time of the last change in ns, of all files but the record."""
+    found = {}
+    for root, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for file in (Path(root, name) for name in (*names, *links)):
+            stat = file.lstat()
+            found[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+    found.pop(RECORD, None)
+    return dict(sorted(found.items()))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def file_to_write(
+    path: Path, written: Callable[[Path], bool], sources: Iterable[Path] = (), overwrite: bool = False
+) -> Path:
+    """Where a single file will be written; resolved, and safe to replace if it is there.
+
+    Args:
+        path: as the user spells it.
+        written: whether ropewalk wrote a regular file, by a mark inside it.
+        sources: what the file is made of.
+        overwrite: replace a file that ropewalk wrote.
+
+    Raises:
+        UserError: if it touches a source, or exists; with ``overwrite``, if ropewalk did not write it.
+    """
+    out = resolved(path)
+    refuse_onto(out, sources)
+    with explained(out):
+        if not os.path.lexists(out):
+            return out
+        if not (out.is_file() and written(out)):
+            raise UserError(
+                f"{out} exists already, and ropewalk did not write it; it replaces only what it wrote", AWAY
+            )
+    if not overwrite:
+        raise UserError(f"{out} exists already", "Choose another file, or add --overwrite.")
+    return out
+
+
+def _has_version(file: Path) -> bool:
+    """Whether a results.json is ropewalk's."""
+    versions = _json(file).get("versions")
+    return isinstance(versions, dict) and "ropewalk" in versions
+
+
+def _has_title(file: Path) -> bool:
+    """Whether a report.html is ropewalk's."""
+    with open(file, "rb") as stream:
+        return "· ropewalk</title>".encode() in stream.read(1 << 16)
+
+
+def _has_answers(file: Path) -> bool:
+    """Whether an answers.jsonl is ropewalk's."""
+    with open(file, "rb") as stream:
+        first = stream.readline(1 << 24)
+    return not first or (first.startswith(b'{"length": ') and b'"prediction": ' in first)
+
+
+RESULTS: dict[str, Callable[[Path], bool]] = {  # file -> whether ropewalk wrote it
+    "results.json": _has_version,
+    "report.html": _has_title,
+    "answers.jsonl": _has_answers,
+}
+
+
+def refuse_results(folder: Path, sources: Iterable[Path] = ()) -> None:
+    """Refuse a folder for results where they would replace or join what is not theirs.
+
+    A folder that contains a source is fine, since only ropewalk's own results are replaced in it.
+
+    Raises:
+        UserError: if it is a checkpoint, lies inside a source, or holds a file of the same name that ropewalk did not
+            write.
+    """
+    out = resolved(folder)
+    sources = list(sources)
+    for name, ours in RESULTS.items():
+        file = out / name
+        refuse_onto(file, sources, around=True)
+        with explained(file):
+            if os.path.lexists(file) and not (file.is_file() and ours(file)):
+                raise UserError(f"{file} was not written by ropewalk, and results would replace it", AWAY)
+    with explained(out):
+        if any(out.glob("*.safetensors")) or "model_type" in _json(out / "config.json"):
+            raise UserError(f"{out} is a checkpoint, expected a folder for results", "Choose another folder: -o OUT.")
+
+
+def keep(file: Path) -> Path:
+    """Copy a file that is about to change to NAME.bak, or to the first of NAME.bak.1, NAME.bak.2, ... that is free.
+
+    Raises:
+        UserError: if the copy cannot be written.
+    """
+    with explained(file):
+        content, n = file.read_bytes(), 0
+        while True:
+            backup = file.with_name(f"{file.name}.bak" + (f".{n}" if n else ""))
+            try:
+                with open(backup, "xb") as stream:
+                    stream.write(content)
+                return backup
+            except FileExistsError:
+                n += 1
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,62 +267,90 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder that appears at ``path`` only when everything in it is written.
+def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> Iterator[Path]:
+    """A folder that appears at ``path`` only when everything in it is written, with a record of its files.
+
+    What it replaces stays until then, and goes at once: a kill leaves the old folder or the new one.
+
+    Args:
+        path: as the user spells it.
+        sources: what the folder is made of.
+        overwrite: replace a folder that ropewalk wrote.
 
     Yields:
         A temporary folder beside ``path``; it is renamed on success and removed on failure.
 
     Raises:
-        UserError: if ``path`` exists and ``overwrite`` is False, cannot be written, or the disk is full.
+        UserError: as ``folder_to_write``, or if it cannot be written, or the disk is full.
     """
-    path = path.expanduser().absolute()
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists already", "Choose another folder, or add --overwrite.")
-    if path.exists() and not (path.is_dir() and ((path / "config.json").is_file() or not any(path.iterdir()))):
-        raise UserError(f"{path} is no checkpoint folder; it will not be overwritten", "Choose another folder.")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    out = folder_to_write(path, sources, overwrite)
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        with explained(path):
+        with explained(out):
             yield temporary
+            record = {"ropewalk": __version__, **_record(temporary), "files": _inventory(temporary)}
+            write_text(temporary / RECORD, json.dumps(record, indent=2) + "\n")
             os.chmod(temporary, 0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-                os.replace(path, old / "old")
-                os.replace(temporary, path)
-                shutil.rmtree(old)
+            if os.path.lexists(folder_to_write(out, sources, overwrite)):  # asked again: much can happen meanwhile
+                _exchange(temporary, out)
             else:
-                os.replace(temporary, path)
+                os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step, where the system can (Linux); else in three, undone if one fails."""
+    try:
+        swap = ctypes.CDLL(None).renameat2
+        if swap(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+            return
+    except (AttributeError, TypeError, OSError):  # no such call
+        pass
+    aside = Path(tempfile.mkdtemp(dir=other.parent, prefix=f".{other.name}.old."))
+    os.replace(other, aside / "old")
+    try:
+        os.replace(one, other)
+    except BaseException:
+        os.replace(aside / "old", other)
+        aside.rmdir()
+        raise
+    os.replace(aside / "old", one)
+    aside.rmdir()
+
+
 @contextmanager
-def new_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A file that appears at ``path`` only when it is complete.
+def new_file(
+    path: Path, written: Callable[[Path], bool], sources: Sequence[Path], overwrite: bool = False
+) -> Iterator[Path]:
+    """A file that appears at ``path`` only when it is complete; what it replaces stays until then.
+
+    Args:
+        path: as the user spells it.
+        written: whether ropewalk wrote a file, by a mark inside it.
+        sources: what the file is made of.
+        overwrite: replace a file that ropewalk wrote.
 
     Yields:
         A temporary path beside it; what is written there is renamed on success and removed on failure.
 
     Raises:
-        UserError: if ``path`` exists and ``overwrite`` is False, cannot be written, or the disk is full.
+        UserError: as ``file_to_write``, or if it cannot be written, or the disk is full.
     """
-    path = path.expanduser().absolute()
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise UserError(f"{path} exists already", "Choose another file, or add --overwrite.")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    out = file_to_write(path, written, sources, overwrite)
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, file_to_write(out, written, sources, overwrite))
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.files import keep, write_text
 from ropewalk.engines import formulas, llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files, Reading
 from ropewalk.rope import config as rope_config
@@ -105,7 +105,7 @@ def row(engine: str, files: Files, want: Mapping[str, Reading], length: int, ask
 
 def meant(files: Files, folder: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Reading]:
     """Layer type -> the rotation that was meant, at the promised length."""
-    record = rope_config.read_json(folder / rope_config.RECORD) if (folder / rope_config.RECORD).is_file() else None
+    record = rope_config.record_in(folder)
     if overrides:
         files = files.replaced(completed(files, overrides))
     elif record is not None and "rope_parameters" in record:
@@ -309,8 +309,10 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
     return f"start {engine} with --model-impl transformers"
 
 
-def fix(folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES) -> dict[str, Any]:
-    """Write the keys that make engines agree; each file that changes stays beside as NAME.bak.
+def fix(
+    folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES, backups: bool = True
+) -> dict[str, Any]:
+    """Write the keys that make engines agree; each file that changes stays beside as NAME.bak, unless told otherwise.
 
     Returns:
         [FILE:]key -> value as written.
@@ -319,6 +321,7 @@ def fix(folder: Path, asked: Asked | None = None, engines: Collection[str] = ENG
         UserError: if a file cannot be read or written.
     """
     written: dict[str, Any] = {}
+    kept: set[str] = set()
     while True:  # a key for one engine may bring in a dict where another engine's key belongs too
         rows = check_export(folder, asked)
         wanted = {key: value for row in rows if row.engine in engines for key, value in row.keys.items()}
@@ -329,14 +332,15 @@ def fix(folder: Path, asked: Asked | None = None, engines: Collection[str] = ENG
             name, colon, inside = key.rpartition(":")
             by_file.setdefault(name if colon else "config.json", {})[inside] = value
         for name, keys in by_file.items():
-            _write_keys(folder / name, keys, keep=not written)
+            if backups and name not in kept:
+                keep(folder / name)
+                kept.add(name)
+            _write_keys(folder / name, keys)
         written |= wanted
 
 
-def _write_keys(file: Path, keys: Mapping[str, Any], keep: bool) -> None:
+def _write_keys(file: Path, keys: Mapping[str, Any]) -> None:
     content = rope_config.read_json(file)
-    if keep:
-        write_text(file.with_name(f"{file.name}.bak"), json.dumps(content, indent=2) + "\n")
     for key, value in keys.items():
         *outer, last = key.split(".")
         inner = content

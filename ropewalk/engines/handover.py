@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
-from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
+from ropewalk.checkpoint.opening import check_weights, folder_of, from_folder, resolve
 from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import new_folder, write_text
+from ropewalk.common.files import folder_to_write, new_folder, write_text
 from ropewalk.common.results import Result
 from ropewalk.engines import agreement as check
 from ropewalk.engines import formulas, launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.config import RECORD, config_file, load_config, read_json
+from ropewalk.rope.config import RECORD, config_file, load_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def export(
         out: folder to write.
         fold: put the attention factor into the weights. Needs ``out``.
         two_profiles: write both profiles as folders. Needs ``out``.
-        overwrite: replace ``out`` if it is a checkpoint.
+        overwrite: replace ``out`` if ropewalk wrote it.
 
     Raises:
         UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
@@ -127,7 +127,7 @@ def export(
         place = Path(resolve(model)).expanduser()
         source = place if place.is_dir() else config_file(model).parent  # of a hub id only the configuration is fetched
         return _by_line(source, place, engine, to, method)
-    return _by_folder(model, engine, to, method, out.expanduser().absolute(), fold, two_profiles, overwrite)
+    return _by_folder(model, engine, to, method, out, fold, two_profiles, overwrite)
 
 
 def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Method | None) -> Export:
@@ -158,10 +158,9 @@ def _by_folder(
     overwrite: bool,
 ) -> Export:
     source = folder_of(model)
-    if out == source.absolute():
-        raise UserError(f"{out} is the source itself", "Choose another folder.")
+    out = folder_to_write(out, [source], overwrite)
     check_weights(source)
-    with new_folder(out, overwrite) as stage:
+    with new_folder(out, [source], overwrite) as stage:
         long = stage / "long"
         if to is not None:
             assert method is not None
@@ -169,9 +168,7 @@ def _by_folder(
         else:
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
-        keys = check.fix(long, engines=(engine,))
-        for backup in long.glob("*.bak"):
-            backup.unlink()
+        keys = check.fix(long, engines=(engine,), backups=False)
         parts = {"long": long}
         if two_profiles:
             parts = {"native": _native_folder(source, stage / "native"), "long": long}
@@ -321,7 +318,8 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         UserError: if there is nothing to fold, no place for it, or the folded model differs.
     """
     config = load_config(str(folder))
-    parameters, factors = without_attention_factor(config, read_json(folder / RECORD) if _has_record(folder) else None)
+    record = rope_config.record_in(folder)
+    parameters, factors = without_attention_factor(config, record)
     if not factors:
         raise UserError(
             f"{folder.name}: the attention factor is what every engine computes; there is nothing to fold",
@@ -338,8 +336,8 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
     shutil.rmtree(temporary)
     rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings))
     write_text(folder / "config.json", config_text(config))
-    if _has_record(folder):
-        record = read_json(folder / RECORD) | {"rope_parameters": parameters, "folded": factors}
+    if record is not None:
+        record |= {"rope_parameters": parameters, "folded": factors}
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
             record["pretrained"][key]["attention_factor"] /= factor
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -353,10 +351,6 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
             "Serve it with an engine that reads the factor from a key (transformers, vLLM).",
         )
     return names, error
-
-
-def _has_record(folder: Path) -> bool:
-    return (folder / RECORD).is_file()
 
 
 def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, float]]:
@@ -402,10 +396,9 @@ def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any]
 def _log_probabilities(folder: Path) -> Any:
     """Log-probabilities of fixed tokens, float32 [1, n, vocabulary], the model in float32."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with rope_config.quiet(), torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        model = from_folder(folder, torch.float32).eval()
         vocabulary = int(rope_config.text_config(model.config).vocab_size)
         ids = torch.arange(7, 7 + 13 * 64, 13)[None] % vocabulary
         return model(ids, use_cache=False).logits.float().log_softmax(-1)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import MISSING, fields
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
@@ -13,7 +14,7 @@ from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 USE_IT_LIVE = "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware."
@@ -33,6 +34,8 @@ class Method:
             length-dependent methods never are, whatever this says.
         causal: False if queries that are read together choose keys together, so that what a token gets changes with
             tokens behind it; then losses cannot be taken from one forward pass.
+        exact_near: whether a text of few tokens (an eighth of the window at least) is read as by the plain model, bit
+            for bit, when the target is the window.
     """
 
     name: ClassVar[str]
@@ -40,6 +43,16 @@ class Method:
     length_dependent: ClassVar[bool] = False
     cache_exact: ClassVar[bool] = True
     causal: ClassVar[bool] = True
+    exact_near: ClassVar[bool] = True
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        """The method as tests build it for a model, whose window may be as small as 64 tokens; the usual form first.
+
+        Everything that the catalogue's tests check is checked with each of these. Override it where the defaults do not
+        fit so small a window, stand for something fitted to a model, or leave out another way of working.
+        """
+        return (cls(),)
 
     @property
     def id(self) -> str:
@@ -108,14 +121,14 @@ def refuse_if_on(model: nn.Module, method: str) -> None:
 
 
 def require_above(bound: float, method: Method, *options: str) -> None:
-    """Refuse options that are not numbers above ``bound``; None is left alone.
+    """Refuse options that are not finite numbers above ``bound``; None is left alone.
 
     Raises:
         UserError: naming the option and its value.
     """
     for option in options:
         value = getattr(method, option)
-        if value is not None and not (isinstance(value, (int, float)) and value > bound):
+        if value is not None and not (isinstance(value, (int, float)) and bound < value < inf):
             raise UserError(f"{method.name}: {option} is {value!r}, expected a number above {bound:g}")
 
 

@@ -36,6 +36,10 @@ class _Joined(Method):
         return frozenset().union(*(part.axes for part in self.parts))
 
     @property
+    def exact_near(self) -> bool:  # type: ignore[override]
+        return all(part.exact_near for part in self.parts)
+
+    @property
     def length_dependent(self) -> bool:  # type: ignore[override]
         return any(part.length_dependent for part in self.parts)
 

@@ -15,13 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common import files
 from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RECORD = "ropewalk.json"  # what ropewalk did to a checkpoint; lies beside config.json
+RECORD = files.RECORD
 
 # Configurations do not say how pairs are laid out; these model types rotate neighbours, all others rotate halves.
 INTERLEAVED = frozenset(
@@ -165,10 +166,16 @@ def example_theta(entry: Mapping[str, Any]) -> str:
 
 
 def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
-    """What ropewalk wrote beside this configuration, or None."""
+    """What ropewalk wrote beside this configuration of how it extended it, or None."""
     folder = Path(getattr(config, "name_or_path", "") or "/nonexistent")
     folder = folder.parent if folder.is_file() else folder
-    return read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    return record_in(folder)
+
+
+def record_in(folder: Path) -> dict[str, Any] | None:
+    """What ropewalk wrote in a folder of how it extended the checkpoint; None where it only wrote the folder."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    return record if "window" in record else None
 
 
 def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
@@ -208,6 +215,11 @@ def full_attention(specs: Mapping[str, RopeSpec]) -> list[RopeSpec]:
 def window_of(specs: Mapping[str, RopeSpec]) -> int:
     """The pretrained window in tokens: the smallest among the layers that look past a sliding window."""
     return min(spec.window for spec in full_attention(specs))
+
+
+def trained_window(config: PreTrainedConfig) -> int:
+    """The pretrained window in tokens, whatever extension the configuration states."""
+    return window_of(starting_specs(config))
 
 
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:

@@ -297,7 +297,10 @@ def _told(error: Exception) -> Refusal:
 
 async def _refused(_: HTTPRequest, error: Exception) -> Response:
     told = _told(error)
-    headers = {"connection": "close"} if told.status == 413 else None  # what follows of the body is not read
+    # The server ends these connections: at 413 the rest of the body is not read, and after an error that was not
+    # foreseen Starlette raises it again, upon which uvicorn hangs up. A client that is not told sends its next request
+    # into a connection that is being closed.
+    headers = {"connection": "close"} if told.status in (413, 500) else None
     return JSONResponse(told.body, told.status, headers=headers)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained, write_text
+from ropewalk.common.files import explained, refuse_results, write_text
 from ropewalk.verbs.evaluate import Request, opened
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ def benchmark(
     Raises:
         UserError: for everything that a user can mend.
     """
+    from ropewalk.checkpoint.opening import local
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation.asking import Progress
     from ropewalk.evaluation.benchmark_run import measure
     from ropewalk.tasks import benchmarks
 
+    refuse_results(out, local([request.of.model], request.of.data))
     started, wanted = time.monotonic(), benchmarks.benchmark(request.name)
     source, judge = request.of.data or wanted.hub, _judge(request)
     if request.of.is_server and not request.of.lengths:

@@ -97,9 +97,11 @@ def check_export(request: CheckExportRequest) -> Agreement:
     Raises:
         UserError: if a file cannot be read or written.
     """
-    from ropewalk.checkpoint.opening import resolve
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
     from ropewalk.engines import agreement
 
+    if request.fix:
+        refuse_bundled(request.folder)
     place = Path(resolve(request.folder)).expanduser()
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.files import explained, write_text
+from ropewalk.common.files import explained, refuse_results, write_text
 from ropewalk.common.lengths import show
 from ropewalk.methods import catalogue
 
@@ -72,7 +72,7 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     methods = catalogue.methods(request.methods)  # mistakes in names show before anything is loaded
     if request.depths < 1 or request.samples < 1:
         raise UserError(f"samples is {request.samples}, depths is {request.depths}, expected at least 1 of each")
-    from ropewalk.checkpoint.opening import load
+    from ropewalk.checkpoint.opening import load, local
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation import compare as engine
     from ropewalk.report.page import write as write_report
@@ -80,6 +80,7 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     from ropewalk.texts.documents import load as load_documents
 
     started = time.monotonic()
+    refuse_results(out, local([request.model], request.data))
     documents = load_documents(request.data) if "ppl" in request.tasks else {}
     model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
     window = window_of(starting_specs(model.config))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained, write_text
+from ropewalk.common.files import explained, refuse_results, write_text
 from ropewalk.methods import catalogue
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def evaluate(request: Request, out: Path, progress: Callable[[Progress], None] =
     Raises:
         UserError: for everything that a user can mend.
     """
+    from ropewalk.checkpoint.opening import local
     from ropewalk.common.store import SampleStore
     from ropewalk.report.evaluation import write as write_report
 
+    refuse_results(out, local([request.model], request.data))
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     with SampleStore(out / "samples.sqlite") as store:

@@ -27,7 +27,7 @@ class ExportRequest(Request):
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
         two_profiles: Write OUT/native and OUT/long, which share their weights on disk.
-        overwrite: Replace what is written to, if it is a checkpoint.
+        overwrite: Replace the folder or file that is there, if ropewalk wrote it.
     """
 
     model: Model = field(kw_only=False)

@@ -18,7 +18,7 @@ class ExtendRequest(TargetRequest, ModelRequest):
     Attributes:
         out: Place to write.
         method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
-        overwrite: Replace the folder if it is a checkpoint.
+        overwrite: Replace what is there, if ropewalk wrote it.
         on_top: Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3
             and longrope are kept, linear, dynamic and yarn are replaced.
     """

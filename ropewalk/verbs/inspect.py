@@ -20,13 +20,14 @@ class InspectRequest(ModelRequest):
 
     Attributes:
         set: Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
-            The old file stays beside it as NAME.bak. In a GGUF file: 'ARCH.rope.key=JSON', together with ``patch``.
+            The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
+            together with ``patch``.
         weights: Load the model too, and show which heads look far and carry distance in slow dimensions, on a few
             texts.
         data: Texts for ``weights``: stdlib, topics, or a file or folder.
         against: A GGUF file only: the checkpoint (folder, config.json, hub id) whose rope the file should have.
         patch: A GGUF file only: write it again here with the rope of ``against``, or with the keys of ``set``.
-        overwrite: Replace the file that ``patch`` names.
+        overwrite: Replace the file that ``patch`` names, if ropewalk wrote it.
     """
 
     set: tuple[str, ...] = ()
@@ -58,8 +59,10 @@ def inspect(request: InspectRequest) -> Inspection:
         )
     from ropewalk.checkpoint.inspection import inspect as look
     from ropewalk.checkpoint.inspection import set_key
-    from ropewalk.checkpoint.opening import resolve
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
 
+    if request.set:
+        refuse_bundled(request.model)
     for assignment in request.set:
         set_key(resolve(request.model), assignment)
     found = look(resolve(request.model), request.trust_remote_code)

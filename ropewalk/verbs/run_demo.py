@@ -74,16 +74,18 @@ def run_demo(request: RunDemoRequest) -> Demo:
     Raises:
         UserError: if ``out`` cannot be written.
     """
-    from ropewalk.checkpoint.opening import DEMO
+    from ropewalk.checkpoint.opening import DEMO, resolve
+    from ropewalk.common.files import folder_to_write
     from ropewalk.verbs import compare
     from ropewalk.verbs.extend import extend
     from ropewalk.verbs.inspect import inspect
     from ropewalk.verbs.progress import shown
 
+    checkpoint = folder_to_write(request.out / "demo-yarn-2k", [Path(resolve(DEMO))], overwrite=True)
     found = inspect(DEMO)
     command = f"ropewalk compare demo --to {TARGET} --methods {shlex.quote(METHODS)} --max-documents 12"
     asked = compare.Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)
     with shown() as progress:
         results = compare.compare(asked, request.out, progress)
-    done = extend(DEMO, to=TARGET, method="yarn", out=request.out / "demo-yarn-2k", overwrite=True)
+    done = extend(DEMO, to=TARGET, method="yarn", out=checkpoint, overwrite=True)
     return Demo(found, results, done, request.out / "report.html")

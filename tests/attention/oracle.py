@@ -24,7 +24,7 @@ class Pairs:
     Attributes:
         seen: bool [Q, K], or [H, Q, K].
         distance: at which the two meet, float64 [Q, K].
-        factor: multiplies the logits of a query, float64 [Q, 1].
+        factor: multiplies the logits of a query, float64 [Q, 1], or [H, 1, 1].
         other: a second distance, for logits interpolated between two; None if there is one.
         weight: of the second distance's logit, float64 [1, K].
     """
@@ -157,6 +157,12 @@ def yarn_temperature(window: int, target: int | None, of: Rule = plain) -> Rule:
         return _heated(of(m, n, length), torch.tensor(factors, dtype=torch.float64))
 
     return rule
+
+
+def heated(factor: float | list[float]) -> Rule:
+    """Plain attention with one factor, or one for each head."""
+    factors = torch.tensor(factor, dtype=torch.float64).reshape(-1, 1, 1)
+    return lambda m, n, length: Pairs(m >= n, m - n, factors)
 
 
 def _heated(pairs: Pairs, factor: Tensor) -> Pairs:

@@ -4,9 +4,6 @@ import pytest
 import torch
 
 from ropewalk.attention.kernels import CPUFlash, CUDAEfficient, CUDAFlash, Dense, Flex
-from ropewalk.methods.catalogue import method
-from tests.matrix import logits
-from tests.models import tiny, tokens
 
 KERNELS = [(CUDAFlash(), torch.bfloat16), (CUDAEfficient(), torch.float32)]
 
@@ -46,14 +43,3 @@ def test_kernels_agree_with_the_cpu(kernel, dtype, causal):
     slopes = kernel.backward(found[0], *cuda, *found, causal, 0.25)
     wanted = CPUFlash().backward(exact[0], *cpu, *exact, causal, 0.25)
     assert all(torch.allclose(a.cpu().float(), b, atol=4 * tolerance) for a, b in zip(slopes, wanted, strict=True))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("spelling", ["self-extend", "dca", "lm-infinite", "streaming-llm", "leaky-rerope", "yarn+dca"])
-def test_methods_agree_with_the_cpu(spelling):
-    model, ids = tiny("llama"), tokens(2, 200)
-    with method(spelling).on(model, to=256):
-        expected = logits(model, ids)
-    model = model.to("cuda")
-    with method(spelling).on(model, to=256):
-        assert torch.allclose(logits(model, ids.to("cuda")).cpu(), expected, atol=1e-3)

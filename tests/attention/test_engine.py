@@ -11,32 +11,22 @@ from ropewalk.methods.frequencies.harpe import HARPE
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.rotation import rotate, tables
 from tests.attention.dense import dense_logits
-from tests.matrix import FAMILY_NAMES, LONG, RUNTIME, SHORT, TARGET, WINDOW, logits
-from tests.models import shared, tiny, tokens
+from tests.matrix import FAMILY_NAMES, LONG, RUNTIME, SHORT, TARGET, WINDOW, left_padded, logits, near
+from tests.models import in_pieces, shared, step, tiny, tokens
 
 SINKS = ("gpt_oss",)  # softmax with a learned sink, which transformers writes out: equal up to rounding
 N = 150  # beyond the window of 64
-FIXED = ["entropy-abf", "harpe"]  # their frequencies do not depend on the length
+FIXED = [name for name in RUNTIME if not method(name).length_dependent]
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 runtime = pytest.mark.parametrize("spelling", RUNTIME)
 fixed = pytest.mark.parametrize("spelling", FIXED)
 
 
-def near(a, b, tolerance=2e-5):
-    return torch.allclose(a.double(), b.double(), atol=tolerance, rtol=0)
-
-
-@torch.no_grad()
 def in_chunks(model, ids, *sizes):
-    """Logits of all positions, computed with a cache; the last size is repeated to the end."""
-    cache, out, start = None, [], 0
-    sizes = [*sizes, *[sizes[-1]] * math.ceil((ids.shape[1] - sum(sizes)) / sizes[-1])]
-    for size in sizes:
-        step = model(ids[:, start : start + size], past_key_values=cache, use_cache=True)
-        start += size
-        cache = step.past_key_values
-        out.append(step.logits)
-    return torch.cat(out, 1)
+    """Logits read on top of a cache; the last size is repeated to the end."""
+    missing = ids.shape[1] - sum(sizes)
+    more = [min(sizes[-1], missing - done) for done in range(0, missing, sizes[-1])]
+    return in_pieces(model, ids, *sizes, *more)
 
 
 def ntk(length, d=16, base=1e4, window=WINDOW):
@@ -194,15 +184,12 @@ def test_transformers_dynamic_does_depend_on_the_cut():
 def test_padded_rows_equal_unpadded_rows(spelling, family):
     model, ids, short = shared(family), tokens(2, 100), 70
     ids[0, : 100 - short] = 2
-    mask = torch.ones_like(ids)
-    mask[0, : 100 - short] = 0
+    mask = left_padded(ids, 100 - short)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     with method(spelling).on(model, to=TARGET):
-        out = model(ids[:, :90], attention_mask=mask[:, :90], position_ids=positions[:, :90], use_cache=True)
-        later = model(
-            ids[:, 90:], attention_mask=mask, position_ids=positions[:, 90:], past_key_values=out.past_key_values
-        )
-        padded = torch.cat([out.logits, later.logits], 1)
+        first, cache = step(model, ids[:, :90], attention_mask=mask[:, :90], position_ids=positions[:, :90])
+        later, _ = step(model, ids[:, 90:], cache, attention_mask=mask, position_ids=positions[:, 90:])
+        padded = torch.cat([first, later], 1)
         assert near(padded[1], logits(model, ids[1:])[0])
         assert near(padded[0, 100 - short :], logits(model, ids[:1, 100 - short :])[0])
 
@@ -210,8 +197,7 @@ def test_padded_rows_equal_unpadded_rows(spelling, family):
 @torch.no_grad()
 def test_the_longest_row_of_a_batch_sets_the_length():
     model, ids = shared("llama"), tokens(2, 100)
-    mask = torch.ones_like(ids)
-    mask[0, :60] = 0
+    mask = left_padded(ids, 60)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     with method("dynamic-ntk").on(model, to=TARGET):
         both = logits(model, ids, attention_mask=mask, position_ids=positions)
@@ -219,40 +205,14 @@ def test_the_longest_row_of_a_batch_sets_the_length():
     assert near(both[0, 60:], dense_logits(model, ids[0, 60:], lambda m: ntk(100)))
 
 
-@runtime
-def test_packed_documents_equal_documents_alone(spelling):
-    model, ids = shared("llama"), tokens(1, 180)
-    places = torch.arange(180)[None]
-    with method(spelling).on(model, to=TARGET):
-        packed = logits(model, ids, position_ids=places % 90, document_ids=places // 90)
-        assert near(packed, torch.cat([logits(model, ids[:, :90]), logits(model, ids[:, 90:])], 1))
-
-
 # Generation
-
-
-@torch.no_grad()
-@runtime
-def test_generate_equals_greedy_steps(spelling):
-    model, ids = shared("llama"), tokens(1, 100)
-    with method(spelling).on(model, to=TARGET):
-        step, cache, text = ids, None, ids
-        for _ in range(12):
-            out = model(step, past_key_values=cache, use_cache=True)
-            step, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-            text = torch.cat([text, step], 1)
-        got = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=-1
-        )
-    assert torch.equal(got, text)
 
 
 @fixed
 def test_generate_does_not_see_padding(spelling):
     model, ids = shared("llama"), tokens(2, 80)
     ids[0, :30] = 2
-    mask = torch.ones_like(ids)
-    mask[0, :30] = 0
+    mask = left_padded(ids, 30)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": -1}
     with method(spelling).on(model, to=TARGET):
         both = model.generate(ids, attention_mask=mask, **options)
@@ -278,7 +238,7 @@ def test_a_static_cache_gives_what_a_dynamic_one_gives(spelling, size):
     model = shared("llama")
 
     def read(cache):
-        steps = [model(LONG[:, a:b], past_key_values=cache).logits for a, b in ((0, 80), (80, 100), (100, 101))]
+        steps = [step(model, LONG[:, a:b], cache)[0] for a, b in ((0, 80), (80, 100), (100, 101))]
         return torch.cat(steps, 1)
 
     with method(spelling).on(model, to=TARGET):
@@ -297,20 +257,6 @@ def test_the_attention_implementation_is_put_back(spelling, implementation):
         assert model.config._attn_implementation == "ropewalk"
         raise KeyboardInterrupt
     assert model.config._attn_implementation == implementation
-
-
-@runtime
-def test_the_attention_implementation_does_not_matter(spelling):
-    eager, sdpa = tiny("llama", attn_implementation="eager"), tiny("llama", attn_implementation="sdpa")
-    with method(spelling).on(eager, to=TARGET), method(spelling).on(sdpa, to=TARGET):
-        assert torch.equal(logits(eager, LONG), logits(sdpa, LONG))
-
-
-def test_only_models_inside_the_block_are_rotated():
-    inside, outside = tiny("llama"), tiny("llama")
-    plain = logits(outside, LONG)
-    with method("harpe").on(inside, to=TARGET):
-        assert torch.equal(logits(outside, LONG), plain)
 
 
 @pytest.mark.parametrize("style", ["half", "interleaved"])

@@ -124,7 +124,7 @@ def test_never_overwrites_what_is_no_checkpoint(checkpoint, tmp_path, capsys):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    assert "no checkpoint" in refused(capsys, "extend", checkpoint, "--to", 256, "-o", precious, "--overwrite")
+    assert "no ropewalk.json" in refused(capsys, "extend", checkpoint, "--to", 256, "-o", precious, "--overwrite")
     assert (precious / "thesis.txt").exists()
 
 

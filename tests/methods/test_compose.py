@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ropewalk import RopeSpec, UserError, compose, method
-from tests.matrix import buffers, same
+from tests.matrix import METHODS, buffers, made, same
 from tests.models import shared, tiny, tokens
 
 ROPE = RopeSpec.plain(10000.0, 128, 4096)
-PARTNERS = ["pi", "ntk-aware", "yarn", "abf", "dprope", "dynamic-ntk", "entropy-abf", "harpe", "clex(step=0.5)"]
+PARTNERS = [made(name, shared("llama")).id for name in METHODS if "refinement" not in method(name).axes]
 
 
 @pytest.mark.parametrize("partner", PARTNERS)

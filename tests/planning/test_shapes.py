@@ -9,7 +9,7 @@ import transformers
 from ropewalk.common.errors import UserError
 from ropewalk.planning.memory import cache
 from ropewalk.planning.shapes import layer_kinds, shapes
-from tests.models import FAMILIES, config, shared
+from tests.models import FAMILIES, config, shared, step
 
 MIB = 2**20
 
@@ -67,7 +67,7 @@ def test_cache_is_what_transformers_keeps(family):
     model, length = shared(family), 60
     filled = transformers.DynamicCache(config=model.config)
     with torch.no_grad():
-        model(torch.randint(3, 90, (1, length)), past_key_values=filled)
+        step(model, torch.randint(3, 90, (1, length)), filled)
     kept = sum(layer.keys.numel() + layer.values.numel() for layer in filled.layers)
     windows = [layer for layer, n in shapes(model.config).layers for _ in range(n) if layer.window is not None]
     off_by_one = sum(layer.cached for layer in windows if layer.window <= length)  # it keeps window - 1 tokens

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -345,6 +347,18 @@ def test_an_error_inside_is_told_without_its_inside(demo, client, monkeypatch, c
         list(complete(client, stream=True))
     monkeypatch.setattr(demo[0], "forward", forward)
     assert complete(client).choices[0].text
+
+
+def test_no_request_meets_a_connection_that_an_error_before_it_ended(demo, address, monkeypatch):
+    monkeypatch.setattr(demo[0], "forward", lambda **_: 1 / 0)
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    for _ in range(2):  # the second one opens a connection of its own only if the first answer says that it must
+        connection.request("POST", "/v1/completions", raw(GOOD))
+        answer = connection.getresponse()
+        assert answer.status == 500 and "internal error" in answer.read().decode()
+        if connection.sock:
+            select.select([connection.sock], [], [], 1)  # until the server ends it, if it does
+    connection.close()
 
 
 def test_a_full_queue_is_answered_503(client, monkeypatch):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result
+from ropewalk.engines.gguf.header import read_header
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.rope_keys import Entries
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
     from rich.console import Console
+
+
+MARK = "ropewalk.tensors"  # key: what the tensors were when ropewalk wrote the file; a file quantised since differs
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +77,7 @@ def write_file(
     tensors = [Stored(f"{name}.weight", row.shape, f32, row.copy) for name, row in factors.items()] + list(tensors)
     try:
         add_keys(writer)
+        writer.add_string(MARK, _digest((tensor.name, int(tensor.kind), math.prod(tensor.shape)) for tensor in tensors))
         for key, value in rope.keys.items():
             writer.add_key_value(f"{architecture}.{key}", value, _kind(value))
         for tensor in tensors:
@@ -81,6 +89,21 @@ def write_file(
             writer.write_tensor_data(tensor.data())
     finally:
         writer.close()
+
+
+def written_here(path: Path) -> bool:
+    """Whether ropewalk wrote this GGUF as it is, by the mark in it."""
+    try:
+        header = read_header(path)
+    except UserError:
+        return False
+    places = header.tensors.items()
+    return header.values.get(MARK) == _digest((name, place.kind, place.elements) for name, place in places)
+
+
+def _digest(tensors: Iterable[tuple[str, int, int]]) -> str:
+    """Of name, number of the type, and elements of every tensor."""
+    return hashlib.sha256(repr(sorted(tensors)).encode()).hexdigest()[:16]
 
 
 def _kind(value: Any) -> Any:

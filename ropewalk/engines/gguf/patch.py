@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.files import new_file
+from ropewalk.common.files import file_to_write, new_file
 from ropewalk.engines.gguf.from_gguf import RopeOfFile, read, refuse_other
 from ropewalk.engines.gguf.header import AGAIN
 from ropewalk.engines.gguf.library import gguf
-from ropewalk.engines.gguf.output import Stored, Written, write_file
+from ropewalk.engines.gguf.output import MARK, Stored, Written, write_file, written_here
 from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
 from ropewalk.engines.llama_cpp import UNSTRETCHED_SLIDING
 from ropewalk.rope.spec import ALL, RopeSpec
@@ -32,7 +32,7 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
         source: a GGUF of the same model, of any quantisation.
         model: folder, config.json or hub id whose configuration has the rope.
         out: the file to write; it appears only when it is complete.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that ropewalk wrote.
 
     Raises:
         UserError: if either cannot be read, they do not belong together, or llama.cpp cannot express the rope in the
@@ -53,8 +53,8 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
             f"{file.architecture!r} too",
             "Extend with a method that llama.cpp keeps apart there: yarn or pi on Gemma 3, none elsewhere.",
         )
+    out = file_to_write(out, written_here, [source], overwrite)
     _rewrite(file, rope, REWRITTEN, out, overwrite, spec)
-    out = out.expanduser().absolute()
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
 
@@ -105,11 +105,9 @@ def _rewrite(
             f"{file.path} is one of {parts.contents()} parts; a part cannot be patched alone",
             f"llama-gguf-split --merge {file.path} WHOLE.gguf",
         )
-    if out.expanduser().absolute() == file.path.absolute():
-        raise UserError(f"{out} is the source itself", "Choose another file for the patched GGUF.")
     copied = [_copy(tensor) for tensor in reader.tensors if tensor.name.removesuffix(".weight") not in FACTOR_TENSORS]
     without = {f"{file.architecture}.{key}" for key in removed}
-    with new_file(out, overwrite) as path:
+    with new_file(out, written_here, [file.path], overwrite) as path:
         write_file(path, file.architecture, lambda writer: _copy_keys(reader, writer, without), rope, copied)
         if spec is None:
             read(path)
@@ -132,7 +130,7 @@ def _copy(tensor: ReaderTensor) -> Stored:
 def _copy_keys(reader: GGUFReader, writer: GGUFWriter, without: set[str]) -> None:
     kinds = gguf().GGUFValueType
     for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture" or key in without:
+        if key.startswith("GGUF.") or key in ("general.architecture", MARK) or key in without:
             continue
         value = field.contents()
         if key == "general.alignment":

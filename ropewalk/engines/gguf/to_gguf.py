@@ -16,10 +16,10 @@ import numpy as np
 
 from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import new_file
+from ropewalk.common.files import file_to_write, new_file
 from ropewalk.engines.gguf.from_gguf import refuse_other
 from ropewalk.engines.gguf.library import gguf
-from ropewalk.engines.gguf.output import Stored, Written, write_file
+from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
 from ropewalk.engines.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set, rope_of_checkpoint
 from ropewalk.engines.gguf.tokenizer import add_tokenizer
 from ropewalk.rope.config import load_config, text_config
@@ -43,7 +43,7 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
         model: folder, hub id or ``demo``.
         out: the file; it appears only when it is complete.
         dtype: of the matrices: F32, F16, BF16 or Q8_0; vectors are always F32.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that ropewalk wrote.
 
     Raises:
         UserError: naming the key or tensor, for architectures, ropes, weights or tokenizers that cannot be written so.
@@ -55,14 +55,14 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
     spec, config = rope_of_checkpoint(name), text_config(load_config(name))
     rope = _rope(config, spec, name)
     folder = folder_of(name)
+    out = file_to_write(out, written_here, [folder], overwrite)
     tensors = _plan(config, folder, dtype)
-    out = out.expanduser().absolute()
 
     def add_keys(writer: GGUFWriter) -> None:
         _add_hyperparameters(writer, config, Path(name).name, dtype)
         add_tokenizer(writer, folder, config)
 
-    with new_file(out, overwrite) as path:
+    with new_file(out, written_here, [folder], overwrite) as path:
         write_file(path, ARCHITECTURE, add_keys, rope, tensors)
         refuse_other(path, spec)
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import SPARSITY, TEMPERATURE, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
 from ropewalk.methods.base import Method, require_above
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 By = Literal["max", "entropy"]
 GRID = torch.linspace(0.2, 1.0, 81, dtype=torch.float64)  # of tau
@@ -35,9 +38,14 @@ class AttentionAlignment(AttentionMethod):
 
     name: ClassVar[str] = "attention-alignment"
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
+    exact_near: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_above(0, self, "tau")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        return (cls(tau=0.8),)
 
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
         return None if self.tau == 1 else torch.full_like(m, 1 / self.tau, dtype=torch.float64)

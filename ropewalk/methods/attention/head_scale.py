@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from ropewalk.attention.regions import Layer
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import TEMPERATURE, AttentionMethod
+from ropewalk.methods.base import Method
 from ropewalk.rope.probe import watch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class HeadScale(AttentionMethod):
 
     name: ClassVar[str] = "head-scale"
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
+    exact_near: ClassVar[bool] = False
     by_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -35,6 +40,11 @@ class HeadScale(AttentionMethod):
             for head, scale in enumerate(heads):
                 if not 0 < scale < float("inf"):
                     raise UserError(f"{self.name}: layer {layer}, head {head} has scale {scale}, expected one above 0")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        heads = tuple(1 + 0.1 * head for head in range(config.num_attention_heads))
+        return (cls(scales=(heads,) * config.num_hidden_layers),)
 
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
         if not self.scales:

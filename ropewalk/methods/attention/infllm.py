@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,11 @@ from ropewalk.attention.recall import Recalled, Text, per_kv_head
 from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _Count = TypeVar("_Count", int, Tensor)
 
@@ -53,6 +57,12 @@ class InfLLM(AttentionMethod):
     def __post_init__(self) -> None:
         require_above(0, self, "window", "block_size", "topk", "representatives", "execution_block")
         require_above(-1, self, "sinks")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        together = cls(window=w // 2, sinks=w // 16, block_size=w // 8, topk=2, execution_block=w // 8)
+        return replace(together, execution_block=1), together
 
     @property
     def cache_exact(self) -> bool:  # type: ignore[override]

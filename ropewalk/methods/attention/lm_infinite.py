@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -12,7 +12,11 @@ from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class LMInfinite(AttentionMethod):
     def __post_init__(self) -> None:
         require_above(0, self, "window")
         require_above(-1, self, "sinks", "recalled", "recall_from_layer")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        return cls(), cls(window=w // 2, sinks=3, recalled=4, recall_from_layer=0)
 
     @property
     def by_content(self) -> bool:  # type: ignore[override]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,11 @@ from ropewalk.attention.recall import Recalled, Text, members
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 SPANS = 64  # what ``recalled`` is at most where it is not stated
 
@@ -60,6 +64,11 @@ class LongCache(AttentionMethod):
     @property
     def causal(self) -> bool:  # type: ignore[override]
         return self.block == 1
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        return (cls(sinks=w // 16, local=w // 4, span=w // 16, recalled=3, block=w // 16),)
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         local, _, block = self._sizes(layer)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,11 @@ from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class LongHeads(AttentionMethod):
 
     def __post_init__(self) -> None:
         require_above(0, self, "chunk", "attended", "block")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        alone = cls(chunk=w // 8, attended=w // 2)
+        return alone, replace(alone, block=w // 8)
 
     @property
     def cache_exact(self) -> bool:  # type: ignore[override]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,15 @@ class S2Attention(AttentionMethod):
 
     def __post_init__(self) -> None:
         require_above(1, self, "group_size")
+
+    @property
+    def exact_near(self) -> bool:  # type: ignore[override]
+        return self.group_size is not None
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        return cls(group_size=w // 4), cls()
 
     @property
     def length_dependent(self) -> bool:  # type: ignore[override]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from ropewalk.attention.recall import Recalled, Text, for_rows, members
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ROWS = 64  # queries whose scores are held at once
 POINTS = 4096  # keys whose distances to all centres are held at once
@@ -53,10 +57,17 @@ class Squeezed(AttentionMethod):
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
 
     def __post_init__(self) -> None:
-        require_above(-1, self, "prefix", "observed")
+        require_above(-1, self, "prefix", "observed", "seed")
         require_above(0, self, "clusters", "iterations")
+        if not 0 <= self.threshold < 1:
+            raise UserError(f"{self.name}: threshold is {self.threshold}, expected at least 0 and below 1")
         if self.clusters > 1:
             raise UserError(f"{self.name}: clusters is {self.clusters}, expected at most 1 cluster per key")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        return (cls(prefix=w // 2, threshold=1 / w, clusters=0.25, observed=w // 8),)
 
     @property
     def by_content(self) -> bool:  # type: ignore[override]

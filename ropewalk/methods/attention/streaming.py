@@ -64,5 +64,5 @@ class StreamingLLM(AttentionMethod):
         from ropewalk.attention.sink_cache import sink_cache
 
         config: Any = model.config
-        window = self.effective_window or rope_config.window_of(rope_config.starting_specs(config))
+        window = self.effective_window or rope_config.trained_window(config)
         return sink_cache(config.get_text_config(decoder=True), self.sinks, self._recent(window))

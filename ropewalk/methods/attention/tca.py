@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from ropewalk.attention.regions import Layer, Region, same
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
+from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Bounds = tuple[float, ...]  # of redundancy, falling: a block above the first keeps 1 token, above the second 2, 4, ..
 OBSERVED = 64  # queries that calibrate
@@ -49,12 +54,22 @@ class TCA(AttentionMethod):
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.block & (self.block - 1):
+        require_above(0, self, "block")
+        require_above(-1, self, "local")
+        if self.block & (self.block - 1):
             raise UserError(f"{self.name}: block is {self.block}, expected a power of two")
-        if self.local < 0 or self.local % self.block:
+        if self.local % self.block:
             raise UserError(f"{self.name}: local is {self.local}, expected a multiple of block = {self.block}")
         if any(len(bounds) != len(self.budgets) - 1 for heads in self.plan for bounds in heads):
             raise UserError(f"{self.name}: the plan is for another block size, expected {len(self.budgets) - 1} bounds")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        block = 2 ** (w // 8).bit_length() // 2
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        falling = tuple(0.5 * 0.7**i for i in range(block.bit_length() - 1))
+        return (cls(block, 2 * block, plan=((falling,) * heads,) * config.num_hidden_layers),)
 
     @property
     def by_content(self) -> bool:  # type: ignore[override]

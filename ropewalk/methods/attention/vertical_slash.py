@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,10 @@ from ropewalk.attention.recall import Recalled, Text, for_rows, members
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import SPARSITY, AttentionMethod
 from ropewalk.methods.base import Method, require_above
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 BLOCK = 64  # queries that share their keys; a diagonal is 64 keys wide for them
 
@@ -61,6 +65,11 @@ class VerticalSlash(AttentionMethod):
                 f"{self.name}: sinks is {self.sinks}, near is {self.near}, expected at most vertical = "
                 f"{self.vertical} and slash = {self.slash}: what is always kept counts"
             )
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        w = rope_config.trained_window(config)
+        return (cls(vertical=w // 8, slash=2, sinks=2, near=1, last=w // 8, threshold=w + 1),)
 
     def keep(self, text: Text) -> Iterator[Recalled] | None:
         if text.length < self.threshold or text.query.shape[2] < self.last:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ropewalk.common.errors import UserError
+from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.ntk import ntk_base, rebased
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -51,8 +51,7 @@ class AdjustedBase(FrequencyMethod):
     name: ClassVar[str] = "abf"
 
     def __post_init__(self) -> None:
-        if self.base is not None and self.base <= 1:
-            raise UserError(f"abf: base is {self.base!r}, expected a number above 1")
+        require_above(1, self, "base")
 
     def new_base(self, rope: RopeSpec, target: int) -> float:
         if self.base is not None:

@@ -37,6 +37,8 @@ class Giraffe(FrequencyMethod):
         if self.basis not in ("linear", "power", "truncated"):
             raise UserError(f"giraffe: basis is {self.basis!r}, expected linear, power or truncated")
         require_above(0, self, "period", "stretch")
+        if not 0 <= self.k < math.inf:
+            raise UserError(f"giraffe: k is {self.k!r}, expected a number of at least 0")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         w = rope.inv_freq

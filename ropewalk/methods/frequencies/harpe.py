@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -30,6 +31,7 @@ class HARPE(FrequencyMethod):
     def __post_init__(self) -> None:
         if not 1 < self.base_min <= self.base_max:
             raise UserError(f"harpe: bases are {self.base_min} and {self.base_max}, expected 1 < base_min <= base_max")
+        require_above(1, self, "base_max")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         bases = torch.linspace(self.base_min, self.base_max, rope.kv_heads, dtype=torch.float64)

@@ -13,7 +13,11 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 @dataclass(frozen=True)
 class LongEmbedRoPE(FrequencyMethod):
-    """The base times ``ratio``: 10 took E5-Mistral from 4k to 32k."""
+    """The base times a given number: 10 took E5-Mistral from 4k to 32k.
+
+    Attributes:
+        ratio: of the new base and the old.
+    """
 
     ratio: float = 10.0
 

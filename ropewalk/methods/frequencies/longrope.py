@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,14 @@ class LongRoPE(FrequencyMethod):
     attention_factor: float | None = None
 
     name: ClassVar[str] = "longrope"
+
+    def __post_init__(self) -> None:
+        require_above(0, self, "attention_factor")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        half = rope_config.full_attention(rope_config.starting_specs(config))[0].rotary_dim // 2
+        return (cls(factors=tuple(1 + 3 * i / (half - 1) for i in range(half))),)
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         if len(self.factors) != rope.rotary_dim // 2 or not all(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -37,6 +38,7 @@ class NTKByParts(FrequencyMethod):
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
             raise UserError(f"{self.name}: low is {self.low}, high is {self.high}, expected 0 < low < high")
+        require_above(0, self, "high")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         kept = kept_by_turns(rope.turns, self.low, self.high)

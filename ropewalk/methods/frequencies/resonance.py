@@ -19,6 +19,7 @@ class Resonance(FrequencyMethod):
 
     name: ClassVar[str] = "resonance"
     axes: ClassVar[frozenset[str]] = frozenset({"refinement"})
+    exact_near: ClassVar[bool] = False
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         return self.refine(Frequencies(rope.inv_freq))

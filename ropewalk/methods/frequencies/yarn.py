@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.parts import kept_by_turns
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -52,8 +53,7 @@ class YaRN(FrequencyMethod):
             raise UserError(
                 f"yarn: beta_slow is {self.beta_slow}, beta_fast is {self.beta_fast}, expected 0 < slow < fast"
             )
-        if self.attention_factor is not None and self.attention_factor <= 0:
-            raise UserError(f"yarn: attention_factor is {self.attention_factor}, expected a number above 0")
+        require_above(0, self, "beta_fast", "attention_factor")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         s = rope.scale(target)

@@ -10,6 +10,7 @@ import gguf
 
 from ropewalk import UserError
 from ropewalk.engines.gguf import inspect_gguf, patch_gguf, read, set_keys, write_gguf
+from ropewalk.engines.gguf.output import MARK
 from ropewalk.engines.gguf.patch import REWRITTEN
 from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, rope_of_checkpoint
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, foreign
@@ -18,9 +19,9 @@ METHODS = ["pi", "yarn", "ntk-aware", "resonance+yarn"]
 
 
 def rest(path, architecture="llama"):
-    """All keys and tensors that are not about the rope."""
+    """All keys and tensors that are not about the rope, without the mark of who wrote them."""
     reader = gguf.GGUFReader(path)
-    without = {f"{architecture}.{key}" for key in REWRITTEN}
+    without = {f"{architecture}.{key}" for key in REWRITTEN} | {MARK}
     keys = {
         k: (f.types, f.contents()) for k, f in reader.fields.items() if not k.startswith("GGUF.") and k not in without
     }

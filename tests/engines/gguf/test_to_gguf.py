@@ -141,8 +141,14 @@ def test_a_file_that_is_there_is_replaced_only_when_told(tmp_path):
     out.write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         write_gguf(folder, out)
+    with pytest.raises(UserError, match="ropewalk did not write it"):
+        write_gguf(folder, out, overwrite=True)
     assert out.read_text() == "mine"
-    assert write_gguf(folder, out, overwrite=True).n_bytes == out.stat().st_size > 1000
+    out.unlink()
+    first = write_gguf(folder, out).n_bytes
+    with pytest.raises(UserError, match="add --overwrite"):
+        write_gguf(folder, out)
+    assert write_gguf(folder, out, overwrite=True).n_bytes == out.stat().st_size == first > 1000
 
 
 def rename(weights):

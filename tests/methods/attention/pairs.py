@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ropewalk import method
-from tests.models import tiny
+from tests.models import step, tiny
 
 L, TARGET, N, VOCABULARY = 32, 128, 100, 300  # trained window, target, tokens of a text
 W = 1e4 ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16)
@@ -24,18 +24,19 @@ class Seen:
         self.group, self.kv_heads = group, len(k)
         self.q, self.k, self.v, self.out = q, k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), out
 
-    def rotated(self, x: Tensor, position: float) -> Tensor:
+    def rotated(self, x: Tensor, position: float | Tensor) -> Tensor:
         """[.., D] at a position, pairs (i, i + D/2)."""
         a, b = x.chunk(2, -1)
         turned = torch.complex(a, b) * torch.polar(torch.ones(()).double(), position * W)
         return torch.cat([turned.real, turned.imag], -1)
 
-    def logit(self, head: int, m: int, n: int, distance: float) -> float:
-        return float(self.rotated(self.q[head, m], distance) @ self.k[head, n]) / math.sqrt(16)
+    def logits(self, head: int, m: int, distances: Distances) -> Tensor:
+        met_at = torch.tensor(list(distances.values())).double()[:, None]
+        query = self.rotated(self.q[head, m].expand(len(met_at), -1), met_at)
+        return (query * self.k[head, list(distances)]).sum(-1) / math.sqrt(16)
 
     def attended(self, head: int, m: int, distances: Distances) -> Tensor:
-        logits = torch.tensor([self.logit(head, m, n, d) for n, d in distances.items()]).double()
-        return logits.softmax(0) @ self.v[head, list(distances)]
+        return self.logits(head, m, distances).softmax(0) @ self.v[head, list(distances)]
 
 
 @torch.no_grad()
@@ -65,8 +66,8 @@ def read(model: torch.nn.Module, chosen: object, ids: Tensor, ends: list[int], *
         hooks = [getattr(attention, f"{name}_proj").register_forward_hook(recorder(name)) for name in "qkv"]
         hooks.append(attention.o_proj.register_forward_pre_hook(recorder("out")))
         for end in ends:
-            step = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **more)
-            cache, start = step.past_key_values, end
+            _, cache = step(model, ids[:, start:end], cache, attention_mask=mask[:, :end], **more)
+            start = end
     for hook in hooks:
         hook.remove()
     whole = [torch.cat(found[name], 2) for name in ("q", "k", "v", "out")]

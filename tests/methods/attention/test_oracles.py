@@ -11,44 +11,15 @@ from ropewalk import method
 from ropewalk.methods.attention import gali as gali_module
 from tests.attention import oracle
 from tests.attention.oracle import attention, base_frequencies, expected, watched
-from tests.models import tiny, tokens
+from tests.methods.attention.pairs import TARGET as T
+from tests.methods.attention.pairs import L, distinct, error
+from tests.methods.attention.pairs import one_layer as choosing
+from tests.methods.attention.pairs import read as read_rows
+from tests.methods.oracles import CHOICES, PAIRS
+from tests.models import step, tiny, tokens
 
-L, T, N = 32, 128, 100  # trained window, target, tokens of the test text
-RULES = {
-    "self-extend(group=7, window=9)": oracle.self_extend(7, 9),
-    "self-extend(group=10, window=20)": oracle.self_extend(10, 20),
-    "dca(chunk_size=20, local_size=5)": oracle.dual_chunk(15, 20),
-    "dca(chunk_size=9, local_size=8)": oracle.dual_chunk(1, 9),
-    "dca(chunk_size=32, local_size=1)": oracle.dual_chunk(31, 32),
-    "rerope(window=8)": oracle.rerope(8),
-    "leaky-rerope(window=8, slope_divisor=6.5)": oracle.leaky_rerope(8, 6.5),
-    "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
-    "lm-infinite(window=7, sinks=0)": oracle.lm_infinite(7, 0),
-    "streaming-llm(sinks=3, recent=13)": oracle.streaming(3, 13),
-    "streaming-llm(sinks=0, recent=1)": oracle.streaming(0, 1),
-    "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),
-    "gali(local_window=6)": oracle.gali(L, 6, 6),
-    "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
-    "log-n": oracle.log_n(L),
-    "yarn-temperature": oracle.yarn_temperature(L, T),
-    "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
-    "s2-attention(group_size=16)": oracle.s2(16, 4),
-    "dca(chunk_size=20, local_size=5)+yarn-temperature(growing=True)": oracle.yarn_temperature(
-        L, None, oracle.dual_chunk(15, 20)
-    ),
-    "rerope(window=8)+log-n": oracle.log_n(L, oracle.rerope(8)),
-    "streaming-llm(sinks=3, recent=13)+yarn-temperature": oracle.yarn_temperature(L, T, oracle.streaming(3, 13)),
-    # what options left out mean
-    "self-extend": oracle.self_extend(math.ceil((T - L // 4) / (2 * L // 3 - L // 4)), L // 4),
-    "dca": oracle.dual_chunk(5 * L // 8, 3 * L // 4),
-    "rerope": oracle.rerope(L // 4),
-    "leaky-rerope": oracle.leaky_rerope(L // 4, (T - L // 4) / (L - L // 4)),
-    "lm-infinite": oracle.lm_infinite(L, 10),
-    "streaming-llm": oracle.streaming(4, L - 4),
-    "rerope(effective_window=16)": oracle.rerope(4),
-    "log-n(effective_window=16)": oracle.log_n(16),
-}
-every = pytest.mark.parametrize("spelling", RULES)
+N = 100  # tokens of the test text
+every = pytest.mark.parametrize("spelling", PAIRS)
 W = base_frequencies(16)
 
 
@@ -67,8 +38,8 @@ def read(model, spelling, ids, ends, **more):
     cache, start = None, 0
     with method(spelling).on(model, to=T), watched(model) as seen:
         for end in ends:
-            out = model(ids[:, start:end], past_key_values=cache, use_cache=len(ends) > 1, **more)
-            cache, start = out.past_key_values, end
+            _, cache = step(model, ids[:, start:end], cache, **more)
+            start = end
         return seen()
 
 
@@ -82,21 +53,21 @@ def close(got, wanted):
 def test_a_prompt_is_attended_as_the_formula_says(spelling, kv_heads):
     seen = read(one_layer(kv_heads), spelling, tokens(2, N), [N])
     for row in (0, 1):
-        close(seen.out[row], expected(seen, RULES[spelling], W, row, [N]))
+        close(seen.out[row], expected(seen, PAIRS[spelling], W, row, [N]))
 
 
 @every
 @pytest.mark.parametrize("ends", [(37, 74, N), (1, 2, 50, 51, N)], ids=["even", "uneven"])
 def test_so_is_a_prompt_in_chunks(spelling, ends):
     seen = read(one_layer(), spelling, tokens(1, N), ends)
-    close(seen.out[0], expected(seen, RULES[spelling], W, 0, ends))
+    close(seen.out[0], expected(seen, PAIRS[spelling], W, 0, ends))
 
 
 @every
 def test_so_is_every_new_token(spelling):
     ends = [60, *range(61, N + 1)]
     seen = read(one_layer(), spelling, tokens(2, N), ends)
-    close(seen.out[1], expected(seen, RULES[spelling], W, 1, ends))
+    close(seen.out[1], expected(seen, PAIRS[spelling], W, 1, ends))
 
 
 @every
@@ -105,7 +76,7 @@ def test_so_is_a_row_behind_padding(spelling):
     mask = torch.ones_like(ids)
     mask[0, :pad] = 0
     seen = read(one_layer(), spelling, ids, [N], attention_mask=mask)
-    rules = RULES[spelling]
+    rules = PAIRS[spelling]
     close(seen.out[1], expected(seen, rules, W, 1, [N]))
     padded = lambda m, n, length: rules(m, n, N)  # noqa: E731  the longest row sets the length
     close(seen.out[0, :, pad:], expected(seen, padded, W, 0, [N - pad], first=pad))
@@ -119,9 +90,15 @@ def test_so_is_each_of_several_packed_documents(spelling):
     seen = read(one_layer(), spelling, tokens(1, N), [N], document_ids=documents, position_ids=positions)
     first = 0
     for size in sizes:
-        rule = lambda m, n, length: RULES[spelling](m, n, max(sizes))  # noqa: E731
+        rule = lambda m, n, length: PAIRS[spelling](m, n, max(sizes))  # noqa: E731
         close(seen.out[0, :, first : first + size], expected(seen, rule, W, 0, [size], first=first))
         first += size
+
+
+@pytest.mark.parametrize("spelling", CHOICES)
+def test_what_is_chosen_is_what_the_loops_choose(spelling):
+    for seen in read_rows(choosing(), spelling, distinct(2), [N]):
+        assert error(seen, CHOICES[spelling](seen), range(0, N, 5)) <= 1e-6
 
 
 @pytest.mark.parametrize("spelling", ["s2-attention", "s2-attention(group_size=5)"])

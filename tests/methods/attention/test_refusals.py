@@ -9,7 +9,7 @@ from ropewalk import UserError, method
 from ropewalk.methods.attention.streaming import StreamingLLM
 from ropewalk.rope.probe import probe
 from tests.matrix import TARGET, logits
-from tests.models import COMMON, THETA, shared, tiny, tokens
+from tests.models import COMMON, THETA, shared, step, tiny, tokens
 
 
 def refusal(action):
@@ -128,8 +128,8 @@ def test_packed_documents_on_a_cache():
 
     def action():
         with method("dca").on(model, to=TARGET):
-            cache = model(IDS).past_key_values
-            model(IDS[:, :2], past_key_values=cache, document_ids=torch.tensor([[0, 1]]))
+            _, cache = step(model, IDS)
+            step(model, IDS[:, :2], cache, document_ids=torch.tensor([[0, 1]]))
 
     assert "on top of a cache" in refusal(action).message
 
@@ -144,7 +144,7 @@ def test_rows_of_different_positions_in_an_evicting_cache(how):
 
     def action():
         with chosen.on(model, to=TARGET):
-            model(IDS, past_key_values=chosen.cache(model), **inputs)
+            step(model, IDS, chosen.cache(model), **inputs)
 
     assert "a cache that evicts" in refusal(action).message
 

@@ -1,15 +1,14 @@
 """Squeezed Attention: scores, clusters, and attention to what is kept, against plain loops."""
 
-import math
-
 import pytest
 import torch
 
 from ropewalk import Squeezed, UserError, method
 from ropewalk.methods.attention.squeezed import cluster_scores, clustered
 from tests.matrix import logits
+from tests.methods.attention.choices import squeezed
 from tests.methods.attention.pairs import TARGET, N, distinct, error, one_layer, read
-from tests.models import shared, tiny, tokens
+from tests.models import shared, step, tiny, tokens
 
 PREFIX = 60
 
@@ -61,17 +60,7 @@ def test_no_key_is_nearer_to_another_centre():
 def test_a_query_attends_to_the_clusters_above_the_threshold(ends, kv_heads):
     chosen = Squeezed(prefix=PREFIX, threshold=0.02, clusters=0.25, observed=20)
     for seen in read(one_layer(num_key_value_heads=kv_heads), chosen, distinct(2), ends):
-        turned = torch.stack([seen.rotated(seen.k[:, n], n) for n in range(40)], 1)
-        centroids, belongs = clustered(turned[None, :: seen.group].float(), 10, 300, 0)
-
-        def distances(head, m):
-            kv = head // seen.group  # noqa: B023
-            query = seen.rotated(seen.q[head, m], m)  # noqa: B023
-            weight = [math.exp(float(query @ centroids[0, kv, i].double()) / 4) for i in range(10)]  # noqa: B023
-            total = sum(weight[i] for i in belongs[0, kv].tolist())  # noqa: B023
-            dropped = {n for n in range(40) if weight[int(belongs[0, kv, n])] / total <= 0.02}  # noqa: B023
-            return {n: m - n for n in range(m + 1) if m < PREFIX or n not in dropped}
-
+        distances = squeezed(seen, PREFIX, 0.02, 0.25, 20)
         kept = [len(distances(0, m)) / (m + 1) for m in range(PREFIX, N)]
         assert 0.4 < sum(kept) / len(kept) < 0.95
         assert error(seen, distances, range(0, N, 3)) <= 1e-6
@@ -95,12 +84,12 @@ def test_pieces_padding_and_another_prefix_change_nothing():
     with (chosen := Squeezed(prefix=PREFIX, threshold=0.05, clusters=0.2, observed=10)).on(model, to=TARGET):
         assert chosen.cache_exact
         whole = logits(model, ids, attention_mask=mask)
-        cache = model(ids.flip(1)[:, :90], use_cache=True).past_key_values
+        _, cache = step(model, ids.flip(1)[:, :90])
         cache.crop(-90)
         parts = []
         for start, end in [(0, 50), (50, 90), *[(i, i + 1) for i in range(90, N)]]:
-            out = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache)
-            parts.append(out.logits)
+            part, cache = step(model, ids[:, start:end], cache, attention_mask=mask[:, :end])
+            parts.append(part)
         assert torch.allclose(torch.cat(parts, 1)[mask.bool()], whole[mask.bool()], atol=2e-5)
         assert torch.allclose(whole[0, 10:], logits(model, ids[:1, 10:])[0], atol=2e-5)
 

@@ -6,6 +6,7 @@ import torch
 from ropewalk import TCA, UserError
 from ropewalk.methods.attention.tca import distribution
 from tests.matrix import logits
+from tests.methods.attention.choices import tca
 from tests.methods.attention.pairs import TARGET, N, distinct, error, one_layer, read
 from tests.models import shared, tiny, tokens
 
@@ -22,20 +23,7 @@ def test_budgets_have_the_distribution_of_the_paper():
 def test_a_query_attends_to_the_core_of_every_earlier_block(ends):
     budgets = set()
     for seen in read(one_layer(), TCA(block=8, local=16, plan=PLAN), distinct(2), ends):
-
-        def core(kv, start):
-            keys = seen.k[kv * seen.group, start : start + 8]  # noqa: B023
-            cosine = torch.nn.functional.cosine_similarity(keys, keys.mean(0, keepdim=True)).tolist()
-            budget = 2 ** sum(sum(cosine) / 8 <= bound for bound in PLAN[0][kv])
-            budgets.add(budget)
-            return {start + i for i in sorted(range(8), key=cosine.__getitem__)[:budget]}
-
-        kept = [set().union(*(core(kv, start) for start in range(8, N - 7, 8))) for kv in (0, 1)]
-
-        def distances(head, m):
-            first = m // 8 * 8 - 16
-            return {n: m - n for n in range(m + 1) if n < 8 or n >= first or n in kept[head // seen.group]}  # noqa: B023
-
+        distances = tca(seen, 8, 16, PLAN[0], budgets)
         assert error(seen, distances, range(0, N, 3)) <= 1e-6
     assert len(budgets) >= 3
 

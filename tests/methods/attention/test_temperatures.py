@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ropewalk import AttentionAlignment, DualChunk, HeadScale, UserError, compose, method
+from ropewalk import AttentionAlignment, HeadScale, UserError, method
 from tests.matrix import logits
 from tests.methods.attention.pairs import TARGET, N, distinct, one_layer, read
 from tests.models import shared, tiny, tokens
@@ -17,7 +17,7 @@ def test_every_head_has_its_scale_in_every_layer():
     (seen,) = read(one_layer(), HeadScale(SCALES[:1]), distinct(1), [N])
     for head, scale in enumerate(SCALES[0]):
         for m in range(0, N, 9):
-            row = torch.tensor([scale * seen.logit(head, m, n, m - n) for n in range(m + 1)]).double().softmax(0)
+            row = (scale * seen.logits(head, m, {n: m - n for n in range(m + 1)})).softmax(0)
             assert float((row @ seen.v[head, : m + 1] - seen.out[head, m]).abs().max()) <= 1e-6
 
 
@@ -76,15 +76,6 @@ def test_scales_of_one_change_nothing():
             assert torch.equal(logits(model, ids), plain)
 
 
-@torch.no_grad()
-def test_scales_hold_with_a_cache_and_join_positions():
-    model, ids = shared("llama"), tokens(1, 90)
-    with compose(HeadScale(SCALES), DualChunk()).on(model, to=TARGET):
-        out = model(ids[:, :80], use_cache=True)
-        later = [model(ids[:, i : i + 1], past_key_values=out.past_key_values).logits for i in range(80, 90)]
-        assert torch.allclose(torch.cat([out.logits, *later], 1), logits(model, ids), atol=2e-5)
-
-
 @pytest.mark.parametrize(
     ("scales", "message"),
     [(((1.0, 0.0, 1.0, 1.0),), "layer 0, head 1 has scale 0.0"), (SCALES[:1], "layer 1 has 4 heads"),
@@ -108,7 +99,7 @@ def sharpness(seen, tau, by, queries):
     end, values = seen.q.shape[1], []
     for head in range(len(seen.q)):
         for m in range(end - queries, end):
-            row = torch.tensor([seen.logit(head, m, n, m - n) / tau for n in range(m + 1)]).double().softmax(0)
+            row = (seen.logits(head, m, {n: m - n for n in range(m + 1)}) / tau).softmax(0)
             values.append(float(row.max()) if by == "max" else float(-(row * row.log()).sum()))
     return sum(values) / len(values)
 

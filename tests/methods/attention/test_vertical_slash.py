@@ -8,15 +8,12 @@ import torch
 from ropewalk import DualChunk, UserError, VerticalSlash, method
 from ropewalk.methods.attention.vertical_slash import kept_mass
 from tests.matrix import logits
+from tests.methods.attention.choices import plain, vertical_slash
 from tests.methods.attention.pairs import TARGET, N, distinct, error, one_layer, padded, read
 from tests.models import shared, tiny, tokens
 
 LONG = 150  # three blocks of 64 queries
 SPARSE = "vertical-slash(vertical=12, slash=20, sinks=3, near=5, last=10, threshold=100)"
-
-
-def plain(m, n):
-    return m - n
 
 
 def dual_chunk(c, ceiling):
@@ -26,36 +23,6 @@ def dual_chunk(c, ceiling):
         return query - n % c
 
     return distance
-
-
-def kept(seen, distance, vertical, slash, sinks, near, last, start=0):
-    """What each head keeps, from the attention of the last queries to all keys."""
-    end = seen.q.shape[1]
-    sets = []
-    for head in range(len(seen.q)):
-        column, diagonal = dict.fromkeys(range(end), 0.0), dict.fromkeys(range(end), 0.0)
-        for m in range(end - last, end):
-            row = torch.tensor([seen.logit(head, m, n, distance(m, n)) for n in range(m + 1)]).double().softmax(0)
-            for n, share in enumerate(row.tolist()):
-                column[n] += share
-                diagonal[m - n] += share
-        for scores, always in ((column, sinks), (diagonal, near)):
-            scores |= dict.fromkeys(range(always), torch.inf)
-        columns, diagonals = (
-            set(sorted(scores, key=lambda i: -scores[i])[:budget])
-            for scores, budget in ((column, vertical), (diagonal, slash))
-        )
-        sets.append((columns, diagonals))
-
-    def distances(head, m):
-        columns, diagonals = sets[head]
-        if m < start:
-            return {n: distance(m, n) for n in range(m + 1)}
-        block = m // 64 * 64
-        met = {n for d in diagonals for n in range(block - d, block - d + 64)}
-        return {n: distance(m, n) for n in range(m + 1) if n in columns or n in met}
-
-    return distances
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -70,13 +37,13 @@ def kept(seen, distance, vertical, slash, sinks, near, last, start=0):
 )
 def test_a_prompt_attends_exactly_to_what_its_last_queries_choose(positions, distance, kv_heads):
     for seen in read(one_layer(num_key_value_heads=kv_heads), positions + SPARSE, distinct(2, LONG), [LONG]):
-        assert error(seen, kept(seen, distance, 12, 20, 3, 5, 10), range(0, LONG, 7)) <= 1e-6
+        assert error(seen, vertical_slash(seen, distance, 12, 20, 3, 5, 10), range(0, LONG, 7)) <= 1e-6
 
 
 def test_each_later_piece_chooses_anew_and_short_ones_are_dense():
     ids = distinct(1, LONG)
     (seen,) = read(one_layer(), SPARSE, ids, [90, LONG - 5, *range(LONG - 4, LONG + 1)])
-    whole = {n: kept(_upto(seen, n), plain, 12, 20, 3, 5, 10, start=90) for n in (LONG - 5,)}[LONG - 5]
+    whole = {n: vertical_slash(_upto(seen, n), plain, 12, 20, 3, 5, 10, start=90) for n in (LONG - 5,)}[LONG - 5]
     assert error(seen, lambda h, m: {n: m - n for n in range(m + 1)}, range(0, 90, 7)) <= 1e-6
     assert error(seen, whole, range(90, LONG - 5, 7)) <= 1e-6
     assert error(seen, lambda h, m: {n: m - n for n in range(m + 1)}, range(LONG - 5, LONG)) <= 1e-6
@@ -93,7 +60,7 @@ def test_one_last_query_and_one_diagonal_by_hand():
     (seen,) = read(one_layer(), spelling, distinct(1), [N])
 
     def distances(head, m):
-        row = [seen.logit(head, N - 1, n, N - 1 - n) for n in range(N)]
+        row = seen.logits(head, N - 1, {n: N - 1 - n for n in range(N)}).tolist()
         heaviest = max(range(N), key=row.__getitem__)
         return {n: m - n for n in range(m + 1) if n == heaviest or n // 64 == m // 64}
 
@@ -144,10 +111,10 @@ def test_the_kept_mass_of_one_head_by_hand():
     model, ids = one_layer(), distinct(1, LONG)
     mass = kept_mass(model, ids, method(SPARSE), to=TARGET)
     (seen,) = read(model, SPARSE, ids, [LONG])
-    chosen, head = kept(seen, plain, 12, 20, 3, 5, 10), 2
+    chosen, head = vertical_slash(seen, plain, 12, 20, 3, 5, 10), 2
     shares = []
     for m in range(LONG):
-        row = torch.tensor([seen.logit(head, m, n, m - n) for n in range(m + 1)]).double().softmax(0)
+        row = seen.logits(head, m, {n: m - n for n in range(m + 1)}).softmax(0)
         shares.append(float(row[list(chosen(head, m))].sum()))
     assert float(mass[0, head]) == pytest.approx(sum(shares) / LONG, abs=1e-6)
 

@@ -1,0 +1,169 @@
+"""A model is loaded only if every weight of it comes from the checkpoint; transformers would fill in random numbers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ropewalk import UserError
+from ropewalk.checkpoint.opening import from_folder, load
+from ropewalk.cli.main import run
+from tests.architectures import ARCHITECTURES, build
+from tests.cli.test_main import byte_tokenizer, refused
+from tests.models import tiny
+
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+def change(folder: Path, how) -> Path:
+    """Write the tensors again as ``how`` returns them."""
+    file = folder / "model.safetensors"
+    save_file({name: value.clone() for name, value in how(load_file(file)).items()}, file, {"format": "pt"})
+    return folder
+
+
+def saved(folder: Path, how=lambda tensors: tensors, **keys) -> Path:
+    tiny("llama", vocab_size=260, **keys).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return change(folder, how)
+
+
+def without(*names: str):
+    return lambda tensors: {name: value for name, value in tensors.items() if name not in names}
+
+
+def prefixed(prefix: str):
+    return lambda tensors: {prefix + name: value for name, value in tensors.items()}
+
+
+def adding(*names: str):
+    return lambda tensors: tensors | {name: torch.zeros(4, 4) for name in names}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_save_pretrained_writes_is_accepted_and_less_is_refused(architecture, tmp_path):
+    build(architecture).save_pretrained(tmp_path)
+    from_folder(tmp_path, "auto")
+    names = sorted(load_file(tmp_path / "model.safetensors"))
+    change(tmp_path, without(names[len(names) // 2]))
+    with pytest.raises(UserError, match=r"the weights lack 1 of|tensor '.*' is \[|make one of the model's"):
+        from_folder(tmp_path, "auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_single_tensor_is_missed(architecture, tmp_path):
+    build(architecture).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in tensors:
+        save_file(without(name)(tensors), tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError):
+            from_folder(tmp_path, "auto")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt_neox", "cohere", "gpt_oss"])
+def test_tied_weights_are_stored_once(family, tmp_path):
+    tiny(family, tie_word_embeddings=True).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    embedding = next(name for name in stored if "embed" in name)
+    from_folder(tmp_path, "auto")
+    change(tmp_path, without(embedding))
+    with pytest.raises(UserError, match="the weights lack"):
+        from_folder(tmp_path, "auto")
+
+
+MISSING = {  # what was done to the weights -> what the refusal says, and its mend
+    "a tensor": (without(Q_PROJ), rf"lack 1 of.*'{Q_PROJ}'.*not saved or downloaded", "again"),
+    "four tensors": (
+        without(*(Q_PROJ.replace("q_", f"{kind}_") for kind in "qkvo")), r"lack 4 of.* and 1 more", "again",
+    ),
+    "the head": (without("lm_head.weight"), r"lack 1 of.*'lm_head\.weight'", "again"),
+    "peft": (prefixed("base_model.model."), r"lack 21 of.*start with 'base_model\.model\.'", "merge_and_unload"),
+    "compiled": (prefixed("_orig_mod."), r"start with '_orig_mod\.'", "_orig_mod"),
+    "renamed": (
+        lambda tensors: {name.replace("q_proj", "query"): value for name, value in tensors.items()},
+        r"lack 2 of.*another architecture.*'llama'", "config.json",
+    ),
+    "none of them": (lambda _: {"x": torch.zeros(1)}, r"lack 21 of.*another architecture", "config.json"),
+    "another size": (
+        lambda tensors: tensors | {Q_PROJ: torch.zeros(32, 64)},
+        r"q_proj\.weight' is \[32, 64\].*\[64, 64\]", "config.json",
+    ),
+    "an adapter beside": (
+        adding(Q_PROJ.replace("weight", "lora_A.default.weight")),
+        r"no place for 1 of.*adapter that was not merged", "merge",
+    ),
+    "an adapter around": (
+        lambda tensors: {name.replace("q_proj", "q_proj.base_layer"): value for name, value in tensors.items()},
+        r"lack 2 of.*adapter that was not merged", "merge",
+    ),
+    "a bias": (adding(Q_PROJ.replace("weight", "bias")), r"no place for 1 of.*q_proj\.bias", "config.json"),
+    "one more layer": (adding("model.layers.2.mlp.up_proj.weight"), r"no place for 1 of.*layers\.2\.", "config.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_other_weights_are_refused_with_cause_and_mend(case, tmp_path):
+    how, said, mend = MISSING[case]
+    saved(tmp_path, how)
+    with pytest.raises(UserError, match=said) as refusal:
+        load(str(tmp_path))
+    assert mend in refusal.value.mend
+
+
+def verbs(model: Path, out: Path) -> dict[str, list[object]]:
+    return {
+        "compare": ["compare", model, "--to", 256, "--methods", "pi", "--tasks", "passkey", "-o", out],
+        "evaluate": ["evaluate", model, "--tasks", "passkey", "--lengths", "64", "-o", out],
+        "sweep": ["sweep", model, "--tasks", "passkey", "--lengths", "64", "--workers", "1", "-o", out],
+        "serve": ["serve", model, "--port", "0"],
+        "inspect": ["inspect", model, "--weights"],
+        "plan": ["plan", model, "--to", 256, "--calibrate"],
+        "export": ["export", model, "--engine", "llama.cpp", "--to", 256, "-m", "yarn(attention_factor=1.3)", "--fold",
+                   "-o", out],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", verbs(Path(), Path()))
+@pytest.mark.parametrize("how", [without(Q_PROJ), prefixed("base_model.model.")], ids=["missing", "prefix"])
+def test_every_verb_that_loads_refuses(verb, how, tmp_path, capsys):
+    model = saved(tmp_path / "model", how)
+    err = refused(capsys, *verbs(model, tmp_path / "out")[verb])
+    assert "the weights lack" in err and "Likely cause" in err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("how", [
+    prefixed("model."), lambda tensors: {name.removeprefix("model."): value for name, value in tensors.items()},
+    adding("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.cos_cached"),
+    adding("model.layers.0.self_attn.masked_bias", "model.layers.0.self_attn.bias"),
+], ids=["prefix that is known", "prefix that is left out", "tables", "masks"])  # fmt: skip
+def test_older_spellings_and_tables_are_no_alarm(how, tmp_path, caplog):
+    with torch.no_grad():
+        ids = torch.arange(3, 40)[None]
+        want = from_folder(saved(tmp_path / "plain"), "auto")(ids).logits
+        assert torch.equal(from_folder(saved(tmp_path / "other", how), "auto")(ids).logits, want)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["mtp.fc.weight", "model.vision_tower.patch.weight", "v_head.weight"])
+def test_what_is_no_part_of_the_decoder_is_said(name, tmp_path, caplog):
+    saved(tmp_path, adding(name))
+    with caplog.at_level(logging.WARNING):
+        from_folder(tmp_path, "auto")
+    assert [record.name for record in caplog.records] == ["ropewalk"] and repr(name) in caplog.text
+
+
+def test_layers_that_guess_further_tokens_are_said(tmp_path, caplog):
+    saved(tmp_path, adding("model.layers.2.eh_proj.weight"), num_nextn_predict_layers=1)
+    from_folder(tmp_path, "auto")
+    assert "eh_proj" in caplog.text
+
+
+def test_a_sound_model_says_nothing(tmp_path, capsys):
+    assert run(["inspect", str(saved(tmp_path)), "--weights"]) == 0
+    assert capsys.readouterr().err == ""

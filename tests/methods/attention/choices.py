@@ -1,0 +1,179 @@
+"""What methods that choose keys let a query see, by plain loops: keys and distances for a head and a query."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+
+from ropewalk.methods.attention.squeezed import clustered
+from tests.methods.attention.pairs import Distances, N
+
+Choice = Callable[[int, int], Distances]  # of a head and a query
+
+
+def infllm(seen, w, sinks, size, topk, representatives, run, ends=(N,)):
+    """The paper's r_m, block scores and choice; queries of one run that reach attention together choose together."""
+    tokens_, heads = seen.q.shape[1], range(len(seen.q))
+    turned = [torch.stack([seen.rotated(x[:, i], i) for i in range(tokens_)], 1) for x in (seen.q, seen.k)]
+    products = turned[0] @ turned[1].mT  # [H, queries, keys]
+
+    def weight(n, kv):
+        mine = [h for h in heads if h // seen.group == kv]
+        return sum(float(products[h, n + 1 : n + w + 1, n].sum()) for h in mine) / w
+
+    blocks = []
+    for start in range(sinks, tokens_ - w - size + 1, size):
+        kept = []
+        for kv in range(seen.kv_heads):
+            ranked = sorted(range(start, start + size), key=lambda n: -weight(n, kv))
+            kept.append(seen.k[kv * seen.group, ranked[:representatives]].mean(0))
+        blocks.append((start, kept))
+
+    def distances(head, m):
+        first, last = m // run * run, min(m // run * run + run, tokens_)
+        for a, b in zip((0, *ends), ends, strict=False):
+            if a <= m < b:
+                together = range(max(first, a), min(last, b))
+        complete = [(start, kept) for start, kept in blocks if start + size - 1 <= first - w]
+
+        queries = [seen.rotated(seen.q[h, list(together)].mean(0), w - 1) for h in heads]
+
+        def score(block):
+            return sum(float(queries[h] @ block[1][h // seen.group]) for h in heads)
+
+        chosen = {start for start, _ in sorted(complete, key=score, reverse=True)[:topk]}
+        found = {n: m - n for n in range(max(0, m - w + 1), m + 1)}
+        loose = sinks + len(complete) * size
+        for n in range(m - w + 1):
+            if n < sinks or n >= loose or sinks + (n - sinks) // size * size in chosen:
+                found[n] = w - 1
+        return found
+
+    return distances
+
+
+def longcache(seen, sinks, local, span, recalled, votes, block):
+    heads = range(len(seen.q))
+
+    @functools.cache
+    def listed(start, end):
+        """The middle keys that the queries of a block recall."""
+        count = dict.fromkeys(range(sinks, end), 0)
+        for h in heads:
+            for i in range(start, min(start + block, seen.q.shape[1])):
+                score = dict(zip(count, (seen.k[h, sinks:end] @ seen.q[h, i]).tolist(), strict=True))
+                for n in sorted(count, key=lambda n: -score[n])[:votes]:
+                    count[n] += 1
+        centres = [n for n in sorted(count, key=lambda n: (-count[n], n)) if count[n]][:recalled]
+        return sorted({n + i for n in centres for i in range(-(span // 2), span - span // 2)} & set(count))
+
+    def distances(head, m):
+        start = m // block * block
+        end = start - local + 1
+        if end <= sinks:
+            return {n: m - n for n in range(m + 1)}
+        keys = [*range(sinks), *listed(start, end), *range(end, m + 1)]
+        return {n: len(keys) - 1 - place for place, n in enumerate(keys)}
+
+    return distances
+
+
+def longheads(seen, size, k):
+    def bidirectional(head, start):
+        n = range(start, start + size)
+        q, keys = ([seen.rotated(x[head, i], i - start) for i in n] for x in (seen.q, seen.k))
+        keys = torch.stack(keys)
+        mean = sum((keys @ x / 4).softmax(0) @ seen.v[head, start : start + size] for x in q) / size
+        return (keys @ mean / 4).softmax(0) @ keys
+
+    chunks = seen.q.shape[1] // size
+    of = {(h, c): bidirectional(h, c * size) for h in range(len(seen.q)) for c in range(chunks)}
+
+    def distances(head, m):
+        own = m // size
+        if own < k:
+            return {n: m - n for n in range(m + 1)}
+        ranked = sorted(range(1, own - 1), key=lambda c: -float(seen.q[head, m] @ of[head, c]))
+        chosen = [0, *sorted(ranked[: k - 3]), own - 1, own]
+        listed = [n for c in chosen for n in range(c * size, (c + 1) * size)]
+        q = (k - 1) * size + m % size
+        return {n: q - place for place, n in enumerate(listed) if n <= m}
+
+    return distances
+
+
+def plain(m, n):
+    return m - n
+
+
+def vertical_slash(seen, distance, vertical, slash, sinks, near, last, start=0):
+    """What each head keeps, from the attention of the last queries to all keys."""
+    end = seen.q.shape[1]
+    sets = []
+    for head in range(len(seen.q)):
+        column, diagonal = dict.fromkeys(range(end), 0.0), dict.fromkeys(range(end), 0.0)
+        for m in range(end - last, end):
+            row = seen.logits(head, m, {n: distance(m, n) for n in range(m + 1)}).softmax(0)
+            for n, share in enumerate(row.tolist()):
+                column[n] += share
+                diagonal[m - n] += share
+        for scores, always in ((column, sinks), (diagonal, near)):
+            scores |= dict.fromkeys(range(always), torch.inf)
+        columns, diagonals = (
+            set(sorted(scores, key=lambda i: -scores[i])[:budget])
+            for scores, budget in ((column, vertical), (diagonal, slash))
+        )
+        sets.append((columns, diagonals))
+
+    def distances(head, m):
+        columns, diagonals = sets[head]
+        if m < start:
+            return {n: distance(m, n) for n in range(m + 1)}
+        block = m // 64 * 64
+        met = {n for d in diagonals for n in range(block - d, block - d + 64)}
+        return {n: distance(m, n) for n in range(m + 1) if n in columns or n in met}
+
+    return distances
+
+
+def squeezed(seen, prefix, threshold, clusters, observed):
+    """Clusters are the library's, which has tests of its own; scores are written out."""
+    keys = prefix - observed
+    turned = torch.stack([seen.rotated(seen.k[:, n], n) for n in range(keys)], 1)
+    count = round(clusters * keys)
+    centroids, belongs = clustered(turned[None, :: seen.group].float(), count, 300, 0)
+
+    def distances(head, m):
+        kv = head // seen.group
+        query = seen.rotated(seen.q[head, m], m)
+        weight = [math.exp(float(query @ centroids[0, kv, i].double()) / 4) for i in range(count)]
+        total = sum(weight[i] for i in belongs[0, kv].tolist())
+        dropped = {n for n in range(keys) if weight[int(belongs[0, kv, n])] / total <= threshold}
+        return {n: m - n for n in range(m + 1) if m < prefix or n not in dropped}
+
+    return distances
+
+
+def tca(seen, block, local, plan, budgets=None):
+    """``budgets`` collects the budgets that were given out."""
+    n_tokens = seen.q.shape[1]
+
+    def core(kv, start):
+        keys = seen.k[kv * seen.group, start : start + block]
+        cosine = torch.nn.functional.cosine_similarity(keys, keys.mean(0, keepdim=True)).tolist()
+        budget = 2 ** sum(sum(cosine) / block <= bound for bound in plan[kv])
+        if budgets is not None:
+            budgets.add(budget)
+        return {start + i for i in sorted(range(block), key=cosine.__getitem__)[:budget]}
+
+    starts = range(block, n_tokens - block + 1, block)
+    kept = [set().union(*(core(kv, start) for start in starts)) for kv in range(seen.kv_heads)]
+
+    def distances(head, m):
+        first = m // block * block - local
+        return {n: m - n for n in range(m + 1) if n < block or n >= first or n in kept[head // seen.group]}
+
+    return distances

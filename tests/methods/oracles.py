@@ -1,0 +1,107 @@
+"""What every method of the catalogue computes, a second time: a row here for each, or the matrix fails by its name.
+
+- ``FACTORS``: w / w' of a frequency method at d = 128, b = 10000, L = 4096, T = 16384, from hand or the authors' code.
+- ``PAIRS``: an attention method's formula for every pair of a query and a key, at L = 32, T = 128.
+- ``CHOICES``: methods that choose keys by content, by plain loops; also at L = 32, T = 128.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tests.attention import oracle
+from tests.methods.attention import choices
+from tests.methods.attention.pairs import TARGET as T
+from tests.methods.attention.pairs import L, Seen
+
+AT = [0, 16, 32, 40, 48, 63]  # indices of the factors
+ANY = math.nan  # decided by the rounding of the angles
+FACTORS: dict[str, list[float]] = {
+    "none": [1, 1, 1, 1, 1, 1],
+    "pi": [4, 4, 4, 4, 4, 4],
+    "ntk-aware": [1, 1.422015, 2.022126, 2.411350, 2.875493, 4],
+    "dynamic-ntk": [1, 1.422015, 2.022126, 2.411350, 2.875493, 4],
+    "ntk-by-parts": [1, 1, 2.607400, 3.627380, 4, 4],
+    "yarn": [1, 1, 1.529412, 2.363636, 4, 4],
+    "yarn(truncate=False)": [1, 1, 1.525094, 2.459707, 4, 4],
+    "yarn(ramp='paper')": [1, 1, 2.607400, 3.627380, 4, 4],
+    "abf": [1, 1.636583, 2.678403, 3.426454, 4.383429, 6.956340],
+    "abf(rule='ntk')": [1, 1.422015, 2.022126, 2.411350, 2.875493, 4],
+    "abf(base=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
+    "entropy-abf": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
+    "longembed-rope": [1, 1.778279, 3.162278, 4.216965, 5.623413, 9.646616],
+    "resonance": [0.954930, 1.002676, 0.999493, 1.000041, 0.999971, 0.999997],
+    "resonance+yarn": [0.954930, 1.002676, 1.529479, 2.363460, 4.000041, 4.000008],
+    "giraffe(basis='linear')": [4, 4, 4, 4, 4, 4],
+    "giraffe(basis='linear', stretch=2)": [8, 8, 8, 8, 8, 8],
+    "giraffe(basis='power')": [1, 1.029186, 1.071773, 1.103054, 1.148698, 1.515717],
+    "giraffe(basis='power', k=0.5)": [1, 1.154701, 1.414214, 1.632993, 2, 8],
+    "giraffe(basis='power', k=0)": [1, 1, 1, 1, 1, 1],
+    "llama3": [1, 1, 1, 1.940349, 4, 4],
+    "longrope(factors=[" + ", ".join(str(1 + 3 * i / 63) for i in range(64)) + "])": [
+        1, 1.761905, 2.523810, 2.904762, 3.285714, 4],
+    "dprope": [ANY, ANY, ANY, 4, 4, 4],
+    "clex": [1, 1.639185, 2.686929, 3.440093, 4.404374, 7],
+    "harpe(base_min=500000, base_max=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
+}  # fmt: skip
+
+PAIRS: dict[str, oracle.Rule] = {
+    "self-extend(group=7, window=9)": oracle.self_extend(7, 9),
+    "self-extend(group=10, window=20)": oracle.self_extend(10, 20),
+    "dca(chunk_size=20, local_size=5)": oracle.dual_chunk(15, 20),
+    "dca(chunk_size=9, local_size=8)": oracle.dual_chunk(1, 9),
+    "dca(chunk_size=32, local_size=1)": oracle.dual_chunk(31, 32),
+    "rerope(window=8)": oracle.rerope(8),
+    "leaky-rerope(window=8, slope_divisor=6.5)": oracle.leaky_rerope(8, 6.5),
+    "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
+    "lm-infinite(window=7, sinks=0)": oracle.lm_infinite(7, 0),
+    "streaming-llm(sinks=3, recent=13)": oracle.streaming(3, 13),
+    "streaming-llm(sinks=0, recent=1)": oracle.streaming(0, 1),
+    "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),
+    "gali(local_window=6)": oracle.gali(L, 6, 6),
+    "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
+    "log-n": oracle.log_n(L),
+    "yarn-temperature": oracle.yarn_temperature(L, T),
+    "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
+    "s2-attention(group_size=16)": oracle.s2(16, 4),
+    "dca(chunk_size=20, local_size=5)+yarn-temperature(growing=True)": oracle.yarn_temperature(
+        L, None, oracle.dual_chunk(15, 20)
+    ),
+    "rerope(window=8)+log-n": oracle.log_n(L, oracle.rerope(8)),
+    "streaming-llm(sinks=3, recent=13)+yarn-temperature": oracle.yarn_temperature(L, T, oracle.streaming(3, 13)),
+    # what options left out mean
+    "self-extend": oracle.self_extend(math.ceil((T - L // 4) / (2 * L // 3 - L // 4)), L // 4),
+    "dca": oracle.dual_chunk(5 * L // 8, 3 * L // 4),
+    "rerope": oracle.rerope(L // 4),
+    "leaky-rerope": oracle.leaky_rerope(L // 4, (T - L // 4) / (L - L // 4)),
+    "lm-infinite": oracle.lm_infinite(L, 10),
+    "streaming-llm": oracle.streaming(4, L - 4),
+    "rerope(effective_window=16)": oracle.rerope(4),
+    "log-n(effective_window=16)": oracle.log_n(16),
+    "attention-alignment(tau=0.8)": oracle.heated(1.25),
+    "head-scale(scales=((1.0, 1.3, 0.7, 1.6),))": oracle.heated([1.0, 1.3, 0.7, 1.6]),
+}
+
+PLAN = ((0.5, 0.35, 0.2), (0.45, 0.4, 0.3))
+CHOICES: dict[str, Callable[[Seen], choices.Choice]] = {
+    "infllm(window=16, sinks=3, block_size=6, topk=2, representatives=2, execution_block=5)": (
+        lambda seen: choices.infllm(seen, 16, 3, 6, 2, 2, 5)
+    ),
+    "longcache(sinks=2, local=9, span=4, recalled=3, votes=1, block=1)": (
+        lambda seen: choices.longcache(seen, 2, 9, 4, 3, 1, 1)
+    ),
+    "longheads(chunk=4, attended=32)": lambda seen: choices.longheads(seen, 4, 8),
+    "squeezed(prefix=60, threshold=0.02, clusters=0.25, observed=20)": (
+        lambda seen: choices.squeezed(seen, 60, 0.02, 0.25, 20)
+    ),
+    f"tca(block=8, local=16, plan=({PLAN},))": lambda seen: choices.tca(seen, 8, 16, PLAN),
+    "vertical-slash(vertical=12, slash=20, sinks=3, near=5, last=10, threshold=100)": (
+        lambda seen: choices.vertical_slash(seen, choices.plain, 12, 20, 3, 5, 10)
+    ),
+}
+
+
+def covered() -> set[str]:
+    """Names of the methods that stand alone in a row."""
+    return {spelling.split("(")[0] for spelling in [*FACTORS, *PAIRS, *CHOICES]}
