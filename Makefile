@@ -31,7 +31,7 @@ test-newest:                      ## the same with the newest of everything but 
 	echo '$(TORCH)' > $(VENV)-newest/constraints.txt
 	{ $(VENV)-newest/bin/python $(INSTALL) --upgrade --constraint $(VENV)-newest/constraints.txt --editable '.[dev]' && \
 	  $(VENV)-newest/bin/python -m pytest $(SUITE); } > $(VENV)-newest/log 2>&1 || grep -E '^(FAILED|ERROR)' $(VENV)-newest/log || true
-	@echo "newest: $$($(VENV)-newest/bin/python -m pip freeze | grep -E '$(TOLD)' | paste -s -d ' ' -): $$(tail -n 1 $(VENV)-newest/log)"
+	@echo "newest: $$($(VENV)-newest/bin/python -m pip freeze | grep -E '$(TOLD)' | paste -s -d ' ' -): $$(grep . $(VENV)-newest/log | tail -n 1)"
 
 slow: $(VENV)/dev                 ## what takes longer
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu"

@@ -21,6 +21,7 @@ from ropewalk.rope import live
 from tests.models import FAMILIES, shared, tiny, tokens
 
 WINDOW, TARGET = 64, 256  # of the tiny models
+TWICE = 2 * WINDOW  # what every method reaches
 
 
 # Methods
@@ -46,7 +47,7 @@ class Case:
         return self.entry.load().examples(model.config)[self.number]
 
     @contextmanager
-    def on(self, model: PreTrainedModel, to: int | None = TARGET) -> Iterator[Method]:
+    def on(self, model: PreTrainedModel, to: int | None = TWICE) -> Iterator[Method]:
         """While the method is on."""
         chosen = self.made(model)
         with chosen.on(model, to=to):

@@ -47,8 +47,9 @@ class Method:
 
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
-        """The method as tests build it for a model, whose window may be as small as 64 tokens; the usual form first.
+        """The method as tests build it for a model, to reach twice its window, which may be 64 tokens.
 
+        The usual form comes first.
         Everything that the catalogue's tests check is checked with each of these. Override it where the defaults do not
         fit so small a window, stand for something fitted to a model, or leave out another way of working.
         """

@@ -51,6 +51,13 @@ def self_extend(group: int, window: int) -> Rule:
     return rule
 
 
+def string(window: int, shift: int, local: int) -> Rule:
+    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
+        return Pairs(m >= n, torch.where(m - n < shift, m - n, (m - n - shift) % (window - local) + local))
+
+    return rule
+
+
 def dual_chunk(chunk: int, ceiling: int) -> Rule:
     def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
         apart = m // chunk - n // chunk
@@ -70,6 +77,14 @@ def leaky_rerope(window: int, divisor: float) -> Rule:
     def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
         d = (m - n).double()
         return Pairs(d >= 0, torch.where(d < window, d, window + (d - window) / divisor))
+
+    return rule
+
+
+def string(shift: int, local: int) -> Rule:
+    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
+        d = m - n
+        return Pairs(d >= 0, torch.where(d < shift, d, d - shift + local))
 
     return rule
 

@@ -1,8 +1,8 @@
 """What every method of the catalogue computes, a second time: a row here for each, or the matrix fails by its name.
 
 - ``FACTORS``: w / w' of a frequency method at d = 128, b = 10000, L = 4096, T = 16384, from hand or the authors' code.
-- ``PAIRS``: an attention method's formula for every pair of a query and a key, at L = 32, T = 128.
-- ``CHOICES``: methods that choose keys by content, by plain loops; also at L = 32, T = 128.
+- ``PAIRS``: an attention method's formula for every pair of a query and a key.
+- ``CHOICES``: methods that choose keys by content, by plain loops, at L = 32, T = 128.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from tests.attention import oracle
 from tests.methods.attention import choices
-from tests.methods.attention.pairs import TARGET as T
-from tests.methods.attention.pairs import L, Seen
+from tests.methods.attention.pairs import Seen
 
+L, T = 64, 100  # trained window and target of the pairs
 AT = [0, 16, 32, 40, 48, 63]  # indices of the factors
 ANY = math.nan  # decided by the rounding of the angles
 FACTORS: dict[str, list[float]] = {
@@ -42,7 +42,10 @@ FACTORS: dict[str, list[float]] = {
     "longrope(factors=[" + ", ".join(str(1 + 3 * i / 63) for i in range(64)) + "])": [
         1, 1.761905, 2.523810, 2.904762, 3.285714, 4],
     "dprope": [ANY, ANY, ANY, 4, 4, 4],
+    "cope": [1, 1, 1, 1, 1.034944, 1e30],  # no rotation in the end
     "clex": [1, 1.639185, 2.686929, 3.440093, 4.404374, 7],
+    "cope": [1, 1, 1, 1, 1.034944, 1e30],
+    "cope(n=20)": [1, 1, 1, 1, 1.117855, 1e30],
     "harpe(base_min=500000, base_max=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
 }  # fmt: skip
 
@@ -53,6 +56,8 @@ PAIRS: dict[str, oracle.Rule] = {
     "dca(chunk_size=9, local_size=8)": oracle.dual_chunk(1, 9),
     "dca(chunk_size=32, local_size=1)": oracle.dual_chunk(31, 32),
     "rerope(window=8)": oracle.rerope(8),
+    "string(shift=11, local=2)": oracle.string(L, 11, 2),
+    "string(shift=32, local=5)": oracle.string(L, 32, 5),
     "leaky-rerope(window=8, slope_divisor=6.5)": oracle.leaky_rerope(8, 6.5),
     "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
     "lm-infinite(window=7, sinks=0)": oracle.lm_infinite(7, 0),
@@ -61,6 +66,7 @@ PAIRS: dict[str, oracle.Rule] = {
     "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),
     "gali(local_window=6)": oracle.gali(L, 6, 6),
     "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
+    "string(shift=40, local=3)": oracle.string(40, 3),
     "log-n": oracle.log_n(L),
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
@@ -74,6 +80,7 @@ PAIRS: dict[str, oracle.Rule] = {
     "self-extend": oracle.self_extend(math.ceil((T - L // 4) / (2 * L // 3 - L // 4)), L // 4),
     "dca": oracle.dual_chunk(5 * L // 8, 3 * L // 4),
     "rerope": oracle.rerope(L // 4),
+    "string": oracle.string(L, L // 3, L // 8),
     "leaky-rerope": oracle.leaky_rerope(L // 4, (T - L // 4) / (L - L // 4)),
     "lm-infinite": oracle.lm_infinite(L, 10),
     "streaming-llm": oracle.streaming(4, L - 4),

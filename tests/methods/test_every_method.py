@@ -21,7 +21,7 @@ from ropewalk import FrequencyMethod, UserError, compose, method
 from ropewalk.attention.regions import Layer
 from ropewalk.methods.frequencies.none import Plain
 from tests.matrix import (
-    TARGET,
+    TWICE,
     WINDOW,
     buffers,
     every_case,
@@ -38,14 +38,14 @@ from tests.methods import oracles
 from tests.models import in_pieces, step, tiny
 
 IDS = text(2, 98)  # beyond the window of 64
-ROOM = text(2, 200)[:1]
+FULL = text(1, TWICE, seed=1)
 FAMILIES = ("qwen3", "phi3", "gemma2", "gemma3", "gpt_oss", "smollm3")  # norms on heads, part of a head rotated,
 # softcaps, sliding layers, sinks, layers without positions
 
 
 @cache
 def plain(family="llama"):
-    return logits(subject(family), ROOM)
+    return logits(subject(family), FULL)
 
 
 @cache
@@ -132,7 +132,7 @@ def numbers(chosen):
 
 
 def refused(chosen, **options):
-    with pytest.raises(UserError), replace(chosen, **options).on(subject(), to=TARGET):
+    with pytest.raises(UserError), replace(chosen, **options).on(subject(), to=TWICE):
         logits(subject(), IDS[:, :8])
 
 
@@ -199,7 +199,7 @@ def test_short_texts_are_read_as_by_the_plain_model_bit_for_bit(case):
 @every_case
 def test_a_long_text_is_read_otherwise(case):
     with case.on(subject()) as chosen:
-        found = logits(subject(), ROOM)
+        found = logits(subject(), FULL)
     assert found.isfinite().all()
     assert near(found, plain(), 1e-3) == isinstance(chosen, Plain)
 
@@ -296,8 +296,8 @@ def halved(dtype):
 @every_case
 def test_half_precision_stays_near(case, dtype):
     def last(model):
-        _, held = step(model, ROOM[:, :199])
-        return step(model, ROOM[:, 199:], held)[0][0, -1].float()
+        _, held = step(model, FULL[:, :127])
+        return step(model, FULL[:, 127:], held)[0][0, -1].float()
 
     with case.on(subject()) as chosen:
         expected = last(subject())
@@ -436,7 +436,7 @@ def test_all_is_put_back_bit_for_bit(case):
     with case.on(model):
         logits(model, IDS)
     assert same(buffers(model), state) and traces(model) == before
-    assert torch.equal(logits(model, ROOM), plain())
+    assert torch.equal(logits(model, FULL), plain())
 
 
 @every_case
@@ -448,14 +448,14 @@ def test_all_is_put_back_after_an_exception_inside_a_forward(case):
     with pytest.raises(KeyboardInterrupt), case.on(model):
         raise KeyboardInterrupt
     assert same(buffers(model), state) and traces(model) == before
-    assert torch.equal(logits(model, ROOM), plain())
+    assert torch.equal(logits(model, FULL), plain())
 
 
 @every_case
 def test_another_model_is_left_alone(case):
     other = tiny("llama", vocab_size=300)
     with case.on(other):
-        assert torch.equal(logits(subject(), ROOM), plain())
+        assert torch.equal(logits(subject(), FULL), plain())
 
 
 @every_case
@@ -463,7 +463,7 @@ def test_a_second_method_on_top_is_refused(case):
     with (
         case.on(subject()) as chosen,
         pytest.raises(UserError, match="is on this model already; pi cannot be put on top") as error,
-        method("pi").on(subject(), to=TARGET),
+        method("pi").on(subject(), to=TWICE),
     ):
         pass
     assert error.value.message.startswith(chosen.id)
@@ -473,9 +473,9 @@ def test_a_second_method_on_top_is_refused(case):
 def test_the_target_is_the_promised_length_where_none_is_given(case):
     promised = tiny("llama", vocab_size=300, max_position_embeddings=WINDOW)
     with case.on(promised, to=None):
-        found = logits(promised, IDS)
+        found = logits(promised, IDS[:, :WINDOW])
     with case.on(subject(), to=WINDOW):
-        assert torch.equal(logits(subject(), IDS), found)
+        assert torch.equal(logits(subject(), IDS[:, :WINDOW]), found)
 
 
 @every_case
@@ -492,17 +492,17 @@ def test_the_method_is_saved_or_refused_with_a_reason(entry):
     before, chosen = copy.deepcopy(model.config.to_dict()), entry.load().examples(model.config)[0]
     if not isinstance(chosen, FrequencyMethod) or entry.exportable.startswith("no"):
         with pytest.raises(UserError, match="cannot be saved in a configuration: "):
-            chosen.extend(model, to=TARGET)
-        assert model.config.to_dict() == before and torch.equal(logits(model, ROOM), plain())
+            chosen.extend(model, to=TWICE)
+        assert model.config.to_dict() == before and torch.equal(logits(model, FULL), plain())
         assert not entry.exportable.startswith("yes")
         return
-    chosen.extend(model, to=TARGET)
+    chosen.extend(model, to=TWICE)
     again = type(model)(copy.deepcopy(model.config)).eval()
     again.load_state_dict(model.state_dict())
-    assert torch.equal(logits(again, ROOM), logits(model, ROOM))
+    assert torch.equal(logits(again, FULL), logits(model, FULL))
     if not chosen.length_dependent:
-        with chosen.on(subject(), to=TARGET):
-            assert near(logits(model, ROOM), logits(subject(), ROOM), 1e-4)
+        with chosen.on(subject(), to=TWICE):
+            assert near(logits(model, FULL), logits(subject(), FULL), 1e-4)
 
 
 # Fingerprints: results are stored under them
@@ -528,14 +528,14 @@ def others(chosen):
 @every_case
 def test_a_fingerprint_is_that_of_the_values(case):
     model, twin = subject(), tiny("llama", vocab_size=300)
-    assert case.made(model).fingerprint(model, TARGET) == case.made(twin).fingerprint(twin, TARGET)
+    assert case.made(model).fingerprint(model, TWICE) == case.made(twin).fingerprint(twin, TWICE)
 
 
 @every_case
 def test_equal_fingerprints_give_equal_logits(case):
     model, found = subject(), {}
     chosen = case.made(model)
-    for one, to in [(chosen, TARGET), (chosen, 2 * TARGET), (Plain(), TARGET), *((o, TARGET) for o in others(chosen))]:
+    for one, to in [(chosen, TWICE), (chosen, 2 * TWICE), (Plain(), TWICE), *((o, TWICE) for o in others(chosen))]:
         try:
             with one.on(model, to=to):
                 got = logits(model, IDS[:1])
@@ -567,16 +567,16 @@ def test_it_joins_methods_on_other_axes_and_no_others(case, spelling):
     assert joined == compose(partner, chosen) == method(joined.id)
     assert joined.axes == chosen.axes | partner.axes
     assert exact(joined) == (exact(chosen) and exact(partner))
-    with joined.on(model, to=TARGET):
+    with joined.on(model, to=TWICE):
         try:
             once = logits(model, IDS)
         except UserError as error:
             assert "does not join" in error.message
             return
         assert exact(joined) <= near(in_pieces(model, IDS, 70, 28), once)
-    assert torch.equal(logits(model, ROOM), plain())
+    assert torch.equal(logits(model, FULL), plain())
     if not isinstance(chosen, Plain):
-        with partner.on(model, to=TARGET):
+        with partner.on(model, to=TWICE):
             assert not near(once, logits(model, IDS), 1e-4)
 
 
@@ -613,7 +613,7 @@ class Largest(TorchDispatchMode):
 @cache
 def small():
     return tiny("llama", num_hidden_layers=1, hidden_size=16, intermediate_size=16, num_attention_heads=2,
-                num_key_value_heads=1, head_dim=8, max_position_embeddings=1024)  # fmt: skip
+                num_key_value_heads=1, head_dim=16, max_position_embeddings=4096)  # fmt: skip
 
 
 @torch.no_grad()

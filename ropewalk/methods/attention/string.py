@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ropewalk.attention.regions import Layer, Region
+from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
@@ -17,14 +18,14 @@ LOCAL = 128  # tokens; the paper tries 128, 256 and 512
 class STRING(AttentionMethod):
     """Distances d below S stay; further ones become d - S + W, so that W .. S - 1 occur twice.
 
-    Distances near the trained window L are rare in training. The paper replaces them inside the window; here the method
-    reaches L + S - W + 1 tokens, at most about 2 L. The official code also multiplies all logits by (0.1 ln 2 + 1)^2
-    without a word, and its prefill counts distance S twice (its decoding does not); neither is done here.
+    Distances near the trained window L are rare in training, and the paper replaces them inside the window. Past
+    L + S - W tokens it says nothing; here W .. L - 1 then occur again and again, so that every length is reached and
+    no distance leaves the window. The official code also multiplies all logits by (0.1 ln 2 + 1)^2 without a word, and
+    its prefill counts distance S twice (its decoding does not); neither is done here.
 
     Attributes:
-        shift: S in tokens; None means L / 3, or more where the target wants it.
-        local: W, the distance of the nearest shifted key; None means 128, or less where the window or the target leave
-            less room.
+        shift: S in tokens; None means L / 3.
+        local: W, the distance of the nearest shifted key; None means 128, or L / 8 where that is less.
     """
 
     shift: int | None = None
@@ -38,28 +39,26 @@ class STRING(AttentionMethod):
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         s, w = self._sizes(layer)
         near = Region(lo=lambda m: m - s + 1)
-        far = Region(hi=lambda m: m - s + 1, q_pos=lambda m: m - s + w)
-        return near, far
+        span = layer.window - w  # distances that occur again
+        times = max(1, math.ceil((layer.target - s) / span))
+        return near, *(self._far(s + i * span, w, None if i == times - 1 else span) for i in range(times))
+
+    def _far(self, start: int, w: int, span: int | None) -> Region:
+        """Keys ``start`` and more away, ``span`` of them if it is given, at distances w, w + 1, .."""
+        lo = zero if span is None else lambda m: m - start - span + 1
+        return Region(lo=lo, hi=lambda m: m - start + 1, q_pos=lambda m: m - start + w)
 
     def check(self, layer: Layer) -> None:
         s, w = self._sizes(layer)
-        if not w <= s <= layer.window:
+        if not w <= s <= layer.window or w == layer.window:
             raise UserError(
-                f"{self.name}: shift is {s}, local is {w}, expected local <= shift <= {layer.window} trained ones",
+                f"{self.name}: shift is {s}, local is {w}, expected local <= shift <= {layer.window}, the trained "
+                "window, and a smaller local",
                 f"Choose shift={layer.window // 3}.",
-            )
-        if layer.window + s - w + 1 < layer.target:
-            raise UserError(
-                f"{self.name}: shift={s}, local={w} reach L + S - W + 1 = {layer.window + s - w + 1} tokens with "
-                f"L = {layer.window}, {layer.target} were asked for",
-                "Choose a larger shift; beyond 2 L, stretch the window first: "
-                f"yarn+string(effective_window={2 * layer.window})"
-                if layer.target <= 4 * layer.window
-                else "Choose another method: ropewalk plan.",
             )
 
     def _sizes(self, layer: Layer) -> tuple[int, int]:
-        beyond = max(0, layer.target - layer.window - 1)  # S - W at least
-        room = max(1, (layer.window if self.shift is None else self.shift) - beyond)
-        w = min(LOCAL, max(1, layer.window // 8), room) if self.local is None else self.local
-        return max(layer.window // 3, beyond + w) if self.shift is None else self.shift, w
+        return (
+            max(1, layer.window // 3) if self.shift is None else self.shift,
+            max(1, min(LOCAL, layer.window // 8)) if self.local is None else self.local,
+        )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class CoPE(FrequencyMethod):
 
     def __post_init__(self) -> None:
         require_above(1, self, "n")
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        return (cls(n=2),)
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         rotating = int((rope.inv_freq > 0).sum())  # they come first; the others stand still in a proportional rope

@@ -11,11 +11,10 @@ from ropewalk import method
 from ropewalk.methods.attention import gali as gali_module
 from tests.attention import oracle
 from tests.attention.oracle import attention, base_frequencies, expected, watched
-from tests.methods.attention.pairs import TARGET as T
-from tests.methods.attention.pairs import L, distinct, error
+from tests.methods.attention.pairs import distinct, error
 from tests.methods.attention.pairs import one_layer as choosing
 from tests.methods.attention.pairs import read as read_rows
-from tests.methods.oracles import CHOICES, PAIRS
+from tests.methods.oracles import CHOICES, PAIRS, L, T
 from tests.models import step, tiny, tokens
 
 N = 100  # tokens of the test text

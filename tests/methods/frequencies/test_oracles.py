@@ -308,3 +308,32 @@ def test_scalings_on_top_of_a_trained_one_multiply(spelling):
     assert over.attention_factor == pytest.approx(1.1 * alone.attention_factor)
     assert torch.equal(over.inv_freq, alone.inv_freq)
     assert bool((over.inv_freq <= trained.inv_freq * (1 + 1e-12)).all())
+
+
+# CoPE, at values worked out from the paper's formula; the rule for n was run on published configurations
+
+
+@pytest.mark.parametrize(
+    ("base", "dim", "window", "faded"),
+    [(1e4, 128, 4096, 18), (5e5, 128, 8192, 29), (8e6, 128, 65536, 26), (1e6, 128, 32768, 24), (1e5, 64, 8192, 12)],
+)
+def test_cope_fades_what_never_finishes_a_turn(base, dim, window, faded):
+    rope = RopeSpec.plain(base, dim, window)
+    kept = factors("cope", rope, 2 * window) == 1
+    assert int((~kept).sum()) == faded - 1 and bool(kept[: dim // 2 - faded + 1].all())
+
+
+def test_cope_is_a_raised_cosine():
+    mask = 1 / factors(f"cope(n={20})")[-20:]
+    expected = [1, 0.993181, 0.838641, 0.541290, 0.458710, 0.105430, 0.006819, 0]
+    assert mask[[0, 1, 5, 9, 10, 15, 18, 19]].tolist() == near(expected)
+    smollm = factors("cope", RopeSpec.plain(1e5, 64, 8192), 16384)[-12:]
+    expected = [1, 1.020672, 1.086217, 1.208561, 1.413013, 1.750831, 2.331858, 3.421231, 5.794762, 12.598706, 49.374150]
+    assert smollm[:-1].tolist() == near(expected) and smollm[-1] == 1e30
+
+
+def test_cope_refuses_to_do_nothing():
+    with pytest.raises(UserError, match="0 pairs with a period beyond the window"):
+        factors("cope", RopeSpec.plain(100.0, 16, 4096), 8192)  # every pair turns often
+    with pytest.raises(UserError, match="expected 2 to the 64 pairs"):
+        factors("cope(n=65)")
