@@ -21,6 +21,7 @@ app = cyclopts.App(
     name="ropewalk",
     help="Make the context window of a language model longer, and prove that the model uses it.",
     version=__version__,
+    help_format="plaintext",  # no markdown to parse, and none to trip over
 )
 SHORT = {"out": "-o", "method": "-m", "methods": "-m", "engine": "-e", "suite": "-s", "lengths": "-l"}
 
