@@ -22,7 +22,7 @@ class ExportRequest(Request):
         engine: vllm, sglang, llama.cpp or transformers.
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
-        out: Place to write. Without it nothing is written, and the line carries the keys.
+        out: Folder to write. Without it nothing is written, and the line carries the keys.
         gguf: With llama.cpp: also write the model (extended already) as this GGUF file.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.

@@ -16,7 +16,7 @@ class ExtendRequest(TargetRequest, ModelRequest):
     """By what, and where to.
 
     Attributes:
-        out: Place to write.
+        out: Folder to write.
         method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
         overwrite: Replace what is there, if ropewalk wrote it.
         on_top: Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3

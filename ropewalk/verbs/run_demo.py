@@ -28,7 +28,7 @@ class RunDemoRequest(Request):
     """Where its files go.
 
     Attributes:
-        out: Place for the report, the results and the checkpoint.
+        out: Folder for the report, the results and the checkpoint.
     """
 
     out: Place = Path("runs/demo")
