@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep, write_text
+from ropewalk.common.results import Result
 from ropewalk.rope import problems
 from ropewalk.rope.config import (
     config_file,
@@ -25,13 +26,33 @@ from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from transformers import PreTrainedConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Head:
+    """One query head, over the last queries of some texts.
+
+    Attributes:
+        layer: index of the layer.
+        head: index of the query head.
+        slow_correlation: how well the part of the logit that comes from slow pairs of dimensions (those that make no
+            full turn inside the window) follows the whole logit over all distances: Pearson's correlation over the keys
+            of a query, averaged over queries; None where no pair is slow.
+        far_share: share of the attention that goes to the further half of the keys.
+    """
+
+    layer: int
+    head: int
+    slow_correlation: float | None
+    far_share: float
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection(Result):
     """What ``ropewalk inspect`` shows.
 
     Attributes:
@@ -47,6 +68,7 @@ class Inspection:
         extended_by: the method that ropewalk applied, if it did.
         unreadable: why transformers cannot read the configuration, if so.
         problems: misconfigurations; empty for a sound model.
+        heads: what each does with distance, where the weights were looked at.
     """
 
     model: str
@@ -60,8 +82,18 @@ class Inspection:
     extended_by: str | None
     unreadable: str | None
     problems: list[Problem]
+    heads: list[Head] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def sound(self) -> bool:
+        return not self.problems and self.unreadable is None
+
+    def show(self, console: Console) -> None:
+        from ropewalk.checkpoint.inspection_view import show
+
+        show(self, console)
+
+    def to_dict(self) -> dict[str, Any]:
         rope = {
             key: {
                 **spec_to_json(spec),
@@ -71,8 +103,9 @@ class Inspection:
             }
             for key, spec in self.specs.items()
         }
-        plain = {key: value for key, value in vars(self).items() if key not in ("specs", "problems")}
-        return {**plain, "rope": rope, "problems": [asdict(problem) for problem in self.problems]}
+        plain = {key: value for key, value in vars(self).items() if key not in ("specs", "problems", "heads")}
+        heads = {} if self.heads is None else {"heads": [asdict(head) for head in self.heads]}
+        return {**plain, "rope": rope, "problems": [asdict(problem) for problem in self.problems], **heads}
 
 
 def inspect(model: str, trust_remote_code: bool = False) -> Inspection:

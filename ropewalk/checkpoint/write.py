@@ -17,6 +17,7 @@ from ropewalk.checkpoint.inspection import refuse_unsound
 from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.common.results import Result
 from ropewalk.engines.launch import launch_lines
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
@@ -25,6 +26,7 @@ from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
 from ropewalk.rope.live import rounding
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from transformers import PreTrainedConfig
 
     from ropewalk.methods.base import Method
@@ -34,8 +36,8 @@ LINKED = (".safetensors", ".bin", ".gguf")  # large and never changed: hard link
 LEFT_OUT = frozenset({"config.json", RECORD})
 
 
-@dataclass(frozen=True)
-class Extension:
+@dataclass(frozen=True, repr=False)
+class Extension(Result):
     """What ``extend`` wrote.
 
     Attributes:
@@ -57,6 +59,13 @@ class Extension:
     rope_parameters: dict[str, dict[str, Any]]
     config_diff: str
     launch: dict[str, str]
+
+    def show(self, console: Console) -> None:
+        console.print(f"[bold]{self.method}[/]: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})")
+        console.print(self.config_diff, markup=False, soft_wrap=True)
+        console.print(f"\nwritten to [bold]{self.folder}[/]\n", soft_wrap=True)
+        for engine, line in self.launch.items():
+            console.print(f"{engine:13s} {line}", markup=False, soft_wrap=True)
 
 
 def extended_config(

@@ -1,37 +1,90 @@
-"""The command line. Each verb is a thin file beside this one, imported only when it is used."""
+"""The command line: words to Requests, results to tables. Every command is made from its verb; none is written here."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import cyclopts
+from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 
-from ropewalk import __version__
+from ropewalk import __version__, verbs
 from ropewalk.common.errors import UserError
+from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
     name="ropewalk",
     help="Make the context window of a language model longer, and prove that the model uses it.",
     version=__version__,
+    help_format="plaintext",  # no markdown to parse, and none to trip over
 )
-VERBS = {
-    "inspect": "Show a model's rotary embedding and every misconfiguration that its files give away.",
-    "plan": "Say what a longer window takes: methods, memory, time, commands.",
-    "extend": "Write a checkpoint with a longer window.",
-    "export": "Write what an engine needs, and print the line that starts it.",
-    "check-export": "Show whether every engine rotates as a checkpoint means; --fix mends it.",
+SHORT = {"out": "-o", "method": "-m", "methods": "-m", "engine": "-e", "suite": "-s", "lengths": "-l"}
+
+
+def command(verb: Verb[Any]) -> Callable[..., int]:
+    """A command with one option for every field of the verb's Request, and ``--json`` where there is a result."""
+
+    def call(*words: Any, **named: Any) -> int:
+        as_json = named.pop("json", False)
+        result = verb.run(verb.request(*words, **named))
+        if result is None:
+            return 0
+        if as_json:
+            print(result.to_json())
+        else:
+            result.show(Console(highlight=False))
+        return 0 if result.sound else 1
+
+    parameters = [_parameter(verb, option) for option in verb.options]
+    if verb.returns:
+        flag = Parameter(name="--json", negative="", help="Print JSON.", show_default=False)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("json", kind, default=False, annotation=Annotated[bool, flag]))
+    call.__doc__ = _flags(verb, verb.text)
+    call.__annotations__ = {}
+    vars(call)["__signature__"] = inspect.Signature(parameters)
+    return call
+
+
+def _parameter(verb: Verb[Any], option: Option) -> inspect.Parameter:
+    """An option as cyclopts reads it; what has a spelling stays as it is typed, for the Request to read."""
+    kind: Any = str if option.spelling else tuple[str, ...] if option.kind is tuple else option.kind
+    default = option.default
+    if option.spelling and default is not None and default is not inspect.Parameter.empty:
+        default = option.spelling.write(default)
+    how = Parameter(
+        name=None if option.positional else [option.flag, *filter(None, [SHORT.get(option.name)])],
+        help=_flags(verb, option.text),
+        negative=None if option.optional and option.kind is bool else "",
+        env_var=option.environment or None,
+        show_default=bool(option.default),
+    )
+    place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
+    kind = kind | None if option.optional else kind
+    return inspect.Parameter(option.name, place, default=default, annotation=Annotated[kind, how])
+
+
+def _flags(verb: Verb[Any], text: str) -> str:
+    """Options as they are called in Python, in double backticks, become those of the command line."""
+    flags = {option.name: option.flag for option in verb.options if not option.positional}
+    return re.sub(r"``(\w+)``", lambda match: flags.get(match[1], match[0]), text)
+
+
+for name in verbs.NAMES:
+    verb: Verb[Any] = vars(verbs.public(name))["verb"]
+    if verb.name:
+        app.command(command(verb), name=verb.name)
+for name, text in {
     "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
     "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
     "sweep": "Evaluate many models, methods and seeds on many workers.",
-    "serve": "Serve a model with any method on it, over OpenAI's protocol.",
-    "methods": "List the methods.",
-    "demo": "Do all of it on the bundled model.",
-}
-FUNCTIONS = {"check-export": "export:check_export"}  # MODULE:FUNCTION where they are not called as the verb
-for verb, summary in VERBS.items():
-    app.command(f"ropewalk.cli.{FUNCTIONS.get(verb, f'{verb}:{verb}')}", name=verb, help=summary)
+}.items():
+    app.command(f"ropewalk.cli.{name}:{name}", name=name, help=text)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,12 +94,12 @@ def run(arguments: Sequence[str]) -> int:
         result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
-        errors.print(f"[bold red]error[/] {_plain(error.message)}", soft_wrap=True)
+        errors.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
         if error.mend:
-            errors.print(_plain(error.mend), soft_wrap=True)
+            errors.print(escape(error.mend), soft_wrap=True)
         return 2
     except cyclopts.CycloptsError as error:
-        errors.print(f"[bold red]error[/] {_plain(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         errors.print("ropewalk --help, or ropewalk VERB --help, lists what can be said.")
         return 2
     except KeyboardInterrupt:
@@ -54,12 +107,6 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def main() -> None:

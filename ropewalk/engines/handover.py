@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.checkpoint import fold as folding
 from ropewalk.checkpoint.opening import check_weights, folder_of, from_folder, resolve
 from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
+from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.common.results import Result
 from ropewalk.engines import agreement as check
 from ropewalk.engines import formulas, launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row
@@ -24,6 +26,8 @@ from ropewalk.rope.config import RECORD, config_file, load_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ropewalk.methods.base import Method
 
 ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
@@ -49,8 +53,8 @@ class Profile:
     row: Row
 
 
-@dataclass(frozen=True)
-class Export:
+@dataclass(frozen=True, repr=False)
+class Export(Result):
     """What ``export`` wrote and found.
 
     Attributes:
@@ -68,6 +72,19 @@ class Export:
     keys: dict[str, Any]
     folded: list[str]
     fold_error: float | None
+
+    def show(self, console: Console) -> None:
+        for key, value in self.keys.items():
+            console.print(f"for {self.engine}: {key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+        if self.fold_error is not None:
+            console.print(f"attention factor folded into {len(self.folded)} tensors")
+            console.print(f"largest difference of log-probabilities: {self.fold_error:.2g}")
+        for profile in self.profiles:
+            use = "best on short text" if profile.name == "native" else "for long text"
+            console.print(f"[bold]{profile.name}[/], {lengths.show(profile.length)} tokens, {use}:")
+            console.print(profile.line, markup=False, soft_wrap=True)
+        if self.folder is not None:
+            console.print(f"written to [bold]{self.folder}[/]", soft_wrap=True)
 
 
 def export(

@@ -15,30 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.recall import Recalled, Text
+from ropewalk.checkpoint.inspection import Head
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import SPARSITY, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
 
 ROWS = 8  # queries whose scores are held at once
-
-
-@dataclass(frozen=True)
-class Head:
-    """One query head, over the last queries of some texts.
-
-    Attributes:
-        layer: index of the layer.
-        head: index of the query head.
-        slow_correlation: how well the part of the logit that comes from slow pairs of dimensions (those that make no
-            full turn inside the window) follows the whole logit over all distances: Pearson's correlation over the keys
-            of a query, averaged over queries; None where no pair is slow.
-        far_share: share of the attention that goes to the further half of the keys.
-    """
-
-    layer: int
-    head: int
-    slow_correlation: float | None
-    far_share: float
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from ropewalk.checkpoint.inspection import refuse_unsound
 from ropewalk.checkpoint.opening import load, resolve
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
+from ropewalk.common.results import Result
 from ropewalk.planning import advice, memory
 from ropewalk.planning.advice import Ladder, MethodAdvice
 from ropewalk.planning.calibrate import Calibration, calibrate
@@ -22,11 +23,12 @@ from ropewalk.planning.shapes import Shapes, shapes
 from ropewalk.rope import config as rope_config
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from transformers import PreTrainedConfig
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Result):
     """What ``ropewalk plan`` shows.
 
     Attributes:
@@ -76,7 +78,12 @@ class Plan:
     short_tax: tuple[Published, ...]
     commands: list[str]
 
-    def to_json(self) -> dict[str, Any]:
+    def show(self, console: Console) -> None:
+        from ropewalk.planning.plan_view import show
+
+        show(self, console)
+
+    def to_dict(self) -> dict[str, Any]:
         content = asdict(self)
         for name in ("serving", "training", "skip_wise"):
             ladder = getattr(self, name)

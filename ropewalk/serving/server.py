@@ -6,15 +6,12 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from ropewalk.checkpoint.opening import load
 from ropewalk.common.errors import UserError
-from ropewalk.methods.catalogue import method as method_of
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
 from ropewalk.serving.scheduler import Scheduler
@@ -31,63 +28,49 @@ if TYPE_CHECKING:
 GRACE = 10  # seconds that running requests get to finish, on shutdown
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to serve, and where.
-
-    Attributes:
-        model: folder, hub id or ``demo``.
-        method: spelling of the method; "none" serves the model as it comes, extended or not.
-        to: tokens of prompt and answer together; None means what the configuration promises.
-        host: address to listen on.
-        port: to listen on; 0 takes a free one.
-        name: that clients ask for; empty means ``model`` as it is spelled.
-        api_key: that clients must send; empty means none.
-        capacity: tokens that all caches together may hold; None means one request of full length.
-        dtype: as in ``loading.load``.
-        device: likewise.
-        trust_remote_code: likewise.
-    """
-
-    model: str
-    method: str = "none"
-    to: int | None = None
-    host: str = "127.0.0.1"
-    port: int = 8000
-    name: str = ""
-    api_key: str = ""
-    capacity: int | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-
-
-def serve(options: Options, announce: Callable[[str, int, bool], None]) -> None:
+def serve(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    listening: socket.socket,
+    announce: Callable[[str, int, bool], None],
+    *,
+    name: str,
+    host: str,
+    to: int | None = None,
+    api_key: str = "",
+    capacity: int | None = None,
+) -> None:
     """Listen until SIGINT or SIGTERM; running requests are finished, for ``GRACE`` seconds at most.
 
     Args:
-        options: what and where.
-        announce: called once the model is loaded, with the address, the length limit in tokens, and whether only this
+        model: without a method on it.
+        tokenizer: its own.
+        method: put on for as long as the server runs; ``none`` serves the model as it comes, extended or not.
+        listening: a socket from ``bind``.
+        announce: called before the first request, with the address, the length limit in tokens, and whether only this
             machine can reach the server.
+        name: that clients ask for.
+        host: where it listens, as the caller spells it.
+        to: tokens of prompt and answer together; None means what the configuration promises.
+        api_key: that clients must send; empty means none.
+        capacity: tokens that all caches together may hold; None means one request of full length.
 
     Raises:
         UserError: for everything that a user can mend, before the server listens.
     """
-    method = method_of(options.method)
-    with _bound(options.host, options.port) as listening:
-        model, tokenizer, _ = load(options.model, options.dtype, options.device, options.trust_remote_code)
-        specs = rope_config.read(model.config)
-        _refuse_dynamic(options.model, method, specs)
-        limit = _limit(options, method, specs)
-        vocabulary = int(rope_config.text_config(model.config).vocab_size)
-        served = Served(options.name or options.model, tokenizer, vocabulary, limit, options.api_key)
-        host, port = listening.getsockname()[:2]
-        local = ipaddress.ip_address(host).is_loopback
-        names = ["localhost", "127.0.0.1", "::1", "[::1]", host, options.host] if local else None
-        with method.on(model, None if method.id == "none" else options.to):
-            scheduler = _scheduler(model, tokenizer, method, options.capacity or limit, specs)
-            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}", limit, local)
-            _listen(application(served, scheduler, names), listening)
+    specs = rope_config.read(model.config)
+    source = str(model.name_or_path)
+    _refuse_dynamic(source, method, specs)
+    limit = _limit(source, to, method, specs)
+    vocabulary = int(rope_config.text_config(model.config).vocab_size)
+    address, port = listening.getsockname()[:2]
+    local = ipaddress.ip_address(address).is_loopback
+    hosts = ["localhost", "127.0.0.1", "::1", "[::1]", address, host] if local else None
+    with method.on(model, None if method.id == "none" else to):
+        scheduler = _scheduler(model, tokenizer, method, capacity or limit, specs)
+        announce(f"http://{f'[{address}]' if ':' in address else address}:{port}", limit, local)
+        _listen(application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening)
 
 
 def _scheduler(
@@ -121,7 +104,7 @@ def _listen(app: Starlette, listening: socket.socket) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket that has the address and does not listen yet.
 
     Raises:
@@ -137,21 +120,21 @@ def _bound(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}:{port}: {error}", "Choose others with --host and --port.") from None
 
 
-def _limit(options: Options, method: Method, specs: Mapping[str, RopeSpec]) -> int:
+def _limit(model: str, to: int | None, method: Method, specs: Mapping[str, RopeSpec]) -> int:
     """Tokens of prompt and answer together.
 
     Raises:
         UserError: if nothing makes the model read so many.
     """
     promised = min(spec.length for spec in rope_config.full_attention(specs))
-    if options.to is None:
+    if to is None:
         return promised
-    if method.id == "none" and options.to > promised:
+    if method.id == "none" and to > promised:
         raise UserError(
-            f"{options.model} reads {promised:,} tokens as it is, not {options.to:,}",
-            f"ropewalk serve {options.model} --method self-extend --to {options.to}",
+            f"{model} reads {promised:,} tokens as it is, not {to:,}",
+            f"ropewalk serve {model} --method self-extend --to {to}",
         )
-    return options.to
+    return to
 
 
 def _refuse_dynamic(model: str, method: Method, specs: Mapping[str, RopeSpec]) -> None:

@@ -1,0 +1,16 @@
+"""One file per verb, of the name that the verb has in Python; imported when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+# `methods` and `demo` are rooms of the package, so these two verbs have longer names in Python.
+NAMES = ("inspect", "plan", "extend", "export", "check_export", "serve", "list_methods", "run_demo", "load")
+
+
+def public(name: str) -> Callable[..., Any]:
+    """The function that a Python user calls; what a command line needs is its ``verb``."""
+    function: Callable[..., Any] = getattr(import_module(f"{__name__}.{name}"), name)
+    return function

@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,19 +72,11 @@ def test_help_lists_every_verb(capsys):
     assert all(verb in shown for verb in ("inspect", "extend", "compare", "methods", "demo"))
 
 
-@pytest.mark.parametrize("code", ["import ropewalk", "from ropewalk.cli.main import run; run(['--help'])",
-                                  "from ropewalk.cli.main import run; run(['methods'])"])  # fmt: skip
-def test_light_commands_load_nothing_heavy(code):
-    heavy = "import sys; print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines()[-1] == "[]"
-
-
 def test_methods_as_json_is_the_catalogue(capsys):
     from ropewalk.methods.catalogue import CATALOGUE
 
     assert run(["methods", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
+    listed = json.loads(capsys.readouterr().out)["methods"]
     assert [entry["id"] for entry in listed] == [entry.id for entry in CATALOGUE]
     assert {"kind", "training_free", "exportable", "paper"} <= set(listed[0])
 

@@ -195,7 +195,7 @@ def test_the_verbs_print_for_people_and_programs(model, tmp_path, capsys):
     assert run(["export", str(model), "-e", "vllm", "--to", "256", "-o", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["profiles"][-1]["row"]["loads"] is True
     assert run(["check-export", str(tmp_path / "out"), "--json"]) == 0
-    assert [row["engine"] for row in json.loads(capsys.readouterr().out)][-1] == "llama.cpp"
+    assert [row["engine"] for row in json.loads(capsys.readouterr().out)["rows"]][-1] == "llama.cpp"
     assert run(["check-export", str(tmp_path / "out")]) == 0
     assert "vllm 0.33.0" in capsys.readouterr().out
 

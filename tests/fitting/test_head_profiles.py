@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from ropewalk import UserError
-from ropewalk.cli.inspect import show_heads
+from ropewalk.checkpoint.inspection_view import show_heads
 from ropewalk.cli.main import run
 from ropewalk.fitting import head_profiles as heads_module
 from ropewalk.fitting.head_profiles import Head, contributions, head_profiles

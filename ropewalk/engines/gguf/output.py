@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.results import Result
 from ropewalk.engines.gguf.header import read_header
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.rope_keys import Entries
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
+    from rich.console import Console
 
 
 MARK = "ropewalk.tensors"  # key: what the tensors were when ropewalk wrote the file; a file quantised since differs
 
 
-@dataclass(frozen=True)
-class Written:
+@dataclass(frozen=True, repr=False)
+class Written(Result):
     """What was written.
 
     Attributes:
@@ -38,6 +41,14 @@ class Written:
     n_bytes: int
     rope: Entries
     launch: str
+
+    def show(self, console: Console) -> None:
+        for key, value in self.rope.keys.items():
+            console.print(f"{key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+        for name, factors in self.rope.factors.items():
+            console.print(f"{name} = {len(factors)} factors, {min(factors):.4g} to {max(factors):.4g}", markup=False)
+        console.print(f"written to [bold]{self.path}[/], {self.n_bytes / 2**20:,.4g} MiB", soft_wrap=True)
+        console.print(self.launch, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""``ropewalk plan``: what it takes to bring a model to a length."""
+"""A plan, printed for a person."""
 
 from __future__ import annotations
 
-import json
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
+
+from ropewalk.common.lengths import show as length
+from ropewalk.common.results import columns
+from ropewalk.planning.cost import show_hours
 
 if TYPE_CHECKING:
     from ropewalk.planning.advice import Ladder
@@ -18,62 +18,8 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def plan(
-    model: str,
-    /,
-    *,
-    to: str,
-    gpu: str | None = None,
-    memory: str | None = None,
-    gpus: int = 1,
-    tokens: str = "1B",
-    mfu: float = 0.4,
-    calibrate: Annotated[bool, Parameter(negative="")] = False,
-    trust_remote_code: Annotated[bool, Parameter(negative="")] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-) -> None:
-    """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
-
-    Parameters
-    ----------
-    model: str
-        A folder, a config.json, a hub id, or 'demo'.
-    to: str
-        Target length in tokens: 4096, 4k, 128K, 1m.
-    gpu: str
-        h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
-    memory: str
-        Memory of one device, with its unit: 24G. Without --gpu there are no times.
-    gpus: int
-        How many devices.
-    tokens: str
-        To train on: 500M, 1B.
-    mfu: float
-        Share of the devices' peak that a run reaches, for times.
-    calibrate: bool
-        Load the model, run one short training step and a prefill, and correct the memory model by what they took.
-    trust_remote_code: bool
-        Run code that comes with the model.
-    as_json: bool
-        Print JSON.
-    """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
-    from ropewalk.common.lengths import parse
-    from ropewalk.planning.cost import parse_tokens
-    from ropewalk.planning.planner import plan as make
-
-    target, budget = parse(to), parse_tokens(tokens)
-    made = make(model, target, gpu, memory, gpus, budget, mfu, calibrate, trust_remote_code)
-    if as_json:
-        print(json.dumps(made.to_json(), indent=2))
-    else:
-        show(made, Console(highlight=False))
-
-
 def show(made: Plan, console: Console) -> None:
     """Print a plan for a person."""
-    from ropewalk.common.lengths import show as length
-
     shapes = made.shapes
     active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
     console.print(f"[bold]{made.architecture}[/]  {made.model}  {_count(shapes.parameters)} parameters{active}")
@@ -114,7 +60,7 @@ def show(made: Plan, console: Console) -> None:
 
 
 def _methods(made: Plan, console: Console) -> None:
-    table = _table("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource")
+    table = columns("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource")
     silent = []
     for method in made.methods:
         if not method.results:
@@ -139,7 +85,7 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     console.print(f"\n{title}: {verdict}, {_parts(ladder.memory)}", soft_wrap=True)
     if len(ladder.steps) > 1:
         name, unit = _unit(ladder.memory.total)
-        table = _table("switch", f">{name} at the target", ">longest that fits")
+        table = columns("switch", f">{name} at the target", ">longest that fits")
         for step in ladder.steps:
             style = "bold" if step.name == ladder.best else ""
             longest = f"{step.longest:,}" if step.longest else "none"
@@ -153,18 +99,16 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
 
 
 def _tokens(longest: int) -> str:
-    from ropewalk.common.lengths import show as length
-
     if not longest:
         return "no length fits"
     return f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)} tokens"
 
 
 def _cost(made: Plan, console: Console) -> None:
-    from ropewalk.planning.cost import show_hours
-
     cost = made.cost
-    table = _table(f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention", ">\ntime", ">\ndevice hours")
+    table = columns(
+        f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention", ">\ntime", ">\ndevice hours"
+    )
     rows = [(f"sequences of {made.target:,}", cost)]
     if made.skip_wise_cost:
         rows.append((f"skip-wise on {made.window:,}", made.skip_wise_cost))
@@ -179,13 +123,6 @@ def _cost(made: Plan, console: Console) -> None:
             f"{cost.decode_tokens_per_second:.0f} tokens/s; times at {made.mfu:.0%} of {made.device}'s peak",
             soft_wrap=True,
         )
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    return table
 
 
 def _parts(memory: Memory) -> str:

@@ -1,0 +1,84 @@
+"""An inspection, printed for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ropewalk.common.lengths import show as length
+from ropewalk.common.results import columns
+
+if TYPE_CHECKING:
+    from ropewalk.checkpoint.inspection import Head, Inspection
+
+SHOWN = 12  # heads in the table
+
+
+def show(found: Inspection, console: Console) -> None:
+    """Print an inspection for a person."""
+    console.print(f"[bold]{found.architecture}[/]  {found.model}")
+    if found.window is not None and found.length is not None:
+        grown = (
+            "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
+        )
+        by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
+        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}", soft_wrap=True)
+        layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
+        per_token = found.kv_bytes_per_token or 0
+        console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
+        console.print(f", {per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens")
+    if found.unreadable:
+        console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
+    if found.specs:
+        headings = ("rope of", "type", ">base", ">dims", "style", ">window", ">t", ">factors", ">unturned")
+        table = columns(*headings, gap=1)
+        for key, spec in found.specs.items():
+            low, high = min(spec.factors), max(spec.factors)
+            half = spec.rotary_dim // 2
+            table.add_row(
+                key,
+                spec.rope_type,
+                f"{spec.base:,.6g}",
+                f"{spec.rotary_dim}/{spec.head_dim}",
+                spec.style,
+                f"{spec.window:,}",
+                f"{spec.attention_factor:.4g}",
+                "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
+                f"{half - spec.critical_dimension}/{half}",
+            )
+        console.print(table)
+        console.print(
+            "[dim]t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window[/]",
+            soft_wrap=True,
+        )
+    if not found.problems:
+        console.print("[green]no problems found[/]")
+    for problem in found.problems:
+        console.print(f"\n[bold red]{problem.code}[/]  {problem.key}")
+        console.print(f"  seen      {problem.seen!r}", soft_wrap=True, markup=False)
+        console.print(f"  expected  {problem.expected}", soft_wrap=True, markup=False)
+        console.print(f"  mend      {problem.mend}", soft_wrap=True, markup=False)
+    if found.heads is not None:
+        show_heads(found.heads, console)
+
+
+def show_heads(heads: Sequence[Head], console: Console) -> None:
+    """Print the heads whose slow dimensions follow their logits best."""
+    ranked = sorted(heads, key=lambda head: -1.0 if head.slow_correlation is None else -head.slow_correlation)
+    ranked = [head for head in ranked if head.slow_correlation is not None]
+    if not ranked:
+        console.print("no head rotates slowly: every pair of dimensions completes a turn inside the window")
+        return
+    table = columns(">layer", ">head", ">slow r", ">far", gap=1)
+    for head in ranked[:SHOWN]:
+        table.add_row(str(head.layer), str(head.head), f"{head.slow_correlation:.3f}", f"{head.far_share:.1%}")
+    console.print(table)
+    far = sum(head.far_share for head in heads) / len(heads)
+    console.print(
+        f"[dim]{len(ranked[:SHOWN])} of {len(heads)} heads; slow r: correlation of the logit with the part that comes "
+        f"from pairs without a full turn inside the window; far: attention to the further half of the text, {far:.1%} "
+        "over all heads[/]",
+        soft_wrap=True,
+    )

@@ -1,0 +1,116 @@
+"""Whether engines rotate as a checkpoint means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.results import Result
+from ropewalk.verbs.request import Model, Request, Spelling, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ropewalk.engines.agreement import Row
+
+
+def _overrides(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) else dict(value)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--overrides is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"--overrides holds a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckExportRequest(Request):
+    """What to check, and how the engines are started.
+
+    Attributes:
+        folder: A local checkpoint, or 'demo'.
+        fix: Write the keys that mend it; the old files stay beside as NAME.bak.
+        overrides: JSON as given to vLLM's --hf-overrides and SGLang's --json-model-override-args.
+        llama_flags: Flags as given to llama-server.
+        version: ENGINE=VERSION for another than the latest known: vllm=0.11.2.
+    """
+
+    folder: Model = field(kw_only=False)
+    fix: bool = False
+    overrides: Annotated[dict[str, Any], Spelling(str | dict[str, Any], _overrides, json.dumps)] | None = None
+    llama_flags: str = ""
+    version: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class Agreement(Result):
+    """What each engine makes of a checkpoint.
+
+    Attributes:
+        rows: one per engine.
+        wrote: [FILE:]key -> value that was written to mend it.
+    """
+
+    rows: list[Row]
+    wrote: dict[str, Any]
+
+    @property
+    def sound(self) -> bool:
+        return all(row.sound for row in self.rows)
+
+    def show(self, console: Console) -> None:
+        from rich.table import Table
+
+        said = {True: "same", False: "[red]no[/]", None: "-"}
+        for key, value in self.wrote.items():
+            console.print(f"wrote {key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+        table = Table("engine", "loads", "frequencies", "attention factor", "length")
+        table.columns[0].no_wrap = True
+        for row in self.rows:
+            answers = (row.same_frequencies, row.same_attention_factor, row.same_length)
+            loads = "yes" if row.loads else said[False]
+            table.add_row(f"{row.engine} {row.version}".strip(), loads, *(said[answer] for answer in answers))
+        console.print(table)
+        for row in self.rows:
+            if row.note:
+                console.print(f"[bold]{row.engine}[/]: ", end="")
+                console.print(row.note, markup=False, soft_wrap=True)
+            mend = "ropewalk check-export DIR --fix" if row.keys else row.mend
+            if mend:
+                console.print(f"  {mend}", markup=False, soft_wrap=True)
+
+
+@verb("check-export")
+def check_export(request: CheckExportRequest) -> Agreement:
+    """Compare what each engine derives from a checkpoint with what it means. Needs no weights and no engine.
+
+    In a shell it exits with 1 if an engine would not load it or would rotate otherwise.
+
+    Returns:
+        One row per engine; ``sound`` is False if an engine would not load it or would rotate otherwise.
+
+    Raises:
+        UserError: if a file cannot be read or written.
+    """
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
+    from ropewalk.engines import agreement
+
+    if request.fix:
+        refuse_bundled(request.folder)
+    place = Path(resolve(request.folder)).expanduser()
+    versions = dict(_pair(text) for text in request.version)
+    asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
+    wrote = agreement.fix(place, asked) if request.fix else {}
+    return Agreement(agreement.check_export(place, asked), wrote)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    engine, separator, version = text.partition("=")
+    if not separator or engine not in ("vllm", "sglang"):
+        raise UserError(f"--version is {text!r}", "Write --version vllm=0.11.2 or --version sglang=0.5.6.")
+    return engine, version

@@ -1,0 +1,77 @@
+"""A checkpoint for an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError
+from ropewalk.verbs.request import Length, Method, Model, Place, Request, verb
+
+if TYPE_CHECKING:
+    from ropewalk.engines.gguf.output import Written
+    from ropewalk.engines.handover import Export
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(Request):
+    """For whom, and what to write.
+
+    Attributes:
+        model: A folder, a hub id, or 'demo'; extended already, unless ``to`` is given.
+        engine: vllm, sglang, llama.cpp or transformers.
+        to: Extend to this length first: 4096, 4k, 128K, 1m.
+        method: With ``to``: as listed by 'ropewalk methods'.
+        out: Folder to write. Without it nothing is written, and the line carries the keys.
+        gguf: With llama.cpp: also write the model (extended already) as this GGUF file.
+        dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
+        fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
+        two_profiles: Write OUT/native and OUT/long, which share their weights on disk.
+        overwrite: Replace the folder or file that is there, if ropewalk wrote it.
+    """
+
+    model: Model = field(kw_only=False)
+    engine: str
+    to: Length | None = None
+    method: Method = "yarn"
+    out: Place | None = None
+    gguf: Place | None = None
+    dtype: str = "F16"
+    fold: bool = False
+    two_profiles: bool = False
+    overwrite: bool = False
+
+
+@verb("export")
+def export(request: ExportRequest) -> Export | Written:
+    """Give the line that starts an engine on a checkpoint, native and long; with ``out``, write what the engine needs.
+
+    Returns:
+        The engine's lines and keys, and the folder; with ``gguf``, the file and its entries about the rope.
+
+    Raises:
+        UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
+    """
+    from ropewalk.engines.handover import export as write
+    from ropewalk.methods.catalogue import method
+
+    if request.gguf is None:
+        return write(
+            request.model,
+            request.engine,
+            request.to,
+            None if request.to is None else method(request.method),
+            request.out,
+            request.fold,
+            request.two_profiles,
+            request.overwrite,
+        )
+    from ropewalk.engines.gguf import write_gguf
+
+    if request.engine != "llama.cpp" or request.to is not None:
+        raise UserError(
+            "--gguf writes an extended checkpoint for llama.cpp",
+            "ropewalk extend MODEL --to LENGTH --method METHOD -o DIR, then: "
+            "ropewalk export DIR --engine llama.cpp --gguf OUT.gguf",
+        )
+    return write_gguf(request.model, request.gguf, request.dtype, request.overwrite)

@@ -1,0 +1,106 @@
+"""What a model's files say about its context window, and what is wrong there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError
+from ropewalk.verbs.request import ModelRequest, Place, verb
+
+if TYPE_CHECKING:
+    from ropewalk.checkpoint.inspection import Head, Inspection
+
+TEXTS, TOKENS = 3, 4096  # read for the heads: so many texts, of so many tokens at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectRequest(ModelRequest):
+    """What to look at.
+
+    Attributes:
+        set: Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
+            The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
+            together with ``patch``.
+        weights: Load the model too, and show which heads look far and carry distance in slow dimensions, on a few
+            texts.
+        data: Texts for ``weights``: stdlib, topics, or a file or folder.
+        against: A GGUF file only: the checkpoint (folder, config.json, hub id) whose rope the file should have.
+        patch: A GGUF file only: write it again here with the rope of ``against``, or with the keys of ``set``.
+        overwrite: Replace the file that ``patch`` names, if ropewalk wrote it.
+    """
+
+    set: tuple[str, ...] = ()
+    weights: bool = False
+    data: str = "stdlib"
+    against: str | None = None
+    patch: Place | None = None
+    overwrite: bool = False
+
+
+@verb("inspect")
+def inspect(request: InspectRequest) -> Inspection:
+    """Show a model's rotary embedding and every misconfiguration that its files give away.
+
+    The model may also be a config.json or a GGUF file; no weights are needed, unless asked what the heads do.
+    In a shell it exits with 1 if there are problems.
+
+    Returns:
+        The inspection; ``sound`` is False if there are problems.
+
+    Raises:
+        UserError: if there is no configuration, or it cannot be read and no problem explains why.
+    """
+    if request.model.lower().endswith(".gguf"):
+        return _gguf(request)
+    if request.against is not None or request.patch is not None:
+        raise UserError(
+            f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
+        )
+    from ropewalk.checkpoint.inspection import inspect as look
+    from ropewalk.checkpoint.inspection import set_key
+    from ropewalk.checkpoint.opening import refuse_bundled, resolve
+
+    if request.set:
+        refuse_bundled(request.model)
+    for assignment in request.set:
+        set_key(resolve(request.model), assignment)
+    found = look(resolve(request.model), request.trust_remote_code)
+    return replace(found, heads=_heads(request, found.window or 0)) if request.weights else found
+
+
+def _gguf(request: InspectRequest) -> Inspection:
+    """Inspect a GGUF file, or the one that is written from it."""
+    from pathlib import Path
+
+    from ropewalk.engines.gguf import inspect_gguf, patch_gguf, set_keys
+
+    path, patch, against = Path(request.model).expanduser(), request.patch, request.against
+    if request.weights:
+        raise UserError("--weights looks at a model that runs; a GGUF file is only read", "Name the checkpoint.")
+    if request.set and (patch is None or against is not None):
+        raise UserError("--set changes no GGUF file in place, and goes with --patch OUT.gguf and without --against")
+    if patch is not None and not request.set and against is None:
+        raise UserError("--patch needs the rope to write: --against CHECKPOINT, or --set 'ARCH.rope.key=JSON'")
+    if patch is None:
+        return inspect_gguf(path, against)
+    if request.set:
+        set_keys(path, request.set, patch, request.overwrite)
+    elif against is not None:
+        patch_gguf(path, against, patch, request.overwrite)
+    return inspect_gguf(patch, against)
+
+
+def _heads(request: InspectRequest, window: int) -> list[Head]:
+    import torch
+
+    from ropewalk.checkpoint.opening import load
+    from ropewalk.fitting.head_profiles import head_profiles
+    from ropewalk.texts import documents
+
+    texts = documents.load(request.data)
+    live, tokenizer, _ = load(request.model, trust_remote_code=request.trust_remote_code)
+    length = min(window, TOKENS)
+    rows = list(documents.tokenise(texts, tokenizer, length).values())[:TEXTS]
+    ids = [torch.tensor([row[:length]], device=live.device) for row in rows]
+    return head_profiles(live, ids, window, queries=min(64, length // 2))

@@ -1,0 +1,68 @@
+"""What it takes to bring a model to a length."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ropewalk.verbs.request import ModelRequest, Spelling, TargetRequest, verb
+
+if TYPE_CHECKING:
+    from ropewalk.planning.planner import Plan
+
+
+def _tokens(value: Any) -> float:
+    if not isinstance(value, str):
+        return float(value)
+    from ropewalk.planning.cost import parse_tokens
+
+    return parse_tokens(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(TargetRequest, ModelRequest):
+    """With what.
+
+    Attributes:
+        gpu: h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
+        memory: Memory of one device, with its unit: 24G. Without ``gpu`` there are no times.
+        gpus: How many devices.
+        tokens: To train on: 500M, 1B.
+        mfu: Share of the devices' peak that a run reaches, for times.
+        calibrate: Load the model, run one short training step and a prefill, and correct the memory model by what they
+            took.
+    """
+
+    gpu: str | None = None
+    memory: str | None = None
+    gpus: int = 1
+    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format)] = 1e9
+    mfu: float = 0.4
+    calibrate: bool = False
+
+
+@verb("plan")
+def plan(request: PlanRequest) -> Plan:
+    """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
+
+    Returns:
+        The plan: window, factor, methods with what was published of them, memory, cost, and the commands to run next.
+
+    Raises:
+        UserError: naming the option or the configuration's key, and the mend.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
+    from ropewalk.planning.planner import plan as make
+
+    return make(
+        request.model,
+        request.to,
+        request.gpu,
+        request.memory,
+        request.gpus,
+        request.tokens,
+        request.mfu,
+        request.calibrate,
+        request.trust_remote_code,
+    )

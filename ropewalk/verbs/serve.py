@@ -1,0 +1,81 @@
+"""An OpenAI-compatible server for one model with one method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ropewalk.common.errors import UserError
+from ropewalk.verbs.request import Length, LiveRequest, Method, verb
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest(LiveRequest):
+    """What to serve, and where.
+
+    Attributes:
+        method: As listed by 'ropewalk methods'; an extended checkpoint needs none.
+        to: Tokens of prompt and answer together: 4096, 4k, 128K; by default what the configuration promises.
+        host: Address to listen on; by default only this machine can reach the server.
+        port: To listen on; 0 takes a free one.
+        name: That clients ask for as 'model'; by default the model as it is spelled.
+        api_key: That clients must send; better given as ROPEWALK_API_KEY, which no process list shows.
+        capacity: Tokens that running requests may hold together: more of them run at a time, for more memory; by
+            default one request of full length.
+    """
+
+    method: Method = "none"
+    to: Length | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str = ""
+    api_key: str = field(default="", repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
+    capacity: Length | None = None
+
+
+@verb("serve")
+def serve(request: ServeRequest) -> None:
+    """Serve a model over OpenAI's protocol with any method on it, also those that no other engine knows.
+
+    Returns when it is interrupted (SIGINT or SIGTERM); running requests are finished first.
+
+    Raises:
+        UserError: for everything that a user can mend, before the server listens.
+    """
+    try:
+        from ropewalk.serving.server import bind
+        from ropewalk.serving.server import serve as run
+    except ModuleNotFoundError as error:
+        raise UserError(f"serve needs {error.name}, which is missing", "pip install 'ropewalk[serve]'") from None
+    from rich.console import Console
+
+    from ropewalk.methods.catalogue import method
+    from ropewalk.verbs.load import load
+
+    console = Console(highlight=False)
+    name = request.name or request.model
+
+    def announce(address: str, limit: int, local: bool) -> None:
+        line = f"{name} ({request.method}), {limit:,} tokens, at {address}/v1"
+        console.print(line, markup=False, soft_wrap=True)
+        if not local and not request.api_key:
+            console.print("anyone who reaches this address can use it; set ROPEWALK_API_KEY to prevent that")
+        console.print("Ctrl-C ends it")
+
+    chosen = method(request.method)
+    with bind(request.host, request.port) as listening:
+        model, tokenizer = load(
+            request.model, dtype=request.dtype, device=request.device, trust_remote_code=request.trust_remote_code
+        )
+        run(
+            model,
+            tokenizer,
+            chosen,
+            listening,
+            announce,
+            name=name,
+            host=request.host,
+            to=request.to,
+            api_key=request.api_key,
+            capacity=request.capacity,
+        )
+    console.print("stopped")
