@@ -39,7 +39,7 @@ class CoPE(FrequencyMethod):
 
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
-        return (cls(n=2),)
+        return (cls(n=4),)
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         rotating = int((rope.inv_freq > 0).sum())  # they come first; the others stand still in a proportional rope
