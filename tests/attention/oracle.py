@@ -81,14 +81,6 @@ def leaky_rerope(window: int, divisor: float) -> Rule:
     return rule
 
 
-def string(shift: int, local: int) -> Rule:
-    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
-        d = m - n
-        return Pairs(d >= 0, torch.where(d < shift, d, d - shift + local))
-
-    return rule
-
-
 def lm_infinite(window: int, sinks: int) -> Rule:
     def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
         d = m - n

@@ -42,7 +42,6 @@ FACTORS: dict[str, list[float]] = {
     "longrope(factors=[" + ", ".join(str(1 + 3 * i / 63) for i in range(64)) + "])": [
         1, 1.761905, 2.523810, 2.904762, 3.285714, 4],
     "dprope": [ANY, ANY, ANY, 4, 4, 4],
-    "cope": [1, 1, 1, 1, 1.034944, 1e30],  # no rotation in the end
     "clex": [1, 1.639185, 2.686929, 3.440093, 4.404374, 7],
     "cope": [1, 1, 1, 1, 1.034944, 1e30],
     "cope(n=20)": [1, 1, 1, 1, 1.117855, 1e30],
@@ -66,7 +65,6 @@ PAIRS: dict[str, oracle.Rule] = {
     "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),
     "gali(local_window=6)": oracle.gali(L, 6, 6),
     "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
-    "string(shift=40, local=3)": oracle.string(40, 3),
     "log-n": oracle.log_n(L),
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
