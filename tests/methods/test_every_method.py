@@ -324,7 +324,7 @@ def test_gradients_flow_or_are_refused(case):
 @every_case
 def test_architectures(case, family):
     model, chosen = subject(family), case.made(subject(family))
-    state, short = buffers(model), text(2, min(untouched(chosen), 16))  # as far as sliding layers see
+    state, short = buffers(model), text(2, max(8, min(untouched(chosen), 16)))  # sliding layers see 16
     if chosen.exact_near:
         expected = logits(model, short)
         with case.on(model, to=WINDOW):  # attention with sinks or softcaps is written out by transformers
