@@ -32,8 +32,8 @@ def demo(
     as_json: bool
         Print JSON.
     """
+    from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO
     from ropewalk.checkpoint.inspection import inspect
-    from ropewalk.checkpoint.opening import DEMO, resolve
     from ropewalk.checkpoint.write import extend
     from ropewalk.cli.compare import conclude, shown
     from ropewalk.cli.inspect import show
@@ -41,9 +41,9 @@ def demo(
     from ropewalk.methods.catalogue import method
     from ropewalk.verbs.compare import Request, compare
 
-    checkpoint = folder_to_write(out / "demo-yarn-2k", [Path(resolve(DEMO))], overwrite=True)
+    checkpoint = folder_to_write(out / "demo-yarn-2k", [BUNDLED], overwrite=True)
     console = Console(highlight=False, stderr=as_json)
-    show(inspect(resolve(DEMO)), console)
+    show(inspect(DEMO), console)
     command = f"ropewalk compare demo --to {TARGET} --methods {shlex.quote(METHODS)} --max-documents 12"
     request = Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)
     with shown() as progress:

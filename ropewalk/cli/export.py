@@ -135,12 +135,13 @@ def check_export(
     as_json: bool
         Print JSON.
     """
-    from ropewalk.checkpoint.opening import refuse_bundled, resolve
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.engines import agreement as check
 
+    checkpoint = Checkpoint(folder)
     if fix:
-        refuse_bundled(folder)
-    place = Path(resolve(folder)).expanduser()
+        checkpoint.refuse_bundled()
+    place = Path(checkpoint.place).expanduser()
     asked = check.Asked(_overrides(overrides), llama_flags, dict(_pair(text) for text in version))
     written = check.fix(place, asked) if fix else {}
     rows = check.check_export(place, asked)

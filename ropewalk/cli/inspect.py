@@ -84,15 +84,16 @@ def inspect(
 
 
 def _checkpoint(model: str, set_: tuple[str, ...], trust_remote_code: bool) -> Inspection:
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import inspect as look
     from ropewalk.checkpoint.inspection import set_key
-    from ropewalk.checkpoint.opening import refuse_bundled, resolve
 
+    checkpoint = Checkpoint(model, trust_remote_code)
     if set_:
-        refuse_bundled(model)
+        checkpoint.refuse_bundled()
     for assignment in set_:
-        set_key(resolve(model), assignment)
-    return look(resolve(model), trust_remote_code)
+        set_key(checkpoint.place, assignment)
+    return look(checkpoint)
 
 
 def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | None, overwrite: bool) -> Inspection:
@@ -115,12 +116,13 @@ def _gguf(path: Path, set_: tuple[str, ...], against: str | None, patch: Path | 
 def _heads(model: str, found: Inspection, data: str, trust_remote_code: bool) -> list[Head]:
     import torch
 
-    from ropewalk.checkpoint.opening import load
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.fitting.head_profiles import head_profiles
     from ropewalk.texts import documents
 
     texts = documents.load(data)
-    live, tokenizer, _ = load(model, trust_remote_code=trust_remote_code)
+    checkpoint = Checkpoint.open(model, trust_remote_code)
+    live, tokenizer = checkpoint.load(), checkpoint.tokenizer()
     window = found.window or 0
     length = min(window, TOKENS)
     rows = list(documents.tokenise(texts, tokenizer, length).values())[:TEXTS]

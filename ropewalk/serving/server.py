@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.rope import config as rope_config
@@ -44,7 +44,7 @@ class Options:
         name: that clients ask for; empty means ``model`` as it is spelled.
         api_key: that clients must send; empty means none.
         capacity: tokens that all caches together may hold; None means one request of full length.
-        dtype: as in ``loading.load``.
+        dtype: as in ``Checkpoint.load``.
         device: likewise.
         trust_remote_code: likewise.
     """
@@ -75,8 +75,9 @@ def serve(options: Options, announce: Callable[[str, int, bool], None]) -> None:
     """
     method = method_of(options.method)
     with _bound(options.host, options.port) as listening:
-        model, tokenizer, _ = load(options.model, options.dtype, options.device, options.trust_remote_code)
-        specs = rope_config.read(model.config)
+        checkpoint = Checkpoint.open(options.model, options.trust_remote_code)
+        specs, tokenizer = checkpoint.specs, checkpoint.tokenizer()
+        model = checkpoint.load(options.dtype, options.device)
         _refuse_dynamic(options.model, method, specs)
         limit = _limit(options, method, specs)
         vocabulary = int(rope_config.text_config(model.config).vocab_size)
@@ -143,7 +144,7 @@ def _limit(options: Options, method: Method, specs: Mapping[str, RopeSpec]) -> i
     Raises:
         UserError: if nothing makes the model read so many.
     """
-    promised = min(spec.length for spec in rope_config.full_attention(specs))
+    promised = rope_config.promised_by(specs)
     if options.to is None:
         return promised
     if method.id == "none" and options.to > promised:
@@ -162,9 +163,8 @@ def _refuse_dynamic(model: str, method: Method, specs: Mapping[str, RopeSpec]) -
     """
     replaced = "frequencies" in method.axes and method.id != "none"
     if not replaced and any(spec.rope_type == "dynamic" for spec in specs.values()):
-        length = max(spec.length for spec in specs.values())
         raise UserError(
             f"{model} has rope_type 'dynamic': its frequencies follow the longest text seen so far, so that requests "
             "would change each other's results",
-            f"ropewalk serve {model} --method dynamic-ntk --to {length}",
+            f"ropewalk serve {model} --method dynamic-ntk --to {rope_config.promised_by(specs)}",
         )
