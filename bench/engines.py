@@ -31,7 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import extend, extended_config
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import write_text
@@ -63,7 +63,7 @@ FOR_A_CPU = "--dtype float32 --enforce-eager --no-enable-prefix-caching --max-nu
 
 def reference(folder: str | Path, ids: list[int], **keys: Any) -> torch.Tensor:
     """Log-probability of each token after the first, float64 [n - 1], by transformers in float32."""
-    model, _, _ = load(str(folder), dtype="float32", device="cpu")
+    model = Checkpoint.open(folder).load("float32", "cpu")
     with torch.no_grad():
         scores = model(torch.tensor([ids]), use_cache=False, **keys).logits[0, :-1].double().log_softmax(-1)
     return scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
@@ -71,7 +71,8 @@ def reference(folder: str | Path, ids: list[int], **keys: Any) -> torch.Tensor:
 
 def held_out() -> tuple[list[int], Path]:
     """The first ``TARGET`` tokens of a text that the bundled model has not seen, and that model's folder."""
-    _, tokenizer, folder = load("demo", device="cpu")
+    demo = Checkpoint.open("demo")
+    tokenizer, folder = demo.tokenizer(), demo.folder
     documents = tokenise(held_out_sources(), tokenizer, TARGET)
     return next(iter(documents.values()))[:TARGET], folder
 

@@ -25,7 +25,7 @@ from ropewalk import YaRN
 from ropewalk.backends.backend import Ask, Reply
 from ropewalk.backends.nll import answer_match
 from ropewalk.backends.prefix import Runner, Trunk
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.evaluation.samples import cells
 from ropewalk.planning.measure import peak_bytes
 
@@ -144,7 +144,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
     longest_single, longest_planted, repeats = (2048, 4096, 1) if arguments.quick else (16384, 32768, 2)
-    model, tokenizer, _ = load("demo", dtype="float32", device="cpu")
+    checkpoint = Checkpoint.open("demo")
+    model, tokenizer = checkpoint.load("float32", "cpu"), checkpoint.tokenizer()
     rows = []
     for measure, longest in ((single, longest_single), (planted, longest_planted)):
         lengths = [longest >> k for k in range(3 if arguments.quick else 5, -1, -1)]

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropewalk import YaRN
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.evaluation.perplexity import truncated
 from ropewalk.texts.builtin import held_out_sources
 from ropewalk.texts.documents import tokenise
@@ -57,7 +57,8 @@ def seconds(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
 def measure(longest: int, n_lengths: int, n_documents: int, repeats: int) -> dict[str, Any]:
     """One row of results; times are medians of ``repeats``."""
     lengths = [longest * (i + 1) // n_lengths for i in range(n_lengths)]
-    model, tokenizer, _ = load("demo", dtype="float32", device="cpu")
+    checkpoint = Checkpoint.open("demo")
+    model, tokenizer = checkpoint.load("float32", "cpu"), checkpoint.tokenizer()
     texts = tokenise(held_out_sources(), tokenizer, longest)
     documents = torch.tensor([ids[:longest] for ids in texts.values()][:n_documents])
     with YaRN().on(model, to=max(longest, 512)):

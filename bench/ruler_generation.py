@@ -21,7 +21,7 @@ from typing import Any
 
 import transformers
 
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.tasks.ruler import CONFIGURATIONS, STAND_INS
 from ropewalk.tasks.task import Task
 from ropewalk.texts.builtin import topics
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core each
-    _, tokenizer, _ = load("demo", dtype="float32", device="cpu")
+    tokenizer = Checkpoint.open("demo").tokenizer()
     units = TokenUnits(tokenizer)
     settings = [(4096, 50, 300)] if arguments.quick else [(4096, 200, 1000), (131072, 10, 30)]
     rows = []

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.evaluation.samples import Cell, QuestionCell, cells
 from ropewalk.tasks.suites import possible, suite
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _, tokenizer, _ = load("demo", dtype="float32", device="cpu")
+    tokenizer = Checkpoint.open("demo").tokenizer()
     rows: list[dict[str, Any]] = []
 
     def row(name: str, ours: float, peer: float, unit: str, n: int, **setting: object) -> None:

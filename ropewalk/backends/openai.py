@@ -221,13 +221,11 @@ def connect(
         raise UserError("asking a server needs the client library 'openai'", "pip install 'ropewalk[openai]'") from None
     import os
 
-    from ropewalk.checkpoint.opening import folder_of, load_tokenizer
-    from ropewalk.rope.config import load_config, quiet
+    from ropewalk.checkpoint.checkpoint import Checkpoint
 
     if not tokenizer:
         raise UserError("a server needs to be told its tokenizer", "Add --tokenizer FOLDER_OR_HUB_ID.")
-    with quiet():
-        made = load_tokenizer(folder_of(tokenizer), load_config(str(folder_of(tokenizer))), trust_remote_code)
+    made = Checkpoint.open(tokenizer, trust_remote_code, sound=False).tokenizer()
     key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=timeout)
     return Server(client, url, served or _only_model(client, url), made, Pace(per_minute), workers)

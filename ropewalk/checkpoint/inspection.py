@@ -7,21 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep, write_text
 from ropewalk.common.results import Result
 from ropewalk.rope import problems
-from ropewalk.rope.config import (
-    config_file,
-    full_attention,
-    load_config,
-    read,
-    read_json,
-    record_of,
-    spec_to_json,
-    text_config,
-    window_of,
-)
+from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 
@@ -108,30 +99,29 @@ class Inspection(Result):
         return {**plain, "rope": rope, "problems": [asdict(problem) for problem in self.problems], **heads}
 
 
-def inspect(model: str, trust_remote_code: bool = False) -> Inspection:
+def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> Inspection:
     """Inspect a folder, a config.json or a hub id; no weights are needed.
 
     Raises:
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
     """
-    file = config_file(model)
-    raw = read_json(file)
-    found = problems.find(raw, model, nested=_wants_nested(raw))
+    checkpoint = Checkpoint.open(model, trust_remote_code, sound=False)
+    found, place = list(checkpoint.problems), checkpoint.place
     try:
-        config = load_config(model, trust_remote_code)
-        specs = read(config)
+        config, specs = checkpoint.config, checkpoint.specs
     except UserError as error:
         if not found:
             raise
+        raw = checkpoint.raw
         name = str((raw.get("architectures") or [raw.get("model_type", "unknown")])[0])
-        return Inspection(model, name, {}, {}, None, None, None, "", None, error.message, found)
+        return Inspection(place, name, {}, {}, None, None, None, "", None, error.message, found)
     text = text_config(config)
-    window, length = window_of(specs), min(spec.length for spec in full_attention(specs))
-    found += _tokenizer_problems(file.parent, model, window, length)
-    record = record_of(config)
+    window, length = window_of(specs), promised_by(specs)
+    found += _tokenizer_problems(checkpoint.config_file.parent, place, window, length)
+    record = checkpoint.record
     dtype = str(text.dtype or config.dtype or "bfloat16").removeprefix("torch.")
     return Inspection(
-        model=model,
+        model=place,
         architecture=str((config.architectures or [config.model_type])[0]),
         layers=layer_types(text),
         specs=specs,
@@ -143,20 +133,6 @@ def inspect(model: str, trust_remote_code: bool = False) -> Inspection:
         unreadable=None,
         problems=found,
     )
-
-
-def refuse_unsound(model: str) -> None:
-    """Raise the first problem of a configuration that leaves the pretrained rope in doubt.
-
-    Raises:
-        UserError: naming key, value seen, value expected and the mend.
-    """
-    raw = read_json(config_file(model))
-    for problem in problems.find(raw, model, nested=_wants_nested(raw)):
-        if problem.code in problems.BLOCKING:
-            raise UserError(
-                f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
-            )
 
 
 def layer_types(text: PreTrainedConfig) -> dict[str, int]:
@@ -174,20 +150,6 @@ def kv_bytes_per_token(text: PreTrainedConfig, dtype: str) -> int:
         width = 2 * int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
     growing = sum(n for kind, n in layer_types(text).items() if kind == "full_attention")
     return growing * width * BYTES.get(dtype, 2)
-
-
-def _wants_nested(raw: dict[str, Any]) -> bool:
-    """Whether this model type's own defaults hold rope parameters per layer type."""
-    from transformers import AutoConfig
-
-    inner = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
-    model_type = (inner or raw).get("model_type")
-    try:
-        defaults = AutoConfig.for_model(str(model_type))
-    except Exception:  # unknown types are reported by load_config
-        return False
-    parameters = getattr(text_config(defaults), "rope_parameters", None) or {}
-    return bool(parameters) and all(isinstance(value, dict) for value in parameters.values())
 
 
 def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> list[Problem]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
-from ropewalk.checkpoint.inspection import refuse_unsound
-from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write, new_folder, write_text
 from ropewalk.common.results import Result
@@ -152,7 +151,7 @@ def _numeric(values: list[Any]) -> bool:
 
 
 def extend(
-    model: str,
+    model: str | Path | Checkpoint,
     to: int,
     method: Method,
     out: Path,
@@ -168,19 +167,18 @@ def extend(
     Raises:
         UserError: for everything that a user can mend; nothing is left behind.
     """
-    refuse_unsound(resolve(model))
-    config = load_config(resolve(model), trust_remote_code)
+    checkpoint = Checkpoint.open(model, trust_remote_code)
+    config = checkpoint.config
     method = _saveable(method)
     changed, parameters = extended_config(config, method, to, on_top)
-    source = folder_of(model)
-    check_weights(source)
+    source, _ = checkpoint.folder, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
-    starting = rope_config.starting_specs(config, on_top)
+    starting = checkpoint.starting(on_top)
     window = rope_config.window_of(starting)
     record = {
         "ropewalk": __version__,
         "method": method.id,
-        "source": model,
+        "source": checkpoint.name,
         "window": window,
         "target": to,
         "scale": to / window,

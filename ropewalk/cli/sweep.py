@@ -69,7 +69,7 @@ def sweep(
     """
     from rich.progress import Progress
 
-    from ropewalk.checkpoint.opening import local
+    from ropewalk.checkpoint.checkpoint import local
     from ropewalk.common.errors import UserError
     from ropewalk.common.files import refuse_results, write_text
     from ropewalk.common.lengths import parse, span

@@ -17,7 +17,7 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep, write_text
 from ropewalk.engines import formulas, llama_cpp, sglang, transformers, vllm
-from ropewalk.engines.reading import Files, Reading
+from ropewalk.engines.reading import Files, Reading, served
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL
 
@@ -86,7 +86,7 @@ def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
     asked = replace(asked, overrides=_of_text(asked.overrides))
     files = Files.load(folder)
     want = meant(files, folder, asked.overrides)
-    length = min(reading.max_length for reading in want.values())
+    length = served(want)
     engines = [engine for engine in ENGINES if not asked.overrides or _takes_overrides(engine, asked)]
     return [row(engine, files, want, length, asked) for engine in engines]
 
@@ -117,7 +117,7 @@ def meant(files: Files, folder: Path, overrides: Mapping[str, Any] | None = None
             originals = {entry.get("original_max_position_embeddings") for entry in table.values()} - {None}
             files.config.original_max_position_embeddings = originals.pop() if originals else int(record["target"])
     first = transformers.read(files, files.length)
-    length = min(reading.max_length for reading in first.values())
+    length = served(first)
     return first if length == files.length else transformers.read(files, length)
 
 
@@ -194,7 +194,7 @@ def _compared(
     pairs = [(want[key], found.get(key) or found[ALL]) for key in want]
     frequencies = [_same_frequencies(wish, have) for wish, have in pairs]
     factors = [math.isclose(w.attention_factor, h.attention_factor, rel_tol=FACTOR) for w, h in pairs]
-    length, taken = (min(reading.max_length for reading in table.values()) for table in (want, found))
+    length, taken = served(want), served(found)
     compared = Row(engine, _version(engine, asked), True, all(frequencies), all(factors), taken == length)
     notes, mend, keys = [], "", {}
     if not compared.sound:
@@ -300,7 +300,7 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
     if engine == "transformers":
         return f"the file was changed after ropewalk wrote it: ropewalk extend ... -o {files.folder} --overwrite"
     if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
-        target = min(reading.max_length for reading in want.values())
+        target = served(want)
         return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
-from ropewalk.checkpoint.opening import check_weights, folder_of, from_folder, resolve
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
@@ -20,9 +20,9 @@ from ropewalk.common.results import Result
 from ropewalk.engines import agreement as check
 from ropewalk.engines import formulas, launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row
-from ropewalk.engines.reading import Files
+from ropewalk.engines.reading import Files, served
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.config import RECORD, config_file, load_config
+from ropewalk.rope.config import RECORD
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Export(Result):
 
 
 def export(
-    model: str,
+    model: str | Path | Checkpoint,
     engine: str,
     to: int | None = None,
     method: Method | None = None,
@@ -123,23 +123,23 @@ def export(
         from ropewalk.methods.frequencies.yarn import YaRN
 
         method = YaRN()
+    checkpoint = Checkpoint.open(model, sound=False)
     if out is None:
-        place = Path(resolve(model)).expanduser()
-        source = place if place.is_dir() else config_file(model).parent  # of a hub id only the configuration is fetched
-        return _by_line(source, place, engine, to, method)
-    return _by_folder(model, engine, to, method, out, fold, two_profiles, overwrite)
+        return _by_line(checkpoint, engine, to, method)
+    return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite)
 
 
-def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Method | None) -> Export:
-    files = Files.load(source)
+def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method | None) -> Export:
+    source, named = checkpoint.config_file.parent, Path(checkpoint.place).expanduser()
+    files = Files.load(source, checkpoint.config)
     if to is None:
-        long = _profile("long", source, named, files, engine, {}, _promised(files, source))
-        profiles = _native_too(source, named, engine, [long])
+        long = _profile("long", source, named, files, engine, {}, checkpoint.promised)
+        profiles = _native_too(checkpoint, files, named, engine, [long])
     else:
         assert method is not None
-        native, window = native_overrides(source)
-        config, _ = extended_config(load_config(str(source)), method, to)
-        overrides = _overrides(rope_config.text_config(config), files)
+        native, window = native_overrides(checkpoint)
+        config, _ = extended_config(checkpoint.config, method, to)
+        overrides = _overrides(rope_config.text_config(config), config)
         profiles = [
             _profile("native", source, named, files, engine, native or {}, window),
             _profile("long", source, named, files, engine, overrides, to),
@@ -148,7 +148,7 @@ def _by_line(source: Path, named: Path, engine: str, to: int | None, method: Met
 
 
 def _by_folder(
-    model: str,
+    checkpoint: Checkpoint,
     engine: str,
     to: int | None,
     method: Method | None,
@@ -157,41 +157,44 @@ def _by_folder(
     two_profiles: bool,
     overwrite: bool,
 ) -> Export:
-    source = folder_of(model)
+    source = checkpoint.folder
     out = folder_to_write(out, [source], overwrite)
-    check_weights(source)
+    _ = checkpoint.weights
     with new_folder(out, [source], overwrite) as stage:
         long = stage / "long"
         if to is not None:
             assert method is not None
-            extend(model, to, method, long)
+            extend(checkpoint, to, method, long)
         else:
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
         keys = check.fix(long, engines=(engine,), backups=False)
         parts = {"long": long}
         if two_profiles:
-            parts = {"native": _native_folder(source, stage / "native"), "long": long}
+            parts = {"native": _native_folder(checkpoint, stage / "native"), "long": long}
         final = {name: out / name if two_profiles else out for name in parts}
         profiles = []
         for name, part in parts.items():
-            files = Files.load(part)
-            profiles.append(_profile(name, part, final[name], files, engine, {}, _promised(files, part)))
+            written = Checkpoint.open(part, sound=False)
+            files = Files.load(part, written.config)
+            profiles.append(_profile(name, part, final[name], files, engine, {}, written.promised))
         if not two_profiles:
-            profiles = _native_too(long, out, engine, profiles)
+            profiles = _native_too(written, files, out, engine, profiles)
             for file in long.iterdir():
                 file.rename(stage / file.name)
             long.rmdir()
     return Export(engine, out, profiles, keys, folded, error)
 
 
-def _native_too(folder: Path, final: Path, engine: str, profiles: list[Profile]) -> list[Profile]:
+def _native_too(
+    checkpoint: Checkpoint, files: Files, final: Path, engine: str, profiles: list[Profile]
+) -> list[Profile]:
     """With the native profile in front, where the engine's line can bring it back."""
-    native, window = native_overrides(folder)
+    native, window = native_overrides(checkpoint)
     if native is None:
         return profiles
     try:
-        return [_profile("native", folder, final, Files.load(folder), engine, native, window), *profiles]
+        return [_profile("native", Path(files.folder), final, files, engine, native, window), *profiles]
     except UserError:  # llama.cpp has no flags for what a folded model needs
         return profiles
 
@@ -203,24 +206,17 @@ def _copied(source: Path, to: Path) -> None:
             bring(file, to / file.name)
 
 
-def _promised(files: Files, folder: Path) -> int:
-    return min(reading.max_length for reading in check.meant(files, folder).values())
-
-
-def native_overrides(folder: Path) -> tuple[dict[str, Any] | None, int]:
+def native_overrides(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, int]:
     """Keys that bring back the pretrained rope, and its window; None where the checkpoint has it already.
 
     Only what ropewalk extended is known well enough to be undone.
     """
-    config = load_config(str(folder))
-    record = rope_config.record_of(config)
-    if record is None:
-        return None, rope_config.window_of(rope_config.read(config))
-    specs = {key: rope_config.spec_from_json(entry) for key, entry in record["pretrained"].items()}
-    window = rope_config.window_of(specs)
-    native = copy.deepcopy(config)
+    if checkpoint.record is None:
+        return None, rope_config.window_of(checkpoint.specs)
+    specs, window = checkpoint.starting(), checkpoint.window
+    native = copy.deepcopy(checkpoint.config)
     rope_config.write(native, {key: _as_parameters(spec) for key, spec in specs.items()}, window)
-    return _overrides(rope_config.text_config(native), Files.load(folder)), window
+    return _overrides(rope_config.text_config(native), native), window
 
 
 def _as_parameters(spec: RopeSpec) -> dict[str, Any]:
@@ -229,17 +225,17 @@ def _as_parameters(spec: RopeSpec) -> dict[str, Any]:
     return rope_config.flat_longrope(spec, Frequencies(spec.inv_freq, spec.attention_factor), spec.window)
 
 
-def _overrides(text: Any, files: Files) -> dict[str, Any]:
+def _overrides(text: Any, config: Any) -> dict[str, Any]:
     """The keys of a text configuration that an extension changes, complete: engines replace the rope dict whole."""
     keys = {"rope_parameters": text.rope_parameters, "max_position_embeddings": text.max_position_embeddings}
     if hasattr(text, "original_max_position_embeddings"):
         keys["original_max_position_embeddings"] = text.original_max_position_embeddings
-    return {"text_config": keys} if files.prefix else keys
+    return {"text_config": keys} if text is not config else keys
 
 
 def _row(files: Files, folder: Path, engine: str, asked: Asked) -> Row:
     want = check.meant(files, folder, asked.overrides)
-    length = min(reading.max_length for reading in want.values())
+    length = served(want)
     return check.row(engine, files, want, length, asked)
 
 
@@ -293,12 +289,12 @@ def _llama_cpp_profile(
     return Profile(name, length, final, launch.llama_cpp_line(final, flags), row)
 
 
-def _native_folder(source: Path, to: Path) -> Path:
+def _native_folder(source: Checkpoint, to: Path) -> Path:
     """A copy of the source with the pretrained rope."""
-    _copied(source, to)
+    _copied(source.folder, to)
     overrides, window = native_overrides(source)
     if overrides is not None:
-        config = load_config(str(source))
+        config = copy.deepcopy(source.config)
         keys = overrides.get("text_config", overrides)
         table = keys["rope_parameters"]
         nested = {key: entry for key, entry in table.items() if isinstance(entry, dict)}
@@ -317,16 +313,15 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
     Raises:
         UserError: if there is nothing to fold, no place for it, or the folded model differs.
     """
-    config = load_config(str(folder))
-    record = rope_config.record_in(folder)
+    source = Checkpoint.open(folder, sound=False)
+    config, record = copy.deepcopy(source.config), source.record
     parameters, factors = without_attention_factor(config, record)
     if not factors:
         raise UserError(
             f"{folder.name}: the attention factor is what every engine computes; there is nothing to fold",
             "Leave out --fold.",
         )
-    before = _log_probabilities(folder)
-    files = check_weights(folder)
+    before, files = _log_probabilities(source), source.weights
     temporary = folder / ".folded"
     temporary.mkdir()
     names = folding.fold(files, temporary, config, factors)
@@ -341,7 +336,7 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
             record["pretrained"][key]["attention_factor"] /= factor
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    error = float((before - _log_probabilities(folder)).abs().max())
+    error = float((before - _log_probabilities(Checkpoint.open(folder, sound=False))).abs().max())
     dtype = str(rope_config.text_config(config).dtype or "float32").removeprefix("torch.")
     allowed = FOLD_TOLERANCE.get(dtype, 1e-3)
     if error > allowed:
@@ -393,12 +388,12 @@ def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any]
     }
 
 
-def _log_probabilities(folder: Path) -> Any:
+def _log_probabilities(checkpoint: Checkpoint) -> Any:
     """Log-probabilities of fixed tokens, float32 [1, n, vocabulary], the model in float32."""
     import torch
 
     with rope_config.quiet(), torch.no_grad():
-        model = from_folder(folder, torch.float32).eval()
+        model = checkpoint.load("float32", "cpu")
         vocabulary = int(rope_config.text_config(model.config).vocab_size)
         ids = torch.arange(7, 7 + 13 * 64, 13)[None] % vocabulary
         return model(ids, use_cache=False).logits.float().log_softmax(-1)

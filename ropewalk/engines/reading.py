@@ -34,6 +34,11 @@ class Reading:
     max_length: int
 
 
+def served(readings: Mapping[str, Reading]) -> int:
+    """Tokens that an engine serves without being told to: what all of its layers can."""
+    return min(reading.max_length for reading in readings.values())
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """What engines read of a checkpoint.
@@ -53,8 +58,8 @@ class Files:
     prefix: str = ""
 
     @classmethod
-    def load(cls, folder: Path) -> Files:
-        """Read a local checkpoint folder.
+    def load(cls, folder: Path, config: PreTrainedConfig | None = None) -> Files:
+        """Read a local checkpoint folder; ``config`` is its configuration, where that was read before.
 
         Raises:
             UserError: if transformers cannot read its configuration.
@@ -66,7 +71,7 @@ class Files:
         return cls(
             str(folder),
             inner if isinstance(inner, dict) else raw,
-            text_config(load_config(str(folder))),
+            text_config(config or load_config(str(folder))),
             int(limit) if number(limit) and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
             "text_config." if isinstance(inner, dict) else "",
         )

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.checkpoint.inspection import refuse_unsound
-from ropewalk.checkpoint.opening import load, resolve
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
@@ -20,7 +19,6 @@ from ropewalk.planning.hardware import DEFAULT, gpu, parse_memory, usable
 from ropewalk.planning.memory import Correction, Serving, Training
 from ropewalk.planning.published import SHORT_TAX, Published
 from ropewalk.planning.shapes import Shapes, shapes
-from ropewalk.rope import config as rope_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +92,7 @@ class Plan(Result):
 
 
 def plan(
-    model: str,
+    model: str | Path | Checkpoint,
     to: int,
     device: str | None = None,
     memory_size: str | None = None,
@@ -127,20 +125,13 @@ def plan(
     chosen = gpu(device or DEFAULT) if memory_size is None or device else None
     size = parse_memory(memory_size) if memory_size is not None else chosen.memory if chosen else 0
     room = usable(size)
-    path = resolve(model)
-    refuse_unsound(path)
-    config = rope_config.load_config(path, trust_remote_code)
-    specs = rope_config.starting_specs(config)
-    window = rope_config.window_of(specs)
-    promised = min(spec.length for spec in rope_config.full_attention(rope_config.read(config)))
-    _check_target(to, window, model)
+    checkpoint = Checkpoint.open(model, trust_remote_code)
+    config, window, promised, name = checkpoint.config, checkpoint.window, checkpoint.promised, checkpoint.name
+    _check_target(to, window, name)
     numbers = shapes(config)
     calibration = None
     if calibrated:
-        if Path(path).is_file():
-            raise UserError(f"--calibrate runs the model, and {path} is only its configuration", "Give its folder.")
-        live, _, _ = load(model, trust_remote_code=trust_remote_code)
-        calibration = calibrate(live, numbers, window)
+        calibration = calibrate(checkpoint.load(), numbers, window)
     correction = calibration.correction if calibration else Correction()
 
     def step(how: Training, length: int) -> memory.Memory:
@@ -158,7 +149,7 @@ def plan(
         return advice.climb(Training(), advice.training_switches(numbers, devices), step, to, room).fits
 
     return Plan(
-        model=model,
+        model=name,
         architecture=str((config.architectures or [config.model_type])[0]),
         shapes=numbers,
         window=window,
@@ -179,7 +170,7 @@ def plan(
         calibration=calibration,
         notes=_notes(config, numbers, window, promised, to),
         short_tax=SHORT_TAX if longer else (),
-        commands=_commands(model, to) if longer else [shlex.join(["ropewalk", "inspect", model])],
+        commands=_commands(name, to) if longer else [shlex.join(["ropewalk", "inspect", name])],
     )
 
 

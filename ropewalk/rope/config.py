@@ -222,6 +222,14 @@ def trained_window(config: PreTrainedConfig) -> int:
     return window_of(starting_specs(config))
 
 
+def promised_by(specs: Mapping[str, RopeSpec]) -> int:
+    """The length in tokens that a configuration promises: the smallest among the layers that look past a sliding one.
+
+    The smallest, since all layers read a text; and sliding ones have no say, since their distances do not grow with it.
+    """
+    return min(spec.length for spec in full_attention(specs))
+
+
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
     """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
     tuples = {key: tuple(entry[key]) for key in ("factors", "long_factors") if entry.get(key) is not None}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.methods.base import Method
     from ropewalk.rope.spec import RopeSpec
 
@@ -29,8 +30,8 @@ GRACE = 10  # seconds that running requests get to finish, on shutdown
 
 
 def serve(
+    checkpoint: Checkpoint,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     method: Method,
     listening: socket.socket,
     announce: Callable[[str, int, bool], None],
@@ -44,8 +45,8 @@ def serve(
     """Listen until SIGINT or SIGTERM; running requests are finished, for ``GRACE`` seconds at most.
 
     Args:
-        model: without a method on it.
-        tokenizer: its own.
+        checkpoint: what is served.
+        model: loaded from it, without a method on it.
         method: put on for as long as the server runs; ``none`` serves the model as it comes, extended or not.
         listening: a socket from ``bind``.
         announce: called before the first request, with the address, the length limit in tokens, and whether only this
@@ -59,10 +60,9 @@ def serve(
     Raises:
         UserError: for everything that a user can mend, before the server listens.
     """
-    specs = rope_config.read(model.config)
-    source = str(model.name_or_path)
-    _refuse_dynamic(source, method, specs)
-    limit = _limit(source, to, method, specs)
+    specs, tokenizer = checkpoint.specs, checkpoint.tokenizer()
+    _refuse_dynamic(checkpoint, method)
+    limit = _limit(checkpoint, to, method)
     vocabulary = int(rope_config.text_config(model.config).vocab_size)
     address, port = listening.getsockname()[:2]
     local = ipaddress.ip_address(address).is_loopback
@@ -120,34 +120,33 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}:{port}: {error}", "Choose others with --host and --port.") from None
 
 
-def _limit(model: str, to: int | None, method: Method, specs: Mapping[str, RopeSpec]) -> int:
+def _limit(checkpoint: Checkpoint, to: int | None, method: Method) -> int:
     """Tokens of prompt and answer together.
 
     Raises:
         UserError: if nothing makes the model read so many.
     """
-    promised = min(spec.length for spec in rope_config.full_attention(specs))
+    promised = checkpoint.promised
     if to is None:
         return promised
     if method.id == "none" and to > promised:
         raise UserError(
-            f"{model} reads {promised:,} tokens as it is, not {to:,}",
-            f"ropewalk serve {model} --method self-extend --to {to}",
+            f"{checkpoint.name} reads {promised:,} tokens as it is, not {to:,}",
+            f"ropewalk serve {checkpoint.name} --method self-extend --to {to}",
         )
     return to
 
 
-def _refuse_dynamic(model: str, method: Method, specs: Mapping[str, RopeSpec]) -> None:
+def _refuse_dynamic(checkpoint: Checkpoint, method: Method) -> None:
     """Refuse frequencies that transformers changes from one request to the next.
 
     Raises:
         UserError: naming a method that has the same frequencies for the same request.
     """
     replaced = "frequencies" in method.axes and method.id != "none"
-    if not replaced and any(spec.rope_type == "dynamic" for spec in specs.values()):
-        length = max(spec.length for spec in specs.values())
+    if not replaced and any(spec.rope_type == "dynamic" for spec in checkpoint.specs.values()):
         raise UserError(
-            f"{model} has rope_type 'dynamic': its frequencies follow the longest text seen so far, so that requests "
-            "would change each other's results",
-            f"ropewalk serve {model} --method dynamic-ntk --to {length}",
+            f"{checkpoint.name} has rope_type 'dynamic': its frequencies follow the longest text seen so far, so that "
+            "requests would change each other's results",
+            f"ropewalk serve {checkpoint.name} --method dynamic-ntk --to {checkpoint.promised}",
         )

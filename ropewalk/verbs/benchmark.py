@@ -49,7 +49,7 @@ def benchmark(
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.checkpoint.opening import local
+    from ropewalk.checkpoint.checkpoint import local
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation.asking import Progress
     from ropewalk.evaluation.benchmark_run import measure

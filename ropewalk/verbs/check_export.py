@@ -97,12 +97,13 @@ def check_export(request: CheckExportRequest) -> Agreement:
     Raises:
         UserError: if a file cannot be read or written.
     """
-    from ropewalk.checkpoint.opening import refuse_bundled, resolve
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.engines import agreement
 
+    checkpoint = Checkpoint(request.folder)
     if request.fix:
-        refuse_bundled(request.folder)
-    place = Path(resolve(request.folder)).expanduser()
+        checkpoint.refuse_bundled()
+    place = Path(checkpoint.place).expanduser()
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
     wrote = agreement.fix(place, asked) if request.fix else {}

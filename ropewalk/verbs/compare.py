@@ -72,18 +72,18 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     methods = catalogue.methods(request.methods)  # mistakes in names show before anything is loaded
     if request.depths < 1 or request.samples < 1:
         raise UserError(f"samples is {request.samples}, depths is {request.depths}, expected at least 1 of each")
-    from ropewalk.checkpoint.opening import load, local
+    from ropewalk.checkpoint.checkpoint import Checkpoint, local
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation import compare as engine
     from ropewalk.report.page import write as write_report
-    from ropewalk.rope.config import read, starting_specs, window_of
     from ropewalk.texts.documents import load as load_documents
 
     started = time.monotonic()
     refuse_results(out, local([request.model], request.data))
     documents = load_documents(request.data) if "ppl" in request.tasks else {}
-    model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
-    window = window_of(starting_specs(model.config))
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    tokenizer, window = checkpoint.tokenizer(), checkpoint.window
+    model = checkpoint.load(request.dtype, request.device)
     for method in methods:  # refusals come before the first forward
         method.fingerprint(model, request.to)
     with explained(out):
@@ -107,13 +107,12 @@ def compare(request: Request, out: Path, progress: Callable[[Progress], None] = 
     import torch
     import transformers
 
-    promised = max(spec.length for spec in read(model.config).values())
     measured = {made.id: made for made in [catalogue.method("none"), *methods]}
     described = {
         entry["id"]: _describe(measured[entry["id"]], model.config, request.to, window) for entry in found["methods"]
     }
     results = {
-        "model": {**found["model"], "name": request.model, "window": window, "length": promised},
+        "model": {**found["model"], "name": request.model, "window": window, "length": checkpoint.promised},
         **{key: found["settings"][key] for key in ("to", "tasks", "lengths", "depths", "threshold", "seed")},
         "settings": found["settings"],
         "command": request.command,

@@ -82,7 +82,7 @@ def evaluate(request: Request, out: Path, progress: Callable[[Progress], None] =
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.checkpoint.opening import local
+    from ropewalk.checkpoint.checkpoint import local
     from ropewalk.common.store import SampleStore
     from ropewalk.report.evaluation import write as write_report
 
@@ -181,13 +181,12 @@ def opened(request: Request) -> Iterator[tuple[Backend, list[int], dict[str, Any
         yield server, list(request.lengths or (SHORTEST << i for i in range(LENGTHS))), {}
         return
     from ropewalk.backends.local import live
-    from ropewalk.checkpoint.opening import load
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.evaluation.compare import default_lengths
-    from ropewalk.rope.config import read, starting_specs, window_of
 
-    model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
-    window = window_of(starting_specs(model.config))
-    promised = max(spec.length for spec in read(model.config).values())
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    tokenizer, window, promised = checkpoint.tokenizer(), checkpoint.window, checkpoint.promised
+    model = checkpoint.load(request.dtype, request.device)
     to = max(request.to or max(request.lengths or [promised]), window)
     lengths = list(request.lengths or default_lengths(window, to))
     with live(model, tokenizer, method, to) as backend:

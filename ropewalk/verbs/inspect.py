@@ -9,6 +9,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.verbs.request import ModelRequest, Place, verb
 
 if TYPE_CHECKING:
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import Head, Inspection
 
 TEXTS, TOKENS = 3, 4096  # read for the heads: so many texts, of so many tokens at most
@@ -57,16 +58,17 @@ def inspect(request: InspectRequest) -> Inspection:
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import inspect as look
     from ropewalk.checkpoint.inspection import set_key
-    from ropewalk.checkpoint.opening import refuse_bundled, resolve
 
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if request.set:
-        refuse_bundled(request.model)
+        checkpoint.refuse_bundled()
     for assignment in request.set:
-        set_key(resolve(request.model), assignment)
-    found = look(resolve(request.model), request.trust_remote_code)
-    return replace(found, heads=_heads(request, found.window or 0)) if request.weights else found
+        set_key(checkpoint.place, assignment)
+    found = look(checkpoint)
+    return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 
 
 def _gguf(request: InspectRequest) -> Inspection:
@@ -91,16 +93,15 @@ def _gguf(request: InspectRequest) -> Inspection:
     return inspect_gguf(patch, against)
 
 
-def _heads(request: InspectRequest, window: int) -> list[Head]:
+def _heads(checkpoint: Checkpoint, data: str) -> list[Head]:
     import torch
 
-    from ropewalk.checkpoint.opening import load
     from ropewalk.fitting.head_profiles import head_profiles
     from ropewalk.texts import documents
 
-    texts = documents.load(request.data)
-    live, tokenizer, _ = load(request.model, trust_remote_code=request.trust_remote_code)
+    texts = documents.load(data)
+    live, window = checkpoint.load(), checkpoint.window
     length = min(window, TOKENS)
-    rows = list(documents.tokenise(texts, tokenizer, length).values())[:TEXTS]
+    rows = list(documents.tokenise(texts, checkpoint.tokenizer(), length).values())[:TEXTS]
     ids = [torch.tensor([row[:length]], device=live.device) for row in rows]
     return head_profiles(live, ids, window, queries=min(64, length // 2))

@@ -34,7 +34,7 @@ def load(request: LiveRequest) -> Loaded:
     Raises:
         UserError: naming the file, or the key of the configuration, and the mend.
     """
-    from ropewalk.checkpoint.opening import load as opened
+    from ropewalk.checkpoint.checkpoint import Checkpoint
 
-    model, tokenizer, _ = opened(request.model, request.dtype, request.device, request.trust_remote_code)
-    return Loaded(model, tokenizer)
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    return Loaded(checkpoint.load(request.dtype, request.device), checkpoint.tokenizer())

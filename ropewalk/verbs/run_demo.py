@@ -74,14 +74,14 @@ def run_demo(request: RunDemoRequest) -> Demo:
     Raises:
         UserError: if ``out`` cannot be written.
     """
-    from ropewalk.checkpoint.opening import DEMO, resolve
+    from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO
     from ropewalk.common.files import folder_to_write
     from ropewalk.verbs import compare
     from ropewalk.verbs.extend import extend
     from ropewalk.verbs.inspect import inspect
     from ropewalk.verbs.progress import shown
 
-    checkpoint = folder_to_write(request.out / "demo-yarn-2k", [Path(resolve(DEMO))], overwrite=True)
+    checkpoint = folder_to_write(request.out / "demo-yarn-2k", [BUNDLED], overwrite=True)
     found = inspect(DEMO)
     command = f"ropewalk compare demo --to {TARGET} --methods {shlex.quote(METHODS)} --max-documents 12"
     asked = compare.Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)

@@ -48,8 +48,8 @@ def serve(request: ServeRequest) -> None:
         raise UserError(f"serve needs {error.name}, which is missing", "pip install 'ropewalk[serve]'") from None
     from rich.console import Console
 
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.methods.catalogue import method
-    from ropewalk.verbs.load import load
 
     console = Console(highlight=False)
     name = request.name or request.model
@@ -63,12 +63,10 @@ def serve(request: ServeRequest) -> None:
 
     chosen = method(request.method)
     with bind(request.host, request.port) as listening:
-        model, tokenizer = load(
-            request.model, dtype=request.dtype, device=request.device, trust_remote_code=request.trust_remote_code
-        )
+        checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
         run(
-            model,
-            tokenizer,
+            checkpoint,
+            checkpoint.load(request.dtype, request.device),
             chosen,
             listening,
             announce,

@@ -10,11 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ropewalk import UserError
-from ropewalk.checkpoint.opening import from_folder, load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from tests.architectures import ARCHITECTURES, build
 from tests.cli.test_main import byte_tokenizer, refused
 from tests.models import tiny
+
+
+def loaded(folder: Path):
+    return Checkpoint.open(folder).load(device="cpu")
+
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
@@ -47,11 +52,11 @@ def adding(*names: str):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_save_pretrained_writes_is_accepted_and_less_is_refused(architecture, tmp_path):
     build(architecture).save_pretrained(tmp_path)
-    from_folder(tmp_path, "auto")
+    loaded(tmp_path)
     names = sorted(load_file(tmp_path / "model.safetensors"))
     change(tmp_path, without(names[len(names) // 2]))
     with pytest.raises(UserError, match=r"the weights lack 1 of|tensor '.*' is \[|make one of the model's"):
-        from_folder(tmp_path, "auto")
+        loaded(tmp_path)
 
 
 @pytest.mark.slow
@@ -62,7 +67,7 @@ def test_every_single_tensor_is_missed(architecture, tmp_path):
     for name in tensors:
         save_file(without(name)(tensors), tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(UserError):
-            from_folder(tmp_path, "auto")
+            loaded(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt_neox", "cohere", "gpt_oss"])
@@ -70,10 +75,10 @@ def test_tied_weights_are_stored_once(family, tmp_path):
     tiny(family, tie_word_embeddings=True).save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     embedding = next(name for name in stored if "embed" in name)
-    from_folder(tmp_path, "auto")
+    loaded(tmp_path)
     change(tmp_path, without(embedding))
     with pytest.raises(UserError, match="the weights lack"):
-        from_folder(tmp_path, "auto")
+        loaded(tmp_path)
 
 
 MISSING = {  # what was done to the weights -> what the refusal says, and its mend
@@ -111,7 +116,7 @@ def test_other_weights_are_refused_with_cause_and_mend(case, tmp_path):
     how, said, mend = MISSING[case]
     saved(tmp_path, how)
     with pytest.raises(UserError, match=said) as refusal:
-        load(str(tmp_path))
+        Checkpoint.open(tmp_path).load()
     assert mend in refusal.value.mend
 
 
@@ -145,8 +150,8 @@ def test_every_verb_that_loads_refuses(verb, how, tmp_path, capsys):
 def test_older_spellings_and_tables_are_no_alarm(how, tmp_path, caplog):
     with torch.no_grad():
         ids = torch.arange(3, 40)[None]
-        want = from_folder(saved(tmp_path / "plain"), "auto")(ids).logits
-        assert torch.equal(from_folder(saved(tmp_path / "other", how), "auto")(ids).logits, want)
+        want = loaded(saved(tmp_path / "plain"))(ids).logits
+        assert torch.equal(loaded(saved(tmp_path / "other", how))(ids).logits, want)
     assert not caplog.records
 
 
@@ -154,13 +159,13 @@ def test_older_spellings_and_tables_are_no_alarm(how, tmp_path, caplog):
 def test_what_is_no_part_of_the_decoder_is_said(name, tmp_path, caplog):
     saved(tmp_path, adding(name))
     with caplog.at_level(logging.WARNING):
-        from_folder(tmp_path, "auto")
+        loaded(tmp_path)
     assert [record.name for record in caplog.records] == ["ropewalk"] and repr(name) in caplog.text
 
 
 def test_layers_that_guess_further_tokens_are_said(tmp_path, caplog):
     saved(tmp_path, adding("model.layers.2.eh_proj.weight"), num_nextn_predict_layers=1)
-    from_folder(tmp_path, "auto")
+    loaded(tmp_path)
     assert "eh_proj" in caplog.text
 
 

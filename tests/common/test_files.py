@@ -366,7 +366,7 @@ def test_a_fix_keeps_every_file_as_it_was_to_the_byte(source, capsys):
 
 
 def test_the_bundled_model_is_not_changed_in_place(tmp_path, capsys):
-    from ropewalk.checkpoint.opening import BUNDLED
+    from ropewalk.checkpoint.checkpoint import BUNDLED
 
     before = content(BUNDLED)
     for name in ("demo", BUNDLED, link(BUNDLED, tmp_path / "link")):

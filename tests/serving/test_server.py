@@ -28,7 +28,7 @@ import openai
 import uvicorn
 
 from ropewalk import method
-from ropewalk.checkpoint.opening import load
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.rope.config import read
 from ropewalk.serving import scheduler as scheduling
@@ -48,7 +48,8 @@ PROMPT = "def main(arguments):\n    "
 
 @pytest.fixture(scope="module")
 def demo():
-    model, tokenizer, _ = load("demo")
+    checkpoint = Checkpoint.open("demo")
+    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
     with method("self-extend").on(model, LIMIT):
         yield model, tokenizer
 
@@ -473,7 +474,8 @@ def test_a_missing_extra_is_said(capsys, monkeypatch):
 
 
 def test_a_dynamic_checkpoint_is_served_by_the_method_that_forgets_earlier_requests(capsys, tmp_path, never_listens):
-    model, tokenizer, _ = load("demo")
+    checkpoint = Checkpoint.open("demo")
+    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.checkpoint.opening import resolve
+from ropewalk.checkpoint.checkpoint import BUNDLED
 from ropewalk.serving.stream import TextStream
 from tests.cli.test_main import byte_tokenizer
 
@@ -17,7 +17,7 @@ def tokenizer(request):
         return byte_tokenizer()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve("demo"))
+    return AutoTokenizer.from_pretrained(BUNDLED)
 
 
 @given(prompt=st.text(max_size=10), text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
 
+from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO, Checkpoint
 from ropewalk.checkpoint.inspection import inspect
-from ropewalk.checkpoint.opening import DEMO, check_weights, load, resolve
 from ropewalk.demo import drills
 from ropewalk.texts import builtin as corpus
 from ropewalk.texts.pieces import TokenUnits
 
-FOLDER = Path(resolve(DEMO))
+FOLDER = BUNDLED
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from ropewalk.checkpoint.opening import load_tokenizer
-    from ropewalk.rope.config import load_config
-
-    return load_tokenizer(FOLDER, load_config(str(FOLDER)))
+    return Checkpoint.open(DEMO).tokenizer()
 
 
 def test_the_bundled_files_are_small_and_sound():
     found = inspect(str(FOLDER))
     assert (found.problems, found.window, found.specs["all"].head_dim) == ([], 512, 64)
-    assert sum(file.stat().st_size for file in check_weights(FOLDER)) <= 24e6
+    assert sum(file.stat().st_size for file in Checkpoint.open(DEMO).weights) <= 24e6
     assert len(json.loads((FOLDER / "training_log.json").read_text())) > 100
     assert (FOLDER / "README.md").is_file()
 
@@ -111,7 +107,8 @@ def test_what_the_bundled_model_shows():
     from ropewalk.evaluation.compare import compare
     from ropewalk.methods.catalogue import methods
 
-    model, tokenizer, _ = load(DEMO)
+    checkpoint = Checkpoint.open(DEMO)
+    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
     found = compare(
         model, tokenizer, methods("none,pi,ntk-aware(stretch=2),yarn"), window=512, to=2048, tasks=("ppl", "passkey"),
         lengths=[512, 2048], documents=corpus.held_out_sources(), samples_per_cell=8,

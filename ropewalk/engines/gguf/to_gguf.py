@@ -7,14 +7,14 @@ neighbours (2i, 2i + 1) where transformers rotates halves (i, i + d/2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ropewalk.checkpoint.opening import check_weights, folder_of, resolve
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write, new_file
 from ropewalk.engines.gguf.from_gguf import refuse_other
@@ -22,7 +22,7 @@ from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
 from ropewalk.engines.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set, rope_of_checkpoint
 from ropewalk.engines.gguf.tokenizer import add_tokenizer
-from ropewalk.rope.config import load_config, text_config
+from ropewalk.rope.config import text_config
 from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "de
 READABLE = frozenset({"F32", "F16", "BF16"})
 
 
-def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool = False) -> Written:
+def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", overwrite: bool = False) -> Written:
     """Write a checkpoint as one GGUF file: rope, weights and tokenizer.
 
     Args:
@@ -51,18 +51,17 @@ def write_gguf(model: str | Path, out: Path, dtype: str = "F16", overwrite: bool
     if dtype not in TYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(TYPES)}")
     gguf()  # a missing library is said before any work
-    name = resolve(str(model))
-    spec, config = rope_of_checkpoint(name), text_config(load_config(name))
+    checkpoint = Checkpoint.open(model)
+    spec, config, name = rope_of_checkpoint(checkpoint), text_config(checkpoint.config), checkpoint.place
     rope = _rope(config, spec, name)
-    folder = folder_of(name)
-    out = file_to_write(out, written_here, [folder], overwrite)
-    tensors = _plan(config, folder, dtype)
+    out = file_to_write(out, written_here, [checkpoint.folder], overwrite)
+    tensors = _plan(config, checkpoint, dtype)
 
     def add_keys(writer: GGUFWriter) -> None:
         _add_hyperparameters(writer, config, Path(name).name, dtype)
-        add_tokenizer(writer, folder, config)
+        add_tokenizer(writer, checkpoint)
 
-    with new_file(out, written_here, [folder], overwrite) as path:
+    with new_file(out, written_here, [checkpoint.folder], overwrite) as path:
         write_file(path, ARCHITECTURE, add_keys, rope, tensors)
         refuse_other(path, spec)
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
@@ -150,11 +149,11 @@ def _shapes(config: PreTrainedConfig) -> Iterator[tuple[str, tuple[int, ...], bo
             yield f"blk.{i}.{part}.bias", shape[:1], False
 
 
-def _in_checkpoint(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
+def _in_checkpoint(files: Iterable[Path]) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
     """File, name, shape and type of every tensor of a checkpoint."""
     from safetensors import SafetensorError, safe_open
 
-    for file in check_weights(folder):
+    for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
@@ -164,7 +163,7 @@ def _in_checkpoint(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...], s
             raise UserError(f"{file} cannot be read: {error}", "Download the file again.") from None
 
 
-def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[Stored]:
+def _plan(config: PreTrainedConfig, checkpoint: Checkpoint, dtype: str) -> list[Stored]:
     """Every tensor to write, in the file's order; names, shapes and types are those that the configuration promises."""
     library = gguf()
     names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, int(config.num_hidden_layers))
@@ -172,7 +171,7 @@ def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[Stored]:
     heads, kv_heads, _ = _heads(config)
     rotated = {"attn_q": heads, "attn_k": kv_heads}
     found: dict[str, Stored] = {}
-    for file, source, shape, stored in _in_checkpoint(folder):
+    for file, source, shape, stored in _in_checkpoint(checkpoint.weights):
         if source.endswith("rotary_emb.inv_freq") or (source == "lm_head.weight" and config.tie_word_embeddings):
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
@@ -186,7 +185,9 @@ def _plan(config: PreTrainedConfig, folder: Path, dtype: str) -> list[Stored]:
         found[name] = Stored(name, shape, kind, partial(_encoded, file, source, of_heads, kind))
     missing = [name for name, (_, needed) in shapes.items() if needed and name not in found]
     if missing:
-        raise UserError(f"{folder}: the weights have no {missing[0]!r} (llama.cpp's name), expected by config.json")
+        raise UserError(
+            f"{checkpoint.folder}: the weights have no {missing[0]!r} (llama.cpp's name), expected by config.json"
+        )
     return [found[name] for name in shapes if name in found]
 
 

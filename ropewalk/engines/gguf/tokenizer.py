@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.checkpoint.opening import load_tokenizer
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.engines.gguf.library import gguf
+from ropewalk.rope.config import text_config
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 # How text is cut before merging -> llama.cpp's name for it. Byte-level's own cut is GPT-2's pattern; the patterns are
 # those of the published tokenizers.
@@ -34,13 +35,13 @@ CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWE
 WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "tekken"})  # llama.cpp looks a whole piece up before merging
 
 
-def add_tokenizer(writer: GGUFWriter, folder: Path, config: PreTrainedConfig) -> None:
-    """Write the tokenizer of a checkpoint folder; the vocabulary is padded to the rows of the embedding.
+def add_tokenizer(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    """Write the tokenizer of a checkpoint; the vocabulary is padded to the rows of the embedding.
 
     Raises:
         UserError: if it is no byte-level BPE, or does something that llama.cpp cannot be told.
     """
-    live = load_tokenizer(folder, config)
+    live, folder, config = checkpoint.tokenizer(), checkpoint.folder, text_config(checkpoint.config)
     backend = getattr(live, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"the tokenizer of {folder} is no byte-level BPE of the tokenizers library", STOCK)

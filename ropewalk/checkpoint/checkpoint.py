@@ -1,0 +1,292 @@
+"""A model opened once: its files, configuration, ropes, window and record. It is passed on, never opened again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.checkpoint.weights import RIGHT_CONFIG, check_weights, refuse_incomplete
+from ropewalk.common.errors import UserError
+from ropewalk.rope import config as rope_config
+from ropewalk.rope import problems
+from ropewalk.rope.config import quiet, read_json, text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from ropewalk.rope.problems import Problem
+    from ropewalk.rope.spec import RopeSpec
+
+DEMO = "demo"
+BUNDLED = Path(__file__).parents[1] / "demo" / "model"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's files: each is read when it is first asked for, and once. Nothing is unpickled.
+
+    Attributes:
+        name: as the user spelled it: a folder, a config.json, a hub id, or ``demo``.
+        trust_remote_code: run code that comes with it.
+    """
+
+    name: str
+    trust_remote_code: bool = False
+
+    @classmethod
+    def open(cls, model: str | Path | Checkpoint, trust_remote_code: bool = False, sound: bool = True) -> Checkpoint:
+        """The checkpoint that ``model`` names, or ``model`` itself if it is one.
+
+        Args:
+            model: folder, config.json, hub id, ``demo``, or a checkpoint that was opened before.
+            trust_remote_code: run code that comes with it.
+            sound: refuse a configuration that leaves the pretrained rope in doubt.
+
+        Raises:
+            UserError: if there is no such model, or it is not sound: naming key, value seen, value expected, the mend.
+        """
+        checkpoint = model if isinstance(model, Checkpoint) else cls(str(model), trust_remote_code)
+        if sound:
+            checkpoint.refuse_unsound()
+        return checkpoint
+
+    @cached_property
+    def place(self) -> str:
+        """The bundled model's folder for the word ``demo``; any other name as it is."""
+        return str(BUNDLED) if self.name == DEMO and not Path(DEMO).is_dir() else self.name
+
+    def refuse_bundled(self) -> None:
+        """Refuse to change the bundled model: it belongs to the installation.
+
+        Raises:
+            UserError: if this is the bundled one, under whatever name.
+        """
+        path = Path(self.place).expanduser()
+        if path.exists() and path.samefile(BUNDLED):
+            raise UserError(
+                f"{self.name!r} is the bundled model, which is not changed in place", f"cp -r {BUNDLED} COPY"
+            )
+
+    @cached_property
+    def config_file(self) -> Path:
+        """Its config.json; of a hub id it is fetched alone.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return rope_config.config_file(self.place)
+
+    @cached_property
+    def raw(self) -> dict[str, Any]:
+        """config.json as it stands in the file.
+
+        Raises:
+            UserError: if it is missing or no JSON object.
+        """
+        return read_json(self.config_file)
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """Misconfigurations; empty for a sound model."""
+        return problems.find(self.raw, self.place, nested=_wants_nested(self.raw))
+
+    def refuse_unsound(self) -> None:
+        """Raise the first problem that leaves the pretrained rope in doubt.
+
+        Raises:
+            UserError: naming key, value seen, value expected and the mend.
+        """
+        for problem in self.problems:
+            if problem.code in problems.BLOCKING:
+                raise UserError(
+                    f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
+                )
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The configuration as transformers reads it; copy it before you change it.
+
+        Raises:
+            UserError: if transformers refuses it.
+        """
+        return rope_config.load_config(self.place, self.trust_remote_code)
+
+    @cached_property
+    def record(self) -> dict[str, Any] | None:
+        """What ropewalk did to it (ropewalk.json); None if nothing."""
+        return rope_config.record_of(self.config)
+
+    @cached_property
+    def specs(self) -> dict[str, RopeSpec]:
+        """Layer type -> rope.
+
+        Raises:
+            UserError: if it has no rope that can be described so.
+        """
+        return rope_config.read(self.config)
+
+    def starting(self, on_top: bool | None = None) -> dict[str, RopeSpec]:
+        """Layer type -> the rope that an extension starts from; see ``rope.config.starting_specs``."""
+        return rope_config.starting_specs(self.config, on_top)
+
+    @cached_property
+    def window(self) -> int:
+        """The window in tokens that an extension starts from."""
+        return rope_config.window_of(self.starting())
+
+    @cached_property
+    def promised(self) -> int:
+        """Tokens that the configuration promises now; see ``rope.config.promised_by``."""
+        return rope_config.promised_by(self.specs)
+
+    @cached_property
+    def folder(self) -> Path:
+        """A local folder with all its files; a hub id is downloaded into the hub's cache.
+
+        Raises:
+            UserError: if the name is that of a configuration alone, or the hub does not give it.
+        """
+        path = Path(self.place).expanduser()
+        if path.is_dir():
+            return path
+        if path.is_file():
+            raise UserError(f"the model is needed, and {self.name} is only its configuration", "Give its folder.")
+        _ = self.config  # says what is wrong with the name
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.md"]
+        try:
+            return Path(snapshot_download(self.place, allow_patterns=patterns))
+        except Exception as error:  # the hub client raises many kinds
+            raise UserError(f"the hub did not give {self.name!r}: {str(error).splitlines()[0]}") from None
+
+    @cached_property
+    def weights(self) -> list[Path]:
+        """The files of its weights, each complete.
+
+        Raises:
+            UserError: naming the file that is missing, truncated or not safetensors.
+        """
+        return check_weights(self.folder)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, the same one at every call.
+
+        Raises:
+            UserError: if there is none, or it makes ids that the model's embedding does not have.
+        """
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        folder = self.folder
+        try:
+            with quiet():
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    folder, config=self.config, trust_remote_code=self.trust_remote_code
+                )
+        except Exception as error:  # many kinds, all about the files
+            raise UserError(
+                f"no usable tokenizer in {folder}: {_first_line(error)}",
+                "Copy tokenizer.json and tokenizer_config.json there.",
+            ) from None
+        vocabulary = int(text_config(self.config).vocab_size)
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        if highest >= vocabulary:
+            raise UserError(
+                f"the tokenizer in {folder} does not fit the model: it makes ids up to {highest}, "
+                f"the embedding has {vocabulary} rows",
+                "Use the tokenizer that came with the checkpoint.",
+            )
+        return tokenizer
+
+    def load(self, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+        """The model, for evaluation; every weight is from its files, and it rotates as its configuration says.
+
+        Args:
+            dtype: "auto" (that of the checkpoint), "float32", "bfloat16" or "float16".
+            device: "auto" (CUDA if there is one), "cpu", "cuda", ...
+
+        Raises:
+            UserError: naming the file and the mend.
+        """
+        import torch
+
+        from ropewalk.methods.frequencies.frequency_method import check_live
+
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if place.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(
+                f"device is {device!r}, but this torch sees no CUDA device", "Say --device cpu, or leave it out."
+            )
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+        self.refuse_unsound()
+        _ = self.weights
+        try:
+            live = self._live(dtype)
+            live.to(place)  # type: ignore[arg-type]
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"transformers cannot load {self.folder}: {_first_line(error)}", f"ropewalk inspect {self.name}"
+            ) from None
+        check_live(live)
+        return live.eval()
+
+    def _live(self, dtype: str) -> PreTrainedModel:
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with quiet():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    self.folder,
+                    config=self.config,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=self.trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # so that they are reported
+                )
+        except RuntimeError as error:
+            if "CONVERSION" not in str(error):
+                raise
+            raise UserError(  # transformers logs which, and says "see above"
+                f"{self.folder}: tensors that make one of the model's together (experts) are missing or differ in size",
+                RIGHT_CONFIG,
+            ) from None
+        live: PreTrainedModel = loaded[0]
+        refuse_incomplete(self.folder, live, loaded[1])
+        return live
+
+
+def local(models: Iterable[str], data: str = "") -> list[Path]:
+    """What results must not be written onto: models and a file of texts, those that lie on this machine's disk."""
+    places = [os.path.expanduser(Checkpoint(model).place) for model in models]
+    texts = os.path.expanduser(data)
+    return [Path(place) for place in places if os.path.lexists(place)] + [Path(texts)] * os.path.isfile(texts)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _wants_nested(raw: dict[str, Any]) -> bool:
+    """Whether this model type's own defaults hold rope parameters per layer type."""
+    from transformers import AutoConfig
+
+    inner = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
+    model_type = (inner or raw).get("model_type")
+    try:
+        defaults = AutoConfig.for_model(str(model_type))
+    except Exception:  # unknown types are reported by load_config
+        return False
+    parameters = getattr(text_config(defaults), "rope_parameters", None) or {}
+    return bool(parameters) and all(isinstance(value, dict) for value in parameters.values())

@@ -1,0 +1,158 @@
+"""Whether a folder's weights are all there: every file complete, every tensor of the model in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.rope.config import read_json, text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHOWN = 3  # names in a message
+AGAIN = "Download or save the checkpoint again."
+RIGHT_CONFIG = "Use the config.json that came with these weights, or download them again."
+ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save)\.")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+# Tables and masks that older checkpoints hold and every model computes itself.
+WITHOUT_EFFECT = re.compile(r"rotary_emb\.\w+$|(^|\.)(masked_bias|position_ids|(attn|attention|self_attn)\.bias)$")
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, each complete: the header's last offset is the file's end.
+
+    Raises:
+        UserError: naming the file that is missing, truncated or not safetensors.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{index} has no 'weight_map'", "Download the checkpoint again.")
+        files = sorted({folder / str(name) for name in weight_map.values()})
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        if pickles:
+            raise UserError(
+                f"{folder} holds only pickled weights ({pickles[0]}), which ropewalk does not load",
+                "Convert them: model.save_pretrained(OUT) writes safetensors.",
+            )
+        raise UserError(f"{folder} holds no weights (*.safetensors)", "Download the checkpoint again.")
+    for file in files:
+        _check_safetensors(file)
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    again = "Download the file again."
+    if not file.is_file():
+        raise UserError(f"weights file {file} is missing", again)
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, 100_000_000):
+            raise UserError(f"weights file {file} is truncated or no safetensors file ({size} bytes)", again)
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise UserError(f"weights file {file} has an unreadable header", again) from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
+
+
+def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse a loaded model that is not, in every tensor, what lies at ``place``.
+
+    transformers fills tensors that it does not find, or finds in another size, with random numbers, and only warns.
+    Tensors that have no place in the model are refused where they would be part of its decoder (a bias, an adapter, one
+    more layer: without them it is another model). Elsewhere (a vision tower, a head that guesses further tokens) and in
+    quantised checkpoints (scales that other engines read) a warning names them.
+
+    Args:
+        place: folder or file, for messages.
+        live: the model.
+        report: what ``from_pretrained(output_loading_info=True, ignore_mismatched_sizes=True)`` says of its loading.
+
+    Raises:
+        UserError: naming the tensors, the likely cause and the mend.
+    """
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing:
+        cause, mend = _cause(live, missing, unexpected)
+        raise UserError(
+            f"{place}: the weights lack {len(missing)} of the model's tensors: {_listed(missing)}; transformers would "
+            f"fill in random numbers. Likely cause: {cause}",
+            mend,
+        )
+    for name, seen, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{place}: tensor {name!r} is {list(seen)}, config.json makes it {list(expected)}; of another size are "
+            f"{len(report['mismatched_keys'])} tensors",
+            RIGHT_CONFIG,
+        )
+    unexpected = [name for name in unexpected if not WITHOUT_EFFECT.search(name)]
+    parts = [name for name in unexpected if _in_decoder(live, name)]
+    if parts:
+        cause, mend = _cause(live, [], parts)
+        raise UserError(
+            f"{place}: the model that config.json describes has no place for {len(parts)} of the weights' tensors: "
+            f"{_listed(parts)}. Likely cause: {cause}",
+            mend,
+        )
+    if unexpected:
+        logging.getLogger("ropewalk").warning(
+            "%s: %d tensors are not part of the language model and are left out: %s", place, len(unexpected),
+            _listed(unexpected),
+        )  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def _cause(live: PreTrainedModel, missing: Sequence[str], unexpected: Sequence[str]) -> tuple[str, str]:
+    """Why names in the weights are not those of the model, and what mends it."""
+    if any(ADAPTER.search(name) for name in unexpected):
+        return (
+            "an adapter that was not merged into the weights",
+            "With peft: model.merge_and_unload().save_pretrained(OUT)",
+        )
+    base = f"{live.base_model_prefix}."
+    for wanted in (missing, [name.removeprefix(base) for name in missing]):
+        prefix = next((name.removesuffix(wanted[0]) for name in unexpected if wanted and name.endswith(wanted[0])), "")
+        if prefix and {prefix + name for name in wanted} <= set(unexpected):
+            return (
+                f"all names start with {prefix!r}, as a wrapper around the model leaves them (an adapter, "
+                "torch.compile, parallel training)",
+                "Save the model inside the wrapper: model.merge_and_unload() of peft, model._orig_mod, model.module.",
+            )
+    if unexpected:
+        kind = text_config(live.config).model_type
+        return f"weights of another architecture or size than config.json says (model_type {kind!r})", RIGHT_CONFIG
+    return "a part of the weights was not saved or downloaded, or config.json says more layers", AGAIN
+
+
+def _in_decoder(live: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor without a place lies inside a part that the model has, below its top level."""
+    text = text_config(live.config)
+    layer, further = LAYER.search(name), int(getattr(text, "num_nextn_predict_layers", None) or 0)
+    layers = int(getattr(text, "num_hidden_layers", 0))
+    if getattr(live.config, "quantization_config", None) or (layer and layers <= int(layer[1]) < layers + further):
+        return False
+    modules, parent = dict(live.named_modules()), name
+    while parent not in modules:
+        parent = parent.rpartition(".")[0]
+    return modules[parent] not in (live, live.base_model, getattr(live.base_model, "language_model", None))
