@@ -18,7 +18,7 @@ from tests.models import tiny
 
 
 def loaded(folder: Path):
-    return Checkpoint.open(folder).load(device="cpu")
+    return Checkpoint.open(folder)._live("auto")
 
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
