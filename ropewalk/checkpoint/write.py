@@ -17,7 +17,6 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write, new_folder, write_text
 from ropewalk.common.results import Result
-from ropewalk.engines.launch import launch_lines
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
@@ -47,7 +46,6 @@ class Extension(Result):
         scale: T / L.
         rope_parameters: layer type -> parameters now in the configuration.
         config_diff: unified diff of config.json.
-        launch: engine -> launch line, or why there is none.
     """
 
     folder: Path
@@ -57,14 +55,11 @@ class Extension(Result):
     scale: float
     rope_parameters: dict[str, dict[str, Any]]
     config_diff: str
-    launch: dict[str, str]
 
     def show(self, console: Console) -> None:
         console.print(f"[bold]{self.method}[/]: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})")
         console.print(self.config_diff, markup=False, soft_wrap=True)
         console.print(f"\nwritten to [bold]{self.folder}[/]\n", soft_wrap=True)
-        for engine, line in self.launch.items():
-            console.print(f"{engine:13s} {line}", markup=False, soft_wrap=True)
 
 
 def extended_config(
@@ -194,7 +189,6 @@ def extend(
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
         _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    first = next(iter(parameters.values()))
     return Extension(
         folder=out,
         method=method.id,
@@ -203,7 +197,6 @@ def extend(
         scale=to / window,
         rope_parameters=parameters,
         config_diff=diff(config, changed),
-        launch=launch_lines(out, rope_config.text_config(config).model_type, first, to),
     )
 
 

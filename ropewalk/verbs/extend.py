@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.results import Result
 from ropewalk.verbs.request import Method, ModelRequest, Place, TargetRequest, verb
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ropewalk.checkpoint.write import Extension
 
 
@@ -29,8 +33,34 @@ class ExtendRequest(TargetRequest, ModelRequest):
     on_top: bool | None = None
 
 
+@dataclass(frozen=True, repr=False)
+class Extended(Result):
+    """A checkpoint with a longer window, and how it is served.
+
+    Attributes:
+        extension: what was written.
+        launch: engine -> the line that starts it, or why there is none.
+    """
+
+    extension: Extension
+    launch: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """The new checkpoint."""
+        return self.extension.folder
+
+    def show(self, console: Console) -> None:
+        self.extension.show(console)
+        for engine, line in self.launch.items():
+            console.print(f"{engine:13s} {line}", markup=False, soft_wrap=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.extension.to_dict(), "launch": self.launch}
+
+
 @verb("extend")
-def extend(request: ExtendRequest) -> Extension:
+def extend(request: ExtendRequest) -> Extended:
     """Write a checkpoint whose configuration extends the window; weights are linked, not changed.
 
     Returns:
@@ -39,15 +69,14 @@ def extend(request: ExtendRequest) -> Extension:
     Raises:
         UserError: for everything that a user can mend; nothing is left behind.
     """
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import extend as write
+    from ropewalk.engines.launch import launch_lines
     from ropewalk.methods.catalogue import method
+    from ropewalk.rope.config import text_config
 
-    return write(
-        request.model,
-        request.to,
-        method(request.method),
-        request.out,
-        request.overwrite,
-        request.on_top,
-        request.trust_remote_code,
-    )
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    done = write(checkpoint, request.to, method(request.method), request.out, request.overwrite, request.on_top)
+    written = next(iter(done.rope_parameters.values()))
+    lines = launch_lines(done.folder, text_config(checkpoint.config).model_type, written, request.to)
+    return Extended(done, lines)

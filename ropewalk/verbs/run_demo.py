@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.checkpoint.inspection import Inspection
-    from ropewalk.checkpoint.write import Extension
+    from ropewalk.verbs.extend import Extended
 
 METHODS = (
     "none,pi,ntk-aware,ntk-aware(stretch=2),dynamic-ntk,llama3,yarn,resonance+yarn,lm-infinite,self-extend,dca,"
@@ -47,7 +47,7 @@ class Demo(Result):
 
     inspection: Inspection
     comparison: dict[str, Any]
-    extension: Extension
+    extension: Extended
     report: Path
 
     def show(self, console: Console) -> None:

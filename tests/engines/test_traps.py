@@ -14,6 +14,7 @@ from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.engines.agreement import Asked, check_export, fix
+from ropewalk.engines.launch import launch_lines
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.frequencies.frequency_method import check_live
 from tests.models import config, tiny
@@ -151,10 +152,11 @@ def test_t8_the_same_for_longrope(checkpoint):
 def test_t9_linear_lengths_are_multiplied_and_the_line_states_the_length(checkpoint, tmp_path):
     done = extend(str(checkpoint()), TARGET, method("pi"), tmp_path / "pi")
     found = rows(done.folder)
+    lines = launch_lines(done.folder, "llama", next(iter(done.rope_parameters.values())), TARGET)
     for engine, flag in (("vllm", "--max-model-len 256"), ("sglang", "--context-length 256")):
         assert found[engine].sound and not found[engine].same_length
         assert "takes 1,024 tokens by itself, meant are 256" in found[engine].note
-        assert flag in found[engine].mend and flag in done.launch[engine]
+        assert flag in found[engine].mend and flag in lines[engine]
 
 
 def test_t9_a_whole_number_as_linear_factor_stops_vllm_and_sglang_and_is_mended(checkpoint):
