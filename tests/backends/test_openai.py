@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from ropewalk.evaluation.evaluate import evaluate
 
 from ropewalk.backends.backend import Ask
 from ropewalk.backends.local import live
 from ropewalk.backends.nll import token_nll
 from ropewalk.backends.openai import Pace, Server, alike, connect
 from ropewalk.common.errors import UserError
-from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.methods.catalogue import method
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from ropewalk.report.evaluation import render
 
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import span
-from ropewalk.report.evaluation import render
 from ropewalk.verbs.evaluate import Request, default_out
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
