@@ -94,7 +94,7 @@ def conduct(
             assert one.place is not None and isinstance(one.place[0], RowCell)
             question = one.place[0].question(one.place[1])
             about = {key: getattr(question, key) for key in ("id", "subset", "source", "metric", "references")}
-            said = {"model": model, "method": method, "length": length, **about}
+            said = {"length": length, "model": model, "method": method, **about}
             lines.append(json.dumps({**said, "prediction": one.text, "score": one.score}, ensure_ascii=False) + "\n")
 
     with SampleStore(folder / "samples.sqlite") as store:
