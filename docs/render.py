@@ -12,9 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-from ropewalk.common.statistics import wilson
 from ropewalk.methods.catalogue import CATALOGUE
+from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
+from ropewalk.report.schema import Results
+from ropewalk.report.view import View
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler.qa import fictional
@@ -36,32 +38,31 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
-def interval(row: dict, name: str, low: str, high: str, show: str) -> str:
-    if row[name] is None:
-        return ""
-    bounds = "" if row[low] is None else f" ({row[low]:{show}} to {row[high]:{show}})"
-    return f"{row[name]:{show}}{bounds}"
+def interval(found: Estimate, show: str) -> str:
+    if found.value is None:
+        return "–"
+    bounds = "" if found.low is None else f" ({found.low:{show}} to {found.high:{show}})"
+    return f"{found.value:{show}}{bounds}"
 
 
 def demo_table() -> str:
-    results = json.loads((RESULTS / "demo.json").read_text())
-    target = results["to"]
+    view = View(Results.read(RESULTS / "demo.json"))
+    target = view.target
     rows = [
         f"| method | effective length | retrieval at {target} | perplexity at {target} | short-text tax |",
         "|---|---|---|---|---|",
     ]
-    titles = {method["id"]: method["title"] for method in results["methods"]}
     best_first = sorted(
-        results["summary"],
-        key=lambda row: (-row["effective_length"], -row["accuracy_at_target"], row["perplexity_at_target"]),
+        view.lines, key=lambda one: (-one.effective_length.value, -one.retrieval.value, one.perplexity.value)
     )
-    for row in best_first:
+    for line in best_first:
+        tax = Estimate(0.0, 0.0, 0.0) if line.is_plain else line.short_tax
         cells = [
-            titles[row["method"]],
-            interval(row, "effective_length", "low", "high", ",d"),
-            interval(row, "accuracy_at_target", "accuracy_low", "accuracy_high", ".0%"),
-            interval(row, "perplexity_at_target", "perplexity_low", "perplexity_high", ".1f"),
-            interval(row, "short_tax", "short_tax_low", "short_tax_high", "+.1%"),
+            line.title,
+            interval(line.effective_length, ",d"),
+            interval(line.retrieval, ".0%"),
+            interval(line.perplexity, ".1f"),
+            interval(tax, "+.1%"),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
@@ -69,30 +70,18 @@ def demo_table() -> str:
 
 def reach_table() -> str:
     """Retrieval and perplexity of every method beyond the window of the bundled model."""
-    results = json.loads((RESULTS / "reach.json").read_text())
-    lengths = [n for n in results["lengths"] if n > results["model"]["window"]]
-    found: dict[tuple[str, str, int], list[dict]] = {}
-    for row in results["results"]:
-        if "depth" not in row:  # rows of single depths are counted in those of their task
-            found.setdefault((row["method"], row["task"], row.get("length", 0)), []).append(row)
+    view = View(Results.read(RESULTS / "reach.json"))
+    lengths = [n for n in view.lengths if n > view.window]
     columns = [f"retrieval at {n}" for n in lengths] + [f"perplexity at {n}" for n in lengths]
     rows = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for method in results["methods"]:
-        cells = [method["title"]]
-        for n in lengths:
-            tries = [row for task in ("passkey", "niah") for row in found[method["id"], task, n]]
-            cells.append(share([row["value"] for row in tries], [row["n"] for row in tries]))
-        cells += [interval(found[method["id"], "ppl", n][0], "value", "low", "high", ".1f") for n in lengths]
+    order = {subject.method: i for i, subject in enumerate(view.results.subjects)}
+    for line in sorted(view.lines, key=lambda line: order[line.subject.method]):
+        cells = [line.title + ("" if line.subject.causal else " (not causal)")]
+        found = {task: {r.length: r.estimate for r in view.of(line, task)} for task in ("passkey", "niah", "ppl")}
+        cells += [interval(pool([found[task][n] for task in ("passkey", "niah")]), ".0%") for n in lengths]
+        cells += [interval(found["ppl"].get(n, Estimate()), ".1f") for n in lengths]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
-
-
-def share(values: list[float], samples: list[int]) -> str:
-    """The pooled share of right answers with its Wilson interval."""
-    n = sum(samples)
-    right = sum(value * k for value, k in zip(values, samples, strict=True))
-    low, high = wilson(right, n)
-    return f"{right / n:.0%} ({low:.0%} to {high:.0%})"
 
 
 def benchmarks() -> list[tuple[str, str, list[dict]]]:
@@ -208,7 +197,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 file.write_text(new, "utf-8")
     if "--check" not in sys.argv:
-        picture(json.loads((RESULTS / "demo.json").read_text()), ROOT / "docs" / "picture.png")
+        picture(Results.read(RESULTS / "demo.json"), ROOT / "docs" / "picture.png")
     elif stale:
         sys.exit(f"{', '.join(stale)} out of date: run make docs")
 

@@ -55,7 +55,7 @@ class Backend:
         tokenizer: makes the prompts.
         basis: what all results depend on (model, method, ...), by name; part of the key of every record.
         length_dependent: True if the loss of a token changes with the length of what follows it.
-        scores_texts: True if ``rolling`` works.
+        no_losses: why ``rolling`` does not work; empty if it does.
         checks: True if a sample of the teacher-forced answers should be decoded as well; where every answer is decoded
             anyway, or decoding is another computation, it is False.
     """
@@ -63,7 +63,7 @@ class Backend:
     tokenizer: PreTrainedTokenizerBase
     basis: dict[str, str]
     length_dependent: bool = False
-    scores_texts: bool = True
+    no_losses: str = ""
     checks: bool = False
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,23 +20,9 @@ from ropewalk.rope.config import read
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ropewalk.methods.base import Method
 
-class Method(Protocol):
-    """A context extension method, as far as evaluating it goes."""
-
-    @property
-    def id(self) -> str:
-        """Canonical spelling; "none" is the plain model."""
-
-    @property
-    def length_dependent(self) -> bool:
-        """Whether results of a prefix differ from the prefix of the results."""
-
-    def on(self, model: PreTrainedModel, to: int) -> AbstractContextManager[object]:
-        """Apply the method to the live model for contexts of ``to`` tokens; undone exactly on leaving."""
-
-    def fingerprint(self, model: PreTrainedModel, to: int) -> str:
-        """Hash of everything that the method does to the model."""
+VOTES = "blocks of queries vote with tokens behind them"
 
 
 class LiveModel(Backend):
@@ -52,9 +38,13 @@ class LiveModel(Backend):
     ):
         self.model, self.tokenizer, self.basis, self.batch_tokens = model, tokenizer, basis, batch_tokens
         self.length_dependent = length_dependent(method, model)
-        cached = getattr(method, "cache_exact", True)
         why = "results depend on the length of the input" if self.length_dependent else ""
-        self.runner = Runner(model, why if cached else "the method changes what is cached", not cached, batch_tokens)
+        if not method.cache_exact:
+            why = "the method changes what is cached"
+        if not method.causal:
+            why = f"{VOTES}: a prompt is read in one forward, and its answer decoded token by token"
+            self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
+        self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens)
         self.checks = self.runner.way != "plain"
 
     @property
@@ -74,7 +64,13 @@ class LiveModel(Backend):
             yield i, replace(reply, text=text)
 
     def rolling(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Losses]]:
-        """Rows of one length run together, as many as ``batch_tokens`` hold; longer rows are read in pieces."""
+        """Rows of one length run together, as many as ``batch_tokens`` hold; longer rows are read in pieces.
+
+        Raises:
+            UserError: if the method is not causal.
+        """
+        if self.no_losses:
+            raise UserError(f"no losses: {self.no_losses}", "Leave ppl out of the tasks.")
         by_length: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(i)
@@ -108,6 +104,8 @@ def live(
         batch_tokens: how many tokens to run at once.
     """
     basis = {"model": model_hash or model_fingerprint(model), "method": method.fingerprint(model, to)}
+    if not method.causal:
+        basis["read"] = "token by token"  # what one forward on prompt and answer said is another result
     with method.on(model, to):
         yield LiveModel(model, tokenizer, method, basis, batch_tokens)
 

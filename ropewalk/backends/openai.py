@@ -27,6 +27,7 @@ ALIKE = 0.5  # prompts that share this much of the shorter one are sent one afte
 WORKERS = 8
 RETRIES = 5
 TIMEOUT = 600.0  # seconds
+NO_LOSSES = "the server does not give the log-probabilities of a text"
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Server(Backend):
         # A server does not show its weights: records are found again by its address and the model's name.
         self.basis = {"model": f"{url} {served}", "method": "none"}
         self.tells_likelihoods = self._tells_likelihoods()
-        self.scores_texts = self.tells_likelihoods and self._echoes()
+        self.no_losses = "" if self.tells_likelihoods and self._echoes() else NO_LOSSES
 
     @property
     def how(self) -> str:

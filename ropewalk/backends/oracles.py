@@ -25,7 +25,7 @@ class WindowOracle(Backend):
         window: how many tokens of the prompt it sees; None is all of them.
     """
 
-    scores_texts = False
+    no_losses = "an oracle does not know probabilities"
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], window: int | None = None):
         self.tokenizer, self.tasks, self.window = tokenizer, tasks, window

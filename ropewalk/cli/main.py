@@ -79,12 +79,6 @@ for name in verbs.NAMES:
     verb: Verb[Any] = vars(verbs.public(name))["verb"]
     if verb.name:
         app.command(command(verb), name=verb.name)
-for name, text in {
-    "compare": "Measure methods side by side: perplexity, passkey, needles; one HTML report.",
-    "evaluate": "Measure how much of its context a model or a server uses; one HTML report.",
-    "sweep": "Evaluate many models, methods and seeds on many workers.",
-}.items():
-    app.command(f"ropewalk.cli.{name}:{name}", name=name, help=text)
 
 
 def run(arguments: Sequence[str]) -> int:

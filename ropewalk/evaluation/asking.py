@@ -1,10 +1,10 @@
-"""Runs planned samples through a backend; every sample is computed once and kept as soon as it is there."""
+"""Asks a backend planned samples; every sample is computed once and kept as soon as it is there."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ropewalk.backends.backend import Ask, Backend, Reply
 from ropewalk.common.fingerprints import ids_fingerprint
 from ropewalk.common.store import Record, Records, content_key
 from ropewalk.evaluation.perplexity import Sums, position_edges
-from ropewalk.evaluation.samples import Cell
+from ropewalk.evaluation.samples import Cell, RowCell
 from ropewalk.tasks.task import Sample
 
 TOGETHER = 2**23  # tokens of prompts that are built at once, so that cells of several lengths share prefixes
@@ -21,13 +21,11 @@ CHECKED = 10  # one in so many teacher-forced answers is decoded as well
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` samples have a result; the last ones were of ``method``, ``task`` and ``length``."""
+    """``done`` of ``total`` samples (or jobs) have a result; the last ones were of ``what``."""
 
     done: int
     total: int
-    method: str
-    task: str
-    length: int
+    what: str
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,16 @@ class Answer:
         score: 0 to 1; of a closed answer, 0 or 1.
         context: samples with the same one share a text, so that they are not independent.
         decoded: whether decoding agreed that the teacher-forced answer is right or wrong; None if not checked.
+        text: of a free answer.
+        place: its cell, and its number there.
     """
 
     depth: float | None
     score: float
     context: str = ""
     decoded: bool | None = None
+    text: str = ""
+    place: tuple[Cell, int] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Losses:
         return self.by_length[:, self.lengths.index(length)]
 
 
-class Engine:
+class Asking:
     """One backend's results on planned samples, from the store where they are there.
 
     Args:
@@ -103,18 +105,13 @@ class Engine:
                 by_length[:, j] = self._prefix_sums(texts, n, [n])[:, 0]
         return Losses(lengths, by_length, edges, longest[:, [cuts.index(edge) for edge in edges]])
 
-    def passes(self, lengths: Sequence[int]) -> int:
-        """How often ``losses`` runs each document."""
-        return len(lengths) if self.backend.length_dependent else 1
-
-    def answers(self, cells: Sequence[Cell]) -> dict[tuple[str, int], list[Answer]]:
+    def answers(self, cells: Iterable[Cell]) -> dict[tuple[str, int], list[Answer]]:
         """The answers of all samples of some cells, by (task, length); those of one task share prefixes."""
-        found = {}
+        found: dict[tuple[str, int], list[Answer]] = {}
         for together in _together(cells):
             planned = [(cell, i) for cell in together for i in range(len(cell))]
-            scores = iter(self.ask(planned))
-            for cell in together:
-                found[cell.name, cell.length] = [next(scores) for _ in range(len(cell))]
+            for (cell, _), answer in zip(planned, self.ask(planned), strict=True):
+                found.setdefault((cell.name, cell.length), []).append(answer)
         return found
 
     def ask(self, planned: Sequence[tuple[Cell, int]]) -> list[Answer]:
@@ -176,7 +173,13 @@ class Engine:
 
 
 def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:
-    """What a record keeps of a reply: a score and the text of a free answer, else whether and how sure it is right."""
+    """What a record keeps of a reply.
+
+    The text of a free answer, with its score unless that is given anew from the text (a judge may grade it), else
+    whether and how sure it is right.
+    """
+    if isinstance(cell, RowCell):
+        return {"text": reply.text}
     if cell.task.free:
         return {"score": cell.task.score(reply.text, sample), "text": reply.text}
     result: Record = {"right": reply.right, "logprob": reply.logprob}
@@ -187,8 +190,8 @@ def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:
 
 
 def _answer(record: Record, cell: Cell, i: int) -> Answer:
-    score = record["score"] if "score" in record else float(record["right"])
-    return Answer(cell.stands[i], score, f"{cell.name}/{cell.context(i)}", record.get("decoded"))
+    text = f"{cell.name}/{cell.seed}/{cell.context(i)}"
+    return Answer(cell.stands[i], cell.score(i, record), text, record.get("decoded"), record.get("text", ""), (cell, i))
 
 
 def _samples(places: Sequence[tuple[Cell, int]]) -> list[Sample]:
@@ -203,7 +206,7 @@ def _samples(places: Sequence[tuple[Cell, int]]) -> list[Sample]:
     return made
 
 
-def _together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+def _together(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
     """Neighbouring cells of one task, as many as can be built at once."""
     group: list[Cell] = []
     tokens = 0

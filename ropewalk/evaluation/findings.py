@@ -1,175 +1,215 @@
-"""What a comparison found: rows of results, a summary per method, and how to write both as JSON."""
+"""What an experiment found: rows, a summary of every subject, and what was not measured, as ``report.schema``."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ropewalk.common.statistics import (
-    EffectiveLength,
     LengthScore,
     Mean,
+    Tally,
+    average,
     cluster_mean,
     clustered_wilson,
     effective_length,
     mcnemar,
     paired_bootstrap,
+    passing_probability,
 )
 from ropewalk.evaluation.asking import Answer, Losses
 from ropewalk.evaluation.perplexity import perplexity, position_curve
-from ropewalk.evaluation.samples import Skipped
-from ropewalk.tasks import registry
+from ropewalk.evaluation.samples import RowCell
+from ropewalk.evaluation.sequential import Sprt
+from ropewalk.methods.base import Method
+from ropewalk.report.numbers import Estimate
+from ropewalk.report.schema import (
+    PLAIN,
+    Average,
+    BenchmarkTable,
+    Change,
+    Gain,
+    Model,
+    NotMeasured,
+    Results,
+    Row,
+    Subject,
+    Task,
+    TaskFindings,
+)
+from ropewalk.tasks.benchmarks.question import Scored
+from ropewalk.tasks.registry import PPL, TASKS
+
+if TYPE_CHECKING:
+    from ropewalk.evaluation.contestants import Contestant
+    from ropewalk.evaluation.experiment import Experiment, Material, Measured, Plan
 
 K_MAX_ACCURACY = 0.2
+LOSSES = Task(PPL, "Perplexity", "perplexity"), Task("position", "Loss by position", "nll")
+Answers = Mapping[tuple[str, int], Sequence[Answer]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """All that one method did; ``answers`` by (task, length)."""
+class Findings:
+    """Collects what was measured, subject by subject."""
 
-    losses: Losses | None
-    answers: Mapping[tuple[str, int], Sequence[Answer]]
+    def __init__(self, experiment: Experiment, material: Material):
+        self.experiment, self.material = experiment, material
+        self.models: dict[str, Model] = {}
+        self.subjects: list[Subject] = []
+        self.tasks: dict[str, Task] = {}
+        self.rows: list[Row] = []
+        self.tables: list[BenchmarkTable] = []
+        self.not_measured: list[NotMeasured] = []
+        self.documents: list[str] = []
+        self._plain: dict[str, Measured] = {}  # by model
+
+    def add(self, contestant: Contestant, method: Method, plan: Plan, measured: Measured) -> None:
+        """One subject's."""
+        name = contestant.name
+        if name not in self.models:
+            facts = {key: value for key, value in measured.facts.items() if key != "name"}
+            self.models[name] = Model(name, contestant.window, contestant.length, plan.to, list(plan.lengths), facts)
+            self.not_measured += [NotMeasured(name, one.task, one.reason, one.length) for one in plan.skipped]
+            self.documents += [text for text in plan.texts if text not in self.documents]
+            self._note_tasks(plan)
+        self.not_measured += [NotMeasured(name, task, reason, method=method.id) for task, reason in measured.unmeasured]
+        if method.id == PLAIN:
+            self._plain[name] = measured
+        self.rows += _rows(name, method.id, measured)
+        self.tables += self._tables(name, method.id, measured)
+        self.subjects.append(self._subject(contestant, method, plan, measured))
+
+    def results(self) -> Results:
+        """All of it, in the order in which it came."""
+        e = self.experiment
+        settings = {
+            "methods": [method.id for method in e.methods],
+            "tasks": list(e.tasks),
+            "seeds": list(e.seeds),
+            "samples": e.samples,
+            "questions": e.questions,
+            "contexts": e.contexts,
+            "depths": list(e.depths),
+            "threshold": e.threshold,
+            "sequential": asdict(Sprt()) if e.sequential else None,
+            "controls": e.controls,
+            "judge": None if e.judge is None else repr(e.judge),
+            "data": e.data,
+            "rows": e.rows,
+            "documents": self.documents,
+        }
+        return Results(
+            settings,
+            list(self.models.values()),
+            self.subjects,
+            [one for one in (*LOSSES, *self.tasks.values()) if any(row.task == one.id for row in self.rows)
+             or any(one.id == lost.task for lost in self.not_measured)],
+            self.rows,
+            self.tables,
+            self.not_measured,
+        )  # fmt: skip
+
+    def _note_tasks(self, plan: Plan) -> None:
+        for name in [*plan.cells, *(one.task for one in plan.skipped)]:
+            if name in self.tasks or name == PPL:
+                continue
+            if name in self.material.subsets or "/" in name:
+                bench, _, subset = name.partition("/")
+                self.tasks[name] = Task(name, subset, "score", benchmark=bench)
+            else:
+                cells = plan.cells.get(name)
+                labels = (cells[0].task.scope, cells[0].task.diffusion) if cells else ("", "")
+                self.tasks[name] = Task(name, TASKS[name].title, "score", *labels)
+
+    def _tables(self, model: str, method: str, measured: Measured) -> list[BenchmarkTable]:
+        """What benchmarks report, from the answers to their questions."""
+        scored: dict[tuple[str, int], list[Scored]] = {}
+        for (task, length), answers in measured.answers.items():
+            if task in self.material.subsets:
+                for answer in answers:
+                    assert answer.place is not None and isinstance(answer.place[0], RowCell)
+                    question = answer.place[0].question(answer.place[1])
+                    one = Scored(question, answer.text, answer.score)
+                    scored.setdefault((task.partition("/")[0], length), []).append(one)
+        found = {name.partition("/")[0]: subset.benchmark for name, subset in self.material.subsets.items()}
+        return [
+            BenchmarkTable(model, method, name, length, found[name].aggregate(some))
+            for (name, length), some in sorted(scored.items())
+        ]
+
+    def _subject(self, contestant: Contestant, method: Method, plan: Plan, measured: Measured) -> Subject:
+        e, to, window = self.experiment, plan.to, contestant.window
+        losses, answers = measured.losses, measured.answers
+        judged = [name for name in plan.cells if "/" not in name]  # a threshold means something
+        means = averages(answers, judged or list(plan.cells), e.threshold if judged else None, e.seeds[0])
+        for kind in sorted({_kind(self.tasks[name]) for name in judged}) if judged else ():
+            own = [name for name in judged if _kind(self.tasks[name]) == kind]
+            means += averages(answers, own, None, e.seeds[0], kind) if len(own) < len(judged) else []
+        overall = [one for one in means if not one.kind]
+        passkeys = [_length_score(n, accuracy(some)) for (task, n), some in answers.items() if task == "passkey"]
+        plain = self._plain.get(contestant.name)
+        at_to = losses is not None and to in losses.lengths
+        return Subject(
+            contestant.name,
+            method.id,
+            **contestant.describe(method, to),
+            how=measured.how,
+            tokens=measured.tokens,
+            effective_length=_effective([_length_score(o.length, o.estimate) for o in overall], e.threshold)
+            if judged
+            else None,
+            k_max=_effective(passkeys, K_MAX_ACCURACY),
+            perplexity_at_to=_estimate(perplexity_at(losses, to)) if losses and to and at_to else None,
+            tail_perplexity=_estimate(perplexity(position_curve(losses.by_edge, losses.edges)[-1].nll))
+            if losses
+            else None,
+            short_tax=short_tax(losses, plain.losses, window or 0, e.seeds[0])
+            if losses and plain and plain.losses and method.id != PLAIN
+            else [],
+            beyond_window=gain(answers, plain.answers, window) if plain and window and method.id != PLAIN else None,
+            averages=means,
+            tasks=[self._task(name, measured) for name in plan.cells],
+        )
+
+    def _task(self, name: str, measured: Measured) -> TaskFindings:
+        own = {length: some for (task, length), some in measured.answers.items() if task == name}
+        checks = [answer.decoded for some in own.values() for answer in some if answer.decoded is not None]
+        scores = [_length_score(length, accuracy(some)) for length, some in own.items()]
+        return TaskFindings(
+            name,
+            None if "/" in name else _effective(scores, self.experiment.threshold),
+            {control: accuracy(some) for control, some in measured.controls.get(name, {}).items()},
+            len(checks),
+            sum(checks),
+            list(measured.early.get(name, ())),
+        )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One number of the results with its 95 % interval.
-
-    Attributes:
-        method: canonical spelling.
-        task: "ppl", "position", or a retrieval task.
-        metric: "perplexity", "nll" (nats per token) or "accuracy".
-        length: context length in tokens; of a position bucket, its end.
-        value: the number.
-        low: lower end of the interval; None where one document gives none.
-        high: upper end.
-        n: documents of a loss, samples of an accuracy.
-        depth: where the needle stands, 0 to 1; None over all depths.
-        start: of a position bucket.
-    """
-
-    method: str
-    task: str
-    metric: str
-    length: int
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    depth: float | None = None
-    start: int | None = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """Relative change of perplexity against the plain model at one length: 0.02 is 2 % worse."""
-
-    length: int
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Retrieval samples beyond the window that only this method, or only the plain model, answers; McNemar's p."""
-
-    only_this: int
-    only_none: int
-    p: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A method in a few numbers; None where the task was not run.
-
-    Attributes:
-        method: canonical spelling.
-        effective_length: longest tested length at which, and below which, the accuracy over the retrieval tasks passes
-            the threshold.
-        k_max: longest tested length with a passkey accuracy of 0.2 or more up to it (arXiv 2306.15595).
-        accuracy_at_to: accuracy over the retrieval tasks at the target length.
-        perplexity_at_to: of documents cut to the target length.
-        tail_perplexity: of the tokens in the last position bucket.
-        short_tax: change of perplexity at each tested length inside the pretrained window.
-        beyond_window: against the plain model, on the same samples.
-    """
-
-    method: str
-    effective_length: EffectiveLength | None
-    k_max: EffectiveLength | None
-    accuracy_at_to: Mean | None
-    perplexity_at_to: Mean | None
-    tail_perplexity: Mean | None
-    short_tax: list[Change]
-    beyond_window: Gain | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that ``compare`` found, in the order of the methods; the plain model ("none") is first."""
-
-    settings: dict[str, Any]
-    model: dict[str, Any]
-    methods: list[dict[str, Any]]
-    results: list[Row]
-    summary: list[Summary]
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers; ``depth`` and ``start`` only where a row has them."""
-        whole = asdict(self)
-        for row in whole["results"]:
-            for name in ("depth", "start"):
-                if row[name] is None:
-                    del row[name]
-        return whole
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
-
-
-def rows(method: str, measured: Measured) -> list[Row]:
-    """The results of one method."""
-    found: list[Row] = []
-    if (losses := measured.losses) is not None:
-        for length in losses.lengths:
-            found.append(_mean_row(method, "ppl", "perplexity", length, perplexity_at(losses, length)))
-        for bucket in position_curve(losses.by_edge, losses.edges):
-            found.append(_mean_row(method, "position", "nll", bucket.end, bucket.nll, start=bucket.start))
-    for (task, length), answers in measured.answers.items():
-        found.append(_accuracy_row(method, task, length, answers))
-        if registry.entry(task).asked in ("grid", "planted"):
-            for depth in sorted({answer.depth for answer in answers if answer.depth is not None}):
-                here = [answer for answer in answers if answer.depth == depth]
-                found.append(_accuracy_row(method, task, length, here, depth))
+def averages(
+    answers: Answers, names: Sequence[str], threshold: float | None, seed: int, kind: str = ""
+) -> list[Average]:
+    """Means over tasks at each length that all of them were tested at; of one task, its own score and interval."""
+    lengths = sorted({length for _, length in answers})
+    complete = [n for n in lengths if names and all((name, n) in answers for name in names)]
+    tallies = {n: [Tally.of(_by_text(answers[name, n])) for name in names] for n in complete}
+    passing = passing_probability(tallies, threshold, seed=seed) if tallies and threshold is not None else {}
+    found = []
+    for n, some in tallies.items():
+        mean = average(some, seed=seed)
+        own = accuracy(answers[names[0], n]) if len(names) == 1 else _estimate(mean)
+        found.append(Average(n, mean.value, own.low, own.high, mean.n, mean.se, kind, passing.get(n)))
     return found
 
 
-def summarise(
-    method: str, measured: Measured, plain: Measured, *, window: int, to: int, threshold: float, seed: int
-) -> Summary:
-    """One method against the plain model."""
-    losses, answers = measured.losses, measured.answers
-    scores = [LengthScore(n, *accuracy(_pooled(answers, [n]))) for n in sorted({length for _, length in answers})]
-    passkeys = [LengthScore(n, *accuracy(some)) for (task, n), some in sorted(answers.items()) if task == "passkey"]
-    at_to = _pooled(answers, [to])
-    return Summary(
-        method=method,
-        effective_length=effective_length(scores, threshold) if scores else None,
-        k_max=effective_length(passkeys, K_MAX_ACCURACY) if passkeys else None,
-        accuracy_at_to=_accuracy_mean(at_to) if at_to else None,
-        perplexity_at_to=perplexity_at(losses, to) if losses else None,
-        tail_perplexity=perplexity(position_curve(losses.by_edge, losses.edges)[-1].nll) if losses else None,
-        short_tax=_short_tax(losses, plain.losses, window, seed) if losses and plain.losses else [],
-        beyond_window=_gain(answers, plain.answers, [length for _, length in answers if length > window]),
-    )
+def accuracy(answers: Sequence[Answer]) -> Estimate:
+    """Mean score with its interval; samples about one text count together."""
+    value = sum(answer.score for answer in answers) / len(answers)
+    return Estimate(value, *clustered_wilson(_by_text(answers)), len(answers))
 
 
 def perplexity_at(losses: Losses, length: int) -> Mean:
@@ -177,7 +217,8 @@ def perplexity_at(losses: Losses, length: int) -> Mean:
     return perplexity(cluster_mean(losses.at(length), length - 1))
 
 
-def _short_tax(ours: Losses, plain: Losses, window: int, seed: int) -> list[Change]:
+def short_tax(ours: Losses, plain: Losses, window: int, seed: int) -> list[Change]:
+    """Relative change of perplexity at each tested length inside the window, on the same documents."""
     changes = []
     for length in (n for n in ours.lengths if n <= window):
         delta = paired_bootstrap(ours.at(length), plain.at(length), np.asarray(length - 1.0), seed=seed)
@@ -186,30 +227,44 @@ def _short_tax(ours: Losses, plain: Losses, window: int, seed: int) -> list[Chan
     return changes
 
 
-def _gain(
-    ours: Mapping[tuple[str, int], Sequence[Answer]],
-    plain: Mapping[tuple[str, int], Sequence[Answer]],
-    lengths: Iterable[int],
-) -> Gain | None:
-    chosen = sorted(set(lengths))
-    differences = [a.score - b.score for a, b in zip(_pooled(ours, chosen), _pooled(plain, chosen), strict=True)]
-    if not differences:
+def gain(ours: Answers, plain: Answers, window: int) -> Gain | None:
+    """Samples beyond the window that only one of the two answers; None if both were not asked the same."""
+    cells = [cell for cell in sorted(ours) if cell[1] > window and "/" not in cell[0]]
+    if not cells or any(len(ours[cell]) != len(plain.get(cell, ())) for cell in cells):
         return None
-    only_this, only_none = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    pairs = [pair for cell in cells for pair in zip(ours[cell], plain[cell], strict=True)]
+    if any(a.place != b.place for a, b in pairs):
+        return None
+    only_this, only_none = sum(a.score > b.score for a, b in pairs), sum(a.score < b.score for a, b in pairs)
     return Gain(only_this, only_none, mcnemar(only_this, only_none))
 
 
-def _pooled(answers: Mapping[tuple[str, int], Sequence[Answer]], lengths: Iterable[int]) -> list[Answer]:
-    wanted = set(lengths)
-    return [answer for (_, length), some in answers.items() if length in wanted for answer in some]
+def _rows(model: str, method: str, measured: Measured) -> list[Row]:
+    found: list[Row] = []
+
+    def add(task: str, length: int, one: Estimate, **more: Any) -> None:
+        assert one.value is not None and one.n is not None
+        found.append(Row(model, method, task, length, one.value, one.low, one.high, one.n, **more))
+
+    if (losses := measured.losses) is not None:
+        for length in losses.lengths:
+            add(PPL, length, _estimate(perplexity_at(losses, length)))
+        for bucket in position_curve(losses.by_edge, losses.edges):
+            add("position", bucket.end, _estimate(bucket.nll), start=bucket.start)
+    for (task, length), answers in measured.answers.items():
+        add(task, length, accuracy(answers))
+        if answers[0].place is not None and answers[0].place[0].gridded:
+            deep = sorted(answers, key=lambda answer: answer.depth or 0.0)
+            for depth, some in groupby(deep, lambda answer: answer.depth):
+                add(task, length, accuracy(list(some)), depth=depth)
+    return found
 
 
-def accuracy(answers: Sequence[Answer]) -> tuple[float, float, float]:
-    """Mean score with its interval; samples about one text count together."""
-    return sum(answer.score for answer in answers) / len(answers), *clustered_wilson(by_text(answers))
+def _kind(task: Task) -> str:
+    return f"{task.scope}/{task.diffusion}"
 
 
-def by_text(answers: Sequence[Answer]) -> list[list[float]]:
+def _by_text(answers: Iterable[Answer]) -> list[list[float]]:
     """The scores about each text."""
     texts: dict[str, list[float]] = {}
     for answer in answers:
@@ -217,15 +272,22 @@ def by_text(answers: Sequence[Answer]) -> list[list[float]]:
     return list(texts.values())
 
 
-def _accuracy_mean(answers: Sequence[Answer]) -> Mean:
-    value, low, high = accuracy(answers)
-    return Mean(value, None, low, high, len(answers))
+def _length_score(length: int, score: Estimate) -> LengthScore:
+    assert score.value is not None
+    return LengthScore(
+        length,
+        score.value,
+        0.0 if score.low is None else score.low,
+        score.value if score.high is None else score.high,
+    )
 
 
-def _accuracy_row(method: str, task: str, length: int, answers: Sequence[Answer], depth: float | None = None) -> Row:
-    value, low, high = accuracy(answers)
-    return Row(method, task, "accuracy", length, value, low, high, len(answers), depth)
+def _effective(scores: Sequence[LengthScore], threshold: float) -> Estimate | None:
+    if not scores:
+        return None
+    found = effective_length(scores, threshold)
+    return Estimate(found.value, found.low, found.high)
 
 
-def _mean_row(method: str, task: str, metric: str, length: int, mean: Mean, start: int | None = None) -> Row:
-    return Row(method, task, metric, length, mean.value, mean.low, mean.high, mean.n, start=start)
+def _estimate(mean: Mean) -> Estimate:
+    return Estimate(mean.value, mean.low, mean.high, mean.n)

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ropewalk.common.fingerprints import ids_fingerprint
+from ropewalk.common.store import Record
 from ropewalk.evaluation.grid import PlantedGrid
 from ropewalk.tasks import registry
+from ropewalk.tasks.benchmarks.question import Question, Subset
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.task import Sample, Task, TooShort
 from ropewalk.texts.pieces import TokenUnits
@@ -51,6 +53,7 @@ class Cell:
     hashes: tuple[str, ...] = field(init=False)
     stands: tuple[float | None, ...] = field(init=False)
     rooms: tuple[int, ...] = field(init=False)
+    gridded: ClassVar[bool] = False  # whether scores by depth mean something
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
@@ -75,6 +78,10 @@ class Cell:
         """Samples with the same number share a text, so that they are not independent."""
         return i
 
+    def score(self, i: int, record: Record) -> float:
+        """The score of a sample, 0 to 1, by its stored record."""
+        return float(record["score"] if "score" in record else record["right"])
+
     def _chance(self, i: int) -> random.Random:
         return random.Random(f"{self.seed}/{self.name}/{self.length}/{i}")
 
@@ -84,6 +91,7 @@ class GridCell(Cell):
     """Single needles at every depth of a grid; the samples of a round, at all lengths, share their haystack."""
 
     rounds: int = 1
+    gridded: ClassVar[bool] = True
 
     def sample(self, i: int) -> Sample:
         assert isinstance(self.task, NeedleInHaystack)
@@ -100,6 +108,7 @@ class PlantedCell(Cell):
     """Needles of all cells in one haystack per round, asked for one at a time."""
 
     grids: tuple[PlantedGrid, ...] = ()
+    gridded: ClassVar[bool] = True
 
     def sample(self, i: int) -> Sample:
         return self.grids[self.context(i)].sample(self.length, self.depths[i] or 0.0)
@@ -152,8 +161,59 @@ class QuestionCell(Cell):
 
 
 @dataclass(frozen=True)
+class RowCell(Cell):
+    """Questions of a file, their prompts cut to the length; those that it does not hold are left out.
+
+    Attributes:
+        rows: indices of the questions, those about one text side by side.
+        left_out: why questions were left out.
+    """
+
+    rows: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows: list[int] = []
+        hashes: list[str] = []
+        rooms: list[int] = []
+        left_out: list[str] = []
+        for row in self.rows:
+            try:
+                one = self.subset.prompted(self.subset.asked[row], self.length, self.units)
+            except TooShort as error:
+                left_out.append(str(error))
+                continue
+            rows.append(row)
+            hashes.append(ids_fingerprint(one.prompt))
+            rooms.append(one.room)
+        nowhere = (None,) * len(rows)
+        for name, values in (
+            ("rows", rows), ("hashes", hashes), ("rooms", rooms), ("left_out", left_out), ("stands", nowhere),
+            ("depths", nowhere),
+        ):  # fmt: skip
+            object.__setattr__(self, name, tuple(values))
+
+    @property
+    def subset(self) -> Subset:
+        assert isinstance(self.task, Subset)
+        return self.task
+
+    def question(self, i: int) -> Question:
+        return self.subset.asked[self.rows[i]]
+
+    def sample(self, i: int) -> Sample:
+        return self.subset.prompted(self.question(i), self.length, self.units)
+
+    def context(self, i: int) -> int:
+        return self.subset.texts[self.question(i).context]
+
+    def score(self, i: int, record: Record) -> float:
+        return self.subset.grade(record["text"], self.question(i))
+
+
+@dataclass(frozen=True)
 class Skipped:
-    """A task that a length is too short for."""
+    """What is not asked at a length, and why."""
 
     task: str
     length: int
@@ -208,6 +268,30 @@ def cells(
             except TooShort as error:
                 skipped.append(Skipped(name, length, str(error)))
     return found, skipped
+
+
+def row_cells(
+    subset: Subset, lengths: Sequence[int], samples: int | None, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Cell], list[Skipped]]:
+    """A subset of a benchmark at every length.
+
+    Args:
+        subset: whose questions are asked.
+        lengths: of a prompt and its answer together.
+        samples: of each cell, drawn at random; None asks all questions.
+        seed: of the draw.
+        tokenizer: of the model.
+    """
+    total, units = len(subset.asked), TokenUnits(tokenizer)
+    chosen = random.Random(f"{seed}/{subset.name}").sample(range(total), min(total, samples or total))
+    rows = tuple(sorted(chosen, key=lambda i: subset.asked[i].context))
+    made = [RowCell(subset, n, (), seed, units, subset.name, rows) for n in lengths]
+    skipped = [
+        Skipped(subset.name, cell.length, f"{len(why)} of {len(rows)} questions: {why[0]}")
+        for cell in made
+        if (why := cell.left_out)
+    ]
+    return [cell for cell in made if len(cell)], skipped
 
 
 def _planted(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ropewalk.common.statistics import wilson
+
 
 @dataclass(frozen=True)
 class Sprt:
@@ -69,6 +71,23 @@ def decide(
         if passed is not None:
             return Verdict(passed, tuple(order[: len(scores)]), len(scores) < len(order))
     return Verdict(sum(scores) >= threshold * len(scores), tuple(order), False)
+
+
+def settled(
+    order: Sequence[int], ask: Callable[[Sequence[int]], Sequence[float]], width: float = 0.05, step: int = 10
+) -> bool:
+    """Ask samples, ``step`` at a time, until their mean is known well enough; whether that was before the last one.
+
+    For scores that have no threshold (benchmarks of real texts): Chow and Robbins' rule, which stops when Wilson's 95 %
+    interval is no wider than ``width`` on either side, and whose interval holds nearly as often as it says.
+    """
+    scores: list[float] = []
+    for first in range(0, len(order), step):
+        scores += ask(order[first : first + step])
+        low, high = wilson(sum(scores), len(scores))
+        if high - low <= 2 * width:
+            return len(scores) < len(order)
+    return False
 
 
 def search(lengths: Sequence[int], passes: Callable[[int], bool]) -> dict[int, bool]:

@@ -1,8 +1,8 @@
-"""Many evaluations at once, model x method x task x length x seed, on processes of this machine or on a Ray cluster.
+"""An experiment on many workers: processes of this machine, or a Ray cluster.
 
-Every job measures its cells into one store of samples. When all are done, each evaluation is put together from the
-store, where it finds every sample. A worker that dies loses the sample that it was at: its job is started again, and
-takes the others from the store.
+It is cut into jobs, each of which measures its samples into one store. The experiment itself then runs over that store,
+where it finds every sample. A worker that dies loses the sample that it was at: its job is started again, and takes
+the others from the store.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Record, Records, SampleStore
-from ropewalk.verbs.evaluate import Request, asked, measure
+from ropewalk.evaluation.asking import Progress
+from ropewalk.evaluation.contestants import Contestant
+from ropewalk.evaluation.experiment import Experiment, Material, Plan, measure, open_contestant
 
 ATTEMPTS = 3  # of a job whose worker died
 PLACES = ("local", "ray")
@@ -28,70 +29,65 @@ PLACES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Job:
-    """One task at one length of an evaluation."""
+    """A part of an experiment: one model, method, task and seed, at one length or at all of them."""
 
-    request: Request
+    part: Experiment
 
     @property
     def name(self) -> str:
-        request = self.request
-        where = f" at {request.lengths[0]:,}" if request.lengths else ""
-        return f"{request.model} {request.method} {request.tasks[0]}{where}, seed {request.seed}"
+        part, lengths = self.part, self.part.lengths or ()
+        where = f" at {lengths[0]:,}" if len(lengths) == 1 else ""
+        return f"{part.models[0]}  {part.methods[0].id}  {part.tasks[0]}{where}, seed {part.seeds[0]}"
 
 
-@dataclass(frozen=True)
-class Done:
-    """``done`` of ``total`` jobs are finished, the last one being ``name``."""
+def jobs(experiment: Experiment, reach: Callable[[str], tuple[int | None, Sequence[int]]]) -> list[Job]:
+    """The parts that can run apart, the longest contexts first.
 
-    done: int
-    total: int
-    name: str
+    The target of a method stays that of the whole, so that a part gives the same samples. What one text serves at all
+    lengths (perplexity, planted needles), and what is stopped early, is one job.
 
-
-def jobs(requests: Sequence[Request]) -> list[Job]:
-    """The parts of evaluations that can run apart, the longest contexts first.
-
-    The target of a method stays that of the whole evaluation, so that a part gives the same samples. Perplexity is one
-    job for all lengths, since one pass gives all.
-
-    Raises:
-        UserError: if a request names no lengths: they decide what the jobs are.
+    Args:
+        experiment: the whole.
+        reach: target and tested lengths of a model.
     """
     from ropewalk.tasks.registry import PPL, entry
 
     found = []
-    for request in requests:
-        if request.lengths is None:
-            raise UserError("a sweep needs to be told its lengths", "Add --lengths 512..8k.")
-        target = request.to or max(request.lengths)
-        for task in asked(request)[0].tasks:
-            whole = task == PPL or entry(task).asked == "planted"  # one text serves all lengths
-            for lengths in [request.lengths] if whole else [(length,) for length in sorted(request.lengths)]:
-                shortest = min(lengths) == min(request.lengths)  # controls belong to it
-                part = replace(request, tasks=(task,), lengths=lengths, to=target, controls=shortest)
-                found.append(Job(part))
-    return sorted(found, key=lambda job: -max(job.request.lengths or (0,)))
+    for model in experiment.models:
+        to, lengths = reach(model)
+        for method in experiment.methods:
+            for task in experiment.tasks:
+                of_file = "/" in task
+                whole = task == PPL or (not of_file and entry(task).asked == "planted")
+                seeds: list[tuple[int, ...]] = [(seed,) for seed in experiment.seeds]
+                if task == PPL or (of_file and not experiment.questions):
+                    seeds = seeds[:1]
+                if experiment.sequential and task != PPL:
+                    whole, seeds = True, [experiment.seeds]
+                for some in [tuple(lengths)] if whole else [(length,) for length in sorted(lengths)]:
+                    for own in seeds:
+                        first = min(some) == min(lengths) and own[0] == experiment.seeds[0]  # controls belong to it
+                        part = replace(
+                            experiment, models=(model,), methods=(method,), tasks=(task,), lengths=some, to=to,
+                            seeds=own, controls=experiment.controls and first,
+                        )  # fmt: skip
+                        found.append(Job(part))
+    return sorted(found, key=lambda job: -max(job.part.lengths or (0,)))
 
 
-def requests(models: Sequence[str], methods: Sequence[str], seeds: Sequence[int], pattern: Request) -> list[Request]:
-    """Every combination, in the order of the arguments."""
-    combined = product(models, methods, seeds)
-    return [replace(pattern, model=model, method=method, seed=seed) for model, method, seed in combined]
-
-
-def sweep(
-    wanted: Sequence[Request],
+def fill(
+    experiment: Experiment,
     store: Path,
     *,
     on: str = "local",
     workers: int = 2,
-    progress: Callable[[Done], None] = lambda done: None,
-) -> list[dict[str, Any]]:
-    """Run all evaluations; the content of a results.json of each, in their order.
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Put every sample of an experiment into a store; the same store goes on where it was.
 
     Args:
-        wanted: the evaluations.
-        store: file of finished samples; the same file goes on where it was.
+        experiment: what is measured.
+        store: file of finished samples.
         on: "local" or "ray".
         workers: how many jobs run at the same time.
         progress: called after every job.
@@ -99,21 +95,48 @@ def sweep(
     Raises:
         UserError: for everything that a user can mend; jobs that are running are finished first.
     """
+    check(on, workers)
+    todo = jobs(experiment, lambda model: _reach(experiment, model))
+    for done, job in enumerate((_locally if on == "local" else _on_ray)(todo, store, workers), 1):
+        progress(Progress(done, len(todo), job.name))
+
+
+def check(on: str, workers: int) -> None:
+    """Refuse places that are none.
+
+    Raises:
+        UserError: naming the option.
+    """
     if on not in PLACES:
         raise UserError(f"on is {on!r}, expected one of {', '.join(PLACES)}")
     if workers < 1:
         raise UserError(f"workers is {workers}, expected at least 1")
-    todo = jobs(wanted)
-    run = _locally if on == "local" else _on_ray
-    for done, job in enumerate(run(todo, store, workers), 1):
-        progress(Done(done, len(todo), job.name))
-    with SampleStore(store) as records:
-        return [measure(request, records) for request in wanted]
 
 
-def work(job: Job, records: Records) -> None:
+def _reach(experiment: Experiment, model: str) -> tuple[int | None, Sequence[int]]:
+    """Target and tested lengths of a model, from its configuration alone."""
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.evaluation.contestants import reach
+
+    bounds = Contestant()
+    if not model.startswith(("http://", "https://")):
+        bounds.window, bounds.length = reach(Checkpoint.open(model, experiment.trust_remote_code).config)
+    return experiment.reach(bounds)
+
+
+_held: dict[str, Contestant] = {}  # the model of this worker: opened once for all of its jobs
+
+
+def work(job: Job, store: Records) -> None:
     """Measure a job's samples into the store."""
-    measure(job.request, records)
+    (name,), (method,) = job.part.models, job.part.methods
+    if name not in _held:
+        _held.clear()
+        _held[name] = open_contestant(name, job.part)
+    contestant = _held[name]
+    plan = Plan.of(job.part, contestant, Material.of(job.part, store))
+    with contestant.asked(method, plan.to) as backend:
+        measure(backend, plan, job.part, store, method.id)
 
 
 def _work_locally(job: Job, store: Path, workers: int) -> None:

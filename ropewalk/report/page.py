@@ -1,26 +1,31 @@
-"""A comparison as one self-contained HTML page: the verdict, the figures behind it, the command that repeats it."""
+"""Results as one self-contained HTML page: the verdict, the figures behind it, the command that repeats it.
+
+Sections appear where there is data: methods side by side where there are several, tasks in a table, charts by length,
+grids, benchmarks, wavelengths, changes of the configuration.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle
 from pathlib import Path
-from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ropewalk.common.files import write_text
 from ropewalk.report import numbers, svg
-from ropewalk.report.comparison import ACCURACY, PLAIN, TASK_TITLES, Comparison, Method, Result
 from ropewalk.report.numbers import Estimate
+from ropewalk.report.schema import CONTROLS, Results, Row, Task
+from ropewalk.report.view import NOTE, Line, View
 
 HEADROOM = 20.0  # a perplexity more than this many times the best one is drawn as "beyond the axis"
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}")
 SIZES = ((1000, 430), (380, 440))  # every line chart is laid out twice: for a desk and for a hand
+AVERAGE = "average"
 PLAIN_STYLE = svg.Style("plain", "7 4", "circle")
 LEADER_STYLES = (
     svg.Style("lead1", None, "square"),
@@ -30,6 +35,22 @@ LEADER_STYLES = (
 )
 MUTED_DASHES = (None, "5 3", "2 3")
 MUTED_MARKERS = ("cross", "plus", "bar", "circle", "square", "triangle", "diamond")
+COLUMNS = (
+    ("effective_length", "Effective length", "tokens"),
+    ("retrieval", "Average score at the target", "percent"),
+    ("perplexity", "Perplexity at the target", "quantity"),
+    ("short_tax", "Short-text tax", "tax"),
+)
+READINGS = {
+    "perplexity": "The perplexity of every text, cut to its first n tokens; n is on the axis, and lower is better. A "
+    "method that works keeps its line flat or falling beyond the window.",
+    "nll": "The loss of the tokens in each stretch of positions; lower is better. It falls for as long as the model "
+    "draws on its context, and rises where the model loses its way.",
+}
+WAYS = {
+    "packed": "shared prefixes read once, questions packed behind them in one forward; equal to separate prompts",
+    "plain": "every prompt for itself",
+}
 
 
 @dataclass(frozen=True)
@@ -48,28 +69,26 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-class Drawn(Protocol):
-    """What a line or a tile stands for."""
+@dataclass(frozen=True)
+class Tile:
+    """A small drawing of one subject."""
 
-    @property
-    def id(self) -> str:
-        """Key of its style."""
-
-    @property
-    def title(self) -> str:
-        """Its name."""
+    id: str
+    title: str
+    drawing: Markup
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A section of the page: line charts, small multiples (one per method), and the numbers behind both."""
+    """A section of the page: line charts, small multiples, and the numbers behind both."""
 
     title: str
     text: str
     charts: Sequence[Chart]
     table: Table
-    tiles: Sequence[tuple[Drawn, Markup]] = ()
+    tiles: Sequence[Tile] = ()
     subject: str = "Method"  # what the table has a row of
+    open: bool = False  # whether the numbers are shown at once
 
 
 PRINTERS: dict[str, numbers.Printer] = {
@@ -78,7 +97,7 @@ PRINTERS: dict[str, numbers.Printer] = {
 
 
 def environment() -> Environment:
-    """Where the pages' templates are, and what they print with."""
+    """Where the page's templates are, and what they print with."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -92,180 +111,287 @@ def environment() -> Environment:
     return made
 
 
-def render(comparison: Mapping[str, Any]) -> str:
-    """The page for ``comparison``, the content of a results.json.
-
-    Raises:
-        UserError: The comparison lacks a key that the page needs.
-    """
-    read = Comparison.read(comparison)
-    styles = _styles(read)
-    axis = svg.Axis.around("", read.lengths, numbers.tokens, base=2)
-    diffs = read.raw.get("config_diff") or {}
+def render(results: Results) -> str:
+    """The page."""
+    view = View(results)
+    styles = _styles(view)
+    axis = svg.Axis.around("", [*view.lengths, *([view.window] if view.window else [])], numbers.tokens, base=2)
+    shown = view.columns()
     return (
         environment()
         .get_template("page.html.j2")
         .render(
-            comparison=read,
-            raw=read.raw,
+            view=view,
+            results=results,
             printers=PRINTERS,
+            columns=[column for column in COLUMNS if column[0] in shown],
             swatches={key: svg.swatch(style) for key, style in styles.items()},
-            bars={m.id: svg.interval_bar(m.effective_length, axis, read.window) for m in read.methods},
-            papers={m.id: m.paper for m in read.methods if m.paper and ARXIV.fullmatch(m.paper)},
-            figures=list(_figures(read, styles)),
-            diffs=[(m.title, str(diffs[m.id]), _lines(str(diffs[m.id]))) for m in read.methods if diffs.get(m.id)],
-            settings=_settings(read),
-            task_titles=TASK_TITLES,
+            bars={
+                line.id: svg.interval_bar(
+                    line.effective_length, axis, view.model(line.subject).window or view.lengths[0]
+                )
+                for line in view.lines
+            },
+            papers={line.id: line.subject.paper for line in view.lines if ARXIV.fullmatch(line.subject.paper)},
+            note=NOTE,
+            tasks=[(line, list(_tasks(view, line))) for line in view.lines] if view.tasks("score") else [],
+            controls=CONTROLS if any(one.controls for s in results.subjects for one in s.tasks) else (),
+            figures=list(_figures(view, styles)),
+            diffs=[
+                (line.title, line.subject.config_diff, _lines(line.subject.config_diff))
+                for line in view.lines
+                if line.subject.config_diff and not (line.is_plain and len(view.lines) == 1)
+            ],
+            reading=[(line.title, _reading(line)) for line in view.lines if line.subject.how],
+            settings=_settings(view),
+            titles={task.id: task.title for task in results.tasks},
+            methods={line.subject.method: line.subject.title for line in view.lines},
         )
     )
 
 
-def write(comparison: Mapping[str, Any], path: Path) -> None:
+def write(results: Results, path: Path) -> None:
     """Write the page to ``path``: an interrupted run leaves the old page or the new one, never half of one.
 
     Raises:
-        UserError: The comparison lacks a key that the page needs, or ``path`` cannot be written.
+        UserError: ``path`` cannot be written.
     """
-    write_text(path, render(comparison))
+    write_text(path, render(results))
 
 
-def _styles(comparison: Comparison) -> dict[str, svg.Style]:
-    """The plain model in ink, the leaders in colour, all others in grey with dashes and markers of their own."""
+def _styles(view: View) -> dict[str, svg.Style]:
+    """Plain models in ink, the leaders in colour, all others in grey with dashes and markers of their own.
+
+    Of one subject alone, tasks are the lines: the average in ink.
+    """
     muted = (svg.Style("muted", *look) for look in zip(cycle(MUTED_DASHES), cycle(MUTED_MARKERS), strict=False))
-    styles = dict(zip((m.id for m in comparison.extended), chain(LEADER_STYLES, muted), strict=False))
-    return {m.id: styles.get(m.id, PLAIN_STYLE) for m in comparison.methods}
+    if len(view.lines) == 1:
+        drawn = [task.id for task in view.tasks("score")]
+        return {**dict(zip(drawn, chain(LEADER_STYLES, muted), strict=False)), AVERAGE: PLAIN_STYLE,
+                view.lines[0].id: LEADER_STYLES[0]}  # fmt: skip
+    styles = dict(zip((line.id for line in view.extended), chain(LEADER_STYLES, muted), strict=False))
+    return {line.id: styles.get(line.id, PLAIN_STYLE) for line in view.lines}
 
 
-def _figures(comparison: Comparison, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
-    for task in comparison.tasks("perplexity"):
-        yield _loss(
-            comparison, styles, task, "perplexity, log scale", ceiling=lambda best: best * HEADROOM, base=10,
-            text="The perplexity of every text, cut to its first n tokens; n is on the axis, and lower is better. A "
-            "method that works keeps its line flat or falling beyond the window.",
-        )  # fmt: skip
-    for task in comparison.tasks("nll"):
-        yield _loss(
-            comparison, styles, task, "loss (nats per token)", ceiling=lambda best: best + math.log(HEADROOM),
-            text="The loss of the tokens in each stretch of positions; lower is better. It falls for as long as the "
-            "model draws on its context, and rises where the model loses its way.",
-        )  # fmt: skip
-    for task in comparison.tasks(ACCURACY):
-        yield _accuracy(comparison, styles, task)
-    if comparison.spectra:
-        yield _wavelengths(comparison, styles)
+def _tasks(view: View, line: Line) -> Iterator[tuple[Task, Estimate, list[Estimate], dict[str, Estimate]]]:
+    """Task, effective length, scores by length and controls: the rows of a subject's table."""
+    for task in view.tasks("score"):
+        found = next((one for one in line.subject.tasks if one.task == task.id), None)
+        scores = {row.length: row.estimate for row in view.of(line, task.id)}
+        reach = (found.effective_length if found else None) or Estimate()
+        yield task, reach, [scores.get(n, Estimate()) for n in view.lengths], dict(found.controls) if found else {}
 
 
-def _loss(
-    comparison: Comparison,
-    styles: Mapping[str, svg.Style],
-    task: str,
-    unit: str,
-    ceiling: Callable[[float], float],
-    text: str,
-    base: int | None = None,
-) -> Figure:
-    """Loss by length. The axis ends at ``ceiling(best)``: a model that breaks down must not flatten the others."""
-    series = _series(comparison, styles, task, numbers.quantity)
+def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
+    for metric in ("perplexity", "nll"):
+        for task in view.tasks(metric):
+            yield _loss(view, styles, task)
+    if len(view.lines) == 1 and view.tasks("score"):
+        yield _scores(view, styles)
+    elif view.tasks("score"):
+        if len(view.tasks("score")) > 1:
+            yield _average(view, styles)
+        for task in view.tasks("score"):
+            yield _score(view, styles, task)
+    if kinds := _kinds(view):
+        yield kinds
+    yield from _benchmarks(view)
+    if any(line.subject.rope for line in view.lines) and len(view.lines) > 1:
+        yield _wavelengths(view, styles)
+
+
+def _loss(view: View, styles: Mapping[str, svg.Style], task: Task) -> Figure:
+    """Loss by length. The axis ends far above the best: a model that breaks down must not flatten the others."""
+    series = _series(view, styles, task, numbers.quantity)
     values = [v for s in series for p in s.points for v in (p.estimate.value, p.estimate.low, p.estimate.high) if v]
-    top = ceiling(min(values, default=1.0))
-    y = svg.Axis.around(unit, [min(v, top) for v in values], numbers.tick, base, pad=0.04)
+    best, is_log = min(values, default=1.0), task.metric == "perplexity"
+    top = best * HEADROOM if is_log else best + math.log(HEADROOM)
+    unit = "perplexity, log scale" if is_log else "loss (nats per token)"
+    y = svg.Axis.around(unit, [min(v, top) for v in values], numbers.tick, 10 if is_log else None, pad=0.04)
+    text = READINGS[task.metric]
     if any(v > y.high for v in values):
         text += " Arrow heads lie above the axis."
     return Figure(
-        title=_task_title(task),
-        text=text + _absent(series),
-        charts=_by_length(comparison, task, series, y),
-        table=_pivot(comparison, task, numbers.quantity),
+        task.title,
+        text + _absent(view, series, task),
+        _by_length(view, task, series, y),
+        _pivot(view, task, numbers.quantity),
     )
 
 
-def _accuracy(comparison: Comparison, styles: Mapping[str, svg.Style], task: str) -> Figure:
-    """Accuracy by length and, where the answer was hidden at several depths, one heatmap per method."""
-    series = _series(comparison, styles, task, numbers.percent)
-    y = svg.Axis("right answers", 0.0, 1.0, numbers.percent)
-    threshold = comparison.raw.get("threshold")
-    marks = []
-    if isinstance(threshold, float):
-        marks.append(svg.Mark(threshold, f"threshold {numbers.percent(threshold)}", horizontal=True, below=True))
-    tiles = list(_heatmaps(comparison, task))
-    text = "The share of right answers; higher is better."
-    if tiles:
-        text += (
-            " In the grids a column is a length, a row is the depth at which the answer was hidden (0% is the start "
-            "of the text), a number is a percentage, and the upright line is the window."
-        )
-    if task == "passkey":
-        text += _k_max(comparison)
+def _score(view: View, styles: Mapping[str, svg.Style], task: Task) -> Figure:
+    """Scores by length and, where the answer was hidden at several depths, one grid per subject."""
+    series = _series(view, styles, task, numbers.percent)
+    tiles = [tile for line in view.lines for tile in _grid(view, line, task, line.id, line.title)]
+    text = "The share of right answers, or of right parts of answers; higher is better." + (GRIDS if tiles else "")
+    if task.id == "passkey":
+        text += _k_max(view)
     return Figure(
-        title=_task_title(task),
-        text=text + _absent(series),
-        charts=_by_length(comparison, task, series, y, marks, whiskers=True),
-        table=_pivot(comparison, task, numbers.percent),
-        tiles=tiles,
+        task.title,
+        text + _absent(view, series, task),
+        _by_length(view, task, series, SHARE, [] if task.benchmark else _threshold(view), whiskers=True),
+        _pivot(view, task, numbers.percent),
+        tiles,
     )
 
 
-def _k_max(comparison: Comparison) -> str:
-    """The methods by their k_max, the longest first; empty where it was not measured."""
-    titles: dict[float, list[str]] = {}
-    for method in comparison.methods:
-        if method.k_max is not None:
-            titles.setdefault(method.k_max, []).append(method.title)
-    if not titles:
-        return ""
-    groups = (f"{numbers.tokens(length)} for {', '.join(titles[length])}" for length in sorted(titles, reverse=True))
-    return f" The longest length up to which a fifth of the keys is found (k_max): {'; '.join(groups)}."
+SHARE = svg.Axis("score", 0.0, 1.0, numbers.percent)
+GRIDS = (
+    " In the grids a column is a length, a row is the depth at which the answer was hidden (0% is the start of the "
+    "text), a number is a percentage, and the upright line is the window."
+)
 
 
-def _heatmaps(comparison: Comparison, task: str) -> Iterator[tuple[Method, Markup]]:
-    cells = {(r.method, r.depth, r.length): r.estimate for r in comparison.results if r.task == task}
-    depths = sorted({depth for _, depth, _ in cells if depth is not None})
-    lengths = sorted({length for *_, length in cells})
-    boundary = sum(length <= comparison.window for length in lengths)
-    for method in comparison.methods if depths else ():
-        rows = [
-            (numbers.percent(depth), [cells.get((method.id, depth, length), Estimate()) for length in lengths])
-            for depth in depths
-        ]
-        columns = [numbers.short_tokens(length) for length in lengths]
-        yield method, svg.heatmap(f"{method.title}: accuracy by depth and length", rows, columns, boundary)
+def _threshold(view: View) -> list[svg.Mark]:
+    if view.threshold is None:
+        return []
+    return [svg.Mark(view.threshold, f"threshold {numbers.percent(view.threshold)}", horizontal=True, below=True)]
 
 
-def _wavelengths(comparison: Comparison, styles: Mapping[str, svg.Style]) -> Figure:
-    """The rotary wavelengths of every method that changes them, one chart per layer type."""
-    charts, rows = [], []
-    for layer, spectra in comparison.spectra.items():
-        drawn = [m for m in _drawing_order(comparison) if m.id in spectra]
-        series = [
-            svg.Series(m.id, m.title, styles[m.id], [
-                svg.Point(i, Estimate(w), f"dimension {i}: {numbers.quantity(w)} tokens")
-                for i, w in enumerate(spectra[m.id].wavelengths) if math.isfinite(w)
-            ])
-            for m in drawn
-        ]  # fmt: skip
-        plain = spectra.get(PLAIN) or next(iter(spectra.values()))
-        window = plain.window or comparison.window
-        critical = plain.critical(window)
-        marks = [
-            svg.Mark(comparison.target, f"target {numbers.tokens(comparison.target)}", horizontal=True),
-            svg.Mark(window, f"window {numbers.tokens(window)}", horizontal=True, below=True),
-        ]
-        if critical is not None:
-            marks.append(svg.Mark(critical, f"critical dimension {critical}"))
-        waves = [p.estimate.value for s in series for p in s.points if p.estimate.value is not None]
-        y = svg.Axis.around(
-            "wavelength in tokens, log scale", [*waves, window, comparison.target], numbers.tick, 10, 0.04
-        )
-        x = svg.Axis.around("rotary dimension", [p.x for s in series for p in s.points], numbers.tick, pad=0.01)
-        heading = layer.replace("_", " ") if len(comparison.spectra) > 1 else ""
-        charts.append(chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
-        for m in drawn:
-            spectrum = spectra[m.id]
-            cells = (spectrum.attention_factor, min(spectrum.wavelengths), max(spectrum.wavelengths))
-            rows.append([m.title, layer, *(numbers.quantity(cell) for cell in cells)])
-    absent = [
-        m.title for m in comparison.methods if not any(m.id in spectra for spectra in comparison.spectra.values())
+def _scores(view: View, styles: Mapping[str, svg.Style]) -> Figure:
+    """The tasks of a single subject, and their average, in one chart."""
+    (line,) = view.lines
+    tasks = view.tasks("score")
+    lines = [(task.id, task.title, {row.length: row.estimate for row in view.of(line, task.id)}) for task in tasks]
+    if len(tasks) > 1:
+        lines.append((AVERAGE, "Average", {o.length: o.estimate for o in line.subject.averages if not o.kind}))
+    series = [
+        svg.Series(key, title, styles[key], [_point(length, score, numbers.percent) for length, score in by.items()])
+        for key, title, by in lines
     ]
+    tiles = [tile for task in tasks for tile in _grid(view, line, task, task.id, task.title)]
+    text = "The share of right answers, or of right parts of answers; higher is better." + (GRIDS if tiles else "")
+    marks = _threshold(view) if not all(task.benchmark for task in tasks) else []
+    rows = [
+        [title, *(numbers.in_full(by.get(n, Estimate()), numbers.percent) for n in view.lengths)]
+        for _, title, by in lines
+    ]
+    drawn = [chart("", series, _lengths(view, series), SHARE, "Scores by length", [*_window(view), *marks], True)]
+    table = Table([numbers.tokens(n) for n in view.lengths], rows)
+    return Figure("Scores by length", text, drawn if any(map(_has_numbers, series)) else [], table, tiles, "Task")
+
+
+def _average(view: View, styles: Mapping[str, svg.Style]) -> Figure:
+    """The average over tasks of every subject."""
+    by_line = {one.id: {o.length: o.estimate for o in one.subject.averages if not o.kind} for one in view.lines}
+    series = [
+        svg.Series(one.id, one.title, styles[one.id], [
+            _point(length, score, numbers.percent) for length, score in by_line[one.id].items()
+        ])
+        for one in _drawing_order(view)
+    ]  # fmt: skip
+    rows = [
+        [one.title, *(numbers.in_full(by_line[one.id].get(n, Estimate()), numbers.percent) for n in view.lengths)]
+        for one in view.lines
+    ]
+    marks = [*_window(view), *_threshold(view)]
+    drawn = [chart("", series, _lengths(view, series), SHARE, "Average over tasks", marks, True)]
+    return Figure(
+        "Average over tasks", "The mean score at each length that all tasks fit in, every task counting the same.",
+        drawn if any(map(_has_numbers, series)) else [], Table([numbers.tokens(n) for n in view.lengths], rows),
+    )  # fmt: skip
+
+
+def _kinds(view: View) -> Figure | None:
+    """Averages by how much information is needed, and how hard it is to find."""
+    kinds = sorted({one.kind for line in view.lines for one in line.subject.averages if one.kind})
+    if not kinds:
+        return None
+    rows = []
+    for kind in kinds:
+        scope, _, diffusion = kind.partition("/")
+        for line in view.lines:
+            by = {one.length: one.estimate for one in line.subject.averages if one.kind == kind}
+            who = f", {line.title}" if len(view.lines) > 1 else ""
+            cells = [numbers.in_full(by.get(n, Estimate()), numbers.percent) for n in view.lengths]
+            rows.append([f"{scope} scope, {diffusion} diffusion{who}", *cells])
+    text = "Tasks by scope (how much information an answer needs) and diffusion (how hard it is to find), averaged."
+    return Figure("By kind of task", text, [], Table([numbers.tokens(n) for n in view.lengths], rows), (), "Kind", True)
+
+
+def _benchmarks(view: View) -> Iterator[Figure]:
+    """The table that each benchmark of real texts reports."""
+    titles = {(line.subject.model, line.subject.method): line.title for line in view.lines}
+    for name in dict.fromkeys(one.benchmark for one in view.results.tables):
+        own = [one for one in view.results.tables if one.benchmark == name]
+        many = len(view.lines) > 1
+        columns = [
+            (f"{titles[one.model, one.method]}, " if many else "") + f"{numbers.tokens(one.length)} tokens"
+            for one in own
+        ]
+        names = dict.fromkeys(row for one in own for row in one.points)
+        rows = [[row, *(f"{one.points[row]:.1f}" if row in one.points else "" for one in own)] for row in names]
+        text = (
+            "What the benchmark reports, in points, by the length that prompts are cut to. A mean over groups is there "
+            "only if every group is. Prompts are worded here, so that numbers do not compare with published ones to "
+            "the point."
+        )
+        yield Figure(name, text, [], Table(columns, rows), (), "Part", True)
+
+
+def _point(length: float, score: Estimate, printer: numbers.Printer) -> svg.Point:
+    return svg.Point(length, score, f"{numbers.tokens(length)} tokens: {numbers.in_full(score, printer)}")
+
+
+def _k_max(view: View) -> str:
+    """The methods by their k_max, the longest first; empty where it was not measured."""
+    found: dict[float, list[str]] = {}
+    for line in view.lines:
+        if line.subject.k_max is not None and line.subject.k_max.value is not None:
+            found.setdefault(line.subject.k_max.value, []).append(line.title)
+    groups = (f"{numbers.tokens(length)} for {', '.join(found[length])}" for length in sorted(found, reverse=True))
+    said = " The longest length up to which a fifth of the keys is found (k_max)"
+    return f"{said}: {'; '.join(groups)}." if found else ""
+
+
+def _grid(view: View, line: Line, task: Task, key: str, title: str) -> Iterator[Tile]:
+    cells = {(row.depth, row.length): row.estimate for row in view.of(line, task.id, deep=True)}
+    depths = sorted({depth for depth, _ in cells if depth is not None})
+    lengths = sorted({length for _, length in cells})
+    if depths:
+        window = view.model(line.subject).window or math.inf
+        rows = [(numbers.percent(depth), [cells.get((depth, n), Estimate()) for n in lengths]) for depth in depths]
+        columns = [numbers.short_tokens(length) for length in lengths]
+        boundary = sum(length <= window for length in lengths)
+        yield Tile(key, title, svg.heatmap(f"{title}: score by depth and length", rows, columns, boundary))
+
+
+def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Figure:
+    """The rotary wavelengths of every method that changes them, one chart per model and layer type."""
+    charts, rows = [], []
+    for model in view.results.models:
+        own = [line for line in _drawing_order(view) if line.subject.model == model.name]
+        layers = list(dict.fromkeys(layer for line in own for layer in line.subject.rope))
+        for layer in layers:
+            drawn = [line for line in own if layer in line.subject.rope]
+            spectra = {line.id: line.subject.rope[layer] for line in drawn}
+            series = [
+                svg.Series(line.id, line.title, styles[line.id], [
+                    svg.Point(i, Estimate(w), f"dimension {i}: {numbers.quantity(w)} tokens")
+                    for i, w in enumerate(spectra[line.id].wavelengths) if w is not None
+                ])
+                for line in drawn
+            ]  # fmt: skip
+            plain = next((spectra[line.id] for line in drawn if line.is_plain), next(iter(spectra.values())))
+            window, target = plain.window or model.window or 1, model.to or 1
+            marks = [
+                svg.Mark(target, f"target {numbers.tokens(target)}", horizontal=True),
+                svg.Mark(window, f"window {numbers.tokens(window)}", horizontal=True, below=True),
+            ]
+            if (critical := plain.critical(window)) is not None:
+                marks.append(svg.Mark(critical, f"critical dimension {critical}"))
+            waves = [p.estimate.value for s in series for p in s.points if p.estimate.value is not None]
+            y = svg.Axis.around("wavelength in tokens, log scale", [*waves, window, target], numbers.tick, 10, 0.04)
+            x = svg.Axis.around("rotary dimension", [p.x for s in series for p in s.points], numbers.tick, pad=0.01)
+            several = len(layers) > 1 or len(view.results.models) > 1
+            heading = f"{model.name} {layer.replace('_', ' ')}" if several else ""
+            charts.append(chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
+            for line in drawn:
+                spectrum = spectra[line.id]
+                known = [math.inf if wave is None else wave for wave in spectrum.wavelengths]
+                cells = (spectrum.attention_factor, min(known), max(known))
+                rows.append([line.title, layer, *(numbers.quantity(cell) for cell in cells)])
+    absent = [line.title for line in view.lines if not line.subject.rope]
     text = (
         "How many tokens each rotary dimension takes for one turn. From the critical dimension on, the plain model "
         "has not seen a full turn within its window; the methods differ in how they stretch these."
@@ -276,35 +402,32 @@ def _wavelengths(comparison: Comparison, styles: Mapping[str, svg.Style]) -> Fig
     return Figure("Wavelengths", text, charts, Table(columns, rows))
 
 
-def _drawing_order(comparison: Comparison) -> list[Method]:
-    """The leaders, the plain model, then all others: the first is drawn on top."""
-    leaders = comparison.extended[: len(LEADER_STYLES)]
-    return [*leaders, *(m for m in comparison.methods if m.is_plain), *comparison.extended[len(LEADER_STYLES) :]]
+def _drawing_order(view: View) -> list[Line]:
+    """The leaders, the plain models, then all others: the first is drawn on top."""
+    leaders = view.extended[: len(LEADER_STYLES)]
+    return [*leaders, *(line for line in view.lines if line.is_plain), *view.extended[len(LEADER_STYLES) :]]
 
 
-def _series(
-    comparison: Comparison, styles: Mapping[str, svg.Style], task: str, printer: numbers.Printer
-) -> list[svg.Series]:
-    """Every method's results on one task, over all depths, as lines; a stretch of positions stands at its middle."""
+def _series(view: View, styles: Mapping[str, svg.Style], task: Task, printer: numbers.Printer) -> list[svg.Series]:
+    """Every subject's results on one task, over all depths, as lines; a stretch of positions stands at its middle."""
 
-    def point(result: Result) -> svg.Point:
-        if result.start is None:
-            x, where = float(result.length), f"{numbers.tokens(result.length)} tokens"
+    def point(row: Row) -> svg.Point:
+        if row.start is None:
+            x, where = float(row.length), f"{numbers.tokens(row.length)} tokens"
         else:
-            x = (result.start + result.length) / 2
-            where = f"positions {numbers.tokens(result.start)} to {numbers.tokens(result.length)}"
-        samples = "" if result.estimate.n is None else f", n = {result.estimate.n}"
-        return svg.Point(x, result.estimate, f"{where}: {numbers.in_full(result.estimate, printer)}{samples}")
+            x = (row.start + row.length) / 2
+            where = f"positions {numbers.tokens(row.start)} to {numbers.tokens(row.length)}"
+        return svg.Point(x, row.estimate, f"{where}: {numbers.in_full(row.estimate, printer)}, n = {row.n}")
 
     return [
-        svg.Series(m.id, m.title, styles[m.id], [point(r) for r in comparison.of(m, task) if r.depth is None])
-        for m in _drawing_order(comparison)
+        svg.Series(line.id, line.title, styles[line.id], [point(row) for row in view.of(line, task.id)])
+        for line in _drawing_order(view)
     ]
 
 
 def _by_length(
-    comparison: Comparison,
-    task: str,
+    view: View,
+    task: Task,
     series: Sequence[svg.Series],
     y: svg.Axis,
     marks: Sequence[svg.Mark] = (),
@@ -313,16 +436,17 @@ def _by_length(
     """The chart of a task over length (or position); none where nothing was measured."""
     if not any(_has_numbers(s) for s in series):
         return []
-    by_position = any(r.start is not None for r in comparison.results if r.task == task)
-    x = svg.Axis.around(
-        f"{'position' if by_position else 'length'} in tokens, log scale",
-        [comparison.window, *(p.x for s in series for p in s.points)],
-        numbers.short_tokens,
-        base=2,
-        pad=0.03,
-    )
-    window = svg.Mark(comparison.window, f"window {numbers.tokens(comparison.window)}")
-    return [chart("", series, x, y, _task_title(task), [window, *marks], whiskers)]
+    what = "position" if task.metric == "nll" else "length"
+    return [chart("", series, _lengths(view, series, what), y, task.title, [*_window(view), *marks], whiskers)]
+
+
+def _lengths(view: View, series: Sequence[svg.Series], what: str = "length") -> svg.Axis:
+    values = [*([view.window] if view.window else []), *(p.x for s in series for p in s.points)]
+    return svg.Axis.around(f"{what} in tokens, log scale", values, numbers.short_tokens, base=2, pad=0.03)
+
+
+def _window(view: View) -> list[svg.Mark]:
+    return [svg.Mark(view.window, f"window {numbers.tokens(view.window)}")] if view.window else []
 
 
 def chart(
@@ -338,36 +462,49 @@ def chart(
     return Chart(heading, [svg.line_chart(series, x, y, title, marks, whiskers, *size) for size in SIZES])
 
 
-def _pivot(comparison: Comparison, task: str, printer: numbers.Printer) -> Table:
-    """One row per method, one column per length (or stretch of positions)."""
-
-    def cell(result: Result) -> tuple[int, int | None]:
-        return result.length, result.start
-
-    rows = [r for r in comparison.results if r.task == task and r.depth is None]
-    by_method = {(r.method, cell(r)): numbers.in_full(r.estimate, printer) for r in rows}
-    cells = sorted({cell(r) for r in rows}, key=lambda c: (c[0], c[1] or 0))
+def _pivot(view: View, task: Task, printer: numbers.Printer) -> Table:
+    """One row per subject, one column per length (or stretch of positions)."""
+    cells = sorted({(row.length, row.start or 0) for line in view.lines for row in view.of(line, task.id)})
     columns = [
-        numbers.tokens(length) if start is None else f"{numbers.tokens(start)} to {numbers.tokens(length)}"
+        numbers.tokens(length) if not start else f"{numbers.tokens(start)} to {numbers.tokens(length)}"
         for length, start in cells
     ]
-    return Table(
-        columns, [[m.title, *(by_method.get((m.id, c), numbers.NOTHING) for c in cells)] for m in comparison.methods]
-    )
+    rows = []
+    for line in view.lines:
+        found = {(r.length, r.start or 0): numbers.in_full(r.estimate, printer) for r in view.of(line, task.id)}
+        rows.append([line.title, *(found.get(cell, numbers.NOTHING) for cell in cells)])
+    return Table(columns, rows)
 
 
 def _has_numbers(series: svg.Series) -> bool:
     return any(point.estimate.value is not None for point in series.points)
 
 
-def _absent(series: Sequence[svg.Series]) -> str:
-    """A sentence that names the methods without a number, where there are any."""
-    missing = [s.title for s in series if not _has_numbers(s)]
-    return f" Not measured: {', '.join(missing)}." if 0 < len(missing) < len(series) else ""
+def _absent(view: View, series: Sequence[svg.Series], task: Task) -> str:
+    """A sentence that names the subjects without a number, and why, where there are any."""
+    lines = {line.id: line for line in view.lines}
+    loss = "ppl" if task.metric == "nll" else task.id  # the loss by position comes with the perplexity
+    said = []
+    for s in series:
+        if not _has_numbers(s):
+            why = view.unmeasured(lines[s.key], loss)
+            said.append(s.title + (f" ({why})" if why else ""))
+    return f" Not measured: {', '.join(said)}." if said else ""
 
 
-def _task_title(task: str) -> str:
-    return TASK_TITLES.get(task, task)
+def _reading(line: Line) -> str:
+    """How prompts were read and checked."""
+    subject = line.subject
+    said = [WAYS.get(subject.how, subject.how)]
+    if subject.tokens and subject.tokens.get("read"):
+        asked, read = subject.tokens["asked"], subject.tokens["read"]
+        said.append(f"{read:,} tokens read for {asked:,} asked ({asked / read:.1f} x) in the last run")
+    if checked := sum(task.checked for task in subject.tasks):
+        agreed = sum(task.agreed for task in subject.tasks)
+        said.append(f"{checked} teacher-forced answers decoded as well, {agreed} with the same verdict")
+    if early := sum(len(task.early) for task in subject.tasks):
+        said.append(f"{early} cells stopped early")
+    return "; ".join(said)
 
 
 def _lines(diff: str) -> list[tuple[str, str]]:
@@ -378,22 +515,20 @@ def _lines(diff: str) -> list[tuple[str, str]]:
     return [(kinds.get(line[:1], "same"), line) for line in diff.splitlines()]
 
 
-def _settings(comparison: Comparison) -> list[tuple[str, str]]:
+def _settings(view: View) -> list[tuple[str, str]]:
     """Name and value of what was set, and of what ran it."""
-    raw, model = comparison.raw, comparison.raw["model"]
-    named = [
-        ("model", comparison.model),
-        ("architecture", model.get("architecture")),
-        ("parameters", numbers.tokens(model["parameters"]) if isinstance(model.get("parameters"), int) else None),
-        ("dtype", model.get("dtype")),
-        ("window", numbers.tokens(comparison.window)),
-        ("target", numbers.tokens(comparison.target)),
-        *((key, raw.get(key)) for key in ("tasks", "lengths", "depths", "threshold", "seed", "created")),
-        ("seconds", numbers.quantity(raw["seconds"]) if isinstance(raw.get("seconds"), (int, float)) else None),
-        *dict(raw.get("versions") or {}).items(),
-    ]
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in named
-        if value is not None
+    results, found = view.results, []
+    for model in results.models:
+        parts = [f"window {numbers.tokens(model.window)}"] if model.window else []
+        parts += [f"target {numbers.tokens(model.to)}"] if model.to else []
+        parts += [f"{key} {model.facts[key]}" for key in ("type", "parameters", "dtype", "device", "attention")
+                  if model.facts.get(key) is not None]  # fmt: skip
+        found.append((model.name, ", ".join(parts)))
+    named = {**results.settings, "lengths": view.lengths, "created": results.created, **results.versions}
+    if results.seconds is not None:
+        named["seconds"] = numbers.quantity(results.seconds)
+    return found + [
+        (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+        for name, value in named.items()
+        if value not in (None, "", [], {})
     ]

@@ -1,12 +1,14 @@
-"""What ``evaluate --suite`` runs: how many samples, and which tasks."""
+"""Choices of tasks by name: sizes with their numbers of samples, families of the registry, benchmarks of real texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.tasks import benchmarks
+from ropewalk.tasks.benchmarks.grading import ALL
 from ropewalk.tasks.registry import PPL, TASKS, missing
 
 CORE = (PPL, "passkey", "niah", "niah-planted")
@@ -44,12 +46,14 @@ SIZES = {
 
 
 def names() -> list[str]:
-    """All suites: sizes, and the families of tasks."""
-    return [*SIZES, *dict.fromkeys(entry.family for entry in TASKS.values() if entry.family)]
+    """All suites: sizes, families of tasks, and benchmarks (``NAME/all`` where a family has the name too)."""
+    return list(
+        dict.fromkeys([*SIZES, *(entry.family for entry in TASKS.values() if entry.family), *benchmarks.MODULES])
+    )
 
 
 def suite(name: str) -> Suite:
-    """The suite called ``name``; a family runs all of its tasks.
+    """The suite called ``name``; a family or a benchmark runs all of its tasks.
 
     Raises:
         UserError: if there is none; the nearest name is offered.
@@ -58,11 +62,33 @@ def suite(name: str) -> Suite:
         return SIZES[name]
     if name not in names():
         raise UserError(f"unknown suite {name!r}{did_you_mean(name, names())}", f"Known: {', '.join(names())}.")
-    return Suite(_family(name))
+    return Suite(_family(name) or (f"{name}/{ALL}",))
+
+
+def chosen(words: Iterable[str]) -> tuple[str, ...]:
+    """Tasks out of names of tasks, suites, benchmarks and subsets of these ("longbench/hotpotqa"), each once.
+
+    Raises:
+        UserError: for an unknown name; the nearest one is offered.
+    """
+    tasks: list[str] = []
+    for word in words:
+        if "/" in word:
+            benchmarks.benchmark(word.partition("/")[0])
+            tasks.append(word)
+        elif word == PPL or word in TASKS:
+            tasks.append(word)
+        elif word in names():
+            tasks += suite(word).tasks
+        else:
+            known = [PPL, *TASKS, *names()]
+            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", f"Known: {', '.join(known)}.")
+    return tuple(dict.fromkeys(tasks))
 
 
 def possible(suite: Suite, given: Mapping[str, Any]) -> tuple[Suite, dict[str, str]]:
     """The suite without tasks whose material is not there, and what takes the place of each ("" if nothing does)."""
-    instead = {name: TASKS[name].stand_in for name in suite.tasks if name != PPL and missing(name, given)}
+    made = [name for name in suite.tasks if name in TASKS]
+    instead = {name: TASKS[name].stand_in for name in made if missing(name, given)}
     tasks = tuple(task for name in suite.tasks if (task := instead.get(name, name)))
     return replace(suite, tasks=tasks), instead

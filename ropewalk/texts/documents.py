@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
-from ropewalk.texts import rows as records
+from ropewalk.texts import rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,8 +83,8 @@ def _files(path: Path) -> list[Path]:
 
 def _read(file: Path) -> Iterable[tuple[str, str]]:
     """(name, text) of each document in a file."""
-    if file.suffix in records.SUFFIXES:
-        return ((row.where, row.text(FIELD, empty=True)) for row in records.read(file))
+    if file.suffix in rows.SUFFIXES:
+        return ((row.where, row.text(FIELD, empty=True)) for row in rows.read(file))
     return [(str(file), _decode(file))]
 
 

@@ -17,7 +17,7 @@ SHOWN = 60  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
-class Record:
+class Row:
     """One row, or an object inside of one.
 
     Attributes:
@@ -100,7 +100,7 @@ class Record:
             raise self.refuse(key, f"one of {', '.join(allowed)}")
         return str(value)
 
-    def record(self, key: str) -> Record:
+    def row(self, key: str) -> Row:
         """An object.
 
         Raises:
@@ -109,9 +109,9 @@ class Record:
         value = self.values.get(key)
         if not isinstance(value, dict):
             raise self.refuse(key, "an object")
-        return Record(value, f"{self.where}: {key}")
+        return Row(value, f"{self.where}: {key}")
 
-    def records(self, key: str, empty: bool = False) -> list[Record]:
+    def rows(self, key: str, empty: bool = False) -> list[Row]:
         """A list of objects.
 
         Raises:
@@ -120,7 +120,7 @@ class Record:
         value = self.values.get(key)
         if not isinstance(value, list) or not (value or empty) or not all(isinstance(v, dict) for v in value):
             raise self.refuse(key, "a list of objects" if empty else "a list of one or more objects")
-        return [Record(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(value)]
+        return [Row(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(value)]
 
     def refuse(self, key: str, expected: str) -> UserError:
         """The error for a bad value: file and line, key, value seen, value expected."""
@@ -131,7 +131,7 @@ class Record:
         return UserError(f'{self.where}: "{key}" is {seen}, expected {expected}')
 
 
-def read(source: str | Path, config: str | None = None, split: str = "test") -> Iterator[Record]:
+def read(source: str | Path, config: str | None = None, split: str = "test") -> Iterator[Row]:
     """Rows of a local file (.jsonl; .json: a list of objects, or one under "data"; .parquet) or of a hub data set.
 
     Args:
@@ -158,14 +158,14 @@ def tables(
     subsets: Sequence[str] | None = None,
     split: str = "test",
     ending: str = "",
-) -> Iterator[tuple[str, Iterator[Record]]]:
+) -> Iterator[tuple[str, Iterator[Row]]]:
     """The rows of each subset of a benchmark.
 
     Args:
         source: a file named after its subset, a folder of such files, or a hub id whose configurations are subsets.
         known: the names of all subsets.
         subsets: those wanted; every one that is there unless given.
-        split: of a hub data set.
+        split: of a hub data set; "{subset}" where its splits, not its configurations, are subsets.
         ending: what follows the subset in the names of files and configurations.
 
     Yields:
@@ -178,7 +178,10 @@ def tables(
     path = Path(source)
     if is_hub_id(source):
         for name in subsets or known:
-            yield name, read(source, name + ending, split)
+            if split == "{subset}":
+                yield name, read(source, split=name)
+            else:
+                yield name, read(source, name + ending, split)
         return
     files = _files(path, ending)
     wanted = subsets or [name for name in known if name in files]
@@ -219,7 +222,7 @@ def _files(path: Path, ending: str) -> dict[str, Path]:
     return {file.stem.removesuffix(ending): file for file in named}
 
 
-def _jsonl(file: Path) -> Iterator[Record]:
+def _jsonl(file: Path) -> Iterator[Row]:
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, 1):
             where = f"{file}:{number}"
@@ -228,7 +231,7 @@ def _jsonl(file: Path) -> Iterator[Record]:
                 yield _row(_parse(text, where), where)
 
 
-def _json(file: Path) -> Iterator[Record]:
+def _json(file: Path) -> Iterator[Row]:
     """Items of a list, each with the line on which it begins, or of the list under "data", each with its place."""
     text = _decode(file.read_bytes(), str(file))
     if text.lstrip().startswith("["):
@@ -242,7 +245,7 @@ def _json(file: Path) -> Iterator[Record]:
         yield _row(item, f"{file}:data[{i}]")
 
 
-def _items(file: Path, text: str) -> Iterator[Record]:
+def _items(file: Path, text: str) -> Iterator[Row]:
     """Items of a JSON list, one at a time."""
     if re.fullmatch(r"\s*\[\s*\]\s*", text):
         return
@@ -264,7 +267,7 @@ def _items(file: Path, text: str) -> Iterator[Record]:
         line, end = line + text.count("\n", mark.end(), stop), stop
 
 
-def _parquet(file: Path) -> Iterator[Record]:
+def _parquet(file: Path) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -274,12 +277,12 @@ def _parquet(file: Path) -> Iterator[Record]:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 number += 1
-                yield Record(row, f"{file}:{number}")
+                yield Row(row, f"{file}:{number}")
     except (ArrowException, OSError) as error:
         raise UserError(f"{file}: not a parquet file ({error})") from error
 
 
-def _hub(name: str, config: str | None, split: str) -> Iterator[Record]:
+def _hub(name: str, config: str | None, split: str) -> Iterator[Row]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -293,7 +296,7 @@ def _hub(name: str, config: str | None, split: str) -> Iterator[Record]:
             "Download its files (data sets with a loading script have them in a zip) and give the folder.",
         ) from None
     for number, row in enumerate(rows, 1):
-        yield Record(row, f"{name}/{config or split}:{number}")
+        yield Row(row, f"{name}/{config or split}:{number}")
 
 
 def _decode(data: bytes, where: str) -> str:
@@ -310,7 +313,7 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not JSON ({error})") from error
 
 
-def _row(value: Any, where: str) -> Record:
+def _row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: a row is an object, not {type(value).__name__}")
-    return Record(value, where)
+    return Row(value, where)

@@ -7,7 +7,19 @@ from importlib import import_module
 from typing import Any
 
 # `methods` and `demo` are rooms of the package, so these two verbs have longer names in Python.
-NAMES = ("inspect", "plan", "extend", "export", "check_export", "serve", "list_methods", "run_demo", "load")
+NAMES = (
+    "inspect",
+    "plan",
+    "extend",
+    "export",
+    "check_export",
+    "compare",
+    "evaluate",
+    "serve",
+    "list_methods",
+    "run_demo",
+    "load",
+)
 
 
 def public(name: str) -> Callable[..., Any]:

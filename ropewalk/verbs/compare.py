@@ -1,215 +1,179 @@
-"""Comparing methods on a checkpoint, from what a user types to results.json and report.html."""
+"""Methods side by side, against the plain model, on the same documents and prompts; and what every experiment asks."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ropewalk import __version__
-from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.files import explained, refuse_results, write_text
+from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.methods import catalogue
+from ropewalk.verbs.request import Lengths, LiveRequest, Methods, Place, TargetRequest, Words, verb
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-    from ropewalk.evaluation.asking import Progress
-    from ropewalk.methods.base import Method
+    from ropewalk.evaluation.experiment import Experiment
+    from ropewalk.evaluation.outcome import Outcome
+    from ropewalk.tasks.benchmarks.judge import Judge
 
 TASKS = ("ppl", "passkey", "niah")
 
 
-@dataclass(frozen=True)
-class Request:
-    """One comparison, as asked for.
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRequest(LiveRequest):
+    """What every experiment is asked for.
 
     Attributes:
-        model: folder, hub id or ``demo``.
-        to: target length in tokens.
-        methods: comma-separated spellings.
-        tasks: of "ppl", "passkey", "niah".
-        lengths: context lengths in tokens; None means half the window, doubling to the target.
-        data: texts for perplexity: "stdlib", "topics", or a file or folder.
-        samples: retrieval samples per depth and length.
-        depths: number of needle depths, spread from start to end.
-        max_documents: at most so many documents.
-        seed: of prompts and intervals.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        device: "auto", "cpu", "cuda".
-        trust_remote_code: run code that comes with the model.
-        command: the line that makes this comparison again.
+        more_models: Other models, measured in the same way; commas separate.
+        tasks: Tasks, suites, benchmarks (longbench, longbio/all) and subsets of these (longbench/hotpotqa); by default
+            ppl,passkey,niah to compare, and those of the suite to evaluate.
+        lengths: Context lengths: 512..8k doubles, commas separate; by default half the window, doubling to the target.
+        samples: Of each task at each length; of a benchmark, all questions unless given.
+        documents: At most so many for perplexity.
+        data: Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
+        rows: File or folder of a benchmark's rows (of several benchmarks: a folder with one folder each); by default
+            the hub id under which it is published.
+        qa: Folder with SQuAD's dev-v2.0.json as qa_1.json and HotpotQA's hotpot_dev_distractor_v1.json as qa_2.json,
+            for RULER's question tasks; a suite has made-up documents in their place.
+        seeds: Of prompts, such as 0,1,2: each is another draw of samples, and all draws are pooled.
+        sequential: Stop asking where the outcome is clear, and bisect over the lengths.
+        judge: URL of an OpenAI-compatible endpoint that grades answers which no rule can score.
+        judge_model: The judge's name there (without ``judge``: at OpenAI); by default nothing is judged.
+        on: Where workers run: local (processes of this machine) or ray (a Ray cluster, or a local one if none runs).
+        workers: How many jobs run at the same time.
+        out: Folder for samples.sqlite, results.json and report.html; by default one in runs/ that is named after the
+            experiment, so that the same command finds its finished samples there.
+        tokenizer: Of a server: the folder or hub id of its tokenizer.
+        served: Of a server: the model's name there; by default the only one.
     """
 
-    model: str
-    to: int
-    methods: str
-    tasks: tuple[str, ...] = TASKS
-    lengths: tuple[int, ...] | None = None
+    more_models: Words = ()
+    tasks: Words = ()
+    lengths: Lengths | None = None
+    samples: int | None = None
+    documents: int | None = None
     data: str = "stdlib"
-    samples: int = 4
+    rows: str = ""
+    qa: str = ""
+    seeds: Words = ("0",)
+    sequential: bool = False
+    judge: str = ""
+    judge_model: str = ""
+    on: str = "local"
+    workers: int = 1
+    out: Place | None = None
+    tokenizer: str = ""
+    served: str | None = None
+
+    def folder(self, verb: str, *parts: str) -> Path:
+        """Where results go."""
+        if self.out is not None:
+            return self.out
+        names = [Path(self.served or name.split("//")[-1]).name for name in (self.model, *self.more_models)]
+        text = "-".join([verb, *names, *(part for part in parts if part)])
+        return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+
+    def grader(self) -> Judge | None:
+        """The judge, if one is named."""
+        if not self.judge_model:
+            if self.judge:
+                raise UserError(f"the judge at {self.judge} needs a name", "Add --judge-model NAME.")
+            return None
+        from ropewalk.tasks.benchmarks.judge import EndpointJudge
+
+        return EndpointJudge(self.judge_model, self.judge or None)
+
+    def experiment(
+        self,
+        methods: tuple[str, ...],
+        tasks: tuple[str, ...],
+        *,
+        to: int | None,
+        samples: int,
+        documents: int,
+        depths: int,
+        controls: bool,
+        contexts: int | None = None,
+    ) -> Experiment:
+        """The experiment; numbers that are not asked for are as given.
+
+        Raises:
+            UserError: naming what makes no sense.
+        """
+        from ropewalk.evaluation.experiment import Experiment
+
+        if not all(seed.isdigit() for seed in self.seeds):
+            raise UserError(f"seeds are {', '.join(self.seeds)}, expected numbers such as 0,1,2")
+        if depths < 1:
+            raise UserError(f"depths is {depths}, expected at least 1")
+        return Experiment(
+            (self.model, *self.more_models),
+            tuple(catalogue.methods(",".join(methods))),
+            tasks,
+            lengths=self.lengths,
+            to=to,
+            seeds=tuple(map(int, self.seeds)),
+            samples=samples if self.samples is None else self.samples,
+            questions=self.samples,
+            contexts=contexts,
+            depths=tuple(i / (depths - 1) for i in range(depths)) if depths > 1 else (0.5,),
+            documents=documents if self.documents is None else self.documents,
+            data=self.data,
+            rows=self.rows,
+            qa=self.qa,
+            sequential=self.sequential,
+            controls=controls,
+            judge=self.grader(),
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            tokenizer=self.tokenizer,
+            served=self.served,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(TargetRequest, ExperimentRequest):
+    """What is compared.
+
+    Attributes:
+        methods: Comma-separated, as listed by 'ropewalk methods'; the plain model is always measured too.
+        depths: Needle depths, spread from start to end.
+    """
+
+    methods: Methods = (
+        "none", "pi", "ntk-aware", "ntk-aware(stretch=2)", "dynamic-ntk", "ntk-by-parts", "yarn", "resonance+yarn",
+    )  # fmt: skip
     depths: int = 5
-    max_documents: int = 24
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    command: str = ""
 
 
-def compare(request: Request, out: Path, progress: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
-    """Run (or go on with) a comparison; writes samples.sqlite, results.json and report.html into ``out``.
+@verb("compare")
+def compare(request: CompareRequest) -> Outcome:
+    """Measure methods side by side, on any task, suite or benchmark: one table, one HTML report.
+
+    Every sample is kept, so it can be stopped at any moment and goes on where it was.
+
+    Returns:
+        The results, and where they are.
 
     Raises:
         UserError: for everything that a user can mend.
     """
-    methods = catalogue.methods(request.methods)  # mistakes in names show before anything is loaded
-    if request.depths < 1 or request.samples < 1:
-        raise UserError(f"samples is {request.samples}, depths is {request.depths}, expected at least 1 of each")
-    from ropewalk.checkpoint.checkpoint import Checkpoint, local
-    from ropewalk.common.store import SampleStore
-    from ropewalk.evaluation import compare as engine
-    from ropewalk.report.page import write as write_report
-    from ropewalk.texts.documents import load as load_documents
+    from ropewalk.evaluation.outcome import conduct
+    from ropewalk.tasks.suites import chosen
 
-    started = time.monotonic()
-    refuse_results(out, local([request.model], request.data))
-    documents = load_documents(request.data) if "ppl" in request.tasks else {}
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    tokenizer, window = checkpoint.tokenizer(), checkpoint.window
-    model = checkpoint.load(request.dtype, request.device)
-    for method in methods:  # refusals come before the first forward
-        method.fingerprint(model, request.to)
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    found = engine.compare(
-        model,
-        tokenizer,
+    methods = tuple(dict.fromkeys(["none", *(one.id for one in catalogue.methods(",".join(request.methods)))]))
+    experiment = request.experiment(
         methods,
-        window=window,
+        chosen(request.tasks or TASKS),
         to=request.to,
-        tasks=request.tasks,
-        lengths=request.lengths,
-        documents=documents,
-        max_documents=request.max_documents,
-        samples_per_cell=request.samples,
-        depths=[0.5] if request.depths == 1 else [i / (request.depths - 1) for i in range(request.depths)],
-        seed=request.seed,
-        store=SampleStore(out / "samples.sqlite"),
-        progress_callback=progress,
-    ).to_dict()
-    import torch
-    import transformers
-
-    measured = {made.id: made for made in [catalogue.method("none"), *methods]}
-    described = {
-        entry["id"]: _describe(measured[entry["id"]], model.config, request.to, window) for entry in found["methods"]
-    }
-    results = {
-        "model": {**found["model"], "name": request.model, "window": window, "length": checkpoint.promised},
-        **{key: found["settings"][key] for key in ("to", "tasks", "lengths", "depths", "threshold", "seed")},
-        "settings": found["settings"],
-        "command": request.command,
-        "versions": {"ropewalk": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 1),
-        "methods": [description for description, _ in described.values()],
-        "results": found["results"],
-        "summary": [_flat(row) for row in found["summary"]],
-        "skipped": found["skipped"],
-        "rope": {name: _spectra(measured[name], model.config, request.to) for name in described},
-        "config_diff": {name: change for name, (_, change) in described.items()},
-    }
-    write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_report(results, out / "report.html")
-    return results
-
-
-def default_out(model: str, to: int) -> Path:
-    """Where a comparison goes if the user names no folder; the same command finds its finished samples there."""
-    return Path("runs") / f"compare-{Path(model).name}-{show(to)}"
-
-
-def _describe(method: Method, config: PreTrainedConfig, to: int, window: int) -> tuple[dict[str, Any], str]:
-    """What the report says of a method beside its results, and the change of config.json (or why there is none)."""
-    from ropewalk.checkpoint.write import diff, extended_config
-
-    parts = catalogue.split(method.id, "+")
-    entries = [catalogue.entry(part.split("(")[0]) for part in parts]
-    options = "".join(part[part.index("(") :] for part in parts if "(" in part)
-    try:
-        changed, saved = extended_config(config, method, to)
-        exportable = "yes: " + " / ".join(sorted({str(p["rope_type"]) for p in saved.values()}))
-        change = "unchanged" if method.id == "none" else diff(config, changed)
-    except UserError as error:
-        exportable, change = "no: " + error.message.partition(": ")[2], error.message
-    described = {
-        "id": method.id,
-        "title": " + ".join(entry.title for entry in entries) + (f" {options}" if options else ""),
-        "paper": next((entry.paper for entry in entries if entry.paper), None),
-        "factor": 1.0 if method.id == "none" else to / window,
-        "training_free": " / ".join(dict.fromkeys(entry.training_free for entry in entries)),
-        "exportable": exportable,
-        "note": "; ".join(entry.summary for entry in entries),
-    }
-    return described, change
-
-
-def _spectra(method: Method, config: PreTrainedConfig, to: int) -> dict[str, Any] | None:
-    """Layer type -> wavelengths at the target; None where heads differ or frequencies are not what is changed."""
-    from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
-    from ropewalk.rope.config import read
-
-    if not isinstance(method, FrequencyMethod):
-        return None
-    specs = read(config)
-    spectra: dict[str, Any] = {}
-    for key, frequencies in method.plan(config, to).items():
-        if frequencies.inv_freq.ndim != 1:
-            return None
-        spectra[key] = {
-            "wavelengths": (2 * math.pi / frequencies.inv_freq.clamp_min(1e-30)).tolist(),
-            "factors": frequencies.factors(specs[key]).tolist(),
-            "attention_factor": frequencies.attention_factor,
-            "window": specs[key].window,
-        }
-    return spectra
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A summary row with one level of keys, null where a task was not run; the tax is that of the window's length."""
-    length, ppl, accuracy = row["effective_length"], row["perplexity_at_to"], row["accuracy_at_to"]
-    tax = max(row["short_tax"], key=lambda change: change["length"], default=None)
-    flat: dict[str, Any] = {"method": row["method"], "k_max": row["k_max"]}
-    for name, source, bounds in (
-        ("effective_length", length, ""),
-        ("perplexity_at_target", ppl, "perplexity_"),
-        ("accuracy_at_target", accuracy, "accuracy_"),
-        ("short_tax", tax, "short_tax_"),
-    ):
-        flat[name] = source["value"] if source else None
-        for end in ("low", "high"):
-            flat[bounds + end] = source[end] if source else None
-    return {**flat, "short_tax_by_length": row["short_tax"], "tail_perplexity": row["tail_perplexity"],
-            "beyond_window": row["beyond_window"]}  # fmt: skip
-
-
-def selected(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """A comma-separated choice among ``known``.
-
-    Raises:
-        UserError: for an unknown word; the nearest one is offered.
-    """
-    chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    for word in chosen:
-        if word not in known:
-            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", f"Known: {', '.join(known)}.")
-    if not chosen:
-        raise UserError(f"no task named in {text!r}", f"Known: {', '.join(known)}.")
-    return chosen
+        samples=20,
+        documents=24,
+        depths=request.depths,
+        controls=False,
+    )
+    if experiment.lengths:  # the target is always tested
+        experiment = replace(experiment, lengths=(*experiment.lengths, request.to))
+    return conduct(
+        experiment, request.folder("compare", show(request.to)), request.command, request.on, request.workers
+    )

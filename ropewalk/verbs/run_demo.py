@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.checkpoint.inspection import Inspection
+    from ropewalk.evaluation.outcome import Outcome
     from ropewalk.verbs.extend import Extended
 
 METHODS = (
@@ -40,28 +40,24 @@ class Demo(Result):
 
     Attributes:
         inspection: of the bundled model.
-        comparison: content of results.json.
+        comparison: the methods side by side, and where their report is.
         extension: the checkpoint with four times the window.
-        report: the page.
     """
 
     inspection: Inspection
-    comparison: dict[str, Any]
+    comparison: Outcome
     extension: Extended
-    report: Path
 
     def show(self, console: Console) -> None:
-        from ropewalk.report.table import summary_table
-
         self.inspection.show(console)
-        console.print(summary_table(self.comparison, intervals=console.width >= 100))
-        console.print(f"report   {self.report}\nresults  {self.report.with_name('results.json')}", soft_wrap=True)
+        self.comparison.show(console)
         console.print(f"extended {self.extension.folder}\n", soft_wrap=True)
         console.print("Next, on a model of yours:", style="bold")
         console.print("  ropewalk inspect MODEL\n  ropewalk extend MODEL --to 128k --method yarn -o OUT")
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.comparison, "checkpoint": str(self.extension.folder), "report": str(self.report)}
+        report = str(self.comparison.folder / "report.html")
+        return {**self.comparison.to_dict(), "checkpoint": str(self.extension.folder), "report": report}
 
 
 @verb("demo")
@@ -76,16 +72,12 @@ def run_demo(request: RunDemoRequest) -> Demo:
     """
     from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO
     from ropewalk.common.files import folder_to_write
-    from ropewalk.verbs import compare
+    from ropewalk.verbs.compare import compare
     from ropewalk.verbs.extend import extend
     from ropewalk.verbs.inspect import inspect
-    from ropewalk.verbs.progress import shown
 
     checkpoint = folder_to_write(request.out / "demo-yarn-2k", [BUNDLED], overwrite=True)
     found = inspect(DEMO)
-    command = f"ropewalk compare demo --to {TARGET} --methods {shlex.quote(METHODS)} --max-documents 12"
-    asked = compare.Request(model=DEMO, to=TARGET, methods=METHODS, max_documents=12, command=command)
-    with shown() as progress:
-        results = compare.compare(asked, request.out, progress)
+    compared = compare(DEMO, to=TARGET, methods=METHODS, documents=12, out=request.out)
     done = extend(DEMO, to=TARGET, method="yarn", out=checkpoint, overwrite=True)
-    return Demo(found, results, done, request.out / "report.html")
+    return Demo(found, compared, done)

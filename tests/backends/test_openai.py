@@ -18,8 +18,8 @@ from ropewalk.backends.local import live
 from ropewalk.backends.nll import token_nll
 from ropewalk.backends.openai import Pace, Server, alike, connect
 from ropewalk.common.errors import UserError
-from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.methods.catalogue import method
+from tests.experiments import experiment
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -159,7 +159,7 @@ def test_a_server_without_echo_is_measured_without_perplexity(stub, checkpoint) 
     stub.echoes = False
     server = connect(stub.url, str(checkpoint))
     assert not server.scores_texts
-    found = evaluate(server, tasks=["ppl", "passkey"], lengths=[300], samples=4, documents={"a": "word " * 400})
+    found = experiment(server, tasks=["ppl", "passkey"], lengths=[300], samples=4, texts={"a": "word " * 400})
     assert [(one.task, one.length) for one in found.skipped] == [("ppl", 300)]
     assert {row.task for row in found.results} == {"passkey"} and found.tokens is None
     prompts = [tuple(one["prompt"]) for one in stub.requests if "echo" not in one and len(one["prompt"]) > 100]

@@ -134,14 +134,12 @@ def test_compare_is_resumed_and_its_rows_have_the_promised_keys(checkpoint, text
                "--lengths", "64,256", "--data", str(text), "-o", str(out), "--json"]  # fmt: skip
     assert run(command) == 0
     first = json.loads(capsys.readouterr().out)
-    assert {row["method"] for row in first["results"]} == {"none", "yarn", "dynamic-ntk", "harpe"}
-    assert all(
-        {"method", "task", "length", "metric", "value", "low", "high", "n"} <= set(row) for row in first["results"]
-    )
+    assert {row["method"] for row in first["rows"]} == {"none", "yarn", "dynamic-ntk", "harpe"}
+    assert all({"model", "method", "task", "length", "value", "low", "high", "n"} <= set(row) for row in first["rows"])
     page = (out / "report.html").read_text()
     assert "YaRN" in page and "http" not in page.replace("https://arxiv.org/abs/", "").replace("http://www.w3.org", "")
     assert run(command) == 0
-    assert json.loads(capsys.readouterr().out)["results"] == first["results"]
+    assert json.loads(capsys.readouterr().out)["rows"] == first["rows"]
 
 
 # Bad input, one test for each kind.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import multiprocessing
 import os
 import random
@@ -9,20 +8,23 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ropewalk.backends.local import live
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Record, SampleStore
-from ropewalk.evaluation.evaluate import evaluate
-from ropewalk.evaluation.workers import Done, jobs, requests, sweep
-from ropewalk.methods.catalogue import method
+from ropewalk.evaluation.asking import Progress
+from ropewalk.evaluation.contestants import Live
+from ropewalk.evaluation.experiment import Experiment, run
+from ropewalk.evaluation.workers import fill, jobs
+from ropewalk.methods.catalogue import methods
+from ropewalk.report.schema import Results
 from ropewalk.texts.documents import load
-from ropewalk.verbs.evaluate import Request, measure
+from tests.experiments import experiment
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -37,43 +39,47 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def numbers(results: Mapping[str, Any]) -> Any:
-    """What an evaluation found, without times and ways."""
-    return json.loads(
-        json.dumps({name: results[name] for name in ("results", "tasks", "average", "passing", "settings")})
-    )
+def numbers(results: Results) -> Any:
+    """What an experiment found, without times and ways."""
+    subjects = [replace(subject, how="", tokens=None) for subject in results.subjects]
+    return results.rows, results.not_measured, results.settings, subjects
 
 
 def test_jobs_are_parts_that_give_the_samples_of_the_whole() -> None:
-    pattern = Request("", suite="smoke", lengths=(512, 1024))
-    wanted = requests(["a", "b"], ["none", "yarn"], [0, 1], pattern)
-    assert [(r.model, r.method, r.seed) for r in wanted][:3] == [("a", "none", 0), ("a", "none", 1), ("a", "yarn", 0)]
-    parts = [job.request for job in jobs(wanted[:1])]
-    assert {(part.tasks, part.lengths) for part in parts} == {
-        (("ppl",), (512, 1024)), (("passkey",), (512,)), (("passkey",), (1024,)), (("niah",), (512,)),
-        (("niah",), (1024,)), (("niah-planted",), (512, 1024)),
+    whole = Experiment(
+        ("a", "b"), tuple(methods("none,yarn")), ("ppl", "passkey", "niah-planted"), lengths=(512, 1024), seeds=(0, 1)
+    )
+    parts = [job.part for job in jobs(whole, lambda model: (2048, (512, 1024)))]
+    of_a = [one for one in parts if (one.models, one.methods) == (("a",), whole.methods[:1])]
+    assert {(one.tasks, one.lengths, one.seeds) for one in of_a} == {
+        (("ppl",), (512, 1024), (0,)), (("passkey",), (512,), (0,)), (("passkey",), (1024,), (0,)),
+        (("passkey",), (512,), (1,)), (("passkey",), (1024,), (1,)), (("niah-planted",), (512, 1024), (0,)),
+        (("niah-planted",), (512, 1024), (1,)),
     }  # fmt: skip
-    assert {part.to for part in parts} == {1024} and max(parts[0].lengths) == 1024
-    assert [part.lengths for part in parts if not part.controls] == [(1024,)] * 2
-    with pytest.raises(UserError, match="told its lengths"):
-        jobs([Request("a")])
+    assert len(parts) == 4 * len(of_a) and {one.to for one in parts} == {2048}
+    assert max(parts[0].lengths) == 1024
+    assert {(one.tasks[0], one.lengths, one.seeds) for one in of_a if one.controls} == {
+        ("ppl", (512, 1024), (0,)), ("passkey", (512,), (0,)), ("niah-planted", (512, 1024), (0,)),
+    }  # fmt: skip
+    early = [job.part for job in jobs(replace(whole, sequential=True), lambda model: (2048, (512, 1024)))]
+    assert {(one.lengths, one.seeds) for one in early if one.tasks == ("passkey",)} == {((512, 1024), (0, 1))}
 
 
 @pytest.mark.parametrize(("change", "message"), [({"on": "moon"}, "one of local, ray"), ({"workers": 0}, "at least 1")])
 def test_places_that_are_none_are_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        sweep([], tmp_path / "samples.sqlite", **change)
+        fill(small(tmp_path), tmp_path / "samples.sqlite", **change)
 
 
-def small(checkpoint: Path) -> list[Request]:
-    pattern = Request("", tasks=("passkey", "niah-planted"), lengths=(128, 256), samples=6)
-    return requests([str(checkpoint)], ["none", "yarn"], [3], pattern)
+def small(checkpoint: Path) -> Experiment:
+    both = tuple(methods("none,yarn"))
+    return Experiment((str(checkpoint),), both, ("passkey", "niah-planted"), lengths=(128, 256), seeds=(3,), samples=6)
 
 
 @pytest.mark.slow
-def test_a_sweep_survives_a_killed_worker_and_equals_one_evaluation_after_another(checkpoint, tmp_path: Path) -> None:
+def test_workers_survive_a_kill_and_find_what_one_process_finds(checkpoint, tmp_path: Path) -> None:
     wanted, file, killed = small(checkpoint), tmp_path / "samples.sqlite", []
-    expected = [numbers(measure(request, SampleStore())) for request in wanted]
+    expected = numbers(run(wanted, SampleStore()))
 
     def kill_one() -> None:
         while not killed:
@@ -85,30 +91,30 @@ def test_a_sweep_survives_a_killed_worker_and_equals_one_evaluation_after_anothe
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    seen: list[Done] = []
-    found = sweep(wanted, file, workers=2, progress=seen.append)
-    assert killed and [numbers(one) for one in found] == expected
-    assert seen[-1].done == seen[-1].total == len(jobs(wanted))
+    seen: list[Progress] = []
+    fill(wanted, file, workers=2, progress=seen.append)
+    assert killed and seen[-1].done == seen[-1].total
     with SampleStore(file) as store:
         kept = len(store)
-    assert [numbers(one) for one in sweep(wanted, file, workers=1)] == expected
-    with SampleStore(file) as store:
-        assert len(store) == kept
+        assert numbers(run(wanted, store)) == expected
+        assert len(store) == kept, "workers had left something to do"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'sweep' is not installed")
-def test_a_sweep_on_ray_equals_one_evaluation_after_another(checkpoint, tmp_path: Path) -> None:
+def test_ray_finds_what_one_process_finds(checkpoint, tmp_path: Path) -> None:
     import ray
 
     root = str(Path(__file__).parents[2])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     try:
         wanted = small(checkpoint)
-        found = sweep(wanted, tmp_path / "samples.sqlite", on="ray", workers=2)
+        fill(wanted, tmp_path / "samples.sqlite", on="ray", workers=2)
     finally:
         ray.shutdown()
-    assert [numbers(one) for one in found] == [numbers(measure(request, SampleStore())) for request in wanted]
+    with SampleStore(tmp_path / "samples.sqlite") as store:
+        kept = len(store)
+        assert numbers(run(wanted, store)) == numbers(run(wanted, SampleStore())) and len(store) == kept
 
 
 class Logged(SampleStore):
@@ -127,11 +133,10 @@ class Logged(SampleStore):
 def measured(store: SampleStore) -> Any:
     torch.set_num_threads(1)
     model, tokenizer = tiny("llama", vocab_size=VOCABULARY), byte_level()
-    with live(model, tokenizer, method("pi"), 512) as backend:
-        return evaluate(
-            backend, tasks=["ppl", "passkey"], lengths=[128, 160, 192, 256], samples=20, documents=DOCUMENTS,
-            store=store,
-        )  # fmt: skip
+    return experiment(
+        Live(model, tokenizer, "m"), methods=methods("pi"), to=512, tasks=["ppl", "passkey"],
+        lengths=[128, 160, 192, 256], samples=20, texts=DOCUMENTS, store=store,
+    )  # fmt: skip
 
 
 def test_killed_ten_times_at_random_moments_the_numbers_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
@@ -158,6 +163,7 @@ def test_killed_ten_times_at_random_moments_the_numbers_are_those_of_an_undistur
     assert len(keys) == len(set(keys)), "computed twice"
     assert kept - 10 <= len(keys) <= kept, "a kill may fall between keeping a sample and noting it"
     undisturbed = measured(SampleStore())
-    assert resumed.average == undisturbed.average and resumed.tasks == undisturbed.tasks
-    for ours, theirs in zip(resumed.results, undisturbed.results, strict=True):
+    ours, theirs = resumed.subjects[0], undisturbed.subjects[0]
+    assert ours.averages == theirs.averages and ours.tasks == theirs.tasks
+    for ours, theirs in zip(resumed.rows, undisturbed.rows, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-5) and ours.n == theirs.n

@@ -1,4 +1,4 @@
-"""Synthetic comparisons with the shape of a results.json: one with twelve methods, and small ones cut from it."""
+"""Synthetic results with the shape of a results.json: one with twelve methods, and small ones cut from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+
+from ropewalk.report.schema import SCHEMA
 
 WINDOW, TARGET, BASE, DIMENSIONS = 512, 4096, 10_000.0, 32
 LENGTHS = [64, 128, 256, 512, 1024, 2048, 4096]
@@ -72,7 +74,6 @@ def spectrum(method: str, base: float = BASE, window: int = WINDOW) -> dict[str,
     }.get(method, [1 + (scale - 1) * r for r in ramp])
     return {
         "wavelengths": [w * f for w, f in zip(plain, factors, strict=True)],
-        "factors": factors,
         "attention_factor": 1.2079 if method in ("yarn", "resonance", "longrope") else 1.0,
         "window": window,
     }
@@ -82,98 +83,106 @@ def results_of(rank: int, method: str, reach: int, tax: float) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for length in LENGTHS:
         value = math.exp(sum(loss(rank, reach, tax, length * (k + 0.5) / 8) for k in range(8)) / 8)
-        row = {"method": method, "task": "ppl", "length": length, "metric": "perplexity"}
+        row = {"model": "demo", "method": method, "task": "ppl", "length": length}
         rows.append(row | interval_row(value, 0.045, 20))
     edges = [1, 64, *(round(128 * 2 ** (k / 2)) for k in range(11))]
     for start, end in pairwise(edges):
-        row = {"method": method, "task": "position", "start": start, "length": end, "metric": "nll"}
+        row = {"model": "demo", "method": method, "task": "position", "start": start, "length": end}
         rows.append(row | interval_row(loss(rank, reach, tax, (start + end) / 2), 0.03, 20))
     for length in LENGTHS:
-        row = {"method": method, "task": "passkey", "length": length, "metric": "accuracy"}
+        row = {"model": "demo", "method": method, "task": "passkey", "length": length}
         rows.append(row | share_row(accuracy(rank, reach, length, 20), 20))
     for length in LENGTHS[1:]:
-        row = {"method": method, "task": "niah", "length": length, "metric": "accuracy"}
+        row = {"model": "demo", "method": method, "task": "niah", "length": length}
         shares = [accuracy(rank, reach, length, 4, depth) for depth in DEPTHS]
         rows.extend(row | {"depth": d} | share_row(share, 4) for d, share in zip(DEPTHS, shares, strict=True))
         rows.append(row | share_row(sum(shares) / len(shares), 4 * len(shares)))
     return rows
 
 
-def make_comparison() -> dict[str, Any]:
-    results = [results_of(rank, key, reach, tax) for rank, (key, _, _, reach, tax, _) in enumerate(METHODS)]
-    summary = []
-    for (key, _, _, reach, tax, _), rows in zip(METHODS, results, strict=True):
-        at_target = next(r for r in rows if r["task"] == "ppl" and r["length"] == TARGET)
-        summary.append({
-            "method": key, "effective_length": reach, "low": reach // 2, "high": min(2 * reach, TARGET),
-            "short_tax": tax, "short_tax_low": tax - 0.01, "short_tax_high": tax + 0.01,
-            "perplexity_at_target": at_target["value"], "perplexity_low": at_target["low"],
-            "perplexity_high": at_target["high"],
-        })  # fmt: skip
+def make_results() -> dict[str, Any]:
+    rows = [results_of(rank, key, reach, tax) for rank, (key, _, _, reach, tax, _) in enumerate(METHODS)]
     diff = (
         "--- config.json\n+++ config.json\n@@ -12,5 +12,9 @@\n"
         '   "rope_parameters": {{\n-    "rope_type": "default"\n+    "rope_type": "{}",\n+    "factor": 8.0\n   }}'
     )
+    subjects = []
+    for (key, title, paper, reach, tax, own), mine in zip(METHODS, rows, strict=True):
+        at_target = {row["task"]: row for row in mine if row["length"] == TARGET and "depth" not in row}
+        share = (at_target["passkey"]["value"] + at_target["niah"]["value"]) / 2
+        change = {"length": WINDOW, "value": tax, "low": tax - 0.01, "high": tax + 0.01, "n": 20}
+        subject: dict[str, Any] = {
+            "model": "demo", "method": key, "title": title, "factor": 1.0 if key == "none" else 8.0,
+            "training_free": "weak" if key == "pi" else "yes",
+            "exportable": "yes: longrope" if own else "no: works at run time",
+            "note": "wants about a thousand steps of fine-tuning" if key == "pi" else "",
+            "effective_length": {"value": reach, "low": reach // 2, "high": min(2 * reach, TARGET)},
+            "perplexity_at_to": {name: at_target["ppl"][name] for name in ("value", "low", "high", "n")},
+            "averages": [{"length": TARGET, **share_row(share, 40)}],
+            "config_diff": diff.format(key)
+            if own
+            else "Positions are remapped at run time; no engine reads this from a config.",
+        }  # fmt: skip
+        if paper:
+            subject["paper"] = paper
+        if own:
+            subject["rope"] = {"full_attention": spectrum(key)}
+        if key == "none":
+            del subject["config_diff"]
+        else:
+            subject["short_tax"] = [change]
+        subjects.append(subject)
+    facts = {"type": "llama", "parameters": 5475584, "dtype": "bfloat16"}
     return {
-        "model": {
-            "name": "demo", "architecture": "LlamaForCausalLM", "window": WINDOW, "parameters": 5475584,
-            "dtype": "bfloat16",
-        },
-        "to": TARGET, "tasks": ["ppl", "position", "passkey", "niah"], "lengths": LENGTHS, "depths": DEPTHS,
-        "threshold": 0.85, "seed": 0,
+        "schema": SCHEMA,
+        "settings": {"tasks": ["ppl", "passkey", "niah"], "depths": DEPTHS, "threshold": 0.85, "seeds": [0]},
+        "models": [
+            {"name": "demo", "window": WINDOW, "length": WINDOW, "to": TARGET, "lengths": LENGTHS, "facts": facts}
+        ],
+        "subjects": subjects,
+        "tasks": [
+            {"id": "ppl", "title": "Perplexity", "metric": "perplexity"},
+            {"id": "position", "title": "Loss by position", "metric": "nll"},
+            {"id": "passkey", "title": "Passkey", "metric": "score", "scope": "small", "diffusion": "low"},
+            {"id": "niah", "title": "Needle in a haystack", "metric": "score", "scope": "small", "diffusion": "low"},
+        ],
+        "rows": [row for mine in rows for row in mine],
+        "not_measured": [
+            {"model": "demo", "task": "niah", "length": 64, "reason": "the question alone takes 71 tokens"}
+        ],
         "command": f"ropewalk compare demo --to 4k --methods {','.join(m[0] for m in METHODS)}",
         "versions": {"ropewalk": "0.1.0", "torch": "2.11.0", "transformers": "5.16.0"},
-        "created": "2026-01-01T00:00:00Z", "seconds": 123.4,
-        "methods": [
-            {
-                "id": key, "title": title, "paper": paper, "factor": 1.0 if key == "none" else 8.0,
-                "training_free": "weak" if key == "pi" else "yes",
-                "exportable": "yes: longrope" if own else "no: works at run time",
-                "note": "wants about a thousand steps of fine-tuning" if key == "pi" else "",
-            }
-            for key, title, paper, _, _, own in METHODS
-        ],
-        "results": [row for rows in results for row in rows],
-        "summary": summary,
-        "skipped": [{"task": "niah", "length": 64, "reason": "the question alone takes 71 tokens"}],
-        "rope": {key: {"full_attention": spectrum(key)} if own else None for key, *_, own in METHODS},
-        "config_diff": {
-            key: diff.format(key) if own else "Positions are remapped at run time; no engine reads this from a config."
-            for key, *_, own in METHODS if key != "none"
-        },
-    }  # fmt: skip
+        "created": "2026-01-01T00:00:00Z",
+        "seconds": 123.4,
+    }
 
 
 @pytest.fixture(scope="session")
-def _comparison() -> dict[str, Any]:
-    return make_comparison()
+def _results() -> dict[str, Any]:
+    return make_results()
 
 
 @pytest.fixture
-def comparison(_comparison: dict[str, Any]) -> dict[str, Any]:
-    """The full comparison, as a copy that a test may change."""
-    return copy.deepcopy(_comparison)
+def raw(_results: dict[str, Any]) -> dict[str, Any]:
+    """The full results, as a copy that a test may change."""
+    return copy.deepcopy(_results)
 
 
 @pytest.fixture
-def keep(comparison: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """Cut the full comparison down to some methods, tasks and lengths."""
+def keep(raw: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Cut the full results down to some methods, tasks and lengths."""
 
     def cut(
         methods: list[str] | None = None, tasks: list[str] | None = None, lengths: list[int] | None = None
     ) -> dict[str, Any]:
-        wanted = methods or [m["id"] for m in comparison["methods"]]
-        return comparison | {
-            "methods": [m for m in comparison["methods"] if m["id"] in wanted],
-            "summary": [s for s in comparison["summary"] if s["method"] in wanted],
-            "rope": {key: value for key, value in comparison["rope"].items() if key in wanted},
-            "results": [
-                r
-                for r in comparison["results"]
-                if r["method"] in wanted
-                and (tasks is None or r["task"] in tasks)
-                and (lengths is None or r["length"] in lengths)
-            ],
+        def kept(row: dict[str, Any]) -> bool:
+            wanted = (methods, row["method"]), (tasks, row["task"]), (lengths, row["length"])
+            return all(some is None or value in some for some, value in wanted)
+
+        return raw | {
+            "subjects": [s for s in raw["subjects"] if methods is None or s["method"] in methods],
+            "tasks": [task for task in raw["tasks"] if tasks is None or task["id"] in tasks],
+            "rows": [row for row in raw["rows"] if kept(row)],
         }
 
     return cut

@@ -15,6 +15,7 @@ import pytest
 
 from ropewalk.common.errors import UserError
 from ropewalk.report import numbers, page
+from ropewalk.report.schema import Results
 from tests.report.conftest import spectrum
 
 Keep = Callable[..., dict[str, Any]]
@@ -52,12 +53,16 @@ class Outline(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def rendered(raw: dict[str, Any]) -> str:
+    return page.render(Results.of(raw))
+
+
 def drawings(text: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
 
 
-def test_the_page_is_well_formed_and_loads_nothing(comparison: dict[str, Any]) -> None:
-    text = page.render(comparison)
+def test_the_page_is_well_formed_and_loads_nothing(raw: dict[str, Any]) -> None:
+    text = rendered(raw)
     outline = Outline(text)
     assert text.startswith("<!doctype html>")
     assert all(re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", link) for link in outline.links)
@@ -66,54 +71,88 @@ def test_the_page_is_well_formed_and_loads_nothing(comparison: dict[str, Any]) -
     assert drawings(text)
 
 
-def test_every_method_and_every_number_is_there(comparison: dict[str, Any]) -> None:
-    text = Outline(page.render(comparison)).text
-    for method in comparison["methods"]:
-        assert method["title"] in text
-        assert method["exportable"] in text
-    printers = {"perplexity": numbers.quantity, "nll": numbers.quantity, "accuracy": numbers.percent}
-    for row in comparison["results"]:
-        assert printers[row["metric"]](row["value"]) in text
-    for row in comparison["summary"]:
-        for key, printer in (
-            ("effective_length", numbers.tokens),
-            ("high", numbers.tokens),
-            ("short_tax", numbers.tax),
-        ):
-            assert printer(row[key]) in text
-    for value in (
-        comparison["command"],
-        "the question alone takes 71 tokens",
-        "threshold of 85%",
-        "5,475,584",
-        "2.11.0",
-    ):
-        assert value in text
+def test_every_method_and_every_number_is_there(raw: dict[str, Any]) -> None:
+    text = Outline(rendered(raw)).text
+    printers = {"ppl": numbers.quantity, "position": numbers.quantity}
+    for row in raw["rows"]:
+        assert printers.get(row["task"], numbers.percent)(row["value"]) in text
+    for subject in raw["subjects"]:
+        assert subject["title"] in text and subject["exportable"] in text
+        for key in ("value", "high"):
+            assert numbers.tokens(subject["effective_length"][key]) in text
+        for change in subject.get("short_tax", ()):
+            assert numbers.tax(change["value"]) in text
+    said = (raw["command"], "the question alone takes 71 tokens", "threshold of 85%", "parameters 5475584", "2.11.0")
+    assert all(value in text for value in said)
 
 
-def test_heatmaps_have_a_cell_per_depth_and_length(comparison: dict[str, Any]) -> None:
-    grids = [d for d in drawings(page.render(comparison)) if d.get("class") == "heat"]
+def test_what_is_not_causal_is_said_beside_its_name_and_where_it_has_no_number(raw: dict[str, Any]) -> None:
+    dca = next(subject for subject in raw["subjects"] if subject["method"] == "dca")
+    dca["causal"] = False
+    del dca["perplexity_at_to"], dca["short_tax"]
+    raw["rows"] = [r for r in raw["rows"] if r["method"] != "dca" or r["task"] not in ("ppl", "position")]
+    raw["not_measured"].append({"model": "demo", "method": "dca", "task": "ppl", "reason": "it sees the future"})
+    text = Outline(rendered(raw)).text
+    assert "Dual Chunk Attention is not causal: losses not measured" in text
+    assert text.count("Not measured: Dual Chunk Attention (it sees the future).") == 2, "loss by length, by position"
+    assert "Perplexity Dual Chunk Attention all it sees the future" in text
+
+
+def test_one_subject_has_its_tasks_in_a_table_and_in_one_chart(keep: Keep) -> None:
+    data = keep(methods=["yarn"])
+    data["subjects"][0]["tasks"] = [
+        {"task": name, "controls": {"ceiling": {"value": 0.93}}, "effective_length": {"value": 2048}}
+        for name in ("passkey", "niah")
+    ]
+    text = rendered(data)
+    words = Outline(text).text
+    assert "Scores by length" in words and "Ceiling" in words and "93%" in words and "demo with yarn" in words
+    charts = [d for d in drawings(text) if d.get("class") == "chart wide"]
+    assert {e.get("data-method") for e in charts[-1].iter()} >= {"passkey", "niah", "average"}
+
+
+def test_a_benchmark_has_its_table(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn"], tasks=["ppl"])
+    data["tables"] = [
+        {"model": "demo", "method": m, "benchmark": "longbench", "length": 4096, "points": {"hotpotqa": points}}
+        for m, points in (("none", 12.34), ("yarn", 45.67))
+    ]
+    text = Outline(rendered(data)).text
+    assert "Plain model, 4,096 tokens" in text and "hotpotqa 12.3 45.7" in text
+
+
+def test_several_models_are_told_apart(keep: Keep) -> None:
+    data = keep(methods=["none"], tasks=["ppl"])
+    data["models"].append(data["models"][0] | {"name": "other", "window": 1024})
+    data["subjects"].append(data["subjects"][0] | {"model": "other"})
+    data["rows"] += [row | {"model": "other"} for row in data["rows"]]
+    text = Outline(rendered(data)).text
+    assert "demo: Plain model" in text and "other: Plain model" in text and "window 1,024" in text
+
+
+def test_heatmaps_have_a_cell_per_depth_and_length(raw: dict[str, Any]) -> None:
+    grids = [d for d in drawings(rendered(raw)) if d.get("class") == "heat"]
     assert len(grids) == 12
     for grid in grids:
         assert sum(e.get("class") == "cell" for e in grid.iter()) == 5 * 6
 
 
-def test_only_the_best_are_drawn_in_colour(comparison: dict[str, Any]) -> None:
-    chart = next(d for d in drawings(page.render(comparison)) if d.get("class") == "chart wide")
+def test_only_the_best_are_drawn_in_colour(raw: dict[str, Any]) -> None:
+    chart = next(d for d in drawings(rendered(raw)) if d.get("class") == "chart wide")
     styles = {e.get("data-method"): e.get("class") for e in chart.iter() if e.get("data-method")}
     assert len(styles) == 12
-    assert (styles["none"], styles["yarn"], styles["longrope"]) == ("plain", "lead1", "lead2")
+    assert (styles["demo none"], styles["demo yarn"], styles["demo longrope"]) == ("plain", "lead1", "lead2")
     assert sum(style == "muted" for style in styles.values()) == 7
 
 
-def test_k_max_groups_methods_with_the_same_length(comparison: dict[str, Any]) -> None:
-    for row in comparison["summary"]:
-        row["k_max"] = {"value": 4096 if row["method"] == "yarn" else 512, "low": None, "high": None}
-    assert "(k_max): 4,096 for YaRN; 512 for Plain model" in page.render(comparison)
+def test_k_max_groups_methods_with_the_same_length(raw: dict[str, Any]) -> None:
+    for subject in raw["subjects"]:
+        subject["k_max"] = {"value": 4096 if subject["method"] == "yarn" else 512}
+    assert "(k_max): 4,096 for YaRN; 512 for Plain model" in rendered(raw)
 
 
-def test_the_page_is_the_same_every_time(comparison: dict[str, Any]) -> None:
-    assert page.render(comparison) == page.render(comparison)
+def test_the_page_is_the_same_every_time(raw: dict[str, Any]) -> None:
+    assert rendered(raw) == rendered(raw)
 
 
 @pytest.mark.parametrize(
@@ -130,71 +169,68 @@ def test_the_page_is_the_same_every_time(comparison: dict[str, Any]) -> None:
 )
 def test_less_still_makes_a_page(keep: Keep, cut: dict[str, Any]) -> None:
     data = keep(**cut)
-    data["summary"] = [{key: value if key == "method" else None for key, value in s.items()} for s in data["summary"]]
-    text = page.render(data)
+    known = ("model", "method", "title")
+    data["subjects"] = [{key: subject[key] for key in known} for subject in data["subjects"]]
+    text = rendered(data)
     Outline(text)
     drawings(text)
 
 
-def test_only_the_needed_keys_make_a_page(comparison: dict[str, Any]) -> None:
-    needed = {key: comparison[key] for key in ("to", "results", "summary")}
-    needed["model"] = {"name": "demo", "window": 512}
-    needed["methods"] = [{"id": m["id"], "title": m["title"]} for m in comparison["methods"]]
-    Outline(page.render(needed))
-
-
-@pytest.mark.parametrize("value", [math.inf, math.nan, None, 1e30, 0.0])
-def test_odd_perplexities_do_not_break_the_charts(comparison: dict[str, Any], value: float | None) -> None:
-    for row in comparison["results"]:
-        if row["method"] in ("none", "pi") and row["metric"] in ("perplexity", "nll"):
+@pytest.mark.parametrize("value", [math.inf, 1e30, 0.0])
+def test_odd_perplexities_do_not_break_the_charts(raw: dict[str, Any], value: float) -> None:
+    for row in raw["rows"]:
+        if row["method"] in ("none", "pi") and row["task"] in ("ppl", "position"):
             row.update(value=value, low=value, high=value)
-    text = page.render(comparison)
+    text = rendered(raw)
     assert "nan" not in re.findall(r'(?:d|x|y|x1|y1|transform|points)="[^"]*"', text)
     assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', text)
     Outline(text)
 
 
-def test_each_layer_type_has_its_own_wavelengths(comparison: dict[str, Any]) -> None:
-    for key, layers in comparison["rope"].items():
-        if layers is not None:
-            layers["sliding_attention"] = spectrum("none", window=1024)
-            layers["full_attention"] = spectrum(key, base=1_000_000.0)
-    text = Outline(page.render(comparison)).text
+def test_each_layer_type_has_its_own_wavelengths(raw: dict[str, Any]) -> None:
+    for subject in raw["subjects"]:
+        if "rope" in subject:
+            full = spectrum(subject["method"], base=1_000_000.0)
+            subject["rope"] = {"sliding_attention": spectrum("none", window=1024), "full_attention": full}
+    text = Outline(rendered(raw)).text
     assert "sliding attention" in text and "full attention" in text
     assert "window 1,024" in text and "window 512" in text
 
 
-def test_what_comes_from_outside_cannot_inject(comparison: dict[str, Any]) -> None:
+def test_what_comes_from_outside_cannot_inject(raw: dict[str, Any]) -> None:
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
-    comparison["model"] |= {"name": evil, "architecture": evil}
-    comparison |= {"command": evil, "versions": {evil: evil}, "skipped": [{"task": evil, "length": 8, "reason": evil}]}
-    comparison["methods"][5] |= {"title": evil, "paper": "javascript:alert(3)", "note": evil, "exportable": evil}
-    comparison["config_diff"]["yarn"] = f"--- a\n+++ b\n@@ -1 +1 @@\n+{evil}"
-    comparison["rope"]["yarn"][evil] = spectrum("yarn")
-    for row in comparison["results"]:
+    raw["models"][0]["facts"]["type"] = evil
+    raw |= {"command": evil, "versions": {evil: evil}}
+    raw["not_measured"] = [{"model": "demo", "task": evil, "length": 8, "reason": evil}]
+    yarn = raw["subjects"][5]
+    yarn |= {"title": evil, "paper": "javascript:alert(3)", "note": evil, "exportable": evil}
+    yarn["config_diff"] = f"--- a\n+++ b\n@@ -1 +1 @@\n+{evil}"
+    yarn["rope"][evil] = spectrum("yarn")
+    raw["tasks"][3] |= {"id": evil, "title": evil}
+    for row in raw["rows"]:
         row["task"] = {"niah": evil}.get(row["task"], row["task"])
-    outline = Outline(page.render(comparison))
+    outline = Outline(rendered(raw))
     assert outline.tags.count("script") == 1
     assert "img" not in outline.tags
     assert all(link.startswith("https://arxiv.org/abs/") for link in outline.links)
     assert evil in outline.text
 
 
-def test_a_diff_is_shown_by_line_and_a_refusal_as_a_sentence(comparison: dict[str, Any]) -> None:
-    text = page.render(comparison)
+def test_a_diff_is_shown_by_line_and_a_refusal_as_a_sentence(raw: dict[str, Any]) -> None:
+    text = rendered(raw)
     assert '<span class="added">+    &#34;rope_type&#34;: &#34;yarn&#34;,</span>' in text
     assert "<p>Positions are remapped at run time; no engine reads this from a config.</p>" in text
 
 
-def test_writing_replaces_the_page_at_once(comparison: dict[str, Any], tmp_path: Path) -> None:
+def test_writing_replaces_the_page_at_once(raw: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    page.write(comparison, path)
-    assert path.read_text("utf-8") == page.render(comparison)
+    page.write(Results.of(raw), path)
+    assert path.read_text("utf-8") == rendered(raw)
     assert os.listdir(path.parent) == ["report.html"]
 
 
 def test_a_failed_write_leaves_the_old_page(
-    comparison: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
@@ -204,10 +240,6 @@ def test_a_failed_write_leaves_the_old_page(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match="disk full"):
-        page.write(comparison, path)
-    monkeypatch.undo()
-    del comparison["to"]
-    with pytest.raises(UserError):
-        page.write(comparison, path)
+        page.write(Results.of(raw), path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]

@@ -15,19 +15,19 @@ from ropewalk.backends.backend import Ask, Backend
 from ropewalk.backends.local import live
 from ropewalk.backends.oracles import ConstantModel, WindowOracle
 from ropewalk.common.errors import UserError
-from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.methods.catalogue import method
 from ropewalk.tasks.altered_qa import Page
-from ropewalk.tasks.benchmarks.ruler_qa import material as qa_material
 from ropewalk.tasks.length_generalization import ALGORITHMS
 from ropewalk.tasks.registry import ALGORITHMS as LISTED
 from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler import CONFIGURATIONS
 from ropewalk.tasks.ruler.qa import fictional
+from ropewalk.tasks.ruler.qa_files import material as qa_material
 from ropewalk.tasks.suites import names, possible, suite
 from ropewalk.tasks.task import Task, TooShort
 from ropewalk.texts.pieces import TokenUnits
-from ropewalk.verbs.evaluate import Request, asked
+from ropewalk.verbs.evaluate import EvaluateRequest, asked
+from tests.experiments import averages, experiment, task
 from tests.models import THETA, tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -64,20 +64,20 @@ def shortest(task: Task, units: TokenUnits) -> int:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_rules_solve_every_task_and_a_constant_model_none(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    task = make(name, material())
-    assert task.name == name or name == "niah-planted"
-    assert task.scope in ("small", "large") and task.diffusion in ("low", "high")
+    made = make(name, material())
+    assert made.name == name or name == "niah-planted"
+    assert made.scope in ("small", "large") and made.diffusion in ("low", "high")
     arguments: dict[str, Any] = {
-        "tasks": [name], "lengths": [shortest(task, TokenUnits(tokenizer))], "samples": 2, "given": parts(),
-        "depths": (0.3, 0.8), "with_controls": False,
+        "tasks": [name], "lengths": [shortest(made, TokenUnits(tokenizer))], "samples": 2, "given": parts(),
+        "depths": (0.3, 0.8), "controls": False,
     }  # fmt: skip
     backends: list[tuple[Backend, float]] = [
-        (WindowOracle(tokenizer, [task]), 1.0), (ConstantModel(tokenizer, VOCABULARY), 0.0),
+        (WindowOracle(tokenizer, [made]), 1.0), (ConstantModel(tokenizer, VOCABULARY), 0.0),
     ]  # fmt: skip
     for backend, expected in backends:
-        found = evaluate(backend, **arguments)
-        assert not found.skipped
-        assert {row.value for row in found.results} == {expected}
+        found = experiment(backend, **arguments)
+        assert not found.not_measured
+        assert {row.value for row in found.rows} == {expected}
         json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -85,16 +85,16 @@ def test_rules_solve_every_task_and_a_constant_model_none(name: str, tokenizer: 
     "name", ["babilong_qa6", "flenqa_rules_text", "posgen_recurrent", "kv_retrieval", "qa_1", "cwe"]
 )
 def test_controls_that_stay_take_the_answer_away(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    task = make(name, material())
-    length = shortest(task, TokenUnits(tokenizer))
-    found = evaluate(WindowOracle(tokenizer, [task]), tasks=[name], lengths=[length], samples=4, given=parts())
-    controls = {control: score.value for control, score in found.tasks[0].controls.items()}
+    made = make(name, material())
+    length = shortest(made, TokenUnits(tokenizer))
+    found = experiment(WindowOracle(tokenizer, [made]), tasks=[name], lengths=[length], samples=4, given=parts())
+    controls = {control: score.value for control, score in task(found, name).controls.items()}
     assert controls.pop("ceiling") == 1.0
     assert set(controls.values()) <= {0.0}
 
 
 def test_families_and_algorithms_are_complete() -> None:
-    assert names()[4:] == FAMILIES and set(LISTED) == set(ALGORITHMS)
+    assert names()[4 : 4 + len(FAMILIES)] == FAMILIES and set(LISTED) == set(ALGORITHMS)
     assert suite("ruler").tasks == tuple(CONFIGURATIONS)
     for family in FAMILIES:
         assert suite(family).tasks
@@ -107,7 +107,7 @@ def test_what_the_user_does_not_have_is_replaced_or_left_out() -> None:
     assert possible(suite("longchat"), {})[0].tasks == ("lines", "lines_uuids", "lines_letters")
     assert possible(suite("ruler"), GIVEN) == (suite("ruler"), {})
     with pytest.raises(UserError, match="qa_2 asks about texts that are not there"):
-        asked(Request("demo", tasks=("qa_2",)))
+        experiment(ConstantModel(byte_level(), 9), tasks=["qa_2"], lengths=[512])
 
 
 def test_questions_come_from_the_users_files(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -117,10 +117,9 @@ def test_questions_come_from_the_users_files(tmp_path: Path, tokenizer: PreTrain
     (tmp_path / "qa_1.json").write_text(json.dumps(squad))
     given = qa_material(tmp_path)
     assert given["pages"] == (PAGE,) and list(given) == ["squad", "pages"]
-    chosen, instead, _ = asked(Request("demo", suite="ruler", qa=tmp_path))
+    chosen, instead = asked(EvaluateRequest("demo", suite="ruler", qa=str(tmp_path)))
     assert "qa_1" in chosen.tasks and instead == {"qa_2": "qa_2_synthetic"}
-    task = make("qa_1", Material(tokenizer, given))
-    sample = task.sample(600, random.Random(0), TokenUnits(tokenizer))
+    sample = make("qa_1", Material(tokenizer, given)).sample(600, random.Random(0), TokenUnits(tokenizer))
     assert sample.text == "1731" and PAGE.question in TokenUnits(tokenizer).decode(sample.prompt)
     with pytest.raises(UserError, match="neither qa_1"):
         qa_material(tmp_path / "nothing")
@@ -129,15 +128,16 @@ def test_questions_come_from_the_users_files(tmp_path: Path, tokenizer: PreTrain
 def test_shared_prefixes_give_what_separate_prompts_give(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama", vocab_size=VOCABULARY, max_position_embeddings=2048, rope_parameters=THETA)
     tasks = ["kv_retrieval", "qa_1_synthetic", "val_database", "babilong_qa1", "longbio_pronoun"]
-    arguments: dict[str, Any] = {"tasks": tasks, "lengths": [600], "samples": 4, "with_controls": False}
+    arguments: dict[str, Any] = {"tasks": tasks, "lengths": [600], "samples": 4, "controls": False}
     with live(model, tokenizer, method("none"), 2048) as backend:
-        packed = evaluate(backend, **arguments)
-        assert packed.how == "packed" and packed.tokens["read"] < 0.5 * packed.tokens["asked"]
+        packed = experiment(backend, **arguments)
+        (subject,) = packed.subjects
+        assert subject.how == "packed" and subject.tokens["read"] < 0.5 * subject.tokens["asked"]
     with live(model, tokenizer, method("none"), 2048) as backend:
         backend.runner.way, backend.checks = "plain", False
-        plain = evaluate(backend, **arguments)
-    assert packed.results == plain.results
-    assert all(task.checked == task.agreed for task in packed.tasks)
+        plain = experiment(backend, **arguments)
+    assert packed.rows == plain.rows
+    assert all(one.checked == one.agreed for one in subject.tasks)
 
 
 class Written(ConstantModel):
@@ -154,8 +154,8 @@ def test_a_lite_suite_asks_fifty_contexts(tokenizer: PreTrainedTokenizerFast) ->
     lite = suite("ruler-lite")
     assert (lite.samples, lite.contexts) == (200, 50)
     backend = Written(tokenizer, VOCABULARY)
-    found = evaluate(
-        backend, tasks=["niah_single_1", "niah_multikey_1"], lengths=[512], samples=12, contexts=3, with_controls=False
+    found = experiment(
+        backend, tasks=["niah_single_1", "niah_multikey_1"], lengths=[512], samples=12, contexts=3, controls=False
     )
-    assert {row.task: row.n for row in found.results} == {"niah_single_1": 3, "niah_multikey_1": 12}
-    assert backend.asked == 15 and found.average[512].se > 0
+    assert {row.task: row.n for row in found.rows} == {"niah_single_1": 3, "niah_multikey_1": 12}
+    assert backend.asked == 15 and averages(found)[512].se > 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.texts.rows import Record, read, tables
+from ropewalk.texts.rows import Row, read, tables
 from tests.tasks.benchmarks.files import json_list, jsonl
 
 
@@ -82,32 +82,32 @@ def test_bad_files_are_refused_with_their_line(tmp_path: Path, name: str, conten
         ("integer", 1.5, "a whole number"),
         ("integer", True, "a whole number"),
         ("number", float("nan"), "a number"),
-        ("record", [], "an object"),
-        ("records", [{}, 1], "a list of one or more objects"),
+        ("row", [], "an object"),
+        ("rows", [{}, 1], "a list of one or more objects"),
     ],
 )
 def test_wrong_values_are_named_with_key_and_expectation(getter: str, value: Any, expected: str) -> None:
     with pytest.raises(UserError) as caught:
-        getattr(Record({"key": value}, "file:7"), getter)("key")
+        getattr(Row({"key": value}, "file:7"), getter)("key")
     assert caught.value.message.startswith(f'file:7: "key" is {value!r}, expected {expected}')
     with pytest.raises(UserError, match='file:7: no "other", expected'):
-        getattr(Record({"key": value}, "file:7"), getter)("other")
+        getattr(Row({"key": value}, "file:7"), getter)("other")
 
 
 def test_right_values_come_back() -> None:
-    record = Record({"t": "a", "e": "", "l": ["a", "b"], "n": 3, "m": [1, "x"], "o": {"p": [{"q": ""}]}}, "f:1")
+    record = Row({"t": "a", "e": "", "l": ["a", "b"], "n": 3, "m": [1, "x"], "o": {"p": [{"q": ""}]}}, "f:1")
     assert record.text("t") == "a" and record.text("e", empty=True) == "" and record.texts("l") == ("a", "b")
     assert record.answers("m") == ("1", "x") and record.answers("n") == ("3",) and record.number("n") == 3.0
     assert record.one_of("t", ("a", "b")) == "a"
     with pytest.raises(UserError, match=r'f:1: o: p\[0\]: "q" is \'\''):
-        record.record("o").records("p")[0].text("q")
+        record.row("o").rows("p")[0].text("q")
     with pytest.raises(UserError, match="expected one of x, y"):
         record.one_of("t", ("x", "y"))
 
 
 def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(UserError) as caught:
-        Record({"key": ["x" * 1000]}, "f:1").text("key")
+        Row({"key": ["x" * 1000]}, "f:1").text("key")
     assert len(caught.value.message) < 150
 
 

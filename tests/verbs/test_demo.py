@@ -104,17 +104,18 @@ def test_chunked_loss_is_cross_entropy(monkeypatch):
 @pytest.mark.slow
 def test_what_the_bundled_model_shows():
     """Passkeys inside the window at every depth; broken at four times the window; YaRN and NTK mend that."""
-    from ropewalk.evaluation.compare import compare
+
+    from ropewalk.evaluation.contestants import Live
     from ropewalk.methods.catalogue import methods
+    from tests.experiments import experiment
 
     checkpoint = Checkpoint.open(DEMO)
-    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
-    found = compare(
-        model, tokenizer, methods("none,pi,ntk-aware(stretch=2),yarn"), window=512, to=2048, tasks=("ppl", "passkey"),
-        lengths=[512, 2048], documents=corpus.held_out_sources(), samples_per_cell=8,
+    found = experiment(
+        Live(checkpoint.load(), checkpoint.tokenizer()), methods=methods("none,pi,ntk-aware(stretch=2),yarn"), to=2048,
+        tasks=("ppl", "passkey"), lengths=[512, 2048], texts=corpus.held_out_sources(), samples=40, controls=False,
     )  # fmt: skip
-    accuracy = {(row.method, row.length): row.value for row in found.results if row.task == "passkey"}
-    perplexity = {(row.method, row.length): row.value for row in found.results if row.task == "ppl"}
+    accuracy = {(row.method, row.length): row.value for row in found.rows if row.task == "passkey"}
+    perplexity = {(row.method, row.length): row.value for row in found.rows if row.task == "ppl"}
     assert accuracy["none", 512] >= 0.95
     assert accuracy["none", 2048] <= 0.05 < 0.8 <= accuracy["yarn", 2048]
     assert perplexity["none", 2048] > 2 * perplexity["yarn", 2048]

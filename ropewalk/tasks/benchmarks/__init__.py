@@ -14,7 +14,6 @@ MODULES = {
     "longbench": "longbench",
     "longbench-e": "longbench",
     "longbench-v2": "longbench",
-    "helmet": "helmet",
     "infinitebench": "infinitebench",
     "leval": "leval",
     "m4le": "m4le",
@@ -23,7 +22,6 @@ MODULES = {
     "lcfo": "lcfo",
     "longbio": "longbio",
     "longrewardbench": "longrewardbench",
-    "ruler-qa": "ruler_qa",
 }
 
 

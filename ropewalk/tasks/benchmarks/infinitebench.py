@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, lettered, means, with_means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, lettered, means, with_means
+from ropewalk.texts.rows import Row
 
 
 class Subset(NamedTuple):
@@ -62,25 +60,8 @@ UNASKED = ("longbook_sum_eng", "longdialogue_qa_eng", "math_calc", "code_debug")
 PLANTED = ("passkey", "number_string", "kv_retrieval")  # answers that are in the context word by word
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of InfiniteBench.
-
-    Args:
-        source: folder with ``passkey.jsonl`` and so on, one such file, or a hub id.
-        subsets: tasks wanted; every one that is there unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    return [question(row, name) for name, rows in records.tables(source, tuple(SUBSETS), subsets) for row in rows]
-
-
-def question(row: Record, name: str) -> Question:
-    """One question out of a row of the file of task ``name``.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
+def read(row: Row, name: str) -> list[Question]:
+    """The question of a row."""
     subset = SUBSETS[name]
     context, asked = row.text("context"), row.text("input", empty=name in UNASKED)
     references = row.answers("answer")
@@ -94,23 +75,15 @@ def question(row: Record, name: str) -> Question:
         metrics.numbers(reference) for reference in references
     ):
         raise row.refuse("answer", "a number, or a list of them")
-    before, after = around(subset.template, input=asked, options=lettered(choices))
-    return Question(
-        id=f"{name}/{row.values.get('id', row.where)}",
-        context=context,
-        question=asked,
-        references=references,
-        subset=name,
-        metric=subset.metric,
-        before=before,
-        after=after,
-        max_new_tokens=subset.max_new_tokens,
-        source=row.where,
-        choices=choices,
-    )
+    return [
+        Question.of(
+            row, name, subset.template, context, references, subset.metric, subset.max_new_tokens,
+            row.values.get("id", row.where), asked, {"input": asked, "options": lettered(choices)}, choices=choices,
+        )
+    ]  # fmt: skip
 
 
-def _letter(row: Record, answer: Sequence[str], choices: Sequence[str]) -> str:
+def _letter(row: Row, answer: Sequence[str], choices: Sequence[str]) -> str:
     """The right choice: files give its text, or the text and its letter."""
     if len(choices) != 4:
         raise row.refuse("options", "four strings")
@@ -184,4 +157,6 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return with_means(means(scored), {"average": SUBSETS})
 
 
-INFINITEBENCH = Benchmark("infinitebench", load, score, aggregate, "xinrongzhang2022/InfiniteBench", "MIT")
+INFINITEBENCH = Benchmark(
+    "infinitebench", "InfiniteBench", tuple(SUBSETS), read, score, aggregate, "xinrongzhang2022/InfiniteBench", "MIT"
+)

@@ -14,25 +14,6 @@ from typing import Protocol
 
 from ropewalk.common.errors import UserError
 
-CORRECTNESS = """Grade an answer to a question by the reference answers.
-
-3: says what a reference says, and nothing that contradicts it.
-2: right in the main, but incomplete or with a side error.
-1: touches the reference, but is mainly wrong.
-0: wrong, empty or off the point.
-
-Question: {question}
-References: {references}
-Answer: {answer}
-
-Reply with one line: "Score: " and the grade (0, 1, 2 or 3)."""
-
-FLUENCY = """Is this text fluent: coherent, grammatical, not repeating itself? A last sentence that breaks off is fine.
-
-Text: {answer}
-
-Reply with one line: "Score: 1" if it is, "Score: 0" if it is not, or if there is hardly any text."""
-
 RECALL = """Count the key points that a summary contains. A point counts if the summary supports its facts.
 
 Key points:
@@ -41,15 +22,6 @@ Key points:
 Summary: {answer}
 
 Reply with one line: "Score: " and the number of key points that the summary contains."""
-
-PRECISION = """Count the sentences of a summary that the expert's summary supports.
-
-Expert's summary: {reference}
-
-Sentences:
-{sentences}
-
-Reply with one line: "Score: " and the number of sentences that are supported."""
 
 PREFERENCE = """Two answers to the same question; which one is better, going by the reference? Length is no merit.
 
@@ -128,23 +100,6 @@ def ask(judge: Judge, prompt: str, top: int) -> int:
         if grades and grades[-1] <= top:
             return grades[-1]
     raise UserError(f'the judge {judge.name} replied {reply[:80]!r}, expected "Score: N" with N from 0 to {top}')
-
-
-def correctness(judge: Judge, question: str, references: Sequence[str], answer: str) -> float:
-    """0 to 1: correctness (0 to 3) of a fluent answer, 0 for one that is not fluent (HELMET's long QA)."""
-    grade = ask(judge, CORRECTNESS.format(question=question, references=" / ".join(references), answer=answer), 3)
-    return grade / 3 * ask(judge, FLUENCY.format(answer=answer), 1)
-
-
-def key_point_f1(judge: Judge, points: Sequence[str], reference: str, answer: str) -> float:
-    """F1 of key points found and of sentences supported, 0 for a text that is not fluent (HELMET's summarisation)."""
-    sentences = [s for s in re.split(r"(?<=[.!?])\s+", answer.strip()) if s]
-    if not sentences or not ask(judge, FLUENCY.format(answer=answer), 1):
-        return 0.0
-    recall = ask(judge, RECALL.format(points=listed(points), answer=answer), len(points)) / len(points)
-    supported = ask(judge, PRECISION.format(reference=reference, sentences=listed(sentences)), len(sentences))
-    precision = supported / len(sentences)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def preference(judge: Judge, question: str, reference: str, ours: str, theirs: str) -> float:

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
 from ropewalk.tasks.benchmarks import judge as judging
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means, with_means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
+from ropewalk.texts.rows import Row
 
 CLOSED = {
     "tpo": "letters",
@@ -60,49 +58,25 @@ MAX_NEW_TOKENS = {"letters": 16, "number": 512, "true_false": 16, "substring": 6
 TEMPLATE = "Read the document and do what is asked below it.\n\n{context}\n\n{question}\n{hint}\nAnswer:"
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of L-Eval; those of one document share its context and stand together.
-
-    Args:
-        source: folder with ``tpo.jsonl`` and so on, one such file, or a hub id.
-        subsets: tasks wanted; every one that is there unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    tables = records.tables(source, tuple(SUBSETS), subsets)
-    return [question for name, rows in tables for row in rows for question in _questions(row, name)]
-
-
-def _questions(row: Record, name: str) -> list[Question]:
+def read(row: Row, name: str) -> list[Question]:
+    """The questions of a document; they share its context and stand together."""
     document, asked, answers = row.text("input"), row.texts("instructions"), row.texts("outputs")
     if len(answers) != len(asked):
         raise row.refuse("outputs", f'{len(asked)} strings, as many as "instructions"')
-    metric = SUBSETS[name]
-    line = row.where.rpartition(":")[2]
-    questions = []
+    metric, line, questions = SUBSETS[name], row.where.rpartition(":")[2], []
     for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
         _check(row, metric, answer)
         hint = HINTS.get(metric) or f"Use about {len(answer.split())} words."
-        before, after = around(TEMPLATE, question=question, hint=hint)
         questions.append(
-            Question(
-                id=f"{name}/{line}/{i}",
-                context=document,
-                question=question,
-                references=(answer,),
-                subset=name,
-                metric=metric,
-                before=before,
-                after=after,
-                max_new_tokens=MAX_NEW_TOKENS[metric],
-                source=row.where,
+            Question.of(
+                row, name, TEMPLATE, document, (answer,), metric, MAX_NEW_TOKENS[metric], f"{line}/{i}", question,
+                {"hint": hint},
             )
-        )
+        )  # fmt: skip
     return questions
 
 
-def _check(row: Record, metric: str, answer: str) -> None:
+def _check(row: Row, metric: str, answer: str) -> None:
     """Refuse a reference that its own metric could not score."""
     if metric == "letters" and not _letters(answer):
         raise row.refuse("outputs", "letters of choices (A, B, ...)")
@@ -190,4 +164,6 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return with_means(means(scored), {"closed-ended": CLOSED})
 
 
-LEVAL = Benchmark("leval", load, score, aggregate, "L4NLP/LEval", "GPL-3.0 (of the repository)")
+LEVAL = Benchmark(
+    "leval", "L-Eval", tuple(SUBSETS), read, score, aggregate, "L4NLP/LEval", "GPL-3.0 (of the repository)"
+)

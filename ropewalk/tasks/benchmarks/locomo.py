@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means
+from ropewalk.texts.rows import Row
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "unanswerable"}
 REFUSALS = ("no information available", "not mentioned")
@@ -32,27 +30,13 @@ TEMPLATE = (
 )
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of LoCoMo; those of one dialogue share its context and stand together.
-
-    Args:
-        source: ``locomo10.json`` or a JSON-lines file of the same objects.
-        subsets: categories wanted ("multi-hop", "temporal", ...); all unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    records.check_known(subsets, tuple(CATEGORIES.values()))
-    questions = [question for row in records.read(source) for question in _questions(row)]
-    return [question for question in questions if not subsets or question.subset in subsets]
+def read(row: Row, _: str = "") -> list[Question]:
+    """The questions about a dialogue; they share its context and stand together."""
+    context = dialogue(row.row("conversation"))
+    return [_question(qa, context, f"{row.text('sample_id')}/{i}") for i, qa in enumerate(row.rows("qa"))]
 
 
-def _questions(row: Record) -> list[Question]:
-    context = dialogue(row.record("conversation"))
-    return [_question(qa, context, f"{row.text('sample_id')}/{i}") for i, qa in enumerate(row.records("qa"))]
-
-
-def _question(qa: Record, context: str, name: str) -> Question:
+def _question(qa: Row, context: str, name: str) -> Question:
     category = qa.integer("category")
     if category not in CATEGORIES:
         raise qa.refuse("category", "a number from 1 to 5")
@@ -60,22 +44,14 @@ def _question(qa: Record, context: str, name: str) -> Question:
     if category == 3:
         answers = (answers[0].split(";")[0].strip(),)  # what follows explains
     hint = " (Give a date, going by the dates of the sessions.)" if category == 2 else ""
-    before, after = around(TEMPLATE, question=qa.text("question"), hint=hint)
-    return Question(
-        id=name,
-        context=context,
-        question=qa.text("question"),
-        references=answers,
-        subset=CATEGORIES[category],
-        metric="refusal" if category == 5 else "list_f1" if category == 1 else "stemmed_f1",
-        before=before,
-        after=after,
-        max_new_tokens=MAX_NEW_TOKENS,
-        source=qa.where,
-    )
+    metric = "refusal" if category == 5 else "list_f1" if category == 1 else "stemmed_f1"
+    return Question.of(
+        qa, CATEGORIES[category], TEMPLATE, context, answers, metric, MAX_NEW_TOKENS, name, qa.text("question"),
+        {"hint": hint},
+    )  # fmt: skip
 
 
-def dialogue(conversation: Record) -> str:
+def dialogue(conversation: Row) -> str:
     """Sessions in their order, each with its date and "speaker: text" lines; pictures by their captions.
 
     Raises:
@@ -86,13 +62,13 @@ def dialogue(conversation: Record) -> str:
         raise conversation.refuse("session_1", "a list of turns")
     sessions = []
     for number in numbers:
-        turns = [_turn(turn) for turn in conversation.records(f"session_{number}")]
+        turns = [_turn(turn) for turn in conversation.rows(f"session_{number}")]
         date = conversation.text(f"session_{number}_date_time")
         sessions.append("\n".join([f"Session {number}, {date}", *turns]))
     return "\n\n".join(sessions)
 
 
-def _turn(turn: Record) -> str:
+def _turn(turn: Row) -> str:
     line = f"{turn.text('speaker')}: {turn.text('text', empty=turn.has('blip_caption'))}"
     return f"{line} [shares a picture: {turn.text('blip_caption')}]" if turn.has("blip_caption") else line
 
@@ -115,4 +91,7 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return {**means(scored), **means(answerable, lambda _: "answerable")}
 
 
-LOCOMO = Benchmark("locomo", load, score, aggregate, "snap-research/locomo (GitHub)", "CC-BY-NC-4.0")
+LOCOMO = Benchmark(
+    "locomo", "LoCoMo", tuple(CATEGORIES.values()), read, score, aggregate, "snap-research/locomo (GitHub)",
+    "CC-BY-NC-4.0", one_file=True,
+)  # fmt: skip

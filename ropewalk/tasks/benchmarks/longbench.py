@@ -1,8 +1,8 @@
 """LongBench, its even-length version LongBench-E, and LongBench v2 (arXiv 2308.14508, 2412.15204).
 
 Files are those of the hub sets: one JSON line per question (``data.zip`` of THUDM/LongBench; ``data.json`` of v2). The
-prompts are our own wording. For numbers that compare with published ones, give the official ``dataset2prompt.json`` as
-``prompts``; its ``{context}`` and ``{input}`` are filled in.
+prompts are our own wording. For numbers that compare with published ones, give the official ``dataset2prompt.json`` to
+``with_prompts``; its ``{context}`` and ``{input}`` are filled in.
 
 Not copied from the official code:
   * classification: a list is changed while it is walked through, so that some classes to drop survive; the fallback for
@@ -19,14 +19,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means, with_means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
+from ropewalk.texts.rows import Row
 
 
 class Subset(NamedTuple):
@@ -116,47 +117,12 @@ TEMPLATE_V2 = (
 )
 
 
-def load(
-    source: str | Path, subsets: Sequence[str] | None = None, prompts: str | Path | Mapping[str, str] | None = None
-) -> list[Question]:
-    """Questions of LongBench.
-
-    Args:
-        source: folder with ``hotpotqa.jsonl`` and so on, one such file, or a hub id.
-        subsets: those wanted; every one that is there unless given.
-        prompts: templates by subset, or a JSON file of them (``dataset2prompt.json``).
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    return _load(source, subsets, prompts, tuple(SUBSETS), "")
-
-
-def load_extended(
-    source: str | Path, subsets: Sequence[str] | None = None, prompts: str | Path | Mapping[str, str] | None = None
-) -> list[Question]:
-    """Questions of LongBench-E, from files named ``hotpotqa_e.jsonl``; otherwise as ``load``."""
-    return _load(source, subsets, prompts, EXTENDED, "_e")
-
-
-def _load(
-    source: str | Path,
-    subsets: Sequence[str] | None,
-    prompts: str | Path | Mapping[str, str] | None,
-    known: Sequence[str],
-    ending: str,
-) -> list[Question]:
-    templates = _templates(prompts)
-    tables = records.tables(source, known, subsets, ending=ending)
-    return [_question(row, name, templates.get(name)) for name, rows in tables for row in rows]
-
-
-def _question(row: Record, name: str, template: str | None) -> Question:
+def read(row: Row, name: str, templates: Mapping[str, str] | None = None) -> list[Question]:
+    """The question of a row; ``templates`` take the place of ours, by subset."""
     subset = SUBSETS[name]
-    template = template or subset.template
+    template = (templates or {}).get(name, subset.template)
     context, asked = row.text("context"), row.text("input", empty="{input}" not in template)
     references = row.texts("answers")
-    before, after = around(template, input=asked)
     facts: dict[str, object] = {"length": row.integer("length")}
     if subset.metric == "classification":
         facts["classes"] = row.texts("all_classes")
@@ -169,25 +135,24 @@ def _question(row: Record, name: str, template: str | None) -> Question:
             found = PARAGRAPH.search(answer)
             if found is None or not re.search(rf"{re.escape(found[0])}(?!\d)", context):
                 raise row.refuse("answers", '"Paragraph N" (or 段落N) with N in "context"')
-    return Question(
-        id=f"{name}/{row.text('_id')}",
-        context=context,
-        question=asked,
-        references=references,
-        subset=name,
-        metric=subset.metric,
-        before=before,
-        after=after,
-        max_new_tokens=subset.max_new_tokens,
-        source=row.where,
-        chat=subset.chat,
-        facts=facts,
-    )
+    return [
+        Question.of(
+            row, name, template, context, references, subset.metric, subset.max_new_tokens, row.text("_id"), asked,
+            {"input": asked}, chat=subset.chat, facts=facts,
+        )
+    ]  # fmt: skip
 
 
-def _templates(prompts: str | Path | Mapping[str, str] | None) -> Mapping[str, str]:
-    if prompts is None:
-        return {}
+def with_prompts(benchmark: Benchmark, prompts: str | Path | Mapping[str, str]) -> Benchmark:
+    """LongBench or LongBench-E, asked by other templates: by subset, or a JSON file of them (``dataset2prompt.json``).
+
+    Raises:
+        UserError: if there is no such file, or a template lacks its context.
+    """
+    return replace(benchmark, read=partial(read, templates=_templates(prompts)))
+
+
+def _templates(prompts: str | Path | Mapping[str, str]) -> Mapping[str, str]:
     where = "prompts" if isinstance(prompts, Mapping) else str(prompts)
     try:
         templates = prompts if isinstance(prompts, Mapping) else json.loads(Path(prompts).read_text(encoding="utf-8"))
@@ -240,45 +205,20 @@ def _bucket(length: int) -> str:
     return LENGTHS[(length >= 4000) + (length >= 8000)]
 
 
-def load_v2(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of LongBench v2.
-
-    Args:
-        source: ``data.json``, a JSON-lines or parquet file with the same keys, or a hub id (split "train").
-        subsets: domains wanted; all unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    questions = [_question_v2(row) for row in records.read(source, split="train")]
-    domains = sorted({q.subset for q in questions})
-    if unknown := set(subsets or ()) - set(domains):
-        raise UserError(f"{source}: no domain {min(unknown)!r}, only {', '.join(domains)}")
-    return [q for q in questions if not subsets or q.subset in subsets]
-
-
-def _question_v2(row: Record) -> Question:
+def read_v2(row: Row, _: str = "") -> list[Question]:
+    """The question of a row."""
     choices = tuple(row.text(f"choice_{letter}") for letter in "ABCD")
-    asked = row.text("question")
     listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True))
-    before, after = around(TEMPLATE_V2, question=asked, choices=listed)
-    return Question(
-        id=row.text("_id"),
-        context=row.text("context"),
-        question=asked,
-        references=(row.one_of("answer", "ABCD"),),
-        subset=row.text("domain"),
-        metric="choice",
-        before=before,
-        after=after,
-        max_new_tokens=128,
-        source=row.where,
-        choices=choices,
-        facts={
-            "difficulty": row.one_of("difficulty", ("easy", "hard")),
-            "length": row.one_of("length", ("short", "medium", "long")),
-        },
-    )
+    facts = {
+        "difficulty": row.one_of("difficulty", ("easy", "hard")),
+        "length": row.one_of("length", ("short", "medium", "long")),
+    }
+    return [
+        Question.of(
+            row, row.text("domain"), TEMPLATE_V2, row.text("context"), (row.one_of("answer", "ABCD"),), "choice", 128,
+            row.text("_id"), row.text("question"), {"choices": listed}, choices=choices, facts=facts,
+        )
+    ]  # fmt: skip
 
 
 def score_v2(prediction: str, question: Question) -> float:
@@ -298,6 +238,14 @@ def aggregate_v2(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-LONGBENCH = Benchmark("longbench", load, score, aggregate, "THUDM/LongBench", "MIT; constituents keep their own")
-LONGBENCH_E = Benchmark("longbench-e", load_extended, score, aggregate_extended, LONGBENCH.hub, LONGBENCH.licence)
-LONGBENCH_V2 = Benchmark("longbench-v2", load_v2, score_v2, aggregate_v2, "zai-org/LongBench-v2", "Apache-2.0")
+LONGBENCH = Benchmark(
+    "longbench", "LongBench", tuple(SUBSETS), read, score, aggregate, "THUDM/LongBench",
+    "MIT; constituents keep their own",
+)  # fmt: skip
+LONGBENCH_E = replace(
+    LONGBENCH, name="longbench-e", title="LongBench-E", subsets=EXTENDED, aggregate=aggregate_extended, ending="_e"
+)
+LONGBENCH_V2 = Benchmark(
+    "longbench-v2", "LongBench v2", (), read_v2, score_v2, aggregate_v2, "zai-org/LongBench-v2", "Apache-2.0",
+    one_file=True, split="train",
+)  # fmt: skip

@@ -1,8 +1,8 @@
 """LongBioBench: questions about many artificial biographies (arXiv 2506.02921).
 
 Files are the published JSON lists ``[{"context": [biography, ...], "questions": {"NLG": [question, ...]}}]``, named
-after their task. The first question is asked; with ``shots`` others come before it as worked examples. Prompts are our
-own wording. The repository states no licence. Contexts are never shortened: the asked biography might go.
+after their task. The first question is asked; with ``with_shots`` others come before it as worked examples. Prompts
+are our own wording. The repository states no licence. Contexts are never shortened: the asked biography might go.
 
 Not copied from the official code:
   * a base model's answer is cut at the next "Question: ", and loses its last character where there is none.
@@ -16,13 +16,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means, with_means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
+from ropewalk.texts.rows import Row
 
 SUBSETS = {
     "standard": "contains",
@@ -48,24 +47,9 @@ CITE = " Give the number of the biography, as in [3], behind each answer."
 REFUSE = f' Where the biographies do not say, reply "{REFUSAL}".'
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None, shots: int = 0) -> list[Question]:
-    """Questions of LongBioBench.
-
-    Args:
-        source: folder with ``standard.json`` and so on, or one such file.
-        subsets: tasks wanted; every one that is there unless given.
-        shots: worked examples before the question.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    tables = records.tables(source, tuple(SUBSETS), subsets)
-    return [question for name, rows in tables for row in rows for question in _questions(row, name, shots)]
-
-
-def _questions(row: Record, name: str, shots: int) -> list[Question]:
-    """One question, or two for "idk": with the asked sentence in its biography, and without."""
-    bios, asked = row.texts("context"), row.record("questions").records("NLG")
+def read(row: Row, name: str, shots: int = 0) -> list[Question]:
+    """One question behind ``shots`` worked ones, or two for "idk": with the asked sentence, and without."""
+    bios, asked = row.texts("context"), row.row("questions").rows("NLG")
     question = _question(row, name, asked, bios, shots)
     if name != "idk":
         return [question]
@@ -82,37 +66,27 @@ def _questions(row: Record, name: str, shots: int) -> list[Question]:
     return [question, removed]
 
 
-def _question(row: Record, name: str, asked: Sequence[Record], bios: Sequence[str], shots: int) -> Question:
+def _question(row: Row, name: str, asked: Sequence[Row], bios: Sequence[str], shots: int) -> Question:
     if len(asked) <= shots:
-        raise row.record("questions").refuse("NLG", f"{shots + 1} questions for {shots} examples")
+        raise row.row("questions").refuse("NLG", f"{shots + 1} questions for {shots} examples")
     first, metric = asked[0], SUBSETS[name]
     references, facts = _answer(first, name, bios)
     if metric == "answer":
         metric = "last_integer" if isinstance(first.values["Answer"], int) else "contains"
     worked = "".join(_example(example) for example in asked[1 : 1 + shots])
-    hint = {"citation": CITE, "idk": REFUSE}.get(name, "")
-    before, after = around(TEMPLATE, question=first.text("Question"), examples=worked, hint=hint)
+    texts = {"examples": worked, "hint": {"citation": CITE, "idk": REFUSE}.get(name, "")}
     numbered = "\n".join(f"Bio [{i}]: {bio}" for i, bio in enumerate(bios))
-    return Question(
-        id=f"{name}/{row.where.rpartition(':')[2]}",
-        context=numbered if name == "citation" else "".join(bios),
-        question=first.text("Question"),
-        references=references,
-        subset=name,
-        metric=metric,
-        before=before,
-        after=after,
-        max_new_tokens=MAX_NEW_TOKENS,
-        source=row.where,
-        shorten=False,
-        facts=facts,
-    )
+    context = numbered if name == "citation" else "".join(bios)
+    return Question.of(
+        row, name, TEMPLATE, context, references, metric, MAX_NEW_TOKENS, question=first.text("Question"), texts=texts,
+        shorten=False, facts=facts,
+    )  # fmt: skip
 
 
-def _answer(question: Record, name: str, bios: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _answer(question: Row, name: str, bios: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """References, and what else the score needs."""
     if name == "twodiff":
-        return (str(question.record("Answer").integer("age_difference")),), {"ages": _ages(question, bios)}
+        return (str(question.row("Answer").integer("age_difference")),), {"ages": _ages(question, bios)}
     references = question.answers("Answer")
     if name in ("standard", "multi_standard", "paraphrase", "pronoun", "idk", "citation"):
         text = "".join(bios).lower()
@@ -124,7 +98,7 @@ def _answer(question: Record, name: str, bios: Sequence[str]) -> tuple[tuple[str
     return references, {}
 
 
-def _ages(question: Record, bios: Sequence[str]) -> dict[str, int]:
+def _ages(question: Row, bios: Sequence[str]) -> dict[str, int]:
     """Age by name."""
     ages = {}
     for bio in bios:
@@ -137,7 +111,7 @@ def _ages(question: Record, bios: Sequence[str]) -> dict[str, int]:
     return ages
 
 
-def _positions(question: Record, bios: Sequence[str]) -> list[int]:
+def _positions(question: Row, bios: Sequence[str]) -> list[int]:
     """In which biographies the answers stand."""
     positions = question.values.get("position_in_list")
     if not isinstance(positions, list) or not all(isinstance(p, int) and 0 <= p < len(bios) for p in positions):
@@ -145,7 +119,7 @@ def _positions(question: Record, bios: Sequence[str]) -> list[int]:
     return positions
 
 
-def _spans(question: Record, bios: Sequence[str]) -> list[tuple[int, int, int]]:
+def _spans(question: Row, bios: Sequence[str]) -> list[tuple[int, int, int]]:
     """Biography, start and end of each sentence that has an answer."""
     positions, spans = _positions(question, bios), question.values.get("position_in_bios")
     if not isinstance(spans, list) or len(spans) != len(positions):
@@ -156,11 +130,11 @@ def _spans(question: Record, bios: Sequence[str]) -> list[tuple[int, int, int]]:
     return [(position, start, end) for position, (start, end) in zip(positions, spans, strict=True)]
 
 
-def _example(question: Record) -> str:
+def _example(question: Row) -> str:
     reasoning = f"{question.text('Rationale')} Therefore, " if question.has("Rationale") else ""
     stem = question.text("Question_prefix") if question.has("Question_prefix") else "the answer is"
     paired = isinstance(question.values.get("Answer"), dict)
-    answer = ", ".join(question.record("Answer").texts("ref_names") if paired else question.answers("Answer"))
+    answer = ", ".join(question.row("Answer").texts("ref_names") if paired else question.answers("Answer"))
     return f"Question: {question.text('Question')}\nAnswer: Based on the context, {reasoning}{stem} {answer}.\n"
 
 
@@ -199,4 +173,12 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return with_means(means(whole), GROUPS)
 
 
-LONGBIO = Benchmark("longbio", load, score, aggregate, "Thomasyyj/LongBio-Benchmark (GitHub)", "not stated")
+def with_shots(shots: int) -> Benchmark:
+    """LongBioBench with worked examples before the question."""
+    return replace(LONGBIO, read=partial(read, shots=shots))
+
+
+LONGBIO = Benchmark(
+    "longbio", "LongBioBench", tuple(SUBSETS), read, score, aggregate, "Thomasyyj/LongBio-Benchmark (GitHub)",
+    "not stated",
+)  # fmt: skip

@@ -8,12 +8,10 @@ The prompt is our own wording and asks for reasoning. Chance is 25 points.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means
+from ropewalk.texts.rows import Row
 
 SUBSETS = ("original", "expanded", "8k", "16k", "32k", "64k", "128k")
 MAX_NEW_TOKENS = 1024  # ours; reasoning comes before the letter
@@ -23,40 +21,17 @@ TEMPLATE = (
 )
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of LongReason.
-
-    Args:
-        source: folder with ``8k.parquet`` and so on, one such file, or a hub id.
-        subsets: splits wanted; every one that is there unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    if records.is_hub_id(source):  # the lengths are splits there, not configurations
-        records.check_known(subsets, SUBSETS)
-        return [_question(row, name) for name in subsets or SUBSETS for row in records.read(source, split=name)]
-    return [_question(row, name) for name, rows in records.tables(source, SUBSETS, subsets) for row in rows]
-
-
-def _question(row: Record, name: str) -> Question:
-    asked = row.text("final_inquiry")
-    before, after = around(TEMPLATE, question=asked)
+def read(row: Row, name: str) -> list[Question]:
+    """The question of a row."""
     answer = metrics.stated_choice(row.text("answer"))
     if not answer:
         raise row.refuse("answer", "a letter from A to D")
-    return Question(
-        id=f"{name}/{row.answers('example_idx')[0]}",
-        context=row.text("background"),
-        question=asked,
-        references=(answer,),
-        subset=name,
-        metric="choice",
-        before=before,
-        after=after,
-        max_new_tokens=MAX_NEW_TOKENS,
-        source=row.where,
-    )
+    return [
+        Question.of(
+            row, name, TEMPLATE, row.text("background"), (answer,), "choice", MAX_NEW_TOKENS,
+            row.answers("example_idx")[0], row.text("final_inquiry"),
+        )
+    ]  # fmt: skip
 
 
 def score(prediction: str, question: Question) -> float:
@@ -71,4 +46,7 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     return {**table, **drops}
 
 
-LONGREASON = Benchmark("longreason", load, score, aggregate, "lz1bytedance/LongReason", "CC-BY-4.0")
+LONGREASON = Benchmark(
+    "longreason", "LongReason", SUBSETS, read, score, aggregate, "lz1bytedance/LongReason", "CC-BY-4.0",
+    split="{subset}",
+)  # fmt: skip

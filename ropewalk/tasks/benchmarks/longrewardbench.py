@@ -13,11 +13,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means
+from ropewalk.texts.rows import Row
 
 SUBSETS = ("LongQA", "Summ", "Safety", "ICL", "Cite", "Code", "Math")
 MAX_NEW_TOKENS = 2048
@@ -28,44 +26,23 @@ TEMPLATE = (
 )
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of Long-RewardBench.
-
-    Args:
-        source: folder with ``LongQA.jsonl`` and so on, one such file, or a hub id.
-        subsets: tasks wanted; every one that is there unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    return [_question(row, name) for name, rows in records.tables(source, SUBSETS, subsets) for row in rows]
-
-
-def _question(row: Record, name: str) -> Question:
+def read(row: Row, name: str) -> list[Question]:
+    """The question of a row."""
     kind = row.one_of("tasktype", ("PairWise", "BestOfN")) if row.has("tasktype") else "PairWise"
     responses = row.texts("candidates") if kind == "BestOfN" else (row.text("chosen"), row.text("rejected"))
     if len(responses) < 2:
         raise row.refuse("candidates", "two or more strings")
-    context = "\n\n".join(message.text("content") for message in row.records("prompt_template"))
+    context = "\n\n".join(message.text("content") for message in row.rows("prompt_template"))
     order = random.Random(context).sample(range(len(responses)), len(responses))
     shown = tuple(responses[i] for i in order)
     listed = "\n\n".join(f"Response {i}:\n{text}" for i, text in enumerate(shown, 1))
-    before, after = around(TEMPLATE, responses=listed)
-    return Question(
-        id=f"{name}/{row.where.rpartition(':')[2]}",
-        context=context,
-        question=listed,
-        references=(ranking([-place for place in order]),),
-        subset=name,
-        metric=kind,
-        before=before,
-        after=after,
-        max_new_tokens=MAX_NEW_TOKENS,
-        source=row.where,
-        choices=shown,
-        shorten=False,
-        facts={"length": row.values.get("ctx_length_for_length")},
-    )
+    right = ranking([-place for place in order])
+    return [
+        Question.of(
+            row, name, TEMPLATE, context, (right,), kind, MAX_NEW_TOKENS, question=listed, texts={"responses": listed},
+            choices=shown, shorten=False, facts={"length": row.values.get("ctx_length_for_length")},
+        )
+    ]  # fmt: skip
 
 
 def ranking(rewards: Sequence[float]) -> str:
@@ -98,4 +75,6 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-LONGREWARDBENCH = Benchmark("longrewardbench", load, score, aggregate, "LCM-Lab/LongRewardBench", "Apache-2.0")
+LONGREWARDBENCH = Benchmark(
+    "longrewardbench", "Long-RewardBench", SUBSETS, read, score, aggregate, "LCM-Lab/LongRewardBench", "Apache-2.0"
+)

@@ -19,13 +19,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from ropewalk.tasks import metrics
 from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
-from ropewalk.texts import rows as records
-from ropewalk.texts.rows import Record
+from ropewalk.texts.rows import Row
 
 
 class Subset(NamedTuple):
@@ -94,20 +92,8 @@ TAIL = 500  # characters at the end of an input, where the question is, that are
 MAX_NEW_TOKENS = {"exact": 32, "contains": 64, "list_f1": 512, "rouge_recall": 256, "bleu": 1024}  # ours
 
 
-def load(source: str | Path, subsets: Sequence[str] | None = None) -> list[Question]:
-    """Questions of M4LE.
-
-    Args:
-        source: folder with ``nq-open.jsonl`` and so on, one such file, or a hub id.
-        subsets: tasks wanted; every one that is there unless given.
-
-    Raises:
-        UserError: naming file and line, key, value seen and value expected.
-    """
-    return [_question(row, name) for name, rows in records.tables(source, tuple(SUBSETS), subsets) for row in rows]
-
-
-def _question(row: Record, name: str) -> Question:
+def read(row: Row, name: str) -> list[Question]:
+    """The question of a row; its end, where the question is, is never cut."""
     instruction, text, task = row.text("instruction"), row.text("input"), SUBSETS[name]
     references = row.answers("answers")
     if task.metric in ("exact", "list_f1"):
@@ -115,19 +101,14 @@ def _question(row: Record, name: str) -> Question:
     if not all(references):
         raise row.refuse("answers", "answers with text before the end mark")
     tail = max(len(text) // 2, len(text) - TAIL)
-    return Question(
-        id=f"{name}/{row.where.rpartition(':')[2]}",
-        context=text[:tail],
-        question=text[tail:].strip(),
-        references=references,
-        subset=name,
-        metric=task.metric,
-        before=f"{instruction}\n",
-        after=text[tail:],
-        max_new_tokens=MAX_NEW_TOKENS[task.metric],
-        source=row.where,
-        facts={"bucket": row.integer("length_bucket")},
-    )
+    template = "{instruction}\n{context}{tail}"
+    return [
+        Question.of(
+            row, name, template, text[:tail], references, task.metric, MAX_NEW_TOKENS[task.metric],
+            question=text[tail:].strip(), texts={"instruction": instruction, "tail": text[tail:]},
+            facts={"bucket": row.integer("length_bucket")},
+        )
+    ]  # fmt: skip
 
 
 def _cut(text: str, ends: Sequence[str]) -> str:
@@ -213,4 +194,4 @@ def _cell(item: Scored) -> str:
     return f"{item.question.subset}: {item.question.facts['bucket']}"
 
 
-M4LE = Benchmark("m4le", load, score, aggregate, "wckwan/M4LE", "MIT")
+M4LE = Benchmark("m4le", "M4LE", tuple(SUBSETS), read, score, aggregate, "wckwan/M4LE", "MIT")

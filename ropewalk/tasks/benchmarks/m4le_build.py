@@ -33,7 +33,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import write_text
 from ropewalk.tasks.benchmarks.m4le import BUCKETS
 from ropewalk.tasks.benchmarks.question import words
-from ropewalk.texts import rows as records
+from ropewalk.texts import rows
 
 SENTENCE_END = re.compile(r"[.!?。！？]['\"”’)]*\s*")
 TRIALS = 20  # draws before a bucket is given up
@@ -62,7 +62,7 @@ def read(source: str | Path) -> list[Text]:
     Raises:
         UserError: naming file and line, key, value seen and value expected.
     """
-    return [Text(row.text("text").strip(), row.answers("label")[0].strip()) for row in records.read(source)]
+    return [Text(row.text("text").strip(), row.answers("label")[0].strip()) for row in rows.read(source)]
 
 
 def build(

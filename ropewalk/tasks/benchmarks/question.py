@@ -6,10 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.tasks.task import TooShort
+from ropewalk.tasks.task import Sample, Task, TooShort
+from ropewalk.texts import rows
+from ropewalk.texts.pieces import TokenUnits
+from ropewalk.texts.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +56,42 @@ class Question:
     shorten: bool = True
     chat: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        row: Row,
+        subset: str,
+        template: str,
+        context: str,
+        references: Iterable[str],
+        metric: str,
+        max_new_tokens: int,
+        id: object = None,
+        question: str = "",
+        texts: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Question:
+        """A question asked by a template.
+
+        Args:
+            row: where it stands.
+            subset: the data set within the benchmark.
+            template: with ``{context}``, ``{question}`` and the names of ``texts``.
+            context: the long text.
+            references: right answers.
+            metric: by which the answer is scored.
+            max_new_tokens: room for the answer.
+            id: of the question within its subset; the line of the file unless given.
+            question: what is asked.
+            texts: what else the template names.
+            **more: other attributes.
+        """
+        before, after = around(template, question=question, **(texts or {}))
+        name = f"{subset}/{row.where.rpartition(':')[2] if id is None else id}"
+        return cls(
+            name, context, question, tuple(references), subset, metric, before, after, max_new_tokens, row.where, **more
+        )
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int, chat: bool = False) -> list[int]:
         """Token ids that leave room for the answer within ``n_tokens``.
@@ -108,72 +148,95 @@ class Benchmark:
 
     Attributes:
         name: as on the command line and in results.
-        load: reads its files: ``load(source, subsets=None, ...)``.
+        title: as in reports.
+        subsets: names of its data sets; empty if its file names them.
+        read: the questions of a row of a subset's file.
         score: of an answer, by rule.
         aggregate: the table that the benchmark reports, in points (0 to 100); a mean over groups is only there if
             every group is.
-        judged: scores that a language model gives, by metric.
-        sized: options of ``load`` that depend on the length of prompts, from that length in tokens and a function that
-            counts the tokens of a text.
         hub: where its files are.
         licence: of the data, as the publisher states it.
+        one_file: True if one file holds all subsets, so that rows say what they belong to.
+        split: of the hub set; "{subset}" where subsets are splits there.
+        ending: what follows the subset in the names of files and configurations.
+        judged: scores that a language model gives, by metric.
     """
 
     name: str
-    load: Callable[..., list[Question]]
+    title: str
+    subsets: Sequence[str]
+    read: Callable[[Row, str], Iterable[Question]]
     score: Score
     aggregate: Callable[[Sequence[Scored]], dict[str, float]]
     hub: str
     licence: str
+    one_file: bool = False
+    split: str = "test"
+    ending: str = ""
     judged: Mapping[str, JudgedScore] = field(default_factory=dict)
-    sized: Callable[[int, Callable[[str], int]], dict[str, Any]] = lambda n_tokens, count: {}
+
+    def load(self, source: str | Path = "", subsets: Sequence[str] | None = None) -> list[Question]:
+        """Questions of its files.
+
+        Args:
+            source: a file, a folder with one file per subset, or a hub id; where it is published unless given.
+            subsets: those wanted; every one that is there unless given.
+
+        Raises:
+            UserError: naming file and line, key, value seen and value expected; also if two questions have one id.
+        """
+        if self.subsets:
+            rows.check_known(subsets, self.subsets)
+        source = source or self.hub
+        if self.one_file:
+            tables = iter([("", rows.read(source, split=self.split))])
+        else:
+            tables = rows.tables(source, tuple(self.subsets), subsets, self.split, self.ending)
+        questions = [one for name, table in tables for row in table for one in self.read(row, name)]
+        rows.check_known(subsets, sorted({one.subset for one in questions}) if not self.subsets else self.subsets)
+        seen: dict[str, str] = {}
+        for one in questions:
+            if one.id in seen:
+                raise UserError(f"{one.source}: the id {one.id!r} was at {seen[one.id]} before")
+            seen[one.id] = one.source
+        return [one for one in questions if not subsets or one.subset in subsets]
 
 
 @dataclass(frozen=True)
-class Grades:
-    """What came out.
+class Subset(Task):
+    """A benchmark's data set as a task: its samples are the questions of a file.
 
     Attributes:
-        scored: every answer with a score.
-        skipped: why questions were left out, by subset.
-        table: as the benchmark reports it.
-    """
-
-    scored: tuple[Scored, ...]
-    skipped: Mapping[str, str]
-    table: Mapping[str, float]
-
-
-def grade(
-    benchmark: Benchmark, questions: Sequence[Question], predictions: Mapping[str, str], judge: Judge | None = None
-) -> Grades:
-    """Score predictions; what needs a judge is skipped, with the reason, where there is none.
-
-    Args:
         benchmark: whose rules hold.
-        questions: those asked.
-        predictions: answers by question id.
-        judge: a language model that grades; no request is made unless one is given.
-
-    Raises:
-        UserError: if a question has no prediction, or two have the same id.
+        subset: its name there.
+        asked: questions of the file.
+        grade: the score of an answer, by rule or by a judge.
+        texts: number of each context.
     """
-    scored, skipped, seen = [], {}, dict[str, str]()
-    for question in questions:
-        if question.id in seen:
-            raise UserError(f"{question.source}: the id {question.id!r} was at {seen[question.id]} before")
-        seen[question.id] = question.source
-        if question.id not in predictions:
-            raise UserError(f"no prediction for {question.id} ({question.source})")
-        prediction = predictions[question.id]
-        if question.metric not in benchmark.judged:
-            scored.append(Scored(question, prediction, benchmark.score(prediction, question)))
-        elif judge is None:
-            skipped[question.subset] = f"{question.metric} is given by a language model, and no judge was named"
-        else:
-            value = benchmark.judged[question.metric](judge, prediction, question)
-            scored.append(Scored(question, prediction, value))
-    return Grades(tuple(scored), skipped, benchmark.aggregate(scored))
+
+    benchmark: Benchmark
+    subset: str
+    asked: tuple[Question, ...] = field(repr=False)
+    grade: Score = field(repr=False)
+    texts: Mapping[str, int] = field(init=False, repr=False)
+    scope: str = ""
+    diffusion: str = ""
+    free: bool = True
+
+    def __post_init__(self) -> None:
+        contexts = dict.fromkeys(one.context for one in self.asked)
+        object.__setattr__(self, "texts", {context: i for i, context in enumerate(contexts)})
+        object.__setattr__(self, "name", f"{self.benchmark.name}/{self.subset}")
+
+    def prompted(self, question: Question, n_tokens: int, units: TokenUnits) -> Sample:
+        """A question with its prompt.
+
+        Raises:
+            TooShort: if ``n_tokens`` does not hold it.
+        """
+        chat = question.chat and units.tokenizer.chat_template is not None
+        prompt = question.prompt(units.tokenizer, n_tokens, chat)
+        return Sample(prompt, [], question.references[0], float("nan"), question.references, question.max_new_tokens)
 
 
 def around(template: str, **values: str) -> tuple[str, str]:

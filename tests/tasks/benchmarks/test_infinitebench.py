@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.tasks.benchmarks.infinitebench import INFINITEBENCH, SUBSETS, question
-from ropewalk.texts.rows import Record
+from ropewalk.tasks.benchmarks.infinitebench import INFINITEBENCH, SUBSETS, read
+from ropewalk.texts import rows
 from tests.tasks.benchmarks.files import Row, jsonl, refused, table
 
 OPTIONS = ["Ann", "Bob", "Cid", "Dan"]
@@ -36,7 +36,8 @@ RIGHT = {
 
 
 def load(name: str):
-    return question(Record(ROW | ROWS[name], "f:1"), name)
+    (question,) = read(rows.Row(ROW | ROWS[name], "f:1"), name)
+    return question
 
 
 @pytest.mark.parametrize("name", SUBSETS)

@@ -34,23 +34,6 @@ def test_the_last_grade_of_a_reply_counts_and_one_bad_reply_is_asked_again() -> 
         ask(Replies("none", "Score: 9"), "p", 3)
 
 
-def test_correctness_is_in_thirds_and_nothing_without_fluency() -> None:
-    judge = Replies("Score: 2", "Score: 1")
-    assert judging.correctness(judge, "Who?", ["Ann", "A."], "Ann, I think") == pytest.approx(2 / 3)
-    assert "Ann / A." in judge.prompts[0] and "Ann, I think" in judge.prompts[1]
-    assert judging.correctness(Replies("Score: 3", "Score: 0"), "Who?", ["Ann"], "Ann Ann Ann") == 0
-
-
-def test_key_point_f1_by_hand() -> None:
-    judge = Replies("Score: 1", "Score: 2", "Score: 1")
-    value = judging.key_point_f1(judge, ["a", "b", "c", "d"], "expert", "One. Two! Three?")
-    assert value == pytest.approx(2 * 0.5 * (1 / 3) / (0.5 + 1 / 3))
-    assert "4. d" in judge.prompts[1] and "3. Three?" in judge.prompts[2]
-    assert judging.key_point_f1(Replies("Score: 0"), ["a"], "expert", "gibberish") == 0
-    assert judging.key_point_f1(Replies("Score: 1", "Score: 0", "Score: 0"), ["a"], "expert", "Wrong.") == 0
-    assert judging.key_point_f1(Replies(), ["a"], "expert", "  ") == 0
-
-
 @pytest.mark.parametrize(
     ("replies", "value"),
     [(("1", "2"), 1.0), (("1", "1"), 0.5), (("0", "0"), 0.5), (("2", "1"), 0.0), (("1", "0"), 0.75)],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.tasks.benchmarks.lcfo import LCFO, SUBSETS, coverage, length_ratio
+from ropewalk.tasks.benchmarks.lcfo import LCFO, SUBSETS, length_ratio
 from ropewalk.tasks.benchmarks.question import Scored
 from tests.tasks.benchmarks.files import Row, jsonl, refused
 
@@ -40,14 +40,17 @@ def test_scores_and_lengths_by_hand(tmp_path: Path) -> None:
     assert reported == {"summary_10": 25.0, "qa": 100.0, "length: summary_10": 50.0}
 
 
-def test_coverage_is_the_share_of_questions_that_a_judge_finds_answered() -> None:
+def test_coverage_is_the_share_of_questions_that_a_judge_finds_answered(tmp_path: Path) -> None:
     class Judge:
         name = "judge"
 
         def __call__(self, prompt: str) -> str:
             return f"Score: {sum(answer in prompt.split('Summary: ')[1] for answer in ('w0', 'w99'))}"
 
-    assert coverage(Judge(), "w0 is first", [("First?", "w0"), ("Last?", "w99")]) == 0.5
+    by_subset = {q.subset: q for q in LCFO.load(jsonl(tmp_path, "lcfo", ROW))}
+    question = by_subset["coverage_10"]
+    assert (question.before, question.after) == (by_subset["summary_10"].before, by_subset["summary_10"].after)
+    assert LCFO.judged["coverage"](Judge(), "w0 is first", question) == 0.5
 
 
 @pytest.mark.parametrize(

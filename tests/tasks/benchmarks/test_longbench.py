@@ -6,7 +6,7 @@ import pytest
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks.benchmarks import longbench
-from ropewalk.tasks.benchmarks.longbench import LONGBENCH, LONGBENCH_E, LONGBENCH_V2, SUBSETS
+from ropewalk.tasks.benchmarks.longbench import LONGBENCH, LONGBENCH_E, LONGBENCH_V2, SUBSETS, with_prompts
 from ropewalk.tasks.benchmarks.question import Scored
 from tests.tasks.benchmarks.files import Row, json_list, jsonl, refused, table
 
@@ -91,7 +91,7 @@ def test_summaries_need_no_question(tmp_path: Path) -> None:
 
 def test_official_prompts_can_be_given(tmp_path: Path) -> None:
     file = json_list(tmp_path, "dataset2prompt", {"hotpotqa": "Passages: {context}\nQ: {input}\nA:"})
-    [question] = LONGBENCH.load(jsonl(tmp_path, "hotpotqa", ROW), prompts=file)
+    [question] = with_prompts(LONGBENCH, file).load(jsonl(tmp_path, "hotpotqa", ROW))
     text = question.before + question.context + question.after
     assert text == "Passages: Ann did {context}.\nQ: Who {x}?\nA:"
     for prompts, words in (
@@ -100,7 +100,9 @@ def test_official_prompts_can_be_given(tmp_path: Path) -> None:
         (tmp_path / "absent.json", ["absent.json: no JSON file of prompts"]),
         (json_list(tmp_path, "list", ["a"]), ["list.json: prompts are an object"]),
     ):
-        refused(LONGBENCH, tmp_path / "hotpotqa.jsonl", *words, prompts=prompts)
+        with pytest.raises(UserError) as caught:
+            with_prompts(LONGBENCH, prompts)
+        assert all(word in str(caught.value) for word in words)
 
 
 def test_the_first_line_counts_where_examples_are_continued(tmp_path: Path) -> None:
@@ -160,8 +162,8 @@ def test_v2_reports_difficulty_length_and_domain(tmp_path: Path) -> None:
     assert reported == {
         "overall": 50.0, "easy": 100.0, "hard": 0.0, "short": 100.0, "long": 0.0, V2["domain"]: 100.0, "Code": 0.0,
     }  # fmt: skip
-    assert [q.id for q in LONGBENCH_V2.load(tmp_path / "data.json", ["Code"])] == ["b"]
-    refused(LONGBENCH_V2, tmp_path / "data.json", "no domain 'Cod'", subsets=["Cod"])
+    assert [q.id for q in LONGBENCH_V2.load(tmp_path / "data.json", ["Code"])] == ["Code/b"]
+    refused(LONGBENCH_V2, tmp_path / "data.json", "no subset 'Cod'", subsets=["Cod"])
 
 
 @pytest.mark.parametrize(

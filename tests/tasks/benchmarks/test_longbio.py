@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.tasks.benchmarks.longbio import GROUPS, LONGBIO, SUBSETS
+from ropewalk.tasks.benchmarks.longbio import GROUPS, LONGBIO, SUBSETS, with_shots
 from tests.tasks.benchmarks.files import json_list, refused, table
 
 BIOS = [
@@ -81,11 +81,11 @@ def test_refusals_count_only_where_the_answer_was_known(tmp_path: Path) -> None:
 
 def test_further_questions_become_examples(tmp_path: Path) -> None:
     file = json_list(tmp_path, "standard", [item("Oslo", EXAMPLE | {"Rationale": "Ann says so."})])
-    [question] = LONGBIO.load(file, shots=1)
+    [question] = with_shots(1).load(file)
     assert "Question: Where does Ann Bee live?\nAnswer: Based on the context, Ann says so. Therefore, Ann Bee" in (
         question.after
     )
-    refused(LONGBIO, file, "3 questions for 2 examples", shots=2)
+    refused(with_shots(2), file, "3 questions for 2 examples")
 
 
 def test_groups_are_means_of_their_tasks(tmp_path: Path) -> None:

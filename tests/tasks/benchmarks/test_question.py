@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ropewalk.common.errors import UserError
-from ropewalk.tasks.benchmarks import MODULES, benchmark
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, grade, means, with_means
+from ropewalk.common.store import SampleStore
+from ropewalk.tasks.benchmarks import MODULES, benchmark, grading
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, around, means, with_means
 from ropewalk.tasks.task import TooShort
+from ropewalk.texts.rows import Row
+from tests.tasks.benchmarks.files import jsonl
 from tests.tokenizers import byte_level
 
 QUESTION = Question(
@@ -109,38 +112,60 @@ def test_braces_in_texts_are_not_filled_in() -> None:
     assert (before, after) == ("a {context} {name} ", " b {context} {name}")
 
 
-def _toy() -> Benchmark:
+def _toy(*rows: Question) -> Benchmark:
     return Benchmark(
         "toy",
-        lambda source: [],
+        "Toy",
+        (),
+        lambda row, name: rows,
         lambda prediction, question: float(prediction in question.references),
         means,
         "",
         "",
+        one_file=True,
         judged={"judged": lambda judge, prediction, question: float(judge(prediction))},
     )
 
 
-def test_what_needs_a_judge_is_skipped_with_the_reason_or_asked() -> None:
+def test_what_needs_a_judge_is_left_out_with_the_reason_or_asked_once(tmp_path, monkeypatch) -> None:
     class Half:
-        name = "half"
+        name, asked = "half", 0
 
         def __call__(self, prompt: str) -> str:
+            Half.asked += 1
             return "0.5"
 
-    questions = [QUESTION, replace(QUESTION, id="j", subset="open", metric="judged")]
-    without = grade(_toy(), questions, {"q": "yes", "j": "text"})
-    assert without.table == {"s": 100.0} and list(without.skipped) == ["open"]
-    assert "no judge was named" in without.skipped["open"]
-    graded = grade(_toy(), questions, {"q": "no", "j": "text"}, Half())
-    assert graded.table == {"s": 0.0, "open": 50.0} and not graded.skipped
+        def __repr__(self) -> str:
+            return "half"
+
+    open_one = replace(QUESTION, id="j", subset="open", metric="judged")
+    toy, file, store = _toy(QUESTION, open_one), jsonl(tmp_path, "toy", {}), SampleStore()
+    monkeypatch.setattr(grading, "benchmark", lambda name: toy)
+    made, left_out = grading.subsets(["toy/all"], str(file), None, store)
+    assert list(made) == ["toy/s"] and made["toy/s"].grade("yes", QUESTION) == 1.0
+    ((name, reason),) = left_out
+    assert name == "toy/open" and reason.startswith("1 of 1 questions: judged is given") and "no judge" in reason
+    for _ in range(2):
+        made, left_out = grading.subsets(["toy/all"], str(file), Half(), store)
+        assert not left_out and made["toy/open"].grade("text", open_one) == 0.5
+    assert Half.asked == 1
+    assert list(grading.subsets(["toy/open"], str(file), Half(), store)[0]) == ["toy/open"]
 
 
-def test_missing_predictions_and_repeated_ids_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no prediction for q \(f:1\)"):
-        grade(_toy(), [QUESTION], {})
+def test_repeated_ids_are_refused(tmp_path) -> None:
+    file = jsonl(tmp_path, "toy", {})
     with pytest.raises(UserError, match=r"f:2: the id 'q' was at f:1 before"):
-        grade(_toy(), [QUESTION, replace(QUESTION, source="f:2")], {"q": ""})
+        _toy(QUESTION, replace(QUESTION, source="f:2")).load(file)
+    with pytest.raises(UserError, match="no subset 't'"):
+        _toy(QUESTION).load(file, ["t"])
+
+
+def test_a_question_fills_its_template() -> None:
+    row = Row({}, "f:7")
+    made = Question.of(
+        row, "s", "a {x} {context} {question}?", "text", ["r"], "m", 9, question="Who", texts={"x": "{y}"}
+    )
+    assert (made.id, made.before, made.after, made.source) == ("s/7", "a {y} ", " Who?", "f:7")
 
 
 def test_a_mean_of_groups_needs_all_of_them() -> None:

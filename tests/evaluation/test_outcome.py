@@ -1,4 +1,4 @@
-"""``ropewalk evaluate --benchmark`` as a user meets it."""
+"""Benchmarks of real texts, from a command to results.json, the page and answers.jsonl."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ HOTPOT: Row = {
     "dataset": "hotpotqa", "language": "en", "all_classes": None,
 }  # fmt: skip
 COURSERA: Row = {"instructions": ["Q1?", "Q2?"], "outputs": ["AC", "B"], "input": "A document.", "source": "x"}
-KV: Row = {"context": '{"k": "v1"}', "question": "k", "answer": "v1", "demos": [["a", "b"], ["c", "d"], ["e", "f"]]}
-NARRATIVE: Row = {"context": "Ann went home.", "question": "Who went?", "answers": ["Ann"]}
+LCFO: Row = {
+    "source": "Ann went home to her mother. " * 8, "summary_20": "Ann went home to her mother, it says.",
+    "summary_10": "Ann went home.", "summary_5": "Ann left.", "qa": [{"question": "Who went?", "answer": "Ann"}],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def asked(checkpoint: Path, name: str, data: Path, out: Path, *more: object) -> dict[str, Any]:
-    arguments = ["evaluate", checkpoint, "--benchmark", name, "--data", data, "--out", out, *more]
+    arguments = ["evaluate", checkpoint, "--suite", name, "--rows", data, "--out", out, *more]
     assert run([str(argument) for argument in arguments]) == 0
     return json.loads((out / "results.json").read_text())
 
@@ -51,16 +53,16 @@ def test_longbench_is_asked_at_each_length(checkpoint: Path, tmp_path: Path, cap
     pytest.importorskip("rouge_score")
     data = jsonl(tmp_path / "data", "hotpotqa", HOTPOT, HOTPOT | {"_id": "8", "answers": ["Bob"]}).parent
     found = asked(checkpoint, "longbench", data, tmp_path / "out", "--lengths", "80,400,1024")
-    assert list(found["results"]) == ["80", "400", "1024"]
-    assert found["results"]["80"]["skipped"]["hotpotqa"].startswith("2 of 2 questions: hotpotqa/7 needs")
-    assert found["results"]["80"]["table"] == {}
-    for length in ("400", "1024"):
-        here = found["results"][length]
-        subset = here["subsets"]["hotpotqa"]
-        assert subset["n"] == 2 and here["table"]["hotpotqa"] == pytest.approx(100 * subset["value"])
-        assert not here["skipped"]
-    printed = capsys.readouterr().out
-    assert "n = 2" in printed and "skipped hotpotqa at 80: 2 of 2 questions" in " ".join(printed.split())
+    (lost,) = found["not_measured"]
+    assert (lost["task"], lost["length"]) == ("longbench/hotpotqa", 80)
+    assert lost["reason"].startswith("2 of 2 questions: hotpotqa/7 needs")
+    assert [(row["length"], row["n"]) for row in found["rows"]] == [(400, 2), (1024, 2)]
+    for row, table in zip(found["rows"], found["tables"], strict=True):
+        assert table["points"]["hotpotqa"] == pytest.approx(100 * row["value"]) and table["length"] == row["length"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "longbench 400 1k" in printed and "Not measured: hotpotqa at 80 (2 of 2 questions" in printed
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What the benchmark reports" in page and "threshold 85%" not in page
     answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
     assert [(one["length"], one["id"]) for one in answers[:2]] == [(400, "hotpotqa/7"), (400, "hotpotqa/8")]
     assert answers[0]["source"].endswith("hotpotqa.jsonl:1") and answers[1]["references"] == ["Bob"]
@@ -88,8 +90,8 @@ def test_leval_goes_on_where_it_was(checkpoint: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(LiveModel, "ask", counting)
     parts = asked(checkpoint, "leval", data, tmp_path / "parts", "--lengths", "2k")
-    assert len(counted) == 1 and parts["results"] == whole["results"]
-    assert asked(checkpoint, "leval", data, tmp_path / "parts", "--lengths", "2k")["results"] == whole["results"]
+    assert len(counted) == 1 and parts["rows"] == whole["rows"] and parts["tables"] == whole["tables"]
+    assert asked(checkpoint, "leval", data, tmp_path / "parts", "--lengths", "2k")["rows"] == whole["rows"]
     assert len(counted) == 1
 
 
@@ -118,33 +120,44 @@ def judge() -> Iterator[tuple[str, list[Any]]]:
     server.shutdown()
 
 
-def test_helmet_asks_a_judge_once_if_one_is_named(checkpoint: Path, tmp_path: Path, judge) -> None:
+def test_a_judge_is_asked_once_if_one_is_named(checkpoint: Path, tmp_path: Path, judge) -> None:
     pytest.importorskip("openai")
+    pytest.importorskip("rouge_score")
     url, seen = judge
-    for name, row in (("json_kv", KV), ("narrativeqa", NARRATIVE)):
-        jsonl(tmp_path / "data", name, row)
-        jsonl(tmp_path / "data", f"{name}.demos", *(row | {"question": f"Other {i}?"} for i in range(3)))
-    more = ["--lengths", "4k", "--subsets", "json_kv,narrativeqa"]
-    plain = asked(checkpoint, "helmet", tmp_path / "data", tmp_path / "out", *more)["results"]["4096"]
-    assert list(plain["table"]) == ["json_kv"] and "no judge was named" in plain["skipped"]["narrativeqa"]
-    assert not seen
+    data = jsonl(tmp_path / "data", "lcfo", LCFO)
+    more = ["--lengths", "1k", "--tasks", "lcfo/qa,lcfo/coverage_10"]
+    plain = asked(checkpoint, "lcfo", data, tmp_path / "out", *more)
+    assert [row["task"] for row in plain["rows"]] == ["lcfo/qa"] and not seen
+    (lost,) = plain["not_measured"]
+    assert lost["task"] == "lcfo/coverage_10" and "no judge was named" in lost["reason"]
     more += ["--judge", url, "--judge-model", "j"]
     for _ in range(2):
-        found = asked(checkpoint, "helmet", tmp_path / "data", tmp_path / "out", *more)
-        assert found["settings"]["judge"] == {"url": url, "model": "j"} and not found["results"]["4096"]["skipped"]
-        assert found["results"]["4096"]["table"]["narrativeqa"] == pytest.approx(100 / 3)
-        assert len(seen) == 2 and seen[0]["model"] == "j"
+        found = asked(checkpoint, "lcfo", data, tmp_path / "out", *more)
+        assert url in found["settings"]["judge"] and "not_measured" not in found
+        assert {row["task"]: row["value"] for row in found["rows"]}["lcfo/coverage_10"] == 1.0
+        assert len(seen) == 1 and seen[0]["model"] == "j"
+
+
+def test_a_benchmark_stops_when_its_mean_is_known(checkpoint: Path, tmp_path: Path) -> None:
+    rows = (HOTPOT | {"_id": str(i), "context": f"Ann went home {i}."} for i in range(200))
+    data = jsonl(tmp_path / "data", "hotpotqa", *rows)
+    found = asked(checkpoint, "longbench", data, tmp_path / "out", "--lengths", "400", "--sequential")
+    ((row,), (subject,)) = found["rows"], found["subjects"]
+    assert row["n"] < 200 and row["high"] - row["low"] <= 0.1 and subject["tasks"][0]["early"] == [400]
+
+
+def test_a_sample_of_questions_is_drawn(checkpoint: Path, tmp_path: Path) -> None:
+    data = jsonl(tmp_path / "data", "hotpotqa", *(HOTPOT | {"_id": str(i)} for i in range(9)))
+    found = asked(checkpoint, "longbench", data, tmp_path / "out", "--lengths", "400,500", "--samples", "3")
+    assert [row["n"] for row in found["rows"]] == [3, 3]
+    ids = [json.loads(line)["id"] for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert len(ids) == 6 and len(set(ids)) == 3, "the same ones at every length"
 
 
 def test_what_is_wrong_is_said(checkpoint: Path, tmp_path: Path, capsys) -> None:
     bad = jsonl(tmp_path, "hotpotqa", HOTPOT, HOTPOT | {"answers": []})
-    data = ("evaluate", checkpoint, "--data", bad, "--out", tmp_path / "out")
-    error = refused(capsys, *data, "--benchmark", "longbench", "--lengths", "1k")
+    data = ("evaluate", checkpoint, "--rows", bad, "--out", tmp_path / "out")
+    error = refused(capsys, *data, "--suite", "longbench", "--lengths", "1k")
     assert "hotpotqa.jsonl:2" in error and '"answers" is []' in error
-    assert "did you mean 'longbench'" in refused(capsys, *data, "--benchmark", "longbenc")
-    assert "no subset 'hotpot'" in refused(capsys, *data, "--benchmark", "longbench", "--subsets", "hotpot")
-    assert "needs a name" in refused(capsys, *data, "--benchmark", "longbench", "--judge", "http://x/v1")
-    assert "Add --benchmark" in refused(capsys, "evaluate", checkpoint, "--subsets", "hotpotqa")
-    assert "belong to suites" in refused(capsys, *data, "--benchmark", "longbench", "--tasks", "niah")
-    server = refused(capsys, "evaluate", "http://127.0.0.1:9/v1", "--benchmark", "longbench", "--data", bad)
-    assert "Add --lengths" in server
+    assert "no subset 'hotpot'" in refused(capsys, *data, "--tasks", "longbench/hotpot")
+    assert "needs a name" in refused(capsys, *data, "--suite", "longbench", "--judge", "http://x/v1")

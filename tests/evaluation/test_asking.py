@@ -9,21 +9,21 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.backends.backend import Ask
-from ropewalk.backends.local import live
+from ropewalk.backends.local import LiveModel, live
 from ropewalk.backends.oracles import ConstantModel, WindowOracle
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
-from ropewalk.evaluation.asking import CHECKED, Engine
+from ropewalk.evaluation.asking import CHECKED, Asking
+from ropewalk.evaluation.contestants import Live
 from ropewalk.evaluation.controls import altered, controls, without_context
-from ropewalk.evaluation.evaluate import Evaluation, evaluate
 from ropewalk.evaluation.samples import Cell
-from ropewalk.evaluation.sequential import Sprt
 from ropewalk.methods.catalogue import method
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.passkey import Passkey
 from ropewalk.tasks.suites import names, suite
 from ropewalk.texts.documents import load
 from ropewalk.texts.pieces import TokenUnits
+from tests.experiments import averages, by_length, experiment, rows, task
 from tests.models import THETA, tiny
 from tests.tokenizers import VOCABULARY
 
@@ -37,45 +37,41 @@ def oracle(tokenizer: PreTrainedTokenizerFast, window: int | None = None) -> Win
     return WindowOracle(tokenizer, TASKS, window)
 
 
-def by_length(found: Evaluation, task: str) -> dict[int, float]:
-    return {row.length: row.value for row in found.results if row.task == task and row.depth is None}
-
-
 def test_a_solver_scores_everything_and_its_controls_say_so(tokenizer) -> None:
-    found = evaluate(oracle(tokenizer), tasks=RETRIEVAL, lengths=[512, 1024], samples=10)
+    found = experiment(oracle(tokenizer), tasks=RETRIEVAL, lengths=[512, 1024], samples=10)
     assert all(by_length(found, task) == {512: 1.0, 1024: 1.0} for task in RETRIEVAL)
-    for summary in found.tasks:
-        assert summary.effective_length["value"] == 1024 and summary.checked == 0
+    for summary in found.subjects[0].tasks:
+        assert summary.effective_length.value == 1024 and summary.checked == 0
         values = {name: score.value for name, score in summary.controls.items()}
         assert values == {"ceiling": 1.0, "closed book": 0.0, "altered": 0.0}
-    assert found.average[1024].value == 1.0 and found.passing[1024] > 0.7
-    assert found.quadrants["small/low"] == found.average
-    assert found.effective_length["value"] == 1024
+    assert averages(found)[1024].value == 1.0 and averages(found)[1024].passing > 0.7
+    assert not averages(found, "small/low"), "all are of one kind"
+    assert found.subjects[0].effective_length.value == 1024
     json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_a_window_shows_as_effective_length_and_depth(tokenizer) -> None:
-    found = evaluate(
+    found = experiment(
         oracle(tokenizer, 1100), tasks=["niah", "niah-planted"], lengths=[512, 1024, 2048], samples=15, depths=DEPTHS
     )
-    for task in ("niah", "niah-planted"):
-        assert by_length(found, task) == {512: 1.0, 1024: 1.0, 2048: pytest.approx(0.6)}
-        depths = {row.depth: row.value for row in found.results if row.task == task and row.length == 2048}
+    for name in ("niah", "niah-planted"):
+        assert by_length(found, name) == {512: 1.0, 1024: 1.0, 2048: pytest.approx(0.6)}
+        depths = {row.depth: row.value for row in rows(found, task=name, length=2048)}
         assert [depths[p] for p in DEPTHS] == [0, 0, 1, 1, 1]
-    assert {summary.effective_length["value"] for summary in found.tasks} == {1024}
-    assert found.passing[2048] < 0.01 < 0.5 < found.passing[1024]
+    assert {summary.effective_length.value for summary in found.subjects[0].tasks} == {1024}
+    assert averages(found)[2048].passing < 0.01 < 0.5 < averages(found)[1024].passing
 
 
 def test_a_constant_model_has_the_perplexity_of_its_vocabulary(tokenizer) -> None:
-    found = evaluate(
+    found = experiment(
         ConstantModel(tokenizer, 1234),
         tasks=["ppl", "passkey"],
         lengths=[256, 512],
         samples=5,
-        documents=DOCUMENTS,
+        texts=DOCUMENTS,
     )
     assert all(value == pytest.approx(1234) for value in by_length(found, "ppl").values())
-    assert all(row.value == pytest.approx(math.log(1234)) for row in found.results if row.task == "position")
+    assert all(row.value == pytest.approx(math.log(1234)) for row in found.rows if row.task == "position")
     assert by_length(found, "passkey") == {256: 0.0, 512: 0.0}
 
 
@@ -93,12 +89,12 @@ def test_stopping_early_finds_the_same_length_with_fewer_samples(tokenizer) -> N
     lengths = [512 * 2**i for i in range(6)]
     whole, few = Guard(tokenizer, TASKS, 5000), Guard(tokenizer, TASKS, 5000)
     arguments = {"tasks": ["passkey"], "lengths": lengths, "samples": 40}
-    plain, early = evaluate(whole, **arguments), evaluate(few, **arguments, sequential=Sprt())
-    assert plain.tasks[0].effective_length["value"] == early.tasks[0].effective_length["value"] == 4096
-    assert few.asked < 0.65 * whole.asked and set(early.tasks[0].early) <= set(lengths)
+    plain, early = experiment(whole, **arguments), experiment(few, **arguments, sequential=True)
+    assert task(plain, "passkey").effective_length.value == task(early, "passkey").effective_length.value == 4096
+    assert few.asked < 0.65 * whole.asked and set(task(early, "passkey").early) <= set(lengths)
     tested = by_length(early, "passkey")
     assert {4096, 8192} <= set(tested) and len(tested) < len(lengths)
-    assert early.settings["sequential"]["p1"] == 0.9 and early.tasks[0].early
+    assert early.settings["sequential"]["p1"] == 0.9 and task(early, "passkey").early
 
 
 def test_controls_keep_the_question_and_take_the_answer(tokenizer) -> None:
@@ -128,11 +124,11 @@ def test_some_teacher_forced_answers_are_decoded_as_well(tokenizer) -> None:
     model = tiny("llama", vocab_size=VOCABULARY)
     with SampleStore() as store, live(model, tokenizer, method("yarn"), 256) as backend:
         cell = Cell(Passkey(), 200, tuple(i / 21 for i in range(21)), 0, TokenUnits(tokenizer))
-        answers = Engine(backend, "yarn", store).answers([cell])["passkey", 200]
+        answers = Asking(backend, "yarn", store).answers([cell])["passkey", 200]
         assert [answer.decoded for answer in answers] == [True if i % CHECKED == 0 else None for i in range(21)]
         assert backend.how == "packed"
     with live(model, tokenizer, method("dynamic-ntk"), 256) as backend:
-        answers = Engine(backend, "dynamic-ntk", SampleStore()).answers([cell])["passkey", 200]
+        answers = Asking(backend, "dynamic-ntk", SampleStore()).answers([cell])["passkey", 200]
         assert {answer.decoded for answer in answers} == {None}
         assert backend.how == "plain: results depend on the length of the input" and backend.length_dependent
 
@@ -140,30 +136,30 @@ def test_some_teacher_forced_answers_are_decoded_as_well(tokenizer) -> None:
 def test_a_live_model_is_measured_as_by_hand_and_resumes(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", vocab_size=VOCABULARY, max_position_embeddings=512, rope_parameters=THETA)
     arguments = {"tasks": ["ppl", "niah-planted"], "lengths": [128, 256], "samples": 6, "depths": (0.0, 0.5, 1.0),
-                 "documents": DOCUMENTS}  # fmt: skip
+                 "texts": DOCUMENTS, "methods": [method("pi")], "to": 1024}  # fmt: skip
+    contestant = Live(model, tokenizer, "m")
     with SampleStore() as store:
-        with live(model, tokenizer, method("pi"), 1024) as backend:
-            found = evaluate(backend, method="pi", store=store, **arguments)
-            assert found.how == "packed" and found.tokens["read"] < found.tokens["asked"]
-        with live(model, tokenizer, method("pi"), 1024) as backend:
-            monkeypatch.setattr(type(backend), "ask", None)
-            monkeypatch.setattr(type(backend), "rolling", None)
-            again = evaluate(backend, method="pi", store=store, **arguments)
-    assert again.results == found.results and again.tasks == found.tasks
-    assert {row.length for row in found.results if row.task == "ppl"} == {128, 256}
+        found = experiment(contestant, store=store, **arguments)
+        (subject,) = found.subjects
+        assert subject.how == "packed" and subject.tokens["read"] < subject.tokens["asked"]
+        monkeypatch.setattr(LiveModel, "ask", None)
+        monkeypatch.setattr(LiveModel, "rolling", None)
+        again = experiment(contestant, store=store, **arguments)
+    assert again.rows == found.rows and again.subjects[0].tasks == subject.tasks
+    assert set(by_length(found, "ppl", "pi")) == {128, 256}
 
 
 def test_perplexity_leaves_out_lengths_that_no_document_has(tokenizer) -> None:
-    found = evaluate(
+    found = experiment(
         ConstantModel(tokenizer, 10),
         tasks=["ppl"],
         lengths=[64, 100_000],
-        documents={"a": "word " * 90, "b": "text " * 99},
+        texts={"a": "word " * 90, "b": "text " * 99},
     )
     assert by_length(found, "ppl") == {64: pytest.approx(10)}
-    (skipped,) = found.skipped
+    (skipped,) = found.not_measured
     assert (skipped.task, skipped.length) == ("ppl", 100_000) and "fewer than 2 documents" in skipped.reason
-    assert found.average == {} and found.effective_length is None
+    assert averages(found) == {} and found.subjects[0].effective_length is None
 
 
 def test_suites_are_sizes_and_families() -> None:
@@ -182,7 +178,7 @@ def test_suites_are_sizes_and_families() -> None:
 def test_arguments_that_make_no_sense_are_refused(tokenizer, change: dict, message: str) -> None:
     arguments = {"tasks": ["niah"], "lengths": [256], "samples": 2, **change}
     with pytest.raises(UserError, match=message):
-        evaluate(oracle(tokenizer), **arguments)
+        experiment(oracle(tokenizer), **arguments)
 
 
 def test_oracles_answer_behind_the_seam_of_models(tokenizer) -> None:

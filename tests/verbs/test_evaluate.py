@@ -1,4 +1,4 @@
-"""``ropewalk evaluate`` and ``ropewalk sweep`` as a user meets them."""
+"""``ropewalk evaluate`` as a user meets it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import span
-from ropewalk.report.evaluation import render
-from ropewalk.verbs.evaluate import Request, default_out
+from ropewalk.verbs.evaluate import EvaluateRequest
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -29,7 +29,7 @@ def evaluated(checkpoint: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out")
     text = out / "text.txt"
     text.write_text("The rope is long, and the lane is straight. " * 60)
-    arguments = ["evaluate", checkpoint, "--lengths", "128..256", "--samples", 5, "--method", "yarn", "--data", text]
+    arguments = ["evaluate", checkpoint, "--lengths", "128..256", "--samples", 5, "--methods", "yarn", "--data", text]
     assert run([*map(str, arguments), "--out", str(out / "run")]) == 0
     return out / "run"
 
@@ -43,31 +43,26 @@ def refused(capsys, *arguments: object) -> str:
 
 def test_an_evaluation_leaves_results_and_a_page(evaluated: Path) -> None:
     results = json.loads((evaluated / "results.json").read_text())
-    assert results["settings"]["method"] == "yarn" and results["settings"]["lengths"] == [128, 256]
-    assert {row["task"] for row in results["results"]} == {"ppl", "position", "passkey", "niah", "niah-planted"}
-    assert results["how"] == "packed" and results["tokens"]["read"] < results["tokens"]["asked"]
-    assert results["model"]["window"] == 64 and results["model"]["to"] == 256
+    (model,), (subject,) = results["models"], results["subjects"]
+    assert subject["method"] == "yarn" and model["lengths"] == [128, 256]
+    assert {row["task"] for row in results["rows"]} == {"ppl", "position", "passkey", "niah", "niah-planted"}
+    assert subject["how"] == "packed" and subject["tokens"]["read"] < subject["tokens"]["asked"]
+    assert model["window"] == 64 and model["to"] == 256 and results["settings"]["suite"] == "smoke"
+    assert results["command"].startswith("ropewalk evaluate ") and "--methods yarn" in results["command"]
     page = (evaluated / "report.html").read_text()
     for text in ("rope with yarn", "Needle among needles", "Closed book", "Perplexity", "shared prefixes read once"):
         assert text in page, text
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://arxiv.org", ""), "self-contained"
 
 
-def test_the_page_says_what_a_damaged_file_lacks(evaluated: Path) -> None:
-    results = json.loads((evaluated / "results.json").read_text())
-    del results["average"]
-    with pytest.raises(UserError, match="cannot be reported: KeyError 'average'"):
-        render(results)
-
-
 def test_the_same_command_takes_what_is_there(evaluated: Path, checkpoint: Path, capsys) -> None:
     before = json.loads((evaluated / "results.json").read_text())
-    arguments = ["evaluate", checkpoint, "--lengths", "128..256", "--samples", 5, "--method", "yarn", "--json"]
+    arguments = ["evaluate", checkpoint, "--lengths", "128..256", "--samples", 5, "--methods", "yarn", "--json"]
     data = ["--data", evaluated.parent / "text.txt", "--out", evaluated]
     assert run([*map(str, arguments), *map(str, data)]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["tokens"] == {"asked": 0, "read": 0}, "nothing was computed"
-    assert again["results"] == before["results"] and again["tasks"] == before["tasks"]
+    assert again["subjects"][0]["tokens"] == {"asked": 0, "read": 0}, "nothing was computed"
+    assert again["rows"] == before["rows"] and again["subjects"][0]["tasks"] == before["subjects"][0]["tasks"]
 
 
 def test_lengths_as_people_write_them() -> None:
@@ -78,8 +73,9 @@ def test_lengths_as_people_write_them() -> None:
 
 
 def test_folders_are_named_after_what_was_asked() -> None:
-    assert default_out(Request("/models/llama", method="yarn")) == Path("runs/evaluate-llama-yarn-smoke")
-    assert default_out(Request("http://host:8000/v1", served="org/model")) == Path("runs/evaluate-model-smoke")
+    assert EvaluateRequest("/m/llama").folder("evaluate", "yarn", "smoke") == Path("runs/evaluate-llama-yarn-smoke")
+    served = EvaluateRequest("http://host:8000/v1", served="org/model")
+    assert served.folder("evaluate", "smoke") == Path("runs/evaluate-model-smoke")
 
 
 def test_mistakes_are_named_before_anything_is_loaded(checkpoint: Path, capsys) -> None:
@@ -87,6 +83,21 @@ def test_mistakes_are_named_before_anything_is_loaded(checkpoint: Path, capsys) 
     assert "did you mean 'passkey'" in refused(capsys, "evaluate", checkpoint, "--tasks", "passkeys")
     assert "no length in tokens" in refused(capsys, "evaluate", checkpoint, "--lengths", "512..many")
     assert "cannot be applied to a server" in refused(capsys, "evaluate", "http://127.0.0.1:9/v1", "-m", "yarn")
-    assert "no model to evaluate" in refused(capsys, "sweep", "--lengths", "512")
-    assert "expected numbers" in refused(capsys, "sweep", checkpoint, "--lengths", "512", "--seeds", "a")
-    assert "one of local, ray" in refused(capsys, "sweep", checkpoint, "--lengths", "128", "--on", "moon")
+    assert "expected numbers" in refused(capsys, "evaluate", checkpoint, "--lengths", "512", "--seeds", "a")
+    assert "one of local, ray" in refused(capsys, "evaluate", checkpoint, "--lengths", "128", "--on", "moon")
+    assert "did you mean 'longbench'" in refused(capsys, "evaluate", checkpoint, "--suite", "longbenc")
+
+
+def test_several_models_methods_and_seeds_are_one_table(checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    tiny("llama", vocab_size=VOCABULARY, hidden_size=32).save_pretrained(other)
+    byte_level().save_pretrained(other)
+    found = ropewalk.evaluate(
+        str(checkpoint), more_models=[str(other)], methods="none,yarn", tasks="passkey", lengths="128,256", samples=4,
+        seeds="0,1", out=tmp_path / "out",
+    )  # fmt: skip
+    subjects = [(one.model, one.method) for one in found.results.subjects]
+    assert subjects == [(str(model), method) for model in (checkpoint, other) for method in ("none", "yarn")]
+    assert {row.n for row in found.results.rows} == {8}
+    assert "YaRN" in repr(found) and str(tmp_path / "out" / "report.html") in repr(found)
+    assert "YaRN" in found._repr_html_()

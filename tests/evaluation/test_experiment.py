@@ -1,3 +1,5 @@
+"""Several methods on one model: the same documents and prompts, every sample computed once."""
+
 from __future__ import annotations
 
 import json
@@ -8,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,28 +24,35 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
 from ropewalk.common.store import SampleStore
 from ropewalk.evaluation.asking import Answer, Progress
-from ropewalk.evaluation.compare import compare, default_lengths
-from ropewalk.evaluation.findings import Comparison, Gain, Measured, Row, summarise
+from ropewalk.evaluation.contestants import Live
+from ropewalk.evaluation.experiment import default_lengths
+from ropewalk.evaluation.findings import gain
+from ropewalk.methods.base import Method
+from ropewalk.methods.catalogue import method
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.report.schema import Gain, Results
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.passkey import Passkey
 from ropewalk.texts.documents import load, tokenise
+from tests.experiments import experiment, row, rows
 from tests.models import THETA, tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Method):
     """Multiplies the head, so that losses change and 1 changes nothing."""
 
     factor: float = 1.0
-    length_dependent: bool = False
+    name: ClassVar[str] = "scaled"
+    axes: ClassVar[frozenset[str]] = frozenset({"temperature"})
 
     @property
     def id(self) -> str:
         return f"scaled({self.factor})"
 
     @contextmanager
-    def on(self, model: PreTrainedModel, to: int) -> Iterator[None]:
+    def applied(self, model: PreTrainedModel, to: int | None) -> Iterator[None]:
         head = model.get_output_embeddings().weight
         kept = head.detach().clone()
         with torch.no_grad():
@@ -58,17 +68,22 @@ class Scaled:
 
 
 DOCUMENTS = {name: text[:4000] for name, text in list(load("stdlib").items())[:3]}
-SMALL = {"window": 128, "to": 400, "documents": DOCUMENTS, "samples_per_cell": 2, "depths": (0.0, 1.0), "seed": 5}
+SMALL: dict[str, Any] = {"to": 400, "texts": DOCUMENTS, "samples": 4, "depths": (0.0, 1.0), "seeds": (5,)}
+TASKS = ("ppl", "passkey", "niah")
+
+
+def compare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, methods: Sequence[Method], **options: Any
+) -> Results:
+    """The plain model and other methods, on a model with a window of 128 tokens."""
+    arguments: dict[str, Any] = {"tasks": TASKS, "controls": False, **SMALL, **options}
+    window = arguments.pop("window", 128)
+    return experiment(Live(model, tokenizer, "m", window), methods=[Plain(), *methods], **arguments)
 
 
 @pytest.fixture
 def model() -> PreTrainedModel:
     return tiny("llama", vocab_size=VOCABULARY)
-
-
-def pick(found: Comparison, **wanted: object) -> Row:
-    (row,) = (row for row in found.results if all(getattr(row, name) == value for name, value in wanted.items()))
-    return row
 
 
 def test_lengths_double_up_to_the_target() -> None:
@@ -79,40 +94,40 @@ def test_lengths_double_up_to_the_target() -> None:
 
 def test_the_plain_model_comes_first_and_equals_a_method_that_does_nothing(model, tokenizer) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = compare(model, tokenizer, [Scaled(1.0), Scaled(0.5)], **SMALL)
-    assert [method["id"] for method in found.methods] == ["none", "scaled(1.0)", "scaled(0.5)"]
-    plain, same, other = found.summary
+    found = compare(model, tokenizer, [Scaled(1.0), Scaled(0.5)])
+    plain, same, other = found.subjects
+    assert [subject.method for subject in found.subjects] == ["none", "scaled(1.0)", "scaled(0.5)"]
     assert [change.value for change in same.short_tax] == [0.0] * 2 and same.perplexity_at_to == plain.perplexity_at_to
     assert all(change.value < 0 and change.high < 0 for change in other.short_tax), "a random model gains by doubt"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_perplexity_rows_are_those_of_separate_forwards(model, tokenizer) -> None:
-    found = compare(model, tokenizer, [], tasks=["ppl"], **SMALL)
+    found = compare(model, tokenizer, [], tasks=["ppl"])
     ids = torch.tensor([row[:400] for row in tokenise(DOCUMENTS, tokenizer, 400).values()])
     for n in (64, 128, 256, 400):
         with torch.no_grad():
             loss = model(ids[:, :n], attention_mask=torch.ones_like(ids[:, :n]), labels=ids[:, :n]).loss.item()
-        row = pick(found, task="ppl", length=n)
-        assert row.value == pytest.approx(math.exp(loss), rel=1e-5)
-        assert row.n == 3 and row.low < row.value < row.high
-    buckets = [row for row in found.results if row.task == "position"]
-    assert [row.start for row in buckets] == [1, 128, 181, 256, 362] and [row.length for row in buckets][-1] == 400
-    mean = sum(row.value * (row.length - row.start) for row in buckets) / 399
-    assert math.exp(mean) == pytest.approx(found.summary[0].perplexity_at_to.value, rel=1e-12)
-    assert found.summary[0].tail_perplexity.value == pytest.approx(math.exp(buckets[-1].value))
-    assert found.summary[0].effective_length is None
+        one = row(found, task="ppl", length=n)
+        assert one.value == pytest.approx(math.exp(loss), rel=1e-5)
+        assert one.n == 3 and one.low < one.value < one.high
+    buckets = rows(found, task="position")
+    assert [one.start for one in buckets] == [1, 128, 181, 256, 362] and [one.length for one in buckets][-1] == 400
+    mean = sum(one.value * (one.length - one.start) for one in buckets) / 399
+    assert math.exp(mean) == pytest.approx(found.subjects[0].perplexity_at_to.value, rel=1e-12)
+    assert found.subjects[0].tail_perplexity.value == pytest.approx(math.exp(buckets[-1].value))
+    assert found.subjects[0].effective_length is None
 
 
 def test_length_dependent_models_get_a_forward_per_length(tokenizer) -> None:
     rope = {**THETA, "rope_type": "dynamic", "factor": 4.0}
-    found = compare(tiny("llama", vocab_size=VOCABULARY, rope_parameters=rope), tokenizer, [], tasks=["ppl"], **SMALL)
-    assert found.methods[0]["length_dependent"]
+    found = compare(tiny("llama", vocab_size=VOCABULARY, rope_parameters=rope), tokenizer, [], tasks=["ppl"])
+    assert found.subjects[0].length_dependent
     model = tiny("llama", vocab_size=VOCABULARY, rope_parameters=rope)  # afresh: dynamic rope remembers lengths
     ids = torch.tensor([row[:256] for row in tokenise(DOCUMENTS, tokenizer, 400).values()])
     with torch.no_grad():
         loss = model(ids, attention_mask=torch.ones_like(ids), labels=ids).loss.item()
-    assert pick(found, task="ppl", length=256).value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert row(found, task="ppl", length=256).value == pytest.approx(math.exp(loss), rel=1e-5)
 
 
 @pytest.fixture
@@ -135,75 +150,97 @@ def reader_of_the_last(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTok
 def test_retrieval_rows_show_where_a_reader_stops(model, tokenizer, reader_of_the_last) -> None:
     reader_of_the_last(700)
     found = compare(
-        model, tokenizer, [], window=512, to=2048, tasks=["passkey", "niah"], documents={}, samples_per_cell=3,
+        model,
+        tokenizer,
+        [],
+        window=512,
+        to=2048,
+        tasks=["passkey", "niah"],
+        texts={},
+        samples=9,
         depths=(0.0, 0.5, 1.0),
-    )  # fmt: skip
-    accuracy = {row.length: row.value for row in found.results if row.task == "niah" and row.depth is None}
+    )
+    accuracy = {one.length: one.value for one in rows(found, task="niah", depth=None)}
     assert accuracy[256] == accuracy[512] == 1.0 and accuracy[2048] == pytest.approx(1 / 3)
-    by_depth = {row.depth: row.value for row in found.results if row.task == "niah" and row.length == 2048}
+    by_depth = {one.depth: one.value for one in rows(found, task="niah", length=2048)}
     assert (by_depth[0.0], by_depth[0.5], by_depth[1.0]) == (0.0, 0.0, 1.0)
-    passkeys = pick(found, task="passkey", length=2048)
+    passkeys = row(found, task="passkey", length=2048)
     assert passkeys.n == 9 and 0 < passkeys.value < 0.5 and passkeys.low < passkeys.value < passkeys.high
-    effective = found.summary[0].effective_length
+    effective = found.subjects[0].effective_length
     assert effective.value == 512 and effective.low == 0 and effective.high in (512, 1024)
-    assert found.summary[0].accuracy_at_to.n == 18
-    assert found.summary[0].beyond_window.p == 1.0
-    assert found.settings["documents"] == []
+    assert found.subjects[0].average(2048).n == 18
+    assert found.subjects[0].beyond_window is None and found.settings["documents"] == []
 
 
-def test_summary_pairs_a_method_with_the_plain_model_beyond_the_window() -> None:
-    def measured(short: str, long: str) -> Measured:
+def test_a_gain_pairs_a_method_with_the_plain_model_beyond_the_window() -> None:
+    def answers(short: str, long: str) -> dict[tuple[str, int], list[Answer]]:
         right = {("passkey", 256): short, ("passkey", 1024): long}
-        return Measured(None, {cell: [Answer(0.5, mark == "x") for mark in marks] for cell, marks in right.items()})
+        return {cell: [Answer(0.5, mark == "x") for mark in marks] for cell, marks in right.items()}
 
-    plain, method = measured("x" * 10, "x........."), measured("........xx", ".xxxxxxxx.")
-    summary = summarise("yarn", method, plain, window=512, to=1024, threshold=0.5, seed=0)
-    assert summary.beyond_window == Gain(only_this=8, only_none=1, p=pytest.approx(20 / 512))
-    assert summary.accuracy_at_to.value == 0.8 and summary.effective_length.value == 0
-    assert summary.short_tax == [] and summary.perplexity_at_to is None
+    plain, other = answers("x" * 10, "x........."), answers("........xx", ".xxxxxxxx.")
+    assert gain(other, plain, 512) == Gain(only_this=8, only_none=1, p=pytest.approx(20 / 512))
+    assert gain(answers("", ""), plain, 512) is None, "not the same samples"
 
 
 def test_lengths_without_room_are_skipped_with_a_reason(model, tokenizer) -> None:
-    found = compare(model, tokenizer, [], tasks=["passkey"], **{**SMALL, "lengths": [16, 200]})
-    assert [(one.task, one.length) for one in found.skipped] == [("passkey", 16)]
-    assert "passkey needs more than" in found.skipped[0].reason
-    assert [row.length for row in found.results] == [200, 400]
+    found = compare(model, tokenizer, [], tasks=["passkey"], lengths=[16, 200, 400])
+    (skipped,) = found.not_measured
+    assert (skipped.task, skipped.length, skipped.method) == ("passkey", 16, None)
+    assert "passkey needs more than" in skipped.reason
+    assert [one.length for one in found.rows] == [200, 400]
 
 
-def test_json_has_the_promised_shape(model, tokenizer) -> None:
-    whole = json.loads(compare(model, tokenizer, [Scaled(0.5)], **SMALL).to_json())
-    assert set(whole) == {"settings", "model", "methods", "results", "summary", "skipped"}
-    assert set(whole["summary"][0]["effective_length"]) == {"value", "low", "high"}
-    for row in whole["results"]:
-        extra = {"niah": {"depth"}, "position": {"start"}}.get(row["task"], set())
-        assert {"method", "task", "metric", "length", "value", "low", "high", "n"} <= set(row)
-        assert set(row) - {"method", "task", "metric", "length", "value", "low", "high", "n"} <= extra
+def test_what_is_written_is_read_again(model, tokenizer) -> None:
+    found = compare(model, tokenizer, [Scaled(0.5)])
+    assert Results.of(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+
+
+def test_seeds_are_pooled(model, tokenizer) -> None:
+    one, two, both = (
+        row(compare(model, tokenizer, [], tasks=["passkey"], seeds=seeds), length=256) for seeds in ((5,), (6,), (5, 6))
+    )
+    assert both.n == one.n + two.n == 8 and both.value == (one.value + two.value) / 2
+
+
+def test_what_is_not_causal_has_no_losses_and_decodes_its_answers(model, tokenizer) -> None:
+    block = method("longcache(block=8,local=8,span=8)")
+    assert not block.causal
+    found = compare(model, tokenizer, [block], tasks=["ppl", "passkey"])
+    plain, other = found.subjects
+    assert plain.causal and not other.causal and plain.perplexity_at_to and other.perplexity_at_to is None
+    assert not rows(found, method=block.id, task="ppl") and not rows(found, method=block.id, task="position")
+    (lost,) = (one for one in found.not_measured if one.method)
+    assert (lost.task, lost.method, lost.length) == ("ppl", block.id, None) and "see the future" in lost.reason
+    assert "decoded token by token" in other.how and rows(found, method=block.id, task="passkey")
+    with Live(model, tokenizer, "m").asked(block, 400) as backend, pytest.raises(UserError, match="see the future"):
+        list(backend.rolling([[1, 2, 3]]))
 
 
 def test_finished_samples_are_never_computed_again(model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress] = []
     with SampleStore() as store:
-        first = compare(model, tokenizer, [Scaled(0.5)], store=store, progress_callback=seen.append, **SMALL)
+        first = compare(model, tokenizer, [Scaled(0.5)], store=store, progress=seen.append)
         kept = len(store)
         assert seen[-1].done == seen[-1].total == kept
         assert [progress.done for progress in seen] == sorted({progress.done for progress in seen})
         for name in ("ask", "rolling"):
             monkeypatch.setattr(LiveModel, name, None)
-        assert compare(model, tokenizer, [Scaled(0.5)], store=store, **SMALL) == first
+        again = compare(model, tokenizer, [Scaled(0.5)], store=store)
+        assert again.rows == first.rows and undated(again) == undated(first)
         assert len(store) == kept
         monkeypatch.undo()
-        compare(model, tokenizer, [Scaled(0.5), Scaled(0.25)], store=store, **SMALL)
+        compare(model, tokenizer, [Scaled(0.5), Scaled(0.25)], store=store)
         assert len(store) == kept * 3 // 2, "a new method is all that is computed"
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 6}, {"model": "weights"}, {"model": "config"}, {"methods": [Scaled(0.4)]}],
+    [{"seeds": (6,)}, {"model": "weights"}, {"model": "config"}, {"methods": [Scaled(0.4)]}],
     ids=["seed", "weights", "config", "method"],
 )
 def test_whatever_matters_makes_new_samples(model, tokenizer, change: dict) -> None:
     with SampleStore() as store:
-        arguments = {**SMALL, "tasks": ["passkey"]}
+        arguments: dict[str, Any] = {"tasks": ["passkey"]}
         compare(model, tokenizer, [], store=store, **arguments)
         kept = len(store)
         if change.get("model") == "weights":
@@ -211,7 +248,7 @@ def test_whatever_matters_makes_new_samples(model, tokenizer, change: dict) -> N
                 model.get_output_embeddings().weight[3, 5] += 0.1
         if change.get("model") == "config":
             model.config.rms_norm_eps = 1e-3
-        arguments |= {"seed": change.get("seed", SMALL["seed"])}
+        arguments |= {"seeds": change.get("seeds", SMALL["seeds"])}
         compare(model, tokenizer, change.get("methods", []), store=store, **arguments)
         assert len(store) == 2 * kept
 
@@ -221,7 +258,7 @@ CHILD = """
 import sys, torch
 torch.set_num_threads(1)
 from ropewalk.common import store
-from tests.evaluation.test_compare import interrupted
+from tests.evaluation.test_experiment import interrupted
 log = open(sys.argv[2], "a")
 class Logged(store.SampleStore):
     def put(self, records):
@@ -231,9 +268,15 @@ interrupted(Logged(sys.argv[1]))
 """
 
 
-def interrupted(store: SampleStore) -> Comparison:
+def interrupted(store: SampleStore) -> Results:
     model = tiny("llama", vocab_size=VOCABULARY)
-    return compare(model, byte_level(), [Scaled(0.5)], tasks=["ppl", "passkey"], store=store, batch_tokens=400, **SMALL)
+    return undated(compare(model, byte_level(), [Scaled(0.5)], tasks=["ppl", "passkey"], store=store))
+
+
+def undated(found: Results) -> Results:
+    """Without what differs from run to run."""
+    subjects = [replace(subject, tokens=None) for subject in found.subjects]
+    return replace(found, subjects=subjects, seconds=None, created="")
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
@@ -266,16 +309,16 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         ({"tasks": ["pp"]}, "unknown task 'pp'"),
         ({"tasks": []}, "no tasks"),
         ({"lengths": [100, 500]}, "length 500 is not in 2..400"),
-        ({"lengths": [1]}, "length 1 is not in"),
-        ({"samples_per_cell": 0}, "at least 1"),
+        ({"lengths": [1]}, "expected numbers of tokens from 2 on"),
+        ({"samples": 0}, "at least 1"),
+        ({"seeds": ()}, "no seeds"),
         ({"depths": (0.5, 1.5)}, "from 0 to 1"),
-        ({"documents": {"a": "short"}}, "no document has 400 tokens: the longest, a, has"),
         ({"methods": [Scaled(2.0), Scaled(2.0)]}, "given twice"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(model, tokenizer, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compare(model, tokenizer, **{"methods": [], **SMALL, **change})
+        compare(model, tokenizer, change.pop("methods", []), **change)
 
 
 def test_fingerprints_tell_what_matters_apart(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

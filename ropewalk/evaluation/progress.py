@@ -22,7 +22,6 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         line = bar.add_task("loading", total=None)
 
         def update(progress: Progress) -> None:
-            words = f"{progress.method}  {progress.task} at {progress.length:,}"
-            bar.update(line, completed=progress.done, total=progress.total, description=words)
+            bar.update(line, completed=progress.done, total=progress.total, description=progress.what)
 
         yield update

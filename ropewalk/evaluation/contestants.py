@@ -1,0 +1,197 @@
+"""What can be measured: a checkpoint with any method on it, or a backend as it is (a server, a stand-in)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.backends.backend import Backend
+from ropewalk.common.errors import UserError
+from ropewalk.methods import catalogue
+from ropewalk.methods.base import Method
+from ropewalk.report.schema import PLAIN, Spectrum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Contestant:
+    """A model of an experiment, opened once.
+
+    Attributes:
+        name: as asked for.
+        window: tokens that it was trained on; None where that is not known.
+        length: tokens that its configuration promises.
+    """
+
+    name: str
+    window: int | None = None
+    length: int | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        raise TypeError(f"{type(self).__name__} has no tokenizer")
+
+    def check(self, method: Method, to: int | None) -> None:
+        """Refuse what cannot be measured, before anything is.
+
+        Raises:
+            UserError: if the method does not fit.
+        """
+
+    def varies(self, method: Method) -> bool:
+        """Whether losses need one forward per length."""
+        return False
+
+    def describe(self, method: Method, to: int | None) -> dict[str, Any]:
+        """Facts of a ``report.schema.Subject``."""
+        return {"title": title(method), "causal": method.causal}
+
+    def asked(self, method: Method, to: int | None) -> Any:
+        """Context manager of the backend that is asked."""
+        raise TypeError(f"{type(self).__name__} answers nothing")
+
+
+class AsItIs(Contestant):
+    """A backend that takes no method: a server, or a stand-in with known results."""
+
+    def __init__(self, backend: Backend, name: str = ""):
+        self.backend, self.name = backend, name or str(backend.describe()["name"])
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.backend.tokenizer
+
+    def check(self, method: Method, to: int | None) -> None:
+        self.refuse(method)
+
+    @staticmethod
+    def refuse(method: Method) -> None:
+        """Refuse a method.
+
+        Raises:
+            UserError: for all but the plain model.
+        """
+        if method.id != PLAIN:
+            raise UserError(
+                f"{method.id} cannot be applied to a server", "Extend the checkpoint (ropewalk extend), and serve that."
+            )
+
+    @contextmanager
+    def asked(self, method: Method, to: int | None) -> Iterator[Backend]:
+        yield self.backend
+
+
+class Live(Contestant):
+    """A transformers model in this process.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        name: as asked for.
+        window: tokens that it was trained on; None means what its configuration says.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "", window: int | None = None
+    ):
+        self.model, self._tokenizer = model, tokenizer
+        self.config: PreTrainedConfig = model.config
+        self.name = name or str(self.config.name_or_path)
+        self.window, self.length = reach(self.config)
+        self.window = window or self.window
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        from ropewalk.common.fingerprints import model_fingerprint
+
+        return model_fingerprint(self.model)
+
+    def check(self, method: Method, to: int | None) -> None:
+        method.fingerprint(self.model, to or 0)
+
+    def varies(self, method: Method) -> bool:
+        from ropewalk.backends.local import length_dependent
+
+        return length_dependent(method, self.model)
+
+    def describe(self, method: Method, to: int | None) -> dict[str, Any]:
+        assert to is not None and self.window is not None
+        parts = [part.split("(")[0] for part in catalogue.split(method.id, "+")]
+        entries = [one for part in parts for one in catalogue.CATALOGUE if one.id == part]
+        exportable, change = saved(method, self.config, to)
+        return {
+            "title": title(method),
+            "paper": next((entry.paper for entry in entries if entry.paper), ""),
+            "factor": 1.0 if method.id == PLAIN else to / self.window,
+            "training_free": " / ".join(dict.fromkeys(entry.training_free for entry in entries)),
+            "exportable": exportable,
+            "note": "; ".join(entry.summary for entry in entries),
+            "causal": method.causal,
+            "length_dependent": self.varies(method),
+            "fingerprint": method.fingerprint(self.model, to),
+            "rope": spectra(method, self.config, to),
+            "config_diff": change,
+        }
+
+    @contextmanager
+    def asked(self, method: Method, to: int | None) -> Iterator[Backend]:
+        from ropewalk.backends.local import live
+
+        assert to is not None
+        with live(self.model, self.tokenizer, method, to, self.fingerprint) as backend:
+            yield backend
+
+
+def reach(config: PreTrainedConfig) -> tuple[int | None, int | None]:
+    """The window that a configuration was trained on, and the length that it promises; None without a rope."""
+    from ropewalk.rope.config import promised_by, read, starting_specs, window_of
+
+    try:
+        return window_of(starting_specs(config)), promised_by(read(config))
+    except UserError:
+        return None, None
+
+
+def title(method: Method) -> str:
+    """The name of a method in reports, with options that are not the default."""
+    parts = catalogue.split(method.id, "+")
+    known = {entry.id: entry.title for entry in catalogue.CATALOGUE}
+    options = "".join(part[part.index("(") :] for part in parts if "(" in part)
+    names = [known.get(part.split("(")[0], part.split("(")[0]) for part in parts]
+    return " + ".join(names) + (f" {options}" if options else "")
+
+
+def saved(method: Method, config: PreTrainedConfig, to: int) -> tuple[str, str]:
+    """Whether a checkpoint can say the method, and the change of config.json (or why there is none)."""
+    from ropewalk.checkpoint.write import diff, extended_config
+
+    try:
+        changed, written = extended_config(config, method, to)
+    except UserError as error:
+        return "no: " + error.message.partition(": ")[2], error.message
+    kinds = " / ".join(sorted({str(parameters["rope_type"]) for parameters in written.values()}))
+    return f"yes: {kinds}", "unchanged" if method.id == PLAIN else diff(config, changed)
+
+
+def spectra(method: Method, config: PreTrainedConfig, to: int) -> dict[str, Spectrum]:
+    """Layer type -> wavelengths at the target; empty where heads differ or frequencies are not what is changed."""
+    from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+    from ropewalk.rope.config import read
+
+    if not isinstance(method, FrequencyMethod):
+        return {}
+    specs, found = read(config), {}
+    for key, frequencies in method.plan(config, to).items():
+        if frequencies.inv_freq.ndim != 1:
+            return {}
+        waves = (2 * math.pi / frequencies.inv_freq.clamp_min(1e-30)).tolist()
+        found[key] = Spectrum(waves, frequencies.attention_factor, specs[key].window)
+    return found

@@ -1,0 +1,387 @@
+"""``results.json``: what was measured, as frozen values that are checked when a file is read.
+
+A file holds models, subjects (one model with one method), tasks, and rows: one number each, with its 95 % interval.
+Titles of methods and tasks stand in the file, so that who draws it needs nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import write_text
+from ropewalk.report.numbers import Estimate
+
+SCHEMA = "ropewalk results 2"
+PLAIN = "none"
+CONTROLS = ("ceiling", "closed book", "altered")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A measured model.
+
+    Attributes:
+        name: as asked for.
+        window: tokens that it was trained on; None of a server.
+        length: tokens that its configuration promises.
+        to: target length of the methods.
+        lengths: tested context lengths.
+        facts: what a reader needs to get the same numbers.
+    """
+
+    name: str
+    window: int | None
+    length: int | None
+    to: int | None
+    lengths: list[int]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+        id: as in rows.
+        title: what is asked.
+        metric: "perplexity", "nll" (nats per token) or "score" (0 to 1, higher is better).
+        scope: how much information is needed, "small" or "large"; empty where that is not known.
+        diffusion: how hard it is to find, "low" or "high".
+        benchmark: the benchmark of real texts that it belongs to.
+    """
+
+    id: str
+    title: str
+    metric: Literal["perplexity", "nll", "score"]
+    scope: str = ""
+    diffusion: str = ""
+    benchmark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number with its 95 % interval.
+
+    Attributes:
+        model: name.
+        method: canonical spelling.
+        task: id.
+        length: context length in tokens; of a position bucket, its end.
+        value: in the metric of the task.
+        low: lower end of the interval; None where one document gives none.
+        high: upper end.
+        n: documents of a loss, samples of a score.
+        depth: where the needed information stands, 0 to 1; None over all depths.
+        start: of a position bucket.
+    """
+
+    model: str
+    method: str
+    task: str
+    length: int
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    depth: float | None = None
+    start: int | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Relative change of perplexity against the plain model at one length: 0.02 is 2 % worse."""
+
+    length: int
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Samples beyond the window that only this method, or only the plain model, answers; McNemar's p."""
+
+    only_this: int
+    only_none: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Average:
+    """Mean over tasks at one length, every task counting the same.
+
+    Attributes:
+        length: context length in tokens.
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end.
+        n: samples.
+        se: standard error.
+        kind: "scope/diffusion" of the tasks; empty over all of them.
+        passing: probability that the average passes here and at every shorter tested length.
+    """
+
+    length: int
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    se: float | None = None
+    kind: str = ""
+    passing: float | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
+
+
+@dataclass(frozen=True)
+class TaskFindings:
+    """One task of one subject.
+
+    Attributes:
+        task: id.
+        effective_length: longest tested length up to which every tested one passes, and by the bounds of the scores;
+            None where no threshold is meant.
+        controls: ceiling, closed book, altered.
+        checked: teacher-forced answers that were decoded as well.
+        agreed: how many of these decoding confirmed.
+        early: lengths at which not all samples were needed.
+    """
+
+    task: str
+    effective_length: Estimate | None = None
+    controls: dict[str, Estimate] = field(default_factory=dict)
+    checked: int = 0
+    agreed: int = 0
+    early: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The wavelengths of one layer type's rotary dimensions, in tokens; None is infinite."""
+
+    wavelengths: list[float | None]
+    attention_factor: float | None = None
+    window: int | None = None
+
+    def critical(self, window: int) -> int | None:
+        """The first dimension that does not finish a turn within ``window``."""
+        waves = (math.inf if wave is None else wave for wave in self.wavelengths)
+        return next((i for i, wave in enumerate(waves) if wave > window), None)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model with one method: what it is, and its findings; None where the task was not run.
+
+    Attributes:
+        model: name.
+        method: canonical spelling; "none" is the plain model.
+        title: of the method.
+        paper: arXiv id or address.
+        factor: target over window.
+        training_free: "yes", "no", or how far.
+        exportable: whether a checkpoint can say it.
+        note: one line.
+        causal: False where blocks of queries vote with tokens behind them: no losses are taken from one forward, and
+            answers are decoded token by token.
+        length_dependent: True where a token's loss changes with what follows it.
+        fingerprint: hash of all that the method does to the model.
+        how: how prompts were read.
+        tokens: "asked" and "read" in the last run.
+        effective_length: longest tested length at which, and below which, the average over tasks passes.
+        k_max: longest tested length with a passkey accuracy of 0.2 or more up to it (arXiv 2306.15595).
+        perplexity_at_to: of documents cut to the target length.
+        tail_perplexity: of the tokens in the last position bucket.
+        short_tax: change of perplexity at each tested length inside the window.
+        beyond_window: against the plain model, on the same samples.
+        averages: over tasks, by length and kind.
+        tasks: one by one.
+        rope: by layer type.
+        config_diff: change of config.json, or why there is none.
+    """
+
+    model: str
+    method: str
+    title: str
+    paper: str = ""
+    factor: float | None = None
+    training_free: str = ""
+    exportable: str = ""
+    note: str = ""
+    causal: bool = True
+    length_dependent: bool = False
+    fingerprint: str = ""
+    how: str = ""
+    tokens: dict[str, int] | None = None
+    effective_length: Estimate | None = None
+    k_max: Estimate | None = None
+    perplexity_at_to: Estimate | None = None
+    tail_perplexity: Estimate | None = None
+    short_tax: list[Change] = field(default_factory=list)
+    beyond_window: Gain | None = None
+    averages: list[Average] = field(default_factory=list)
+    tasks: list[TaskFindings] = field(default_factory=list)
+    rope: dict[str, Spectrum] = field(default_factory=dict)
+    config_diff: str = ""
+
+    def average(self, length: int | None) -> Estimate:
+        """Over all tasks at a length; empty where it was not measured."""
+        return next((one.estimate for one in self.averages if (one.length, one.kind) == (length, "")), Estimate())
+
+
+@dataclass(frozen=True)
+class BenchmarkTable:
+    """The table that a benchmark of real texts reports, in points, at one length of prompts."""
+
+    model: str
+    method: str
+    benchmark: str
+    length: int
+    points: dict[str, float]
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """What was asked for and is not there: of every method unless one is named, at every length unless one is."""
+
+    model: str
+    task: str
+    reason: str
+    length: int | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of a ``results.json``; ``settings`` holds the experiment as it was asked for."""
+
+    settings: dict[str, Any]
+    models: list[Model]
+    subjects: list[Subject]
+    tasks: list[Task]
+    rows: list[Row]
+    tables: list[BenchmarkTable] = field(default_factory=list)
+    not_measured: list[NotMeasured] = field(default_factory=list)
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    seconds: float | None = None
+    schema: str = SCHEMA
+
+    @classmethod
+    def of(cls, data: Any) -> Results:
+        """Checked content of a file.
+
+        Raises:
+            UserError: if it follows another schema, a key is missing or unknown, or a value is of another type.
+        """
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != SCHEMA:
+            raise _wrong(f"its schema is {schema!r}, expected {SCHEMA!r}")
+        found: Results = _decode(cls, data, "results")
+        if not found.subjects:
+            raise _wrong("'subjects' is empty")
+        known, tasks = {(one.model, one.method) for one in found.subjects}, {task.id for task in found.tasks}
+        for row in found.rows:
+            if (row.model, row.method) not in known or row.task not in tasks:
+                raise _wrong(f"a row of {row.model}, {row.method}, {row.task} has no entry in 'subjects' or 'tasks'")
+        return found
+
+    @classmethod
+    def read(cls, file: Path) -> Results:
+        """A checked file.
+
+        Raises:
+            UserError: if it cannot be read, or is no file of this schema.
+        """
+        try:
+            return cls.of(json.loads(file.read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}", "Give a results.json.") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what is as by default is left out."""
+        return {"schema": self.schema, **{k: v for k, v in _encode(self).items() if k != "schema"}}
+
+    def write(self, file: Path) -> None:
+        """Write atomically.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        write_text(file, json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _wrong(message: str) -> UserError:
+    return UserError(
+        f"This is no results.json that can be read: {message}.",
+        "Run its command again: finished samples are taken from samples.sqlite.",
+    )
+
+
+def _encode(value: Any) -> Any:
+    if is_dataclass(value):
+        held = {f: getattr(value, f.name) for f in fields(value)}
+        return {f.name: _encode(own) for f, own in held.items() if own != _default(f)}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(own) for key, own in value.items()}
+    return [_encode(own) for own in value] if isinstance(value, (list, tuple)) else value
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as ``kind``: a dataclass, a list, a mapping by string, one of several, or a plain type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _decode(next(one for one in inner if one is not type(None)), value, where)
+    if origin is Literal:
+        if value not in inner:
+            raise _wrong(f"{where} is {value!r}, expected one of {', '.join(inner)}")
+        return value
+    if is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if kind is Any:
+        return value
+    expected = {float: (int, float)}.get(kind, origin or kind)
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
+        raise _wrong(f"{where} is {value!r}, expected {getattr(origin or kind, '__name__', kind)}")
+    if origin is list:
+        return [_decode(inner[0], own, f"{where}[{i}]") for i, own in enumerate(value)]
+    if origin is dict:
+        return {key: _decode(inner[1], own, f"{where}.{key}") for key, own in value.items()}
+    return value
+
+
+def _decode_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _wrong(f"{where} is {type(value).__name__}, expected an object")
+    hints = get_type_hints(kind)
+    if unknown := set(value) - set(hints):
+        raise _wrong(f"{where} has a key {min(unknown)!r} that the schema does not know")
+    for f in fields(kind):
+        if f.name not in value and f.default is MISSING and f.default_factory is MISSING:
+            raise _wrong(f"{where} has no key {f.name!r}")
+    return kind(**{name: _decode(hints[name], own, f"{where}.{name}") for name, own in value.items()})

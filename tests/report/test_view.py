@@ -1,0 +1,93 @@
+"""Reading results: how subjects are ordered, and what the verdict says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ropewalk.report.numbers import quantity, tax, tokens
+from ropewalk.report.schema import Average, Estimate, Model, Results, Subject
+from ropewalk.report.view import View
+
+Keep = Callable[..., dict[str, Any]]
+
+
+def read(raw: dict[str, Any]) -> View:
+    return View(Results.of(raw))
+
+
+def test_methods_are_ordered_by_what_they_reach(raw: dict[str, Any]) -> None:
+    order = [line.subject.method for line in read(raw).lines]
+    assert order[:3] == ["none", "yarn", "longrope"]
+    assert order[-1] == "sink"
+
+
+def test_the_best_tax_is_sought_among_the_methods_that_can_have_one(keep: Keep) -> None:
+    view = read(keep(methods=["none", "yarn", "pi"]))
+    assert [view.leads(m, "short_tax", tax) for m in view.lines] == [False, True, False]
+    assert [view.leads(m, "effective_length", tokens) for m in view.lines] == [False, True, False]
+
+
+def test_what_prints_alike_leads_alike(keep: Keep) -> None:
+    view = read(keep(methods=["none", "yarn", "longrope", "pi"]))
+    assert [view.leads(m, "perplexity", quantity) for m in view.lines] == [False, True, True, False]
+
+
+def test_the_verdict_names_the_best_method_and_the_plain_model(keep: Keep) -> None:
+    text = read(keep(methods=["none", "yarn", "pi"])).verdict().replace("\N{NO-BREAK SPACE}", " ")
+    assert text == "YaRN reaches 4,096 tokens (effective length 2,048 … 4,096), the plain model 512."
+
+
+def test_the_verdict_of_less(keep: Keep) -> None:
+    assert read(keep(methods=["none", "sink"])).verdict() == (
+        "No method reaches further than the plain model, which reaches 512 tokens."
+    )
+    assert read(keep(methods=["yarn", "pi"])).verdict().startswith("YaRN reaches 4,096 tokens (")
+
+
+def test_the_verdict_falls_back_to_perplexity(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn", "pi"], tasks=["ppl"])
+    for subject in data["subjects"]:
+        del subject["effective_length"], subject["averages"]
+    assert read(data).verdict().startswith("YaRN has the lowest perplexity at 4,096 tokens: 10.9 (")
+    for subject in data["subjects"]:
+        del subject["perplexity_at_to"]
+    assert read(data).verdict() == "demo: 3 subjects on Perplexity."
+
+
+def test_the_caveat_counts_overlapping_intervals(keep: Keep) -> None:
+    assert "LongRoPE overlaps with that of YaRN" in read(keep(methods=["yarn", "longrope"])).caveat()
+    assert "2 other methods" in read(keep(methods=["yarn", "longrope", "dca"])).caveat()
+    assert read(keep(methods=["none", "yarn", "sink"])).caveat() == ""
+
+
+def alone(effective: int, passing: dict[int, float], **settings: Any) -> View:
+    """One subject whose average passes with some probabilities."""
+    averages = [Average(n, 0.9, 0.8, 1.0, 9, 0.012, "", p) for n, p in passing.items()]
+    subject = Subject("M", "none", "Plain model", effective_length=Estimate(effective, 0, effective), averages=averages)
+    model = Model("M", None, None, None, list(passing))
+    return View(Results({"threshold": 0.85, **settings}, [model], [subject], [], []))
+
+
+@pytest.mark.parametrize(
+    ("effective", "passing", "verdict"),
+    [
+        (2048, {1024: 0.99, 2048: 0.8}, "M uses its context up to 2,048 tokens, the longest tested"),
+        (1024, {1024: 0.99, 2048: 0.1}, "M uses 1,024 of 2,048 tokens"),
+        (2048, {1024: 0.9, 2048: 0.38}, "M uses 1,024 of 2,048 tokens, and 2,048 tokens with a probability of 38%"),
+        (1024, {1024: 0.41, 2048: 0.0}, "M uses 1,024 tokens with a probability of 41%"),
+        (0, {1024: 0.0, 2048: 0.0}, "M fails from the shortest length on that holds every task, 1,024 tokens"),
+    ],
+)
+def test_a_length_that_probably_fails_is_said_with_its_probability(
+    effective: int, passing: dict[int, float], verdict: str
+) -> None:
+    assert alone(effective, passing).verdict() == verdict
+
+
+def test_the_view_says_how_sure_the_average_is_and_what_was_left_out() -> None:
+    one = alone(1024, {1024: 0.9}, instead={"qa_1": "qa_1_synthetic", "altered_qa": ""})
+    assert one.caveat().endswith("up to 1,024 tokens 90%. Its standard error is 1.2 points at most.")
+    assert one.warnings() == ["Not asked, as no --qa gave its texts: qa_1 (in its place: qa_1_synthetic), altered_qa."]
