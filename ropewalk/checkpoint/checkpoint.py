@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint import dequantised
 from ropewalk.checkpoint.weights import RIGHT_CONFIG, check_weights, refuse_incomplete
 from ropewalk.common.errors import UserError
+from ropewalk.engines.gguf import from_gguf, mistakes
+from ropewalk.engines.gguf.tokenizer import tokenizer_of
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
 from ropewalk.rope.config import quiet, read_json, text_config
@@ -18,6 +22,7 @@ from ropewalk.rope.config import quiet, read_json, text_config
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from ropewalk.engines.gguf.from_gguf import RopeOfFile
     from ropewalk.rope.problems import Problem
     from ropewalk.rope.spec import RopeSpec
 
@@ -31,7 +36,7 @@ class Checkpoint:
     """A model's files: each is read when it is first asked for, and once. Nothing is unpickled.
 
     Attributes:
-        name: as the user spelled it: a folder, a config.json, a hub id, or ``demo``.
+        name: as the user spelled it: a folder, a config.json, a hub id, a GGUF file, or ``demo``.
         trust_remote_code: run code that comes with it.
     """
 
@@ -43,7 +48,7 @@ class Checkpoint:
         """The checkpoint that ``model`` names, or ``model`` itself if it is one.
 
         Args:
-            model: folder, config.json, hub id, ``demo``, or a checkpoint that was opened before.
+            model: folder, config.json, hub id, GGUF file, ``demo``, or a checkpoint that was opened before.
             trust_remote_code: run code that comes with it.
             sound: refuse a configuration that leaves the pretrained rope in doubt.
 
@@ -73,6 +78,16 @@ class Checkpoint:
             )
 
     @cached_property
+    def gguf(self) -> Path | None:
+        """The GGUF file that it is; None if it is a folder or a hub id."""
+        return Path(self.name).expanduser() if self.name.lower().endswith(".gguf") else None
+
+    @cached_property
+    def _file(self) -> RopeOfFile:
+        assert self.gguf is not None
+        return from_gguf.read(self.gguf)
+
+    @cached_property
     def config_file(self) -> Path:
         """Its config.json; of a hub id it is fetched alone.
 
@@ -83,16 +98,21 @@ class Checkpoint:
 
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """config.json as it stands in the file.
+        """config.json as it stands in the file, or as a GGUF's keys make it.
 
         Raises:
             UserError: if it is missing or no JSON object.
         """
+        if self.gguf is not None:
+            content: dict[str, Any] = json.loads(self.config.to_json_string())
+            return content
         return read_json(self.config_file)
 
     @cached_property
     def problems(self) -> list[Problem]:
         """Misconfigurations; empty for a sound model."""
+        if self.gguf is not None:
+            return list(mistakes.problems(self._file))
         return problems.find(self.raw, self.place, nested=_wants_nested(self.raw))
 
     def refuse_unsound(self) -> None:
@@ -114,6 +134,8 @@ class Checkpoint:
         Raises:
             UserError: if transformers refuses it.
         """
+        if self.gguf is not None:
+            return dequantised.configuration(self._file)
         return rope_config.load_config(self.place, self.trust_remote_code)
 
     @cached_property
@@ -129,6 +151,19 @@ class Checkpoint:
             UserError: if it has no rope that can be described so.
         """
         return rope_config.read(self.config)
+
+    @cached_property
+    def rope(self) -> RopeSpec:
+        """The one rope of the layers that see past a sliding window.
+
+        Raises:
+            UserError: if these layers have several.
+        """
+        specs = rope_config.full_attention(self.specs)
+        if len(specs) > 1:
+            kinds = ", ".join(spec.layer_type for spec in specs)
+            raise UserError(f"{self.name} has one rope per layer type ({kinds}); a GGUF from here has one for all")
+        return specs[0]
 
     def starting(self, on_top: bool | None = None) -> dict[str, RopeSpec]:
         """Layer type -> the rope that an extension starts from; see ``rope.config.starting_specs``."""
@@ -149,8 +184,13 @@ class Checkpoint:
         """A local folder with all its files; a hub id is downloaded into the hub's cache.
 
         Raises:
-            UserError: if the name is that of a configuration alone, or the hub does not give it.
+            UserError: if the name is that of a configuration or a GGUF file, or the hub does not give it.
         """
+        if self.gguf is not None:
+            raise UserError(
+                f"a folder is needed, and {self.name} is one file",
+                f"ropewalk extend {self.name} --to LENGTH -o OUT   (writes one)",
+            )
         path = Path(self.place).expanduser()
         if path.is_dir():
             return path
@@ -165,6 +205,11 @@ class Checkpoint:
         except Exception as error:  # the hub client raises many kinds
             raise UserError(f"the hub did not give {self.name!r}: {str(error).splitlines()[0]}") from None
 
+    @property
+    def source(self) -> Path:
+        """The folder or GGUF file that its weights lie in."""
+        return self.folder if self.gguf is None else self.gguf
+
     @cached_property
     def weights(self) -> list[Path]:
         """The files of its weights, each complete.
@@ -172,7 +217,11 @@ class Checkpoint:
         Raises:
             UserError: naming the file that is missing, truncated or not safetensors.
         """
-        return check_weights(self.folder)
+        return check_weights(self.folder) if self.gguf is None else [self._file.path]
+
+    def dequantised(self) -> str:
+        """A sentence on what a GGUF file's weights are when they are loaded; empty for other checkpoints."""
+        return "" if self.gguf is None else dequantised.size(self._file, self.config)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, the same one at every call.
@@ -186,22 +235,24 @@ class Checkpoint:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        folder = self.folder
-        try:
-            with quiet():
-                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                    folder, config=self.config, trust_remote_code=self.trust_remote_code
-                )
-        except Exception as error:  # many kinds, all about the files
-            raise UserError(
-                f"no usable tokenizer in {folder}: {_first_line(error)}",
-                "Copy tokenizer.json and tokenizer_config.json there.",
-            ) from None
+        if self.gguf is not None:
+            tokenizer = tokenizer_of(self.gguf)
+        else:
+            try:
+                with quiet():
+                    tokenizer = AutoTokenizer.from_pretrained(
+                        self.folder, config=self.config, trust_remote_code=self.trust_remote_code
+                    )
+            except Exception as error:  # many kinds, all about the files
+                raise UserError(
+                    f"no usable tokenizer in {self.folder}: {_first_line(error)}",
+                    "Copy tokenizer.json and tokenizer_config.json there.",
+                ) from None
         vocabulary = int(text_config(self.config).vocab_size)
         highest = max(tokenizer.get_vocab().values(), default=-1)
         if highest >= vocabulary:
             raise UserError(
-                f"the tokenizer in {folder} does not fit the model: it makes ids up to {highest}, "
+                f"the tokenizer in {self.source} does not fit the model: it makes ids up to {highest}, "
                 f"the embedding has {vocabulary} rows",
                 "Use the tokenizer that came with the checkpoint.",
             )
@@ -235,7 +286,7 @@ class Checkpoint:
             live.to(place)  # type: ignore[arg-type]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(
-                f"transformers cannot load {self.folder}: {_first_line(error)}", f"ropewalk inspect {self.name}"
+                f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
             ) from None
         check_live(live)
         return live.eval()
@@ -243,6 +294,8 @@ class Checkpoint:
     def _live(self, dtype: str) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
+        if self.gguf is not None:
+            return dequantised.model(self._file, self.config, dtype)
         try:
             with quiet():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(

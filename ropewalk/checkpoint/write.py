@@ -46,6 +46,7 @@ class Extension(Result):
         scale: T / L.
         rope_parameters: layer type -> parameters now in the configuration.
         config_diff: unified diff of config.json.
+        notes: what else to know.
     """
 
     folder: Path
@@ -55,11 +56,14 @@ class Extension(Result):
     scale: float
     rope_parameters: dict[str, dict[str, Any]]
     config_diff: str
+    notes: list[str]
 
     def show(self, console: Console) -> None:
         console.print(f"[bold]{self.method}[/]: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})")
         console.print(self.config_diff, markup=False, soft_wrap=True)
         console.print(f"\nwritten to [bold]{self.folder}[/]\n", soft_wrap=True)
+        for note in self.notes:
+            console.print(note, soft_wrap=True)
 
 
 def extended_config(
@@ -166,7 +170,7 @@ def extend(
     config = checkpoint.config
     method = _saveable(method)
     changed, parameters = extended_config(config, method, to, on_top)
-    source, _ = checkpoint.folder, checkpoint.weights
+    source, _ = checkpoint.source, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
     starting = checkpoint.starting(on_top)
     window = rope_config.window_of(starting)
@@ -181,9 +185,7 @@ def extend(
         "rope_parameters": parameters,
     }
     with new_folder(out, [source], overwrite) as folder:
-        for file in sorted(source.iterdir()):
-            if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
-                bring(file, folder / file.name)
+        notes = _fill(folder, checkpoint)
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
@@ -197,7 +199,21 @@ def extend(
         scale=to / window,
         rope_parameters=parameters,
         config_diff=diff(config, changed),
+        notes=notes,
     )
+
+
+def _fill(folder: Path, checkpoint: Checkpoint) -> list[str]:
+    """Put the weights, the tokenizer and what else there is into a folder; what to know about that."""
+    if checkpoint.gguf is not None:
+        with rope_config.quiet():
+            checkpoint.load(device="cpu").save_pretrained(folder)
+            checkpoint.tokenizer().save_pretrained(folder)
+        return [checkpoint.dequantised()]
+    for file in sorted(checkpoint.folder.iterdir()):
+        if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
+            bring(file, folder / file.name)
+    return []
 
 
 def bring(file: Path, to: Path) -> None:

@@ -230,7 +230,7 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
 
 def _commands(model: str, to: int) -> list[str]:
     length = show(to)
-    out = f"{model.rstrip('/').rpartition('/')[2].removesuffix('.json') or 'model'}-{length}"
+    out = f"{model.rstrip('/').rpartition('/')[2].removesuffix('.json').removesuffix('.gguf') or 'model'}-{length}"
     lines = (
         ["ropewalk", "compare", model, "--to", length],
         ["ropewalk", "extend", model, "--to", length, "--method", "yarn", "--out", out],

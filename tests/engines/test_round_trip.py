@@ -11,8 +11,8 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.engines import llama_cpp
 from ropewalk.engines.agreement import READERS, Asked
-from ropewalk.engines.handover import export
 from ropewalk.engines.reading import Files
+from ropewalk.handover.handover import export
 from ropewalk.rope.config import load_config
 from tests.matrix import FAMILY_NAMES, SAVED, TARGET, made
 from tests.models import shared

@@ -11,7 +11,7 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.engines import llama_cpp
-from ropewalk.engines.gguf.header import AGAIN, Place, read_header
+from ropewalk.engines.gguf.header import AGAIN, Header, Place, read_header
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SAME, error
 from ropewalk.engines.reading import Reading
@@ -49,12 +49,14 @@ class RopeOfFile:
         architecture: ``general.architecture``.
         keys: keys of the architecture, without its name; lists are left out.
         factors: tensor name without ``.weight`` -> divisors of the plain frequencies.
+        header: all of the file's keys and tensors.
     """
 
     path: Path
     architecture: str
     keys: dict[str, Any]
     factors: dict[str, tuple[float, ...]]
+    header: Header
 
     @property
     def rotary_dim(self) -> int:
@@ -62,13 +64,13 @@ class RopeOfFile:
         given = self.keys.get("rope.dimension_count") or self.keys.get("attention.key_length")
         return int(given or self.keys["embedding_length"] // self.keys["attention.head_count"])
 
-    def reading(self) -> Reading:
-        """The rotation that llama.cpp derives without flags.
+    def reading(self, sliding: bool = False) -> Reading:
+        """The rotation that llama.cpp derives without flags; ``sliding``: in sliding-window layers.
 
         Raises:
             UserError: if llama.cpp would refuse the file.
         """
-        return llama_cpp.read({**self.keys, **self.factors}, architecture=self.architecture)
+        return llama_cpp.read({**self.keys, **self.factors}, architecture=self.architecture, sliding=sliding)
 
     def spec(self) -> RopeSpec:
         """The same as a RopeSpec: factors relative to ``rope.freq_base``.
@@ -127,7 +129,7 @@ def read(path: Path) -> RopeOfFile:
     keys = {key.removeprefix(prefix): value for key, value in header.values.items() if key.startswith(prefix)}
     places = {name: header.tensors.get(f"{name}.weight") for name in FACTOR_TENSORS}
     factors = {name: _factors(path, f"{name}.weight", place) for name, place in places.items() if place is not None}
-    found = RopeOfFile(path, architecture, keys, factors)
+    found = RopeOfFile(path, architecture, keys, factors, header)
     _check_values(found)
     return found
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.engines import llama_cpp
 from ropewalk.engines.reading import Reading
 from ropewalk.methods.frequencies.ntk import ntk_base
-from ropewalk.rope.config import full_attention
 from ropewalk.rope.spec import RopeSpec
 
 # Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor.
@@ -72,20 +69,6 @@ class Native:
 
     def __str__(self) -> str:
         return f"{self.method}, with frequencies off by {self.mean:.1%} on average and {self.error:.1%} at most"
-
-
-def rope_of_checkpoint(model: str | Path | Checkpoint) -> RopeSpec:
-    """The rope of a folder, config.json or hub id: that of the layers which see past a sliding window.
-
-    Raises:
-        UserError: if the configuration is unsound, or these layers have several ropes.
-    """
-    checkpoint = Checkpoint.open(model)
-    specs = full_attention(checkpoint.specs)
-    if len(specs) > 1:
-        kinds = ", ".join(spec.layer_type for spec in specs)
-        raise UserError(f"{checkpoint.name} has one rope per layer type ({kinds}); a GGUF from here has one for all")
-    return specs[0]
 
 
 def loaded(architecture: str, scaling_type: str | None) -> tuple[str, ...]:

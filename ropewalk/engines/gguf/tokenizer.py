@@ -1,20 +1,19 @@
-"""A byte-level BPE tokenizer as GGUF metadata."""
+"""Tokenizers as GGUF metadata: byte-level BPE written and read here, the others read by transformers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.engines.gguf.library import gguf
-from ropewalk.rope.config import text_config
+from ropewalk.rope.config import quiet
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 # How text is cut before merging -> llama.cpp's name for it. Byte-level's own cut is GPT-2's pattern; the patterns are
 # those of the published tokenizers.
@@ -32,16 +31,16 @@ TEKKEN = (
 )
 STOCK = "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT.gguf"
 CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWEN2,): "qwen2", (TEKKEN,): "tekken"}
+SAME_CUT = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}  # other names, when read
 WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "tekken"})  # llama.cpp looks a whole piece up before merging
 
 
-def add_tokenizer(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
-    """Write the tokenizer of a checkpoint; the vocabulary is padded to the rows of the embedding.
+def add_tokenizer(writer: GGUFWriter, live: PreTrainedTokenizerBase, folder: Path, config: PreTrainedConfig) -> None:
+    """Write the tokenizer of a checkpoint folder; the vocabulary is padded to the rows of the embedding.
 
     Raises:
         UserError: if it is no byte-level BPE, or does something that llama.cpp cannot be told.
     """
-    live, folder, config = checkpoint.tokenizer(), checkpoint.folder, text_config(checkpoint.config)
     backend = getattr(live, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"the tokenizer of {folder} is no byte-level BPE of the tokenizers library", STOCK)
@@ -142,3 +141,88 @@ def _added_around(live: PreTrainedTokenizerBase, folder: Path) -> tuple[bool, bo
     raise UserError(
         f"the tokenizer of {folder}: 'a' becomes {full}; llama.cpp can add one begin and one end token, nothing else"
     )
+
+
+def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file, with its chat template.
+
+    Raises:
+        UserError: if there is none, its text is cut in a way that is not known here, or transformers makes other tokens
+            of it than the file lists.
+    """
+    fields = gguf().GGUFReader(path).fields
+    values = {key: fields[key].contents() for key in fields if key.startswith("tokenizer.")}
+    tokens = values.get("tokenizer.ggml.tokens")
+    if not tokens:
+        raise UserError(f"{path}: key 'tokenizer.ggml.tokens' is missing", "Convert the checkpoint again.")
+    kind = values.get("tokenizer.ggml.model")
+    made = _byte_level(path, values) if kind == "gpt2" else _of_transformers(path, tokens)
+    made.chat_template = values.get("tokenizer.chat_template")
+    return made
+
+
+def _byte_level(path: Path, values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    get = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items()}
+    given = str(get.get("pre", "default"))
+    name = SAME_CUT.get(given, given)
+    cuts = next((cuts for cuts, known in CUTS.items() if known == name), None)
+    if cuts is None:
+        raise UserError(
+            f"{path}: key 'tokenizer.ggml.pre' is {given!r}: how this tokenizer cuts a text is not known here; known: "
+            f"{', '.join([*CUTS.values(), *SAME_CUT])}",
+            "Use the checkpoint that the file was made from.",
+        )
+    tokens, merges = get["tokens"], [tuple(merge.split(" ")) for merge in get.get("merges", [])]
+    vocabulary = {text: i for i, text in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in WHOLE_WORDS_FIRST))
+    steps: list[Any] = [
+        pre_tokenizers.Digits(individual_digits=True) if cut == DIGITS else pre_tokenizers.Split(Regex(cut), "isolated")
+        for cut in cuts
+        if cut != GPT2
+    ]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=GPT2 in cuts))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
+    backend.decoder = decoders.ByteLevel()
+    kinds = gguf().TokenType
+    types = get.get("token_type") or [int(kinds.NORMAL)] * len(tokens)
+    special = {int(kinds.CONTROL): True, int(kinds.USER_DEFINED): False}
+    for kind, is_special in special.items():
+        texts = [text for text, this in zip(tokens, types, strict=True) if this == kind]
+        added = [AddedToken(text, normalized=False, special=is_special) for text in texts]
+        (backend.add_special_tokens if is_special else backend.add_tokens)(added)
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {ours: get[f"{theirs}_token_id"] for ours, theirs in names.items() if f"{theirs}_token_id" in get}
+    around = {"bos": get.get("add_bos_token", name in WHOLE_WORDS_FIRST), "eos": get.get("add_eos_token", False)}
+    wanted = [side for side in ("bos", "eos") if around[side] and side in ids]
+    if wanted:
+        single = [tokens[ids["bos"]]] * ("bos" in wanted) + ["$A"] + [tokens[ids["eos"]]] * ("eos" in wanted)
+        pairs = [(tokens[ids[side]], ids[side]) for side in dict.fromkeys(wanted)]
+        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=pairs)
+    roles = {f"{side}_token": tokens[identity] for side, identity in ids.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
+
+
+def _of_transformers(path: Path, tokens: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Sentencepiece and others; refuses one whose tokens are not the file's."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # many kinds, all about the file
+        raise UserError(
+            f"{path}: transformers cannot read the tokenizer: {type(error).__name__}: {error}",
+            "Use the checkpoint that the file was made from.",
+        ) from None
+    vocabulary = made.get_vocab()
+    lost = [t for i, t in enumerate(tokens) if i not in (vocabulary.get(t), vocabulary.get(t.replace(" ", "\u2581")))]
+    if lost:
+        raise UserError(
+            f"{path}: transformers makes another tokenizer of it: {len(lost)} tokens of the file are not under their "
+            f"ids, the first is {lost[0]!r}",
+            "Use the checkpoint that the file was made from.",
+        )
+    return made

@@ -20,8 +20,8 @@ import ropewalk
 from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
 from ropewalk import method
 from ropewalk.checkpoint.write import extend
-from ropewalk.engines.gguf import patch_gguf, set_keys, write_gguf
-from ropewalk.engines.gguf.rope_keys import rope_of_checkpoint
+from ropewalk.handover.patch import patch_gguf, set_keys
+from ropewalk.handover.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import checkpoint
 
 VENV = os.environ.get("ROPEWALK_LLAMA_CPP", "")
@@ -100,7 +100,7 @@ def test_yarn_by_flags_alone_is_yarn(tmp_path):
 def test_biases_and_grouped_heads_arrive_where_they_belong(family, more, tmp_path):
     folder = checkpoint(tmp_path, family, "resonance+yarn", **more)
     path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
-    ids = torch.randint(3, 600, (rope_of_checkpoint(str(folder)).length,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, 600, (Checkpoint.open(folder).rope.length,), generator=torch.Generator().manual_seed(0))
     assert largest_difference(path, folder, ids.tolist()) <= BOUND
 
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import file_to_write, new_file
 from ropewalk.engines.gguf.from_gguf import RopeOfFile, read, refuse_other
 from ropewalk.engines.gguf.header import AGAIN
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.output import MARK, Stored, Written, write_file, written_here
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries, rope_of_checkpoint
+from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
 from ropewalk.engines.llama_cpp import UNSTRETCHED_SLIDING
 from ropewalk.rope.spec import ALL, RopeSpec
 
@@ -25,7 +26,7 @@ REWRITTEN = frozenset({"context_length", "rope.dimension_count", "rope.freq_base
 WHOLE_KEYS = frozenset({"context_length", "rope.dimension_count", "rope.scaling.original_context_length"})
 
 
-def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> Written:
+def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrite: bool = False) -> Written:
     """Write ``source`` again with the rope of a checkpoint's configuration; that checkpoint's weights are not needed.
 
     Args:
@@ -39,7 +40,7 @@ def patch_gguf(source: Path, model: str, out: Path, overwrite: bool = False) -> 
             architecture of ``source``.
     """
     file = read(source)
-    spec = rope_of_checkpoint(model)
+    spec = Checkpoint.open(model).rope
     if spec.rotary_dim != file.rotary_dim:
         raise UserError(
             f"{source} rotates {file.rotary_dim} dimensions per head, {model} rotates {spec.rotary_dim}",

@@ -16,11 +16,12 @@ import gguf
 from safetensors.torch import load_file, save_file
 
 from ropewalk import UserError
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.engines import llama_cpp
-from ropewalk.engines.gguf import read, write_gguf
-from ropewalk.engines.gguf.rope_keys import entries, nearest, rope_of_checkpoint
-from ropewalk.engines.gguf.to_gguf import neighbours
+from ropewalk.engines.gguf.from_gguf import read
+from ropewalk.engines.gguf.rope_keys import entries, nearest
+from ropewalk.handover.to_gguf import neighbours, write_gguf
 from ropewalk.rope.spec import RopeSpec
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, edit
 
@@ -45,7 +46,7 @@ def halves(rows, heads):
 @pytest.mark.parametrize("spelling", METHODS)
 def test_the_rope_read_back_is_the_checkpoints(spelling, tmp_path):
     folder = checkpoint(tmp_path, spelling=spelling)
-    want = rope_of_checkpoint(str(folder))
+    want = Checkpoint.open(folder).rope
     written = write_gguf(folder, tmp_path / "m.gguf", "F16")
     seen = read(written.path).spec()
     for name in ("rotary_dim", "head_dim", "window", "length", "kv_heads"):
@@ -214,13 +215,13 @@ def test_dynamic_and_two_factor_sets_are_refused():
 @pytest.mark.parametrize("spelling", ["resonance+yarn", "yarn(truncate=False)", "llama3"])
 def test_an_architecture_without_a_slot_is_refused_with_the_nearest_rope_and_its_error(spelling, tmp_path):
     folder = configuration(tmp_path, "qwen3", spelling)
-    spec = rope_of_checkpoint(str(folder))
+    spec = Checkpoint.open(folder).rope
     with pytest.raises(UserError) as refused:
         write_gguf(folder, tmp_path / "m.gguf")
     native = nearest(spec)
     assert native.method == "yarn" and str(native) in refused.value.message
     assert "--method yarn" in refused.value.mend
-    again = rope_of_checkpoint(str(configuration(tmp_path / "again", "qwen3", "yarn")))
+    again = Checkpoint.open(configuration(tmp_path / "again", "qwen3", "yarn")).rope
     errors = (again.inv_freq - spec.inv_freq).abs() / again.inv_freq.maximum(spec.inv_freq)
     assert (native.error, native.mean) == pytest.approx((float(errors.max()), float(errors.mean())), rel=1e-3)
 

@@ -20,7 +20,7 @@ from ropewalk.common.files import file_to_write, new_file
 from ropewalk.engines.gguf.from_gguf import refuse_other
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
-from ropewalk.engines.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set, rope_of_checkpoint
+from ropewalk.engines.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
 from ropewalk.engines.gguf.tokenizer import add_tokenizer
 from ropewalk.rope.config import text_config
 from ropewalk.rope.spec import RopeSpec
@@ -52,14 +52,14 @@ def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", ov
         raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(TYPES)}")
     gguf()  # a missing library is said before any work
     checkpoint = Checkpoint.open(model)
-    spec, config, name = rope_of_checkpoint(checkpoint), text_config(checkpoint.config), checkpoint.place
+    spec, config, name = checkpoint.rope, text_config(checkpoint.config), checkpoint.place
     rope = _rope(config, spec, name)
     out = file_to_write(out, written_here, [checkpoint.folder], overwrite)
     tensors = _plan(config, checkpoint, dtype)
 
     def add_keys(writer: GGUFWriter) -> None:
         _add_hyperparameters(writer, config, Path(name).name, dtype)
-        add_tokenizer(writer, checkpoint)
+        add_tokenizer(writer, checkpoint.tokenizer(), checkpoint.folder, config)
 
     with new_file(out, written_here, [checkpoint.folder], overwrite) as path:
         write_file(path, ARCHITECTURE, add_keys, rope, tensors)

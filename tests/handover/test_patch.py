@@ -9,10 +9,13 @@ pytest.importorskip("gguf")
 import gguf
 
 from ropewalk import UserError
-from ropewalk.engines.gguf import inspect_gguf, patch_gguf, read, set_keys, write_gguf
+from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf_inspection import inspect_gguf
+from ropewalk.engines.gguf.from_gguf import read
 from ropewalk.engines.gguf.output import MARK
-from ropewalk.engines.gguf.patch import REWRITTEN
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, rope_of_checkpoint
+from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS
+from ropewalk.handover.patch import REWRITTEN, patch_gguf, set_keys
+from ropewalk.handover.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, foreign
 
 METHODS = ["pi", "yarn", "ntk-aware", "resonance+yarn"]
@@ -59,7 +62,7 @@ def test_an_architecture_without_a_slot_gets_native_keys(spelling, tmp_path):
     folder = configuration(tmp_path / "qwen3", "qwen3", spelling)
     source = foreign(tmp_path / "m.gguf", "qwen3", {"attention.key_length": 16, "rope.freq_base": 1e6})
     patched = patch_gguf(source, str(folder), tmp_path / "patched.gguf")
-    reading, want = read(patched.path).reading(), rope_of_checkpoint(str(folder))
+    reading, want = read(patched.path).reading(), Checkpoint.open(folder).rope
     assert patched.rope.factors == {}
     assert reading.inv_freq.tolist() == pytest.approx(want.inv_freq.tolist(), rel=1e-6)
     assert reading.attention_factor == pytest.approx(want.attention_factor, rel=1e-6)

@@ -1,0 +1,267 @@
+"""A model from a GGUF file: its configuration from the file's keys, its weights dequantised.
+
+transformers has a reader too; it passes over what it does not map (rope scaling, factor tensors, biases, the width of
+heads), which makes another model of the same file without a word. Here every tensor has its place or is refused, and
+the rope that transformers makes of the configuration is that which llama.cpp makes of the keys, or is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ropewalk.checkpoint.weights import refuse_incomplete
+from ropewalk.common.errors import UserError
+from ropewalk.engines.gguf.from_gguf import RopeOfFile
+from ropewalk.engines.gguf.library import gguf
+from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Architectures of llama.cpp -> model type. Mistral is a "llama" there, and so is a Qwen2 that ropewalk wrote.
+FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+}
+ONE_PLUS = frozenset({"gemma", "gemma2", "gemma3"})  # norms are stored as 1 + weight
+DTYPES = {"F32": "float32", "F16": "float16"}  # of the matrices -> of the model; all others become bfloat16
+PARTIAL = frozenset({"phi3"})  # model types that can rotate a part of each head
+SLIDING = {"gemma2": (4096, 2), "gemma3": (None, 6)}  # default window; one layer in so many looks past it
+WIDEST = {"gemma2": 46, "gemma3": 62}  # layers of the largest, whose queries are scaled by hidden size over heads
+ORIGIN = "Use the checkpoint that the file was made from."
+
+
+def configuration(file: RopeOfFile) -> PreTrainedConfig:
+    """The configuration of the model in a GGUF file.
+
+    Raises:
+        UserError: if the architecture is another, a key is missing, or transformers cannot rotate as llama.cpp does.
+    """
+    from transformers import AutoConfig
+
+    kind, keys = FAMILIES.get(file.architecture), file.keys
+    if kind is None or keys.get("expert_count"):
+        what = f"architecture {file.architecture!r}" + (" with experts" if keys.get("expert_count") else "")
+        raise UserError(f"{file.path} has the {what}; a GGUF is opened for {', '.join(FAMILIES)}", ORIGIN)
+    heads, width = int(_need(file, "attention.head_count")), int(_need(file, "embedding_length"))
+    head_dim = int(keys.get("attention.key_length") or width // heads)
+    values: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": int(_need(file, "feed_forward_length")),
+        "num_hidden_layers": int(_need(file, "block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(keys.get("attention.head_count_kv", heads)),
+        "head_dim": head_dim,
+        "rms_norm_eps": float(_need(file, "attention.layer_norm_rms_epsilon")),
+        "max_position_embeddings": int(keys["context_length"]),
+        "vocab_size": _place(file, "token_embd.weight").elements // width,
+        "tie_word_embeddings": "output.weight" not in file.header.tensors,
+        "dtype": _dtype(file),
+    }
+    for name in ("bos", "eos", "padding"):
+        values[f"{name.removesuffix('ding')}_token_id"] = file.header.values.get(f"tokenizer.ggml.{name}_token_id")
+    kind, more = _of_family(file, kind, head_dim)
+    if file.rotary_dim != head_dim and kind not in PARTIAL:
+        raise UserError(f"{file.path}: {file.rotary_dim} of {head_dim} dimensions rotate; {kind} rotates all", ORIGIN)
+    tried = []
+    for parameters in _spellings(file):
+        if kind == "gemma3_text":
+            base = float(keys.get("rope.freq_base_swa", 10000.0))
+            parameters = {
+                "full_attention": parameters,
+                "sliding_attention": {"rope_type": "default", "rope_theta": base},
+            }
+        with rope_config.quiet():
+            made = AutoConfig.for_model(kind, **values, **more, rope_parameters=parameters)
+        if kind == "phi3":  # the attribute has priority over the key
+            made.original_max_position_embeddings = file.spec().window
+        tried.append(_difference(file, made))
+        if not tried[-1]:
+            made.architectures = [_class(made).__name__]
+            return made
+    raise UserError(f"{file.path}: transformers would rotate otherwise than llama.cpp: {tried[-1]}", ORIGIN)
+
+
+def _need(file: RopeOfFile, key: str) -> Any:
+    if not isinstance(file.keys.get(key), (int, float)):
+        raise UserError(f"{file.path}: key '{file.architecture}.{key}' is missing, or is no number", ORIGIN)
+    return file.keys[key]
+
+
+def _place(file: RopeOfFile, name: str) -> Any:
+    if name not in file.header.tensors:
+        raise UserError(f"{file.path}: tensor {name!r} is missing", ORIGIN)
+    return file.header.tensors[name]
+
+
+def _dtype(file: RopeOfFile) -> str:
+    """The type of the dequantised model: that of most of the file's numbers, where torch has it."""
+    amounts: Counter[int] = Counter()
+    for place in file.header.tensors.values():
+        amounts[place.kind] += place.elements
+    [(most, _)] = amounts.most_common(1)
+    return DTYPES.get(gguf().GGMLQuantizationType(most).name, "bfloat16")
+
+
+def _of_family(file: RopeOfFile, kind: str, head_dim: int) -> tuple[str, dict[str, Any]]:
+    """The model type, and what only this family's configuration has."""
+    keys, layers = file.keys, int(file.keys["block_count"])
+    window = int(keys.get("attention.sliding_window", 0))
+    if kind == "llama":
+        biased = {part for part in ("attn_q", "attn_output", "ffn_up") if f"blk.0.{part}.bias" in file.header.tensors}
+        if biased == {"attn_q"}:
+            return "qwen2", {}
+        if 0 < window < keys["context_length"]:
+            return "mistral", {"sliding_window": window}
+        return kind, {"attention_bias": "attn_q" in biased, "mlp_bias": "ffn_up" in biased}
+    if kind == "phi3":
+        return kind, {"sliding_window": window or None}
+    if file.architecture in SLIDING:
+        default, every = SLIDING[file.architecture]
+        if keys.get("attention.sliding_window_pattern", every) != every:
+            raise UserError(
+                f"{file.path}: key '{file.architecture}.attention.sliding_window_pattern' is "
+                f"{keys['attention.sliding_window_pattern']}, expected {every}", ORIGIN,
+            )  # fmt: skip
+        width, heads = int(keys["embedding_length"]), int(keys["attention.head_count"])
+        more: dict[str, Any] = {
+            "sliding_window": window or default or int(_need(file, "attention.sliding_window")),
+            "layer_types": ["full_attention" if i % every == every - 1 else "sliding_attention" for i in range(layers)],
+            "query_pre_attn_scalar": width // heads if layers == WIDEST[file.architecture] else head_dim,
+        }
+        for cap, cap_default in (("attn", 50.0), ("final", 30.0)):
+            given = keys.get(f"{cap}_logit_softcapping", cap_default if kind == "gemma2" else None)
+            more[f"{cap}_logit_softcapping"] = given
+        return kind, more
+    return kind, {}
+
+
+def _spellings(file: RopeOfFile) -> Iterator[dict[str, Any]]:
+    """Rope parameters that may say what llama.cpp does, the plainest first."""
+    spec, keys = file.spec(), file.keys
+    plain = {"rope_theta": spec.base, **rope_config.partial_rotary(spec)}
+    original, t = {"original_max_position_embeddings": spec.window}, spec.attention_factor
+    if spec.is_plain:
+        yield {"rope_type": "default", **plain}
+    elif not file.factors and keys.get("rope.scaling.factor"):
+        scaled = {**plain, "factor": float(keys["rope.scaling.factor"]), **original}
+        if spec.rope_type == "yarn":
+            yield {"rope_type": "yarn", **scaled, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": t}
+        elif t == 1.0:
+            yield {"rope_type": "linear", **scaled}
+    flat = rope_config.flat_longrope(spec, Frequencies(spec.inv_freq, t), spec.length)
+    if "rope_factors_short" in file.factors:
+        flat |= {"short_factor": list(file.factors["rope_factors_short"])}
+    yield flat | original | {"factor": spec.length / spec.window}
+
+
+def _difference(file: RopeOfFile, config: PreTrainedConfig) -> str:
+    """Where transformers rotates otherwise than llama.cpp, at the promised length; empty if nowhere."""
+    for key, spec in rope_config.read(config).items():
+        wanted = file.reading(sliding=spec.sliding)
+        whole: RopeSpec = spec if spec.long_factors is None else one_set(spec)
+        off, t = error(wanted, whole), spec.attention_factor
+        if off > SAME or abs(t - wanted.attention_factor) > SAME:
+            layers = "" if key == ALL else f" in {key} layers"
+            return f"frequencies off by {off:.2g}, attention factor {t:.6g} for {wanted.attention_factor:.6g}{layers}"
+    return ""
+
+
+def model(file: RopeOfFile, config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+    """The model of a GGUF file with its weights dequantised; every tensor of the file is in it.
+
+    Args:
+        file: the file.
+        config: its configuration.
+        dtype: "auto" (that of the configuration), or one of torch's names.
+
+    Raises:
+        UserError: naming a tensor that the model lacks or has no place for.
+    """
+    import torch
+
+    dtype = str(config.dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    state = _state(file, config, getattr(torch, dtype))
+    with rope_config.quiet():
+        loaded: Any = _class(config).from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    live: PreTrainedModel = loaded[0]
+    live.config.name_or_path = ""  # a record beside the file is about another model
+    refuse_incomplete(file.path, live, loaded[1])
+    return live
+
+
+def _class(config: PreTrainedConfig) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _state(file: RopeOfFile, config: PreTrainedConfig, dtype: Any) -> dict[str, Tensor]:
+    """Parameter of transformers -> its values."""
+    import torch
+
+    library, kind = gguf(), _class(config)
+    with torch.device("meta"), rope_config.quiet():
+        parameters = list(kind(config).state_dict())
+    names = library.get_tensor_name_map(_architecture(file.architecture), int(config.num_hidden_layers))
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    places = {names.get_name(name, (".weight", ".bias")): name for name in parameters if name not in tied}
+    stored = {tensor.name: tensor for tensor in library.GGUFReader(file.path).tensors}
+    stored = {name: stored[name] for name in stored if name.removesuffix(".weight") not in FACTOR_TENSORS}
+    for ours, theirs, what in ((places, stored, "lacks"), (stored, places, "has no place in transformers' model for")):
+        for name in ours:
+            if name not in theirs:
+                raise UserError(f"{file.path}: the {kind.__name__} of this file {what} the tensor {name!r}", ORIGIN)
+    heads = {"attn_q": int(config.num_attention_heads), "attn_k": int(config.num_key_value_heads)}
+    state = {}
+    for name, tensor in stored.items():
+        values = library.dequantize(tensor.data, tensor.tensor_type)
+        if file.architecture == "llama":
+            values = halves(values, heads.get(name.split(".")[-2], 0))
+        if file.architecture in ONE_PLUS and name.endswith("norm.weight"):
+            values = values - 1
+        state[places[name]] = torch.from_numpy(np.array(values, dtype=np.float32)).to(dtype)
+    return state
+
+
+def _architecture(name: str) -> Any:
+    return next(key for key, value in gguf().MODEL_ARCH_NAMES.items() if value == name)
+
+
+def halves(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows [heads * d, ...] of each head from neighbours (2i, 2i + 1) to halves (i, i + d/2); untouched for 0 heads."""
+    if heads == 0:
+        return values
+    pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(values.shape)
+
+
+def size(file: RopeOfFile, config: PreTrainedConfig) -> str:
+    """A sentence on what dequantising does to the size."""
+    kinds = Counter(gguf().GGMLQuantizationType(place.kind).name for place in file.header.tensors.values())
+    kinds.pop("F32", None)
+    [(most, _)] = kinds.most_common(1) or [("F32", 0)]
+    dtype = str(config.dtype).removeprefix("torch.")
+    before, after = file.path.stat().st_size, sum(p.elements for p in file.header.tensors.values()) * _bytes(dtype)
+    return (
+        f"dequantised: {before / 2**20:,.0f} MiB of {most} became about {after / 2**20:,.0f} MiB of {dtype}, which "
+        "know no more than the file did"
+    )
+
+
+def _bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
