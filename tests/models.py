@@ -65,6 +65,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 FURTHER: dict[str, tuple[str, dict[str, Any]]] = {  # what none of the families has: softcaps, layers without positions
+    "gemma": ("Gemma", _common(rope_parameters=THETA)),
     "gemma2": ("Gemma2", _common(rope_parameters=THETA, layer_types=LAYERS, sliding_window=16,
                                  attn_implementation="eager",  # sdpa does not cap logits in every version
                                  query_pre_attn_scalar=16)),

@@ -16,6 +16,7 @@ import numpy as np
 from ropewalk.checkpoint.weights import refuse_incomplete
 from ropewalk.common.errors import UserError
 from ropewalk.engines.gguf.from_gguf import RopeOfFile
+from ropewalk.engines.gguf.header import Place
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
 from ropewalk.rope import config as rope_config
@@ -55,6 +56,12 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
     if kind is None or keys.get("expert_count"):
         what = f"architecture {file.architecture!r}" + (" with experts" if keys.get("expert_count") else "")
         raise UserError(f"{file.path} has the {what}; a GGUF is opened for {', '.join(FAMILIES)}", ORIGIN)
+    for key in ("attention.head_count_kv", "feed_forward_length", "attention.head_count"):
+        if f"{file.architecture}.{key}" in file.header.lists:
+            raise UserError(f"{file.path}: key '{file.architecture}.{key}' differs between layers", ORIGIN)
+    parts = file.header.values.get("split.count", 0)
+    if parts > 1:
+        raise UserError(f"{file.path} is one of {parts} parts", f"llama-gguf-split --merge {file.path} WHOLE.gguf")
     heads, width = int(_need(file, "attention.head_count")), int(_need(file, "embedding_length"))
     head_dim = int(keys.get("attention.key_length") or width // heads)
     values: dict[str, Any] = {
@@ -100,7 +107,7 @@ def _need(file: RopeOfFile, key: str) -> Any:
     return file.keys[key]
 
 
-def _place(file: RopeOfFile, name: str) -> Any:
+def _place(file: RopeOfFile, name: str) -> Place:
     if name not in file.header.tensors:
         raise UserError(f"{file.path}: tensor {name!r} is missing", ORIGIN)
     return file.header.tensors[name]
@@ -130,15 +137,13 @@ def _of_family(file: RopeOfFile, kind: str, head_dim: int) -> tuple[str, dict[st
         return kind, {"sliding_window": window or None}
     if file.architecture in SLIDING:
         default, every = SLIDING[file.architecture]
-        if keys.get("attention.sliding_window_pattern", every) != every:
-            raise UserError(
-                f"{file.path}: key '{file.architecture}.attention.sliding_window_pattern' is "
-                f"{keys['attention.sliding_window_pattern']}, expected {every}", ORIGIN,
-            )  # fmt: skip
+        pattern = f"{file.architecture}.attention.sliding_window_pattern"
+        every = int(file.header.values.get(pattern, every))
+        slides = file.header.lists.get(pattern, [i % every != every - 1 for i in range(layers)])
         width, heads = int(keys["embedding_length"]), int(keys["attention.head_count"])
         more: dict[str, Any] = {
             "sliding_window": window or default or int(_need(file, "attention.sliding_window")),
-            "layer_types": ["full_attention" if i % every == every - 1 else "sliding_attention" for i in range(layers)],
+            "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
             "query_pre_attn_scalar": width // heads if layers == WIDEST[file.architecture] else head_dim,
         }
         for cap, cap_default in (("attn", 50.0), ("final", 30.0)):
@@ -219,23 +224,39 @@ def _state(file: RopeOfFile, config: PreTrainedConfig, dtype: Any) -> dict[str, 
         parameters = list(kind(config).state_dict())
     names = library.get_tensor_name_map(_architecture(file.architecture), int(config.num_hidden_layers))
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    places = {names.get_name(name, (".weight", ".bias")): name for name in parameters if name not in tied}
-    stored = {tensor.name: tensor for tensor in library.GGUFReader(file.path).tensors}
-    stored = {name: stored[name] for name in stored if name.removesuffix(".weight") not in FACTOR_TENSORS}
+    places = {names.get_name(name, (".weight", ".bias")) or name: name for name in parameters if name not in tied}
+    tensors = file.header.tensors
+    stored = {name: tensors[name] for name in tensors if name.removesuffix(".weight") not in FACTOR_TENSORS}
     for ours, theirs, what in ((places, stored, "lacks"), (stored, places, "has no place in transformers' model for")):
         for name in ours:
             if name not in theirs:
                 raise UserError(f"{file.path}: the {kind.__name__} of this file {what} the tensor {name!r}", ORIGIN)
     heads = {"attn_q": int(config.num_attention_heads), "attn_k": int(config.num_key_value_heads)}
     state = {}
-    for name, tensor in stored.items():
-        values = library.dequantize(tensor.data, tensor.tensor_type)
+    for name, place in stored.items():
+        values = _values(file, place)
         if file.architecture == "llama":
             values = halves(values, heads.get(name.split(".")[-2], 0))
         if file.architecture in ONE_PLUS and name.endswith("norm.weight"):
             values = values - 1
         state[places[name]] = torch.from_numpy(np.array(values, dtype=np.float32)).to(dtype)
     return state
+
+
+def _values(file: RopeOfFile, place: Place) -> np.ndarray[Any, Any]:
+    """A tensor's values in float32."""
+    library, kind = gguf(), gguf().GGMLQuantizationType(place.kind)
+    form = {"F32": "<f4", "F16": "<f2"}.get(kind.name)
+    if form is not None:
+        data = np.memmap(file.path, form, "r", place.start, place.shape)
+    else:
+        block, size = library.GGML_QUANT_SIZES[kind]
+        data = np.memmap(file.path, np.uint8, "r", place.start, (*place.shape[:-1], place.shape[-1] // block * size))
+    try:
+        values: np.ndarray[Any, Any] = library.dequantize(data, kind)
+    except NotImplementedError:
+        raise UserError(f"{file.path}: the gguf library cannot dequantise {kind.name}", ORIGIN) from None
+    return values
 
 
 def _architecture(name: str) -> Any:

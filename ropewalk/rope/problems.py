@@ -31,7 +31,8 @@ SWITCHING = frozenset({"phi3", "phimoe", "phi4_multimodal"})
 BLOCKING = frozenset(
     "rope-theta-missing rope-theta-invalid rope-theta-conflict rope-type-conflict rope-type-unknown factor-invalid "
     "beta-order original-length-missing original-length-invalid length-contradicts-factor factor-list-invalid "
-    "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested".split()
+    "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested "
+    "factors-missing scaling-type-missing".split()  # these two in a GGUF: llama.cpp takes what was not meant
 )
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 

@@ -29,11 +29,15 @@ AGAIN = "Download or write the file again."
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: the gguf library's number of its type, its elements, its first byte."""
+    """Where a tensor lies: number of its type in the gguf library, shape (the last varies fastest), first byte."""
 
     kind: int
-    elements: int
+    shape: tuple[int, ...]
     start: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class Header:
     """What a file says before its tensors.
 
     Attributes:
-        values: key -> value; lists are left out.
+        values: key -> value.
+        lists: key -> entries, where the value is a list.
         tensors: name -> place.
     """
 
     values: dict[str, Any]
+    lists: dict[str, list[Any]]
     tensors: dict[str, Place]
 
 
@@ -115,11 +121,12 @@ def _walk(at: _Cursor) -> Header:
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise at.fail(f"key 'general.alignment' is {alignment!r}, expected a power of two")
     tensors = _tensors(at, n_tensors, alignment)
-    return Header({key: value for key, value in values.items() if value is not None}, tensors)
+    lists = {key: value for key, value in values.items() if isinstance(value, list)}
+    return Header({key: value for key, value in values.items() if key not in lists}, lists, tensors)
 
 
 def _value(at: _Cursor, kind: int, what: str) -> Any:
-    """One value; None for a list, which is only passed over."""
+    """One value, or a list."""
     if kind == STRING:
         return at.text(what)
     if kind in FORMS:
@@ -130,13 +137,11 @@ def _value(at: _Cursor, kind: int, what: str) -> Any:
     if n > LONGEST_ARRAY:
         raise at.fail(f"{what} is a list of {n:,} entries, expected at most {LONGEST_ARRAY:,}")
     if item == STRING:
-        for _ in range(n):
-            at.text(what)
-    elif item in FORMS:
-        at.skip(n * struct.calcsize(FORMS[item]), what)
-    else:
+        return [at.text(what) for _ in range(n)]
+    if item not in FORMS:
         raise at.fail(f"{what} is a list of type {item}, expected numbers or strings")
-    return None
+    form = f"<{n}{FORMS[item]}"
+    return list(struct.unpack_from(form, at.data, at.skip(struct.calcsize(form), what)))
 
 
 def _tensors(at: _Cursor, count: int, alignment: int) -> dict[str, Place]:
@@ -151,7 +156,8 @@ def _tensors(at: _Cursor, count: int, alignment: int) -> dict[str, Place]:
         n_dimensions = at.number("I", f"tensor {name!r}")
         if not 1 <= n_dimensions <= 4:
             raise at.fail(f"tensor {name!r} has {n_dimensions} dimensions, expected 1 to 4")
-        elements = math.prod(at.number("Q", f"the shape of tensor {name!r}") for _ in range(n_dimensions))
+        shape = tuple(at.number("Q", f"the shape of tensor {name!r}") for _ in range(n_dimensions))[::-1]
+        elements = math.prod(shape)
         kind, offset = at.number("I", f"tensor {name!r}"), at.number("Q", f"tensor {name!r}")
         try:
             block, size = library.GGML_QUANT_SIZES[library.GGMLQuantizationType(kind)]
@@ -159,7 +165,7 @@ def _tensors(at: _Cursor, count: int, alignment: int) -> dict[str, Place]:
             raise at.fail(f"tensor {name!r} has the unknown type {kind}") from None
         if elements % block or offset % alignment:
             raise at.fail(f"tensor {name!r} ({elements:,} elements at {offset:,}) does not fit blocks of {block}")
-        places[name] = Place(kind, elements, offset)
+        places[name] = Place(kind, shape, offset)
         ends[name] = offset + elements // block * size
     start = -(-at.at // alignment) * alignment
     for name, end in ends.items():

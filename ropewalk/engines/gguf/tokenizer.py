@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.engines.gguf.header import read_header
 from ropewalk.engines.gguf.library import gguf
 from ropewalk.rope.config import quiet
 
@@ -150,8 +151,8 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
         UserError: if there is none, its text is cut in a way that is not known here, or transformers makes other tokens
             of it than the file lists.
     """
-    fields = gguf().GGUFReader(path).fields
-    values = {key: fields[key].contents() for key in fields if key.startswith("tokenizer.")}
+    header = read_header(path)
+    values = {**header.values, **header.lists}
     tokens = values.get("tokenizer.ggml.tokens")
     if not tokens:
         raise UserError(f"{path}: key 'tokenizer.ggml.tokens' is missing", "Convert the checkpoint again.")

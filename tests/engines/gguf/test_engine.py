@@ -19,6 +19,7 @@ pytest.importorskip("gguf")
 import ropewalk
 from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
 from ropewalk import method
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import extend
 from ropewalk.handover.patch import patch_gguf, set_keys
 from ropewalk.handover.to_gguf import write_gguf

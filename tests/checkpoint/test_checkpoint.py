@@ -1,0 +1,114 @@
+"""A checkpoint is opened once, and says one thing of its window, its length and its soundness."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import AutoConfig
+
+import ropewalk
+from ropewalk import UserError
+from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO, Checkpoint, local
+from ropewalk.cli.main import run
+from tests.engines.gguf.checkpoints import checkpoint, edit
+from tests.models import config
+
+PACKAGE = Path(ropewalk.__file__).parent
+
+
+def test_a_checkpoint_that_is_open_is_passed_on():
+    demo = Checkpoint.open(DEMO)
+    assert Checkpoint.open(demo) is demo
+    assert demo.config is demo.config and demo.tokenizer() is demo.tokenizer() and demo.specs is demo.specs
+    assert (demo.name, demo.folder, demo.gguf, demo.record) == ("demo", BUNDLED, None, None)
+    assert demo.raw == json.loads((BUNDLED / "config.json").read_text())
+    assert (demo.window, demo.promised) == (512, 512)
+    assert not demo.load(device="cpu").training
+
+
+LINES = {
+    "inspect": "inspect {model}",
+    "plan": "plan {model} --to 256",
+    "plan, calibrated": "plan {model} --to 256 --calibrate",
+    "extend": "extend {model} --to 256 -o {out}",
+    "export": "export {model} --engine vllm",
+    "export to a folder": "export {model} --engine vllm --to 256 -o {out}",
+    "compare": "compare {model} --to 128 --methods none,yarn --tasks passkey --samples 1 --depths 1 -o {out}",
+    "evaluate": "evaluate {model} --lengths 64,128 --tasks niah_single_1 --samples 1 -o {out}",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_verb_opens_its_model_once(name, tmp_path, monkeypatch, capsys):
+    model, read, opened = checkpoint(tmp_path, max_position_embeddings=128), [], AutoConfig.from_pretrained
+
+    def counted(source, *more, **keys):
+        read.append(str(source))
+        return opened(source, *more, **keys)
+
+    for where in (AutoConfig, transformers.AutoConfig):
+        monkeypatch.setattr(where, "from_pretrained", counted)
+    assert run(LINES[name].format(model=model, out=tmp_path / "out").split()) == 0, capsys.readouterr().err
+    assert read.count(str(model)) == 1
+
+
+def test_the_promised_length_has_one_rule():
+    """The smallest or largest of several lengths is taken in one place, and of engines' readings in one other."""
+    taken = [
+        f"{path.relative_to(PACKAGE)}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("min", "max", "sorted")
+        and re.search(r"\b(spec|reading|rope)\w*\.(length|max_length) for", ast.unparse(node))
+    ]
+    assert sorted(taken) == ["engines/reading.py", "rope/config.py"]
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+def test_the_layers_that_see_the_whole_text_promise(sliding, tmp_path):
+    """A rope of sliding layers has no say, whichever way it differs."""
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    ropes = {"sliding_attention": dynamic if sliding else plain, "full_attention": plain if sliding else dynamic}
+    config("gemma3", rope_parameters=ropes).save_pretrained(tmp_path)
+    assert Checkpoint.open(tmp_path).promised == (64 if sliding else 256)
+
+
+def test_unsound_configurations_are_refused_at_the_door_or_at_the_load(tmp_path):
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    folder = edit(checkpoint(tmp_path), rope_parameters=rope)  # the length is still the window's
+    with pytest.raises(UserError, match="length-contradicts-factor"):
+        Checkpoint.open(folder)
+    looked_at = Checkpoint.open(folder, sound=False)
+    assert [problem.code for problem in looked_at.problems] == ["length-contradicts-factor"]
+    with pytest.raises(UserError, match="length-contradicts-factor"):
+        looked_at.load(device="cpu")
+    with pytest.raises(UserError, match="length-contradicts-factor"):
+        Checkpoint.open(looked_at)
+
+
+def test_what_is_no_folder_says_so(tmp_path):
+    folder = checkpoint(tmp_path)
+    alone = Checkpoint.open(folder / "config.json")
+    assert (alone.window, alone.promised) == (64, 64)
+    with pytest.raises(UserError, match="only its configuration"):
+        alone.load(device="cpu")
+    with pytest.raises(UserError, match="no model at"):
+        Checkpoint.open(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"nothing.gguf does not exist"):
+        Checkpoint.open(tmp_path / "nothing.gguf")
+
+
+def test_the_bundled_model_is_known_under_any_name(tmp_path):
+    (tmp_path / "link").symlink_to(BUNDLED)
+    for name in (DEMO, str(BUNDLED), str(tmp_path / "link")):
+        with pytest.raises(UserError, match="is the bundled model"):
+            Checkpoint(name).refuse_bundled()
+    Checkpoint(str(checkpoint(tmp_path))).refuse_bundled()
+    assert local([DEMO, "owner/name"], str(tmp_path)) == [BUNDLED]
