@@ -94,7 +94,7 @@ class Checkpoint:
         Raises:
             UserError: if there is none.
         """
-        return rope_config.config_file(self.place)
+        return rope_config.config_file(self.place) if self.gguf is None else self.folder / "config.json"
 
     @cached_property
     def raw(self) -> dict[str, Any]:

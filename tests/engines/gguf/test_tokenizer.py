@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk import UserError
-from ropewalk.engines.gguf.tokenizer import LLAMA3, QWEN2, TEKKEN
+from ropewalk.engines.gguf.tokenizer import LLAMA3, QWEN2, TEKKEN, tokenizer_of
 from ropewalk.handover.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import ROWS, checkpoint
 from tests.tokenizers import VOCABULARY, byte_level, metaspace
@@ -121,3 +122,39 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
     with pytest.raises(UserError, match="Metaspace") as refused:
         written(folder, tmp_path)
     assert "convert_hf_to_gguf.py" in refused.value.mend
+
+
+def sentencepiece(path: Path, tokens: list[str], scores: list[float]) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    sizes = {"context_length": 64, "embedding_length": 64, "attention.head_count": 4, "block_count": 1}
+    for key, value in sizes.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types([2, 3, 3] + [1] * (len(tokens) - 3))
+    for side, identity in {"unk": 0, "bos": 1, "eos": 2}.items():
+        getattr(writer, f"add_{side}_token_id")(identity)
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_sentencepiece_is_read_by_transformers(tmp_path):
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "c", "ab", "▁ab", "▁abc"]
+    path = sentencepiece(tmp_path / "m.gguf", tokens, [0.0] * 3 + [-9.0, -9.0, -9.0, -9.0, -1.0, -2.0, -3.0])
+    made = tokenizer_of(path)
+    assert made("abc ab").input_ids == [1, 9, 8]
+    assert made.decode([9, 8]).strip() == "abc ab"
+
+
+def test_a_cut_that_is_not_known_is_refused(tmp_path):
+    path = write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf").path
+    data = path.read_bytes()
+    assert data.count(b"smollm") == 1
+    path.write_bytes(data.replace(b"smollm", b"gpt-9z"))
+    with pytest.raises(UserError, match=r"'tokenizer.ggml.pre' is 'gpt-9z': how this tokenizer cuts"):
+        tokenizer_of(path)
