@@ -37,9 +37,9 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import write_text
 from ropewalk.engines import sglang, vllm
 from ropewalk.engines.agreement import READERS, Asked
-from ropewalk.handover.patch import patch_gguf
-from ropewalk.handover.to_gguf import write_gguf
-from ropewalk.handover.handover import Export, export
+from ropewalk.engines.gguf.patch import patch_gguf
+from ropewalk.engines.gguf.to_gguf import write_gguf
+from ropewalk.engines.handover import Export, export
 from ropewalk.engines.reading import Files
 from ropewalk.methods.catalogue import method
 from ropewalk.texts.builtin import held_out_sources

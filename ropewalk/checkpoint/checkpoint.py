@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.checkpoint import dequantised
+from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
+from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.weights import RIGHT_CONFIG, check_weights, refuse_incomplete
 from ropewalk.common.errors import UserError
-from ropewalk.engines.gguf import from_gguf, mistakes
-from ropewalk.engines.gguf.tokenizer import tokenizer_of
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
 from ropewalk.rope.config import quiet, read_json, text_config
@@ -22,7 +21,7 @@ from ropewalk.rope.config import quiet, read_json, text_config
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from ropewalk.engines.gguf.from_gguf import RopeOfFile
+    from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
     from ropewalk.rope.problems import Problem
     from ropewalk.rope.spec import RopeSpec
 

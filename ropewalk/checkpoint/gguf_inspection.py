@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read
+from ropewalk.checkpoint.gguf.mistakes import patch, problem, problems
+from ropewalk.checkpoint.gguf.rope_keys import SAME, error, one_set
 from ropewalk.checkpoint.inspection import Inspection
 from ropewalk.common.errors import UserError
-from ropewalk.engines.gguf.from_gguf import RopeOfFile, read
-from ropewalk.engines.gguf.mistakes import patch, problem, problems
-from ropewalk.engines.gguf.rope_keys import SAME, error, one_set
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL, RopeSpec
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep, write_text
-from ropewalk.engines import formulas, llama_cpp, sglang, transformers, vllm
-from ropewalk.engines.reading import Files, Reading, served
+from ropewalk.engines import llama_cpp, sglang, transformers, vllm
+from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.spec import ALL
+from ropewalk.rope import formulas
+from ropewalk.rope.spec import ALL, Reading, served
 
 FREQUENCY = 1e-5  # relative; engines and transformers round their formulas to float32
 FACTOR = 1e-4  # relative
@@ -163,9 +165,9 @@ def _sglang(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
 
 def _llama_cpp(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
     architecture, metadata = llama_cpp.converted(files)
-    flags = llama_cpp.Flags.parse(asked.flags)
+    flags = llama_rope.Flags.parse(asked.flags)
     return {
-        key: llama_cpp.read(metadata, flags, architecture, sliding=key == "sliding_attention") for key in files.entries
+        key: llama_rope.read(metadata, flags, architecture, sliding=key == "sliding_attention") for key in files.entries
     }
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropewalk.engines.llama_cpp import ARCHITECTURES, FREQUENCY_FACTORS
+from ropewalk.checkpoint.gguf.llama_rope import FREQUENCY_FACTORS
+from ropewalk.engines.llama_cpp import ARCHITECTURES
 
 
 def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], length: int) -> dict[str, str]:

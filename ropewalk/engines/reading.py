@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from torch import Tensor
-
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import load_config, read_json, text_config
 from ropewalk.rope.problems import number
@@ -17,26 +15,6 @@ from ropewalk.rope.spec import ALL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """The rotation of one kind of layer, as one engine derives it.
-
-    Attributes:
-        inv_freq: radians per token, float64 [d/2].
-        attention_factor: multiplier of cos and sin.
-        max_length: tokens that the engine serves without being told to.
-    """
-
-    inv_freq: Tensor
-    attention_factor: float
-    max_length: int
-
-
-def served(readings: Mapping[str, Reading]) -> int:
-    """Tokens that an engine serves without being told to: what all of its layers can."""
-    return min(reading.max_length for reading in readings.values())
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.engines import formulas, transformers
-from ropewalk.engines.reading import Files, Reading, linear_factor, need, rules_of
+from ropewalk.engines import transformers
+from ropewalk.engines.reading import Files, linear_factor, need, rules_of
 from ropewalk.engines.vllm import proportional
+from ropewalk.rope import formulas
 from ropewalk.rope.config import INTERLEAVED
-from ropewalk.rope.spec import ALL
+from ropewalk.rope.spec import ALL, Reading
 
 NAME = "SGLang"
 LATEST = "0.5.23"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.engines.reading import Files, Reading, numbers
+from ropewalk.engines.reading import Files, numbers
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.spec import ALL
+from ropewalk.rope.spec import ALL, Reading
 
 LATEST = "5.23.0"
 

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.engines import formulas, transformers
-from ropewalk.engines.reading import Files, Reading, linear_factor, need, rules_of
+from ropewalk.engines import transformers
+from ropewalk.engines.reading import Files, linear_factor, need, rules_of
+from ropewalk.rope import formulas
 from ropewalk.rope.config import INTERLEAVED
+from ropewalk.rope.spec import Reading
 
 NAME = "vLLM"
 LATEST = "0.33.0"

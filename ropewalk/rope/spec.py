@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -147,3 +148,23 @@ class Frequencies:
     def factors(self, rope: RopeSpec) -> Tensor:
         """f_i relative to the unscaled frequencies of ``rope``, float64; 1e30 stands for "does not rotate"."""
         return (rope.base_inv_freq / self.inv_freq).clamp_max(1e30)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The rotation of one kind of layer, as one engine derives it.
+
+    Attributes:
+        inv_freq: radians per token, float64 [d/2].
+        attention_factor: multiplier of cos and sin.
+        max_length: tokens that the engine serves without being told to.
+    """
+
+    inv_freq: Tensor
+    attention_factor: float
+    max_length: int
+
+
+def served(readings: Mapping[str, Reading]) -> int:
+    """Tokens that an engine serves without being told to: what all of its layers can."""
+    return min(reading.max_length for reading in readings.values())

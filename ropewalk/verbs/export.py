@@ -66,7 +66,7 @@ def export(request: ExportRequest) -> Export | Written:
             request.two_profiles,
             request.overwrite,
         )
-    from ropewalk.engines.gguf import write_gguf
+    from ropewalk.engines.gguf.to_gguf import write_gguf
 
     if request.engine != "llama.cpp" or request.to is not None:
         raise UserError(

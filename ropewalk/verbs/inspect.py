@@ -75,7 +75,8 @@ def _gguf(request: InspectRequest) -> Inspection:
     """Inspect a GGUF file, or the one that is written from it."""
     from pathlib import Path
 
-    from ropewalk.engines.gguf import inspect_gguf, patch_gguf, set_keys
+    from ropewalk.checkpoint.gguf_inspection import inspect_gguf
+    from ropewalk.engines.gguf.patch import patch_gguf, set_keys
 
     path, patch, against = Path(request.model).expanduser(), request.patch, request.against
     if request.weights:

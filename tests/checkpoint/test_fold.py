@@ -12,7 +12,7 @@ from transformers import Cohere2Config
 from ropewalk.checkpoint.fold import fold, heads_of
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
-from ropewalk.handover.handover import without_attention_factor
+from ropewalk.engines.handover import without_attention_factor
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from tests.matrix import LONG, TARGET, logits, made

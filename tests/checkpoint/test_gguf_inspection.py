@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("gguf")
 
+from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.checkpoint.gguf_inspection import inspect_gguf
 from ropewalk.cli.main import run
-from ropewalk.engines.gguf.from_gguf import read
-from ropewalk.handover.to_gguf import write_gguf
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import checkpoint, configuration, foreign
 
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64,

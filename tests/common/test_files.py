@@ -257,8 +257,9 @@ def test_a_gguf_takes_the_place_of_none_but_its_own_kind(made, source, tmp_path,
 
 def test_a_gguf_of_ropewalks_that_was_quantised_since_is_not_ropewalks(source, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
-    from ropewalk.engines.gguf import output, write_gguf
-    from ropewalk.engines.gguf.header import read_header
+    from ropewalk.checkpoint.gguf.header import read_header
+    from ropewalk.engines.gguf import output
+    from ropewalk.engines.gguf.to_gguf import write_gguf
 
     file = write_gguf(source, tmp_path / "m.gguf", "F32").path
     assert output.written_here(file)

@@ -10,10 +10,11 @@ import torch
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
 from ropewalk.engines import agreement as check
-from ropewalk.engines import formulas, sglang, transformers, vllm
+from ropewalk.engines import sglang, transformers, vllm
 from ropewalk.engines.agreement import READERS, Asked
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
+from ropewalk.rope import formulas
 from ropewalk.rope.spec import ALL
 from tests.matrix import FAMILY_NAMES, SAVED, TARGET, made
 from tests.models import config, shared

@@ -8,11 +8,12 @@ import shlex
 import pytest
 import torch
 
+from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
 from ropewalk.engines import llama_cpp
 from ropewalk.engines.agreement import READERS, Asked
+from ropewalk.engines.handover import export
 from ropewalk.engines.reading import Files
-from ropewalk.handover.handover import export
 from ropewalk.rope.config import load_config
 from tests.matrix import FAMILY_NAMES, SAVED, TARGET, made
 from tests.models import shared
@@ -76,8 +77,8 @@ def test_the_printed_line_gives_the_methods_frequencies(engine, family, tmp_path
 def test_flags_are_read_as_they_are_written():
     parameters = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.3,
                   "beta_fast": 8.0, "rope_theta": 1e4}  # fmt: skip
-    flags = llama_cpp.Flags.parse(llama_cpp.flags_for(parameters, TARGET, "llama"))
+    flags = llama_rope.Flags.parse(llama_cpp.flags_for(parameters, TARGET, "llama"))
     assert (flags.rope_freq_scale, flags.yarn_orig_ctx, flags.ctx_size, flags.yarn_beta_fast) == (0.25, 64, 256, 8.0)
     metadata = {"context_length": 64, "rope.dimension_count": 16, "rope.freq_base": 1e4}
-    found = llama_cpp.read(metadata, flags)
+    found = llama_rope.read(metadata, flags)
     assert (found.attention_factor, found.max_length) == (pytest.approx(1.3), TARGET)

@@ -1,1 +1,1 @@
-"""GGUF, llama.cpp's file format: what a file says of its rope and its tokenizer. Needs the ``gguf`` extra."""
+"""GGUF, llama.cpp's file format: written from a checkpoint, or again with another rope. Needs the ``gguf`` extra."""

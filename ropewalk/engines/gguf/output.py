@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.checkpoint.gguf.header import read_header
+from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.rope_keys import Entries
 from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result
-from ropewalk.engines.gguf.header import read_header
-from ropewalk.engines.gguf.library import gguf
-from ropewalk.engines.gguf.rope_keys import Entries
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter

@@ -21,8 +21,8 @@ from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
 from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import extend
-from ropewalk.handover.patch import patch_gguf, set_keys
-from ropewalk.handover.to_gguf import write_gguf
+from ropewalk.engines.gguf.patch import patch_gguf, set_keys
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import checkpoint
 
 VENV = os.environ.get("ROPEWALK_LLAMA_CPP", "")

@@ -18,12 +18,13 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write, new_folder, write_text
 from ropewalk.common.results import Result
 from ropewalk.engines import agreement as check
-from ropewalk.engines import formulas, launch, llama_cpp
+from ropewalk.engines import launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row
-from ropewalk.engines.reading import Files, served
+from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
+from ropewalk.rope import formulas
 from ropewalk.rope.config import RECORD
-from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+from ropewalk.rope.spec import ALL, Frequencies, RopeSpec, served
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk import UserError
-from ropewalk.engines.gguf.tokenizer import LLAMA3, QWEN2, TEKKEN, tokenizer_of
-from ropewalk.handover.to_gguf import write_gguf
+from ropewalk.checkpoint.gguf.tokenizer import LLAMA3, QWEN2, TEKKEN, tokenizer_of
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import ROWS, checkpoint
 from tests.tokenizers import VOCABULARY, byte_level, metaspace
 

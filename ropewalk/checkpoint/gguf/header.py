@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.common.errors import UserError
-from ropewalk.engines.gguf.library import gguf
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

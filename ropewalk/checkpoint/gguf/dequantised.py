@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
+from ropewalk.checkpoint.gguf.header import Place
+from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
 from ropewalk.checkpoint.weights import refuse_incomplete
 from ropewalk.common.errors import UserError
-from ropewalk.engines.gguf.from_gguf import RopeOfFile
-from ropewalk.engines.gguf.header import Place
-from ropewalk.engines.gguf.library import gguf
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 

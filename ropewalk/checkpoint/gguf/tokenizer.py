@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint.gguf.header import read_header
+from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.common.errors import UserError
-from ropewalk.engines.gguf.header import read_header
-from ropewalk.engines.gguf.library import gguf
 from ropewalk.rope.config import quiet
 
 if TYPE_CHECKING:

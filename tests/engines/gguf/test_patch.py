@@ -10,12 +10,12 @@ import gguf
 
 from ropewalk import UserError
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf.from_gguf import read
+from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS
 from ropewalk.checkpoint.gguf_inspection import inspect_gguf
-from ropewalk.engines.gguf.from_gguf import read
 from ropewalk.engines.gguf.output import MARK
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS
-from ropewalk.handover.patch import REWRITTEN, patch_gguf, set_keys
-from ropewalk.handover.to_gguf import write_gguf
+from ropewalk.engines.gguf.patch import REWRITTEN, patch_gguf, set_keys
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, foreign
 
 METHODS = ["pi", "yarn", "ntk-aware", "resonance+yarn"]

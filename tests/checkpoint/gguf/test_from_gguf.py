@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk import UserError
+from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.checkpoint.gguf_inspection import inspect_gguf
-from ropewalk.engines.gguf.from_gguf import read
 from tests.engines.gguf.checkpoints import foreign
 
 

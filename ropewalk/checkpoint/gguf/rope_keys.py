@@ -13,11 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
-from ropewalk.engines import llama_cpp
-from ropewalk.engines.reading import Reading
 from ropewalk.methods.frequencies.ntk import ntk_base
-from ropewalk.rope.spec import RopeSpec
+from ropewalk.rope.spec import Reading, RopeSpec
 
 # Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor.
 SLOTS = {
@@ -136,7 +135,7 @@ def nearest(spec: RopeSpec) -> Native:
     }
     made = []
     for method, keys, own in candidates:
-        errors = relative_errors(llama_cpp.read(plain | keys), spec)
+        errors = relative_errors(llama_rope.read(plain | keys), spec)
         keys = keys | _attention(spec.attention_factor / own)
         made.append(Native(method, keys, float(errors.max()), float(errors.mean())))
     return min(made, key=lambda native: native.mean)

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ropewalk.checkpoint.gguf import llama_rope
+from ropewalk.checkpoint.gguf.header import AGAIN, Header, Place, read_header
+from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error
 from ropewalk.common.errors import UserError
-from ropewalk.engines import llama_cpp
-from ropewalk.engines.gguf.header import AGAIN, Header, Place, read_header
-from ropewalk.engines.gguf.library import gguf
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SAME, error
-from ropewalk.engines.reading import Reading
-from ropewalk.rope.spec import RopeSpec
+from ropewalk.rope.spec import Reading, RopeSpec
 
 # Rotations of neighbours, as the file's rows are laid out; the others rotate halves.
 INTERLEAVED = frozenset(
@@ -70,7 +69,7 @@ class RopeOfFile:
         Raises:
             UserError: if llama.cpp would refuse the file.
         """
-        return llama_cpp.read({**self.keys, **self.factors}, architecture=self.architecture, sliding=sliding)
+        return llama_rope.read({**self.keys, **self.factors}, architecture=self.architecture, sliding=sliding)
 
     def spec(self) -> RopeSpec:
         """The same as a RopeSpec: factors relative to ``rope.freq_base``.

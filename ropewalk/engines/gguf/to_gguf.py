@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf.from_gguf import refuse_other
+from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
+from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write, new_file
-from ropewalk.engines.gguf.from_gguf import refuse_other
-from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
-from ropewalk.engines.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
-from ropewalk.engines.gguf.tokenizer import add_tokenizer
 from ropewalk.rope.config import text_config
 from ropewalk.rope.spec import RopeSpec
 

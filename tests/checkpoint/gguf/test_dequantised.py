@@ -11,12 +11,12 @@ import torch
 
 from ropewalk import UserError, method
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.dequantised import halves
+from ropewalk.checkpoint.gguf.dequantised import halves
+from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
-from ropewalk.engines.gguf.from_gguf import read
-from ropewalk.handover.to_gguf import neighbours, write_gguf
-from tests.checkpoint.files_of_gguf import written
+from ropewalk.engines.gguf.to_gguf import neighbours, write_gguf
+from tests.checkpoint.gguf.files_of_gguf import written
 from tests.engines.gguf.checkpoints import TARGET, checkpoint
 from tests.models import VOCABULARY, tiny
 
@@ -198,7 +198,7 @@ def test_a_chat_template_comes_along(tmp_path):
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q6_K", "Q4_K"])
 def test_block_types_are_what_the_gguf_library_reads(kind, tmp_path):
     """Blocks of every common type come out as the library's own reader and dequantisation give them."""
-    from ropewalk.checkpoint.dequantised import _values
+    from ropewalk.checkpoint.gguf.dequantised import _values
 
     kinds = gguf.GGMLQuantizationType
     block, size = gguf.GGML_QUANT_SIZES[kinds[kind]]

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from ropewalk.checkpoint.gguf.llama_rope import Flags, read
 from ropewalk.common.errors import UserError
-from ropewalk.engines.llama_cpp import Flags, read
 
 PLAIN = {"context_length": 4096, "rope.dimension_count": 128, "rope.freq_base": 10000.0}
 YARN = PLAIN | {

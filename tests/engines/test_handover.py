@@ -14,8 +14,8 @@ from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.engines import vllm
 from ropewalk.engines.agreement import Asked, check_export, fix
+from ropewalk.engines.handover import export
 from ropewalk.engines.reading import Files
-from ropewalk.handover.handover import export
 from ropewalk.methods.catalogue import method
 from ropewalk.rope import config as rope_config
 from tests.matrix import LONG, SHORT, logits

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from ropewalk import UserError
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf import llama_rope
+from ropewalk.checkpoint.gguf.from_gguf import read
+from ropewalk.checkpoint.gguf.rope_keys import entries, nearest
 from ropewalk.cli.main import run
-from ropewalk.engines import llama_cpp
-from ropewalk.engines.gguf.from_gguf import read
-from ropewalk.engines.gguf.rope_keys import entries, nearest
-from ropewalk.handover.to_gguf import neighbours, write_gguf
+from ropewalk.engines.gguf.to_gguf import neighbours, write_gguf
 from ropewalk.rope.spec import RopeSpec
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, edit
 
@@ -241,7 +241,7 @@ def test_the_full_attention_layers_decide_what_is_nearest_in_a_mixed_model(tmp_p
 
 
 def test_yarn_is_recognised_in_flat_factors_that_do_not_say_the_window():
-    yarn = llama_cpp.read({"context_length": 256, "rope.dimension_count": 16, "rope.scaling.type": "yarn",
+    yarn = llama_rope.read({"context_length": 256, "rope.dimension_count": 16, "rope.scaling.type": "yarn",
                            "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64})  # fmt: skip
     flat = RopeSpec.plain(1e4, 16, 256, attention_factor=1.3)
     native = nearest(replace(flat, factors=tuple((flat.base_inv_freq / yarn.inv_freq).tolist())))

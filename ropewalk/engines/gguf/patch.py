@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read, refuse_other
+from ropewalk.checkpoint.gguf.header import AGAIN
+from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
+from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import file_to_write, new_file
-from ropewalk.engines.gguf.from_gguf import RopeOfFile, read, refuse_other
-from ropewalk.engines.gguf.header import AGAIN
-from ropewalk.engines.gguf.library import gguf
 from ropewalk.engines.gguf.output import MARK, Stored, Written, write_file, written_here
-from ropewalk.engines.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
-from ropewalk.engines.llama_cpp import UNSTRETCHED_SLIDING
 from ropewalk.rope.spec import ALL, RopeSpec
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ropewalk.engines.gguf.from_gguf import RopeOfFile
-from ropewalk.engines.gguf.rope_keys import LOADED_UNUSED, loaded
-from ropewalk.engines.llama_cpp import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION
+from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
+from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION
+from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL
 
