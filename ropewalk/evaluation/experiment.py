@@ -351,6 +351,9 @@ def run(
         for method in experiment.methods:  # refusals come before the first forward
             contestant.check(method, to)
         plan = Plan.of(experiment, contestant, material)
+        if not plan.cells and not plan.texts:
+            why = "".join(f": {one.task} at {one.length}: {one.reason}" for one in plan.skipped[:1])
+            raise UserError(f"nothing can be measured{why}", "Give other lengths, or longer documents.")
         advance = _counted(experiment, contestant, plan, progress)
         for method in experiment.methods:
             with contestant.asked(method, to) as backend:

@@ -10,7 +10,7 @@ from ropewalk.report.numbers import Estimate, Printer, interval, percent, quanti
 from ropewalk.report.schema import PLAIN, Model, Results, Row, Subject, Task
 
 LIKELY = 0.5  # a length is claimed if it passes with at least this probability
-NOTE = "not causal: losses not measured, answers decoded token by token"
+NOTE = "not causal, so losses are not measured, and answers decoded token by token"
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,8 @@ class View:
 
     def warnings(self) -> list[str]:
         """What a reader must know before comparing: subjects that are not causal, and tasks left out by them."""
-        found = [f"{line.title} is {NOTE}." for line in self.lines if not line.subject.causal]
+        voting = [line.title for line in self.lines if not line.subject.causal]
+        found = [f"{', '.join(voting)}: {NOTE}."] if voting else []
         swaps = self.results.settings.get("instead") or {}
         said = (name + (f" (in its place: {other})" if other else "") for name, other in swaps.items())
         return found + ([f"Not asked, as no --qa gave its texts: {', '.join(said)}."] if swaps else [])

@@ -110,7 +110,7 @@ def test_answers_are_judged_where_a_server_gives_no_likelihoods(stub, checkpoint
     server, prompt = connect(stub.url, str(checkpoint)), [3, 4, 5, 6, 7] * 4
     told = [int(token) for token in stub.model.generate(torch.tensor([prompt]), max_new_tokens=3, do_sample=False)[0]]
     (_, reply), *_ = server.ask([Ask(prompt, told[len(prompt) :])])
-    assert reply.right and reply.logprob is None and not server.scores_texts
+    assert reply.right and reply.logprob is None and server.no_losses
 
 
 @needs_client
@@ -158,10 +158,11 @@ def test_busy_servers_are_asked_again_and_broken_ones_are_named(stub, checkpoint
 def test_a_server_without_echo_is_measured_without_perplexity(stub, checkpoint) -> None:
     stub.echoes = False
     server = connect(stub.url, str(checkpoint))
-    assert not server.scores_texts
+    assert server.no_losses
     found = experiment(server, tasks=["ppl", "passkey"], lengths=[300], samples=4, texts={"a": "word " * 400})
-    assert [(one.task, one.length) for one in found.skipped] == [("ppl", 300)]
-    assert {row.task for row in found.results} == {"passkey"} and found.tokens is None
+    (lost,) = found.not_measured
+    assert (lost.task, lost.method, lost.reason) == ("ppl", "none", server.no_losses)
+    assert {row.task for row in found.rows} == {"passkey"} and found.subjects[0].tokens is None
     prompts = [tuple(one["prompt"]) for one in stub.requests if "echo" not in one and len(one["prompt"]) > 100]
     assert all("temperature" in one and one["temperature"] == 0 for one in stub.requests)
     assert len(prompts) == len(set(prompts)), "no prompt is sent twice"

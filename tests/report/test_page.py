@@ -93,7 +93,7 @@ def test_what_is_not_causal_is_said_beside_its_name_and_where_it_has_no_number(r
     raw["rows"] = [r for r in raw["rows"] if r["method"] != "dca" or r["task"] not in ("ppl", "position")]
     raw["not_measured"].append({"model": "demo", "method": "dca", "task": "ppl", "reason": "it sees the future"})
     text = Outline(rendered(raw)).text
-    assert "Dual Chunk Attention is not causal: losses not measured" in text
+    assert "Dual Chunk Attention: not causal, so losses are not measured" in text
     assert text.count("Not measured: Dual Chunk Attention (it sees the future).") == 2, "loss by length, by position"
     assert "Perplexity Dual Chunk Attention all it sees the future" in text
 
