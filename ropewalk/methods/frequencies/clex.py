@@ -34,10 +34,10 @@ def rk4(slope: Callable[[float, Tensor], Tensor], z: Tensor, start: float, end: 
 class CLEX(FrequencyMethod):
     """d ln w / dt = tanh((ln w + ln w_ntk(t)) W_up) W_down + d ln w_ntk / dt, from t = 1 to ceil(target / window).
 
-    w_ntk has the base b (2t - 1) ** (d / (d - 2)). Without weights this is NTK with alpha = 2t - 1.
+    w_ntk has the base b (2t - 1) ** (d / (d - 2)). Weights of zero give NTK with alpha = 2t - 1.
 
     Attributes:
-        weights: safetensors file with ``up`` [d/2, k d] and ``down`` [k d, d/2]; empty means zero.
+        weights: safetensors file with ``up`` [d/2, k d] and ``down`` [k d, d/2].
         step: of the integration.
     """
 
@@ -45,13 +45,13 @@ class CLEX(FrequencyMethod):
     step: float = 0.01
 
     name: ClassVar[str] = "clex"
+    given: ClassVar[tuple[str, ...]] = ("weights",)
+    how_given: ClassVar[str] = "Give those that were trained with the model: clex(weights=FILE.safetensors)."
 
     def __post_init__(self) -> None:
         require_above(0, self, "step")
 
     def _parameters(self, half: int) -> tuple[Tensor, Tensor]:
-        if not self.weights:
-            return torch.zeros(half, 1, dtype=torch.float64), torch.zeros(1, half, dtype=torch.float64)
         if not Path(self.weights).is_file():
             raise UserError(f"clex: weights file {self.weights!r} does not exist")
         from safetensors import SafetensorError

@@ -22,18 +22,21 @@ class HARPE(FrequencyMethod):
         base_max: base of the last head.
     """
 
-    base_min: float = 1e6
-    base_max: float = 5e6
+    base_min: float | None = None
+    base_max: float | None = None
 
     name: ClassVar[str] = "harpe"
+    given: ClassVar[tuple[str, ...]] = ("base_min", "base_max")
+    how_given: ClassVar[str] = "Give those of its training; in the paper: harpe(base_min=1e6, base_max=5e6)"
     runtime: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 < self.base_min <= self.base_max:
-            raise UserError(f"harpe: bases are {self.base_min} and {self.base_max}, expected 1 < base_min <= base_max")
-        require_above(1, self, "base_max")
+        require_above(1, self, "base_min", "base_max")
+        if self.base_min is not None and self.base_max is not None and self.base_min > self.base_max:
+            raise UserError(f"harpe: bases are {self.base_min} and {self.base_max}, expected base_min <= base_max")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
+        assert self.base_min is not None and self.base_max is not None
         bases = torch.linspace(self.base_min, self.base_max, rope.kv_heads, dtype=torch.float64)
         exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float64) / rope.rotary_dim
         return Frequencies(rope.inv_freq * (rope.base / bases[:, None]) ** exponents)
