@@ -44,7 +44,7 @@ class Budgets:
         least = method.local + 3 * method.block + OBSERVED
         if ground.to < least:
             raise UserError(
-                f"{method.name}: {ground.to} tokens to fit on, expected at least local + 3 block + {OBSERVED} = {least}",
+                f"{method.name}: {ground.to} tokens to fit on, expected local + 3 block + {OBSERVED} = {least} or more",
                 f"Say --to {least}, or smaller numbers: tca(block=16, local=64).",
             )
         texts = ground.texts(ground.to)

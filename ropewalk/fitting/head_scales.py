@@ -19,8 +19,8 @@ from ropewalk.rope.probe import probe
 class HeadScales:
     """Adam on the scales alone, one text of the target length per step, a linear warm-up over a tenth of the steps.
 
-    The paper takes 200 steps of 8 texts at a rate of 0.1 from 1.6 upwards, on models without positions (NoPE), from 2k to
-    8k tokens, and keeps scales at 1 or above.
+    The paper takes 200 steps of 8 texts at a rate of 0.1, from 1.6, on models without positions (NoPE), from 2k to 8k
+    tokens, and keeps scales at 1 or above.
 
     Attributes:
         steps: one text each.

@@ -16,8 +16,8 @@ from ropewalk.methods.attention.align import AttentionAlignment
 from ropewalk.methods.attention.attention_method import SPARSITY, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
 
-By = Literal["max", "entropy"]
-GRID = torch.linspace(0.2, 1.0, 81, dtype=torch.float64)  # of tau
+COARSE = torch.linspace(0.2, 1.0, 9, dtype=torch.float64)  # of tau; nine more lie between the two that are right
+PLAIN = torch.ones(1, dtype=torch.float64)
 ROWS = 8  # queries whose attention is held at once
 
 
@@ -25,18 +25,18 @@ ROWS = 8  # queries whose attention is held at once
 class Temperature:
     """Means over the last queries of all layers, heads and texts are compared, at the target and at the window.
 
-    The long text is read once, at tau = 1 in all layers; temperatures are tried on the scores of that pass.
+    Long texts are read at tau = 1 in all layers; temperatures are tried on the scores of that pass.
 
     Attributes:
         by: "entropy", or "max", the mean largest probability.
         queries: how many of the last queries are compared.
     """
 
-    by: By = "entropy"
+    by: Literal["max", "entropy"] = "entropy"
     queries: int = 64
 
     def search(self, method: AttentionAlignment, ground: Ground) -> Found:
-        """tau, by interpolation on a grid from 0.2 to 1."""
+        """tau, from 0.2 to 1, interpolated between steps of 0.0125."""
         window, to = ground.window, ground.to
         if not 0 < self.queries <= window < to:
             raise UserError(
@@ -45,25 +45,30 @@ class Temperature:
                 "Say --to with a length beyond the window.",
             )
         texts = ground.texts(to)
-        wanted = float(self._sharpness(ground, texts[:, :window])[-1])
-        found = self._sharpness(ground, texts)  # for every tau of the grid
-        sharp = found <= wanted if self.by == "entropy" else found >= wanted
+        wanted = float(self._sharpness(ground, texts[:, :window], PLAIN))
+        taus, found = COARSE, self._sharpness(ground, texts, COARSE)
+        sharp = self._sharp_enough(found, wanted)
         seen = f"mean {self.by} is {wanted:.4g} at {window} tokens, {float(found[-1]):.4g} at {to}"
         if bool(sharp[-1]):
             raise UserError(f"{method.name}: {seen}: as sharp as it is, so that tau = 1 and nothing is to be aligned")
         if not bool(sharp[0]):
-            raise UserError(
-                f"{method.name}: {seen}, {float(found[0]):.4g} with tau = {float(GRID[0]):g}; no tau does it"
-            )
+            raise UserError(f"{method.name}: {seen}, {float(found[0]):.4g} with tau = 0.2; no tau does it")
+        flat = float(found[-1])
         above = int((~sharp).long().argmax())  # the first tau that is too flat; the one before it is sharp enough
+        taus = torch.linspace(float(taus[above - 1]), float(taus[above]), 9, dtype=torch.float64)
+        found = self._sharpness(ground, texts, taus)
+        above = int((~self._sharp_enough(found, wanted)).long().argmax())
         share = (wanted - found[above - 1]) / (found[above] - found[above - 1])
-        tau = float(GRID[above - 1] + share * (GRID[above] - GRID[above - 1]))
-        return Found({"tau": tau}, texts, {f"{self.by} at {window}": wanted, f"{self.by} at {to}": float(found[-1])})
+        tau = float(taus[above - 1] + share * (taus[above] - taus[above - 1]))
+        return Found({"tau": tau}, texts, {f"{self.by} at {window}": wanted, f"{self.by} at {to}": flat})
+
+    def _sharp_enough(self, found: Tensor, wanted: float) -> Tensor:
+        return found <= wanted if self.by == "entropy" else found >= wanted
 
     @torch.no_grad()
-    def _sharpness(self, ground: Ground, texts: Tensor) -> Tensor:
-        """Mean sharpness for every tau of the grid, float64."""
-        measuring = _Measuring(by=self.by, queries=self.queries)
+    def _sharpness(self, ground: Ground, texts: Tensor, taus: Tensor) -> Tensor:
+        """Mean sharpness for every tau, float64."""
+        measuring = _Measuring(by=self.by, queries=self.queries, taus=taus)
         with ground.with_method(measuring):
             for ids in texts.to(ground.model.device).split(1):
                 ground.model(ids, use_cache=False)
@@ -72,10 +77,11 @@ class Temperature:
 
 @dataclass(frozen=True)
 class _Measuring(AttentionMethod):
-    """Changes nothing; notes how sharp the last queries attend at every tau of the grid."""
+    """Changes nothing; notes how sharp the last queries attend at every tau."""
 
-    by: By = "entropy"
+    by: Literal["max", "entropy"] = "entropy"
     queries: int = 64
+    taus: Tensor = field(default_factory=lambda: PLAIN)
     found: list[Tensor] = field(default_factory=list)
 
     name: ClassVar[str] = "measuring"
@@ -83,13 +89,14 @@ class _Measuring(AttentionMethod):
     by_content: ClassVar[bool] = True
 
     def recall(self, text: Text) -> Iterator[Recalled]:
-        sums = torch.zeros_like(GRID)
+        sums = torch.zeros_like(self.taus)
         end = text.query.shape[2]
         for start in range(end - self.queries, end, ROWS):
             logs = probabilities(text, slice(start, min(start + ROWS, end))).log()
-            for i, tau in enumerate(GRID.tolist()):
-                scaled = (logs / tau).log_softmax(-1)
-                sharp = scaled.amax(-1).exp() if self.by == "max" else -(scaled.exp() * scaled.clamp_min(-1e4)).sum(-1)
-                sums[i] += float(sharp.double().sum())
+            for i, tau in enumerate(self.taus.tolist()):
+                scaled = logs / tau
+                share = scaled.softmax(-1)
+                entropy = scaled.logsumexp(-1) - (share * scaled.clamp_min(-1e4)).sum(-1)
+                sums[i] += float((share.amax(-1) if self.by == "max" else entropy).double().sum())
         self.found.append(sums / (text.query[:, :, :, 0].numel() * self.queries / end))
         return iter(())

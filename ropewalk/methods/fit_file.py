@@ -55,11 +55,7 @@ class Fit:
         Raises:
             UserError: if something else is there already, or the place cannot be written.
         """
-        if path.exists():
-            try:
-                self.read(path)
-            except UserError:
-                raise UserError(f"{path} exists and is no fit file; it stays", "Choose another file with -o.") from None
+        refuse_other_file(path)
         written = {"kind": "ropewalk fit", **{key: value for key, value in asdict(self).items() if key != "path"}}
         write_text(path, json.dumps(written, indent=1, allow_nan=False) + "\n")
 
@@ -100,6 +96,19 @@ class Fit:
         short = {name: value for name, value in changed.items() if name not in long}
         hashed = hashlib.sha256(repr(sorted(long.items())).encode()).hexdigest()[:SHOWN]
         return short | ({"fitted": hashed} if long else {})
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse to replace what is no fit file.
+
+    Raises:
+        UserError: if something else is at ``path``.
+    """
+    if path.exists():
+        try:
+            Fit.read(path)
+        except UserError:
+            raise UserError(f"{path} exists and is no fit file; it stays", "Choose another file with -o.") from None
 
 
 def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
