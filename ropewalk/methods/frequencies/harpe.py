@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class HARPE(FrequencyMethod):
     given: ClassVar[tuple[str, ...]] = ("base_min", "base_max")
     how_given: ClassVar[str] = "Give those of its training; in the paper: harpe(base_min=1e6, base_max=5e6)"
     runtime: ClassVar[bool] = True
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        return (cls(base_min=1e6, base_max=5e6),)
 
     def __post_init__(self) -> None:
         require_above(1, self, "base_min", "base_max")
