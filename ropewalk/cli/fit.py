@@ -74,7 +74,7 @@ def fit(
     texts, tokens = found.data["texts"], found.data["tokens"]
     console.print(f"[bold]{found.method}[/] for {found.to:,} tokens, on {texts} texts, {tokens:,} tokens")
     for words, value in found.seen.items():
-        console.print(f"{words}: {value:.5g}", markup=False)
+        console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)
     short = {key: value for key, value in found.found.items() if not isinstance(value, tuple)}
     if short:
         console.print(spelled(found.method, short), markup=False)

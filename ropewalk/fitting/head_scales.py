@@ -58,7 +58,7 @@ class HeadScales:
                 with torch.no_grad():
                     for scales in learned:
                         scales.clamp_(min=self.least)
-                losses.append(float(loss))
+                losses.append(loss.item())
                 ground.progress(step + 1, self.steps)
         finally:
             for parameter in trained:

@@ -16,8 +16,7 @@ from ropewalk.methods.attention.align import AttentionAlignment
 from ropewalk.methods.attention.attention_method import SPARSITY, AttentionMethod
 from ropewalk.methods.attention.vertical_slash import probabilities
 
-COARSE = torch.linspace(0.2, 1.0, 9, dtype=torch.float64)  # of tau; nine more lie between the two that are right
-PLAIN = torch.ones(1, dtype=torch.float64)
+COARSE = tuple(0.1 * i for i in range(2, 11))  # of tau; nine more lie between the two that are right
 ROWS = 8  # queries whose attention is held at once
 
 
@@ -45,7 +44,7 @@ class Temperature:
                 "Say --to with a length beyond the window.",
             )
         texts = ground.texts(to)
-        wanted = float(self._sharpness(ground, texts[:, :window], PLAIN))
+        wanted = float(self._sharpness(ground, texts[:, :window], (1.0,)))
         taus, found = COARSE, self._sharpness(ground, texts, COARSE)
         sharp = self._sharp_enough(found, wanted)
         seen = f"mean {self.by} is {wanted:.4g} at {window} tokens, {float(found[-1]):.4g} at {to}"
@@ -55,18 +54,18 @@ class Temperature:
             raise UserError(f"{method.name}: {seen}, {float(found[0]):.4g} with tau = 0.2; no tau does it")
         flat = float(found[-1])
         above = int((~sharp).long().argmax())  # the first tau that is too flat; the one before it is sharp enough
-        taus = torch.linspace(float(taus[above - 1]), float(taus[above]), 9, dtype=torch.float64)
+        taus = tuple(torch.linspace(taus[above - 1], taus[above], 9, dtype=torch.float64).tolist())
         found = self._sharpness(ground, texts, taus)
         above = int((~self._sharp_enough(found, wanted)).long().argmax())
         share = (wanted - found[above - 1]) / (found[above] - found[above - 1])
-        tau = float(taus[above - 1] + share * (taus[above] - taus[above - 1]))
+        tau = taus[above - 1] + float(share) * (taus[above] - taus[above - 1])
         return Found({"tau": tau}, texts, {f"{self.by} at {window}": wanted, f"{self.by} at {to}": flat})
 
     def _sharp_enough(self, found: Tensor, wanted: float) -> Tensor:
         return found <= wanted if self.by == "entropy" else found >= wanted
 
     @torch.no_grad()
-    def _sharpness(self, ground: Ground, texts: Tensor, taus: Tensor) -> Tensor:
+    def _sharpness(self, ground: Ground, texts: Tensor, taus: tuple[float, ...]) -> Tensor:
         """Mean sharpness for every tau, float64."""
         measuring = _Measuring(by=self.by, queries=self.queries, taus=taus)
         with ground.with_method(measuring):
@@ -81,7 +80,7 @@ class _Measuring(AttentionMethod):
 
     by: Literal["max", "entropy"] = "entropy"
     queries: int = 64
-    taus: Tensor = field(default_factory=lambda: PLAIN)
+    taus: tuple[float, ...] = (1.0,)
     found: list[Tensor] = field(default_factory=list)
 
     name: ClassVar[str] = "measuring"
@@ -89,11 +88,11 @@ class _Measuring(AttentionMethod):
     by_content: ClassVar[bool] = True
 
     def recall(self, text: Text) -> Iterator[Recalled]:
-        sums = torch.zeros_like(self.taus)
+        sums = torch.zeros(len(self.taus), dtype=torch.float64)
         end = text.query.shape[2]
         for start in range(end - self.queries, end, ROWS):
             logs = probabilities(text, slice(start, min(start + ROWS, end))).log()
-            for i, tau in enumerate(self.taus.tolist()):
+            for i, tau in enumerate(self.taus):
                 scaled = logs / tau
                 share = scaled.softmax(-1)
                 entropy = scaled.logsumexp(-1) - (share * scaled.clamp_min(-1e4)).sum(-1)

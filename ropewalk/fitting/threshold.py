@@ -19,8 +19,9 @@ from ropewalk.methods.attention.squeezed import Squeezed, cluster_scores
 class Threshold:
     """The threshold that drops so many of all (query, cluster) scores of the prefix's last ``observed`` tokens.
 
-    The prefix is what the method says, ``squeezed(prefix=1024)``: the first tokens of every text. Without, it is what
-    all texts start with, and where that is less than can be clustered, half of the target.
+    How long the prefix is, the method says, ``squeezed(prefix=1024)``. Without, it is what all texts start with; where
+    that is too short to be clustered, or leaves nothing of the target behind it, half of the target. Where texts start
+    with different tokens, many prefixes are looked at.
 
     Attributes:
         percentile: between 0 and 1; the paper uses 0.5 to 0.9.
@@ -33,19 +34,16 @@ class Threshold:
         """Prefix and threshold."""
         if not 0 < self.percentile < 1:
             raise UserError(f"{method.name}: percentile is {self.percentile}, expected a number between 0 and 1")
-        shared = min(ground.shared(), ground.to)
-        length = method.prefix or (shared if shared > method.observed else ground.to // 2)
-        if not 0 < method.observed < length:
+        shared = ground.shared()
+        length = method.prefix or (shared if method.observed < shared < ground.to else ground.to // 2)
+        if not 0 < method.observed < length < ground.to:
             raise UserError(
-                f"{method.name}: the prefix has {length} tokens, observed is {method.observed}, expected "
-                "prefix > observed > 0: what is observed chooses the threshold for the rest",
+                f"{method.name}: the prefix has {length} tokens, observed is {method.observed}, the target is "
+                f"{ground.to}, expected 0 < observed < prefix < target",
                 f"Say --to {2 * method.observed + 2} or more, or a prefix: squeezed(prefix=1024).",
             )
-        heads = dict.fromkeys(tuple(document[:length]) for document in ground.documents if len(document) >= length)
-        if not heads:
-            longest = max(map(len, ground.documents), default=0)
-            raise UserError(f"no text has {length:,} tokens, the longest has {longest:,}", "Give longer texts: --data.")
-        texts = torch.tensor(list(heads)[: ground.samples])
+        same = torch.tensor([ground.documents[0][:length]]) if shared >= length and len(ground.documents) > 1 else None
+        texts = ground.texts(length) if same is None else same
         observing = _Observing(**vars(replace(method, prefix=length, threshold=0.0)))
         with ground.with_method(observing):
             for ids in texts.to(ground.model.device).split(1):

@@ -75,6 +75,14 @@ class Squeezed(AttentionMethod):
         w = rope_config.trained_window(config)
         return (cls(prefix=w // 2, threshold=1 / w, clusters=0.25, observed=w // 8),)
 
+    def check(self, layer: Layer) -> None:
+        if self.prefix is not None and self.prefix >= layer.target:
+            raise UserError(
+                f"{self.name}: prefix is {self.prefix}, the target {layer.target} tokens, expected prefix < target: a "
+                "prefix is read in full",
+                f"Say --to with more than {self.prefix}.",
+            )
+
     @property
     def clustered(self) -> int:
         """Keys that are clustered."""
