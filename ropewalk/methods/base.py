@@ -103,7 +103,7 @@ class Method:
             UserError: with the line that fits the method, or the option to give.
         """
         refuse_unfitted(self, getattr(model, "config", model), to, whole or self)
-        if self.fit is not None and hasattr(model, "config"):
+        if self.fit is not None:
             refuse_elsewhere(self, model, to, whole or self)
 
     @contextmanager

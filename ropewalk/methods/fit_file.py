@@ -14,6 +14,7 @@ from ropewalk.common.files import write_text
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedConfig
 
     from ropewalk.methods.base import Method
 
@@ -160,16 +161,20 @@ def refuse_unfitted(method: Method, config: Any, to: int | None, whole: Method) 
     raise UserError(f"{method.name} has no {names}: what it does comes from there", method.how_given)
 
 
-def refuse_elsewhere(method: Method, model: nn.Module, to: int | None, whole: Method) -> None:
-    """Refuse what was fitted on another model.
+def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method) -> None:
+    """Refuse what was fitted on another model; of a configuration alone, that cannot be told.
 
     Raises:
         UserError: naming both.
     """
+    from transformers import PreTrainedModel
+
     from ropewalk.common.fingerprints import model_fingerprint
 
+    if not isinstance(model, PreTrainedModel):
+        return
     assert method.fit is not None
-    here, fitted_on = model_fingerprint(model), method.fit.model  # type: ignore[arg-type]
+    here, fitted_on = model_fingerprint(model), method.fit.model
     if here != fitted_on["fingerprint"]:
         raise UserError(
             f"{method.fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "

@@ -90,7 +90,7 @@ class Squeezed(AttentionMethod):
         return self.prefix - self.observed
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
-        prefix, clustered = self.prefix, self.clustered
+        prefix, clustered = self.prefix or 0, self.clustered
         return (Region(lo=lambda m: torch.where(m < prefix, 0, clustered)),)
 
     def recall(self, text: Text) -> Iterator[Recalled]:
