@@ -74,6 +74,14 @@ class Method:
         return spelled(self.name, changed if self.fit is None else self.fit.hashed(changed))
 
     @property
+    def spelling(self) -> str:
+        """What ``method`` reads as this one: the id, but for measured options the file that holds them."""
+        if self.fit is None:
+            return self.id
+        chosen = {k: v for k, v in self.changed().items() if k not in self.fit.found}
+        return spelled(self.name, {**chosen, "fitted": self.fit.path})
+
+    @property
     def unfitted(self) -> str:
         """The spelling without measured options, as ``ropewalk fit`` takes it."""
         redone = () if self.absent(self.measured) else self.measured  # what is given in part stays

@@ -35,6 +35,10 @@ class _Joined(Method):
         return "+".join(part.id for part in self.parts)
 
     @property
+    def spelling(self) -> str:
+        return "+".join(part.spelling for part in self.parts)
+
+    @property
     def unfitted(self) -> str:
         return "+".join(part.unfitted for part in self.parts)
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import write_text
+from ropewalk.common.results import Result
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import nn
     from transformers import PreTrainedConfig
 
     from ropewalk.methods.base import Method
 
+KIND = "ropewalk fit"
 SHOWN = 12  # characters of a hash
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, repr=False)
+class Fit(Result):
     """Options that were measured, and all that they were measured for.
 
     Attributes:
@@ -50,15 +53,32 @@ class Fit:
     ropewalk: str
     path: str = field(default="", compare=False)
 
-    def write(self, path: Path) -> None:
-        """Write the file atomically.
+    def written(self, path: Path) -> Fit:
+        """The same, in a file that is written atomically.
 
         Raises:
             UserError: if something else is there already, or the place cannot be written.
         """
         refuse_other_file(path)
-        written = {"kind": "ropewalk fit", **{key: value for key, value in asdict(self).items() if key != "path"}}
-        write_text(path, json.dumps(written, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n")
+        return replace(self, path=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "path"}
+
+    def show(self, console: Console) -> None:
+        texts, tokens = self.data["texts"], self.data["tokens"]
+        beside = f" beside {self.beside}" if self.beside else ""
+        of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} texts, {tokens:,} tokens"
+        console.print(of, markup=False, soft_wrap=True)
+        for words, value in self.seen.items():
+            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)
+        for name, value in self.found.items():
+            if not isinstance(value, tuple):
+                console.print(f"{name}: {value:.5g}", markup=False)
+        use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
+        words = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
+        console.print(f"written to {self.path}; compare it:\n{shlex.join(words)}", markup=False, soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -76,8 +96,8 @@ class Fit:
             raise UserError(f"fit file {path} is not JSON: {error}", again) from None
         expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.name != "path"}
         kind = content.pop("kind", None) if isinstance(content, dict) else None
-        if kind != "ropewalk fit":
-            raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected 'ropewalk fit'", again)
+        if kind != KIND:
+            raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", again)
         if content.keys() != expected.keys():
             raise UserError(f"fit file {path} has the keys {sorted(content)}, expected {sorted(expected)}", again)
         for key, value in content.items():

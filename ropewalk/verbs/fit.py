@@ -1,53 +1,54 @@
-"""Measuring on a model and texts what a method needs to know, into a small file."""
+"""What a method needs to know of a model, measured on texts, into a small file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropewalk.methods import catalogue
+from ropewalk.verbs.request import Length, LiveRequest, Method, Place, verb
 
 if TYPE_CHECKING:
     from ropewalk.methods.fit_file import Fit
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be fitted, and on what.
+@dataclass(frozen=True, kw_only=True)
+class FitRequest(LiveRequest):
+    """What is to be measured, and on what.
 
     Attributes:
-        model: folder, hub id or ``demo``.
-        method: spelling of one that can be fitted, alone or composed with what is on beside it.
-        out: file to write.
-        to: target length in tokens; None means what the configuration promises, or four times the window.
-        data: texts: "topics", "stdlib", or a file or folder.
-        settings: of the search, by keyword, such as "tolerance=0.1".
-        samples: at most so many texts.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        device: "auto", "cpu", "cuda".
-        trust_remote_code: run code that comes with the model.
+        method: attention-alignment, tca, squeezed or head-scale; with others that are to be on as well:
+            yarn+head-scale.
+        out: File to write.
+        to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
+            window where it promises no more.
+        data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
+        settings: Of the search, by keyword: by='max', tolerance=0.1, percentile=0.5, steps=200.
+        samples: At most so many texts.
     """
 
-    model: str
-    method: str
-    out: Path
-    to: int | None = None
+    method: Method
+    out: Place
+    to: Length | None = None
     data: str = "topics"
     settings: str = ""
     samples: int = 8
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
 
 
-def fit(request: Request, progress: Callable[[int, int], None] = lambda done, total: None) -> Fit:
-    """Fit, and write the file.
+@verb("fit")
+def fit(request: FitRequest) -> Fit:
+    """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
+
+    Returns:
+        What was found, and all that it was found for.
 
     Raises:
-        UserError: for everything that a user can mend.
+        UserError: for everything that a user can mend; nothing is written then.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ropewalk.methods import catalogue
+
     method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
     from ropewalk.checkpoint.opening import load
     from ropewalk.fitting.fitter import fit as measure
@@ -57,17 +58,18 @@ def fit(request: Request, progress: Callable[[int, int], None] = lambda done, to
     refuse_other_file(request.out)
     documents = load_documents(request.data)
     model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
-    found = measure(
-        model,
-        tokenizer,
-        method,
-        documents,
-        to=request.to,
-        settings=request.settings,
-        samples=request.samples,
-        name=request.model,
-        source=request.data,
-        progress=progress,
-    )
-    found.write(request.out)
-    return found
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("fitting", total=None)
+        found = measure(
+            model,
+            tokenizer,
+            method,
+            documents,
+            to=request.to,
+            settings=request.settings,
+            samples=request.samples,
+            name=request.model,
+            source=request.data,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    return found.written(request.out)

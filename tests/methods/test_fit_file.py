@@ -36,7 +36,7 @@ def fit(**changed) -> Fit:
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "a b-tca.json"
-    fit().write(path)
+    fit().written(path)
     return path
 
 
@@ -88,6 +88,7 @@ def test_a_part_of_a_composition_refuses_and_the_line_fits_it_there():
 def test_a_file_gives_the_method_that_was_written(file):
     chosen = method(f"tca(fitted={file})")
     assert chosen == TCA(8, 16, PLAN) and chosen.fit == fit()
+    assert method(chosen.spelling) == chosen and method(chosen.spelling).fit == fit()
     quoted = method(f"tca(fitted='{file}')+yarn")
     assert quoted.parts[1] == chosen
     with chosen.on(shared("llama"), to=TARGET):
@@ -97,8 +98,8 @@ def test_a_file_gives_the_method_that_was_written(file):
 
 def test_the_id_and_the_fingerprint_are_those_of_the_values(file, tmp_path):
     same, other = tmp_path / "same.json", tmp_path / "other.json"
-    fit(seen={}).write(same)
-    fit(found={"plan": ((PLAN[0][1],) * 2,) * 2}).write(other)
+    fit(seen={}).written(same)
+    fit(found={"plan": ((PLAN[0][1],) * 2,) * 2}).written(other)
     one, again, another = (method(f"tca(fitted={path})") for path in (file, same, other))
     assert one.id == again.id != another.id and len(one.id) < 60 and one.id.startswith("tca(block=8, local=16, fitted=")
     prints = [chosen.fingerprint(shared("llama"), TARGET) for chosen in (one, again, another)]
@@ -106,7 +107,7 @@ def test_the_id_and_the_fingerprint_are_those_of_the_values(file, tmp_path):
 
 
 def test_numbers_are_shown_in_the_id(tmp_path):
-    fit(method="attention-alignment", found={"tau": 0.75}, options={}).write(tmp_path / "tau.json")
+    fit(method="attention-alignment", found={"tau": 0.75}, options={}).written(tmp_path / "tau.json")
     chosen = method(f"attention-alignment(fitted={tmp_path / 'tau.json'})")
     assert chosen.id == "attention-alignment(tau=0.75)"
 
@@ -186,12 +187,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_only_fit_files_are_replaced(file, tmp_path):
-    fit(to=512).write(file)
+    fit(to=512).written(file)
     assert Fit.read(file).to == 512
     precious = tmp_path / "thesis.json"
     precious.write_text('{"chapters": 7}')
     with pytest.raises(UserError, match="exists and is no fit file; it stays"):
-        fit().write(precious)
+        fit().written(precious)
     assert precious.read_text() == '{"chapters": 7}'
 
 
