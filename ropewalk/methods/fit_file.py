@@ -77,8 +77,8 @@ class Fit(Result):
             if not isinstance(value, tuple):
                 console.print(f"{name}: {value:.5g}", markup=False)
         use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
-        words = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
-        console.print(f"written to {self.path}; compare it:\n{shlex.join(words)}", markup=False, soft_wrap=True)
+        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
+        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", markup=False, soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
