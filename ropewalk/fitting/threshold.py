@@ -49,8 +49,9 @@ class Threshold:
             for ids in texts.to(ground.model.device).split(1):
                 ground.model(ids, use_cache=False)
         scores = np.concatenate([score.flatten().cpu().numpy() for score in observing.scores])
+        seen = {"tokens that all texts start with": shared} if len(ground.documents) > 1 else {}
         threshold = float(np.quantile(scores, self.percentile))
-        return Found({"prefix": length, "threshold": threshold}, texts, {"tokens that all texts start with": shared})
+        return Found({"prefix": length, "threshold": threshold}, texts, seen)
 
 
 @dataclass(frozen=True)
