@@ -19,7 +19,7 @@ from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import options_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.fit_file import Fit
-from ropewalk.rope.config import starting_specs, window_of
+from ropewalk.rope.config import promised_by, read, trained_window
 from ropewalk.texts.documents import tokenise
 
 if TYPE_CHECKING:
@@ -163,9 +163,7 @@ def fit(
     others = tuple(one for one in parts if one is not part)
     for other in others:
         other.require(model, to)
-    specs = starting_specs(model.config)
-    window = window_of(specs)
-    promised = max(spec.length for spec in specs.values())
+    window, promised = trained_window(model.config), promised_by(read(model.config))
     target = to if to is not None else promised if promised > window else 4 * window
     if samples < 1:
         raise UserError(f"samples is {samples}, expected at least 1")
@@ -173,15 +171,15 @@ def fit(
     ids = list(tokenise(documents, tokenizer, 2).values())
     ground = Ground(model, ids, bos, samples, window, target, others, progress)
     found = search.search(part, ground)
-    read = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
+    texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
     return Fit(
         method=part.name,
         found=found.options,
         options={key: value for key, value in part.changed().items() if key not in found.options},
-        beside="+".join(other.id for other in others),
+        beside="+".join(other.spelling for other in others),
         to=target,
         model={"name": name or str(model.config.name_or_path), "fingerprint": model_fingerprint(model)},
-        data={"source": source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": read},
+        data={"source": source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
         settings=asdict(search),  # type: ignore[call-overload]
         seen=found.seen,
         ropewalk=__version__,

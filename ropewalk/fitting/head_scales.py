@@ -29,7 +29,7 @@ class HeadScales:
         least: no scale falls below it.
     """
 
-    steps: int = 100
+    steps: int = 50
     rate: float = 0.1
     start: float = 1.0
     least: float = 1.0

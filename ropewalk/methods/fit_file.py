@@ -206,7 +206,7 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
 def _line(method: Method, config: Any, to: int | None, whole: Method) -> str:
     """The command that fits a method, and how its file is used."""
     file = f"{method.name}.json"
-    target = [] if to is None else ["--to", str(to)]
+    target = [] if not to else ["--to", str(to)]
     words = ["ropewalk", "fit", _name(config), "--method", whole.unfitted, *target, "-o", file]
     return f"{shlex.join(words)}\nThen say {method.name}(fitted={file})."
 

@@ -50,19 +50,19 @@ def fit(request: FitRequest) -> Fit:
     from ropewalk.methods import catalogue
 
     method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
-    from ropewalk.checkpoint.opening import load
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.fitting.fitter import fit as measure
     from ropewalk.methods.fit_file import refuse_other_file
     from ropewalk.texts.documents import load as load_documents
 
     refuse_other_file(request.out)
     documents = load_documents(request.data)
-    model, tokenizer, _ = load(request.model, request.dtype, request.device, request.trust_remote_code)
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("fitting", total=None)
         found = measure(
-            model,
-            tokenizer,
+            checkpoint.load(request.dtype, request.device),
+            checkpoint.tokenizer(),
             method,
             documents,
             to=request.to,

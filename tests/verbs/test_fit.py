@@ -62,7 +62,8 @@ def test_the_printed_line_mends_the_refusal(name, model, texts, capsys):
     said(capsys, *words, "--data", texts, "--settings", settings)
     method = use.removeprefix("Then say ").removesuffix(".")
     found = json.loads(said(capsys, *compare, "--methods", f"none,{method}"))
-    plain, fitted = ([r["value"] for r in found["results"] if r["method"] == m["id"]] for m in found["methods"])
+    methods = dict.fromkeys(row["method"] for row in found["rows"])
+    plain, fitted = ([r["value"] for r in found["rows"] if r["method"] == m] for m in methods)
     assert len(plain) == len(fitted) > 0 and plain != fitted
     content = json.loads(Path(f"{name}.json").read_text())
     assert content["to"] == 256 and content["data"]["source"] == str(texts) and content["model"]["name"] == str(model)
