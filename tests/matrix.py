@@ -65,8 +65,11 @@ every_case = pytest.mark.parametrize("case", cases(), ids=str)
 
 _FREQUENCIES = {entry.id: kind for entry in CATALOGUE if issubclass(kind := entry.load(), FrequencyMethod)}
 METHODS = list(_FREQUENCIES)
-RUNTIME = tuple(name for name, kind in _FREQUENCIES.items() if kind.runtime)
-NOT_SAVED = tuple(entry.id for entry in CATALOGUE if entry.id in METHODS and entry.exportable.startswith("no"))
+_RUNTIME = tuple(name for name, kind in _FREQUENCIES.items() if kind.runtime)
+_NOT_SAVED = [entry.id for entry in CATALOGUE if entry.id in METHODS and entry.exportable.startswith("no")]
+RUNTIME, NOT_SAVED = (  # with the options that must be given
+    [_FREQUENCIES[name].examples(shared("llama").config)[0].id for name in names] for names in (_RUNTIME, _NOT_SAVED)
+)
 VARIANTS = [  # options that choose another formula, another way of saving, or another part
     "abf(rule='bound')",
     "dynamic-ntk(form='hf')",
@@ -80,7 +83,7 @@ VARIANTS = [  # options that choose another formula, another way of saving, or a
     "yarn(ramp='paper')",
     "yarn(truncate=False)",
 ]
-SAVED = [spelling for spelling in METHODS + VARIANTS if spelling not in NOT_SAVED]
+SAVED = [spelling for spelling in METHODS + VARIANTS if spelling not in _NOT_SAVED]
 NESTED = ("gemma3", "olmo3")  # rope parameters per layer type; sliding layers are left alone
 FAMILY_NAMES = list(FAMILIES)
 

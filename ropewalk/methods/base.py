@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
 from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
@@ -36,10 +37,18 @@ class Method:
             tokens behind it; then losses cannot be taken from one forward pass.
         exact_near: whether a text of few tokens (an eighth of the window at least) is read as by the plain model, bit
             for bit, when the target is the window.
+        measured: options that ``ropewalk fit`` finds on a model; the method does not run without them.
+        given: options that the user must give; the method does not run without them.
+        how_given: a sentence that says how.
+        fit: where measured options come from, if a file holds them.
     """
 
     name: ClassVar[str]
     axes: ClassVar[frozenset[str]]
+    measured: ClassVar[tuple[str, ...]] = ()
+    given: ClassVar[tuple[str, ...]] = ()
+    how_given: ClassVar[str] = ""
+    fit: Fit | None = None
     length_dependent: ClassVar[bool] = False
     cache_exact: ClassVar[bool] = True
     causal: ClassVar[bool] = True
@@ -57,13 +66,53 @@ class Method:
 
     @property
     def id(self) -> str:
-        """Canonical spelling: the name, and options that differ from their defaults, e.g. ``yarn(beta_fast=16)``."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
-        return self.name + (f"({', '.join(f'{k}={v!r}' for k, v in changed.items())})" if changed else "")
+        """Canonical spelling: the name, and options that differ from their defaults, e.g. ``yarn(beta_fast=16)``.
+
+        Tuples out of a fit file are spelled as a hash of their values, ``tca(fitted='0c1f..')``.
+        """
+        changed = self.changed()
+        return spelled(self.name, changed if self.fit is None else self.fit.hashed(changed))
+
+    @property
+    def spelling(self) -> str:
+        """What ``method`` reads as this one: the id, but for measured options the file that holds them."""
+        if self.fit is None:
+            return self.id
+        chosen = {k: v for k, v in self.changed().items() if k not in self.fit.found}
+        return spelled(self.name, {**chosen, "fitted": self.fit.path})
+
+    @property
+    def unfitted(self) -> str:
+        """The spelling without measured options, as ``ropewalk fit`` takes it."""
+        redone = () if self.absent(self.measured) else self.measured  # what is given in part stays
+        return spelled(self.name, {k: v for k, v in self.changed().items() if k not in redone})
+
+    def absent(self, options: tuple[str, ...]) -> list[str]:
+        """Those of ``options`` that have no value."""
+        return [name for name in options if getattr(self, name) in (None, (), "")]
+
+    def changed(self) -> dict[str, Any]:
+        """Options that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
         """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it."""
         raise TypeError(f"{type(self).__name__} has no fingerprint")
+
+    def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:
+        """Refuse to run without the options that must be measured or given, or with those of another model.
+
+        Args:
+            model: the live model; of its configuration alone, the second cannot be told.
+            to: target length in tokens, for the line that mends it.
+            whole: the method that this one is a part of.
+
+        Raises:
+            UserError: with the line that fits the method, or the option to give.
+        """
+        refuse_unfitted(self, getattr(model, "config", model), to, whole or self)
+        if self.fit is not None:
+            refuse_elsewhere(self, model, to, whole or self)
 
     @contextmanager
     def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
@@ -77,6 +126,7 @@ class Method:
             UserError: if the method, its options and the model do not fit, or another method is on.
         """
         refuse_if_on(model, self.id)
+        self.require(model, to)
         body = decoder(model)
         setattr(body, ON, self.id)
         try:
@@ -100,6 +150,11 @@ class Method:
     def why_not_saved(self) -> str:
         """The reason, for methods that cannot be saved in a configuration."""
         return "it needs code at run time"
+
+
+def spelled(name: str, options: dict[str, Any]) -> str:
+    """``name``, or ``name(option=value, ...)``."""
+    return name + (f"({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else "")
 
 
 def _is_default(method: Method, field: Any) -> bool:

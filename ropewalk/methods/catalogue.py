@@ -110,18 +110,18 @@ CATALOGUE: tuple[Entry, ...] = (
           CODE, "2402.10685"),
     Entry("squeezed", "Squeezed Attention", "attention.squeezed:Squeezed",
           "clusters of a fixed prefix's keys, kept where a query scores them above a threshold", "visibility",
-          "calibration", CODE, "2411.09688"),
+          "fit", CODE, "2411.09688"),
     Entry("tca", "Context-adaptive attention", "attention.tca:TCA", "core tokens of every block, by calibrated budgets",
-          "visibility", "calibration", CODE, "2512.09238"),
+          "visibility", "fit", CODE, "2512.09238"),
     Entry("log-n", "Log-n scaling", "attention.log_n:LogN", "logits times ln(m + 1) / ln(L)", T, "yes", CODE,
           "2202.12172"),
     Entry("yarn-temperature", "YaRN's temperature", "attention.log_n:YaRNTemperature",
           "logits times (0.1 ln s + 1)^2, positions as they are", T, "yes", CODE, "2309.00071"),
     Entry("attention-alignment", "Attention alignment", "attention.align:AttentionAlignment",
-          "logits over a measured tau, so that long texts are attended to as sharply as short ones", T, "calibration",
+          "logits over a measured tau, so that long texts are attended to as sharply as short ones", T, "fit",
           CODE, "2311.00684"),
     Entry("head-scale", "Head scale (NoPE)", "attention.head_scale:HeadScale", "one learned logit scale per head", T,
-          "light tuning", "not in the configuration: fold puts it into W_q", "2404.12224"),
+          "fit: light tuning", "not in the configuration: fold puts it into W_q", "2404.12224"),
     Entry("vertical-slash", "Vertical-slash sparse prefill", "attention.vertical_slash:VerticalSlash",
           "columns and diagonals of long prompts, chosen by the last queries (MInference, Qwen2.5-1M)", "sparsity",
           "yes", CODE, "2407.02490"),
@@ -184,20 +184,46 @@ def _one(spelling: str) -> Method:
     if match is None:
         raise UserError(f"cannot read method {spelling!r}", "Write it as name or name(option=value, option=value).")
     cls = entry(match.group(1)).load()
-    options = _options(spelling, match.group(2) or "")
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    for name in options:
-        if name not in known:
+    options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured else "")
+    if "fitted" not in options:
+        return cls(**options)
+    from ropewalk.methods.fit_file import fitted
+
+    return fitted(cls, options.pop("fitted"), options)
+
+
+def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any]:
+    """The options of a frozen dataclass as a user writes them: ``beta_fast=16, truncate=False``.
+
+    Args:
+        cls: whose fields are the options.
+        name: that errors name.
+        text: Python literals by keyword.
+        file: a further option, the name of a file, which may stand without quotes.
+
+    Raises:
+        UserError: for what cannot be read, unknown options, and values of another type than the option's.
+    """
+    if file:
+        bare = rf"((?:^|,)\s*{file}\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
+        text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
+    options = _literals(f"{name}({text})", text)
+    known = {f.name: f for f in fields(cls)}
+    names = [*known, file] if file else list(known)
+    for option, value in options.items():
+        if option not in names:
             raise UserError(
-                f"{cls.name} has no option {name!r}{did_you_mean(name, known)}",
-                f"Its options: {', '.join(known) or 'none'}.",
+                f"{name} has no option {option!r}{did_you_mean(option, names)}",
+                f"Its options: {', '.join(names) or 'none'}.",
             )
-    for name, value in options.items():
-        options[name] = _typed(cls.name, name, known[name], value)
-    return cls(**options)
+        if option in known:
+            options[option] = _typed(name, option, known[option], value)
+        elif not isinstance(value, str):
+            raise UserError(f"{name}: option {option} is {value!r}, expected the name of a file")
+    return options
 
 
-def _options(spelling: str, text: str) -> dict[str, Any]:
+def _literals(spelling: str, text: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args

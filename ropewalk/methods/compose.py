@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,9 @@ from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 _Length = TypeVar("_Length", int, int | None)
 
 
@@ -30,6 +33,14 @@ class _Joined(Method):
     @property
     def id(self) -> str:
         return "+".join(part.id for part in self.parts)
+
+    @property
+    def spelling(self) -> str:
+        return "+".join(part.spelling for part in self.parts)
+
+    @property
+    def unfitted(self) -> str:
+        return "+".join(part.unfitted for part in self.parts)
 
     @property
     def axes(self) -> frozenset[str]:  # type: ignore[override]
@@ -46,6 +57,10 @@ class _Joined(Method):
     @property
     def causal(self) -> bool:  # type: ignore[override]
         return all(part.causal for part in self.parts)
+
+    def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:
+        for part in self.parts:
+            part.require(model, to, whole or self)
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class Composed(_Joined):
         return all(part.cache_exact for part in self.parts)
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
+        self.require(model, to)
         return digest(*(part.fingerprint(model, self._stretched(model, to)) for part in self.parts), to)
 
     @contextmanager

@@ -13,6 +13,7 @@ NAMES = (
     "extend",
     "export",
     "check_export",
+    "fit",
     "compare",
     "evaluate",
     "serve",

@@ -162,7 +162,7 @@ def compare(request: CompareRequest) -> Outcome:
     from ropewalk.evaluation.outcome import conduct
     from ropewalk.tasks.suites import chosen
 
-    methods = tuple(dict.fromkeys(["none", *(one.id for one in catalogue.methods(",".join(request.methods)))]))
+    methods = tuple(dict.fromkeys(["none", *(one.spelling for one in catalogue.methods(",".join(request.methods)))]))
     experiment = request.experiment(
         methods,
         chosen(request.tasks or TASKS),

@@ -45,7 +45,7 @@ def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tup
 
 def _named(value: Any) -> str:
     """The spelling of a method, which may be given as the method itself."""
-    word = getattr(value, "id", value)
+    word = getattr(value, "spelling", value)
     if not isinstance(word, str):
         raise TypeError
     return word

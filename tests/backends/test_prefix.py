@@ -133,7 +133,7 @@ def test_losses_of_a_long_text_are_those_of_one_forward() -> None:
         assert torch.equal(Runner(shared(family)).losses(ids), expected)
 
 
-@pytest.mark.parametrize("name", ["yarn", "ntk-by-parts", "entropy-abf", "harpe"])
+@pytest.mark.parametrize("name", ["yarn", "ntk-by-parts", "entropy-abf", "harpe(base_min=1e6, base_max=5e6)"])
 def test_methods_that_do_not_depend_on_length_share_prefixes(name: str) -> None:
     model, prompts = tiny("llama"), grid(random.Random(5), length=100)
     with method(name).on(model, 256):

@@ -16,6 +16,7 @@ from ropewalk.cli.main import run
 from tests.models import THETA, tiny
 
 WINDOW = 64
+HARPE = "harpe(base_min=1000000.0, base_max=5000000.0)"
 
 
 def byte_tokenizer(vocabulary: int = 259) -> PreTrainedTokenizerFast:
@@ -130,11 +131,11 @@ def test_never_overwrites_what_is_no_checkpoint(checkpoint, tmp_path, capsys):
 
 def test_compare_is_resumed_and_its_rows_have_the_promised_keys(checkpoint, text, tmp_path, capsys):
     out = tmp_path / "cmp"
-    command = ["compare", str(checkpoint), "--to", "256", "--methods", "none,yarn,dynamic-ntk,harpe", "--tasks", "ppl",
-               "--lengths", "64,256", "--data", str(text), "-o", str(out), "--json"]  # fmt: skip
+    command = ["compare", str(checkpoint), "--to", "256", "--methods", f"none,yarn,dynamic-ntk,{HARPE}",
+               "--tasks", "ppl", "--lengths", "64,256", "--data", str(text), "-o", str(out), "--json"]  # fmt: skip
     assert run(command) == 0
     first = json.loads(capsys.readouterr().out)
-    assert {row["method"] for row in first["rows"]} == {"none", "yarn", "dynamic-ntk", "harpe"}
+    assert {row["method"] for row in first["rows"]} == {"none", "yarn", "dynamic-ntk", HARPE}
     assert all({"model", "method", "task", "length", "value", "low", "high", "n"} <= set(row) for row in first["rows"])
     page = (out / "report.html").read_text()
     assert "YaRN" in page and "http" not in page.replace("https://arxiv.org/abs/", "").replace("http://www.w3.org", "")
@@ -210,7 +211,7 @@ def test_target_not_reachable(checkpoint, tmp_path, capsys):
 
 
 def test_method_that_cannot_be_saved(checkpoint, tmp_path, capsys):
-    assert "every head" in refused(capsys, "extend", checkpoint, "--to", 256, "-m", "harpe", "-o", tmp_path / "out")
+    assert "every head" in refused(capsys, "extend", checkpoint, "--to", 256, "-m", HARPE, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

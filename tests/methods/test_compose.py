@@ -88,7 +88,7 @@ def test_a_frozen_composition_refines_the_frozen_part():
     assert not frozen.runtime and torch.equal(frozen.at(ROPE, 16384).inv_freq, expected)
 
 
-@pytest.mark.parametrize("unsavable", ["harpe", "entropy-abf"])
+@pytest.mark.parametrize("unsavable", ["harpe(base_min=1e6, base_max=5e6)", "entropy-abf"])
 def test_a_composition_with_an_unsavable_part_is_not_frozen(unsavable):
     assert method(f"resonance+{unsavable}").frozen(ROPE, 16384) is None
 

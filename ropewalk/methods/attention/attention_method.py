@@ -86,6 +86,7 @@ class AttentionMethod(Method):
         return replace(layer, window=self.effective_window)
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
+        self.require(model, to)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         numbers = sorted((key, spec.window, spec.inv_freq.tolist()) for key, spec in specs.items())
         return digest("attention", __version__, self.id, to, numbers)

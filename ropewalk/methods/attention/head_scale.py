@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadScale(AttentionMethod):
-    """Logits of head h of layer l times ``scales[l][h]``. Scales come from training with all else frozen.
-
-    The paper starts from 1.6 to go from 2k to 8k tokens and keeps scales at 1 or above.
+    """Logits of head h of layer l times ``scales[l][h]``; ``ropewalk fit`` trains them with all else frozen.
 
     Attributes:
-        scales: one tuple per layer, one number above 0 per query head; empty means 1 everywhere.
+        scales: one tuple per layer, one number above 0 per query head.
     """
 
     scales: tuple[tuple[float, ...], ...] = ()
@@ -33,6 +31,7 @@ class HeadScale(AttentionMethod):
     name: ClassVar[str] = "head-scale"
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
     exact_near: ClassVar[bool] = False
+    measured: ClassVar[tuple[str, ...]] = ("scales",)
     by_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -47,13 +46,11 @@ class HeadScale(AttentionMethod):
         return (cls(scales=(heads,) * config.num_hidden_layers),)
 
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
-        if not self.scales:
-            return None
         scales = torch.tensor(self.scales[layer.index], dtype=torch.float64)
         return scales[None, :, None].expand(m.shape[0], -1, m.shape[1])
 
     def check(self, layer: Layer) -> None:
-        if self.scales and (layer.index >= len(self.scales) or len(self.scales[layer.index]) != layer.heads):
+        if layer.index >= len(self.scales) or len(self.scales[layer.index]) != layer.heads:
             raise UserError(
                 f"{self.name}: layer {layer.index} has {layer.heads} heads, expected scales for each",
                 f"Scales are given for {len(self.scales)} layers of {[len(heads) for heads in self.scales]} heads.",
@@ -68,8 +65,6 @@ class HeadScale(AttentionMethod):
         Raises:
             UserError: if a layer has no ``q_proj``, or normalises or clips what it gives; the model is as before then.
         """
-        if not self.scales:
-            return
         before, _ = watch(model, identity=True)
         folded = []
         try:

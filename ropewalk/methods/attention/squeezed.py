@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ropewalk.attention.recall import Recalled, Text, for_rows, members
@@ -33,12 +32,12 @@ class Squeezed(AttentionMethod):
     then Lloyd). A cluster's centroid is the mean of its keys as they are, and its score for a query its share of a
     softmax in which every key counts as its centroid. Keys of clusters that score above the threshold, the prefix's
     last ``observed`` tokens and all tokens behind the prefix are attended to exactly. The prefix itself is read in
-    full. ``Squeezed.calibrated`` finds the threshold; as it stands, nothing is dropped.
+    full. ``ropewalk fit`` measures the threshold; the first ``prefix`` tokens of any text are taken for its prefix.
 
     One level of clusters; the paper's second, coarser level only makes the lookup faster.
 
     Attributes:
-        prefix: tokens of the fixed prefix; 0 leaves the model alone.
+        prefix: tokens of the fixed prefix.
         threshold: score that a cluster must exceed; one for all layers and heads.
         clusters: clusters per key, 0.05 in the paper.
         observed: last tokens of the prefix, which are not clustered.
@@ -46,8 +45,8 @@ class Squeezed(AttentionMethod):
         seed: of k-means++.
     """
 
-    prefix: int = 0
-    threshold: float = 0.0
+    prefix: int | None = None
+    threshold: float | None = None
     clusters: float = 0.05
     observed: int = 100
     iterations: int = 300
@@ -55,37 +54,51 @@ class Squeezed(AttentionMethod):
 
     name: ClassVar[str] = "squeezed"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+    measured: ClassVar[tuple[str, ...]] = ("prefix", "threshold")
+    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_above(-1, self, "prefix", "observed", "seed")
+        require_above(-1, self, "observed", "threshold", "seed")
         require_above(0, self, "clusters", "iterations")
-        if not 0 <= self.threshold < 1:
+        if self.threshold is not None and not 0 <= self.threshold < 1:
             raise UserError(f"{self.name}: threshold is {self.threshold}, expected at least 0 and below 1")
         if self.clusters > 1:
             raise UserError(f"{self.name}: clusters is {self.clusters}, expected at most 1 cluster per key")
+        if self.prefix is not None and self.prefix <= self.observed:
+            raise UserError(
+                f"{self.name}: prefix is {self.prefix}, observed is {self.observed}, expected prefix > observed: the "
+                "tokens before the observed ones are clustered"
+            )
 
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
         w = rope_config.trained_window(config)
         return (cls(prefix=w // 2, threshold=1 / w, clusters=0.25, observed=w // 8),)
 
-    @property
-    def by_content(self) -> bool:  # type: ignore[override]
-        return self.clustered > 0
+    def check(self, layer: Layer) -> None:
+        if self.prefix is not None and self.prefix >= layer.target:
+            raise UserError(
+                f"{self.name}: prefix is {self.prefix}, the target {layer.target} tokens, expected prefix < target: a "
+                "prefix is read in full",
+                f"Say --to with more than {self.prefix}.",
+            )
 
     @property
     def clustered(self) -> int:
         """Keys that are clustered."""
-        return max(0, self.prefix - self.observed)
+        assert self.prefix is not None
+        return self.prefix - self.observed
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
-        return (Region(lo=lambda m: torch.where(m < self.prefix, 0, self.clustered)),)
+        prefix, clustered = self.prefix or 0, self.clustered
+        return (Region(lo=lambda m: torch.where(m < prefix, 0, clustered)),)
 
     def recall(self, text: Text) -> Iterator[Recalled]:
+        assert self.prefix is not None and self.threshold is not None
         behind = max(0, self.prefix - text.past)  # the first query behind the prefix
         if behind >= text.query.shape[2]:
             return
-        centroids, belongs = self._clusters(text)
+        centroids, belongs = self.clusters_of(text)
         region = text.regions[0]
         group = text.query.shape[1] // text.key.shape[1]
         for start in range(behind, text.query.shape[2], ROWS):
@@ -98,8 +111,9 @@ class Squeezed(AttentionMethod):
                 seen = shown.gather(-1, for_rows(index, text).clamp_min(0).expand(-1, -1, kept.shape[2], -1))
                 yield Recalled(rows, index, region, seen)
 
-    def _clusters(self, text: Text) -> tuple[Tensor, Tensor]:
+    def clusters_of(self, text: Text) -> tuple[Tensor, Tensor]:
         """Centroids [B, Hkv, C, D] and the cluster of every clustered key, int64 [B, Hkv, clustered]."""
+        assert self.prefix is not None
         if text.past < self.prefix:  # the prefix may be another one than in the pass before
             text.memory.pop("clusters", None)
         if "clusters" not in text.memory:
@@ -108,46 +122,6 @@ class Squeezed(AttentionMethod):
             text.memory["clusters"] = clustered(keys, count, self.iterations, self.seed)
         found: tuple[Tensor, Tensor] = text.memory["clusters"]
         return found
-
-    @torch.no_grad()
-    def calibrated(self, model: nn.Module, prefix: Tensor, percentile: float) -> Squeezed:
-        """The same method for ``prefix``, with the threshold that drops so many of all (query, cluster) scores.
-
-        The prefix's last ``observed`` tokens are the queries; one quantile is taken over all layers and heads.
-
-        Args:
-            model: a live transformers model.
-            prefix: token ids [1, tokens].
-            percentile: between 0 and 1; the paper uses 0.5 to 0.9.
-
-        Raises:
-            UserError: if the prefix leaves nothing to cluster, or the percentile is out of range.
-        """
-        if not 0 <= percentile < 1:
-            raise UserError(f"{self.name}: percentile is {percentile}, expected at least 0 and below 1")
-        if self.observed < 1 or prefix.shape[1] <= self.observed:
-            raise UserError(
-                f"{self.name}: the prefix has {prefix.shape[1]} tokens, observed is {self.observed}, expected "
-                "prefix > observed > 0: what is observed chooses the threshold for the rest"
-            )
-        options = (self.clusters, self.observed, self.iterations, self.seed)
-        observing = _Observing(prefix.shape[1], self.threshold, *options)
-        with observing.on(model):
-            model(prefix, use_cache=False)
-        scores = np.concatenate([score.flatten().cpu().numpy() for score in observing.scores])
-        return replace(self, prefix=prefix.shape[1], threshold=float(np.quantile(scores, percentile)))
-
-
-@dataclass(frozen=True)
-class _Observing(Squeezed):
-    """Reads the prefix in full and notes what its last queries give the clusters."""
-
-    scores: list[Tensor] = field(default_factory=list, compare=False)
-
-    def recall(self, text: Text) -> Iterator[Recalled]:
-        queries = text.queries(text.regions[0])[:, :, self.clustered :]
-        self.scores.append(cluster_scores(queries, *self._clusters(text), text.scale))
-        return iter(())
 
 
 def cluster_scores(queries: Tensor, centroids: Tensor, belongs: Tensor, scale: float) -> Tensor:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ropewalk.attention.recall import Recalled, Text, members
-from ropewalk.attention.regions import Layer, Region, same
+from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import VISIBILITY, AttentionMethod
-from ropewalk.methods.attention.vertical_slash import probabilities
 from ropewalk.methods.base import Method, require_above
 from ropewalk.rope import config as rope_config
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Bounds = tuple[float, ...]  # of redundancy, falling: a block above the first keeps 1 token, above the second 2, 4, ..
-OBSERVED = 64  # queries that calibrate
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class TCA(AttentionMethod):
     Attributes:
         block: b, a power of two.
         local: latest tokens that stay whole, a multiple of b; up to b - 1 more do.
-        plan: bounds for every layer and key head, from ``TCA().calibrated(model, ids)``; empty keeps everything.
+        plan: bounds for every layer and key head, as ``ropewalk fit`` measures them.
     """
 
     block: int = 64
@@ -52,6 +49,8 @@ class TCA(AttentionMethod):
 
     name: ClassVar[str] = "tca"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+    measured: ClassVar[tuple[str, ...]] = ("plan",)
+    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_above(0, self, "block")
@@ -72,25 +71,19 @@ class TCA(AttentionMethod):
         return (cls(block, 2 * block, plan=((falling,) * heads,) * config.num_hidden_layers),)
 
     @property
-    def by_content(self) -> bool:  # type: ignore[override]
-        return bool(self.plan)
-
-    @property
     def budgets(self) -> tuple[int, ...]:
         """1, 2, 4, .., b."""
         return tuple(2**i for i in range(self.block.bit_length()))
 
     def check(self, layer: Layer) -> None:
-        if self.plan and (layer.index >= len(self.plan) or len(self.plan[layer.index]) != layer.kv_heads):
+        if layer.index >= len(self.plan) or len(self.plan[layer.index]) != layer.kv_heads:
             raise UserError(
                 f"{self.name}: the plan has no {layer.kv_heads} key heads for layer {layer.index}",
-                "Calibrate on this model: TCA().calibrated(model, ids).",
+                "Fit it on this model: ropewalk fit MODEL --method tca -o FILE.",
             )
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
-        if not self.plan:
-            return (Region(),)
-        return Region(lo=self._first_local), Region(hi=lambda m: self._first_local(m).clamp_max(self.block))
+        return Region(lo=self.first_local), Region(hi=lambda m: self.first_local(m).clamp_max(self.block))
 
     def recall(self, text: Text) -> Iterator[Recalled]:
         kept = self._kept(text)
@@ -101,7 +94,8 @@ class TCA(AttentionMethod):
                 index = members(chosen)
                 yield Recalled(rows, torch.where(index < 0, index, index + self.block), text.regions[0])
 
-    def _first_local(self, m: Tensor) -> Tensor:
+    def first_local(self, m: Tensor) -> Tensor:
+        """The first of the latest tokens that queries at ``m`` see whole."""
         return (m // self.block * self.block - self.local).clamp_min(0)
 
     def _kept(self, text: Text) -> Tensor:
@@ -120,90 +114,9 @@ class TCA(AttentionMethod):
         rank = redundant.sort(dim=-1, stable=True).indices.argsort(-1)
         return (rank < 2**level).flatten(2)
 
-    @torch.no_grad()
-    def calibrated(
-        self, model: nn.Module, ids: Tensor, tolerance: float = 0.05, candidates: int = 32, seed: int = 0
-    ) -> TCA:
-        """The same method with a plan for ``model``: per key head the cheapest budgets that are good enough.
-
-        The error is that of the last 64 queries' outputs, relative to full attention in all layers below. A head that
-        no candidate serves keeps everything.
-
-        Args:
-            model: a live transformers model.
-            ids: one text, [1, tokens], of several blocks behind ``local``.
-            tolerance: of ||o_kept - o|| / ||o||.
-            candidates: how many (mu, sigma) are drawn.
-            seed: of the draw.
-
-        Raises:
-            UserError: if the text is too short to say anything.
-        """
-        least = self.local + 3 * self.block + OBSERVED
-        if ids.shape[1] < least:
-            raise UserError(f"{self.name}: {ids.shape[1]} tokens to calibrate on, expected at least {least}")
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand(candidates, 2, generator=generator, dtype=torch.float64)
-        shapes = [(math.log2(self.block) * a, 0.5 + 1.5 * b) for a, b in drawn.tolist()]
-        observing = _Observing(self.block, self.local, shapes=[distribution(self.budgets, *shape) for shape in shapes],
-                               tolerance=tolerance)  # fmt: skip
-        with observing.on(model):
-            model(ids, use_cache=False)
-        layers = max(observing.found) + 1
-        dense = ((math.inf,) * (len(self.budgets) - 1),)
-        heads = len(next(iter(observing.found.values())))
-        return replace(self, plan=tuple(observing.found.get(i, dense * heads) for i in range(layers)))
-
-
-def distribution(budgets: tuple[int, ...], mu: float, sigma: float) -> Tensor:
-    """p_k = exp(-(log2 k - mu)^2 / 2 sigma^2), normalised, float64 [budgets]."""
-    weight = (-((torch.tensor(budgets).double().log2() - mu) ** 2) / (2 * sigma**2)).exp()
-    return weight / weight.sum()
-
 
 def redundancy(keys: Tensor, block: int) -> Tensor:
     """Cosine of every key with the mean of its block: unrotated [B, Hkv, K, D] -> [B, Hkv, complete blocks, block]."""
     complete = keys[:, :, : keys.shape[2] // block * block].unflatten(2, (-1, block))
     complete = complete.to(torch.promote_types(keys.dtype, torch.float32))
     return F.cosine_similarity(complete, complete.mean(3, keepdim=True), dim=-1)
-
-
-@dataclass(frozen=True)
-class _Observing(TCA):
-    """Reads in full; finds every layer's bounds on the way."""
-
-    shapes: list[Tensor] = field(default_factory=list)
-    tolerance: float = 0.0
-    found: dict[int, tuple[Bounds, ...]] = field(default_factory=dict)
-
-    by_content = True
-
-    def regions(self, layer: Layer) -> tuple[Region, ...]:
-        return (Region(k_pos=same),)
-
-    def recall(self, text: Text) -> Iterator[Recalled]:
-        rows = slice(text.query.shape[2] - OBSERVED, None)
-        seen, values = (
-            probabilities(text, rows),
-            text.value.repeat_interleave(text.query.shape[1] // text.key.shape[1], 1),
-        )
-        values = values.to(seen.dtype)
-        wanted = seen @ values
-        first = self._first_local(torch.arange(text.past, text.length)[rows]).to(seen.device)
-        n = text.arange(0, text.length)
-        whole = (n >= first[:, None]) | (n < self.block)
-        redundant = redundancy(text.key, self.block)
-        best: list[tuple[float, Bounds]] = [(math.inf, (math.inf,) * (len(self.budgets) - 1))] * text.key.shape[1]
-        for shape in self.shapes:
-            cost = float((shape * torch.tensor(self.budgets)).sum())
-            at = (1 - shape.cumsum(0)[:-1]).clamp(0, 1).to(redundant)
-            bounds = torch.quantile(redundant.mean(-1)[0], at, dim=-1).T
-            core = F.pad(self.core(redundant, bounds), (0, text.length % self.block))
-            share = seen * (whole | core.repeat_interleave(seen.shape[1] // core.shape[1], 1)[:, :, None])
-            got = share / share.sum(-1, keepdim=True) @ values
-            off = ((got - wanted).square().sum(-1) / wanted.square().sum(-1)).sqrt().mean((0, 2))
-            for head, error in enumerate(off.unflatten(0, (text.key.shape[1], -1)).amax(1).tolist()):
-                if error <= self.tolerance and cost < best[head][0]:
-                    best[head] = cost, tuple(bounds[head].tolist())
-        self.found[text.layer.index] = tuple(bounds for _, bounds in best)
-        return iter(())

@@ -6,15 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.methods.base import require_above
+from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+ZERO = "zero"
 
 
 def rk4(slope: Callable[[float, Tensor], Tensor], z: Tensor, start: float, end: float, step: float) -> Tensor:
@@ -34,10 +39,10 @@ def rk4(slope: Callable[[float, Tensor], Tensor], z: Tensor, start: float, end: 
 class CLEX(FrequencyMethod):
     """d ln w / dt = tanh((ln w + ln w_ntk(t)) W_up) W_down + d ln w_ntk / dt, from t = 1 to ceil(target / window).
 
-    w_ntk has the base b (2t - 1) ** (d / (d - 2)). Without weights this is NTK with alpha = 2t - 1.
+    w_ntk has the base b (2t - 1) ** (d / (d - 2)).
 
     Attributes:
-        weights: safetensors file with ``up`` [d/2, k d] and ``down`` [k d, d/2]; empty means zero.
+        weights: safetensors file with ``up`` [d/2, k d] and ``down`` [k d, d/2], or "zero": NTK with alpha = 2t - 1.
         step: of the integration.
     """
 
@@ -45,12 +50,20 @@ class CLEX(FrequencyMethod):
     step: float = 0.01
 
     name: ClassVar[str] = "clex"
+    given: ClassVar[tuple[str, ...]] = ("weights",)
+    how_given: ClassVar[str] = (
+        "Give those that were trained with the model, clex(weights='FILE.safetensors'), or none: clex(weights='zero')"
+    )
+
+    @classmethod
+    def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
+        return (cls(weights=ZERO),)
 
     def __post_init__(self) -> None:
         require_above(0, self, "step")
 
     def _parameters(self, half: int) -> tuple[Tensor, Tensor]:
-        if not self.weights:
+        if self.weights == ZERO:
             return torch.zeros(half, 1, dtype=torch.float64), torch.zeros(1, half, dtype=torch.float64)
         if not Path(self.weights).is_file():
             raise UserError(f"clex: weights file {self.weights!r} does not exist")

@@ -73,6 +73,7 @@ class FrequencyMethod(Method):
     def _targets(
         self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None
     ) -> dict[str, tuple[RopeSpec, int]]:
+        self.require(config, to)
         promised = {key: spec.length for key, spec in rope_config.read(config).items()}
         starting = rope_config.starting_specs(config, on_top)
         targets: dict[str, tuple[RopeSpec, int]] = {}
@@ -95,6 +96,7 @@ class FrequencyMethod(Method):
         return targets
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
+        self.require(model, to)
         plan = self.plan(model.config, to)  # type: ignore[arg-type]
         numbers = {key: (f.inv_freq.tolist(), f.attention_factor) for key, f in plan.items()}
         if not self.runtime:
@@ -177,6 +179,7 @@ class FrequencyMethod(Method):
 
     def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
         refuse_if_on(model, self.id)
+        self.require(model, to)
         check_live(model)
         targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)

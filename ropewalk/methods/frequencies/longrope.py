@@ -29,6 +29,8 @@ class LongRoPE(FrequencyMethod):
     attention_factor: float | None = None
 
     name: ClassVar[str] = "longrope"
+    given: ClassVar[tuple[str, ...]] = ("factors",)
+    how_given: ClassVar[str] = "Give them as longrope(factors=[...]), as a search for this model and target found them."
 
     def __post_init__(self) -> None:
         require_above(0, self, "attention_factor")
@@ -44,7 +46,7 @@ class LongRoPE(FrequencyMethod):
         ):
             raise UserError(
                 f"longrope has {len(self.factors)} factors, expected {rope.rotary_dim // 2} numbers above 0",
-                "Give them as longrope(factors=[...]), as a search for this model and target found them.",
+                self.how_given,
             )
         t = math.sqrt(1 + math.log(rope.scale(target)) / math.log(rope.window))
         return Frequencies(

@@ -1,6 +1,4 @@
-"""Scales per head, run or folded into weights; the temperature that aligns two lengths."""
-
-import math
+"""Scales per head, run or folded into weights; one temperature for all."""
 
 import pytest
 import torch
@@ -71,9 +69,8 @@ def test_what_cannot_be_folded_is_refused_and_left_alone(family, message):
 def test_scales_of_one_change_nothing():
     model, ids = shared("llama"), tokens(2, 90)
     plain = logits(model, ids)
-    for scales in ((), ((1.0,) * 4,) * 2):
-        with HeadScale(scales).on(model, to=TARGET):
-            assert torch.equal(logits(model, ids), plain)
+    with HeadScale(((1.0,) * 4,) * 2).on(model, to=TARGET):
+        assert torch.equal(logits(model, ids), plain)
 
 
 @pytest.mark.parametrize(
@@ -91,29 +88,6 @@ def test_one_temperature_per_model():
         method("head-scale+log-n")
 
 
-# Alignment
-
-
-def sharpness(seen, tau, by, queries):
-    """Mean over heads and the last queries, from every score."""
-    end, values = seen.q.shape[1], []
-    for head in range(len(seen.q)):
-        for m in range(end - queries, end):
-            row = (seen.logits(head, m, {n: m - n for n in range(m + 1)}) / tau).softmax(0)
-            values.append(float(row.max()) if by == "max" else float(-(row * row.log()).sum()))
-    return sum(values) / len(values)
-
-
-@pytest.mark.parametrize("by", ["max", "entropy"])
-def test_the_fitted_temperature_makes_both_lengths_equally_sharp(by):
-    model, ids = one_layer(max_position_embeddings=256), distinct(1, 200)
-    fitted = AttentionAlignment.fitted(model, ids, 30, by=by, queries=20)
-    (long,), (short,) = (read(model, "none", text, [text.shape[1]]) for text in (ids, ids[:, :30]))
-    assert 0.2 < fitted.tau < 1
-    assert sharpness(long, fitted.tau, by, 20) == pytest.approx(sharpness(short, 1.0, by, 20), rel=2e-3)
-    assert sharpness(long, 1.0, by, 20) != pytest.approx(sharpness(short, 1.0, by, 20), rel=5e-2)
-
-
 def test_the_temperature_divides_the_logits():
     model, ids = tiny("llama"), tokens(2, 90)
     with AttentionAlignment(0.8).on(model, to=TARGET):
@@ -122,35 +96,3 @@ def test_the_temperature_divides_the_logits():
         for layer in model.model.layers:
             layer.self_attn.q_proj.weight.div_(0.8)
     assert torch.allclose(got, logits(model, ids), atol=2e-5)
-    with AttentionAlignment().on(model, to=TARGET):
-        assert torch.equal(logits(model, ids), logits(tiny_again(model), ids))
-
-
-def tiny_again(model):
-    other = tiny("llama")
-    other.load_state_dict(model.state_dict())
-    return other
-
-
-def test_alignment_is_measured_under_the_positions_that_are_used():
-    model, ids = tiny("llama"), tokens(1, 200)
-    alone = AttentionAlignment.fitted(model, ids, 60, queries=20)
-    under = AttentionAlignment.fitted(model, ids, 60, method("rerope(window=8)"), queries=20)
-    assert alone.tau != under.tau and math.isfinite(under.tau)
-
-
-def test_measuring_leaves_the_model_alone():
-    model, ids = tiny("llama"), tokens(1, 150)
-    plain = logits(model, ids)
-    AttentionAlignment.fitted(model, ids, 64, queries=10)
-    assert torch.equal(logits(model, ids), plain)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"window": 60, "by": "min"}, "by is 'min', expected 'max' or 'entropy'"),
-     ({"window": 150}, "expected queries <= window < tokens"), ({"window": 30}, "expected queries <= window < tokens")],
-)  # fmt: skip
-def test_lengths_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        AttentionAlignment.fitted(shared("llama"), tokens(1, 150), **options)

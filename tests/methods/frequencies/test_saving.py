@@ -71,7 +71,7 @@ def test_dynamic_ntk_is_frozen_at_the_target(spelling):
 def test_methods_that_cannot_be_saved_are_refused(spelling, family):
     model = tiny(family)
     before, plain = model.config.to_dict(), logits(model, LONG)
-    with pytest.raises(UserError, match=f"{spelling} cannot be saved in a configuration: .*(head|position)") as error:
+    with pytest.raises(UserError, match=r"cannot be saved in a configuration: .*(head|position)") as error:
         method(spelling).extend(model, to=TARGET)
     assert "at run time" in error.value.mend
     assert model.config.to_dict() == before and torch.equal(logits(model, LONG), plain)

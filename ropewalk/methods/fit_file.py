@@ -1,0 +1,224 @@
+"""What measuring found for a method on one model: a small JSON file, and who refuses to run without it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import write_text
+from ropewalk.common.results import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+    from ropewalk.methods.base import Method
+
+KIND = "ropewalk fit"
+SHOWN = 12  # characters of a hash
+
+
+@dataclass(frozen=True, repr=False)
+class Fit(Result):
+    """Options that were measured, and all that they were measured for.
+
+    Attributes:
+        method: its id in the catalogue.
+        found: the measured options.
+        options: those that the user chose for it.
+        beside: spelling of the methods that were on as well; empty if none was.
+        to: target length in tokens.
+        model: name and fingerprint.
+        data: source, number of texts, tokens read, and a hash of them.
+        settings: of the search.
+        seen: what the search measured on the way.
+        ropewalk: version.
+    """
+
+    method: str
+    found: dict[str, Any]
+    options: dict[str, Any]
+    beside: str
+    to: int
+    model: dict[str, str]
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    seen: dict[str, Any]
+    ropewalk: str
+    path: str = field(default="", compare=False)
+
+    def written(self, path: Path) -> Fit:
+        """The same, in a file that is written atomically.
+
+        Raises:
+            UserError: if something else is there already, or the place cannot be written.
+        """
+        refuse_other_file(path)
+        write_text(path, json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n")
+        return replace(self, path=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "path"}
+
+    def show(self, console: Console) -> None:
+        texts, tokens = self.data["texts"], self.data["tokens"]
+        beside = f" beside {self.beside}" if self.beside else ""
+        of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} texts, {tokens:,} tokens"
+        console.print(of, markup=False, soft_wrap=True)
+        for words, value in self.seen.items():
+            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)
+        for name, value in self.found.items():
+            if not isinstance(value, tuple):
+                console.print(f"{name}: {value:.5g}", markup=False)
+        use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
+        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
+        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", markup=False, soft_wrap=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Fit:
+        """The content of a file.
+
+        Raises:
+            UserError: if there is none, or it is not what ``write`` writes.
+        """
+        again = "Make it again: ropewalk fit MODEL --method NAME -o FILE."
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"fit file {path}: {error.strerror or error}", again) from None
+        except ValueError as error:
+            raise UserError(f"fit file {path} is not JSON: {error}", again) from None
+        expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.name != "path"}
+        kind = content.pop("kind", None) if isinstance(content, dict) else None
+        if kind != KIND:
+            raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", again)
+        if content.keys() != expected.keys():
+            raise UserError(f"fit file {path} has the keys {sorted(content)}, expected {sorted(expected)}", again)
+        for key, value in content.items():
+            if type(value).__name__ != expected[key]:
+                raise UserError(f"fit file {path}: {key} is {value!r}, expected a {expected[key]}", again)
+        if not {"name", "fingerprint"} <= content["model"].keys():
+            raise UserError(f"fit file {path}: model is {content['model']}, expected name and fingerprint", again)
+        if not all(map(_numbers, content["found"].values())):
+            raise UserError(f"fit file {path}: found is {content['found']}, expected numbers", again)
+        for key in ("found", "options"):
+            content[key] = {name: _tuples(value) for name, value in content[key].items()}
+        return cls(**content, path=str(path))
+
+    def hashed(self, changed: dict[str, Any]) -> dict[str, Any]:
+        """Options as an id shows them: a hash in place of measured tuples."""
+        long = {name: value for name, value in changed.items() if name in self.found and isinstance(value, tuple)}
+        short = {name: value for name, value in changed.items() if name not in long}
+        hashed = hashlib.sha256(repr(sorted(long.items())).encode()).hexdigest()[:SHOWN]
+        return short | ({"fitted": hashed} if long else {})
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse to replace what is no fit file.
+
+    Raises:
+        UserError: if something else is at ``path``.
+    """
+    if path.exists():
+        try:
+            Fit.read(path)
+        except UserError:
+            raise UserError(f"{path} exists and is no fit file; it stays", "Choose another file with -o.") from None
+
+
+def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
+    """A method with the measured options of a file; ``options`` are what the user says beside it.
+
+    Raises:
+        UserError: if the file is of another method, or was measured under other options.
+    """
+    fit = Fit.read(Path(file).expanduser())
+    if fit.method != cls.name:
+        raise UserError(
+            f"{file} was fitted for {fit.method}, not for {cls.name}",
+            f"Say {fit.method}(fitted={file}), or fit this one: ropewalk fit MODEL --method {cls.name} -o FILE.",
+        )
+    measured = fit.options | fit.found
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(measured.keys() - known) or sorted(set(cls.measured) - fit.found.keys()):
+        raise UserError(f"{file}: {cls.name} and the file do not agree on the option {unknown[0]!r}", "Fit it again.")
+    for name, value in options.items():
+        at = measured.get(name, getattr(cls, name, None))
+        if value != at:
+            raise UserError(
+                f"{file} was fitted with {name} = {at!r}, not {value!r}",
+                f"Leave {name} out, or fit with it: ropewalk fit MODEL --method '{cls.name}({name}={value!r})' -o FILE",
+            )
+    try:
+        made = cls(**measured)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: values that {cls.name} cannot use: {error}", "Fit it again.") from None
+    object.__setattr__(made, "fit", fit)
+    return made
+
+
+def refuse_unfitted(method: Method, config: Any, to: int | None, whole: Method) -> None:
+    """Refuse a method that lacks what must be measured or given.
+
+    Raises:
+        UserError: with the line that fits it, or the option to give.
+    """
+    absent = method.absent((*method.measured, *method.given))
+    if not absent:
+        return
+    names = " and ".join(absent)
+    if method.measured:
+        raise UserError(
+            f"{method.name} has no {names}: measured on every model anew, and unfitted it would be the plain model",
+            _line(method, config, to, whole),
+        )
+    raise UserError(f"{method.name} has no {names}: what it does comes from there", method.how_given)
+
+
+def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method) -> None:
+    """Refuse what was fitted on another model; of a configuration alone, that cannot be told.
+
+    Raises:
+        UserError: naming both.
+    """
+    from transformers import PreTrainedModel
+
+    from ropewalk.common.fingerprints import model_fingerprint
+
+    if not isinstance(model, PreTrainedModel):
+        return
+    assert method.fit is not None
+    here, fitted_on = model_fingerprint(model), method.fit.model
+    if here != fitted_on["fingerprint"]:
+        raise UserError(
+            f"{method.fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
+            f"{_name(model.config)}, {here[:SHOWN]} (configuration, dtype and weights count)",
+            _line(method, model.config, to, whole),
+        )
+
+
+def _line(method: Method, config: Any, to: int | None, whole: Method) -> str:
+    """The command that fits a method, and how its file is used."""
+    file = f"{method.name}.json"
+    target = [] if not to else ["--to", str(to)]
+    words = ["ropewalk", "fit", _name(config), "--method", whole.unfitted, *target, "-o", file]
+    return f"{shlex.join(words)}\nThen say {method.name}(fitted={file})."
+
+
+def _name(config: Any) -> str:
+    return str(getattr(config, "_name_or_path", "") or "MODEL")
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a value is a number or lists of numbers."""
+    return all(map(_numbers, value)) if isinstance(value, list) else type(value) in (int, float)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

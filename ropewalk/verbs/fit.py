@@ -1,0 +1,75 @@
+"""What a method needs to know of a model, measured on texts, into a small file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ropewalk.verbs.request import Length, LiveRequest, Method, Place, verb
+
+if TYPE_CHECKING:
+    from ropewalk.methods.fit_file import Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest(LiveRequest):
+    """What is to be measured, and on what.
+
+    Attributes:
+        method: attention-alignment, tca, squeezed or head-scale; with others that are to be on as well:
+            yarn+head-scale.
+        out: File to write.
+        to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
+            window where it promises no more.
+        data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
+        settings: Of the search, by keyword: by='max', tolerance=0.1, percentile=0.5, steps=200.
+        samples: At most so many texts.
+    """
+
+    method: Method
+    out: Place
+    to: Length | None = None
+    data: str = "topics"
+    settings: str = ""
+    samples: int = 8
+
+
+@verb("fit")
+def fit(request: FitRequest) -> Fit:
+    """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
+
+    Returns:
+        What was found, and all that it was found for.
+
+    Raises:
+        UserError: for everything that a user can mend; nothing is written then.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ropewalk.methods import catalogue
+
+    method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.fitting.fitter import fit as measure
+    from ropewalk.methods.fit_file import refuse_other_file
+    from ropewalk.texts.documents import load as load_documents
+
+    refuse_other_file(request.out)
+    documents = load_documents(request.data)
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("fitting", total=None)
+        found = measure(
+            checkpoint.load(request.dtype, request.device),
+            checkpoint.tokenizer(),
+            method,
+            documents,
+            to=request.to,
+            settings=request.settings,
+            samples=request.samples,
+            name=request.model,
+            source=request.data,
+            progress=lambda done, total: bar.update(line, completed=done, total=total),
+        )
+    return found.written(request.out)

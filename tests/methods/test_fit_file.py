@@ -1,0 +1,201 @@
+"""Fit files: what is written is read, what does not belong is refused with both values; who refuses to run unfitted."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from ropewalk import TCA, UserError, compose, method
+from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.methods.catalogue import BY_ID, CATALOGUE
+from ropewalk.methods.fit_file import Fit
+from tests.matrix import LONG, TARGET, logits, near
+from tests.models import shared, tiny
+
+PLAN = (((0.5, 0.35, 0.2), (0.45, 0.4, 0.3)),) * 2
+BARE = [entry.id for entry in CATALOGUE if entry.load().measured or entry.load().given]
+
+
+def fit(**changed) -> Fit:
+    fields = {
+        "method": "tca",
+        "found": {"plan": PLAN},
+        "options": {"block": 8, "local": 16},
+        "beside": "",
+        "to": TARGET,
+        "model": {"name": "tiny", "fingerprint": model_fingerprint(shared("llama"))},
+        "data": {"source": "topics", "texts": 2, "tokens": 512, "hash": "0"},
+        "settings": {"tolerance": 0.05},
+        "seen": {"thinned": 4},
+        "ropewalk": "0.1.0",
+    }
+    return Fit(**fields | changed)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a b-tca.json"
+    fit().written(path)
+    return path
+
+
+# Nothing is inert
+
+
+@pytest.mark.parametrize("name", BY_ID)
+def test_every_method_as_its_name_alone_changes_something_or_refuses(name):
+    model, chosen = shared("llama"), method(name)
+    if name == "vertical-slash":  # by itself sparse in longer texts than these
+        (chosen,) = type(chosen).examples(model.config)
+    if name in BARE:
+        for attempt in (lambda: chosen.on(model, to=TARGET).__enter__(), lambda: chosen.fingerprint(model, TARGET)):
+            with pytest.raises(UserError, match=f"{name} has no ") as error:
+                attempt()
+            assert name in error.value.mend
+    elif name == "longcache":  # whose own defaults are too large for so small a window
+        with pytest.raises(UserError, match="64 trained"):
+            chosen.on(model, to=TARGET).__enter__()
+    elif name != "none":
+        with chosen.on(model, to=TARGET):
+            changed = logits(model, LONG)
+        assert not near(changed, logits(model, LONG), 1e-4)
+
+
+def test_the_methods_that_refuse_by_name_alone():
+    assert set(BARE) == {
+        "attention-alignment", "tca", "squeezed", "head-scale", "clex", "longrope", "harpe",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["clex", "longrope", "harpe"])
+def test_what_must_be_given_is_asked_for_by_extend_too(name):
+    with pytest.raises(UserError, match=f"{name} has no "):
+        method(name).extend(tiny("llama"), to=TARGET)
+
+
+def test_a_part_of_a_composition_refuses_and_the_line_fits_it_there():
+    joined = compose(method("yarn"), method("tca(block=8, local=16)"))
+    for attempt in (lambda m: joined.on(m, to=TARGET).__enter__(), lambda m: joined.fingerprint(m, TARGET)):
+        with pytest.raises(UserError, match="tca has no plan") as error:
+            attempt(shared("llama"))
+        assert "--method 'yarn+tca(block=8, local=16)' --to 256 -o tca.json" in error.value.mend
+
+
+# Files
+
+
+def test_a_file_gives_the_method_that_was_written(file):
+    chosen = method(f"tca(fitted={file})")
+    assert chosen == TCA(8, 16, PLAN) and chosen.fit == fit()
+    assert method(chosen.spelling) == chosen and method(chosen.spelling).fit == fit()
+    quoted = method(f"tca(fitted='{file}')+yarn")
+    assert quoted.parts[1] == chosen
+    with chosen.on(shared("llama"), to=TARGET):
+        fitted = logits(shared("llama"), LONG)
+    assert not near(fitted, logits(shared("llama"), LONG), 1e-3)
+
+
+def test_the_id_and_the_fingerprint_are_those_of_the_values(file, tmp_path):
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    fit(seen={}).written(same)
+    fit(found={"plan": ((PLAN[0][1],) * 2,) * 2}).written(other)
+    one, again, another = (method(f"tca(fitted={path})") for path in (file, same, other))
+    assert one.id == again.id != another.id and len(one.id) < 60 and one.id.startswith("tca(block=8, local=16, fitted=")
+    prints = [chosen.fingerprint(shared("llama"), TARGET) for chosen in (one, again, another)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_numbers_are_shown_in_the_id(tmp_path):
+    fit(method="attention-alignment", found={"tau": 0.75}, options={}).written(tmp_path / "tau.json")
+    chosen = method(f"attention-alignment(fitted={tmp_path / 'tau.json'})")
+    assert chosen.id == "attention-alignment(tau=0.75)"
+
+
+def test_a_copy_still_knows_its_model(file):
+    chosen = pickle.loads(pickle.dumps(method(f"tca(fitted={file})")))
+    with pytest.raises(UserError, match="was fitted on tiny"):
+        chosen.on(tiny("qwen2"), to=TARGET).__enter__()
+
+
+def test_another_model_is_refused_with_both_fingerprints(file):
+    joined = method(f"tca(fitted={file})+log-n")
+    other = tiny("llama")
+    other.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1
+    for chosen in (joined, joined.parts[1]):
+        for attempt in (lambda c: c.on(other, to=TARGET).__enter__(), lambda c: c.fingerprint(other, TARGET)):
+            with pytest.raises(UserError) as error:
+                attempt(chosen)
+            for model in (shared("llama"), other):
+                assert model_fingerprint(model)[:12] in error.value.message
+            assert "tca(block=8, local=16)'" in error.value.mend
+
+
+def test_another_method_is_refused(file):
+    with pytest.raises(UserError, match="was fitted for tca, not for head-scale"):
+        method(f"head-scale(fitted={file})")
+
+
+def test_other_options_are_refused_and_the_same_ones_are_not(file):
+    assert method(f"tca(block=8, fitted={file})") == method(f"tca(fitted={file})")
+    with pytest.raises(UserError, match="was fitted with block = 8, not 16"):
+        method(f"tca(fitted={file}, block=16)")
+    with pytest.raises(UserError, match="was fitted with effective_window = None, not 32"):
+        method(f"tca(fitted={file}, effective_window=32)")
+
+
+@pytest.mark.parametrize("spelling", ["yarn(fitted=x.json)", "tca(fitted=3)", "tca(fitted=)", "tca(fitted='')"])
+def test_what_takes_no_file_or_none_is_refused(spelling):
+    with pytest.raises(UserError):
+        method(spelling)
+
+
+def broken(content: dict, *path: str, value: object) -> str:
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: "{", "is not JSON"),
+        (lambda c: "[]", "'kind' is None, expected 'ropewalk fit'"),
+        (lambda c: json.dumps({**c, "kind": "report"}), "'kind' is 'report'"),
+        (lambda c: json.dumps({**c, "more": 1}), "has the keys"),
+        (lambda c: broken(c, "to", value="2k"), "to is '2k', expected a int"),
+        (lambda c: broken(c, "model", value={"name": "x"}), "expected name and fingerprint"),
+        (lambda c: broken(c, "found", "plan", value=[["x"]]), "expected numbers"),
+        (lambda c: broken(c, "found", value={}), "do not agree on the option 'plan'"),
+        (lambda c: broken(c, "options", "blok", value=8), "do not agree on the option 'blok'"),
+        (lambda c: broken(c, "options", "block", value=7), "block is 7"),
+        (lambda c: broken(c, "found", "plan", value=3), "values that tca cannot use"),
+    ],
+)
+def test_what_is_no_fit_file_is_refused(file, change, message):
+    file.write_text(change(json.loads(file.read_text())))
+    with pytest.raises(UserError) as error:
+        method(f"tca(fitted={file})")
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+        method(f"tca(fitted={tmp_path / 'nowhere.json'})")
+
+
+def test_only_fit_files_are_replaced(file, tmp_path):
+    fit(to=512).written(file)
+    assert Fit.read(file).to == 512
+    precious = tmp_path / "thesis.json"
+    precious.write_text('{"chapters": 7}')
+    with pytest.raises(UserError, match="exists and is no fit file; it stays"):
+        fit().written(precious)
+    assert precious.read_text() == '{"chapters": 7}'
+
+
+def test_a_method_changed_by_hand_is_no_longer_out_of_a_file(file):
+    changed = replace(method(f"tca(fitted={file})"), local=8)
+    assert changed.fit is None and "plan=" in changed.id

@@ -1,0 +1,105 @@
+"""``ropewalk fit`` as a user types it, and the file in the hands of other verbs."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ropewalk.cli.main import run
+from ropewalk.fitting.fitter import FITTERS
+from ropewalk.methods.catalogue import CATALOGUE
+from tests.models import tiny
+from tests.tokenizers import VOCABULARY, byte_level
+
+QUICK = {  # small enough for a window of 64 and texts of 256 tokens
+    "attention-alignment": ("attention-alignment", "queries=16"),
+    "tca": ("tca(block=8, local=16)", "tolerance=0.8"),
+    "squeezed": ("squeezed(observed=20, clusters=0.2)", "percentile=0.5"),
+    "head-scale": ("head-scale", "steps=4, least=0.5"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny("llama", vocab_size=VOCABULARY).save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(3):
+        words = " ".join(str((7 * i + 11) * n * n % 1009) for n in range(300))
+        (folder / f"{i}.txt").write_text(words)
+    return folder
+
+
+def said(capsys, *words) -> str:
+    assert run(list(map(str, words))) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *words) -> str:
+    assert run(list(map(str, words))) == 2
+    return capsys.readouterr().err
+
+
+def test_what_is_measured_has_a_fitter_and_nothing_else():
+    assert set(FITTERS) == {entry.id for entry in CATALOGUE if entry.load().measured}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_printed_line_mends_the_refusal(name, model, texts, capsys):
+    spelling, settings = QUICK[name]
+    compare = ["compare", model, "--to", 256, "--tasks", "ppl", "--data", texts, "--out", "run", "--json"]
+    line, use = refused(capsys, *compare, "--methods", spelling).splitlines()[-2:]
+    _, *words = shlex.split(line)
+    said(capsys, *words, "--data", texts, "--settings", settings)
+    method = use.removeprefix("Then say ").removesuffix(".")
+    found = json.loads(said(capsys, *compare, "--methods", f"none,{method}"))
+    methods = dict.fromkeys(row["method"] for row in found["rows"])
+    plain, fitted = ([r["value"] for r in found["rows"] if r["method"] == m] for m in methods)
+    assert len(plain) == len(fitted) > 0 and plain != fitted
+    content = json.loads(Path(f"{name}.json").read_text())
+    assert content["to"] == 256 and content["data"]["source"] == str(texts) and content["model"]["name"] == str(model)
+
+
+def test_the_target_is_four_windows_where_the_configuration_promises_no_more(model, texts, capsys):
+    words = "fit", model, "-m", "attention-alignment", "--data", texts, "-o", "tau.json", "--settings", "queries=8"
+    assert json.loads(said(capsys, *words, "--json"))["to"] == 256
+
+
+def test_others_are_on_while_one_is_fitted(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "--settings", "queries=8", "-o", "tau.json", "--json"
+    alone = json.loads(said(capsys, *words, "-m", "attention-alignment"))
+    beside = json.loads(said(capsys, *words, "-m", "yarn+attention-alignment"))
+    assert alone["found"] != beside["found"] and beside["beside"] == "yarn"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "yarn"], "yarn has 0 parts that can be fitted"),
+        (["-m", "tca+attention-alignment"], "has 2 parts that can be fitted"),
+        (["-m", "tca", "--settings", "tolerence=1"], "the fit of tca has no option 'tolerence'; did you mean"),
+        (["-m", "attention-alignment", "--settings", "by='min'"], "option by is 'min', expected 'max' or 'entropy'"),
+        (["-m", "attention-alignment", "--samples", "0"], "samples is 0"),
+        (["-m", "attention-alignment", "--to", "64"], "expected queries <= window < target"),
+        (["-m", "attention-alignment", "--to", "8k"], "no text has 8,192 tokens"),
+        (["-m", "longrope+tca"], "longrope has no factors"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(words, message, model, texts, capsys):
+    assert message in " ".join(refused(capsys, "fit", model, "--data", texts, "-o", "x.json", *words).split())
+    assert not Path("x.json").exists()
+
+
+def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
+    (texts / "thesis.md").write_text("years of work")
+    assert "is no fit file" in refused(capsys, "fit", "nowhere", "-m", "tca", "-o", texts / "thesis.md")
+    assert (texts / "thesis.md").read_text() == "years of work"
