@@ -6,7 +6,6 @@ import torch
 from ropewalk import UserError, method
 from ropewalk.rope import live
 from tests.matrix import (
-    FAMILY_NAMES,
     LONG,
     METHODS,
     NESTED,
@@ -15,6 +14,7 @@ from tests.matrix import (
     TARGET,
     VARIANTS,
     WINDOW,
+    across,
     buffers,
     logits,
     made,
@@ -23,12 +23,8 @@ from tests.matrix import (
 )
 from tests.models import shared, tiny
 
-families = pytest.mark.parametrize("family", FAMILY_NAMES)
-every = pytest.mark.parametrize("spelling", METHODS + VARIANTS)
 
-
-@families
-@every
+@pytest.mark.parametrize(("spelling", "family"), across(METHODS + VARIANTS))
 def test_only_what_is_longer_than_the_window_changes_and_all_is_put_back(spelling, family):
     model = shared(family)
     chosen, before, short, long = made(spelling, model), buffers(model), logits(model, SHORT), logits(model, LONG)
