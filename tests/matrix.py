@@ -86,6 +86,12 @@ VARIANTS = [  # options that choose another formula, another way of saving, or a
 SAVED = [spelling for spelling in METHODS + VARIANTS if spelling not in _NOT_SAVED]
 NESTED = ("gemma3", "olmo3")  # rope parameters per layer type; sliding layers are left alone
 FAMILY_NAMES = list(FAMILIES)
+THREE = ("llama", "gemma3", "phi3")  # for variants: plain, a rope per layer type, part of a head in longrope's own keys
+
+
+def across(spellings: list[str]) -> list[tuple[str, str]]:
+    """Methods with every family, variants with three: (spelling, family)."""
+    return [(s, f) for s in spellings for f in (THREE if s in VARIANTS else FAMILY_NAMES)]
 
 
 def made(spelling: str, model: PreTrainedModel) -> Method:

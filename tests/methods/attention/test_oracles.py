@@ -48,7 +48,7 @@ def close(got, wanted):
 
 
 @every
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kv_heads", [1, 4])
 def test_a_prompt_is_attended_as_the_formula_says(spelling, kv_heads):
     seen = read(one_layer(kv_heads), spelling, tokens(2, N), [N])
     for row in (0, 1):
@@ -64,7 +64,7 @@ def test_so_is_a_prompt_in_chunks(spelling, ends):
 
 @every
 def test_so_is_every_new_token(spelling):
-    ends = [60, *range(61, N + 1)]
+    ends = [84, *range(85, N + 1)]
     seen = read(one_layer(), spelling, tokens(2, N), ends)
     close(seen.out[1], expected(seen, PAIRS[spelling], W, 1, ends))
 

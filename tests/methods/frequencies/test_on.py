@@ -8,7 +8,6 @@ import torch
 from ropewalk import UserError, method
 from ropewalk.rope import live
 from tests.matrix import (
-    FAMILY_NAMES,
     LONG,
     METHODS,
     NESTED,
@@ -17,6 +16,7 @@ from tests.matrix import (
     TARGET,
     VARIANTS,
     WINDOW,
+    across,
     buffers,
     logits,
     made,
@@ -25,14 +25,11 @@ from tests.matrix import (
 )
 from tests.models import shared, tiny
 
-families = pytest.mark.parametrize("family", FAMILY_NAMES)
 HARPE = "harpe(base_min=1000000.0, base_max=5000000.0)"
 STATIC = [m for m in METHODS + VARIANTS if not method(m).runtime]
-every = pytest.mark.parametrize("spelling", METHODS + VARIANTS)
 
 
-@families
-@every
+@pytest.mark.parametrize(("spelling", "family"), across(METHODS + VARIANTS))
 def test_only_what_is_longer_than_the_window_changes_and_all_is_put_back(spelling, family):
     model = shared(family)
     chosen, before, short, long = made(spelling, model), buffers(model), logits(model, SHORT), logits(model, LONG)

@@ -19,6 +19,7 @@ from tests.matrix import (
     SHORT,
     TARGET,
     WINDOW,
+    across,
     extended_layer_type,
     logits,
     made,
@@ -39,24 +40,18 @@ def parameters(model):
     return rope_config.rope_parameters(model.config)[extended_layer_type(model)]
 
 
-@families
-@pytest.mark.parametrize("spelling", SAVED)
-def test_saved_and_loaded_logits_are_equal(spelling, family, tmp_path):
-    model = extended(spelling, family)
+@pytest.mark.parametrize(("spelling", "family"), across(SAVED))
+def test_what_is_extended_saved_and_loaded_is_the_method(spelling, family, tmp_path):
+    model, plain = extended(spelling, family), shared(family)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     check_live(loaded)
     assert loaded.config.max_position_embeddings == TARGET
-    for ids in (SHORT, LONG):
-        assert torch.equal(logits(loaded, ids), logits(model, ids))
-
-
-@families
-@pytest.mark.parametrize("spelling", [m for m in SAVED if not m.startswith("dynamic-ntk")])
-def test_extending_does_what_on_does(spelling, family):
-    plain, model = shared(family), extended(spelling, family)
-    with made(spelling, plain).on(plain, to=TARGET):
-        assert torch.allclose(logits(model, LONG), logits(plain, LONG), atol=1e-4)
+    short, long = logits(model, SHORT), logits(model, LONG)
+    assert torch.equal(logits(loaded, SHORT), short) and torch.equal(logits(loaded, LONG), long)
+    if not method(spelling).length_dependent:
+        with made(spelling, plain).on(plain, to=TARGET):
+            assert torch.allclose(long, logits(plain, LONG), atol=1e-4)
 
 
 @pytest.mark.parametrize("spelling", ["dynamic-ntk", "dynamic-ntk(form='hf')"])
