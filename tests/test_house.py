@@ -42,7 +42,7 @@ COVERED = {
     "tests/engines/test_traps.py": "engines/launch.py",
     "tests/checkpoint/gguf/test_from_gguf.py": "checkpoint/gguf/*.py",
     "tests/engines/gguf/test_to_gguf.py": "engines/gguf/*.py",
-    "tests/verbs/test_fit.py": "fitting/*.py methods/fit_file.py",
+    "tests/verbs/test_fit.py": "fitting/*.py",
     "tests/cli/test_main.py": "common/errors.py checkpoint/write.py checkpoint/inspection*.py",
     "tests/verbs/test_request.py": "verbs/*.py common/lengths.py",
     "tests/cli/test_plan_verb.py": "planning/*.py",

@@ -177,7 +177,7 @@ def _on_ray(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError:
-        raise UserError("workers on Ray need ray", "pip install 'ropewalk[sweep]'") from None
+        raise UserError("workers on Ray need ray", "pip install 'ropewalk[ray]'") from None
     if not ray.is_initialized():
         ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)

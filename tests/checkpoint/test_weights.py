@@ -124,7 +124,6 @@ def verbs(model: Path, out: Path) -> dict[str, list[object]]:
     return {
         "compare": ["compare", model, "--to", 256, "--methods", "pi", "--tasks", "passkey", "-o", out],
         "evaluate": ["evaluate", model, "--tasks", "passkey", "--lengths", "64", "-o", out],
-        "sweep": ["sweep", model, "--tasks", "passkey", "--lengths", "64", "--workers", "1", "-o", out],
         "serve": ["serve", model, "--port", "0"],
         "inspect": ["inspect", model, "--weights"],
         "plan": ["plan", model, "--to", 256, "--calibrate"],

@@ -297,7 +297,7 @@ def results(verb: str, model: object, out: object) -> list[object]:
     return [verb, model, *EVALUATE[1:], "-o", out]
 
 
-@pytest.mark.parametrize("verb", ["compare", "evaluate", "sweep", "demo"])
+@pytest.mark.parametrize("verb", ["compare", "evaluate", "demo"])
 @pytest.mark.parametrize("name", ["results.json", "report.html", "answers.jsonl"])
 def test_results_replace_no_others(verb, name, made, tmp_path, capsys):
     (tmp_path / "out").mkdir()
@@ -307,15 +307,7 @@ def test_results_replace_no_others(verb, name, made, tmp_path, capsys):
     assert content(tmp_path) == before
 
 
-def test_a_sweep_asks_for_every_folder_first(made, tmp_path, capsys):
-    taken = tmp_path / "out" / "plain-smoke-seed0"
-    taken.mkdir(parents=True)
-    (taken / "report.html").write_text("<title>mine</title>")
-    assert "was not written by ropewalk" in refused(capsys, *results("sweep", made / "plain", tmp_path / "out"))
-    assert list((tmp_path / "out").iterdir()) == [taken]
-
-
-@pytest.mark.parametrize("verb", ["compare", "evaluate", "sweep"])
+@pytest.mark.parametrize("verb", ["compare", "evaluate"])
 def test_results_join_no_checkpoint(verb, made, source, tmp_path, capsys):
     before = content(made, source)
     for out in (source, f"{source}/../m", source / "runs" / "x"):

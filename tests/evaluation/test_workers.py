@@ -101,7 +101,7 @@ def test_workers_survive_a_kill_and_find_what_one_process_finds(checkpoint, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'sweep' is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
 def test_ray_finds_what_one_process_finds(checkpoint, tmp_path: Path) -> None:
     import ray
 
