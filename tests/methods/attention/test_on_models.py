@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ropewalk import method
+from ropewalk.attention.cache_argument import as_argument
 from ropewalk.methods.attention.streaming import StreamingLLM
 from tests.matrix import FAMILY_NAMES, LONG, TARGET, buffers, left_padded, logits, near, same, traces
 from tests.models import in_pieces, shared, step, tiny, tokens
@@ -130,7 +131,7 @@ def test_generate_with_the_sink_cache():
     model, ids = shared("llama"), tokens(2, 80)
     with chosen.on(model, to=TARGET):
         cache = chosen.cache(model)
-        got = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **OPTIONS)
+        got = model.generate(ids, attention_mask=torch.ones_like(ids), **as_argument(model, cache), **OPTIONS)
         assert torch.equal(got, greedy(model, ids, 5))
     assert {layer.keys.shape[2] for layer in cache.layers} == {3 + 10 - 1}
 
