@@ -75,18 +75,20 @@ def _gguf(request: InspectRequest) -> Inspection:
     """Inspect a GGUF file, or the one that is written from it."""
     from pathlib import Path
 
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.gguf_inspection import inspect_gguf
     from ropewalk.engines.gguf.patch import patch_gguf, set_keys
 
     path, patch, against = Path(request.model).expanduser(), request.patch, request.against
-    if request.weights:
-        raise UserError("--weights looks at a model that runs; a GGUF file is only read", "Name the checkpoint.")
     if request.set and (patch is None or against is not None):
         raise UserError("--set changes no GGUF file in place, and goes with --patch OUT.gguf and without --against")
     if patch is not None and not request.set and against is None:
         raise UserError("--patch needs the rope to write: --against CHECKPOINT, or --set 'ARCH.rope.key=JSON'")
     if patch is None:
-        return inspect_gguf(path, against)
+        found = inspect_gguf(path, against)
+        return replace(found, heads=_heads(Checkpoint.open(path), request.data)) if request.weights else found
+    if request.weights:
+        raise UserError("--weights and --patch are two things", "Patch first, then inspect the patched file.")
     if request.set:
         set_keys(path, request.set, patch, request.overwrite)
     elif against is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from ropewalk import UserError
 from ropewalk.checkpoint.inspection_view import show_heads
 from ropewalk.cli.main import run
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from ropewalk.fitting import head_profiles as heads_module
 from ropewalk.fitting.head_profiles import Head, contributions, head_profiles
 from tests.matrix import logits
@@ -88,6 +89,12 @@ def test_the_table_ranks_heads_by_what_their_slow_dimensions_say(capsys):
     assert "every pair of dimensions completes a turn" in capsys.readouterr().out
 
 
-def test_a_gguf_file_has_no_heads_to_look_at(capsys, tmp_path):
-    assert run(["inspect", str(tmp_path / "model.gguf"), "--weights"]) == 2
-    assert "a GGUF file is only read" in capsys.readouterr().err
+def test_the_heads_of_a_gguf_file_are_looked_at(capsys, tmp_path):
+    file = write_gguf("demo", tmp_path / "demo.gguf", "F32").path
+    shown = []
+    for model in ("demo", str(file)):
+        assert run(["inspect", model, "--weights", "--data", "topics", "--json"]) == 0
+        shown.append([head["far_share"] for head in json.loads(capsys.readouterr().out)["heads"]])
+    assert shown[0] == pytest.approx(shown[1], abs=1e-2)  # the folder holds half precision
+    assert run(["inspect", str(file), "--weights", "--patch", str(tmp_path / "x.gguf"), "--against", "demo"]) == 2
+    assert "two things" in capsys.readouterr().err
