@@ -24,14 +24,14 @@ LAYER = Layer(index=0, window=64, target=256, heads=4, kv_heads=2)
 class Strange(AttentionMethod):
     """A stranger's method: regions as they are given."""
 
-    given: tuple[Region, ...] = ()
+    drawn: tuple[Region, ...] = ()
     tempered: object = field(default=None, compare=False)
 
     name: ClassVar[str] = "strange"
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, TEMPERATURE})
 
     def regions(self, layer):
-        return self.given
+        return self.drawn
 
     def temperature(self, m, layer):
         return None if self.tempered is None else self.tempered(m)
