@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,20 +153,18 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     """
     header = read_header(path)
     values = {**header.values, **header.lists}
-    tokens = values.get("tokenizer.ggml.tokens")
-    if not tokens:
+    get = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items()}
+    if not get.get("tokens"):
         raise UserError(f"{path}: key 'tokenizer.ggml.tokens' is missing", "Convert the checkpoint again.")
-    kind = values.get("tokenizer.ggml.model")
-    made = _byte_level(path, values) if kind == "gpt2" else _of_transformers(path, tokens)
+    made = _byte_level(path, get) if get.get("model") == "gpt2" else _of_transformers(path, get)
     made.chat_template = values.get("tokenizer.chat_template")
     return made
 
 
-def _byte_level(path: Path, values: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+def _byte_level(path: Path, get: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    get = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items()}
     given = str(get.get("pre", "default"))
     name = SAME_CUT.get(given, given)
     cuts = next((cuts for cuts, known in CUTS.items() if known == name), None)
@@ -194,31 +192,39 @@ def _byte_level(path: Path, values: Mapping[str, Any]) -> PreTrainedTokenizerBas
         texts = [text for text, this in zip(tokens, types, strict=True) if this == kind]
         added = [AddedToken(text, normalized=False, special=is_special) for text in texts]
         (backend.add_special_tokens if is_special else backend.add_tokens)(added)
+    _put_around(backend, get, name in WHOLE_WORDS_FIRST)
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {ours: get[f"{theirs}_token_id"] for ours, theirs in names.items() if f"{theirs}_token_id" in get}
-    around = {"bos": get.get("add_bos_token", name in WHOLE_WORDS_FIRST), "eos": get.get("add_eos_token", False)}
-    wanted = [side for side in ("bos", "eos") if around[side] and side in ids]
-    if wanted:
-        single = [tokens[ids["bos"]]] * ("bos" in wanted) + ["$A"] + [tokens[ids["eos"]]] * ("eos" in wanted)
-        pairs = [(tokens[ids[side]], ids[side]) for side in dict.fromkeys(wanted)]
-        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=pairs)
-    roles = {f"{side}_token": tokens[identity] for side, identity in ids.items()}
+    roles = {
+        f"{ours}_token": tokens[get[f"{name}_token_id"]] for ours, name in names.items() if f"{name}_token_id" in get
+    }
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
 
 
-def _of_transformers(path: Path, tokens: Sequence[str]) -> PreTrainedTokenizerBase:
+def _put_around(backend: Any, get: Mapping[str, Any], begins: bool) -> None:
+    """Put the begin and end tokens around a text as the file says, or (``begins``) as llama.cpp does without a key."""
+    from tokenizers import processors
+
+    flags = {"bos": get.get("add_bos_token", begins), "eos": get.get("add_eos_token", False)}
+    ids = {side: get[f"{side}_token_id"] for side in flags if flags[side] and f"{side}_token_id" in get}
+    text = {side: get["tokens"][identity] for side, identity in ids.items()}
+    single = [*([text["bos"]] if "bos" in text else []), "$A", *([text["eos"]] if "eos" in text else [])]
+    pairs = [(text[side], ids[side]) for side in ids]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=pairs)
+
+
+def _of_transformers(path: Path, get: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """Sentencepiece and others; refuses one whose tokens are not the file's."""
     from transformers import AutoTokenizer
 
     try:
         with quiet():
-            made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            made: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # many kinds, all about the file
         raise UserError(
             f"{path}: transformers cannot read the tokenizer: {type(error).__name__}: {error}",
             "Use the checkpoint that the file was made from.",
         ) from None
-    vocabulary = made.get_vocab()
+    vocabulary, tokens = made.get_vocab(), get["tokens"]
     lost = [t for i, t in enumerate(tokens) if i not in (vocabulary.get(t), vocabulary.get(t.replace(" ", "\u2581")))]
     if lost:
         raise UserError(
@@ -226,4 +232,6 @@ def _of_transformers(path: Path, tokens: Sequence[str]) -> PreTrainedTokenizerBa
             f"ids, the first is {lost[0]!r}",
             "Use the checkpoint that the file was made from.",
         )
-    return made
+    _put_around(made.backend_tokenizer, get, begins=True)  # some releases do without
+    live: PreTrainedTokenizerBase = made
+    return live

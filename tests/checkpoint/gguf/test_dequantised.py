@@ -50,6 +50,7 @@ def test_the_model_of_the_file_is_the_source(family, tied, tmp_path):
     model = tiny(family, **more, tie_word_embeddings=tied)
     opened = Checkpoint.open(written(tmp_path / "m.gguf", model, keys))
     live = opened.load(device="cpu")
+    live.set_attn_implementation("eager")  # sdpa does not cap logits in every version
     assert (opened.window, opened.promised, live.dtype) == (64, 64, torch.float32)
     assert same_logits(live, model)
     file = read(tmp_path / "m.gguf")
