@@ -27,7 +27,7 @@ from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.attention.layer import Call
-from ropewalk.attention.regions import PLAIN, Layer, Region, extended_layers
+from ropewalk.attention.regions import PLAIN, AnyLayer, Layer, Region, extended_layers
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
@@ -126,7 +126,7 @@ class Engine:
         self.rolling: set[int] = set()  # layers whose cache keeps the last keys only
         self.by_layer = any(method.by_layer for method in methods)
         self.varies = any(method.length_dependent for method in methods)
-        self._regions: dict[tuple[int, int | None, int], tuple[Region, ...]] = {}
+        self._regions: dict[tuple[int, int | None, int, int], tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
         """Find the layers, check the methods against each, and mark the modules.
@@ -164,21 +164,22 @@ class Engine:
             if how.rotary is not None:
                 name = id(how.rotary), how.style, how.place
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
+            new = replace(layer, index=0) not in kinds
             kind = kinds.setdefault(replace(layer, index=0), len(kinds))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
-                if kind == len(self.kinds):
+                if new or method.by_layer:
                     self._check(method, layer, layer.target)
-            if kind == len(self.kinds):
+            if new or self.by_layer:
                 self.kinds.append(layer)
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
             self.attached.append(_Attached(self, layer, kind, rope, choosing))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
+        self.sound = min(layer.target for layer in self.kinds)
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
-        self.sound = max(self.sound, tokens)
 
     def _outgrown(self, length: int) -> None:
         """A text past the target goes on as far as the methods are sound there.
@@ -191,6 +192,7 @@ class Engine:
                 for layer in self.kinds:
                     for method in self.methods if layer.extended else ():
                         self._check(method, layer, tokens)
+                self.sound = tokens
                 return
             except UserError as error:
                 if tokens == length:
@@ -307,13 +309,20 @@ class Engine:
 
     def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
-        name = attached.kind, sliding, length if self.varies else 0
+        place = attached.layer.index if self.by_layer else -1
+        name = attached.kind, sliding, length if self.varies else 0, place
         if name not in self._regions:
             layer = replace(attached.layer, sliding=sliding, length=name[2])
+            told = replace(layer, length=0)  # the window is told when attention is called
+            if sliding is not None and told not in self.kinds:
+                self.kinds.append(told)
             regions: tuple[Region, ...] = PLAIN
             for method in self.methods if layer.extended else ():
                 if method.sets_regions:
-                    regions = method.regions(method.seen_as(layer))
+                    if sliding is not None or self.varies:
+                        self._check(method, layer, length if self.varies else max(length, self.sound))
+                    seen = method.seen_as(layer)
+                    regions = method.regions(seen if method.by_layer else AnyLayer.of(seen))
             if self.varies:
                 self._regions.clear()
             self._regions[name] = layer.clip(regions)
@@ -331,7 +340,8 @@ class Engine:
     def _temperature(self, attached: _Attached, m: Tensor) -> Tensor | None:
         """Product of all temperatures, [R, 1 or H, Q, 1], or None."""
         layer, rope = attached.layer, attached.rope
-        found = [method.temperature(m, method.seen_as(layer)) for method in self.methods if layer.extended]
+        seen = [(method, method.seen_as(layer)) for method in self.methods if layer.extended]
+        found = [method.temperature(m, one if method.by_layer else AnyLayer.of(one)) for method, one in seen]
         if rope is not None and rope.rotation is not None:
             found.append(rope.rotation.temperature(m))
         shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if t is not None]

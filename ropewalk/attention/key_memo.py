@@ -29,6 +29,7 @@ class KeyMemo:
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
+        self._version = 0  # of its memory, when it was seen
         self._copies: dict[object, Growing] = {}
         self.notes: dict[object, dict[str, Any]] = {}
 
@@ -39,7 +40,8 @@ class KeyMemo:
             cached: the cache's keys of this layer, [B, Hkv, slots, D], or None if it has none.
             past: how many of them are written at most.
         """
-        start = None if cached is None or self._seen is None else _start_in(cached, self._seen)
+        written = cached is not None and _version(cached) != self._version  # by others than the model
+        start = None if cached is None or self._seen is None or written else _start_in(cached, self._seen)
         self._seen = None  # the cache is about to replace that tensor; not to hold two
         if start is None or cached is None:
             self._copies.clear()
@@ -62,7 +64,7 @@ class KeyMemo:
 
     def end(self, keys: Tensor) -> None:
         """Remember the cache's tensor that the copies were made of."""
-        self._seen = keys
+        self._seen, self._version = keys, _version(keys)
 
 
 class Growing:
@@ -98,6 +100,11 @@ class Growing:
         assert self.buffer is not None
         larger[:, :, :have] = self.buffer[:, :, self.start : self.start + have]
         self.buffer, self.start = larger, 0
+
+
+def _version(x: Tensor) -> int:
+    """How often the memory of ``x`` was written in place; 0 where torch does not count."""
+    return 0 if x.is_inference() else x._version
 
 
 def _start_in(part: Tensor, whole: Tensor) -> int | None:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ropewalk.common.errors import UserError
+
 Map = Callable[[Tensor], Tensor]  # of positions, int64 [P]; whole or fractional positions come back, [P]
 
 
@@ -107,6 +109,22 @@ class Layer:
         if chunk is not None:
             regions = tuple(region.clipped(lambda m: m // chunk * chunk) for region in regions)
         return regions
+
+
+class AnyLayer(Layer):
+    """A layer of which only the kind may be asked: methods that look at its place say ``by_layer``."""
+
+    @classmethod
+    def of(cls, layer: Layer) -> AnyLayer:
+        return cls(**vars(layer))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "index":
+            raise UserError(
+                "a method's regions or temperature ask for the layer's index, but layers of one kind share them",
+                "Set by_layer: ClassVar[bool] = True in the method's class.",
+            )
+        return super().__getattribute__(name)
 
 
 def extended_layers(config: Any) -> list[bool]:

@@ -6,12 +6,13 @@ The rules, for every query at position m up to the target, head by head:
     falling     bounds do not fall from one query that sees keys to the next, since tiles are cut along them
     overlap     no key twice
     coverage    every key up to m, unless the method decides visibility
-    positions   maps give one finite number per token
+    elementwise maps give for a token what they give for it among fewer tokens
+    positions   maps give one finite number per token, and move none if the method does not decide positions
     distances   0 <= q_pos(m) - k_pos(n) <= trained window, where the method decides positions
     temperature one finite number above 0 per query, or per head and query
 
-All queries are looked at as long as regions times queries stay below 2^22, evenly spread runs of them beyond that;
-distances are looked at from a few dozen queries, to all of their keys.
+All queries are looked at as long as regions times queries stay below 2^22, evenly spread runs of them beyond that.
+Distances are looked at from each of them to the ends of its keys and a few between, from a few dozen to all keys.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention.attending import POSITIONS, VISIBILITY, Attending
-from ropewalk.attention.regions import Layer, Map, Region
+from ropewalk.attention.regions import PLAIN, AnyLayer, Layer, Map, Region, same
 from ropewalk.common.errors import UserError
 
 LOOKED_AT = 2**22  # regions times queries
 RUN = 64  # neighbouring queries, where not all are looked at
-FAR = 48  # queries whose distances are looked at
+FAR = 48  # queries whose distances to all keys are looked at
 
 
 def check(method: Attending, layer: Layer, tokens: int) -> None:
@@ -45,7 +46,16 @@ class _Check:
 
     def __init__(self, method: Attending, layer: Layer, tokens: int):
         self.method, self.layer, self.tokens = method, layer, tokens
-        self.regions = method.regions(layer) if method.sets_regions else ()
+        self.asked = layer if method.by_layer else AnyLayer.of(layer)
+        regions = method.regions(self.asked)
+        if not isinstance(regions, tuple) or not regions:
+            self._refuse(f"regions gives {regions!r}, expected a tuple of regions")
+        if not method.sets_regions and regions is not PLAIN:
+            self._refuse(
+                f"it has regions, and its axes are {', '.join(sorted(method.axes))}, expected 'positions' or "
+                "'visibility' among them"
+            )
+        self.regions = regions if method.sets_regions else ()
         self.m = _spread(tokens, LOOKED_AT // max(1, len(self.regions)))
         self.bounds = [(self._bound(i, "lo", r.lo).clamp_min(0), self._bound(i, "hi", r.hi)) for i, r in self.numbered]
 
@@ -57,12 +67,29 @@ class _Check:
         for i, (lo, hi) in enumerate(self.bounds):
             self._never_the_future(i, lo, hi)
             self._never_falling(i, lo, hi)
+            self._maps(i)
         if self.regions:
             for first, heads in self._heads():
                 self._never_twice(first, heads)
         if POSITIONS in self.method.axes:
             self._distances()
+            self._distances_of_all()
         self._temperature()
+
+    def _maps(self, i: int) -> None:
+        """Maps are of single tokens, finite, and those that are not ``same`` are the method's to decide."""
+        region, some = self.regions[i], self.m[: len(self.m) // 3]
+        for name, asked in (("lo", region.lo), ("hi", region.hi), ("q_pos", region.q_pos), ("k_pos", region.k_pos)):
+            whole = asked(self.m)
+            if name.endswith("pos"):
+                whole = self._position(i, name, whole)
+            if not torch.equal(whole[: len(some)].double(), asked(some).double()):
+                self._refuse(
+                    f"{name} of region {i} gives other values for the same tokens among fewer, expected a function of "
+                    "each token alone"
+                )
+        if POSITIONS not in self.method.axes and not (region.q_pos is same and region.k_pos is same):
+            self._refuse(f"region {i} moves positions, expected 'positions' among the method's axes")
 
     def _bound(self, i: int, name: str, bound: Map) -> Tensor:
         found = bound(self.m)
@@ -156,6 +183,27 @@ class _Check:
                         "the model was trained on"
                     )
 
+    def _distances_of_all(self) -> None:
+        """From every query to the first and the last of its keys, and to some between."""
+        for i, region in self.numbered:
+            lo, hi = self.bounds[i]
+            shown = hi > lo
+            if not bool(shown.any()):
+                continue
+            lo, last = lo[shown], hi[shown] - 1
+            m, q = self.m[shown], region.q_pos(self.m).double()[shown]
+            for share in (0.0, 0.23, 0.5, 0.81, 1.0):
+                n = lo + ((last - lo) * share).long()
+                distance = q - region.k_pos(n).double()
+                outside = (distance < 0) | (distance > self.layer.window)
+                if bool(outside.any()):
+                    at = int(outside.nonzero()[0])
+                    self._refuse(
+                        f"region {i} lets the query at {int(m[at])} meet the key at {int(n[at])} at a distance of "
+                        f"{float(distance[at]):g}, expected 0 to the {self.layer.window} tokens that the model was "
+                        "trained on"
+                    )
+
     def _position(self, i: int, name: str, found: Tensor) -> Tensor:
         if found.ndim != 1 or not bool(torch.isfinite(found).all()):
             self._refuse(f"{name} of region {i} gives {list(found.shape)}, expected one finite number per token")
@@ -163,7 +211,7 @@ class _Check:
 
     def _temperature(self) -> None:
         m = _spread(self.tokens, LOOKED_AT // 64)[None]
-        found = self.method.temperature(m, self.layer)
+        found = self.method.temperature(m, self.asked)
         if found is None:
             return
         fits = found.shape in (m.shape, (1, self.layer.heads, m.shape[1]), (1, 1, m.shape[1]))

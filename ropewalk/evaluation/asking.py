@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ropewalk.backends.backend import Ask, Backend, Reply
+from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import ids_fingerprint
 from ropewalk.common.store import Record, Records, content_key
 from ropewalk.evaluation.perplexity import Sums, position_edges
@@ -164,6 +165,12 @@ class Asking:
             self.advance(len(rows) - len(missing), self.method, "ppl", length)
         for n, losses in self.backend.rolling([rows[i] for i in missing]) if missing else ():
             i = missing[n]
+            if not np.isfinite(losses).all():
+                raise UserError(
+                    f"{self.method}: the loss of {names[i]} at {length:,} tokens is not finite; the weights hold NaN, "
+                    "or numbers too large for their type",
+                    "Try --dtype float32, or download the checkpoint again.",
+                )
             sums = np.concatenate([[0.0], np.cumsum(losses)])[np.asarray(cuts) - 1]
             facts = {"method": self.method, "task": "ppl", "document": names[i], "length": length, "cuts": list(cuts)}
             records[keys[i]] = facts | {"how": self.backend.how, "sums": sums.tolist()}

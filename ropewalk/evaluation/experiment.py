@@ -106,6 +106,7 @@ class Experiment:
             (not self.tasks, "no tasks"),
             (not self.seeds, "no seeds"),
             (self.samples < 1, f"samples is {self.samples}, expected at least 1"),
+            (self.documents < 1, f"documents is {self.documents}, expected at least 1"),
             (self.lengths is not None and (not self.lengths or min(self.lengths) < 2),
              f"lengths are {list(self.lengths or ())}, expected numbers of tokens from 2 on"),
             (not self.depths or len(set(self.depths)) < len(self.depths) or not all(0 <= d <= 1 for d in self.depths),

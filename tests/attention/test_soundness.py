@@ -146,3 +146,88 @@ def test_a_text_past_the_target_goes_on_while_the_method_is_sound():
         assert torch.equal(logits(model, tokens(1, 300)), within)
     with method("dca").on(model, to=128):
         assert logits(model, tokens(1, 600)).isfinite().all()
+
+
+def test_regions_need_an_axis():
+    class Mute(Strange):
+        axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
+
+    assert "expected 'positions' or 'visibility' among them" in refused(near(), kind=Mute)
+
+    class Seeing(Strange):
+        axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+
+    assert "region 0 moves positions" in refused(near(q_pos=lambda m: m + 1), kind=Seeing)
+    assert "expected a tuple of regions" in refused()
+
+
+@pytest.mark.parametrize("period", [16, 61, 64])
+def test_a_distance_that_is_too_large_now_and_then_is_found(period):
+    slip = far(q_pos=lambda m: torch.where(m % period == period - 2, 73, 16))
+    assert "distance of 73" in refused(near(), slip)
+
+
+def test_maps_are_of_single_tokens():
+    assert "k_pos of region 1 gives other values" in refused(near(), far(k_pos=lambda n: (n - n.max()) // 8))
+    assert "hi of region 0 gives other values" in refused(near(hi=lambda m: m + (len(m) > 100)), kind=Hiding)
+
+
+@dataclass(frozen=True)
+class Asking(AttentionMethod):
+    """Regions that depend on what is known only later."""
+
+    name: ClassVar[str] = "asking"
+    axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+
+    def ahead(self, layer):
+        return 0
+
+    def regions(self, layer):
+        ahead = self.ahead(layer)
+        return (Region(hi=lambda m: m + 1 + ahead),)
+
+
+class Sliding(Asking):
+    def ahead(self, layer):
+        return 2 if layer.sliding else 0
+
+
+class Short(Asking):
+    length_dependent: ClassVar[bool] = True
+
+    def ahead(self, layer):
+        return 1 if 0 < layer.length < 192 else 0
+
+
+class Placed(Asking):
+    def ahead(self, layer):
+        return -20 * layer.index
+
+
+class PlacedAndSaysSo(Placed):
+    by_layer: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(("method", "family"), [(Sliding(), "mistral"), (Short(), "llama")])
+def test_what_is_known_in_the_forward_is_checked_there(method, family):
+    model = tiny(family)
+    with method.on(model, to=192), pytest.raises(UserError, match="no query sees what comes behind it"):
+        logits(model, tokens(1, 150))
+
+
+def test_the_place_of_a_layer_is_asked_for_or_not_known():
+    model, ids = tiny("llama"), tokens(1, 100)
+    with pytest.raises(UserError, match="ask for the layer's index") as error, Placed().on(model, to=256):
+        raise AssertionError("was put on")
+    assert "by_layer" in error.value.mend
+    with PlacedAndSaysSo().on(model, to=256):
+        told = logits(model, ids)
+    assert not torch.equal(told, logits(model, ids))
+
+
+def test_a_part_that_goes_on_does_not_carry_the_others_along():
+    model = tiny("llama", max_position_embeddings=64)
+    with method("log-n+self-extend").on(model, to=192):
+        for _ in range(2):
+            with pytest.raises(UserError, match="does not reach them"):
+                logits(model, tokens(1, 400))
