@@ -31,3 +31,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session", params=["byte_level", "metaspace"])
 def any_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     return {"byte_level": byte_level, "metaspace": metaspace}[request.param]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

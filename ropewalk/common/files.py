@@ -293,6 +293,9 @@ def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> 
             record = {"ropewalk": __version__, **_record(temporary), "files": _inventory(temporary)}
             write_text(temporary / RECORD, json.dumps(record, indent=2) + "\n")
             os.chmod(temporary, 0o755)
+            for file in temporary.rglob("*"):  # some writers make files for their user alone; links are the source's
+                if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
+                    os.chmod(file, 0o644)
             if os.path.lexists(folder_to_write(out, sources, overwrite)):  # asked again: much can happen meanwhile
                 _exchange(temporary, out)
             else:

@@ -161,7 +161,8 @@ class View:
             against = f", the plain model’s is {quantity(plain.perplexity.value)}" if plain else ""
             at = self.model(best.subject).to
             if plain is not None and (known := plain.perplexity.value) is not None and best.perplexity.value >= known:
-                return f"No method has a lower perplexity at {tokens(at)} tokens than the plain model: {quantity(known)}."
+                words = f"No method has a lower perplexity at {tokens(at)} tokens than the plain model"
+                return f"{words}: {quantity(known)}."
             return (
                 f"{best.title} has the lowest perplexity at {tokens(at)} tokens: "
                 f"{quantity(best.perplexity.value)}{f' ({spread})' if spread else ''}{against}."

@@ -52,6 +52,9 @@ def test_the_verdict_falls_back_to_perplexity(keep: Keep) -> None:
     for subject in data["subjects"]:
         del subject["effective_length"], subject["averages"]
     assert read(data).verdict().startswith("YaRN has the lowest perplexity at 4,096 tokens: 10.9 (")
+    plain = next(subject for subject in data["subjects"] if subject["method"] == "none")
+    plain["perplexity_at_to"] = {**plain["perplexity_at_to"], "value": 1.5, "low": 1.4, "high": 1.6}
+    assert read(data).verdict() == "No method has a lower perplexity at 4,096 tokens than the plain model: 1.50."
     for subject in data["subjects"]:
         del subject["perplexity_at_to"]
     assert read(data).verdict() == "demo: 3 subjects on Perplexity."
