@@ -116,7 +116,7 @@ class Engine:
     def __init__(self, methods: Sequence[Attending], rotations: Mapping[str, Rotation], window: int | None):
         self.methods, self.rotations, self.window = methods, rotations, window
         self.attached: list[_Attached] = []
-        self.kinds: list[Layer] = []  # one of every kind
+        self.checked: list[tuple[Attending, Layer]] = []  # methods, on one layer of every kind that they tell apart
         self.sound = 0  # tokens up to which regions have been checked
         self.layout = Layout(0, 0)
         self.names: list[str] = []  # of the arguments of the decoder's forward
@@ -125,6 +125,7 @@ class Engine:
         self.static = False  # whether the cache holds slots that are not written yet
         self.rolling: set[int] = set()  # layers whose cache keeps the last keys only
         self.by_layer = any(method.by_layer for method in methods)
+        self.regions_by_layer = any(method.by_layer and method.sets_regions for method in methods)
         self.varies = any(method.length_dependent for method in methods)
         self._regions: dict[tuple[int, int | None, int, int], tuple[Region, ...]] = {}
 
@@ -170,13 +171,12 @@ class Engine:
                 method.check(method.seen_as(layer))
                 if new or method.by_layer:
                     self._check(method, layer, layer.target)
-            if new or self.by_layer:
-                self.kinds.append(layer)
+                    self.checked.append((method, layer))
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
             self.attached.append(_Attached(self, layer, kind, rope, choosing))
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
-        self.sound = min(layer.target for layer in self.kinds)
+        self.sound = min((layer.target for _, layer in self.checked), default=0)
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
@@ -189,15 +189,14 @@ class Engine:
         """
         for tokens in (2 * length, length + 256, length):  # ahead, so that generating does not ask at every token
             try:
-                for layer in self.kinds:
-                    for method in self.methods if layer.extended else ():
-                        self._check(method, layer, tokens)
+                for method, layer in self.checked:
+                    self._check(method, layer, tokens)
                 self.sound = tokens
                 return
             except UserError as error:
                 if tokens == length:
                     raise UserError(
-                        f"the text has {length} tokens, the method was put on for {self.kinds[0].target} and does not "
+                        f"the text has {length} tokens, the method was put on for {layer.target} and does not "
                         f"reach them: {error.message}",
                         f"Put it on for as many: to={length}.",
                     ) from None
@@ -219,7 +218,7 @@ class Engine:
             None if positions is None else positions.detach().cpu().long(),
             None if documents is None else documents.detach().cpu(),
         )
-        if self.layout.length > self.sound and self.methods:
+        if self.checked and self.layout.length > self.sound:
             self._outgrown(self.layout.length)
         for carrier in mask.values() if isinstance(mask, dict) else (mask,):
             if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
@@ -309,22 +308,22 @@ class Engine:
 
     def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
-        place = attached.layer.index if self.by_layer else -1
+        place = attached.layer.index if self.regions_by_layer else -1
         name = attached.kind, sliding, length if self.varies else 0, place
         if name not in self._regions:
             layer = replace(attached.layer, sliding=sliding, length=name[2])
             told = replace(layer, length=0)  # the window is told when attention is called
-            if sliding is not None and told not in self.kinds:
-                self.kinds.append(told)
             regions: tuple[Region, ...] = PLAIN
             for method in self.methods if layer.extended else ():
                 if method.sets_regions:
                     if sliding is not None or self.varies:
                         self._check(method, layer, length if self.varies else max(length, self.sound))
+                        if sliding is not None and (method, told) not in self.checked:
+                            self.checked.append((method, told))
                     seen = method.seen_as(layer)
                     regions = method.regions(seen if method.by_layer else AnyLayer.of(seen))
-            if self.varies:
-                self._regions.clear()
+            if self.varies:  # those of other lengths are of no use
+                self._regions = {known: made for known, made in self._regions.items() if known[2] == length}
             self._regions[name] = layer.clip(regions)
         return self._regions[name]
 

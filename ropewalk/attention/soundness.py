@@ -177,11 +177,7 @@ class _Check:
                 near, far = float(q[at] - keys.max()), float(q[at] - keys.min())
                 if near < 0 or far > self.layer.window:
                     worst = keys.argmax() if near < 0 else keys.argmin()
-                    self._refuse(
-                        f"region {i} lets the query at {int(m[at])} meet the key at {int(lo[at]) + int(worst)} at a "
-                        f"distance of {near if near < 0 else far:g}, expected 0 to the {self.layer.window} tokens that "
-                        "the model was trained on"
-                    )
+                    self._refuse_distance(i, int(m[at]), int(lo[at]) + int(worst), near if near < 0 else far)
 
     def _distances_of_all(self) -> None:
         """From every query to the first and the last of its keys, and to some between."""
@@ -198,11 +194,13 @@ class _Check:
                 outside = (distance < 0) | (distance > self.layer.window)
                 if bool(outside.any()):
                     at = int(outside.nonzero()[0])
-                    self._refuse(
-                        f"region {i} lets the query at {int(m[at])} meet the key at {int(n[at])} at a distance of "
-                        f"{float(distance[at]):g}, expected 0 to the {self.layer.window} tokens that the model was "
-                        "trained on"
-                    )
+                    self._refuse_distance(i, int(m[at]), int(n[at]), float(distance[at]))
+
+    def _refuse_distance(self, i: int, m: int, n: int, distance: float) -> NoReturn:
+        self._refuse(
+            f"region {i} lets the query at {m} meet the key at {n} at a distance of {distance:g}, expected 0 to the "
+            f"{self.layer.window} tokens that the model was trained on"
+        )
 
     def _position(self, i: int, name: str, found: Tensor) -> Tensor:
         if found.ndim != 1 or not bool(torch.isfinite(found).all()):
