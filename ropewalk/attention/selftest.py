@@ -8,8 +8,8 @@ pieces, on top of a cache, with plain attention cut into two regions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -21,7 +21,7 @@ from ropewalk.attention import cache_argument
 from ropewalk.attention.attending import VISIBILITY, Attending
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import decoder
+from ropewalk.rope.live import decoder, still
 
 TESTED = ("5.16.0", "5.24.0")  # oldest and newest release of transformers that the test suite has run on
 ENDS = (7, 8, 16)  # of the pieces
@@ -104,7 +104,7 @@ def _difference(model: nn.Module, engaged: Engaged) -> float:
     body = decoder(model)
     config: Any = body.config
     ids = torch.arange(ENDS[-1], device=next(body.parameters()).device)[None] % int(config.vocab_size)
-    with _still(body):
+    with still(body):
         own = body(input_ids=ids, use_cache=False)[0].float()
         cache, pieces, start = DynamicCache(config=config), [], 0
         with engaged(model, None, [_Cut()]):
@@ -113,15 +113,3 @@ def _difference(model: nn.Module, engaged: Engaged) -> float:
                 pieces.append(read[0].float())
                 start = end
     return float((torch.cat(pieces, 1) - own).norm() / own.norm())
-
-
-@contextmanager
-def _still(body: nn.Module) -> Iterator[None]:
-    """Without dropout; the training flags come back."""
-    flags = [(module, module.training) for module in body.modules()]
-    try:
-        body.eval()
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -82,6 +82,18 @@ def decoder(model: nn.Module) -> nn.Module:
     return found if isinstance(found, nn.Module) and hasattr(found, "config") else model  # a head may have that name
 
 
+@contextmanager
+def still(body: nn.Module) -> Iterator[None]:
+    """Without dropout; the training flag of every module comes back."""
+    flags = [(module, module.training) for module in body.modules()]
+    try:
+        body.eval()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
 def rotaries(model: nn.Module) -> list[Rotary]:
     """Every rotation in the language model.
 

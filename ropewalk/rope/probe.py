@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import Rotary, decoder, restored, rotaries
+from ropewalk.rope.live import Rotary, decoder, restored, rotaries, still
 from ropewalk.rope.rotation import Place, Style, rotate, tables
 from ropewalk.rope.spec import ALL
 
@@ -110,9 +110,7 @@ def watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
     with ExitStack() as stack:
         stack.enter_context(restored(model))
         stack.enter_context(torch.no_grad())
-        for module in body.modules():  # dropout would make the two runs differ
-            stack.callback(setattr, module, "training", module.training)
-            module.training = False
+        stack.enter_context(still(body))  # dropout would make the two runs differ
         if identity:
             stack.enter_context(identity_rotary(model))
         stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
