@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ropewalk.backends.backend import Backend
+from ropewalk.common.progress import Progress
 from ropewalk.common.store import Records, SampleStore
-from ropewalk.evaluation.asking import Progress
 from ropewalk.evaluation.contestants import AsItIs, Contestant
 from ropewalk.evaluation.experiment import Experiment, Material, run
 from ropewalk.methods.base import Method

@@ -35,7 +35,6 @@ COVERED = {
     "tests/evaluation/test_asking.py": "backends/backend.py backends/oracles.py evaluation/controls.py",
     "tests/evaluation/test_experiment.py": "backends/local.py evaluation/contestants.py evaluation/findings.py "
     "common/fingerprints.py",
-    "tests/evaluation/test_outcome.py": "evaluation/progress.py",
     "tests/evaluation/test_samples.py": "evaluation/grid.py texts/pieces.py",
     "tests/evaluation/test_lm_eval.py": "evaluation/lm_eval_bridge.py",
     "tests/engines/test_engines.py": "engines/*.py",

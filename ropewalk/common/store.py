@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ropewalk.common.errors import UserError
 APPLICATION_ID = 0x526F7065  # "Rope"; marks the file as ours
 WAIT_SECONDS = 60  # for another process that is writing
 KEYS_PER_QUERY = 500
+ELSEWHERE = "Choose another folder: -o OUT."
 TABLE = "CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID"
 
 Record = dict[str, Any]
@@ -44,7 +46,7 @@ class SampleStore:
     """Records by key. Several processes may share the file; each ``put`` is one transaction.
 
     Args:
-        path: the file; made, with its folder, if it is not there. None keeps the records in memory only.
+        path: the file; made, with its folder, by the first record. None keeps the records in memory only.
 
     Raises:
         UserError: if the file is damaged, is not a store, or cannot be written.
@@ -52,39 +54,38 @@ class SampleStore:
 
     def __init__(self, path: str | Path | None = None):
         self.path = None if path is None else Path(path)
-        with self._explained():
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None)
-            try:
-                self._prepare()
-            except BaseException:
-                self._database.close()
-                raise
+        self._opened: sqlite3.Connection | None = None
+        self._found()
 
     def get(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records that are there, by key."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Record] = {}
+        database = self._found()
+        if database is None:
+            return found
         with self._explained():
             for first in range(0, len(wanted), KEYS_PER_QUERY):
                 some = wanted[first : first + KEYS_PER_QUERY]
                 query = f"SELECT key, record FROM samples WHERE key IN ({','.join('?' * len(some))})"
-                found |= {key: json.loads(record) for key, record in self._database.execute(query, some)}
+                found |= {key: json.loads(record) for key, record in database.execute(query, some)}
         return found
 
     def put(self, records: Mapping[str, Record]) -> None:
         """Keep all of ``records`` or, if interrupted, none; a key that is there already keeps its first record."""
         rows = [(key, json.dumps(record, allow_nan=False)) for key, record in records.items()]
-        with self._explained(), self._transaction():
-            self._database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?)", rows)
+        database = self._found() or self._open()
+        with self._explained(), _transaction(database):
+            database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?)", rows)
 
     def __len__(self) -> int:
+        database = self._found()
         with self._explained():
-            return int(self._database.execute("SELECT count(*) FROM samples").fetchone()[0])
+            return int(database.execute("SELECT count(*) FROM samples").fetchone()[0]) if database else 0
 
     def close(self) -> None:
-        self._database.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> SampleStore:
         return self
@@ -92,33 +93,39 @@ class SampleStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self) -> None:
+    def _found(self) -> sqlite3.Connection | None:
+        """The database; None as long as nobody has made it."""
+        if self._opened is None and (self.path is None or os.path.lexists(self.path)):
+            return self._open()
+        return self._opened
+
+    def _open(self) -> sqlite3.Connection:
+        with self._explained():
+            if self.path is not None:
+                if os.path.lexists(self.path) and not self.path.is_file():
+                    raise UserError(f"{self.path} is no regular file, expected one for records", ELSEWHERE)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None)
+            try:
+                self._prepare(database)
+            except BaseException:
+                database.close()
+                raise
+        self._opened = database
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         """Make the table in an empty file; refuse a file that is damaged or belongs to something else."""
-        if self._pragma("quick_check") != "ok":
+        if _pragma(database, "quick_check") != "ok":
             raise sqlite3.DatabaseError("the integrity check failed")
-        with self._transaction():
-            ours = self._pragma("application_id") == APPLICATION_ID
-            if not ours and self._pragma("schema_version") != 0:
-                raise UserError(f"{self.path} is a database of something else", "choose another folder for records")
-            self._database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._database.execute(TABLE)
-        self._pragma("journal_mode = WAL")
-        self._pragma("synchronous = NORMAL")
-
-    def _pragma(self, statement: str) -> object:
-        row = self._database.execute(f"PRAGMA {statement}").fetchone()
-        return row[0] if row else None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        with _transaction(database):
+            ours = _pragma(database, "application_id") == APPLICATION_ID
+            if not ours and _pragma(database, "schema_version") != 0:
+                raise UserError(f"{self.path} is a database of something else", ELSEWHERE)
+            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute(TABLE)
+        _pragma(database, "journal_mode = WAL")
+        _pragma(database, "synchronous = NORMAL")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -127,10 +134,27 @@ class SampleStore:
             yield
         except (sqlite3.OperationalError, OSError) as error:
             raise UserError(
-                f"cannot use {self.path}: {error}", "check that the folder can be written and that its disk has room"
+                f"cannot use {self.path}: {error}", "Check that the folder can be written and that its disk has room."
             ) from error
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise UserError(
                 f"{self.path} is damaged: {error}",
-                f"rm -f {self.path} {self.path}-wal {self.path}-shm  (what it held will be computed again)",
+                "Move it away (what it held will be computed again), or choose another folder: -o OUT.",
             ) from error
+
+
+def _pragma(database: sqlite3.Connection, statement: str) -> object:
+    row = database.execute(f"PRAGMA {statement}").fetchone()
+    return row[0] if row else None
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise

@@ -21,15 +21,6 @@ CHECKED = 10  # one in so many teacher-forced answers is decoded as well
 
 
 @dataclass(frozen=True)
-class Progress:
-    """``done`` of ``total`` samples (or jobs) have a result; the last ones were of ``what``."""
-
-    done: int
-    total: int
-    what: str
-
-
-@dataclass(frozen=True)
 class Answer:
     """The score of one sample.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.backends.backend import Backend
 from ropewalk.common.errors import UserError
-from ropewalk.common.store import Records
-from ropewalk.evaluation.asking import Answer, Asking, Losses, Progress
+from ropewalk.common.progress import Progress
+from ropewalk.common.store import Records, content_key
+from ropewalk.evaluation.asking import Answer, Asking, Losses
 from ropewalk.evaluation.contestants import AsItIs, Contestant, Live
 from ropewalk.evaluation.controls import controls
 from ropewalk.evaluation.samples import Cell, RowCell, Skipped, cells, row_cells
@@ -122,6 +123,12 @@ class Experiment:
         for name in self.tasks:
             if name != PPL and "/" not in name:
                 registry.entry(name)
+
+    @property
+    def key(self) -> str:
+        """A hash of all that is asked: equal for the same experiment."""
+        asked = {one.name: repr(getattr(self, one.name)) for one in fields(self)}
+        return content_key(asked | {"methods": [method.id for method in self.methods]})
 
     @property
     def asks_rows_only(self) -> bool:
@@ -333,7 +340,7 @@ def run(
     Args:
         experiment: what is measured.
         store: where finished samples are kept, and taken from.
-        progress: called whenever some samples have a result.
+        progress: called when a model is opened, and whenever some samples have a result.
         opened: opens a model.
         answered: called with model, method, length and the answers to questions of files.
         material: what tasks are made from; read from the experiment's files unless given.
@@ -347,6 +354,7 @@ def run(
     material = Material.of(experiment, store) if material is None else material
     findings = Findings(experiment, material)
     for name in experiment.models:
+        progress(Progress(0, 0, f"opening {name}"))
         contestant = opened(name, experiment)
         to, _ = experiment.reach(contestant)
         for method in experiment.methods:  # refusals come before the first forward
@@ -380,11 +388,12 @@ def _counted(
         for method in experiment.methods
     )
     done, total = 0, passes * len(plan.texts) + len(experiment.methods) * len(plan)
+    where = f"{contestant.name}  " if len(experiment.models) > 1 else ""
+    progress(Progress(0, total, f"{where}the first of {total:,} samples"))
 
     def advance(n: int, method: str, task: str, length: int) -> None:
         nonlocal done
         done += n
-        where = f"{contestant.name}  " if len(experiment.models) > 1 else ""
         progress(Progress(done, total, f"{where}{method}  {task} at {length:,}"))
 
     return advance

@@ -1,4 +1,4 @@
-"""An experiment in its folder: samples.sqlite, results.json, report.html, and answers.jsonl to questions of files."""
+"""An experiment in its folder: results.json, report.html, and answers.jsonl to questions of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.common.files import explained, refuse_results, write_text
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import refuse_results, write_text
 from ropewalk.common.results import Result
 from ropewalk.evaluation.samples import RowCell
 from ropewalk.report.schema import Results
@@ -16,7 +17,8 @@ from ropewalk.report.schema import Results
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ropewalk.evaluation.asking import Answer, Progress
+    from ropewalk.common.progress import Progress
+    from ropewalk.evaluation.asking import Answer
     from ropewalk.evaluation.experiment import Experiment
 
 
@@ -26,7 +28,7 @@ class Outcome(Result):
 
     Attributes:
         results: the content of results.json.
-        folder: of samples.sqlite, results.json and report.html.
+        folder: of results.json and report.html.
     """
 
     results: Results
@@ -53,27 +55,35 @@ def conduct(
     on: str = "local",
     workers: int = 1,
     more: Mapping[str, Any] | None = None,
+    *,
+    store: Path | None = None,
+    overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Run (or go on with) an experiment in its folder.
 
     Args:
         experiment: what is measured.
-        folder: made if it is not there; finished samples in it are not computed again.
+        folder: of the results; made if it is not there.
         command: the line that does the same again.
         on: where workers run, "local" or "ray".
         workers: how many; one is this process, unless on Ray.
         more: what else belongs to the settings.
+        store: of finished samples, which are not computed again, whichever experiment they are of; by default
+            samples.sqlite in the folder.
+        overwrite: replace the results of another experiment.
         progress: called whenever some samples (or jobs) have a result; None shows a bar on standard error.
 
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.evaluation.progress import shown
+    from ropewalk.common.progress import shown
 
     if progress is None:
         with shown() as update:
-            return conduct(experiment, folder, command, on, workers, more, update)
+            return conduct(
+                experiment, folder, command, on, workers, more, store=store, overwrite=overwrite, progress=update
+            )
     from ropewalk.checkpoint.checkpoint import local
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation import workers as hands
@@ -83,10 +93,11 @@ def conduct(
     hands.check(on, workers)
     texts = [experiment.data, experiment.rows, experiment.qa]
     refuse_results(folder, [place for text in texts for place in local(experiment.models, text)])
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if not overwrite:
+        _refuse_other(folder / "results.json", experiment)
+    store = store or folder / "samples.sqlite"
     if workers > 1 or on != "local":
-        hands.fill(experiment, folder / "samples.sqlite", on=on, workers=workers, progress=progress)
+        hands.fill(experiment, store, on=on, workers=workers, progress=progress)
     lines: list[str] = []
 
     def answered(model: str, method: str, length: int, answers: Iterable[Answer]) -> None:
@@ -97,11 +108,27 @@ def conduct(
             said = {"length": length, "model": model, "method": method, **about}
             lines.append(json.dumps({**said, "prediction": one.text, "score": one.score}, ensure_ascii=False) + "\n")
 
-    with SampleStore(folder / "samples.sqlite") as store:
-        results = run(experiment, store, progress, answered=answered)
-    results = replace(results, command=command, settings={**(more or {}), **results.settings})
+    with SampleStore(store) as records:
+        results = run(experiment, records, progress, answered=answered)
+    settings = {**(more or {}), **results.settings, "experiment": experiment.key}
+    results = replace(results, command=command, settings=settings)
     results.write(folder / "results.json")
     write_report(results, folder / "report.html")
     if lines:
         write_text(folder / "answers.jsonl", "".join(lines))
     return Outcome(results, folder)
+
+
+def _refuse_other(file: Path, experiment: Experiment) -> None:
+    """Refuse to replace the results of another experiment.
+
+    Raises:
+        UserError: naming its command.
+    """
+    if not file.exists():
+        return
+    there = Results.read(file)
+    if there.settings.get("experiment") != experiment.key:
+        what = f"another experiment: {there.command}" if there.command else "another experiment"
+        mend = "Choose another folder, or add --overwrite: finished samples stay, and are not computed again."
+        raise UserError(f"{file} holds the results of {what}", mend)

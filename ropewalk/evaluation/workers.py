@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, Records, SampleStore
-from ropewalk.evaluation.asking import Progress
 from ropewalk.evaluation.contestants import Contestant
 from ropewalk.evaluation.experiment import Experiment, Material, Plan, measure, open_contestant
 

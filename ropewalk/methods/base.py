@@ -91,6 +91,11 @@ class Method:
         """Those of ``options`` that have no value."""
         return [name for name in options if getattr(self, name) in (None, (), "")]
 
+    @property
+    def inert(self) -> bool:
+        """Whether the measured options have values, but such that the model stays the plain one."""
+        return False
+
     def changed(self) -> dict[str, Any]:
         """Options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
@@ -100,11 +105,11 @@ class Method:
         raise TypeError(f"{type(self).__name__} has no fingerprint")
 
     def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:
-        """Refuse to run without the options that must be measured or given, or with those of another model.
+        """Refuse to run without the options that must be measured or given, or with those measured for something else.
 
         Args:
-            model: the live model; of its configuration alone, the second cannot be told.
-            to: target length in tokens, for the line that mends it.
+            model: the live model; of its configuration alone, it cannot be told whether options are of another one.
+            to: target length in tokens, and for the line that mends it.
             whole: the method that this one is a part of.
 
         Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.files import new_file
 from ropewalk.common.results import Result
 
 if TYPE_CHECKING:
@@ -53,14 +53,15 @@ class Fit(Result):
     ropewalk: str
     path: str = field(default="", compare=False)
 
-    def written(self, path: Path) -> Fit:
+    def written(self, path: Path, overwrite: bool = False) -> Fit:
         """The same, in a file that is written atomically.
 
         Raises:
-            UserError: if something else is there already, or the place cannot be written.
+            UserError: if something is there already (with ``overwrite``, if it is no fit file), or the place cannot be
+                written.
         """
-        refuse_other_file(path)
-        write_text(path, json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n")
+        with new_file(path, is_fit, [], overwrite) as file:
+            file.write_text(json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n", "utf-8")
         return replace(self, path=str(path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,17 +120,13 @@ class Fit(Result):
         return short | ({"fitted": hashed} if long else {})
 
 
-def refuse_other_file(path: Path) -> None:
-    """Refuse to replace what is no fit file.
-
-    Raises:
-        UserError: if something else is at ``path``.
-    """
-    if path.exists():
-        try:
-            Fit.read(path)
-        except UserError:
-            raise UserError(f"{path} exists and is no fit file; it stays", "Choose another file with -o.") from None
+def is_fit(file: Path) -> bool:
+    """Whether a file is one that ``written`` wrote."""
+    try:
+        Fit.read(file)
+    except UserError:
+        return False
+    return True
 
 
 def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
@@ -170,6 +167,8 @@ def refuse_unfitted(method: Method, config: Any, to: int | None, whole: Method) 
         UserError: with the line that fits it, or the option to give.
     """
     absent = method.absent((*method.measured, *method.given))
+    if method.inert:
+        raise UserError(f"{method.id} would be the plain model", _line(method, config, to, whole))
     if not absent:
         return
     names = " and ".join(absent)
@@ -182,7 +181,9 @@ def refuse_unfitted(method: Method, config: Any, to: int | None, whole: Method) 
 
 
 def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method) -> None:
-    """Refuse what was fitted on another model; of a configuration alone, that cannot be told.
+    """Refuse what was fitted beside other methods, for shorter texts, or on another model.
+
+    Of a configuration alone, the last cannot be told.
 
     Raises:
         UserError: naming both.
@@ -191,15 +192,24 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
 
     from ropewalk.common.fingerprints import model_fingerprint
 
+    assert method.fit is not None
+    line = _line(method, getattr(model, "config", model), to, whole)
+    parts = [part for part in getattr(whole, "parts", ()) if part is not method]
+    on_top = [part for part in parts if part.fit and method.name in part.fit.beside]  # came later, knows this one
+    beside = "+".join(part.spelling for part in parts if part not in on_top)
+    if sorted(beside.split("+")) != sorted(method.fit.beside.split("+")):
+        then, now = (f"beside {one}" if one else "by itself" for one in (method.fit.beside, beside))
+        raise UserError(f"{method.fit.path} was fitted {then}, and is used {now}", line)
+    if to is not None and to > method.fit.to:
+        raise UserError(f"{method.fit.path} was fitted for {method.fit.to:,} tokens, and {to:,} are the target", line)
     if not isinstance(model, PreTrainedModel):
         return
-    assert method.fit is not None
     here, fitted_on = model_fingerprint(model), method.fit.model
     if here != fitted_on["fingerprint"]:
         raise UserError(
             f"{method.fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
             f"{_name(model.config)}, {here[:SHOWN]} (configuration, dtype and weights count)",
-            _line(method, model.config, to, whole),
+            line,
         )
 
 

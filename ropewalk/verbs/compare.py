@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ropewalk.evaluation.outcome import Outcome
     from ropewalk.tasks.benchmarks.judge import Judge
 
+RUNS = Path("runs")
+SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
 
 
@@ -41,8 +44,9 @@ class ExperimentRequest(LiveRequest):
         judge_model: The judge's name there (without ``judge``: at OpenAI); by default nothing is judged.
         on: Where workers run: local (processes of this machine) or ray (a Ray cluster, or a local one if none runs).
         workers: How many jobs run at the same time.
-        out: Folder for samples.sqlite, results.json and report.html; by default one in runs/ that is named after the
-            experiment, so that the same command finds its finished samples there.
+        out: Folder for results.json, report.html and finished samples; by default one in runs/ that is named after the
+            experiment, with finished samples in runs/samples.sqlite, where every other experiment finds them too.
+        overwrite: Replace the results of another experiment in that folder; its finished samples stay.
         tokenizer: Of a server: the folder or hub id of its tokenizer.
         served: Of a server: the model's name there; by default the only one.
     """
@@ -62,16 +66,27 @@ class ExperimentRequest(LiveRequest):
     on: str = "local"
     workers: int = 1
     out: Place | None = None
+    overwrite: bool = False
     tokenizer: str = ""
     served: str | None = None
 
-    def folder(self, verb: str, *parts: str) -> Path:
-        """Where results go."""
+    def conducted(self, experiment: Experiment, *parts: str, more: Mapping[str, Any] | None = None) -> Outcome:
+        """Run the experiment in its folder."""
+        from ropewalk.evaluation.outcome import conduct
+
+        folder = self.folder(experiment, *parts)
+        store = RUNS / "samples.sqlite" if self.out is None else None
+        return conduct(
+            experiment, folder, self.command, self.on, self.workers, more, store=store, overwrite=self.overwrite
+        )
+
+    def folder(self, experiment: Experiment, *parts: str) -> Path:
+        """Where results go: by default, a name that people can read and no other experiment has."""
         if self.out is not None:
             return self.out
         names = [Path(self.served or name.split("//")[-1]).name for name in (self.model, *self.more_models)]
-        text = "-".join([verb, *names, *(part for part in parts if part)])
-        return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+        text = "-".join([self.verb, *names[:SHOWN], *parts, experiment.key[:8]])
+        return RUNS / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
 
     def grader(self) -> Judge | None:
         """The judge, if one is named."""
@@ -159,7 +174,6 @@ def compare(request: CompareRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.evaluation.outcome import conduct
     from ropewalk.tasks.suites import chosen
 
     methods = tuple(dict.fromkeys(["none", *(one.spelling for one in catalogue.methods(",".join(request.methods)))]))
@@ -174,6 +188,4 @@ def compare(request: CompareRequest) -> Outcome:
     )
     if experiment.lengths:  # the target is always tested
         experiment = replace(experiment, lengths=(*experiment.lengths, request.to))
-    return conduct(
-        experiment, request.folder("compare", show(request.to)), request.command, request.on, request.workers
-    )
+    return request.conducted(experiment, show(request.to))

@@ -43,17 +43,13 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.evaluation.outcome import conduct
-
     suite, instead = asked(request)
     experiment = request.experiment(
         request.methods, suite.tasks, to=request.to, samples=suite.samples, documents=suite.documents,
         depths=suite.depths, controls=True, contexts=suite.contexts,
     )  # fmt: skip
-    methods = () if request.methods == ("none",) else request.methods
-    folder = request.folder("evaluate", *methods, request.suite)
     more = {"suite": request.suite, **({"instead": instead} if instead else {})}
-    return conduct(experiment, folder, request.command, request.on, request.workers, more)
+    return request.conducted(experiment, request.suite, more=more)
 
 
 def asked(request: EvaluateRequest) -> tuple[Suite, dict[str, str]]:

@@ -19,6 +19,7 @@ class FitRequest(LiveRequest):
         method: attention-alignment, tca, squeezed or head-scale; with others that are to be on as well:
             yarn+head-scale.
         out: File to write.
+        overwrite: Replace a fit file that is there.
         to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
             window where it promises no more.
         data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
@@ -28,6 +29,7 @@ class FitRequest(LiveRequest):
 
     method: Method
     out: Place
+    overwrite: bool = False
     to: Length | None = None
     data: str = "topics"
     settings: str = ""
@@ -44,22 +46,21 @@ def fit(request: FitRequest) -> Fit:
     Raises:
         UserError: for everything that a user can mend; nothing is written then.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from ropewalk.common.files import file_to_write
+    from ropewalk.common.progress import Progress, shown
     from ropewalk.methods import catalogue
 
     method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.fitting.fitter import fit as measure
-    from ropewalk.methods.fit_file import refuse_other_file
+    from ropewalk.methods.fit_file import is_fit
     from ropewalk.texts.documents import load as load_documents
 
-    refuse_other_file(request.out)
+    file_to_write(request.out, is_fit, overwrite=request.overwrite)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task("fitting", total=None)
+    with shown() as update:
+        update(Progress(0, 0, f"opening {request.model}"))
         found = measure(
             checkpoint.load(request.dtype, request.device),
             checkpoint.tokenizer(),
@@ -70,6 +71,6 @@ def fit(request: FitRequest) -> Fit:
             samples=request.samples,
             name=request.model,
             source=request.data,
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            progress=lambda done, total: update(Progress(done, total, f"fitting {method.id}")),
         )
-    return found.written(request.out)
+    return found.written(request.out, request.overwrite)

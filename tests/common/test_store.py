@@ -104,11 +104,11 @@ def foreign(path: Path) -> None:
         (
             lambda path: path.write_text("not a database, but long enough to be read as one" * 99),
             "damaged",
-            "rm ",
+            "Move it away",
         ),
-        (damaged, "damaged", "rm "),
-        (foreign, "something else", "another folder"),
-        (lambda path: path.mkdir(), "cannot use", "can be written"),
+        (damaged, "damaged", "Move it away"),
+        (foreign, "something else", "nother folder"),
+        (lambda path: path.mkdir(), "no regular file", "nother folder"),
     ],
     ids=["text", "damaged", "foreign", "folder"],
 )

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, SampleStore
-from ropewalk.evaluation.asking import Progress
 from ropewalk.evaluation.contestants import Live
 from ropewalk.evaluation.experiment import Experiment, run
 from ropewalk.evaluation.workers import fill, jobs

@@ -119,10 +119,11 @@ def test_a_copy_still_knows_its_model(file):
 
 
 def test_another_model_is_refused_with_both_fingerprints(file):
-    joined = method(f"tca(fitted={file})+log-n")
+    fit(beside="log-n").written(beside := file.with_name("beside.json"))
+    joined, alone = method(f"tca(fitted={beside})+log-n"), method(f"tca(fitted={file})")
     other = tiny("llama")
     other.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1
-    for chosen in (joined, joined.parts[1]):
+    for chosen in (joined, alone):
         for attempt in (lambda c: c.on(other, to=TARGET).__enter__(), lambda c: c.fingerprint(other, TARGET)):
             with pytest.raises(UserError) as error:
                 attempt(chosen)
@@ -186,13 +187,39 @@ def test_a_missing_file_is_named(tmp_path):
         method(f"tca(fitted={tmp_path / 'nowhere.json'})")
 
 
-def test_only_fit_files_are_replaced(file, tmp_path):
-    fit(to=512).written(file)
+def test_longer_texts_and_other_methods_beside_it_are_refused(file, tmp_path):
+    tca, model = f"tca(fitted={file})", shared("llama")
+    with pytest.raises(UserError, match="was fitted for 256 tokens, and 512 are the target") as error:
+        method(tca).on(model, to=512).__enter__()
+    assert "--to 512" in error.value.mend
+    with method(tca).on(model, to=TARGET // 2):
+        pass
+    fit(beside="yarn").written(beside := tmp_path / "beside.json")
+    for spelling, then, now in (
+        (f"{tca}+yarn", "by itself", "beside yarn"),
+        (f"tca(fitted={beside})", "beside yarn", "by itself"),
+        (f"tca(fitted={beside})+pi", "beside yarn", "beside pi"),
+    ):
+        for attempt in (lambda c: c.on(model, to=TARGET).__enter__(), lambda c: c.fingerprint(model, TARGET)):
+            with pytest.raises(UserError, match=f"was fitted {then}, and is used {now}"):
+                attempt(method(spelling))
+    scales = {"scales": ((1.0, 0.5, 1.5, 2.0),) * 2}
+    on_top = fit(method="head-scale", found=scales, options={}, beside=method(tca).spelling)
+    on_top.written(tmp_path / "scales.json")
+    with method(f"{tca}+head-scale(fitted={tmp_path / 'scales.json'})").on(model, to=TARGET):
+        pass
+
+
+def test_only_fit_files_are_replaced_and_only_if_that_is_said(file, tmp_path):
+    with pytest.raises(UserError, match="exists already") as error:
+        fit(to=512).written(file)
+    assert "--overwrite" in error.value.mend and Fit.read(file).to == TARGET
+    fit(to=512).written(file, overwrite=True)
     assert Fit.read(file).to == 512
     precious = tmp_path / "thesis.json"
     precious.write_text('{"chapters": 7}')
-    with pytest.raises(UserError, match="exists and is no fit file; it stays"):
-        fit().written(precious)
+    with pytest.raises(UserError, match="ropewalk did not write it"):
+        fit().written(precious, overwrite=True)
     assert precious.read_text() == '{"chapters": 7}'
 
 

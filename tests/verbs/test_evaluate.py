@@ -11,7 +11,6 @@ import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import span
-from ropewalk.verbs.evaluate import EvaluateRequest
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -70,12 +69,6 @@ def test_lengths_as_people_write_them() -> None:
     assert span("1k..3000, 512") == [512, 1024, 2048, 3000]
     with pytest.raises(UserError, match="runs backwards"):
         span("8k..512")
-
-
-def test_folders_are_named_after_what_was_asked() -> None:
-    assert EvaluateRequest("/m/llama").folder("evaluate", "yarn", "smoke") == Path("runs/evaluate-llama-yarn-smoke")
-    served = EvaluateRequest("http://host:8000/v1", served="org/model")
-    assert served.folder("evaluate", "smoke") == Path("runs/evaluate-model-smoke")
 
 
 def test_mistakes_are_named_before_anything_is_loaded(checkpoint: Path, capsys) -> None:

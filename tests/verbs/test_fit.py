@@ -77,7 +77,8 @@ def test_the_target_is_four_windows_where_the_configuration_promises_no_more(mod
 def test_others_are_on_while_one_is_fitted(model, texts, capsys):
     words = "fit", model, "--to", 256, "--data", texts, "--settings", "queries=8", "-o", "tau.json", "--json"
     alone = json.loads(said(capsys, *words, "-m", "attention-alignment"))
-    beside = json.loads(said(capsys, *words, "-m", "yarn+attention-alignment"))
+    assert "tau.json exists already" in refused(capsys, *words, "-m", "yarn+attention-alignment")
+    beside = json.loads(said(capsys, *words, "-m", "yarn+attention-alignment", "--overwrite"))
     assert alone["found"] != beside["found"] and beside["beside"] == "yarn"
 
 
@@ -101,5 +102,5 @@ def test_what_cannot_be_fitted_is_refused(words, message, model, texts, capsys):
 
 def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
     (texts / "thesis.md").write_text("years of work")
-    assert "is no fit file" in refused(capsys, "fit", "nowhere", "-m", "tca", "-o", texts / "thesis.md")
+    assert "did not write it" in refused(capsys, "fit", "nowhere", "-m", "tca", "-o", texts / "thesis.md")
     assert (texts / "thesis.md").read_text() == "years of work"

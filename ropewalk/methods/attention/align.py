@@ -38,5 +38,9 @@ class AttentionAlignment(AttentionMethod):
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
         return (cls(tau=0.8),)
 
+    @property
+    def inert(self) -> bool:
+        return self.tau == 1
+
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
         return None if self.tau is None else torch.full_like(m, 1 / self.tau, dtype=torch.float64)

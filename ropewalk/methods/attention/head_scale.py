@@ -45,6 +45,10 @@ class HeadScale(AttentionMethod):
         heads = tuple(1 + 0.1 * head for head in range(config.num_attention_heads))
         return (cls(scales=(heads,) * config.num_hidden_layers),)
 
+    @property
+    def inert(self) -> bool:
+        return bool(self.scales) and all(scale == 1 for heads in self.scales for scale in heads)
+
     def temperature(self, m: Tensor, layer: Layer) -> Tensor | None:
         scales = torch.tensor(self.scales[layer.index], dtype=torch.float64)
         return scales[None, :, None].expand(m.shape[0], -1, m.shape[1])

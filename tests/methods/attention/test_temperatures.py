@@ -66,17 +66,17 @@ def test_what_cannot_be_folded_is_refused_and_left_alone(family, message):
         assert not torch.allclose(logits(model, tokens(1, 60)), logits(tiny(family), tokens(1, 60)), atol=1e-3)
 
 
-def test_scales_of_one_change_nothing():
-    model, ids = shared("llama"), tokens(2, 90)
-    plain = logits(model, ids)
-    with HeadScale(((1.0,) * 4,) * 2).on(model, to=TARGET):
-        assert torch.equal(logits(model, ids), plain)
+@pytest.mark.parametrize("one", [HeadScale(((1.0,) * 4,) * 2), AttentionAlignment(1.0)], ids=lambda one: one.name)
+def test_temperatures_of_one_are_refused(one):
+    with pytest.raises(UserError, match="would be the plain model") as error, one.on(shared("llama"), to=TARGET):
+        pass
+    assert f"--method {one.name} --to {TARGET}" in error.value.mend
 
 
 @pytest.mark.parametrize(
     ("scales", "message"),
     [(((1.0, 0.0, 1.0, 1.0),), "layer 0, head 1 has scale 0.0"), (SCALES[:1], "layer 1 has 4 heads"),
-     (((1.0,) * 3,) * 2, "layer 0 has 4 heads, expected scales for each")],
+     (((2.0,) * 3,) * 2, "layer 0 has 4 heads, expected scales for each")],
 )  # fmt: skip
 def test_scales_that_do_not_fit_are_refused(scales, message):
     with pytest.raises(UserError, match=message), HeadScale(scales).on(shared("llama"), to=TARGET):

@@ -1,0 +1,84 @@
+"""``ropewalk compare`` as a user meets it: where results lie, and what is computed anew."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+import ropewalk
+from ropewalk.cli.main import run
+from ropewalk.common.errors import UserError
+from ropewalk.report.schema import Results
+from tests.models import tiny
+from tests.tokenizers import VOCABULARY, byte_level
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with two checkpoints of the same name."""
+    for folder in ("a", "b"):
+        tiny("llama", vocab_size=VOCABULARY).save_pretrained(tmp_path / folder / "rope")
+        byte_level().save_pretrained(tmp_path / folder / "rope")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compared(model: str = "a/rope", **options: object) -> ropewalk.Outcome:
+    return ropewalk.compare(model, **{"to": 256, "methods": "pi", "tasks": "passkey", "samples": 2} | options)
+
+
+def read(outcome: ropewalk.Outcome) -> int:
+    return sum(one.tokens["read"] for one in outcome.results.subjects if one.tokens)
+
+
+def test_no_two_experiments_share_a_folder_and_all_share_samples(here: Path) -> None:
+    first = compared()
+    assert read(first) and first.folder.name.startswith("compare-rope-256-") and first.folder.parent == Path("runs")
+    before = {file.name: file.read_bytes() for file in first.folder.iterdir()}
+    others = [compared(methods="pi,yarn"), compared(samples=3), compared(tasks="niah"), compared("b/rope")]
+    assert len({one.folder for one in (first, *others)}) == 5
+    assert {file.name: file.read_bytes() for file in first.folder.iterdir()} == before
+    assert [one.method for one in others[0].results.subjects if read_one(one)] == ["yarn"], "the others were there"
+    assert not read(others[3]), "the same weights under another path are the same samples"
+    assert not read(compared()) and compared().folder == first.folder
+    assert [file.name for file in Path("runs").glob("*.sqlite")] == ["samples.sqlite"]
+
+
+def read_one(subject: ropewalk.report.schema.Subject) -> int:
+    return subject.tokens["read"] if subject.tokens else 0
+
+
+def test_a_named_folder_keeps_the_results_of_another_experiment(here: Path, capsys) -> None:
+    compared(out="out")
+    before = Path("out/results.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        compared(out="out", methods="pi,yarn")
+    assert "holds the results of another experiment: ropewalk compare" in caught.value.message
+    assert Path("out/results.json").read_bytes() == before
+    second = compared(out="out", methods="pi,yarn", overwrite=True)
+    assert [one.method for one in second.results.subjects if read_one(one)] == ["yarn"]
+    assert len(Results.read(Path("out/results.json")).subjects) == 3
+    assert not read(compared(out="out", methods="pi,yarn", workers=1)), "the same again needs no --overwrite"
+
+
+@pytest.mark.parametrize("arguments", [["nosuchfolder"], ["a/rope", "--methods", "clex"], ["a/rope", "--data", "no"]])
+def test_what_fails_leaves_nothing(here: Path, capsys, arguments: list[str]) -> None:
+    assert run(["compare", *arguments, "--to", "256"]) == 2
+    assert run(["compare", *arguments, "--to", "256", "-o", "out"]) == 2
+    assert sorted(file.name for file in here.iterdir()) == ["a", "b"]
+
+
+def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:
+    Path("out").mkdir()
+    Path("out/samples.sqlite").symlink_to("elsewhere")
+    with pytest.raises(UserError, match="no regular file"):
+        compared(out="out")
+    assert not Path("out/elsewhere").exists()
+    Path("out/samples.sqlite").unlink()
+    with sqlite3.connect("out/samples.sqlite") as database:
+        database.execute("CREATE TABLE accounts (name TEXT)")
+    with pytest.raises(UserError, match="something else") as caught:
+        compared(out="out")
+    assert "another folder" in caught.value.mend
