@@ -12,7 +12,7 @@ EVERY = 5.0  # seconds between two lines
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` samples, jobs or steps have a result; ``what`` is at work. A total of 0 is not known yet."""
+    """``done`` of ``total`` samples, jobs or steps have a result; a total of 0 is not known yet. ``what`` is at work."""
 
     done: int
     total: int
@@ -22,18 +22,16 @@ class Progress:
 @contextmanager
 def shown() -> Iterator[Callable[[Progress], None]]:
     """Yields what to call with each step."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-    from rich.progress import TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
     watched = console.is_terminal or console.is_jupyter
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True),
+        bars.SpinnerColumn(), bars.TextColumn("{task.description}", markup=False), bars.BarColumn(),
+        bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),
     )  # fmt: skip
-    with Bar(*columns, console=console, transient=True, disable=not watched) as bar:
+    with bars.Progress(*columns, console=console, transient=True, disable=not watched) as bar:
         line = bar.add_task("", total=None)
         told = 0.0
 
