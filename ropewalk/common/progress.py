@@ -12,7 +12,7 @@ EVERY = 5.0  # seconds between two lines
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` samples, jobs or steps have a result; a total of 0 is not known yet. ``what`` is at work."""
+    """``done`` of ``total`` samples, jobs or steps have a result; ``what`` is at work. A total of 0 is yet unknown."""
 
     done: int
     total: int
