@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import extend, extended_config
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.whole import write_text
 from ropewalk.engines import sglang, vllm
 from ropewalk.engines.agreement import READERS, Asked
 from ropewalk.engines.gguf.patch import patch_gguf

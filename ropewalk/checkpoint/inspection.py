@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import keep, write_text
+from ropewalk.common.files import keep
 from ropewalk.common.results import Result
+from ropewalk.common.whole import write_text
 from ropewalk.rope import problems
 from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem

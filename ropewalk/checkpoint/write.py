@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.common.files import folder_to_write
 from ropewalk.common.results import Result
+from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config

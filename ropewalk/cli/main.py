@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ app = cyclopts.App(
     help="Make the context window of a language model longer, and prove that the model uses it.",
     version=__version__,
     help_format="plaintext",  # no markdown to parse, and none to trip over
+    suppress_keyboard_interrupt=False,
 )
 SHORT = {"out": "-o", "method": "-m", "methods": "-m", "engine": "-e", "suite": "-s", "lengths": "-l"}
 
@@ -81,8 +83,12 @@ for name in verbs.NAMES:
         app.command(command(verb), name=verb.name)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; everything is cleaned up as after SIGINT."""
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error) or 130 (interrupted)."""
+    """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 130 (SIGINT) or 143 (SIGTERM)."""
     errors = Console(stderr=True, highlight=False)
     try:
         result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
@@ -96,12 +102,17 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         errors.print("ropewalk --help, or ropewalk VERB --help, lists what can be said.")
         return 2
-    except KeyboardInterrupt:
-        errors.print("stopped; what was finished is kept, run the same command again to go on")
-        return 130
+    except KeyboardInterrupt as stop:
+        errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         return 0
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated

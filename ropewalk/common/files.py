@@ -1,32 +1,29 @@
-"""Writing files so that nobody ever sees half of one, and nothing is lost that ropewalk did not write.
+"""Where ropewalk may write: nothing is lost that it did not write itself.
 
-Every verb asks here where it may write. An output lies apart from what it is made of, under whatever names (links,
-``..``, another case, the same file twice), and takes the place of nothing but what ropewalk wrote: folders are known by
-the record in them, files by a mark inside.
+Every verb asks here first, ``common.whole`` writes. An output lies apart from what it is made of, under whatever names
+(links, ``..``, another case, the same file twice), and takes the place of nothing but what ropewalk wrote: folders are
+known by the record in them, files by a mark inside.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ropewalk import __version__
 from ropewalk.common.errors import UserError
 
 RECORD = "ropewalk.json"  # in every folder that ropewalk writes: what it did, and which files are its own
 BACKUP = re.compile(r"\.bak[.\d]*$")
 AWAY = "Choose another place, or move what is there away first."
 SHOWN = 3  # names in a message
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+MARK = ".ropewalk-"  # in the name of a folder in which something is being written
 
 
 def resolved(path: Path) -> Path:
@@ -109,18 +106,18 @@ def _strange(folder: Path) -> str:
         return "is no folder"
     if not any(folder.iterdir()):
         return ""
-    known = _record(folder).get("files")
+    known = record_in(folder).get("files")
     if not isinstance(known, dict):
         return f"has no {RECORD} that lists its files"
     names = []
-    for name, stamp in _inventory(folder).items():
+    for name, stamp in inventory(folder).items():
         base = BACKUP.sub("", name)
         if not (base in known if base.endswith(".json") else known.get(name) == stamp):
             names.append(f"{name} (changed since)" if name in known else name)
     return f"holds {_listed(names)}" if names else ""
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def record_in(folder: Path) -> dict[str, Any]:
     """The record in a folder; empty if there is none that can be read."""
     return _json(folder / RECORD)
 
@@ -134,10 +131,11 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _inventory(folder: Path) -> dict[str, list[int]]:
-    """Relative name -> size in bytes, time of the last change in ns, of all files but the record."""
+def inventory(folder: Path) -> dict[str, list[int]]:
+    """Relative name -> size in bytes, time of the last change in ns; without the record and what killed runs left."""
     found = {}
     for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if MARK not in name]
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         for file in (Path(root, name) for name in (*names, *links)):
             stat = file.lstat()
@@ -211,8 +209,8 @@ def refuse_results(folder: Path, sources: Iterable[Path] = ()) -> None:
     A folder that contains a source is fine, since only ropewalk's own results are replaced in it.
 
     Raises:
-        UserError: if it is a checkpoint, lies inside a source, or holds a file of the same name that ropewalk did not
-            write.
+        UserError: if it is a checkpoint, lies inside a source, cannot be written, or holds a file of the same name that
+            ropewalk did not write.
     """
     out = resolved(folder)
     sources = list(sources)
@@ -225,6 +223,11 @@ def refuse_results(folder: Path, sources: Iterable[Path] = ()) -> None:
     with explained(out):
         if any(out.glob("*.safetensors")) or "model_type" in _json(out / "config.json"):
             raise UserError(f"{out} is a checkpoint, expected a folder for results", "Choose another folder: -o OUT.")
+        place = _existing(out)
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def keep(file: Path) -> Path:
@@ -243,119 +246,6 @@ def keep(file: Path) -> Path:
                 return backup
             except FileExistsError:
                 n += 1
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically: the old content stays until the new one is complete.
-
-    Raises:
-        UserError: if the folder cannot be written or the disk is full.
-    """
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> Iterator[Path]:
-    """A folder that appears at ``path`` only when everything in it is written, with a record of its files.
-
-    What it replaces stays until then, and goes at once: a kill leaves the old folder or the new one.
-
-    Args:
-        path: as the user spells it.
-        sources: what the folder is made of.
-        overwrite: replace a folder that ropewalk wrote.
-
-    Yields:
-        A temporary folder beside ``path``; it is renamed on success and removed on failure.
-
-    Raises:
-        UserError: as ``folder_to_write``, or if it cannot be written, or the disk is full.
-    """
-    out = folder_to_write(path, sources, overwrite)
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with explained(out):
-            yield temporary
-            record = {"ropewalk": __version__, **_record(temporary), "files": _inventory(temporary)}
-            write_text(temporary / RECORD, json.dumps(record, indent=2) + "\n")
-            os.chmod(temporary, 0o755)
-            for file in temporary.rglob("*"):  # some writers make files for their user alone; links are the source's
-                if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
-                    os.chmod(file, 0o644)
-            if os.path.lexists(folder_to_write(out, sources, overwrite)):  # asked again: much can happen meanwhile
-                _exchange(temporary, out)
-            else:
-                os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders in one step, where the system can (Linux); else in three, undone if one fails."""
-    try:
-        swap = ctypes.CDLL(None).renameat2
-        if swap(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
-            return
-    except (AttributeError, TypeError, OSError):  # no such call
-        pass
-    aside = Path(tempfile.mkdtemp(dir=other.parent, prefix=f".{other.name}.old."))
-    os.replace(other, aside / "old")
-    try:
-        os.replace(one, other)
-    except BaseException:
-        os.replace(aside / "old", other)
-        aside.rmdir()
-        raise
-    os.replace(aside / "old", one)
-    aside.rmdir()
-
-
-@contextmanager
-def new_file(
-    path: Path, written: Callable[[Path], bool], sources: Sequence[Path], overwrite: bool = False
-) -> Iterator[Path]:
-    """A file that appears at ``path`` only when it is complete; what it replaces stays until then.
-
-    Args:
-        path: as the user spells it.
-        written: whether ropewalk wrote a file, by a mark inside it.
-        sources: what the file is made of.
-        overwrite: replace a file that ropewalk wrote.
-
-    Yields:
-        A temporary path beside it; what is written there is renamed on success and removed on failure.
-
-    Raises:
-        UserError: as ``file_to_write``, or if it cannot be written, or the disk is full.
-    """
-    out = file_to_write(path, written, sources, overwrite)
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, file_to_write(out, written, sources, overwrite))
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

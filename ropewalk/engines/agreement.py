@@ -16,7 +16,8 @@ import torch
 
 from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import keep, write_text
+from ropewalk.common.files import keep
+from ropewalk.common.whole import write_text
 from ropewalk.engines import llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config

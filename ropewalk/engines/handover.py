@@ -15,8 +15,9 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write, new_folder, write_text
+from ropewalk.common.files import folder_to_write
 from ropewalk.common.results import Result
+from ropewalk.common.whole import new_folder, write_text
 from ropewalk.engines import agreement as check
 from ropewalk.engines import launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row

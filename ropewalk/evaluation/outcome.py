@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import refuse_results, write_text
+from ropewalk.common.files import refuse_results
 from ropewalk.common.results import Result
+from ropewalk.common.whole import write_text
 from ropewalk.evaluation.samples import RowCell
 from ropewalk.report.schema import Results
 

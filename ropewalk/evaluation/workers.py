@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -139,6 +140,11 @@ def work(job: Job, store: Records) -> None:
         measure(backend, plan, job.part, store, method.id)
 
 
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which reaches the whole group, to the process that started the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _work_locally(job: Job, store: Path, workers: int) -> None:
     import torch
 
@@ -151,7 +157,8 @@ def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
     """Every job when it is finished; a pool that lost a worker is replaced, and goes on with what is left."""
     left = list(todo)
     for attempt in range(ATTEMPTS):
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
             running: dict[Future[None], Job] = {pool.submit(_work_locally, job, store, workers): job for job in left}
             try:
                 for future in as_completed(running):
@@ -161,6 +168,10 @@ def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
             except BrokenProcessPool:
                 time.sleep(attempt)
                 continue
+            except KeyboardInterrupt:  # samples that are finished are kept, so nobody waits for the others
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

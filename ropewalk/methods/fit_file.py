@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import new_file
 from ropewalk.common.results import Result
+from ropewalk.common.whole import new_file
 
 if TYPE_CHECKING:
     from rich.console import Console

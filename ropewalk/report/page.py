@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ropewalk.common.files import write_text
+from ropewalk.common.whole import write_text
 from ropewalk.report import numbers, svg
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.schema import CONTROLS, Results, Row, Task

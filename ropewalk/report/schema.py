@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.whole import write_text
 from ropewalk.report.numbers import Estimate
 
 SCHEMA = "ropewalk results 2"

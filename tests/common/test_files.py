@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -184,50 +183,6 @@ def test_what_is_only_written_is_not_extended(made, tmp_path, capsys):
     assert run(["inspect", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["extended_by"] is None
     assert run(["extend", str(tmp_path / "out"), "--to", "256", "-o", str(tmp_path / "more")]) == 0
-
-
-def test_a_failure_at_the_end_leaves_the_old_folder(made, source, monkeypatch, capsys):
-    before = content(source)
-    monkeypatch.setattr(files, "_exchange", lambda *_: (_ for _ in ()).throw(OSError(5, "broken disk")))
-    refused(capsys, "extend", made / "plain", "--to", "1k", "-o", source, "--overwrite")
-    assert content(source) == before and sorted(source.parent.iterdir()) == [source]
-
-
-def test_old_or_new_is_there_at_every_moment(made, source, monkeypatch):
-    """Between any two calls that rename or remove, a kill finds a whole checkpoint."""
-    for module, name in ((os, "replace"), (os, "rename"), (shutil, "rmtree")):
-        real = getattr(module, name)
-
-        def watched(*arguments, real=real, **more):
-            real(*arguments, **more)
-            assert (source / "config.json").is_file() and (source / "model.safetensors").is_file(), arguments
-
-        monkeypatch.setattr(module, name, watched)
-    assert run(["extend", str(made / "plain"), "--to", "1k", "-o", str(source), "--overwrite"]) == 0
-    assert json.loads((source / files.RECORD).read_text())["target"] == 1024
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_without_a_call_that_exchanges_a_failure_is_undone(fails, made, source, monkeypatch, capsys):
-    before, real = content(source), os.replace
-
-    def replace(one, other):
-        if fails and Path(other) == source and (Path(one) / files.RECORD).is_file() and "old" not in str(one):
-            raise OSError(5, "broken disk")
-        real(one, other)
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    monkeypatch.setattr(os, "replace", replace)
-    code = run(["extend", str(made / "plain"), "--to", "1k", "-o", str(source), "--overwrite"])
-    assert code == (2 if fails else 0) and (content(source) == before) == fails
-    assert sorted(source.parent.iterdir()) == [source]
-
-
-def test_what_comes_in_meanwhile_is_not_lost(source):
-    with pytest.raises(UserError, match=r"holds thesis.txt"), files.new_folder(source, [], True) as stage:
-        (stage / "config.json").write_text("{}")
-        (source / "thesis.txt").write_text("years of work")
-    assert (source / "thesis.txt").is_file() and (source / "model.safetensors").is_file()
 
 
 # Single files.

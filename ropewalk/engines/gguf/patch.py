@@ -13,7 +13,8 @@ from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.files import file_to_write, new_file
+from ropewalk.common.files import file_to_write
+from ropewalk.common.whole import new_file
 from ropewalk.engines.gguf.output import MARK, Stored, Written, write_file, written_here
 from ropewalk.rope.spec import ALL, RopeSpec
 

@@ -20,7 +20,8 @@ from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
 from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import file_to_write, new_file
+from ropewalk.common.files import file_to_write
+from ropewalk.common.whole import new_file
 from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
 from ropewalk.rope.config import text_config
 from ropewalk.rope.spec import RopeSpec

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import write_text
+from ropewalk.common.whole import write_text
 from ropewalk.tasks.benchmarks.m4le import BUCKETS
 from ropewalk.tasks.benchmarks.question import words
 from ropewalk.texts import rows

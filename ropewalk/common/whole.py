@@ -1,0 +1,185 @@
+"""Files and folders that appear only when they are whole: a kill leaves the old or the new, and no litter for long.
+
+What is being written lies in a folder beside its place, ``.NAME.ropewalk-XXXX``, and its writer holds a lock in there.
+A lock that nobody holds is that of a killed writer: the next one who writes to the same place removes the folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ropewalk import __version__
+from ropewalk.common.files import (
+    MARK,
+    RECORD,
+    explained,
+    file_to_write,
+    folder_to_write,
+    inventory,
+    record_in,
+)
+
+LOCK, OLD = "lock", "old"
+SHOWN = 40  # characters of a name that another name begins with
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically: what is there stays until the new is complete, and keeps its permissions.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    with explained(path), _aside(path) as temporary:
+        temporary.write_text(text, "utf-8")
+        if path.is_file():
+            shutil.copymode(path, temporary)
+        _synced(temporary)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def new_file(
+    path: Path, written: Callable[[Path], bool], sources: Sequence[Path], overwrite: bool = False
+) -> Iterator[Path]:
+    """A file that appears at ``path`` only when it is complete; what it replaces stays until then.
+
+    Args:
+        path: as the user spells it.
+        written: whether ropewalk wrote a file, by a mark inside it.
+        sources: what the file is made of.
+        overwrite: replace a file that ropewalk wrote.
+
+    Yields:
+        A path to write to; what is there is moved to ``path`` on success and removed on failure.
+
+    Raises:
+        UserError: as ``file_to_write``, or if it cannot be written, or the disk is full.
+    """
+    out = file_to_write(path, written, sources, overwrite)
+    with explained(out), _aside(out) as temporary:
+        yield temporary
+        _synced(temporary)
+        os.replace(temporary, file_to_write(out, written, sources, overwrite))
+
+
+@contextmanager
+def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> Iterator[Path]:
+    """A folder that appears at ``path`` only when everything in it is written, with a record of its files.
+
+    What it replaces stays until then, and goes at once: a kill leaves the old folder or the new one.
+
+    Args:
+        path: as the user spells it.
+        sources: what the folder is made of.
+        overwrite: replace a folder that ropewalk wrote.
+
+    Yields:
+        A folder to write into; it is moved to ``path`` on success and removed on failure.
+
+    Raises:
+        UserError: as ``folder_to_write``, or if it cannot be written, or the disk is full.
+    """
+    out = folder_to_write(path, sources, overwrite)
+    with explained(out), _aside(out) as temporary:
+        temporary.mkdir()
+        yield temporary
+        record = {"ropewalk": __version__, **record_in(temporary), "files": inventory(temporary)}
+        write_text(temporary / RECORD, json.dumps(record, indent=2) + "\n")
+        _as_umask_says(temporary)
+        if os.path.lexists(folder_to_write(out, sources, overwrite)):  # asked again: much can happen meanwhile
+            _exchange(temporary, out)
+        else:
+            os.replace(temporary, out)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A free path of the same name on the disk of ``out``; what is left there in the end goes, with all around it."""
+    made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name[:SHOWN]}{MARK}"
+    try:
+        _sweep(out, prefix)
+        folder, lock = _locked(out.parent, prefix)
+        try:
+            yield folder / out.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+    finally:
+        with suppress(OSError):  # they are not empty, as they should
+            for parent in made:
+                parent.rmdir()
+
+
+def _locked(parent: Path, prefix: str) -> tuple[Path, FileLock]:
+    """A new folder, and the lock in it, which is held."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except NotImplementedError:  # a disk without locks: nobody removes the folder, not even when it is litter
+            return folder, lock
+        except Timeout:  # somebody took the folder for litter before it was locked
+            continue
+        if (folder / LOCK).exists():
+            return folder, lock
+
+
+def _sweep(out: Path, prefix: str) -> None:
+    """Remove what killed writers left, and put back the folder that one was about to replace."""
+    for name in os.listdir(out.parent):
+        folder = out.parent / name
+        if not name.startswith(prefix) or folder.is_symlink() or not folder.is_dir():
+            continue
+        if not (folder / LOCK).exists():
+            with suppress(OSError):  # it is not empty, so none of ours
+                folder.rmdir()
+            continue
+        lock = FileLock(folder / LOCK, timeout=0)
+        with suppress(Timeout, NotImplementedError), lock:
+            if (folder / OLD / out.name).exists() and not os.path.lexists(out):
+                os.replace(folder / OLD / out.name, out)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step, where the system can (Linux); else in three, undone if one fails."""
+    try:
+        swap = ctypes.CDLL(None).renameat2
+        if swap(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+            return
+    except (AttributeError, TypeError, OSError):  # no such call
+        pass
+    old = one.parent / OLD / other.name
+    old.parent.mkdir()
+    os.replace(other, old)
+    try:
+        os.replace(one, other)
+    except BaseException:
+        os.replace(old, other)
+        raise
+
+
+def _as_umask_says(folder: Path) -> None:
+    """Let all files be as readable as files are that are simply made: some writers make theirs for their user alone."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:  # links are the source's
+            os.chmod(file, mode)
+
+
+def _synced(file: Path) -> None:
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,198 @@
+"""What is written appears whole or not at all, and a kill leaves nothing for long."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ropewalk import UserError
+from ropewalk.cli.main import run
+from ropewalk.common import whole
+from ropewalk.common.files import MARK, RECORD
+from tests.cli.test_main import refused
+from tests.common.test_files import content, made, source
+
+__all__ = ["made", "source"]  # fixtures
+ROOT = Path(__file__).parents[2]
+WRITER = """
+import sys, time
+from pathlib import Path
+from ropewalk.common.whole import new_file, new_folder, write_text
+kind, out = sys.argv[1], Path(sys.argv[2])
+def pause(path):
+    path.write_bytes(b"x" * 1_000_000)
+    print("writing", flush=True)
+    time.sleep(60)
+if kind == "folder":
+    with new_folder(out, [], True) as folder:
+        pause(folder / "model.safetensors")
+else:
+    with new_file(out, lambda _: True, [], True) as file:
+        pause(file)
+"""
+
+
+def killed(kind: str, out: Path) -> None:
+    """A writer that is killed in the middle."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER, kind, str(out)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "a long name.d"
+    for _ in range(2):
+        killed(kind, out)
+    other = tmp_path / "a long name.d.other"
+    killed(kind, other)
+    litter = [file.name for file in tmp_path.iterdir()]
+    assert len(litter) == 2 and all(MARK in name for name in litter), "the second kill came after a sweep"
+    if kind == "file":
+        with whole.new_file(out, lambda _: True, []) as file:
+            file.write_text("new")
+    else:
+        with whole.new_folder(out, []) as folder:
+            (folder / "config.json").write_text("{}")
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names[1:] == ["a long name.d"] and names[0].startswith(f".{other.name}{MARK}"), "others are left alone"
+
+
+def test_a_writer_at_work_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with whole.new_file(out, lambda _: True, [], True) as slow:
+        slow.write_text("slow")
+        with whole.new_file(out, lambda _: True, [], True) as quick:
+            quick.write_text("quick")
+        assert out.read_text() == "quick" and slow.read_text() == "slow"
+    assert out.read_text() == "slow" and os.listdir(tmp_path) == ["out"]
+
+
+def test_litter_is_not_somebody_elses_file(source: Path) -> None:
+    killed("file", source / "config.json")
+    assert any(MARK in name for name in os.listdir(source))
+    with whole.new_folder(source, [], overwrite=True) as folder:
+        (folder / "config.json").write_text("{}")
+    assert sorted(os.listdir(source)) == ["config.json", RECORD]
+
+
+def test_what_is_no_litter_stays(tmp_path: Path) -> None:
+    mine = tmp_path / f".out{MARK}notes"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    whole.write_text(tmp_path / "out", "x")
+    assert (mine / "thesis.txt").is_file()
+
+
+def test_an_old_folder_that_was_set_aside_comes_back(tmp_path: Path) -> None:
+    """Where a system cannot swap folders, a kill between the steps leaves the old one aside."""
+    out, aside = tmp_path / "out", tmp_path / f".out{MARK}abc"
+    (aside / whole.OLD / "out").mkdir(parents=True)
+    (aside / whole.OLD / "out" / "model.safetensors").write_text("old")
+    (aside / whole.LOCK).touch()
+    with pytest.raises(UserError, match="exists already"), whole.new_folder(out, []) as folder:
+        (folder / "model.safetensors").write_text("new")
+    assert (out / "model.safetensors").read_text() == "old" and os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "folder", "file"), [(0o077, 0o700, 0o600), (0o022, 0o755, 0o644), (0o002, 0o775, 0o664)]
+)
+def test_the_umask_is_honoured(mask: int, folder: int, file: int, made: Path, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        assert run(["extend", str(made / "plain"), "--to", "1k", "-o", str(tmp_path / "out")]) == 0
+        whole.write_text(tmp_path / "text", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == folder
+    own = [one for one in (tmp_path / "out").iterdir() if one.stat().st_nlink == 1]
+    assert {one.stat().st_mode & 0o777 for one in (*own, tmp_path / "text")} == {file} and len(own) > 2
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text("old")
+    file.chmod(0o640)
+    whole.write_text(file, "new")
+    assert file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), whole.new_folder(tmp_path / "a" / "b" / "out", []) as folder:
+        (folder / "x").write_text(str(1 / 0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 1),
+     *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
+)  # fmt: skip
+def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(made / "plain"), "--tasks", "niah", "--lengths", "256..2k", "--samples", "40"]
+    command = [sys.executable, "-m", "ropewalk", *arguments, "--workers", str(workers), "-o", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (out / "samples.sqlite").is_file() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "stopped: " in said and "Traceback" not in said
+    assert {file.name.partition("-")[0] for file in out.iterdir()} == {"samples.sqlite"}
+
+
+def test_a_failure_at_the_end_leaves_the_old_folder(made, source, monkeypatch, capsys):
+    before = content(source)
+    monkeypatch.setattr(whole, "_exchange", lambda *_: (_ for _ in ()).throw(OSError(5, "broken disk")))
+    refused(capsys, "extend", made / "plain", "--to", "1k", "-o", source, "--overwrite")
+    assert content(source) == before and sorted(source.parent.iterdir()) == [source]
+
+
+def test_old_or_new_is_there_at_every_moment(made, source, monkeypatch):
+    """Between any two calls that rename or remove, a kill finds a whole checkpoint."""
+    for module, name in ((os, "replace"), (os, "rename"), (shutil, "rmtree")):
+        real = getattr(module, name)
+
+        def watched(*arguments, real=real, **more):
+            real(*arguments, **more)
+            assert (source / "config.json").is_file() and (source / "model.safetensors").is_file(), arguments
+
+        monkeypatch.setattr(module, name, watched)
+    assert run(["extend", str(made / "plain"), "--to", "1k", "-o", str(source), "--overwrite"]) == 0
+    assert json.loads((source / RECORD).read_text())["target"] == 1024
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_without_a_call_that_exchanges_a_failure_is_undone(fails, made, source, monkeypatch, capsys):
+    before, real = content(source), os.replace
+
+    def replace(one, other):
+        if fails and Path(other) == source and (Path(one) / RECORD).is_file() and "old" not in str(one):
+            raise OSError(5, "broken disk")
+        real(one, other)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    monkeypatch.setattr(os, "replace", replace)
+    code = run(["extend", str(made / "plain"), "--to", "1k", "-o", str(source), "--overwrite"])
+    assert code == (2 if fails else 0) and (content(source) == before) == fails
+    assert sorted(source.parent.iterdir()) == [source]
+
+
+def test_what_comes_in_meanwhile_is_not_lost(source):
+    with pytest.raises(UserError, match=r"holds thesis.txt"), whole.new_folder(source, [], True) as stage:
+        (stage / "config.json").write_text("{}")
+        (source / "thesis.txt").write_text("years of work")
+    assert (source / "thesis.txt").is_file() and (source / "model.safetensors").is_file()
