@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import keep
 from ropewalk.common.results import Result
-from ropewalk.common.whole import write_text
 from ropewalk.rope import problems
 from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem
@@ -162,43 +159,3 @@ def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> l
         return []
     mend = f"ropewalk inspect {model} --set 'tokenizer_config.json:model_max_length={length}'"
     return [Problem("tokenizer-shorter", "all", "tokenizer_config.json:model_max_length", limit, length, mend)]
-
-
-def set_key(model: str, assignment: str) -> Path:
-    """Change one key of a local configuration file: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
-
-    Returns:
-        The file that was written, atomically; the old one stays beside it, see ``files.keep``.
-
-    Raises:
-        UserError: if the model is no local folder, or the assignment cannot be read.
-    """
-    path, separator, text = assignment.partition("=")
-    name, colon, key = path.rpartition(":")
-    folder = Path(model).expanduser()
-    folder = folder if folder.is_dir() else folder.parent
-    file = folder / (name if colon else "config.json")
-    if not separator or not key:
-        raise UserError(
-            f"cannot read {assignment!r}", "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'."
-        )
-    if not file.is_file() or file.resolve().parent != folder.resolve():
-        raise UserError(f"--set changes files of a local model folder; {file} is none")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    content = read_json(file)
-    *outer, last = key.split(".")
-    inner: Any = content
-    for step in outer:
-        inner = inner.setdefault(step, {}) if isinstance(inner, dict) else None
-    if not isinstance(inner, dict):
-        raise UserError(f"{file}: {'.'.join(outer)} holds no object, so {last!r} cannot be set inside it")
-    if value is None:
-        inner.pop(last, None)
-    else:
-        inner[last] = value
-    keep(file)
-    write_text(file, json.dumps(content, indent=2) + "\n")
-    return file

@@ -59,14 +59,13 @@ def inspect(request: InspectRequest) -> Inspection:
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.checkpoint.edits import set_keys
     from ropewalk.checkpoint.inspection import inspect as look
-    from ropewalk.checkpoint.inspection import set_key
 
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if request.set:
         checkpoint.refuse_bundled()
-    for assignment in request.set:
-        set_key(checkpoint.place, assignment)
+        set_keys(checkpoint.place, request.set)
     found = look(checkpoint)
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 

@@ -1,0 +1,92 @@
+"""Changes of single keys in a model's JSON files: all that are asked for at once, or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import explained, keep
+from ropewalk.common.whole import write_text
+from ropewalk.rope.config import read_json
+
+LENGTHS = {  # in tokens, wherever they stand
+    "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
+    "attention_chunk_size", "n_positions", "max_sequence_length", "seq_length", "max_seq_len",
+}  # fmt: skip
+HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null removes a key."
+
+
+def set_keys(model: str, assignments: Sequence[str]) -> None:
+    """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
+
+    Everything is checked before anything is written. The old files stay beside the new ones, see ``files.keep``.
+
+    Raises:
+        UserError: if the model is no local folder, an assignment cannot be read, or its value can never be right; no
+            file is changed then.
+    """
+    folder = Path(model).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    contents: dict[Path, dict[str, Any]] = {}
+    for assignment in assignments:
+        name, keys, value = _read(assignment)
+        file = folder / name
+        if not file.is_file() or file.resolve().parent != folder.resolve():
+            raise UserError(f"--set changes files of a local model folder; {file} is none")
+        if file not in contents:
+            contents[file] = read_json(file)
+        _set(file, contents[file], keys, value)
+    before = {file: file.read_bytes() for file in contents}
+    for file in contents:
+        keep(file)
+    try:
+        for file, content in contents.items():
+            write_text(file, json.dumps(content, indent=2) + "\n")
+    except BaseException:
+        for file, old in before.items():
+            with explained(file):
+                file.write_bytes(old)
+        raise
+
+
+def _read(assignment: str) -> tuple[str, list[str], Any]:
+    """File, steps of the key, and value.
+
+    Raises:
+        UserError: if it says no such thing.
+    """
+    path, separator, text = assignment.partition("=")
+    name, colon, key = path.rpartition(":")
+    keys = key.split(".")
+    if not separator or not all(map(str.strip, keys)) or (colon and not name):
+        raise UserError(f"cannot read {assignment!r}", HOW)
+
+    def constant(word: str) -> Any:
+        raise UserError(f"{key} is {word}, expected a finite number", HOW)
+
+    try:
+        value = json.loads(text, parse_constant=constant)
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999
+        raise UserError(f"{key} is {text}, expected a finite number", HOW)
+    whole = type(value) in (int, float) and value == int(value) > 0
+    if keys[-1] in LENGTHS and value is not None and not whole:
+        raise UserError(f"{key} is {text}, expected a number of tokens above 0", HOW)
+    return (name if colon else "config.json"), keys, value
+
+
+def _set(file: Path, content: dict[str, Any], keys: list[str], value: Any) -> None:
+    *outer, last = keys
+    inner: Any = content
+    for step in outer:
+        inner = inner.setdefault(step, {}) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict):
+        raise UserError(f"{file}: {'.'.join(outer)} holds no object, so {last!r} cannot be set inside it")
+    if value is None:
+        inner.pop(last, None)
+    else:
+        inner[last] = value
