@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ropewalk.tasks.niah import CITIES, needle, stem
 from ropewalk.tasks.passkey import FILLER, INTRODUCTION, STEM
+from ropewalk.texts.opening import force_bos
 
 VOCABULARY = 600
 TEXTS = [*FILLER * 5, INTRODUCTION, STEM, *(needle(city, "") + stem(city) for city in CITIES)]
@@ -18,7 +19,9 @@ def _train(tokenizer: Tokenizer, alphabet: list[str], extra: list[str]) -> PreTr
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS + extra, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    live = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    force_bos(live)
+    return live
 
 
 def byte_level() -> PreTrainedTokenizerFast:

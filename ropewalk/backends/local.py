@@ -16,12 +16,19 @@ from ropewalk.backends.prefix import Runner
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
 from ropewalk.rope.config import read
+from ropewalk.texts.documents import token_ids
+from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ropewalk.methods.base import Method
 
+ORDINARY = (  # 64 tokens or more
+    "A rope of three strands holds more than three ropes of one, and whoever lays it knows why: the strands are turned "
+    "one way and the rope the other, so that each holds what the next would let go. In the long shed by the harbour "
+    "the yarn was drawn out, tarred and twisted, and nobody spoke while the top ran down the lane."
+)
 VOTES = "blocks of queries vote with tokens behind them"
 
 
@@ -44,7 +51,8 @@ class LiveModel(Backend):
         if not method.causal:
             why = f"{VOTES}: a prompt is read in one forward, and its answer decoded token by token"
             self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
-        self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens)
+        probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
+        self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens, probe=probe)
         self.checks = self.runner.way != "plain"
 
     @property

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ropewalk.demo import drills
 from ropewalk.texts import builtin as corpus
+from ropewalk.texts.opening import force_bos
 from ropewalk.texts.pieces import TokenUnits
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
+    live = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
@@ -66,6 +67,8 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
         model_max_length=WINDOW,
         clean_up_tokenization_spaces=False,
     )
+    force_bos(live)  # as the model is trained
+    return live
 
 
 def build_model() -> LlamaForCausalLM:

@@ -32,6 +32,7 @@ from ropewalk.tasks.benchmarks.question import Subset
 from ropewalk.tasks.registry import PPL
 from ropewalk.tasks.task import TooShort
 from ropewalk.texts.documents import tokenise
+from ropewalk.texts.opening import force_bos
 
 if TYPE_CHECKING:
     from ropewalk.tasks.benchmarks.judge import Judge
@@ -70,6 +71,7 @@ class Experiment:
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: "auto", "cpu", "cuda".
         trust_remote_code: run code that comes with the model.
+        bos: begin texts with BOS, also where the tokenizer does not.
         tokenizer: of a server: folder or hub id.
         served: of a server: the model's name there; None means the only one.
     """
@@ -95,6 +97,7 @@ class Experiment:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    bos: bool = False
     tokenizer: str = ""
     served: str | None = None
 
@@ -319,11 +322,15 @@ def open_contestant(name: str, experiment: Experiment) -> Contestant:
         from ropewalk.backends.openai import connect
 
         server = connect(name, experiment.tokenizer, experiment.served, experiment.trust_remote_code)
+        if experiment.bos:
+            force_bos(server.tokenizer)
         return AsItIs(server, name)
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(name, experiment.trust_remote_code)
     tokenizer = checkpoint.tokenizer()
+    if experiment.bos:
+        force_bos(tokenizer)
     return Live(checkpoint.load(experiment.dtype, experiment.device), tokenizer, name)
 
 

@@ -102,6 +102,7 @@ class Findings:
             "data": e.data,
             "rows": e.rows,
             "documents": self.documents,
+            "bos": e.bos,
         }
         return Results(
             settings,

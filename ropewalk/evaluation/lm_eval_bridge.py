@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.errors import UserError
 from ropewalk.evaluation.samples import cells
 from ropewalk.texts.documents import token_ids
+from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
     from ropewalk.backends.backend import Backend
@@ -53,7 +54,8 @@ def as_lm(backend: Backend) -> Any:
             options = [one.args[1] for one in requests]
             if any(option.get("do_sample") for option in options):
                 raise UserError("ropewalk decodes greedily", "Leave do_sample out of the task's generation_kwargs.")
-            prompts = [_bos(backend.tokenizer) + token_ids(one.args[0], backend.tokenizer) for one in requests]
+            begin = opening(backend.tokenizer)
+            prompts = [begin + token_ids(one.args[0], backend.tokenizer) for one in requests]
             rooms = [int(option.get("max_gen_toks") or ROOM) for option in options]
             texts = backend.generate(prompts, rooms)
             return [_until(text, option.get("until") or []) for text, option in zip(texts, options, strict=True)]
@@ -137,19 +139,17 @@ def pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], li
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     if not context:
         return _begin(tokenizer), token_ids(continuation, tokenizer)
+    begin = opening(tokenizer)
     before, both = token_ids(context, tokenizer), token_ids(context + continuation, tokenizer)
     if both[: len(before)] != before:  # a join merged tokens: the continuation is tokenised alone
-        return _bos(tokenizer) + before, token_ids(continuation, tokenizer)
-    return _bos(tokenizer) + before, both[len(before) :]
-
-
-def _bos(tokenizer: Any) -> list[int]:
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return begin + before, token_ids(continuation, tokenizer)
+    return begin + before, both[len(before) :]
 
 
 def _begin(tokenizer: Any) -> list[int]:
     """Something to stand before the first token, so that it can be scored."""
-    return _bos(tokenizer) or [tokenizer.eos_token_id or 0]
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+    return opening(tokenizer) or [next(token for token in known if token is not None)]
 
 
 def _until(text: str, stops: str | Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from ropewalk.methods.compose import compose
 from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.config import promised_by, read, trained_window
 from ropewalk.texts.documents import tokenise
+from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class Ground:
 
     Attributes:
         model: live, in evaluation mode; left as it was.
-        documents: token ids, each after BOS if there is one.
+        documents: token ids, each begun as the tokenizer begins texts.
         bos: ids that start every text, [BOS] or none.
         samples: at most so many texts are read.
         window: tokens that the model was trained on.
@@ -167,9 +168,8 @@ def fit(
     target = to if to is not None else promised if promised > window else 4 * window
     if samples < 1:
         raise UserError(f"samples is {samples}, expected at least 1")
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = list(tokenise(documents, tokenizer, 2).values())
-    ground = Ground(model, ids, bos, samples, window, target, others, progress)
+    ground = Ground(model, ids, opening(tokenizer), samples, window, target, others, progress)
     found = search.search(part, ground)
     texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
     return Fit(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
 from ropewalk.texts import rows
+from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,15 +47,15 @@ def load(source: str | Path) -> dict[str, str]:
 
 
 def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, at_least: int) -> dict[str, list[int]]:
-    """Token ids, after BOS if the tokenizer has one, of the documents that have ``at_least`` tokens (BOS included).
+    """Token ids, begun as the tokenizer begins texts, of the documents that have ``at_least`` tokens, BOS included.
 
     Documents are never joined: a boundary inside a context would look like an effect of the position.
 
     Raises:
         UserError: if no document is long enough.
     """
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = {name: bos + token_ids(text, tokenizer) for name, text in documents.items()}
+    begin = opening(tokenizer)
+    ids = {name: begin + token_ids(text, tokenizer) for name, text in documents.items()}
     kept = {name: row for name, row in ids.items() if len(row) >= at_least}
     if not kept:
         longest = max(ids, key=lambda name: len(ids[name]), default=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING
 
+from ropewalk.texts.opening import opening
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +24,7 @@ class TokenUnits:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        self.bos: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.bos = opening(tokenizer)
         self._anchor = self._encode(ANCHOR)
         self._cache: dict[str, list[int]] = {}
 

@@ -47,6 +47,7 @@ class ExperimentRequest(LiveRequest):
         out: Folder for results.json, report.html and finished samples; by default one in runs/ that is named after the
             experiment, with finished samples in runs/samples.sqlite, where every other experiment finds them too.
         overwrite: Replace the results of another experiment in that folder; its finished samples stay.
+        bos: Begin every text with the BOS token, also where the tokenizer adds none.
         tokenizer: Of a server: the folder or hub id of its tokenizer.
         served: Of a server: the model's name there; by default the only one.
     """
@@ -67,6 +68,7 @@ class ExperimentRequest(LiveRequest):
     workers: int = 1
     out: Place | None = None
     overwrite: bool = False
+    bos: bool = False
     tokenizer: str = ""
     served: str | None = None
 
@@ -142,6 +144,7 @@ class ExperimentRequest(LiveRequest):
             dtype=self.dtype,
             device=self.device,
             trust_remote_code=self.trust_remote_code,
+            bos=self.bos,
             tokenizer=self.tokenizer,
             served=self.served,
         )

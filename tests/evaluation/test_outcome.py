@@ -130,7 +130,7 @@ def test_a_judge_is_asked_once_if_one_is_named(checkpoint: Path, tmp_path: Path,
     assert [row["task"] for row in plain["rows"]] == ["lcfo/qa"] and not seen
     (lost,) = plain["not_measured"]
     assert lost["task"] == "lcfo/coverage_10" and "no judge was named" in lost["reason"]
-    more += ["--judge", url, "--judge-model", "j"]
+    more += ["--judge", url, "--judge-model", "j", "--overwrite"]
     for _ in range(2):
         found = asked(checkpoint, "lcfo", data, tmp_path / "out", *more)
         assert url in found["settings"]["judge"] and "not_measured" not in found

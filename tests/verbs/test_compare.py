@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropewalk
 from ropewalk.cli.main import run
@@ -61,6 +65,31 @@ def test_a_named_folder_keeps_the_results_of_another_experiment(here: Path, caps
     assert [one.method for one in second.results.subjects if read_one(one)] == ["yarn"]
     assert len(Results.read(Path("out/results.json")).subjects) == 3
     assert not read(compared(out="out", methods="pi,yarn", workers=1)), "the same again needs no --overwrite"
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_perplexity_is_that_of_a_plain_script(begins: bool, here: Path) -> None:
+    """As anybody would write it who does not know ropewalk; also where BOS exists and the tokenizer does not add it."""
+    if not begins:
+        backend = AutoTokenizer.from_pretrained("a/rope").backend_tokenizer
+        backend.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+        backend.save("a/rope/tokenizer.json")
+    Path("texts").mkdir()
+    for name in "xy":
+        Path("texts", f"{name}.txt").write_text(f"The {name} is long, and the lane is straight. " * 40)
+    found = compared(tasks="ppl", methods="none", data="texts", lengths="200")
+    tokenizer = AutoTokenizer.from_pretrained("a/rope")
+    model = AutoModelForCausalLM.from_pretrained("a/rope", dtype="auto").eval()
+    losses = []
+    for file in sorted(Path("texts").iterdir()):
+        ids = tokenizer(file.read_text(), return_tensors="pt").input_ids[:, :200]
+        with torch.no_grad():
+            losses.append(model(ids, labels=ids).loss.item())
+    (row,) = (row for row in found.results.rows if row.task == "ppl" and row.length == 200)
+    assert row.value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-6)
+    forced = compared(tasks="ppl", methods="none", data="texts", lengths="200", bos=True)
+    assert ([one.value for one in forced.results.rows] == [one.value for one in found.results.rows]) == begins
+    assert forced.results.settings["bos"] is True
 
 
 @pytest.mark.parametrize("arguments", [["nosuchfolder"], ["a/rope", "--methods", "clex"], ["a/rope", "--data", "no"]])

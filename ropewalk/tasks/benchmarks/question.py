@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.errors import UserError
 from ropewalk.tasks.task import Sample, Task, TooShort
 from ropewalk.texts import rows
+from ropewalk.texts.opening import opening
 from ropewalk.texts.pieces import TokenUnits
 from ropewalk.texts.rows import Row
 
@@ -102,8 +103,8 @@ class Question:
         Args:
             tokenizer: with offsets (a fast one).
             n_tokens: of prompt and answer together.
-            chat: whether to ask through the tokenizer's chat template (which brings its own BOS); without it BOS is
-                put in front if the tokenizer has one.
+            chat: whether to ask through the tokenizer's chat template (which brings its own BOS); without it the
+                prompt begins as the tokenizer begins texts.
 
         Raises:
             TooShort: if ``n_tokens`` does not hold what surrounds the context, or a context that must not be cut.
@@ -113,7 +114,7 @@ class Question:
         if chat:
             text, shift = _rendered(text, tokenizer)
             start += shift
-        bos = [] if chat or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        bos = [] if chat else opening(tokenizer)
         if not tokenizer.is_fast:
             raise UserError("this tokenizer gives no character offsets", "use a fast one (tokenizer.json)")
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
