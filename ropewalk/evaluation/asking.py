@@ -147,11 +147,16 @@ class Asking:
         }  # fmt: skip
 
     def _prefix_sums(self, texts: Mapping[str, Sequence[int]], length: int, cuts: Sequence[int]) -> Sums:
-        """float64 [D, len(cuts)]: summed losses of the documents, cut to ``length``, before each cut."""
+        """float64 [D, len(cuts)]: summed losses of the documents, cut to ``length``, before each cut.
+
+        A sum depends on the tokens before the cut alone, so that one forward serves every shorter length, also those
+        that another experiment asks for. Where losses change with what follows, the length is a part of the key.
+        """
         names, rows = list(texts), [list(ids[:length]) for ids in texts.values()]
-        keys = [content_key({**self.backend.basis, "cuts": list(cuts), "ids": ids_fingerprint(row)}) for row in rows]
-        records = self.store.get(keys)
-        missing = [i for i, key in enumerate(keys) if key not in records]
+        basis = self.backend.basis | ({"length": length} if self.backend.length_dependent else {})
+        keys = [[content_key({**basis, "losses": ids_fingerprint(row[:cut])}) for cut in cuts] for row in rows]
+        records = self.store.get(key for some in keys for key in some)
+        missing = [i for i, some in enumerate(keys) if any(key not in records for key in some)]
         if len(missing) < len(rows):
             self.advance(len(rows) - len(missing), self.method, "ppl", length)
         for n, losses in self.backend.rolling([rows[i] for i in missing]) if missing else ():
@@ -162,12 +167,14 @@ class Asking:
                     "or numbers too large for their type",
                     "Try --dtype float32, or download the checkpoint again.",
                 )
-            sums = np.concatenate([[0.0], np.cumsum(losses)])[np.asarray(cuts) - 1]
-            facts = {"method": self.method, "task": "ppl", "document": names[i], "length": length, "cuts": list(cuts)}
-            records[keys[i]] = facts | {"how": self.backend.how, "sums": sums.tolist()}
-            self.store.put({keys[i]: records[keys[i]]})
+            sums = np.concatenate([[0.0], np.cumsum(losses)])[np.asarray(cuts) - 1].tolist()
+            facts = {"method": self.method, "task": "ppl", "document": names[i], "how": self.backend.how}
+            by_cut = zip(keys[i], cuts, sums, strict=True)
+            found = {key: {**facts, "length": cut, "sum": one} for key, cut, one in by_cut if key not in records}
+            self.store.put(found)
+            records |= found
             self.advance(1, self.method, "ppl", length)
-        return np.array([records[key]["sums"] for key in keys])
+        return np.array([[records[key]["sum"] for key in some] for some in keys])
 
 
 def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropewalk
+from ropewalk.backends.local import LiveModel
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.report.schema import Results
@@ -48,6 +51,30 @@ def test_no_two_experiments_share_a_folder_and_all_share_samples(here: Path) -> 
     assert not read(others[3]), "the same weights under another path are the same samples"
     assert not read(compared()) and compared().folder == first.folder
     assert [file.name for file in Path("runs").glob("*.sqlite")] == ["samples.sqlite"]
+
+
+@pytest.mark.parametrize(("method", "shorter", "nearer"), [("none", 0, 0), ("pi", 0, 1), ("dynamic-ntk", 1, 1)])
+def test_no_forward_is_made_twice_for_other_lengths(
+    method: str, shorter: int, nearer: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    rolling = LiveModel.rolling
+
+    def counted(self: LiveModel, rows: list[list[int]]) -> Iterator[tuple[int, Any]]:
+        made.extend(map(len, rows))
+        yield from rolling(self, rows)
+
+    monkeypatch.setattr(LiveModel, "rolling", counted)
+    Path("text.txt").write_text("The rope is long, and the lane is straight. " * 80)
+
+    def forwards(lengths: str, to: int) -> int:
+        made.clear()
+        compared(tasks="ppl", methods=method, data="text.txt", lengths=lengths, to=to)
+        return len(made)
+
+    assert forwards("64,256", 256) and not forwards("64,256", 256)
+    assert forwards("128,256", 256) == shorter, "one more where losses depend on the length"
+    assert forwards("64,128", 128) == nearer * (1 + shorter), "one more where the target is a part of the method"
 
 
 def read_one(subject: ropewalk.report.schema.Subject) -> int:
