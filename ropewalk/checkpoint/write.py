@@ -173,6 +173,7 @@ def extend(
     changed, parameters = extended_config(config, method, to, on_top)
     source, _ = checkpoint.source, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
+    checkpoint.refuse_renamed()
     starting = checkpoint.starting(on_top)
     window = rope_config.window_of(starting)
     record = {

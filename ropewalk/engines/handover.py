@@ -168,6 +168,7 @@ def _by_folder(
             assert method is not None
             extend(checkpoint, to, method, long)
         else:
+            checkpoint.refuse_renamed()
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
         keys = check.fix(long, engines=(engine,), backups=False)
