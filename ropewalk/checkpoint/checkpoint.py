@@ -145,7 +145,7 @@ class Checkpoint:
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
-        """What ropewalk did to it (ropewalk.json); None if nothing."""
+        """How ropewalk extended it, as its configuration notes; None if it did not."""
         return rope_config.record_of(self.config)
 
     @cached_property

@@ -129,7 +129,7 @@ def _class(config: PreTrainedConfig) -> Any:
     saved = getattr(transformers, str((config.architectures or [""])[0]), None)
     if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
         return saved
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config))
+    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 def _without_values(
@@ -141,7 +141,7 @@ def _without_values(
         """What is missing stays without values too."""
 
     filled = {"_move_missing_keys_from_meta_to_device": nothing, "_initialize_missing_keys": nothing}
-    skeleton = type(kind.__name__, (kind,), {"__module__": kind.__module__, **filled})
+    skeleton: Any = type(kind.__name__, (kind,), {"__module__": kind.__module__, **filled})
     state = {name: torch.empty(shape, device="meta").as_subclass(_Named) for name, shape in shapes.items()}
     with quiet():
         live, report = skeleton.from_pretrained(

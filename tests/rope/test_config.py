@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -179,9 +178,8 @@ def test_a_layer_type_without_rope_is_left_out():
 
 def test_a_record_brings_back_window_and_start(folder):
     start = spec_of(folder, llama("default", 64))
-    path = Path(folder(llama("default", 256, rope_theta=40000.0)))
-    (path / RECORD).write_text(json.dumps({"window": 64, "pretrained": {"all": spec_to_json(start)}}))
-    extended = load_config(str(path))
+    record = json.loads(json.dumps({"window": 64, "pretrained": {"all": spec_to_json(start)}}))
+    extended = load_config(folder({**llama("default", 256, rope_theta=40000.0), RECORD: record}))
     assert (read(extended)["all"].window, read(extended)["all"].base) == (64, 40000.0)
     assert starting_specs(extended) == {"all": start}
     assert starting_specs(extended, on_top=True)["all"].base == 40000.0

@@ -204,7 +204,6 @@ def model(file: RopeOfFile, config: PreTrainedConfig, dtype: str) -> PreTrainedM
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     live: PreTrainedModel = loaded[0]
-    live.config.name_or_path = ""  # a record beside the file is about another model
     refuse_incomplete(file.path, live, loaded[1])
     return live
 
