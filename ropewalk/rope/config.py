@@ -140,7 +140,9 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
-    """Layer type -> rope parameters; one entry ``ALL`` where they are not nested. Layers without a rope are left out.
+    """Layer type -> rope parameters; one entry ``ALL`` where they are not nested.
+
+    Layers without a rope are left out, and so are types that no layer has, for which transformers fills in defaults.
 
     Raises:
         UserError: if the configuration has no rotary embedding or no base.
@@ -149,7 +151,8 @@ def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     parameters = getattr(text, "rope_parameters", None)
     if not parameters:
         raise UserError(f"model_type {text.model_type!r} has no rotary position embedding (no key 'rope_parameters')")
-    nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict)}
+    unused = {"full_attention", "sliding_attention"} - set(getattr(text, "layer_types", None) or parameters)
+    nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict) and key not in unused}
     table = nested or {ALL: parameters}
     for layer_type, entry in table.items():
         if not isinstance(entry.get("rope_theta"), (int, float)) or entry["rope_theta"] <= 1:

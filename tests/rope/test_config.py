@@ -173,6 +173,13 @@ def test_a_layer_type_without_rope_is_left_out():
     assert list(read(mixed)) == ["sliding_attention"]
 
 
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+def test_a_layer_type_that_no_layer_has_is_left_out(kind):
+    only = config("gemma3", layer_types=[kind] * 2)
+    assert list(read(only)) == [kind]
+    check_live(tiny("gemma3", layer_types=[kind] * 2))
+
+
 # A folder that ropewalk wrote: its record says where it started
 
 
