@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 import ropewalk
 from ropewalk import UserError, method
@@ -29,7 +29,7 @@ from tests.matrix import (
     logits,
     made,
 )
-from tests.models import shared, tiny
+from tests.models import config, shared, tiny
 
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 
@@ -247,6 +247,15 @@ def test_a_refused_extension_leaves_no_record(monkeypatch):
         method("yarn").extend(live_model, to=TARGET)
     assert live_model.config.to_dict() == before and rope_config.record_of(live_model.config) is None
     assert {"tolerance"} <= set().union(*calls)
+
+
+def test_the_record_stands_beside_the_rope_of_a_model_in_a_model(tmp_path):
+    whole = Gemma3Config(text_config=config("gemma3").to_dict(), vision_config={"num_hidden_layers": 1})
+    method("yarn").write(whole, TARGET)
+    whole.save_pretrained(tmp_path)
+    opened = Checkpoint.open(tmp_path)
+    assert opened.raw["text_config"]["ropewalk"]["window"] == WINDOW
+    assert (opened.window, opened.promised, opened.record["method"]) == (WINDOW, TARGET, "yarn")
 
 
 @pytest.mark.parametrize("record", [1, [], {}, {"window": 64}, {"window": "x", "pretrained": {}},
