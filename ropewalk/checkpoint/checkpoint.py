@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
 from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
-from ropewalk.checkpoint.weights import RIGHT_CONFIG, check_weights, refuse_incomplete
+from ropewalk.checkpoint.weights import (
+    check_weights,
+    refuse_incomplete,
+    refuse_renamed,
+    refuse_unjoined,
+    warn_left_out,
+)
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
@@ -139,7 +145,7 @@ class Checkpoint:
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
-        """What ropewalk did to it (ropewalk.json); None if nothing."""
+        """How ropewalk extended it, as its configuration notes; None if it did not."""
         return rope_config.record_of(self.config)
 
     @cached_property
@@ -217,6 +223,15 @@ class Checkpoint:
             UserError: naming the file that is missing, truncated or not safetensors.
         """
         return check_weights(self.folder) if self.gguf is None else [self._file.path]
+
+    def refuse_renamed(self) -> None:
+        """Refuse weights to be copied that are not those of the architecture; a GGUF's are told when it is loaded.
+
+        Raises:
+            UserError: naming the file or the tensors, the likely cause and the mend.
+        """
+        if self.gguf is None:
+            refuse_renamed(self.weights, self.config)
 
     def dequantised(self) -> str:
         """A sentence on what a GGUF file's weights are when they are loaded; empty for other checkpoints."""
@@ -307,14 +322,10 @@ class Checkpoint:
                     ignore_mismatched_sizes=True,  # so that they are reported
                 )
         except RuntimeError as error:
-            if "CONVERSION" not in str(error):
-                raise
-            raise UserError(  # transformers logs which, and says "see above"
-                f"{self.folder}: tensors that make one of the model's together (experts) are missing or differ in size",
-                RIGHT_CONFIG,
-            ) from None
+            refuse_unjoined(self.folder, error)
+            raise
         live: PreTrainedModel = loaded[0]
-        refuse_incomplete(self.folder, live, loaded[1])
+        warn_left_out(self.folder, refuse_incomplete(self.folder, live, loaded[1]))
         return live
 
 

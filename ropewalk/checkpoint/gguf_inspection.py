@@ -8,6 +8,7 @@ from typing import Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read
+from ropewalk.checkpoint.gguf.hyperparameters import FULL, OR_SLIDING, SLIDING, layer_types
 from ropewalk.checkpoint.gguf.mistakes import patch, problem, problems
 from ropewalk.checkpoint.gguf.rope_keys import SAME, error, one_set
 from ropewalk.checkpoint.inspection import Inspection
@@ -29,23 +30,25 @@ def inspect_gguf(path: Path, against: str | Path | Checkpoint | None = None) -> 
         UserError: if the file is broken, or a value has the wrong type; file, key and value are named.
     """
     file = read(path)
-    found = list(problems(file))
+    found, layers = list(problems(file)), layer_types(file)
+    kinds = list(dict.fromkeys(layers))
     try:
-        spec, unreadable = file.spec(), None
+        specs, unreadable = {kind: file.spec(kind) for kind in (kinds if SLIDING in kinds else [ALL])}, None
     except UserError as refusal:
-        spec, unreadable = None, refusal.message
+        specs, unreadable = {}, refusal.message
+    spec = specs.get(FULL) or next(iter(specs.values()), None)
+    known = spec is not None and OR_SLIDING not in kinds
     if spec is not None and against is not None:
         checkpoint = Checkpoint.open(against)
         found += _differences(file, spec, one_set(checkpoint.rope), checkpoint.name)
-    layers = int(file.keys.get("block_count", 0))
     return Inspection(
         model=str(path),
         architecture=file.architecture,
-        layers={"full_attention": layers},
-        specs={} if spec is None else {ALL: spec},
+        layers={kind: layers.count(kind) for kind in kinds},
+        specs=specs,
         window=None if spec is None else spec.window,
         length=None if spec is None else spec.length,
-        kv_bytes_per_token=None if spec is None else layers * 2 * spec.kv_heads * spec.head_dim * CACHE,
+        kv_bytes_per_token=layers.count(FULL) * 2 * spec.kv_heads * spec.head_dim * CACHE if spec and known else None,
         dtype="float16",
         extended_by=None,
         unreadable=unreadable,

@@ -26,9 +26,11 @@ def show(found: Inspection, console: Console) -> None:
         by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
         console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}", soft_wrap=True)
         layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
-        per_token = found.kv_bytes_per_token or 0
-        console.print(f"layers {layers}; cache {per_token:,} bytes per token in {found.dtype}", end="")
-        console.print(f", {per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens")
+        per_token, cache = found.kv_bytes_per_token, ""
+        if per_token is not None:
+            cache = f"; cache {per_token:,} bytes per token in {found.dtype}, "
+            cache += f"{per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens"
+        console.print(f"layers {layers}{cache}", soft_wrap=True)
     if found.unreadable:
         console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
@@ -53,7 +55,7 @@ def show(found: Inspection, console: Console) -> None:
             "[dim]t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window[/]",
             soft_wrap=True,
         )
-    if not found.problems:
+    if found.sound:
         console.print("[green]no problems found[/]")
     for problem in found.problems:
         console.print(f"\n[bold red]{problem.code}[/]  {problem.key}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -10,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ropewalk.common.errors import UserError
-from ropewalk.rope.config import read_json, text_config
+from ropewalk.rope.config import quiet, read_json, text_config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SHOWN = 3  # names in a message
 AGAIN = "Download or save the checkpoint again."
@@ -48,11 +52,12 @@ def check_weights(folder: Path) -> list[Path]:
             )
         raise UserError(f"{folder} holds no weights (*.safetensors)", "Download the checkpoint again.")
     for file in files:
-        _check_safetensors(file)
+        _shapes(file)
     return files
 
 
-def _check_safetensors(file: Path) -> None:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in a safetensors file that is complete."""
     again = "Download the file again."
     if not file.is_file():
         raise UserError(f"weights file {file} is missing", again)
@@ -64,26 +69,120 @@ def _check_safetensors(file: Path) -> None:
             raise UserError(f"weights file {file} is truncated or no safetensors file ({size} bytes)", again)
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
+            ends = [entry["data_offsets"][1] for entry in entries.values()]
+            shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise UserError(f"weights file {file} has an unreadable header", again) from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
+    return shapes
 
 
-def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, Any]) -> None:
+class _Named(Tensor):
+    """A tensor of a file's header: a shape without values, wherever it is moved."""
+
+    def to(self, *_: Any, **__: Any) -> _Named:
+        return self
+
+
+def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
+    """Refuse weights that are not, by names and shapes, those of the architecture; only headers are read.
+
+    transformers itself loads tensors without values, so that its renaming, joining of experts and tying count. Where it
+    cannot (code that comes with the model, quantised weights), a warning says that names were not compared.
+
+    Args:
+        files: complete safetensors files.
+        config: the configuration beside them.
+
+    Raises:
+        UserError: as ``refuse_incomplete``.
+    """
+    place, whole = files[0].parent, [file for file in files if file.name == "model.safetensors"]
+    shapes = {name: shape for file in whole or files for name, shape in _shapes(file).items()}
+    kind = _class(config)
+    reason = "its own code names them" if kind is None else ""
+    if getattr(config, "quantization_config", None):
+        reason = "they are quantised"
+    if kind is not None and not reason:
+        try:
+            refuse_incomplete(place, *_without_values(kind, config, shapes))
+            return
+        except UserError:
+            raise
+        except Exception as error:  # many kinds, of a model that needs something else to be made
+            refuse_unjoined(place, error)
+            reason = f"{kind.__name__} cannot be made without them ({type(error).__name__})"
+    logging.getLogger("ropewalk").warning(
+        "%s: the names of the weights were not compared with the model's: %s", place, reason
+    )
+
+
+def _class(config: PreTrainedConfig) -> Any:
+    """The class that the weights were saved from, else the language model; None for code of its own."""
+    import transformers
+
+    if not type(config).__module__.startswith("transformers."):
+        return None
+    saved = getattr(transformers, str((config.architectures or [""])[0]), None)
+    if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
+        return saved
+    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
+def _without_values(
+    kind: Any, config: PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model on the meta device, and what transformers reports of loading tensors of these names and shapes."""
+
+    def nothing(*_: Any, **__: Any) -> None:
+        """What is missing stays without values too."""
+
+    filled = {"_move_missing_keys_from_meta_to_device": nothing, "_initialize_missing_keys": nothing}
+    skeleton: Any = type(kind.__name__, (kind,), {"__module__": kind.__module__, **filled})
+    state = {name: torch.empty(shape, device="meta").as_subclass(_Named) for name, shape in shapes.items()}
+    with quiet():
+        live, report = skeleton.from_pretrained(
+            None,
+            config=copy.deepcopy(config),
+            state_dict=state,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    return live, report
+
+
+def refuse_unjoined(place: Path, error: Exception) -> None:
+    """Refuse what transformers says in loading of tensors that make one together; any other error is left alone.
+
+    Raises:
+        UserError: in place of an error about a conversion.
+    """
+    if isinstance(error, RuntimeError) and "CONVERSION" in str(error):
+        raise UserError(  # transformers logs which, and says "see above"
+            f"{place}: tensors that make one of the model's together (experts) are missing or differ in size",
+            RIGHT_CONFIG,
+        ) from None
+
+
+def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
     """Refuse a loaded model that is not, in every tensor, what lies at ``place``.
 
     transformers fills tensors that it does not find, or finds in another size, with random numbers, and only warns.
     Tensors that have no place in the model are refused where they would be part of its decoder (a bias, an adapter, one
-    more layer: without them it is another model). Elsewhere (a vision tower, a head that guesses further tokens) and in
-    quantised checkpoints (scales that other engines read) a warning names them.
+    more layer: without them it is another model).
 
     Args:
         place: folder or file, for messages.
         live: the model.
         report: what ``from_pretrained(output_loading_info=True, ignore_mismatched_sizes=True)`` says of its loading.
+
+    Returns:
+        Tensors without a place elsewhere (a vision tower, a head that guesses further tokens) or in quantised
+        checkpoints (scales that other engines read).
 
     Raises:
         UserError: naming the tensors, the likely cause and the mend.
@@ -111,11 +210,15 @@ def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, A
             f"{_listed(parts)}. Likely cause: {cause}",
             mend,
         )
-    if unexpected:
+    return unexpected
+
+
+def warn_left_out(place: Path, names: Sequence[str]) -> None:
+    """Say which tensors a loaded model does without."""
+    if names:
         logging.getLogger("ropewalk").warning(
-            "%s: %d tensors are not part of the language model and are left out: %s", place, len(unexpected),
-            _listed(unexpected),
-        )  # fmt: skip
+            "%s: %d tensors are not part of the language model and are left out: %s", place, len(names), _listed(names)
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import RECORD, folder_to_write
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.config import RECORD, load_config, read_json, spec_to_json
+from ropewalk.rope.config import load_config, read_json
 from ropewalk.rope.live import rounding
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def extended_config(
         UserError: if the method cannot be saved, or what transformers would derive from the copy is not what the method
             meant.
     """
-    method = _saveable(method)
-    parameters = method.saved(config, to, on_top)
-    changed = copy.deepcopy(config)
-    rope_config.write(changed, parameters, to)
-    changed.name_or_path = ""  # so that the source's record does not speak for the copy
+    method, changed = _saveable(method), copy.deepcopy(config)
+    parameters = method.write(changed, to, on_top)
     _verify(method, changed, method.static_plan(config, to, on_top), to)
     return changed, parameters
 
@@ -127,7 +124,8 @@ def diff(before: PreTrainedConfig, after: PreTrainedConfig) -> str:
 
 
 def _lines(config: PreTrainedConfig) -> list[str]:
-    return [f"{key}: {value}" for key, value in sorted(_flat(json.loads(config_text(config))).items())]
+    lines = sorted(_flat(json.loads(config_text(config))).items())
+    return [f"{key}: {value}" for key, value in lines if rope_config.RECORD not in key.split(".")]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -173,8 +171,8 @@ def extend(
     changed, parameters = extended_config(config, method, to, on_top)
     source, _ = checkpoint.source, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
-    starting = checkpoint.starting(on_top)
-    window = rope_config.window_of(starting)
+    checkpoint.refuse_renamed()
+    window = rope_config.window_of(checkpoint.starting(on_top))
     record = {
         "ropewalk": __version__,
         "method": method.id,
@@ -182,8 +180,6 @@ def extend(
         "window": window,
         "target": to,
         "scale": to / window,
-        "pretrained": {key: spec_to_json(spec) for key, spec in starting.items()},
-        "rope_parameters": parameters,
     }
     with new_folder(out, [source], overwrite) as folder:
         notes = _fill(folder, checkpoint)

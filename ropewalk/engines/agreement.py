@@ -1,6 +1,6 @@
 """Whether every engine rotates as the checkpoint means: one row per engine, each difference with the key that mends it.
 
-What is meant is what ropewalk wrote down (``ropewalk.json``), else what transformers makes of the files.
+What is meant is what ropewalk wrote down (the key ``ropewalk``), else what transformers makes of the files.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
     asked = asked or Asked()
     asked = replace(asked, overrides=_of_text(asked.overrides))
     files = Files.load(folder)
-    want = meant(files, folder, asked.overrides)
+    want = meant(files, asked.overrides)
     length = served(want)
     engines = [engine for engine in ENGINES if not asked.overrides or _takes_overrides(engine, asked)]
     return [row(engine, files, want, length, asked) for engine in engines]
@@ -106,9 +106,9 @@ def row(engine: str, files: Files, want: Mapping[str, Reading], length: int, ask
         return _refused(engine, files, asked, error)
 
 
-def meant(files: Files, folder: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Reading]:
+def meant(files: Files, overrides: Mapping[str, Any] | None = None) -> dict[str, Reading]:
     """Layer type -> the rotation that was meant, at the promised length."""
-    record = rope_config.record_in(folder)
+    record = rope_config.record_of(files.config)
     if overrides:
         files = files.replaced(completed(files, overrides))
     elif record is not None and "rope_parameters" in record:

@@ -15,7 +15,7 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import RECORD, folder_to_write
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.engines import agreement as check
@@ -24,7 +24,6 @@ from ropewalk.engines.agreement import Asked, Row
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import formulas
-from ropewalk.rope.config import RECORD
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec, served
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method
     source, named = checkpoint.config_file.parent, Path(checkpoint.place).expanduser()
     files = Files.load(source, checkpoint.config)
     if to is None:
-        long = _profile("long", source, named, files, engine, {}, checkpoint.promised)
+        long = _profile("long", named, files, engine, {}, checkpoint.promised)
         profiles = _native_too(checkpoint, files, named, engine, [long])
     else:
         assert method is not None
@@ -143,8 +142,8 @@ def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method
         config, _ = extended_config(checkpoint.config, method, to)
         overrides = _overrides(rope_config.text_config(config), config)
         profiles = [
-            _profile("native", source, named, files, engine, native or {}, window),
-            _profile("long", source, named, files, engine, overrides, to),
+            _profile("native", named, files, engine, native or {}, window),
+            _profile("long", named, files, engine, overrides, to),
         ]
     return Export(engine, None, profiles, {}, [], None)
 
@@ -168,6 +167,7 @@ def _by_folder(
             assert method is not None
             extend(checkpoint, to, method, long)
         else:
+            checkpoint.refuse_renamed()
             _copied(source, long)
         folded, error = _fold(long) if fold else ([], None)
         keys = check.fix(long, engines=(engine,), backups=False)
@@ -179,7 +179,7 @@ def _by_folder(
         for name, part in parts.items():
             written = Checkpoint.open(part, sound=False)
             files = Files.load(part, written.config)
-            profiles.append(_profile(name, part, final[name], files, engine, {}, written.promised))
+            profiles.append(_profile(name, final[name], files, engine, {}, written.promised))
         if not two_profiles:
             profiles = _native_too(written, files, out, engine, profiles)
             for file in long.iterdir():
@@ -196,7 +196,7 @@ def _native_too(
     if native is None:
         return profiles
     try:
-        return [_profile("native", Path(files.folder), final, files, engine, native, window), *profiles]
+        return [_profile("native", final, files, engine, native, window), *profiles]
     except UserError:  # llama.cpp has no flags for what a folded model needs
         return profiles
 
@@ -235,15 +235,13 @@ def _overrides(text: Any, config: Any) -> dict[str, Any]:
     return {"text_config": keys} if text is not config else keys
 
 
-def _row(files: Files, folder: Path, engine: str, asked: Asked) -> Row:
-    want = check.meant(files, folder, asked.overrides)
+def _row(files: Files, engine: str, asked: Asked) -> Row:
+    want = check.meant(files, asked.overrides)
     length = served(want)
     return check.row(engine, files, want, length, asked)
 
 
-def _profile(
-    name: str, folder: Path, final: Path, files: Files, engine: str, overrides: Mapping[str, Any], length: int
-) -> Profile:
+def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mapping[str, Any], length: int) -> Profile:
     """Find how the engine is started so that it rotates as meant.
 
     Raises:
@@ -251,11 +249,11 @@ def _profile(
     """
     inner = dict(overrides.get("text_config", overrides))
     if engine == "llama.cpp":
-        return _llama_cpp_profile(name, folder, final, files, inner, length)
+        return _llama_cpp_profile(name, final, files, inner, length)
     via_transformers = False
-    row = _row(files, folder, engine, Asked(inner))
+    row = _row(files, engine, Asked(inner))
     if not row.sound and engine in ("vllm", "sglang") and files.model_type != "gpt_oss":
-        other = _row(files, folder, engine, Asked(inner, via_transformers=True))
+        other = _row(files, engine, Asked(inner, via_transformers=True))
         via_transformers, row = (True, other) if other.sound else (False, row)
     if not row.sound:
         raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
@@ -275,16 +273,14 @@ def _add_keys(row: Row, folder: Path, engine: str) -> str:
     return f"Add -o OUT: the written folder gets {', '.join(row.keys)}." if row.keys else f"ropewalk inspect {folder}"
 
 
-def _llama_cpp_profile(
-    name: str, folder: Path, final: Path, files: Files, overrides: Mapping[str, Any], length: int
-) -> Profile:
+def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[str, Any], length: int) -> Profile:
     """Flags on a GGUF of this folder; the keys are in the file where there are no overrides."""
     flags = f"-c {length}"
     if overrides:
         architecture, _ = llama_cpp.converted(files)
         parameters = overrides["rope_parameters"]
         flags = llama_cpp.flags_for(parameters.get("full_attention", parameters), length, architecture)
-    want = check.meant(files, folder, overrides)
+    want = check.meant(files, overrides)
     row = check.row("llama.cpp", files, want, length, Asked(flags=flags))
     if not row.sound:
         raise UserError(f"llama.cpp would not rotate as meant: {row.note}", row.mend)
@@ -316,8 +312,8 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         UserError: if there is nothing to fold, no place for it, or the folded model differs.
     """
     source = Checkpoint.open(folder, sound=False)
-    config, record = copy.deepcopy(source.config), source.record
-    parameters, factors = without_attention_factor(config, record)
+    config, record = copy.deepcopy(source.config), copy.deepcopy(source.record)
+    parameters, factors = without_attention_factor(config)
     if not factors:
         raise UserError(
             f"{folder.name}: the attention factor is what every engine computes; there is nothing to fold",
@@ -331,13 +327,12 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
         (folder / file.name).unlink()  # a link into the source
         file.rename(folder / file.name)
     shutil.rmtree(temporary)
-    rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings))
-    write_text(folder / "config.json", config_text(config))
     if record is not None:
         record |= {"rope_parameters": parameters, "folded": factors}
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
             record["pretrained"][key]["attention_factor"] /= factor
-        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings), record)
+    write_text(folder / "config.json", config_text(config))
     error = float((before - _log_probabilities(Checkpoint.open(folder, sound=False))).abs().max())
     dtype = str(rope_config.text_config(config).dtype or "float32").removeprefix("torch.")
     allowed = FOLD_TOLERANCE.get(dtype, 1e-3)
@@ -350,7 +345,7 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
     return names, error
 
 
-def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, float]]:
+def without_attention_factor(config: Any) -> tuple[dict[str, Any], dict[str, float]]:
     """Rope parameters with only the attention factor that engines compute themselves, and layer type -> the rest.
 
     Flat factors that are YaRN's become native ``yarn``; then its own 0.1 ln s + 1 need not be folded.
@@ -361,8 +356,8 @@ def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> t
     for key, entry in rope_config.rope_parameters(config).items():
         spec, changed = specs[key], dict(entry)
         kept = 1.0
-        yarn = _as_yarn(spec, entry, record)
-        if yarn is not None:
+        yarn = _as_yarn(spec)
+        if yarn is not None and rope_config.accepts(config, key, yarn, spec.length):
             changed, kept = yarn, formulas.yarn_magnitude(yarn["factor"])
         elif entry.get("rope_type") == "longrope":
             changed |= {"attention_factor": 1.0, "short_mscale": 1.0, "long_mscale": 1.0}
@@ -372,13 +367,12 @@ def without_attention_factor(config: Any, record: Mapping[str, Any] | None) -> t
     return parameters, factors
 
 
-def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _as_yarn(spec: RopeSpec) -> dict[str, Any] | None:
     """Native YaRN parameters, if the frequencies are YaRN's with default ends."""
-    window = int(record["window"]) if record else spec.window
-    factor = spec.length / window
+    factor = spec.length / spec.window
     if factor <= 1:
         return None
-    expected = formulas.yarn(spec.base, spec.rotary_dim, factor, window)
+    expected = formulas.yarn(spec.base, spec.rotary_dim, factor, spec.window)
     if float((expected / spec.inv_freq - 1).abs().max()) > check.FREQUENCY:
         return None
     return {
@@ -386,7 +380,7 @@ def _as_yarn(spec: RopeSpec, entry: Mapping[str, Any], record: Mapping[str, Any]
         "rope_theta": spec.base,
         **rope_config.partial_rotary(spec),
         "factor": factor,
-        "original_max_position_embeddings": window,
+        "original_max_position_embeddings": spec.window,
     }
 
 

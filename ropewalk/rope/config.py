@@ -6,6 +6,7 @@ here is what the model will do. Only windows need judgement: the keys that name 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -15,14 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.common import files
 from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RECORD = files.RECORD
+RECORD = "ropewalk"  # key beside the rope parameters: how ropewalk extended them; save_pretrained keeps it
 
 # Configurations do not say how pairs are laid out; these model types rotate neighbours, all others rotate halves.
 INTERLEAVED = frozenset(
@@ -140,7 +140,9 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
-    """Layer type -> rope parameters; one entry ``ALL`` where they are not nested. Layers without a rope are left out.
+    """Layer type -> rope parameters; one entry ``ALL`` where they are not nested.
+
+    Layers without a rope are left out, and so are types that no layer has, for which transformers fills in defaults.
 
     Raises:
         UserError: if the configuration has no rotary embedding or no base.
@@ -149,7 +151,8 @@ def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     parameters = getattr(text, "rope_parameters", None)
     if not parameters:
         raise UserError(f"model_type {text.model_type!r} has no rotary position embedding (no key 'rope_parameters')")
-    nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict)}
+    unused = {"full_attention", "sliding_attention"} - set(getattr(text, "layer_types", None) or parameters)
+    nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict) and key not in unused}
     table = nested or {ALL: parameters}
     for layer_type, entry in table.items():
         if not isinstance(entry.get("rope_theta"), (int, float)) or entry["rope_theta"] <= 1:
@@ -166,16 +169,41 @@ def example_theta(entry: Mapping[str, Any]) -> str:
 
 
 def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
-    """What ropewalk wrote beside this configuration of how it extended it, or None."""
-    folder = Path(getattr(config, "name_or_path", "") or "/nonexistent")
-    folder = folder.parent if folder.is_file() else folder
-    return record_in(folder)
+    """What ropewalk wrote into this configuration of how it extended it, see ``extension``; None if it did not.
+
+    Raises:
+        UserError: if something else stands there.
+    """
+    record = getattr(text_config(config), RECORD, None)
+    if record is None:
+        return None
+    try:
+        if int(record["window"]) < 1:
+            raise ValueError("no window")
+        for entry in record["pretrained"].values():
+            spec_from_json(entry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        name = getattr(config, "name_or_path", "") or "MODEL"
+        key = RECORD if text_config(config) is config else f"text_config.{RECORD}"
+        raise UserError(
+            f"key {key!r}, in which ropewalk notes the pretrained rope, cannot be read: {error!r}",
+            f"ropewalk inspect {name} --set {key}=null   (the configuration is then taken as it stands)",
+        ) from None
+    found: dict[str, Any] = record
+    return found
 
 
-def record_in(folder: Path) -> dict[str, Any] | None:
-    """What ropewalk wrote in a folder of how it extended the checkpoint; None where it only wrote the folder."""
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    return record if "window" in record else None
+def extension(
+    method: str, starting: Mapping[str, RopeSpec], parameters: Mapping[str, Mapping[str, Any]], to: int
+) -> dict[str, Any]:
+    """The record of an extension: what was done, and the rope that it started from."""
+    return {
+        "method": method,
+        "window": window_of(starting),
+        "target": to,
+        "pretrained": {key: spec_to_json(spec) for key, spec in starting.items()},
+        "rope_parameters": {key: dict(entry) for key, entry in parameters.items()},
+    }
 
 
 def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
@@ -321,9 +349,31 @@ def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict
     }
 
 
-def write(config: PreTrainedConfig, parameters: Mapping[str, Mapping[str, Any]], length: int) -> None:
-    """Put rope parameters (layer type -> dict, base included) and the new length into a configuration, in place."""
+def accepts(config: PreTrainedConfig, key: str, parameters: Mapping[str, Any], to: int) -> bool:
+    """Whether the architecture takes these rope parameters for layer type ``key``, and keeps their type."""
+    trial = copy.deepcopy(config)
+    try:
+        write(trial, {key: parameters}, to)
+    except (ValueError, KeyError):
+        return False
+    return bool(rope_parameters(trial)[key].get("rope_type") == parameters["rope_type"])
+
+
+def write(
+    config: PreTrainedConfig,
+    parameters: Mapping[str, Mapping[str, Any]],
+    length: int,
+    record: Mapping[str, Any] | None = None,
+) -> None:
+    """Put rope parameters (layer type -> dict, base included) and the new length into a configuration, in place.
+
+    ``record`` says how they were made, see ``extension``; without one an older record goes.
+    """
     text = text_config(config)
+    if record is not None:
+        setattr(text, RECORD, dict(record))
+    elif hasattr(text, RECORD):
+        delattr(text, RECORD)
     if set(parameters) == {ALL}:
         text.rope_parameters = dict(parameters[ALL])
     else:

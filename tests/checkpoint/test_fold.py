@@ -40,7 +40,7 @@ def folded(family, tmp_path, spelling=f"yarn(attention_factor={T})"):
     model = with_biases(family)
     method = made(spelling, model)
     written, _ = extended_config(model.config, method, TARGET)
-    parameters, factors = without_attention_factor(written, None)
+    parameters, factors = without_attention_factor(written)
     files = saved(model, tmp_path)
     (tmp_path / "out").mkdir()
     names = fold(files, tmp_path / "out", written, factors)
@@ -66,7 +66,7 @@ def test_without_the_factor_the_logits_differ(tmp_path):
     model = tiny("llama")
     method = made(f"yarn(attention_factor={T})", model)
     written, _ = extended_config(model.config, method, TARGET)
-    parameters, _ = without_attention_factor(written, None)
+    parameters, _ = without_attention_factor(written)
     method.extend(model, to=TARGET)
     with_key = logits(model, LONG)
     rope_config.write(model.config, parameters, TARGET)
@@ -76,7 +76,7 @@ def test_without_the_factor_the_logits_differ(tmp_path):
 
 def test_yarns_own_factor_stays_with_the_engines(tmp_path):
     written, _ = extended_config(config("llama"), made(f"yarn(attention_factor={T})", tiny("llama")), TARGET)
-    parameters, factors = without_attention_factor(written, {"window": 64})
+    parameters, factors = without_attention_factor(written)
     (entry,), (factor,) = parameters.values(), factors.values()
     assert entry["rope_type"] == "yarn" and entry["original_max_position_embeddings"] == 64
     assert factor == pytest.approx(T / 1.138629, rel=1e-6)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import logging
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
-from ropewalk import UserError
+from ropewalk import UserError, method
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.weights import check_weights, refuse_renamed
+from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from tests.architectures import ARCHITECTURES, build
 from tests.cli.test_main import byte_tokenizer, refused
+from tests.engines.gguf.checkpoints import edit
 from tests.models import tiny
 
 
 def loaded(folder: Path):
     return Checkpoint.open(folder)._live("auto")
+
+
+def compared(folder: Path):
+    """By names and shapes alone, as ``extend`` and ``export`` do."""
+    config = AutoConfig.from_pretrained(folder)  # ropes that cannot be extended are not the question here
+    refuse_renamed(check_weights(folder), config)
 
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -50,24 +61,28 @@ def adding(*names: str):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_what_save_pretrained_writes_is_accepted_and_less_is_refused(architecture, tmp_path):
+def test_what_save_pretrained_writes_is_accepted_and_less_is_refused(architecture, tmp_path, caplog):
     build(architecture).save_pretrained(tmp_path)
-    loaded(tmp_path)
     names = sorted(load_file(tmp_path / "model.safetensors"))
+    for look in (loaded, compared):
+        look(tmp_path)
     change(tmp_path, without(names[len(names) // 2]))
-    with pytest.raises(UserError, match=r"the weights lack 1 of|tensor '.*' is \[|make one of the model's"):
-        loaded(tmp_path)
+    for look in (loaded, compared):
+        with pytest.raises(UserError, match=r"the weights lack 1 of|tensor '.*' is \[|make one of the model's"):
+            look(tmp_path)
+    assert "not compared" not in caplog.text
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("look", [loaded, compared])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_single_tensor_is_missed(architecture, tmp_path):
+def test_every_single_tensor_is_missed(architecture, look, tmp_path):
     build(architecture).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     for name in tensors:
         save_file(without(name)(tensors), tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(UserError):
-            loaded(tmp_path)
+            look(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt_neox", "cohere", "gpt_oss"])
@@ -75,10 +90,12 @@ def test_tied_weights_are_stored_once(family, tmp_path):
     tiny(family, tie_word_embeddings=True).save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     embedding = next(name for name in stored if "embed" in name)
-    loaded(tmp_path)
+    for look in (loaded, compared):
+        look(tmp_path)
     change(tmp_path, without(embedding))
-    with pytest.raises(UserError, match="the weights lack"):
-        loaded(tmp_path)
+    for look in (loaded, compared):
+        with pytest.raises(UserError, match="the weights lack"):
+            look(tmp_path)
 
 
 MISSING = {  # what was done to the weights -> what the refusal says, and its mend
@@ -115,9 +132,10 @@ MISSING = {  # what was done to the weights -> what the refusal says, and its me
 def test_other_weights_are_refused_with_cause_and_mend(case, tmp_path):
     how, said, mend = MISSING[case]
     saved(tmp_path, how)
-    with pytest.raises(UserError, match=said) as refusal:
-        Checkpoint.open(tmp_path).load()
-    assert mend in refusal.value.mend
+    for look in (loaded, compared):
+        with pytest.raises(UserError, match=said) as refusal:
+            look(tmp_path)
+        assert mend in refusal.value.mend
 
 
 def verbs(model: Path, out: Path) -> dict[str, list[object]]:
@@ -127,18 +145,21 @@ def verbs(model: Path, out: Path) -> dict[str, list[object]]:
         "serve": ["serve", model, "--port", "0"],
         "inspect": ["inspect", model, "--weights"],
         "plan": ["plan", model, "--to", 256, "--calibrate"],
-        "export": ["export", model, "--engine", "llama.cpp", "--to", 256, "-m", "yarn(attention_factor=1.3)", "--fold",
-                   "-o", out],
+        "export, folded": ["export", model, "--engine", "llama.cpp", "--to", 256, "-m", "yarn(attention_factor=1.3)",
+                           "--fold", "-o", out],
+        "export": ["export", model, "--engine", "vllm", "-o", out],
+        "export, extended": ["export", model, "--engine", "vllm", "--to", 256, "-o", out],
+        "extend": ["extend", model, "--to", 256, "-o", out],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", verbs(Path(), Path()))
 @pytest.mark.parametrize("how", [without(Q_PROJ), prefixed("base_model.model.")], ids=["missing", "prefix"])
-def test_every_verb_that_loads_refuses(verb, how, tmp_path, capsys):
+def test_every_verb_that_loads_or_copies_refuses(verb, how, tmp_path, capsys):
     model = saved(tmp_path / "model", how)
     err = refused(capsys, *verbs(model, tmp_path / "out")[verb])
     assert "the weights lack" in err and "Likely cause" in err
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out" / "results.json").exists() and not (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.mark.parametrize("how", [
@@ -151,6 +172,7 @@ def test_older_spellings_and_tables_are_no_alarm(how, tmp_path, caplog):
         ids = torch.arange(3, 40)[None]
         want = loaded(saved(tmp_path / "plain"))(ids).logits
         assert torch.equal(loaded(saved(tmp_path / "other", how))(ids).logits, want)
+    compared(tmp_path / "other")
     assert not caplog.records
 
 
@@ -160,6 +182,45 @@ def test_what_is_no_part_of_the_decoder_is_said(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         loaded(tmp_path)
     assert [record.name for record in caplog.records] == ["ropewalk"] and repr(name) in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mtp.fc.weight", "model.vision_tower.patch.weight", "v_head.weight"])
+def test_what_is_no_part_of_the_decoder_is_copied_without_a_word(name, tmp_path, caplog):
+    compared(saved(tmp_path, adding(name)))
+    assert not caplog.records
+
+
+def test_a_model_without_its_head_is_compared_as_what_it_is(tmp_path, caplog):
+    """Embedding models are saved as bare decoders, whose names have no prefix and no head."""
+    tiny("llama").model.save_pretrained(tmp_path)
+    compared(tmp_path)
+    change(tmp_path, without("layers.1.self_attn.q_proj.weight"))
+    with pytest.raises(UserError, match=r"lack 1 of.*'layers\.1\.self_attn\.q_proj\.weight'"):
+        compared(tmp_path)
+    assert not caplog.records
+
+
+def test_what_cannot_be_compared_is_said_and_let_through(tmp_path, caplog):
+    model, quantised = saved(tmp_path / "m"), {"quantization_config": {"quant_method": "fp8"}}
+    edit(model, **quantised)
+    extend(model, 256, method("yarn"), tmp_path / "out")
+    assert "were not compared with the model's: they are quantised" in caplog.text
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_nothing_is_read_or_filled_in_for_a_comparison(tmp_path):
+    """A model of 7 billion numbers that are missing is told as fast as a small one."""
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+
+    size = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config = AutoConfig.for_model("llama", **size, architectures=["LlamaForCausalLM"])
+    save_file({"model.norm.weight": torch.zeros(4096)}, tmp_path / "model.safetensors")
+    held = peak()
+    with pytest.raises(UserError, match="lack 290 of"):
+        refuse_renamed(check_weights(tmp_path), config)
+    assert peak() - held < 2**19
 
 
 def test_layers_that_guess_further_tokens_are_said(tmp_path, caplog):

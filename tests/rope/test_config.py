@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -174,14 +173,20 @@ def test_a_layer_type_without_rope_is_left_out():
     assert list(read(mixed)) == ["sliding_attention"]
 
 
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+def test_a_layer_type_that_no_layer_has_is_left_out(kind):
+    only = config("gemma3", layer_types=[kind] * 2)
+    assert list(read(only)) == [kind]
+    check_live(tiny("gemma3", layer_types=[kind] * 2))
+
+
 # A folder that ropewalk wrote: its record says where it started
 
 
 def test_a_record_brings_back_window_and_start(folder):
     start = spec_of(folder, llama("default", 64))
-    path = Path(folder(llama("default", 256, rope_theta=40000.0)))
-    (path / RECORD).write_text(json.dumps({"window": 64, "pretrained": {"all": spec_to_json(start)}}))
-    extended = load_config(str(path))
+    record = json.loads(json.dumps({"window": 64, "pretrained": {"all": spec_to_json(start)}}))
+    extended = load_config(folder({**llama("default", 256, rope_theta=40000.0), RECORD: record}))
     assert (read(extended)["all"].window, read(extended)["all"].base) == (64, 40000.0)
     assert starting_specs(extended) == {"all": start}
     assert starting_specs(extended, on_top=True)["all"].base == 40000.0

@@ -15,7 +15,9 @@ import numpy as np
 
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
 from ropewalk.checkpoint.gguf.header import Place
+from ropewalk.checkpoint.gguf.hyperparameters import SLIDES, SLIDING, layer_types, sliding_window
 from ropewalk.checkpoint.gguf.library import gguf
+from ropewalk.checkpoint.gguf.mistakes import ORIGIN
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
 from ropewalk.checkpoint.weights import refuse_incomplete
 from ropewalk.common.errors import UserError
@@ -39,9 +41,7 @@ FAMILIES = {
 ONE_PLUS = frozenset({"gemma", "gemma2", "gemma3"})  # norms are stored as 1 + weight
 DTYPES = {"F32": "float32", "F16": "float16"}  # of the matrices -> of the model; all others become bfloat16
 PARTIAL = frozenset({"phi3"})  # model types that can rotate a part of each head
-SLIDING = {"gemma2": (4096, 2), "gemma3": (None, 6)}  # default window; one layer in so many looks past it
 WIDEST = {"gemma2": 46, "gemma3": 62}  # layers of the largest, whose queries are scaled by hidden size over heads
-ORIGIN = "Use the checkpoint that the file was made from."
 
 
 def configuration(file: RopeOfFile) -> PreTrainedConfig:
@@ -53,12 +53,9 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     kind, keys = FAMILIES.get(file.architecture), file.keys
-    if kind is None or keys.get("expert_count"):
-        what = f"architecture {file.architecture!r}" + (" with experts" if keys.get("expert_count") else "")
+    if kind is None:
+        what = f"architecture {file.architecture!r}"
         raise UserError(f"{file.path} has the {what}; a GGUF is opened for {', '.join(FAMILIES)}", ORIGIN)
-    for key in ("attention.head_count_kv", "feed_forward_length", "attention.head_count"):
-        if f"{file.architecture}.{key}" in file.header.lists:
-            raise UserError(f"{file.path}: key '{file.architecture}.{key}' differs between layers", ORIGIN)
     parts = file.header.values.get("split.count", 0)
     if parts > 1:
         raise UserError(f"{file.path} is one of {parts} parts", f"llama-gguf-split --merge {file.path} WHOLE.gguf")
@@ -85,11 +82,8 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
     tried = []
     for parameters in _spellings(file):
         if kind == "gemma3_text":
-            base = float(keys.get("rope.freq_base_swa", 10000.0))
-            parameters = {
-                "full_attention": parameters,
-                "sliding_attention": {"rope_type": "default", "rope_theta": base},
-            }
+            near = {"rope_type": "default", "rope_theta": float(keys.get("rope.freq_base_swa", 10000.0))}
+            parameters = {kind: near if kind == SLIDING else parameters for kind in layer_types(file)}
         with rope_config.quiet():
             made = AutoConfig.for_model(kind, **values, **more, rope_parameters=parameters)
         if kind == "phi3":  # the attribute has priority over the key
@@ -125,30 +119,24 @@ def _dtype(file: RopeOfFile) -> str:
 def _of_family(file: RopeOfFile, kind: str, head_dim: int) -> tuple[str, dict[str, Any]]:
     """The model type, and what only this family's configuration has."""
     keys, layers = file.keys, int(file.keys["block_count"])
-    window = int(keys.get("attention.sliding_window", 0))
     if kind == "llama":
         biased = {part for part in ("attn_q", "attn_output", "ffn_up") if f"blk.0.{part}.bias" in file.header.tensors}
         if biased == {"attn_q"}:
             return "qwen2", {}
-        if 0 < window < keys["context_length"]:
-            return "mistral", {"sliding_window": window}
         return kind, {"attention_bias": "attn_q" in biased, "mlp_bias": "ffn_up" in biased}
-    if kind == "phi3":
-        return kind, {"sliding_window": window or None}
-    if file.architecture in SLIDING:
-        default, every = SLIDING[file.architecture]
-        pattern = f"{file.architecture}.attention.sliding_window_pattern"
-        every = int(file.header.values.get(pattern, every))
-        slides = file.header.lists.get(pattern, [i % every != every - 1 for i in range(layers)])
+    if file.architecture in SLIDES:
         width, heads = int(keys["embedding_length"]), int(keys["attention.head_count"])
         more: dict[str, Any] = {
-            "sliding_window": window or default or int(_need(file, "attention.sliding_window")),
-            "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+            "layer_types": layer_types(file),
             "query_pre_attn_scalar": width // heads if layers == WIDEST[file.architecture] else head_dim,
         }
-        for cap, cap_default in (("attn", 50.0), ("final", 30.0)):
-            given = keys.get(f"{cap}_logit_softcapping", cap_default if kind == "gemma2" else None)
-            more[f"{cap}_logit_softcapping"] = given
+        if sliding_window(file):
+            more["sliding_window"] = sliding_window(file)
+        capped = kind == "gemma2"
+        if capped and keys.get("attn_logit_softcapping") == 0:
+            raise UserError(f"{file.path}: key 'gemma2.attn_logit_softcapping' is 0; llama.cpp divides by it", ORIGIN)
+        more["attn_logit_softcapping"] = keys.get("attn_logit_softcapping", 50.0) if capped else None
+        more["final_logit_softcapping"] = keys.get("final_logit_softcapping", 30.0 if capped else 0.0) or None
         return kind, more
     return kind, {}
 
@@ -204,7 +192,6 @@ def model(file: RopeOfFile, config: PreTrainedConfig, dtype: str) -> PreTrainedM
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     live: PreTrainedModel = loaded[0]
-    live.config.name_or_path = ""  # a record beside the file is about another model
     refuse_incomplete(file.path, live, loaded[1])
     return live
 

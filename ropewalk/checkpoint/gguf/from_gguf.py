@@ -14,7 +14,7 @@ from ropewalk.checkpoint.gguf.header import AGAIN, Header, Place, read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error
 from ropewalk.common.errors import UserError
-from ropewalk.rope.spec import Reading, RopeSpec
+from ropewalk.rope.spec import ALL, Reading, RopeSpec
 
 # Rotations of neighbours, as the file's rows are laid out; the others rotate halves.
 INTERLEAVED = frozenset(
@@ -22,6 +22,7 @@ INTERLEAVED = frozenset(
     "llada llama llama4 minicpm mistral3 nanbeige olmo smollm3 starcoder xverse".split()
 )
 WORD, NUMBER, NOT_NEGATIVE = "a word", "a number", "a number, 0 or above"
+COUNT = "a whole number, 0 or above"
 WHOLE, POSITIVE, ABOVE_ONE = "a whole number above 0", "a number above 0", "a number above 1"
 EXPECTED = {
     key: expected
@@ -31,7 +32,8 @@ EXPECTED = {
         "attention.key_length attention.value_length rope.dimension_count rope.scaling.original_context_length",
         ABOVE_ONE: "rope.freq_base rope.freq_base_swa",
         POSITIVE: "rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow",
-        NOT_NEGATIVE: "rope.scaling.factor rope.scale_linear",
+        NOT_NEGATIVE: "rope.scaling.factor rope.scale_linear attn_logit_softcapping final_logit_softcapping",
+        COUNT: "attention.sliding_window attention.sliding_window_pattern",
         NUMBER: "rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_log_multiplier",
     }.items()
     for key in keys.split()
@@ -71,19 +73,22 @@ class RopeOfFile:
         """
         return llama_rope.read({**self.keys, **self.factors}, architecture=self.architecture, sliding=sliding)
 
-    def spec(self) -> RopeSpec:
-        """The same as a RopeSpec: factors relative to ``rope.freq_base``.
+    def spec(self, layer_type: str = ALL) -> RopeSpec:
+        """The same as a RopeSpec: factors relative to the base of these layers.
 
         Raises:
             UserError: if llama.cpp would refuse the file.
         """
-        reading, keys = self.reading(), self.keys
+        sliding, keys = layer_type == "sliding_attention", self.keys
+        reading = self.reading(sliding)
         heads = int(keys.get("attention.head_count", 1))
         head_dim = int(keys.get("attention.key_length") or keys.get("embedding_length", 0) // heads)
         kind = str(keys.get("rope.scaling.type") or ("longrope" if self.factors else "default"))
-        base, n_rot = float(keys.get("rope.freq_base", 10000.0)), 2 * len(reading.inv_freq)
+        base, n_rot = llama_rope.base(keys, self.architecture, sliding), 2 * len(reading.inv_freq)
         length = int(keys["context_length"])
         stretch = float(keys.get("rope.scaling.factor") or 1.0) if kind in ("linear", "yarn") else 1.0
+        unscaled = kind in ("none", "linear") and stretch == 1.0
+        unscaled |= sliding and self.architecture in llama_rope.UNSTRETCHED_SLIDING
         plain = RopeSpec.plain(
             base,
             n_rot,
@@ -92,7 +97,9 @@ class RopeOfFile:
             head_dim=head_dim or n_rot,
             kv_heads=int(keys.get("attention.head_count_kv", heads)),
             attention_factor=reading.attention_factor,
-            rope_type="default" if kind in ("none", "linear") and stretch == 1.0 else kind,
+            rope_type="default" if unscaled else kind,
+            layer_type=layer_type,
+            sliding=sliding,
             style="interleaved" if self.architecture in INTERLEAVED else "half",
         )
         factors = (plain.base_inv_freq / reading.inv_freq).tolist()
@@ -171,8 +178,8 @@ def _fits(value: Any, expected: str) -> bool:
         return isinstance(value, str)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         return False
-    if expected == WHOLE:
-        return isinstance(value, int) and 0 < value < 1 << 31
+    if expected in (WHOLE, COUNT):
+        return isinstance(value, int) and (expected == WHOLE) <= value < 1 << 32
     if expected == NOT_NEGATIVE:
         return value >= 0
     return expected == NUMBER or value > (1 if expected == ABOVE_ONE else 0)

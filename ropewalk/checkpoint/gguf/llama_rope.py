@@ -34,6 +34,7 @@ LONG_SHORT_FACTORS = frozenset(
 READS_YARN_BETAS = frozenset({"grok", "mistral3"})
 READS_YARN_EXTRAPOLATION = frozenset({"grok"})
 READS_YARN_LOG_MULTIPLIER = frozenset({"deepseek2", "deepseek32", "mistral3"})
+SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 UNSTRETCHED_SLIDING = frozenset("gemma3 gemma3n laguna olmo2".split())  # sliding layers keep a scale of 1 there
 
 
@@ -124,7 +125,6 @@ def read(
     stored = float(kv.get("rope.scaling.factor", kv.get("rope.scale_linear", 0.0)))
     stored_scale = 1.0 / stored if stored else 1.0
     freq_scale = 1.0 if scaling == "none" else _first(flags.rope_freq_scale, stored_scale)
-    base = float(_first(flags.rope_freq_base, kv.get("rope.freq_base"), 10000.0))
     original = int(flags.yarn_orig_ctx or kv.get("rope.scaling.original_context_length") or trained_length)
     extrapolation = _extrapolation(flags, kv, architecture, scaling)
     factor = _attention_factor(flags, kv, architecture, freq_scale, extrapolation)
@@ -132,14 +132,21 @@ def read(
     served = flags.ctx_size or trained_length
     capped = int(original / freq_scale) if scaling == "yarn" and freq_scale != stored_scale else trained_length
 
-    if sliding:
-        base = float(kv.get("rope.freq_base_swa", 10000.0 if architecture.startswith("gemma3") else base))
-        freq_scale = 1.0 if architecture in UNSTRETCHED_SLIDING else freq_scale
-    unscaled = plain(base, n_rot) / _dimension_factors(kv, served, original, n_rot)
-    kept = _ramp(flags, kv, architecture, n_rot, original, base) * extrapolation
+    if sliding and architecture in UNSTRETCHED_SLIDING:
+        freq_scale = 1.0
+    theta = base(kv, architecture, sliding, flags)
+    unscaled = plain(theta, n_rot) / _dimension_factors(kv, served, original, n_rot)
+    kept = _ramp(flags, kv, architecture, n_rot, original, theta) * extrapolation
     if extrapolation:  # the kernel's own
         factor *= 1.0 + 0.1 * math.log(1.0 / freq_scale)
     return Reading(unscaled * (freq_scale * (1 - kept) + kept), factor, min(served, capped))
+
+
+def base(kv: Mapping[str, Any], architecture: str, sliding: bool, flags: Flags | None = None) -> float:
+    """The base of the rotation in all layers, or in the sliding ones."""
+    theta = float(_first((flags or Flags()).rope_freq_base, kv.get("rope.freq_base"), 10000.0))
+    own = 10000.0 if architecture.startswith("gemma3") else theta
+    return float(kv.get("rope.freq_base_swa", own)) if sliding else theta
 
 
 def _first(*values: Any) -> Any:
@@ -150,9 +157,9 @@ def _refuse_unloadable(kv: Mapping[str, Any], architecture: str) -> None:
     if "context_length" not in kv:
         raise UserError(f"key '{architecture}.context_length' is missing, expected the length in tokens")
     kind = kv.get("rope.scaling.type", "linear")
-    if kind not in ("none", "linear", "yarn", "longrope"):
+    if kind not in SCALING_TYPES:
         raise UserError(
-            f"key '{architecture}.rope.scaling.type' is {kind!r}, expected none, linear, yarn or longrope",
+            f"key '{architecture}.rope.scaling.type' is {kind!r}, expected one of {', '.join(SCALING_TYPES)}",
             "Convert the checkpoint again: ropewalk export DIR --engine llama.cpp",
         )
     pair = architecture in LONG_SHORT_FACTORS and (kind == "longrope" or architecture not in FREQUENCY_FACTORS)

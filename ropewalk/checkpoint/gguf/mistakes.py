@@ -1,4 +1,4 @@
-"""What is wrong with the rope of a GGUF file, seen from its keys: what llama.cpp takes otherwise than was meant."""
+"""What is wrong with a GGUF file, seen from its keys: what llama.cpp or transformers takes otherwise than meant."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
-from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION
+from ropewalk.checkpoint.gguf.hyperparameters import strange
+from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION, SCALING_TYPES
 from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL
+
+ORIGIN = "Use the checkpoint that the file was made from."
 
 
 def problem(file: RopeOfFile, code: str, key: str, seen: Any, expected: Any, mend: str) -> Problem:
@@ -30,6 +33,11 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
     """Misconfigurations; a sound file yields none."""
     keys, again = file.keys, f"ropewalk inspect {file.path} --against CHECKPOINT {patch(file)}"
     kind, factor = keys.get("rope.scaling.type"), keys.get("rope.scaling.factor", 0.0)
+    if kind is not None and kind not in SCALING_TYPES:
+        yield problem(
+            file, "scaling-type-unknown", "rope.scaling.type", kind,
+            f"one of {', '.join(SCALING_TYPES)}; llama.cpp stops at any other", again,
+        )  # fmt: skip
     if kind == "longrope" and not file.factors:
         yield problem(
             file, "factors-missing", "rope.scaling.type", kind,
@@ -50,6 +58,15 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             _set(file, {"rope.scaling.type": "linear"}) + "   (or yarn, if that was meant)",
         )  # fmt: skip
     yield from _yarn_problems(file, kind, factor)
+    for found in strange(file):
+        why, mend = "transformers has no such model", ORIGIN
+        if found.passed_over:
+            why = "llama.cpp passes over this key in this architecture, and computes without it"
+            mend = _set(file, {found.key: None}) + "   (then the file says what llama.cpp computes; what was meant, "
+            mend += "only the checkpoint knows that it was made from)"
+        yield problem(
+            file, "key-not-understood", found.key, found.seen, f"{found.allowed or 'no such key'}: {why}", mend
+        )
     original = keys.get("rope.scaling.original_context_length")
     if kind in ("linear", "yarn") and factor > 1 and original:
         promised = round(original * factor)
@@ -83,7 +100,8 @@ def _yarn_problems(file: RopeOfFile, kind: Any, factor: float) -> Iterator[Probl
             yield problem(
                 file, "beta-unread", f"rope.scaling.{key}", beta,
                 f"{default:g}: llama.cpp reads this key for {', '.join(sorted(READS_YARN_BETAS))} only",
-                f"llama-server -m {file.path} --{key.replace('_', '-')} {beta:g}",
+                _set(file, {f"rope.scaling.{key}": None})
+                + f"   (what llama.cpp computes; as meant: llama-server --{key.replace('_', '-')} {beta:g})",
             )  # fmt: skip
     if kind == "yarn" and factor > 1 and "rope.scaling.original_context_length" not in keys:
         window = round(keys["context_length"] / factor)

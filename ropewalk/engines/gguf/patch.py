@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read, refuse_other
 from ropewalk.checkpoint.gguf.header import AGAIN
+from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
@@ -63,15 +64,18 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
 def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: bool = False) -> None:
     """Write ``source`` again with single rope keys changed: ``ARCH.KEY=JSON``; ``null`` removes a key.
 
+    Keys that llama.cpp passes over, and that are not understood here, can be removed too.
+
     Raises:
-        UserError: for keys that are not about the rope, or values of the wrong type.
+        UserError: for other keys that are not about the rope, or values of the wrong type.
     """
     file = read(source)
+    idle = {found.key for found in strange(file) if found.passed_over}
     keys, removed = {}, set()
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         key = name.removeprefix(f"{file.architecture}.")
-        if not separator or key not in REWRITTEN:
+        if not separator or not (key in REWRITTEN or (key in idle and text == "null")):
             raise UserError(f"{source}: {name!r} is no rope key{did_you_mean(key, REWRITTEN)}")
         try:
             value = json.loads(text)

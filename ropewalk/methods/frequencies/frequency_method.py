@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -145,18 +145,6 @@ class FrequencyMethod(Method):
         Raises:
             UserError: if no static parameters can.
         """
-
-        def accepts(key: str) -> Callable[[dict[str, Any]], bool]:
-            def try_on(parameters: dict[str, Any]) -> bool:
-                trial = copy.deepcopy(config)
-                try:
-                    rope_config.write(trial, {key: parameters}, to)
-                except (ValueError, KeyError):
-                    return False
-                return rope_config.rope_parameters(trial)[key].get("rope_type") == parameters["rope_type"]
-
-            return try_on
-
         table: dict[str, dict[str, Any]] = {}
         for key, (rope, target) in self._targets(config, to, on_top).items():
             static = self.frozen(rope, target)
@@ -165,8 +153,18 @@ class FrequencyMethod(Method):
                     f"{self.id} cannot be saved in a configuration: {self.why_not_saved()}",
                     USE_IT_LIVE,
                 )
-            table[key] = static.rope_parameters(rope, target, accepts(key))
+            table[key] = static.rope_parameters(rope, target, partial(rope_config.accepts, config, key, to=to))
         return table
+
+    def write(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, dict[str, Any]]:
+        """Put what says this method, and the record of it, into a configuration; returns what ``saved`` does.
+
+        Raises:
+            UserError: as ``saved``.
+        """
+        parameters, starting = self.saved(config, to, on_top), rope_config.starting_specs(config, on_top)
+        rope_config.write(config, parameters, to, rope_config.extension(self.id, starting, parameters, to))
+        return parameters
 
     def static_plan(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, Frequencies]:
         """Layer type -> the frequencies that ``saved`` means to say."""
@@ -183,17 +181,21 @@ class FrequencyMethod(Method):
         check_live(model)
         targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
-        text = rope_config.text_config(model.config)
+        text, window = rope_config.text_config(model.config), rope_config.trained_window(model.config)
         before = dict(vars(text))
-        rope_config.write(model.config, self.saved(model.config, to, on_top), to)
+        self.write(model.config, to, on_top)
         live.rebuild(model, plan)
         try:  # what was written says what the method meant
             live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
         except UserError:
+            vars(text).clear()
             vars(text).update(before)
             live.rebuild(model, plan)
             raise
         check_live(model)
+        generation = getattr(model, "generation_config", None)
+        if generation is not None and window <= (generation.max_length or 0) < to:  # it was the window's
+            generation.max_length = to
 
 
 def check_live(model: nn.Module) -> None:

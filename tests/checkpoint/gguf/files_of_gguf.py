@@ -40,6 +40,14 @@ def name_of(parameter: str, four_norms: bool) -> str:
     return f"blk.{layer}.{({**BLOCK, **GEMMA} if four_norms else BLOCK)[part]}.{suffix}"
 
 
+def kind_of(value: Any) -> tuple[Any, ...]:
+    """The type that a key of this value has in a file, and of a list's entries."""
+    kinds = gguf.GGUFValueType
+    if isinstance(value, list):
+        return kinds.ARRAY, *kind_of(value[0])
+    return ({bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)],)
+
+
 def written(
     path: Path, model: Any, keys: dict[str, Any] | None = None, factors: dict[str, Any] | None = None, leave: str = ""
 ) -> Path:
@@ -60,9 +68,8 @@ def written(
     } | (keys or {})
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in given.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
         if value is not None:
-            add[type(value)](f"{architecture}.{key}", value)
+            writer.add_key_value(f"{architecture}.{key}", value, *kind_of(value))
     gemma = architecture.startswith("gemma")
     for parameter, tensor in model.state_dict().items():
         if parameter == "lm_head.weight" and config.tie_word_embeddings:

@@ -12,7 +12,6 @@ import torch
 
 from ropewalk import method
 from ropewalk.checkpoint.write import extend
-from ropewalk.rope import config as rope_config
 from tests.models import config, tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -38,12 +37,10 @@ def checkpoint(
 
 
 def configuration(folder: Path, family: str, spelling: str, **more: Any) -> Path:
-    """A config.json alone, extended, with the record that knows the window: enough to say a rope."""
+    """A config.json alone, extended: enough to say a rope."""
     model = config(family, **more)
-    window = rope_config.window_of(rope_config.read(model))
-    rope_config.write(model, method(spelling).saved(model, TARGET), TARGET)
+    method(spelling).write(model, TARGET)
     model.save_pretrained(folder)
-    (folder / rope_config.RECORD).write_text(json.dumps({"window": window}))
     return folder
 
 

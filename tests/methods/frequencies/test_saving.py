@@ -4,9 +4,14 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config
 
+import ropewalk
 from ropewalk import UserError, method
+from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.inspection import inspect
+from ropewalk.checkpoint.write import extend
+from ropewalk.cli.main import run
 from ropewalk.methods.frequencies.frequency_method import check_live
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
@@ -24,7 +29,7 @@ from tests.matrix import (
     logits,
     made,
 )
-from tests.models import shared, tiny
+from tests.models import config, shared, tiny
 
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 
@@ -186,3 +191,99 @@ def test_extending_a_model_whose_configuration_was_changed_after_loading_is_refu
     model.config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     with pytest.raises(UserError, match=r"inv_freq\[0\] is 1, the configuration gives 0.25"):
         method("yarn").extend(model, to=TARGET)
+
+
+# What a plain save_pretrained keeps: where the extension started
+
+
+@pytest.mark.parametrize("spelling", ["yarn", "resonance+yarn", "ntk-aware"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
+def test_a_plain_save_is_known_as_an_extension(spelling, family, tmp_path):
+    """What is extended in memory and saved by transformers is, to every reader, what ``extend -o`` writes."""
+    tiny(family).save_pretrained(tmp_path / "source")
+    written = Checkpoint.open(extend(tmp_path / "source", TARGET, method(spelling), tmp_path / "written").folder)
+    live = tiny(family)
+    method(spelling).extend(live, to=TARGET)
+    live.save_pretrained(tmp_path / "plain")
+    opened = Checkpoint.open(tmp_path / "plain")
+    assert (opened.window, opened.promised, opened.record) == (WINDOW, TARGET, written.record)
+    assert opened.specs == written.specs and opened.starting() == written.starting()
+    found = inspect(opened)
+    assert (found.window, found.length, found.extended_by) == (WINDOW, TARGET, method(spelling).id)
+    assert found.problems == []
+    again = [
+        extend(source, 2 * TARGET, method("pi"), tmp_path / f"again from {source.name}")
+        for source in (written.folder, tmp_path / "plain", tmp_path / "source")
+    ]
+    assert again[0].rope_parameters == again[1].rope_parameters == again[2].rope_parameters
+    assert {done.scale for done in again} == {2 * TARGET / WINDOW}
+
+
+def test_the_record_goes_where_the_configuration_goes(tmp_path):
+    """Loaded, saved, extended again in memory: the pretrained window stays what it was."""
+    source = tmp_path / "source"
+    tiny("llama").save_pretrained(source)
+    first = extend(source, TARGET, method("yarn"), tmp_path / "first").folder
+    Checkpoint.open(first).load(device="cpu").save_pretrained(tmp_path / "second")
+    live = Checkpoint.open(tmp_path / "second").load(device="cpu")
+    method("ntk-aware").extend(live, to=2 * TARGET)
+    assert rope_config.trained_window(live.config) == WINDOW
+    assert rope_config.read(live.config)["all"].base == pytest.approx(10000.0 * (2 * TARGET / WINDOW) ** (16 / 14))
+
+
+def test_a_refused_extension_leaves_no_record(monkeypatch):
+    live_model, check = tiny("llama"), live.check
+    calls = []
+
+    def fails_once(*more, **keys):
+        calls.append(keys)
+        if "tolerance" in keys:
+            raise UserError("off")
+        check(*more, **keys)
+
+    monkeypatch.setattr(live, "check", fails_once)
+    before = live_model.config.to_dict()
+    with pytest.raises(UserError, match="off"):
+        method("yarn").extend(live_model, to=TARGET)
+    assert live_model.config.to_dict() == before and rope_config.record_of(live_model.config) is None
+    assert {"tolerance"} <= set().union(*calls)
+
+
+def test_the_record_stands_beside_the_rope_of_a_model_in_a_model(tmp_path):
+    whole = Gemma3Config(text_config=config("gemma3").to_dict(), vision_config={"num_hidden_layers": 1})
+    method("yarn").write(whole, TARGET)
+    whole.save_pretrained(tmp_path)
+    opened = Checkpoint.open(tmp_path)
+    assert opened.raw["text_config"]["ropewalk"]["window"] == WINDOW
+    assert (opened.window, opened.promised, opened.record["method"]) == (WINDOW, TARGET, "yarn")
+
+
+@pytest.mark.parametrize("record", [1, [], {}, {"window": 64}, {"window": "x", "pretrained": {}},
+                                    {"window": 64, "pretrained": {"all": {"base": 1}}}])  # fmt: skip
+def test_a_broken_record_is_named_and_its_mend_mends(record, tmp_path, capsys):
+    source = tiny("llama")
+    source.config.ropewalk = record
+    source.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="key 'ropewalk', in which ropewalk notes the pretrained rope") as refusal:
+        _ = Checkpoint.open(tmp_path).specs
+    assert run(refusal.value.mend.partition("   (")[0].split()[1:]) == 0
+    assert Checkpoint.open(tmp_path).window == WINDOW
+
+
+def test_a_generation_limit_of_the_window_grows():
+    for limit, after in ((WINDOW, TARGET), (WINDOW - 1, WINDOW - 1), (None, None)):
+        model = tiny("llama")
+        model.generation_config.max_length = limit
+        method("yarn").extend(model, to=TARGET)
+        assert model.generation_config.max_length == after
+
+
+def test_the_lines_of_the_readme_make_a_sound_folder(tmp_path):
+    model, tokenizer = ropewalk.load("demo", device="cpu")
+    ropewalk.compose(ropewalk.Resonance(), ropewalk.YaRN()).extend(model, to=2048)
+    model.save_pretrained(tmp_path)
+    tokenizer.model_max_length = 2048
+    tokenizer.save_pretrained(tmp_path)
+    found = ropewalk.inspect(str(tmp_path))
+    assert (found.sound, found.window, found.length, found.extended_by) == (True, 512, 2048, "resonance+yarn")
+    assert ropewalk.load(str(tmp_path), device="cpu").tokenizer.model_max_length == 2048
