@@ -295,6 +295,8 @@ class Checkpoint:
             raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.refuse_unsound()
         _ = self.weights
+        if getattr(text_config(self.config), "attn_logit_softcapping", None):
+            self.config._attn_implementation = "eager"  # sdpa has no softcap; transformers 5.16 goes on without one
         try:
             live = self._live(dtype)
             live.to(place)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from transformers import AutoConfig
 
@@ -16,7 +17,7 @@ from ropewalk import UserError
 from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO, Checkpoint, local
 from ropewalk.cli.main import run
 from tests.engines.gguf.checkpoints import checkpoint, edit
-from tests.models import config
+from tests.models import config, tiny, tokens
 
 PACKAGE = Path(ropewalk.__file__).parent
 
@@ -112,3 +113,21 @@ def test_the_bundled_model_is_known_under_any_name(tmp_path):
             Checkpoint(name).refuse_bundled()
     Checkpoint(str(checkpoint(tmp_path))).refuse_bundled()
     assert local([DEMO, "owner/name"], str(tmp_path)) == [BUNDLED]
+
+
+def test_a_softcap_is_computed(tmp_path):
+    """Gemma 2's, which sdpa does not know: transformers 5.16 leaves it out there without a word."""
+    model = tiny("gemma2", attn_logit_softcapping=0.5)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(20)
+    model.save_pretrained(tmp_path)
+    ids = tokens(1, 40)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected, found = model(ids).logits, Checkpoint.open(str(tmp_path)).load()(ids).logits
+        model.config.attn_logit_softcapping = None
+        for layer in model.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+        without = model(ids).logits
+    assert torch.equal(found, expected) and not torch.allclose(found, without, atol=1e-2)

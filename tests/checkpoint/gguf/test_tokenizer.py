@@ -63,7 +63,7 @@ def test_tokens_merges_and_special_ids_are_those_of_the_checkpoint(tmp_path):
     assert keys["ggml.merges"] == [" ".join(pair) for pair in raw["model"]["merges"]]
     assert (keys["ggml.model"], keys["ggml.pre"]) == ("gpt2", "smollm")
     assert (keys["ggml.bos_token_id"], keys["ggml.eos_token_id"]) == (live.bos_token_id, live.eos_token_id)
-    assert (keys["ggml.add_bos_token"], keys["ggml.add_eos_token"]) == (False, False)
+    assert (keys["ggml.add_bos_token"], keys["ggml.add_eos_token"]) == (True, False)
     assert [keys["ggml.token_type"][i] for i in (0, 1, 2, 3)] == [3, 3, 3, 1]
 
 
