@@ -38,8 +38,9 @@ class Outcome(Result):
     def show(self, console: Console) -> None:
         from ropewalk.report.table import tables
 
-        for table in tables(self.results, intervals=console.width >= 100):
+        for table in tables(self.results, console.width):
             console.print(table)
+            console.print()
         files = {"report": "report.html", "results": "results.json", "answers": "answers.jsonl"}
         for name, file in files.items():
             if name != "answers" or self.results.tables:

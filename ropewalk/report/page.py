@@ -23,6 +23,7 @@ from ropewalk.report.schema import CONTROLS, Results, Row, Task
 from ropewalk.report.view import NOTE, Line, View
 
 HEADROOM = 20.0  # a perplexity more than this many times the best one is drawn as "beyond the axis"
+ROOM = 2.0  # intervals widen the axis of a perplexity by so many times at most, on either side
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}")
 SIZES = ((1000, 430), (380, 440))  # every line chart is laid out twice: for a desk and for a hand
 AVERAGE = "average"
@@ -201,16 +202,27 @@ def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
 
 
 def _loss(view: View, styles: Mapping[str, svg.Style], task: Task) -> Figure:
-    """Loss by length. The axis ends far above the best: a model that breaks down must not flatten the others."""
+    """Loss by length. The axis holds the values; a model that breaks down, or a wide interval, must not flatten them."""
     series = _series(view, styles, task, numbers.quantity)
-    values = [v for s in series for p in s.points for v in (p.estimate.value, p.estimate.low, p.estimate.high) if v]
-    best, is_log = min(values, default=1.0), task.metric == "perplexity"
-    top = best * HEADROOM if is_log else best + math.log(HEADROOM)
+    is_log = task.metric == "perplexity"
+
+    def worse(value: float, times: float) -> float:
+        """A value after its perplexity grew so many times."""
+        return value * times if is_log else value + math.log(times)
+
+    estimates = [p.estimate for s in series for p in s.points]
+    values = [one.value for one in estimates if one.value is not None] or [1.0]
+    top = worse(min(values), HEADROOM)
+    low, high = worse(min(values), 1 / ROOM), min(worse(max(values), ROOM), top)
+    ends = [end for one in estimates for end in (one.low, one.high) if end is not None]
+    held = [min(v, top) for v in values] + [min(max(end, low), high) for end in ends]
     unit = "perplexity, log scale" if is_log else "loss (nats per token)"
-    y = svg.Axis.around(unit, [min(v, top) for v in values], numbers.tick, 10 if is_log else None, pad=0.04)
+    y = svg.Axis.around(unit, held, numbers.tick, 10 if is_log else None, pad=0.04)
     text = READINGS[task.metric]
     if any(v > y.high for v in values):
         text += " Arrow heads lie above the axis."
+    if any(not y.low <= end <= y.high for end in ends):
+        text += " Intervals that reach beyond the axis are cut there."
     return Figure(
         task.title,
         text + _absent(view, series, task),

@@ -21,29 +21,33 @@ PRINTERS = {
 }
 
 
-def tables(results: Results, intervals: bool = True) -> list[Table]:
-    """One row per subject, or per task where there is one subject; then what benchmarks report.
+def tables(results: Results, width: int = 100) -> list[Table]:
+    """One row per subject; of one subject alone, one row per task as well; then what benchmarks report.
 
     Args:
         results: what was measured.
-        intervals: print them beside the numbers of subjects, which wants 100 columns; without, 80 do.
+        width: columns of the terminal. From 100 on, intervals of subjects stand beside the numbers, else below them;
+            those of tasks are there if they fit, else the counts of samples.
     """
     view = View(results)
-    first = _subjects(view, intervals) if len(view.lines) > 1 else _tasks(view, view.lines[0])
-    notes = [*view.warnings(), *_not_measured(view)]
-    first.caption = "\n".join([view.verdict(), *notes])
-    return [first, *_benchmarks(view)]
+    made = [_subjects(view, "\n" if width < 100 else " ")] if view.columns() else []
+    if len(view.lines) == 1:
+        made.append(_tasks(view, view.lines[0], width))
+    made[-1].caption = "\n".join([view.verdict(), *view.warnings(), *_not_measured(view)])
+    return [*made, *_benchmarks(view)]
 
 
 def _table(*columns: str) -> Table:
-    made = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, caption_justify="left", caption_style="")
+    made = Table(
+        box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style=""
+    )
     made.add_column(columns[0], overflow="fold", min_width=12)
     for heading in columns[1:]:
         made.add_column(heading, no_wrap=True, justify="right", min_width=max(map(len, heading.split("\n"))))
     return made
 
 
-def _subjects(view: View, intervals: bool) -> Table:
+def _subjects(view: View, between: str) -> Table:
     """The best value of each column is bold."""
     at = f"at {numbers.short_tokens(view.target)}" if view.target else "at target"
     headings = {
@@ -58,34 +62,29 @@ def _subjects(view: View, intervals: bool) -> Table:
         cells = []
         for name in columns:
             printer, estimate = PRINTERS[name], getattr(line, name)
-            spread = numbers.interval(estimate, printer, between="…") if intervals else ""
-            style = "bold" if view.leads(line, name, printer) else ""
-            cells.append(Text.assemble((printer(estimate.value), style), (f" {spread}" if spread else "", "dim")))
+            cells.append(_cell(estimate, printer, between, "bold" if view.leads(line, name, printer) else ""))
         made.add_row(Text(line.title, style="italic" if line.is_plain else ""), *cells)
     return made
 
 
-def _tasks(view: View, line: Line) -> Table:
+def _cell(estimate: Estimate, printer: numbers.Printer, between: str | None, style: str = "") -> Text:
+    """A number, and after ``between`` its interval."""
+    spread = "" if between is None else numbers.interval(estimate, printer, between="…")
+    return Text.assemble((printer(estimate.value), style), (f"{between}{spread}" if spread else "", "dim"))
+
+
+def _tasks(view: View, line: Line, width: int) -> Table:
     """One column per length."""
     made = _table("Task", *map(numbers.short_tokens, view.lengths), "Effective")
-    effective = {one.task: one.effective_length or Estimate() for one in line.subject.tasks}
-
-    def add(title: str, scores: dict[int, float], printer: numbers.Printer, reach: Estimate, style: str = "") -> None:
-        cells = (printer(scores.get(length)) for length in view.lengths)
-        made.add_row(title, *cells, numbers.short_tokens(reach.value) if reach.value is not None else "", style=style)
-
-    for task in view.tasks("score"):
-        add(
-            task.title,
-            {row.length: row.value for row in view.of(line, task.id)},
-            numbers.percent,
-            effective.get(task.id, Estimate()),
-        )
-    if len(view.tasks("score")) > 1:
-        means = {one.length: one.value for one in line.subject.averages if not one.kind}
-        add("Average", means, numbers.percent, line.effective_length, "bold")
-    for task in view.tasks("perplexity"):
-        add(task.title, {row.length: row.value for row in view.of(line, task.id)}, numbers.quantity, Estimate())
+    effective = {one.task: one.effective_length for one in line.subject.tasks}
+    below = "\n" if 12 + 11 * (len(view.lengths) + 1) <= width else None  # a title, and columns such as 4.70…94.3
+    for task in (*view.tasks("score"), *view.tasks("perplexity")):
+        printer = numbers.percent if task.metric == "score" else numbers.quantity
+        found = {row.length: row.estimate for row in view.of(line, task.id)}
+        counts = "" if below else ", n = " + " or ".join(map(str, sorted({one.n for one in found.values()} - {None})))
+        cells = (_cell(found.get(length, Estimate()), printer, below) for length in view.lengths)
+        reach = effective.get(task.id)
+        made.add_row(Text(task.title + counts), *cells, _cell(reach, numbers.short_tokens, below) if reach else "")
     return made
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ropewalk.report.numbers import Estimate, Printer, interval, percent, quantity, tokens
-from ropewalk.report.schema import PLAIN, Model, Results, Row, Subject, Task
+from ropewalk.report.schema import PLAIN, Average, Model, Results, Row, Subject, Task
 
 LIKELY = 0.5  # a length is claimed if it passes with at least this probability
 NOTE = "not causal, so losses are not measured, and answers decoded token by token"
@@ -38,6 +38,17 @@ class Line:
     @property
     def is_plain(self) -> bool:
         return self.subject.method == PLAIN
+
+    @property
+    def tested(self) -> list[Average]:
+        """The averages over all tasks, the shortest length first."""
+        return sorted((one for one in self.subject.averages if not one.kind), key=lambda one: one.length)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may just as well fail at the shortest length as pass there."""
+        reach = self.effective_length
+        return reach.low == 0 and bool(reach.high)
 
 
 @dataclass(frozen=True)
@@ -148,14 +159,19 @@ class View:
         plain = next((one for one in self.lines if one.is_plain and one.subject.model == best.subject.model), None)
         plain = None if plain is best else plain
         if (length := best.effective_length.value) is not None:
+            if best.is_open:
+                return _too_few(best, best.title)
             spread = interval(best.effective_length, tokens)
-            between = f" (effective length {spread})" if spread else ""
-            known = None if plain is None else plain.effective_length.value
-            if known is None:
-                return f"{best.title} {_reach(best)}{between}."
-            if length <= known and plain is not None:
+            found = f"{best.title} {_reach(best)}{f' (effective length {spread})' if spread else ''}"
+            if plain is None or (known := plain.effective_length.value) is None:
+                return f"{found}."
+            if plain.is_open:
+                return f"{found}. {_too_few(plain, 'the plain model')}"
+            if length <= known:
                 return f"No method reaches further than the plain model, which {_reach(plain)}."
-            return f"{best.title} {_reach(best)}{between}, the plain model {tokens(known)}."
+            return (
+                f"{found}, the plain model {tokens(known)}." if known else f"{found}; the plain model {_reach(plain)}."
+            )
         if best.perplexity.value is not None:
             spread = interval(best.perplexity, quantity)
             against = f", the plain model’s is {quantity(plain.perplexity.value)}" if plain else ""
@@ -177,17 +193,18 @@ class View:
         if length is None:
             benchmarks = list(dict.fromkeys(task.benchmark for task in self.results.tasks if task.benchmark))
             return f"{name} on {', '.join(benchmarks)}" if benchmarks else f"The perplexity of {name}"
+        if line.is_open:
+            return _too_few(line, name).removesuffix(".")
         if length == 0:
-            shortest = next((one.length for one in subject.averages if not one.kind), self.lengths[0])
-            return f"{name} fails from the shortest length on that holds every task, {tokens(shortest)} tokens"
+            return f"{name} {_reach(line)}"
         passing = {one.length: one.passing for one in subject.averages if one.passing is not None}
         likely = max((n for n, p in passing.items() if p >= LIKELY and n <= length), default=0)
         if passing and likely < length:
-            sure = f"uses {tokens(likely)} of {tokens(tested)} tokens, and" if likely else "uses"
-            chance = percent(passing.get(int(length)))
-            return f"{name} {sure} {tokens(length)} tokens with a probability of {chance}"
+            sure, chance = f"uses {tokens(likely)} of {tokens(tested)} tokens", percent(passing.get(int(length)))
+            return f"{name} {sure}, and {tokens(length)} tokens with a probability of {chance}"
         if length >= tested:
-            return f"{name} uses its context up to {tokens(tested)} tokens, the longest tested"
+            longest = "the longest tested" if len(line.tested) > 1 else "the only length tested"
+            return f"{name} uses its context up to {tokens(tested)} tokens, {longest}"
         return f"{name} uses {tokens(length)} of {tokens(tested)} tokens"
 
     def caveat(self) -> str:
@@ -219,10 +236,20 @@ class View:
 
 
 def _reach(line: Line) -> str:
+    """How far a subject gets. What fails at the shortest length may hold at one that nobody asked for."""
     length = line.effective_length.value
     if length is None:
         return "was not tested on retrieval"
-    return f"reaches {tokens(length)} tokens" if length > 0 else "stays below the threshold at every length"
+    below = f"at {tokens(line.tested[0].length)} tokens, and was not tested below" if line.tested else "at every length"
+    if length == 0:
+        return f"fails {below}"
+    return f"reaches {tokens(length)} tokens{', the only length tested' if len(line.tested) == 1 else ''}"
+
+
+def _too_few(line: Line, name: str) -> str:
+    """That the samples allow everything, from failing at the shortest length on."""
+    n = min((one.n for one in line.tested), default=0)
+    return f"Too few samples to tell how far {name} reaches (n = {n})."
 
 
 def _rank(line: Line, models: list[str]) -> tuple[int, bool, float, float, float]:

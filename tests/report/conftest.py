@@ -108,8 +108,8 @@ def make_results() -> dict[str, Any]:
     )
     subjects = []
     for (key, title, paper, reach, tax, own), mine in zip(METHODS, rows, strict=True):
-        at_target = {row["task"]: row for row in mine if row["length"] == TARGET and "depth" not in row}
-        share = (at_target["passkey"]["value"] + at_target["niah"]["value"]) / 2
+        whole = {(row["task"], row["length"]): row for row in mine if "depth" not in row}
+        shares = {n: (whole["passkey", n]["value"] + whole["niah", n]["value"]) / 2 for n in LENGTHS[1:]}
         change = {"length": WINDOW, "value": tax, "low": tax - 0.01, "high": tax + 0.01, "n": 20}
         subject: dict[str, Any] = {
             "model": "demo", "method": key, "title": title, "factor": 1.0 if key == "none" else 8.0,
@@ -117,8 +117,8 @@ def make_results() -> dict[str, Any]:
             "exportable": "yes: longrope" if own else "no: works at run time",
             "note": "wants about a thousand steps of fine-tuning" if key == "pi" else "",
             "effective_length": {"value": reach, "low": reach // 2, "high": min(2 * reach, TARGET)},
-            "perplexity_at_to": {name: at_target["ppl"][name] for name in ("value", "low", "high", "n")},
-            "averages": [{"length": TARGET, **share_row(share, 40)}],
+            "perplexity_at_to": {name: whole["ppl", TARGET][name] for name in ("value", "low", "high", "n")},
+            "averages": [{"length": n, **share_row(shares[n], 40)} for n in LENGTHS[1:]],
             "config_diff": diff.format(key)
             if own
             else "Positions are remapped at run time; no engine reads this from a config.",

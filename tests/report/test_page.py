@@ -243,3 +243,15 @@ def test_a_failed_write_leaves_the_old_page(
         page.write(Results.of(raw), path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+@pytest.mark.parametrize("task", ["position", "ppl"])
+def test_intervals_of_few_documents_leave_the_axis_to_the_values(keep: Keep, task: str) -> None:
+    data = keep(methods=["yarn"], tasks=[task])
+    for row in data["rows"]:
+        row |= {"low": row["value"] - 40, "high": row["value"] + 40, "n": 2}
+    text = page.render(Results.of(data))
+    assert "reach beyond the axis are cut there" in text and "Arrow heads" not in text
+    chart = text[text.index('<svg class="chart wide"') :].split("</svg>")[0]
+    heights = [float(y) for y in re.findall(r"translate\([\d.]+ ([\d.]+)\)", chart)]
+    assert max(heights) - min(heights) > 80, "the line lies flat between its intervals"

@@ -21,7 +21,7 @@ Keep = Callable[..., dict[str, Any]]
 def printed(raw: dict[str, Any], width: int = 100) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        for table in tables(Results.of(raw)):
+        for table in tables(Results.of(raw), width):
             console.print(table)
     return capture.get().splitlines()
 
@@ -34,6 +34,13 @@ def test_the_table_has_a_line_per_method_within_a_hundred_columns(raw: dict[str,
         assert "…" in line.replace(subject["title"], "")
     (yarn,) = [line for line in lines if line.strip().startswith("YaRN  ")]
     assert yarn.split() == ["YaRN", "4k", "2k…4k", "85%", "71%…93%", "10.9", "10.4…11.4", "+2.1%", "+1.1%…+3.1%"]
+
+
+def test_eighty_columns_hold_the_intervals_too(raw: dict[str, Any]) -> None:
+    lines = printed(raw, width=80)
+    row = next(i for i, line in enumerate(lines) if line.startswith("YaRN  "))
+    assert lines[row].split() == ["YaRN", "4k", "85%", "10.9", "+2.1%"]
+    assert lines[row + 1].split() == ["2k…4k", "71%…93%", "10.4…11.4", "+1.1%…+3.1%"]
 
 
 def test_the_best_values_are_bold(keep: Keep) -> None:
@@ -66,8 +73,12 @@ def test_one_subject_has_a_line_per_task(keep: Keep) -> None:
     lines = [line.split() for line in printed(data)]
     (heads,) = [line for line in lines if line[:1] == ["Task"]]
     (passkey,) = [line for line in lines if line[:1] == ["Passkey"]]
+    assert ["YaRN", "4k", "2k…4k"] == next(line[:3] for line in lines if line[:1] == ["YaRN"])  # as among several
     assert heads == ["Task", "64", "128", "256", "512", "1k", "2k", "4k", "Effective"]
     assert passkey[-1] == "2k" and passkey[1] == "100%"
+    assert "84%…100%" in lines[lines.index(passkey) + 1]
+    narrow = " ".join(" ".join(printed(data, width=80)).split())
+    assert "Passkey, n =" in narrow and "84%…100%" not in narrow
 
 
 def test_a_benchmark_has_its_own_table(keep: Keep) -> None:

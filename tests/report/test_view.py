@@ -66,10 +66,38 @@ def test_the_caveat_counts_overlapping_intervals(keep: Keep) -> None:
     assert read(keep(methods=["none", "yarn", "sink"])).caveat() == ""
 
 
-def alone(effective: int, passing: dict[int, float], **settings: Any) -> View:
+def test_an_interval_from_nothing_on_is_no_claim(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn"])
+    plain, yarn = data["subjects"]
+    yarn["effective_length"] |= {"low": 0}
+    assert read(data).verdict() == "Too few samples to tell how far YaRN reaches (n = 40)."
+    yarn["effective_length"] |= {"low": 4096}
+    plain["effective_length"] |= {"low": 0}
+    text = read(data).verdict().replace("\N{NO-BREAK SPACE}", " ")
+    assert text == (
+        "YaRN reaches 4,096 tokens (effective length 4,096 … 4,096). "
+        "Too few samples to tell how far the plain model reaches (n = 40)."
+    )
+
+
+def test_what_nobody_tested_is_not_judged(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn"], lengths=[4096])
+    plain, yarn = data["subjects"]
+    for subject in data["subjects"]:
+        subject["averages"] = subject["averages"][-1:]
+    yarn["effective_length"] = {"value": 4096}
+    plain["effective_length"] = {"value": 0, "low": 0, "high": 0}
+    assert read(data).verdict() == (
+        "YaRN reaches 4,096 tokens, the only length tested; "
+        "the plain model fails at 4,096 tokens, and was not tested below."
+    )
+
+
+def alone(effective: int, passing: dict[int, float], low: int = 1024, **settings: Any) -> View:
     """One subject whose average passes with some probabilities."""
     averages = [Average(n, 0.9, 0.8, 1.0, 9, 0.012, "", p) for n, p in passing.items()]
-    subject = Subject("M", "none", "Plain model", effective_length=Estimate(effective, 0, effective), averages=averages)
+    reach = Estimate(effective, min(low, effective), effective)
+    subject = Subject("M", "none", "Plain model", effective_length=reach, averages=averages)
     model = Model("M", None, None, None, list(passing))
     return View(Results({"threshold": 0.85, **settings}, [model], [subject], [], []))
 
@@ -80,14 +108,20 @@ def alone(effective: int, passing: dict[int, float], **settings: Any) -> View:
         (2048, {1024: 0.99, 2048: 0.8}, "M uses its context up to 2,048 tokens, the longest tested"),
         (1024, {1024: 0.99, 2048: 0.1}, "M uses 1,024 of 2,048 tokens"),
         (2048, {1024: 0.9, 2048: 0.38}, "M uses 1,024 of 2,048 tokens, and 2,048 tokens with a probability of 38%"),
-        (1024, {1024: 0.41, 2048: 0.0}, "M uses 1,024 tokens with a probability of 41%"),
-        (0, {1024: 0.0, 2048: 0.0}, "M fails from the shortest length on that holds every task, 1,024 tokens"),
+        (1024, {1024: 0.99}, "M uses its context up to 1,024 tokens, the only length tested"),
+        (0, {1024: 0.0, 2048: 0.0}, "M fails at 1,024 tokens, and was not tested below"),
     ],
 )
 def test_a_length_that_probably_fails_is_said_with_its_probability(
     effective: int, passing: dict[int, float], verdict: str
 ) -> None:
     assert alone(effective, passing).verdict() == verdict
+
+
+def test_one_subject_of_which_too_little_is_known() -> None:
+    one = alone(1024, {1024: 0.41, 2048: 0.0}, low=0)
+    assert one.verdict() == "Too few samples to tell how far M reaches (n = 9)"
+    assert "up to 1,024 tokens 41%" in one.caveat()
 
 
 def test_the_view_says_how_sure_the_average_is_and_what_was_left_out() -> None:
