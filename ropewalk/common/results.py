@@ -1,4 +1,4 @@
-"""What a verb answers: a table for a person at a prompt, a page in a notebook, and JSON for a program."""
+"""What a verb answers: a table for a person at a prompt, one in a notebook, and JSON for a program."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ class Result:
         return out.getvalue().rstrip()
 
     def _repr_html_(self) -> str:
-        from rich.console import Console
+        from ropewalk.common.notebook import Notebook
 
-        console = Console(file=io.StringIO(), highlight=False, record=True, width=120)
-        self.show(console)
-        style = "white-space: pre; line-height: normal; font-family: monospace"
-        return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+        page = Notebook()
+        self.show(page)
+        return page.html()
 
 
 def columns(*headings: str, gap: int = 2) -> Table:

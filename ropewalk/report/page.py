@@ -202,7 +202,7 @@ def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
 
 
 def _loss(view: View, styles: Mapping[str, svg.Style], task: Task) -> Figure:
-    """Loss by length. The axis holds the values; a model that breaks down, or a wide interval, must not flatten them."""
+    """Loss by length. A model that breaks down and a wide interval must not flatten the other values."""
     series = _series(view, styles, task, numbers.quantity)
     is_log = task.metric == "perplexity"
 

@@ -81,7 +81,7 @@ def _tasks(view: View, line: Line, width: int) -> Table:
     for task in (*view.tasks("score"), *view.tasks("perplexity")):
         printer = numbers.percent if task.metric == "score" else numbers.quantity
         found = {row.length: row.estimate for row in view.of(line, task.id)}
-        counts = "" if below else ", n = " + " or ".join(map(str, sorted({one.n for one in found.values()} - {None})))
+        counts = "" if below else ", n = " + " or ".join(map(str, sorted({one.n or 0 for one in found.values()})))
         cells = (_cell(found.get(length, Estimate()), printer, below) for length in view.lengths)
         reach = effective.get(task.id)
         made.add_row(Text(task.title + counts), *cells, _cell(reach, numbers.short_tokens, below) if reach else "")

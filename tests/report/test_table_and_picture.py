@@ -73,7 +73,7 @@ def test_one_subject_has_a_line_per_task(keep: Keep) -> None:
     lines = [line.split() for line in printed(data)]
     (heads,) = [line for line in lines if line[:1] == ["Task"]]
     (passkey,) = [line for line in lines if line[:1] == ["Passkey"]]
-    assert ["YaRN", "4k", "2k…4k"] == next(line[:3] for line in lines if line[:1] == ["YaRN"])  # as among several
+    assert next(line[:3] for line in lines if line[:1] == ["YaRN"]) == ["YaRN", "4k", "2k…4k"]  # as among several
     assert heads == ["Task", "64", "128", "256", "512", "1k", "2k", "4k", "Effective"]
     assert passkey[-1] == "2k" and passkey[1] == "100%"
     assert "84%…100%" in lines[lines.index(passkey) + 1]
