@@ -44,8 +44,8 @@ COVERED = {
     "tests/verbs/test_fit.py": "fitting/*.py",
     "tests/cli/test_main.py": "common/errors.py checkpoint/write.py checkpoint/inspection*.py",
     "tests/verbs/test_request.py": "verbs/*.py common/lengths.py",
-    "tests/cli/test_plan_verb.py": "planning/*.py",
-    "tests/verbs/test_demo.py": "demo/*.py texts/builtin.py",
+    "tests/verbs/test_plan.py": "planning/*.py",
+    "tests/demo/test_train.py": "demo/drills.py texts/builtin.py",
     "tests/report/test_table_and_picture.py": "report/*.py",
     "tests/serving/test_server.py": "serving/*.py",
 }

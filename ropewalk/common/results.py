@@ -47,10 +47,11 @@ class Result:
 
 
 def columns(*headings: str, gap: int = 2) -> Table:
-    """A table without lines; ``>`` before a heading aligns its column to the right."""
+    """A table without lines, whose names (the first column) stay whole; ``>`` aligns a column to the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
-    for heading in headings:
-        table.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
+    for i, heading in enumerate(headings):
+        side = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=side, no_wrap=i == 0, overflow="fold")  # type: ignore[arg-type]
     return table

@@ -82,7 +82,8 @@ class Export(Result):
             console.print(f"largest difference of log-probabilities: {self.fold_error:.2g}")
         for profile in self.profiles:
             use = "best on short text" if profile.name == "native" else "for long text"
-            console.print(f"[bold]{profile.name}[/], {lengths.show(profile.length)} tokens, {use}:")
+            name = f"[bold]{profile.name}[/], {use}" if len(self.profiles) > 1 else "[bold]as it is[/]"
+            console.print(f"{name}, {lengths.show(profile.length)} tokens:")
             console.print(profile.line, markup=False, soft_wrap=True)
         if self.folder is not None:
             console.print(f"written to [bold]{self.folder}[/]", soft_wrap=True)

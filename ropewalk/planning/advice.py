@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 How = TypeVar("How", bound=Training | Serving)
+STOPPED = 1e30  # as a factor: the pair does not rotate
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFILL_CHUNK = 8192  # tokens per prefill pass of an engine that splits prompts
 
@@ -212,19 +213,23 @@ def methods(config: PreTrainedConfig, target: int, scale: float) -> list[MethodA
 
 
 def _advice(entry: Entry, config: PreTrainedConfig, target: int, scale: float) -> MethodAdvice:
+    method = entry.load()()
+    lacking = method.absent((*method.measured, *method.given))
+    why = [] if entry.exportable.startswith(("yes", "frozen")) else ["run-time code"]
+    if lacking:
+        why.append("fit first" if method.measured else "options needed")
     parameters: dict[str, dict[str, Any]] = {}
-    why = "" if entry.exportable.startswith(("yes", "frozen")) else "run-time code"
     if not why:
         try:
-            parameters = entry.load()().saved(config, target)  # type: ignore[attr-defined]
-        except (UserError, TypeError):  # LongRoPE without factors, say
-            why = "options needed"
+            parameters = method.saved(config, target)  # type: ignore[attr-defined]
+        except UserError:
+            why.append("options needed")
     found = (nearest(entry.id, scale, trained) for trained in (False, True))
     return MethodAdvice(
         id=entry.id,
         title=entry.title,
         written=describe(next(iter(parameters.values()))) if parameters else "",
-        why_not=why,
+        why_not=", ".join(why),
         training_free=training_free(entry, scale),
         results=tuple(result for result in found if result is not None),
         rope_parameters=parameters,
@@ -244,5 +249,6 @@ def describe(parameters: dict[str, Any]) -> str:
         return f"theta {parameters['rope_theta']:.4g}"
     if kind == "longrope":
         factors = parameters["long_factor"]
-        return f"longrope x{min(factors):.3g}..{max(factors):.3g}"
+        most = "no rotation" if max(factors) >= STOPPED else f"{max(factors):.3g}"
+        return f"longrope x{min(factors):.3g} to {most}"
     return f"{kind} x{parameters['factor']:g}"

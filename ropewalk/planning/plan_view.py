@@ -60,13 +60,14 @@ def show(made: Plan, console: Console) -> None:
 
 
 def _methods(made: Plan, console: Console) -> None:
-    table = columns("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource")
-    silent = []
+    table = columns("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource", gap=1)
+    silent: dict[str, list[str]] = {}
     for method in made.methods:
         if not method.results:
-            silent.append(f"{method.id} ({method.written or method.why_not})")
+            silent.setdefault(method.written or method.why_not, []).append(method.id)
             continue
-        head = (method.id, method.written or f"[dim]{method.why_not}[/]", method.training_free)
+        reasons = method.why_not.replace(", ", "\n")
+        head = (method.id, method.written or f"[dim]{reasons}[/]", method.training_free)
         for result in method.results:
             source = result.source.removeprefix("arXiv ").removeprefix("https://github.com/")
             factor = f"x{result.scale:g}{'*' if result.trained else ' '}"
@@ -77,7 +78,8 @@ def _methods(made: Plan, console: Console) -> None:
         "[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True
     )
     if silent:
-        console.print(f"[dim]no published number here: {', '.join(silent)}[/]")
+        said = "; ".join(f"{', '.join(names)} ({how})" for how, names in silent.items())
+        console.print(f"[dim]no published number here: {said}[/]")
 
 
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
 from ropewalk.verbs.request import Length, Method, Model, Place, Request, verb
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class ExportRequest(Request):
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
         out: Folder to write. Without it nothing is written, and the line carries the keys.
-        gguf: With llama.cpp: also write the model (extended already) as this GGUF file.
+        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
         two_profiles: Write OUT/native and OUT/long, which share their weights on disk.
@@ -68,10 +69,16 @@ def export(request: ExportRequest) -> Export | Written:
         )
     from ropewalk.engines.gguf.to_gguf import write_gguf
 
-    if request.engine != "llama.cpp" or request.to is not None:
+    if request.engine != "llama.cpp":
+        raise UserError(f"engine is {request.engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
+    if request.to is not None:
         raise UserError(
-            "--gguf writes an extended checkpoint for llama.cpp",
-            "ropewalk extend MODEL --to LENGTH --method METHOD -o DIR, then: "
-            "ropewalk export DIR --engine llama.cpp --gguf OUT.gguf",
+            "--gguf writes the rope that the configuration has, and does not extend it",
+            f"ropewalk extend {request.model} --to {show(request.to)} --method '{request.method}' -o DIR, then: "
+            f"ropewalk export DIR --engine llama.cpp --gguf {request.gguf}",
+        )
+    if request.out is not None or request.fold or request.two_profiles:
+        raise UserError(
+            "--gguf writes one file; --out, --fold and --two-profiles are about a folder", "Write one, then the other."
         )
     return write_gguf(request.model, request.gguf, request.dtype, request.overwrite)

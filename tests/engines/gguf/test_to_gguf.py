@@ -262,8 +262,21 @@ def test_the_export_verb_writes_an_extended_checkpoint(tmp_path, capsys):
     assert read(out).spec().attention_factor == pytest.approx(0.1 * math.log(4) + 1)
 
 
-@pytest.mark.parametrize("more", [["--engine", "vllm"], ["--engine", "llama.cpp", "--to", "256"]])
-def test_the_export_verb_says_how_to_get_there(more, tmp_path, capsys):
-    assert run(["export", str(checkpoint(tmp_path)), *more, "--gguf", str(tmp_path / "m.gguf")]) == 2
-    assert "ropewalk extend MODEL --to LENGTH" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--engine vllm", "Say --engine llama.cpp."),
+        ("--engine llama.cpp --to 256 --method pi", "--to 256 --method 'pi' -o DIR, then: ropewalk export DIR"),
+        ("--engine llama.cpp --out x", "one file"),
+        ("--engine llama.cpp --fold", "one file"),
+    ],
+)
+def test_the_export_verb_says_how_to_get_there(more, said, tmp_path, capsys):
+    assert run(["export", str(checkpoint(tmp_path)), *more.split(), "--gguf", str(tmp_path / "m.gguf")]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_what_is_not_extended_is_written_as_it_is(tmp_path):
+    assert run(["export", str(checkpoint(tmp_path)), "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf")]) == 0
+    assert read(tmp_path / "m.gguf").spec().is_plain
