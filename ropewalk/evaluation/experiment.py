@@ -105,6 +105,7 @@ class Experiment:
         ids = [method.id for method in self.methods]
         wrong = [
             (not self.models, "no model to measure"),
+            (len(set(self.models)) < len(self.models), f"a model is given twice in {', '.join(self.models)}"),
             (not ids, "no methods"),
             (len(set(ids)) < len(ids), f"a method is given twice in {', '.join(ids)}"),
             (not self.tasks, "no tasks"),

@@ -36,11 +36,13 @@ class Outcome(Result):
     folder: Path
 
     def show(self, console: Console) -> None:
-        from ropewalk.report.table import tables
+        from ropewalk.report.table import sentences, tables
 
         for table in tables(self.results, console.width):
             console.print(table)
             console.print()
+        for sentence in sentences(self.results):
+            console.print(sentence, markup=False)
         files = {"report": "report.html", "results": "results.json", "answers": "answers.jsonl"}
         for name, file in files.items():
             if name != "answers" or self.results.tables:

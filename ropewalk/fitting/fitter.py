@@ -156,9 +156,13 @@ def fit(
     """
     parts = list(getattr(method, "parts", (method,)))
     chosen = [part for part in parts if part.name in FITTERS]
-    if len(chosen) != 1:
-        can = ", ".join(sorted(FITTERS))
-        raise UserError(f"{method.id} has {len(chosen)} parts that can be fitted, expected 1", f"One of {can}.")
+    if not chosen:
+        raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(FITTERS))}.")
+    if len(chosen) > 1:
+        names = " and ".join(one.name for one in chosen)
+        raise UserError(
+            f"{method.id} has several things to fit, {names}", f"Fit one at a time: --method {parts[0].name}."
+        )
     (part,) = chosen
     search = fitter(part.name, settings)
     others = tuple(one for one in parts if one is not part)

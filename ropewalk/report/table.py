@@ -33,14 +33,17 @@ def tables(results: Results, width: int = 100) -> list[Table]:
     made = [_subjects(view, "\n" if width < 100 else " ")] if view.columns() else []
     if len(view.lines) == 1:
         made.append(_tasks(view, view.lines[0], width))
-    made[-1].caption = "\n".join([view.verdict(), *view.warnings(), *_not_measured(view)])
     return [*made, *_benchmarks(view)]
 
 
+def sentences(results: Results) -> list[str]:
+    """What the tables say, and what they do not: the verdict, warnings, and what was not measured."""
+    view = View(results)
+    return [view.verdict(), *view.warnings(), *_not_measured(view)]
+
+
 def _table(*columns: str) -> Table:
-    made = Table(
-        box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style=""
-    )
+    made = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column(columns[0], overflow="fold", min_width=12)
     for heading in columns[1:]:
         made.add_column(heading, no_wrap=True, justify="right", min_width=max(map(len, heading.split("\n"))))

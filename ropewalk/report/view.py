@@ -230,6 +230,8 @@ class View:
         """What a reader must know before comparing: subjects that are not causal, and tasks left out by them."""
         voting = [line.title for line in self.lines if not line.subject.causal]
         found = [f"{', '.join(voting)}: {NOTE}."] if voting else []
+        if added := self.results.settings.get("added length"):
+            found.append(f"{tokens(added)} tokens, the target, were measured too; --lengths did not name them.")
         swaps = self.results.settings.get("instead") or {}
         said = (name + (f" (in its place: {other})" if other else "") for name, other in swaps.items())
         return found + ([f"Not asked, as no --qa gave its texts: {', '.join(said)}."] if swaps else [])

@@ -219,7 +219,7 @@ def entry(name: str) -> Entry:
         UserError: if there is none; the nearest name is offered.
     """
     if name not in TASKS:
-        raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}", f"Known: {', '.join((PPL, *TASKS))}.")
+        raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}", "ropewalk tasks")
     return TASKS[name]
 
 

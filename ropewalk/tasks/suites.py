@@ -82,7 +82,7 @@ def chosen(words: Iterable[str]) -> tuple[str, ...]:
             tasks += suite(word).tasks
         else:
             known = [PPL, *TASKS, *names()]
-            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", f"Known: {', '.join(known)}.")
+            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", "ropewalk tasks")
     return tuple(dict.fromkeys(tasks))
 
 

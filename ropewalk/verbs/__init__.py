@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-# `methods` and `demo` are rooms of the package, so these two verbs have longer names in Python.
+# `methods`, `tasks` and `demo` are rooms of the package, so these verbs have longer names in Python.
 NAMES = (
     "inspect",
     "plan",
@@ -18,6 +18,7 @@ NAMES = (
     "evaluate",
     "serve",
     "list_methods",
+    "list_tasks",
     "run_demo",
     "load",
 )

@@ -31,6 +31,7 @@ class ExperimentRequest(LiveRequest):
         tasks: Tasks, suites, benchmarks (longbench, longbio/all) and subsets of these (longbench/hotpotqa); by default
             ppl,passkey,niah to compare, and those of the suite to evaluate.
         lengths: Context lengths: 512..8k doubles, commas separate; by default half the window, doubling to the target.
+            What is compared is always measured at the target too.
         samples: Of each task at each length; of a benchmark, all questions unless given.
         documents: At most so many for perplexity.
         data: Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
@@ -189,6 +190,8 @@ def compare(request: CompareRequest) -> Outcome:
         depths=request.depths,
         controls=False,
     )
-    if experiment.lengths:  # the target is always tested
+    more = {}
+    if experiment.lengths and request.to not in experiment.lengths:
         experiment = replace(experiment, lengths=(*experiment.lengths, request.to))
-    return request.conducted(experiment, show(request.to))
+        more = {"added length": request.to}
+    return request.conducted(experiment, show(request.to), more=more)

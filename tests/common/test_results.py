@@ -54,6 +54,7 @@ def results(tmp_path_factory) -> dict[str, tuple[Result, list[str]]]:
         "export": ropewalk.export(out, engine="vllm"),
         "check-export": ropewalk.check_export(out),
         "methods": ropewalk.list_methods(),
+        "tasks": ropewalk.list_tasks(),
     }
     lines = {
         "inspect": ["demo"],
@@ -62,11 +63,12 @@ def results(tmp_path_factory) -> dict[str, tuple[Result, list[str]]]:
         "export": [str(out), "-e", "vllm"],
         "check-export": [str(out)],
         "methods": [],
+        "tasks": [],
     }
     return {name: (asked[name], [name, *lines[name]]) for name in asked}
 
 
-@pytest.mark.parametrize("name", ["inspect", "plan", "extend", "export", "check-export", "methods"])
+@pytest.mark.parametrize("name", ["inspect", "plan", "extend", "export", "check-export", "methods", "tasks"])
 def test_python_and_the_shell_answer_alike(name, results, capsys):
     answer, line = results[name]
     assert isinstance(answer, Result) and type(answer).__repr__ is Result.__repr__

@@ -26,7 +26,7 @@ from ropewalk.common.progress import Progress
 from ropewalk.common.store import SampleStore
 from ropewalk.evaluation.asking import Answer
 from ropewalk.evaluation.contestants import Live
-from ropewalk.evaluation.experiment import default_lengths
+from ropewalk.evaluation.experiment import Experiment, default_lengths
 from ropewalk.evaluation.findings import gain
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import method
@@ -321,6 +321,11 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 def test_arguments_that_make_no_sense_are_refused(model, tokenizer, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compare(model, tokenizer, change.pop("methods", []), **change)
+
+
+def test_a_model_given_twice_is_no_second_model() -> None:
+    with pytest.raises(UserError, match="a model is given twice in demo, demo"):
+        Experiment(("demo", "demo"), (Plain(),), ("ppl",))
 
 
 def test_fingerprints_tell_what_matters_apart(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

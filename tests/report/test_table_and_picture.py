@@ -13,7 +13,7 @@ from rich.console import Console
 from ropewalk.common.errors import UserError
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
-from ropewalk.report.table import tables
+from ropewalk.report.table import sentences, tables
 
 Keep = Callable[..., dict[str, Any]]
 
@@ -23,6 +23,8 @@ def printed(raw: dict[str, Any], width: int = 100) -> list[str]:
     with console.capture() as capture:
         for table in tables(Results.of(raw), width):
             console.print(table)
+        for sentence in sentences(Results.of(raw)):
+            console.print(sentence, markup=False)
     return capture.get().splitlines()
 
 

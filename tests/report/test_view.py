@@ -125,6 +125,9 @@ def test_one_subject_of_which_too_little_is_known() -> None:
 
 
 def test_the_view_says_how_sure_the_average_is_and_what_was_left_out() -> None:
-    one = alone(1024, {1024: 0.9}, instead={"qa_1": "qa_1_synthetic", "altered_qa": ""})
+    one = alone(1024, {1024: 0.9}, instead={"qa_1": "qa_1_synthetic", "altered_qa": ""}, **{"added length": 1024})
     assert one.caveat().endswith("up to 1,024 tokens 90%. Its standard error is 1.2 points at most.")
-    assert one.warnings() == ["Not asked, as no --qa gave its texts: qa_1 (in its place: qa_1_synthetic), altered_qa."]
+    assert one.warnings() == [
+        "1,024 tokens, the target, were measured too; --lengths did not name them.",
+        "Not asked, as no --qa gave its texts: qa_1 (in its place: qa_1_synthetic), altered_qa.",
+    ]

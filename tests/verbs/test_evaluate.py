@@ -11,6 +11,7 @@ import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import span
+from ropewalk.verbs.compare import ExperimentRequest
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -94,3 +95,11 @@ def test_several_models_methods_and_seeds_are_one_table(checkpoint: Path, tmp_pa
     assert {row.n for row in found.results.rows} == {8}
     assert "YaRN" in repr(found) and str(tmp_path / "out" / "report.html") in repr(found)
     assert "YaRN" in found._repr_html_()
+
+
+def test_a_target_that_lengths_leave_out_is_measured_and_said(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ExperimentRequest, "conducted", lambda *words, **more: seen.append((words[1].lengths, more)))
+    ropewalk.compare("demo", to="1k", lengths="512")
+    ropewalk.compare("demo", to="1k", lengths="512,1k")
+    assert seen == [((512, 1024), {"more": {"added length": 1024}}), ((512, 1024), {"more": {}})]

@@ -85,8 +85,8 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-m", "yarn"], "yarn has 0 parts that can be fitted"),
-        (["-m", "tca+attention-alignment"], "has 2 parts that can be fitted"),
+        (["-m", "yarn"], "yarn has nothing to fit Methods that have: attention-alignment, head-scale, "),
+        (["-m", "tca+attention-alignment"], "several things to fit, attention-alignment and tca"),
         (["-m", "tca", "--settings", "tolerence=1"], "the fit of tca has no option 'tolerence'; did you mean"),
         (["-m", "attention-alignment", "--settings", "by='min'"], "option by is 'min', expected 'max' or 'entropy'"),
         (["-m", "attention-alignment", "--samples", "0"], "samples is 0"),

@@ -1,0 +1,60 @@
+"""The tasks, as they are listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ropewalk.common.results import Result, columns
+from ropewalk.verbs.request import Request, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class ListTasksRequest(Request):
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A task: its name, the suites of whole families that it belongs to, and what is asked."""
+
+    name: str
+    family: str
+    title: str
+
+
+@dataclass(frozen=True, repr=False)
+class Tasks(Result):
+    """What can be asked.
+
+    Attributes:
+        tasks: in the order of the registry.
+        suites: names that stand for several tasks.
+        benchmarks: names that stand for questions about real texts, which come from files.
+    """
+
+    tasks: tuple[Listed, ...]
+    suites: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+
+    def show(self, console: Console) -> None:
+        table = columns("task", "suite", "what is asked")
+        for one in self.tasks:
+            table.add_row(one.name, one.family, one.title)
+        console.print(table)
+        console.print(f"\nsuites: {', '.join(self.suites)}")
+        console.print(f"benchmarks, whose rows come from files (--rows): {', '.join(self.benchmarks)}")
+
+
+@verb("tasks")
+def list_tasks(request: ListTasksRequest) -> Tasks:
+    """List what can be asked: tasks, suites of them, and benchmarks of real texts."""
+    from ropewalk.tasks import benchmarks, suites
+    from ropewalk.tasks.registry import PPL, TASKS
+
+    listed = [Listed(name, entry.family, entry.title) for name, entry in TASKS.items()]
+    names = tuple(name for name in suites.names() if name not in benchmarks.MODULES or suites.suite(name).tasks[1:])
+    return Tasks((Listed(PPL, "", "Perplexity by length, loss by position"), *listed), names, tuple(benchmarks.MODULES))
