@@ -64,7 +64,7 @@ def _parameter(verb: Verb[Any], option: Option) -> inspect.Parameter:
         help=_flags(verb, option.text),
         negative=None if option.optional and option.kind is bool else "",
         env_var=option.environment or None,
-        show_default=bool(option.default),
+        show_default=(lambda value: str(value).replace(",", ", ")) if option.default else False,  # names stay whole
     )
     place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
     kind = kind | None if option.optional else kind

@@ -22,8 +22,6 @@ class UserError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint with the known words nearest to ``word``, or the nearest of far ones; empty if none is like it."""
-    words = list(known)
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.7) or difflib.get_close_matches(
-        word, words, n=1, cutoff=0.4
-    )
+    words, like = list(known), difflib.get_close_matches
+    near = like(word, words, n=3, cutoff=0.7) or like(word, words, n=1, cutoff=0.4)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

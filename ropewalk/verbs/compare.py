@@ -32,8 +32,9 @@ class ExperimentRequest(LiveRequest):
             ppl,passkey,niah to compare, and those of the suite to evaluate.
         lengths: Context lengths: 512..8k doubles, commas separate; by default half the window, doubling to the target.
             What is compared is always measured at the target too.
-        samples: Of each task at each length; of a benchmark, all questions unless given.
-        documents: At most so many for perplexity.
+        samples: Of each task at each length; by default 20 to compare, and the suite's number to evaluate. Of a
+            benchmark, all questions unless given.
+        documents: At most so many for perplexity; by default 24 to compare, and the suite's number to evaluate.
         data: Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
         rows: File or folder of a benchmark's rows (of several benchmarks: a folder with one folder each); by default
             the hub id under which it is published.

@@ -12,7 +12,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import ropewalk
 from ropewalk.cli.main import run
+from ropewalk.verbs.compare import CompareRequest
 from tests.models import THETA, tiny
 
 WINDOW = 64
@@ -65,6 +67,19 @@ def refused(capsys, *arguments: object) -> str:
     assert code == 2, err
     assert "error" in err and "Traceback" not in err
     return err
+
+
+def test_help_breaks_no_name_of_a_method_and_says_how_many_samples(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["compare", "--help"]) == 0
+    words = capsys.readouterr().out.replace("│", " ").split()
+    for name in CompareRequest.methods:
+        assert name in {word.strip(",]") for word in words}
+    asked = []
+    monkeypatch.setattr(CompareRequest, "conducted", lambda *words, **more: asked.append(words[1]))
+    ropewalk.compare("demo", to="1k")
+    assert f"by default {asked[0].samples} to compare" in " ".join(words)
+    assert f"by default {asked[0].documents} to compare" in " ".join(words)
 
 
 def test_help_lists_every_verb(capsys):
