@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.selftest import TESTED
 from ropewalk.common.errors import UserError
 from ropewalk.engines.reading import Files, numbers
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL, Reading
 
-LATEST = "5.23.0"
+LATEST = TESTED[1]
 
 
 def read(files: Files, length: int, version: str = LATEST) -> dict[str, Reading]:

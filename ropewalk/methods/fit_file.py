@@ -70,7 +70,7 @@ class Fit(Result):
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
         beside = f" beside {self.beside}" if self.beside else ""
-        of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} texts, {tokens:,} tokens"
+        of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
         console.print(of, markup=False, soft_wrap=True)
         for words, value in self.seen.items():
             console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)

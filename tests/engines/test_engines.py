@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
@@ -250,3 +251,26 @@ def test_transformers_4_takes_three_keys_for_phi_3_and_no_more():
     more = files(LONGROPE, family="phi3", raw={**raw, "rope_scaling": {**short, "attention_factor": 1.3}})
     with pytest.raises(UserError, match="attention_factor, long_factor, short_factor, type, expected exactly"):
         transformers.read(more, LENGTH, "4.57")
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        THETA,
+        {"rope_type": "linear", "factor": 4.0, **THETA},
+        {"rope_type": "dynamic", "factor": 4.0, **THETA},
+        YARN,
+        YARN | {"attention_factor": 1.3, "beta_fast": 16.0},
+        {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **THETA,
+         "original_max_position_embeddings": ORIGINAL},
+        LONGROPE,
+    ],
+)  # fmt: skip
+def test_the_latest_transformers_is_read_as_its_models_rotate(rope):
+    seen = files(rope)
+    rotary = LlamaRotaryEmbedding(seen.config)
+    for length in (ORIGINAL, LENGTH, 2 * LENGTH):  # dynamic and longrope change with the length
+        rotary(torch.zeros(1, length, 16), torch.arange(length)[None])
+        read = only(transformers.read(seen, length))
+        assert torch.allclose(rotary.inv_freq.double(), read.inv_freq, rtol=1e-6)
+        assert rotary.attention_scaling == pytest.approx(read.attention_factor)
