@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.whole import write_text
@@ -21,6 +22,14 @@ from ropewalk.report.numbers import Estimate
 SCHEMA = "ropewalk results 2"
 PLAIN = "none"
 CONTROLS = ("ceiling", "closed book", "altered")
+
+# Numbers are finite, whole ones count something and are not negative; these say more.
+Size: TypeAlias = Annotated[float, (0.0, math.inf)]
+Share: TypeAlias = Annotated[float, (0.0, 1.0)]
+Sizes: TypeAlias = Annotated[Estimate, (0.0, math.inf)]
+Shares: TypeAlias = Annotated[Estimate, (0.0, 1.0)]
+Relative: TypeAlias = Annotated[float, (-1.0, math.inf)]
+ROUNDING, LARGEST = 1e-9, sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -86,11 +95,11 @@ class Row:
     method: str
     task: str
     length: int
-    value: float
+    value: Size
     low: float | None
     high: float | None
     n: int
-    depth: float | None = None
+    depth: Share | None = None
     start: int | None = None
 
     @property
@@ -103,9 +112,9 @@ class Change:
     """Relative change of perplexity against the plain model at one length: 0.02 is 2 % worse."""
 
     length: int
-    value: float
-    low: float | None
-    high: float | None
+    value: Relative
+    low: Relative | None
+    high: Relative | None
     n: int
 
     @property
@@ -119,7 +128,7 @@ class Gain:
 
     only_this: int
     only_none: int
-    p: float
+    p: Share
 
 
 @dataclass(frozen=True)
@@ -138,13 +147,13 @@ class Average:
     """
 
     length: int
-    value: float
-    low: float | None
-    high: float | None
+    value: Share
+    low: Share | None
+    high: Share | None
     n: int
-    se: float | None = None
+    se: Size | None = None
     kind: str = ""
-    passing: float | None = None
+    passing: Share | None = None
 
     @property
     def estimate(self) -> Estimate:
@@ -166,8 +175,8 @@ class TaskFindings:
     """
 
     task: str
-    effective_length: Estimate | None = None
-    controls: dict[str, Estimate] = field(default_factory=dict)
+    effective_length: Sizes | None = None
+    controls: dict[str, Shares] = field(default_factory=dict)
     checked: int = 0
     agreed: int = 0
     early: list[int] = field(default_factory=list)
@@ -177,8 +186,8 @@ class TaskFindings:
 class Spectrum:
     """The wavelengths of one layer type's rotary dimensions, in tokens; None is infinite."""
 
-    wavelengths: list[float | None]
-    attention_factor: float | None = None
+    wavelengths: list[Size | None]
+    attention_factor: Size | None = None
     window: int | None = None
 
     def critical(self, window: int) -> int | None:
@@ -222,7 +231,7 @@ class Subject:
     method: str
     title: str
     paper: str = ""
-    factor: float | None = None
+    factor: Size | None = None
     training_free: str = ""
     exportable: str = ""
     note: str = ""
@@ -231,10 +240,10 @@ class Subject:
     fingerprint: str = ""
     how: str = ""
     tokens: dict[str, int] | None = None
-    effective_length: Estimate | None = None
-    k_max: Estimate | None = None
-    perplexity_at_to: Estimate | None = None
-    tail_perplexity: Estimate | None = None
+    effective_length: Sizes | None = None
+    k_max: Sizes | None = None
+    perplexity_at_to: Sizes | None = None
+    tail_perplexity: Sizes | None = None
     short_tax: list[Change] = field(default_factory=list)
     beyond_window: Gain | None = None
     averages: list[Average] = field(default_factory=list)
@@ -255,7 +264,7 @@ class BenchmarkTable:
     method: str
     benchmark: str
     length: int
-    points: dict[str, float]
+    points: dict[str, Size]
 
 
 @dataclass(frozen=True)
@@ -283,7 +292,7 @@ class Results:
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
-    seconds: float | None = None
+    seconds: Size | None = None
     schema: str = SCHEMA
 
     @classmethod
@@ -291,7 +300,8 @@ class Results:
         """Checked content of a file.
 
         Raises:
-            UserError: if it follows another schema, a key is missing or unknown, or a value is of another type.
+            UserError: if it follows another schema, a key is missing or unknown, or a value is of another type or
+                impossible: no finite number, a negative count, a share above 1, an interval the wrong way round.
         """
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
@@ -299,10 +309,13 @@ class Results:
         found: Results = _decode(cls, data, "results")
         if not found.subjects:
             raise _wrong("'subjects' is empty")
-        known, tasks = {(one.model, one.method) for one in found.subjects}, {task.id for task in found.tasks}
-        for row in found.rows:
-            if (row.model, row.method) not in known or row.task not in tasks:
+        known = {(one.model, one.method) for one in found.subjects}
+        metrics = {task.id: task.metric for task in found.tasks}
+        for i, row in enumerate(found.rows):
+            if (row.model, row.method) not in known or row.task not in metrics:
                 raise _wrong(f"a row of {row.model}, {row.method}, {row.task} has no entry in 'subjects' or 'tasks'")
+            if metrics[row.task] == "score":
+                _refuse_outside(row, 0.0, 1.0, f"rows[{i}]")
         return found
 
     @classmethod
@@ -314,7 +327,7 @@ class Results:
         """
         try:
             return cls.of(json.loads(file.read_text("utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read: {error}", "Give a results.json.") from None
 
     def to_dict(self) -> dict[str, Any]:
@@ -357,6 +370,11 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in inner:
             return None
         return _decode(next(one for one in inner if one is not type(None)), value, where)
+    if origin is Annotated:
+        kind, (low, high) = inner
+        found = _decode(kind, value, where)
+        _refuse_outside(found, low, high, where)
+        return found
     if origin is Literal:
         if value not in inner:
             raise _wrong(f"{where} is {value!r}, expected one of {', '.join(inner)}")
@@ -364,10 +382,15 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         return _decode_fields(kind, value, where)
     if kind is Any:
-        return value
+        kind, inner = float if type(value) is int else type(value), (Any, Any)
+        origin = kind if kind in (list, dict) else None
     expected = {float: (int, float)}.get(kind, origin or kind)
     if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(f"{where} is {value!r}, expected {getattr(origin or kind, '__name__', kind)}")
+    if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        raise _wrong(f"{where} is no finite number")
+    if kind is int and value < 0:
+        raise _wrong(f"{where} is {value!r}, expected 0 or more")
     if origin is list:
         return [_decode(inner[0], own, f"{where}[{i}]") for i, own in enumerate(value)]
     if origin is dict:
@@ -375,13 +398,25 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _refuse_outside(found: Any, low: float, high: float, where: str) -> None:
+    """Refuse a number, or a value with its interval, that does not lie within ``low`` to ``high``."""
+    parts = {f"{where}.{key}": getattr(found, key) for key in ("value", "low", "high")} if is_dataclass(found) else {}
+    for name, number in (parts or {where: found}).items():
+        if number is not None and not low - ROUNDING <= number <= high + ROUNDING:
+            raise _wrong(f"{name} is {number!r}, expected {low:g} {'or more' if high == math.inf else f'to {high:g}'}")
+
+
 def _decode_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise _wrong(f"{where} is {type(value).__name__}, expected an object")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     if unknown := set(value) - set(hints):
         raise _wrong(f"{where} has a key {min(unknown)!r} that the schema does not know")
     for f in fields(kind):
         if f.name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise _wrong(f"{where} has no key {f.name!r}")
-    return kind(**{name: _decode(hints[name], own, f"{where}.{name}") for name, own in value.items()})
+    made = kind(**{name: _decode(hints[name], own, f"{where}.{name}") for name, own in value.items()})
+    low, high = getattr(made, "low", None), getattr(made, "high", None)
+    if low is not None and high is not None and low > high:
+        raise _wrong(f"{where}.low is {low!r}, above {where}.high, which is {high!r}")
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
         (lambda c: c["tasks"][0].update(metric="speed"), "metric is 'speed', expected one of perplexity, nll, score"),
         (lambda c: c["subjects"][5]["rope"]["full_attention"].pop("wavelengths"), "full_attention has no key"),
         (lambda c: c.update(subjects=[], rows=[]), "'subjects' is empty"),
+        (lambda c: c["rows"][7].update(value=math.nan), r"rows\[7\].value is no finite number"),
+        (lambda c: c["rows"][7].update(high=math.inf), r"rows\[7\].high is no finite number"),
+        (lambda c: c["rows"][7].update(n=10**400), r"rows\[7\].n is no finite number"),
+        (lambda c: c["rows"][7].update(n=-1), r"rows\[7\].n is -1, expected 0 or more"),
+        (lambda c: c["rows"][0].update(value=-2.0), r"rows\[0\].value is -2.0, expected 0 or more"),
+        (
+            lambda c: c["rows"][7].update(low=9.0, high=1.0),
+            r"rows\[7\].low is 9.0, above .*high, which is 1.0",
+        ),
+        (lambda c: c["rows"][-1].update(value=1.5), r"rows\[\d+\].value is 1.5, expected 0 to 1"),
+        (lambda c: c["rows"][-1].update(low=-0.5), r"rows\[\d+\].low is -0.5, expected 0 to 1"),
+        (lambda c: c["rows"][-2].update(depth=2), r"depth is 2, expected 0 to 1"),
+        (lambda c: c["models"][0].update(window=-512), r"models\[0\].window is -512, expected 0 or more"),
+        (lambda c: c["models"][0]["facts"].update(loss=math.nan), r"models\[0\].facts.loss is no finite number"),
+        (lambda c: c["settings"].update(depths=[math.inf]), r"settings.depths\[0\] is no finite number"),
+        (lambda c: c["subjects"][1]["averages"][0].update(passing=1.2), "passing is 1.2, expected 0 to 1"),
+        (lambda c: c["subjects"][1]["effective_length"].update(low=-1), "effective_length.low is -1, expected 0 or"),
+        (lambda c: c["subjects"][1]["short_tax"][0].update(value=-2.0), "value is -2.0, expected -1 or more"),
+        (lambda c: c["subjects"][1].update(tokens={"read": -3}), "tokens.read is -3, expected 0 or more"),
     ],
 )
 def test_a_wrong_value_is_named(raw: dict[str, Any], spoil: Callable[[Any], Any], message: str) -> None:
