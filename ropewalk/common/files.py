@@ -132,15 +132,21 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def inventory(folder: Path) -> dict[str, list[int]]:
-    """Relative name -> size in bytes, time of the last change in ns; without the record and what killed runs left."""
+    """Relative name -> size in bytes, time of the last change in ns; without the record and what killed runs left.
+
+    Folders stand for what is in them; empty ones are named too (``NAME/``), so that nobody's is replaced unseen.
+    """
     found = {}
     for root, folders, names in os.walk(folder):
+        if not folders and not names:
+            found[f"{Path(root).relative_to(folder).as_posix()}/"] = [0, 0]
         folders[:] = [name for name in folders if MARK not in name]
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         for file in (Path(root, name) for name in (*names, *links)):
             stat = file.lstat()
             found[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns]
     found.pop(RECORD, None)
+    found.pop("./", None)
     return dict(sorted(found.items()))
 
 

@@ -136,6 +136,15 @@ def test_overwrite_replaces_only_what_ropewalk_wrote(verb, made, source, tmp_pat
         assert content(tmp_path) == before
 
 
+def test_a_folder_of_the_users_is_seen_though_it_is_empty(made, source, capsys):
+    (source / "runs" / "tomorrow").mkdir(parents=True)
+    command = ["extend", made / "plain", "--to", "1k", "-o", source, "--overwrite"]
+    assert "holds runs/tomorrow/; ropewalk replaces only" in refused(capsys, *command)
+    assert (source / "runs" / "tomorrow").is_dir()
+    shutil.rmtree(source / "runs")
+    assert written(source)
+
+
 def test_weights_saved_under_an_old_name_are_not_ropewalks(made, source, capsys):
     tiny("llama", vocab_size=260, hidden_size=32).save_pretrained(source)  # as a trainer does
     command = ["extend", made / "plain", "--to", "1k", "-o", source, "--overwrite"]
