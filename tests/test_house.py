@@ -31,7 +31,6 @@ COVERED = {
     "tests/engines/test_round_trip.py": "rope/formulas.py",
     "tests/tasks/test_every_task.py": "tasks/*.py tasks/ruler/*.py",
     "tests/tasks/benchmarks/test_question.py": "tasks/benchmarks/grading.py",
-    "tests/tasks/benchmarks/test_m4le.py": "tasks/benchmarks/m4le_build.py",
     "tests/evaluation/test_asking.py": "backends/backend.py backends/oracles.py evaluation/controls.py",
     "tests/evaluation/test_experiment.py": "backends/local.py evaluation/contestants.py evaluation/findings.py "
     "common/fingerprints.py",

@@ -7,7 +7,6 @@ only over those that are scored. At 128k tokens and 128k words, all logits at on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropewalk.attention.cache_argument import as_argument
+from ropewalk.rope.live import still
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -142,7 +142,7 @@ def scan(
         raise ValueError(f"cannot score {keep} tokens of rows of {length}: the first token has no context")
     ids = ids.to(model.device)
     targets = ids[:, -keep:].flatten()
-    with _evaluating(model):
+    with still(model), torch.no_grad():  # not inference_mode: what the model caches must stay usable in training
         _forget_length(model)
         if _head_is_enough(model):
             states = _hidden(model, ids)[:, -keep - 1 : -1].flatten(0, 1)
@@ -153,20 +153,6 @@ def scan(
         parts = [reduce(part, goal.to(part.device)) for part, goal in zip(logits, targets.split(chunk), strict=True)]
     scanned = torch.cat(parts).cpu()
     return scanned.view(batch, keep, *scanned.shape[1:])
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout and no gradients; the model's training flag comes back afterwards."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        with torch.no_grad():  # not inference_mode: tensors that the model caches must stay usable in training
-            yield
-    finally:
-        if training:
-            model.train()
 
 
 def _forget_length(model: PreTrainedModel) -> None:

@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import torch
+from torch import Tensor
+
 from ropewalk.common.errors import UserError
-from ropewalk.rope.config import load_config, read_json, text_config
+from ropewalk.rope import formulas
+from ropewalk.rope.config import INTERLEAVED, load_config, read_json, text_config
 from ropewalk.rope.problems import number
 from ropewalk.rope.spec import ALL
 
@@ -123,6 +127,33 @@ def need(entry: Mapping[str, Any], key: str, engine: str) -> Any:
     if entry.get(key) is None:
         raise UserError(f"{engine} stops: rope_parameters has no key {key!r} (rope_type {entry.get('rope_type')!r})")
     return entry[key]
+
+
+def longrope(
+    files: Files, entry: Mapping[str, Any], base: float, d: int, long: bool, original: int, engine: str, start: str
+) -> tuple[Tensor, float]:
+    """Frequencies and attention factor by the one factor set in use, as vLLM and SGLang take them.
+
+    Raises:
+        UserError: if keys are missing or do not fit, or the model rotates neighbours; ``start`` is the line that then
+            runs transformers' own code.
+    """
+    if files.model_type in INTERLEAVED:
+        raise UserError(f"{engine} stops: longrope rotates halves, {files.model_type} rotates neighbours", start)
+    factors = torch.tensor(need(entry, "long_factor" if long else "short_factor", engine), dtype=torch.float64)
+    if len(factors) != d // 2:
+        raise UserError(
+            f"{engine} stops: longrope has {len(factors)} factors, the head rotates {d} dimensions as {engine} reads it"
+        )
+    default = formulas.longrope_magnitude(files.length, original)
+    given = entry.get("long_mscale" if long else "short_mscale")
+    return formulas.plain(base, d) / factors, default if given is None else float(given)
+
+
+def proportional(base: float, head_dim: int, rotated: int) -> Tensor:
+    """Gemma 4's rotation: frequencies of the whole head, the last of them 0, [head_dim / 2]."""
+    w = formulas.plain(base, head_dim)
+    return torch.where(torch.arange(head_dim // 2) < rotated // 2, w, torch.zeros_like(w))
 
 
 def linear_factor(entry: Mapping[str, Any], engine: str) -> float:

@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.engines import transformers
-from ropewalk.engines.reading import Files, linear_factor, need, rules_of
-from ropewalk.engines.vllm import proportional
+from ropewalk.engines.reading import Files, linear_factor, longrope, proportional, rules_of
 from ropewalk.rope import formulas
-from ropewalk.rope.config import INTERLEAVED
 from ropewalk.rope.spec import ALL, Reading
 
 NAME = "SGLang"
@@ -127,7 +124,9 @@ def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules)
         truncate = bool(entry.get("truncate", True)) or not rules.truncate
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(entry, factor, rules)
     if kind == "longrope":
-        return _longrope(files, entry, base, d, served, original)
+        long = served - 1 > original  # the largest position, not the length
+        start = f"python -m sglang.launch_server --model-path {files.folder} --model-impl transformers"
+        return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"SGLang stops: rope_type is {kind!r}, which it does not know")
 
 
@@ -138,23 +137,3 @@ def _yarn_factor(entry: Mapping[str, Any], factor: float, rules: Rules) -> float
         above, below = (formulas.yarn_magnitude(factor, entry[key]) for key in ("mscale", "mscale_all_dim"))
         found = above / below
     return found * float(entry.get("attn_factor", 1.0))
-
-
-def _longrope(
-    files: Files, entry: Mapping[str, Any], base: float, d: int, served: int, original: int
-) -> tuple[Tensor, float]:
-    if files.model_type in INTERLEAVED:
-        raise UserError(
-            f"SGLang stops: longrope rotates halves, {files.model_type} rotates neighbours",
-            f"python -m sglang.launch_server --model-path {files.folder} --model-impl transformers",
-        )
-    long = served - 1 > original  # the largest position, not the length
-    factors = torch.tensor(need(entry, "long_factor" if long else "short_factor", NAME), dtype=torch.float64)
-    if len(factors) != d // 2:
-        raise UserError(
-            f"SGLang stops: longrope has {len(factors)} factors, the head rotates {d} dimensions "
-            "(SGLang reads partial_rotary_factor outside of rope_parameters)"
-        )
-    default = formulas.longrope_magnitude(files.length, original)
-    given = entry.get("long_mscale" if long else "short_mscale")
-    return formulas.plain(base, d) / factors, default if given is None else float(given)

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.engines import transformers
-from ropewalk.engines.reading import Files, linear_factor, need, rules_of
+from ropewalk.engines.reading import Files, linear_factor, longrope, need, proportional, rules_of
 from ropewalk.rope import formulas
-from ropewalk.rope.config import INTERLEAVED
 from ropewalk.rope.spec import Reading
 
 NAME = "vLLM"
@@ -160,7 +158,9 @@ def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules)
         truncate = bool(entry.get("truncate", True)) or not rules.truncate
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(files, entry, factor, rules)
     if kind == "longrope":
-        return _longrope(files, entry, base, d, served if rules.longrope_by_model_length else served - 1, original)
+        long = (served if rules.longrope_by_model_length else served - 1) > original
+        start = f"vllm serve {files.folder} --model-impl transformers"
+        return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"vLLM stops: rope_type is {kind!r}, which it does not know")
 
 
@@ -183,26 +183,3 @@ def _yarn_factor(files: Files, entry: Mapping[str, Any], factor: float, rules: R
         above, below = (formulas.yarn_magnitude(factor, entry[key]) for key in ("mscale", "mscale_all_dim"))
         return above / below
     return formulas.yarn_magnitude(factor)
-
-
-def _longrope(
-    files: Files, entry: Mapping[str, Any], base: float, d: int, decides: int, original: int
-) -> tuple[Tensor, float]:
-    if files.model_type in INTERLEAVED:
-        raise UserError(
-            f"vLLM stops: longrope rotates halves, {files.model_type} rotates neighbours",
-            f"vllm serve {files.folder} --model-impl transformers",
-        )
-    long = decides > original
-    factors = torch.tensor(need(entry, "long_factor" if long else "short_factor", NAME), dtype=torch.float64)
-    if len(factors) != d // 2:
-        raise UserError(f"vLLM stops: longrope has {len(factors)} factors, the head rotates {d} dimensions")
-    default = formulas.longrope_magnitude(files.length, original)
-    given = entry.get("long_mscale" if long else "short_mscale")
-    return formulas.plain(base, d) / factors, default if given is None else float(given)
-
-
-def proportional(base: float, head_dim: int, rotated: int) -> Tensor:
-    """Gemma 4's rotation: frequencies of the whole head, the last of them 0, [head_dim / 2]."""
-    w = formulas.plain(base, head_dim)
-    return torch.where(torch.arange(head_dim // 2) < rotated // 2, w, torch.zeros_like(w))

@@ -1,7 +1,7 @@
 """M4LE: 36 tasks of five abilities, cut into length buckets (arXiv 2310.19240).
 
 Files are the published JSON lines ``{"instruction", "input", "answers", "length_bucket"}``, one file per task; the
-prompt is the instruction, a line break and the input. ``m4le_build`` makes such files out of short labelled texts.
+prompt is the instruction, a line break and the input.
 
 Not copied from the official code:
   * scores are not divided by those of GPT-3.5 at 1k, which are not published by task.
@@ -80,14 +80,7 @@ SUBSETS = {
     "open-subtitles-zh2en": Subset("global", "bleu"),
     "news-commentary-en2zh": Subset("global", "bleu", zh=True),
     "news-commentary-zh2en": Subset("global", "bleu"),
-    # what m4le_build makes
-    "built_explicit-single": Subset("explicit single", "exact", _LINE),
-    "built_explicit-multiple": Subset("explicit multiple", "list_f1", _LINE),
-    "built_semantic-single": Subset("semantic single", "exact", _LINE),
-    "built_semantic-multiple": Subset("semantic multiple", "exact", _LINE),
-    "built_global": Subset("global", "exact", _LINE),
 }
-BUCKETS = (1000, 2000, 4000, 6000, 8000, 12000, 16000, 24000, 32000)
 TAIL = 500  # characters at the end of an input, where the question is, that are never cut
 MAX_NEW_TOKENS = {"exact": 32, "contains": 64, "list_f1": 512, "rouge_recall": 256, "bleu": 1024}  # ours
 

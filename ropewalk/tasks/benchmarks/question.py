@@ -256,11 +256,6 @@ def lettered(choices: Iterable[str]) -> str:
     return "\n".join(f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(choices))
 
 
-def words(text: str) -> int:
-    """Length in words."""
-    return len(text.split())
-
-
 def means(scored: Iterable[Scored], key: Callable[[Scored], str] = lambda s: s.question.subset) -> dict[str, float]:
     """Mean score in points by group, in order of appearance."""
     groups: dict[str, list[float]] = defaultdict(list)

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import json
-import random
-import re
 from pathlib import Path
 
 import pytest
 
-from ropewalk.common.errors import UserError
-from ropewalk.tasks.benchmarks import m4le_build
 from ropewalk.tasks.benchmarks.m4le import M4LE, SUBSETS, bleu
 from ropewalk.tasks.benchmarks.question import Scored
 from tests.tasks.benchmarks.files import Row, jsonl, refused, table
@@ -90,91 +85,5 @@ def test_bad_rows_are_refused(tmp_path: Path, change: Row, word: str) -> None:
     refused(M4LE, jsonl(tmp_path, "marc", ROW, ROW | change), "marc.jsonl:2", word)
 
 
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = random.Random(1)
-    words = "red green tea sky cat river stone lamp".split()
-
-    def sentence() -> str:
-        return " ".join(rng.choices(words, k=rng.randint(4, 12))) + "."
-
-    rows = [
-        {"text": f"T{i} {sentence()} {sentence()}", "label": rng.choice(["sport", "law", "art"])} for i in range(150)
-    ]
-    return jsonl(tmp_path_factory.mktemp("short"), "short", *rows)
-
-
-@pytest.fixture(scope="module")
-def built(short: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("built")
-    m4le_build.build(short, out, buckets=(200, 600), n=8, seed=3)
-    return out
-
-
-def test_built_files_are_read_back_and_every_length_is_in_its_bucket(built: Path) -> None:
-    questions = M4LE.load(built)
-    assert len(questions) == 5 * 2 * 8
-    for file in built.glob("*.jsonl"):
-        for row in map(json.loads, file.read_text().splitlines()):
-            text = f"{row['instruction']}\n{row['input']} {row['answers'][0]}"
-            assert row["total_length"] == len(text.split())
-            assert {200: 0, 600: 200}[row["length_bucket"]] < row["total_length"] <= row["length_bucket"]
-
-
-def test_the_same_seed_builds_the_same_file_and_another_one_does_not(short: Path, built: Path, tmp_path: Path) -> None:
-    again = m4le_build.build(short, tmp_path / "a", buckets=(200, 600), n=8, seed=3)
-    other = m4le_build.build(short, tmp_path / "b", buckets=(200, 600), n=8, seed=4)
-    for same, different in zip(again, other, strict=True):
-        assert same.read_text() == (built / same.name).read_text() != different.read_text()
-
-
-def test_a_solver_by_rules_gets_every_built_answer(short: Path, built: Path) -> None:
-    """It knows only the short file and the prompt."""
-    known = {}
-    for row in map(json.loads, short.read_text().splitlines()):
-        known[row["text"]] = row["label"]
-    places = set()
-    for question in M4LE.load(built):
-        text = question.context + question.after
-        body, asked = text.rsplit("\n\n", 1)
-        texts = dict(re.findall(r"\[([0-9A-F]{6})\] (.*?)(?=\n\n\[|$)", body, re.S))
-        quoted = re.search(r'"(\w+)"', asked)
-        if question.subset == "built_explicit-single":
-            key = re.search(r"[0-9A-F]{6}", asked)[0]
-            places.add(list(texts).index(key))
-            answer = known[texts[key]]
-        elif question.subset == "built_semantic-single":
-            first = asked.split("continues this one? ")[1].split("\nId:")[0]
-            [answer] = [key for key, second in texts.items() if f"{first} {second}" in known]
-        elif question.subset == "built_global":
-            [answer] = {known[t] for t in texts.values()}
-        else:
-            members = [key for key, t in texts.items() if known[t] == quoted[1]]
-            assert len(members) > 1
-            answer = ", ".join(members) if "multiple" in question.subset and "ids" in asked else str(len(members))
-        assert M4LE.score(answer, question) == 1.0, question.id
-    assert places >= {0, 4}
-
-
-def test_places_go_round_every_fifth_or_tenth() -> None:
-    assert [m4le_build.place_of(i, 12) for i in range(5)] == [0, 4, 9, 0, 4]
-    assert [m4le_build.place_of(i, 200) for i in range(3)] == [0, 9, 19]
-    assert m4le_build.place_of(7, 3) == 0
-
-
-def test_too_few_texts_or_labels_are_refused(short: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"150 texts make no explicit-single instance longer than 9000 and at most 90000"
-    ):
-        m4le_build.build(short, tmp_path, buckets=(9000, 90_000), n=1)
-    one = jsonl(tmp_path, "one", {"text": "A b.", "label": "x"})
-    with pytest.raises(UserError, match=r"1 label\(s\)"):
-        m4le_build.build(one, tmp_path)
-    bad = jsonl(tmp_path, "bad", {"text": "A b.", "label": "x"}, {"text": "A b.", "label": ""})
-    with pytest.raises(UserError, match=r'bad.jsonl:2: "label" is'):
-        m4le_build.build(bad, tmp_path)
-
-
 def test_every_published_task_has_an_ability() -> None:
-    published = [name for name in SUBSETS if not name.startswith("built_")]
-    assert len(published) == 39 and len({SUBSETS[name].ability for name in published}) == 5
+    assert len(SUBSETS) == 39 and len({subset.ability for subset in SUBSETS.values()}) == 5
