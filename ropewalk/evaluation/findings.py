@@ -8,18 +8,14 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ropewalk.common.statistics import (
     LengthScore,
     Mean,
     Tally,
     average,
     cluster_mean,
-    clustered_wilson,
     effective_length,
     mcnemar,
-    paired_bootstrap,
     passing_probability,
 )
 from ropewalk.evaluation.asking import Answer, Losses
@@ -147,10 +143,10 @@ class Findings:
         e, to, window = self.experiment, plan.to, contestant.window
         losses, answers = measured.losses, measured.answers
         judged = [name for name in plan.cells if "/" not in name]  # a threshold means something
-        means = averages(answers, judged or list(plan.cells), e.threshold if judged else None, e.seeds[0])
+        means = averages(answers, judged or list(plan.cells), e.threshold if judged else None)
         for kind in sorted({_kind(self.tasks[name]) for name in judged}) if judged else ():
             own = [name for name in judged if _kind(self.tasks[name]) == kind]
-            means += averages(answers, own, None, e.seeds[0], kind) if len(own) < len(judged) else []
+            means += averages(answers, own, None, kind) if len(own) < len(judged) else []
         overall = [one for one in means if not one.kind]
         passkeys = [_length_score(n, accuracy(some)) for (task, n), some in answers.items() if task == "passkey"]
         plain = self._plain.get(contestant.name)
@@ -169,7 +165,7 @@ class Findings:
             tail_perplexity=_estimate(perplexity(position_curve(losses.by_edge, losses.edges)[-1].nll))
             if losses
             else None,
-            short_tax=short_tax(losses, plain.losses, window or 0, e.seeds[0])
+            short_tax=short_tax(losses, plain.losses, window or 0)
             if losses and plain and plain.losses and method.id != PLAIN
             else [],
             beyond_window=gain(answers, plain.answers, window) if plain and window and method.id != PLAIN else None,
@@ -191,26 +187,19 @@ class Findings:
         )
 
 
-def averages(
-    answers: Answers, names: Sequence[str], threshold: float | None, seed: int, kind: str = ""
-) -> list[Average]:
-    """Means over tasks at each length that all of them were tested at; of one task, its own score and interval."""
+def averages(answers: Answers, names: Sequence[str], threshold: float | None, kind: str = "") -> list[Average]:
+    """Means over tasks at each length that all of them were tested at."""
     lengths = sorted({length for _, length in answers})
     complete = [n for n in lengths if names and all((name, n) in answers for name in names)]
     tallies = {n: [Tally.of(_by_text(answers[name, n])) for name in names] for n in complete}
-    passing = passing_probability(tallies, threshold, seed=seed) if tallies and threshold is not None else {}
-    found = []
-    for n, some in tallies.items():
-        mean = average(some, seed=seed)
-        own = accuracy(answers[names[0], n]) if len(names) == 1 else _estimate(mean)
-        found.append(Average(n, mean.value, own.low, own.high, mean.n, mean.se, kind, passing.get(n)))
-    return found
+    passing = passing_probability(tallies, threshold) if threshold is not None else {}
+    means = {n: average(some) for n, some in tallies.items()}
+    return [Average(n, one.value, one.low, one.high, one.n, one.se, kind, passing.get(n)) for n, one in means.items()]
 
 
 def accuracy(answers: Sequence[Answer]) -> Estimate:
     """Mean score with its interval; samples about one text count together."""
-    value = sum(answer.score for answer in answers) / len(answers)
-    return Estimate(value, *clustered_wilson(_by_text(answers)), len(answers))
+    return _estimate(average([Tally.of(_by_text(answers))]))
 
 
 def perplexity_at(losses: Losses, length: int) -> Mean:
@@ -218,11 +207,11 @@ def perplexity_at(losses: Losses, length: int) -> Mean:
     return perplexity(cluster_mean(losses.at(length), length - 1))
 
 
-def short_tax(ours: Losses, plain: Losses, window: int, seed: int) -> list[Change]:
+def short_tax(ours: Losses, plain: Losses, window: int) -> list[Change]:
     """Relative change of perplexity at each tested length inside the window, on the same documents."""
     changes = []
     for length in (n for n in ours.lengths if n <= window):
-        delta = paired_bootstrap(ours.at(length), plain.at(length), np.asarray(length - 1.0), seed=seed)
+        delta = cluster_mean(ours.at(length) - plain.at(length), length - 1)
         low, high = (None if bound is None else math.expm1(bound) for bound in (delta.low, delta.high))
         changes.append(Change(length, math.expm1(delta.value), low, high, delta.n))
     return changes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ropewalk.common.statistics import wilson
+from ropewalk.common.statistics import midp
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def settled(
 ) -> bool:
     """Ask samples, ``step`` at a time, until their mean is known well enough; whether that was before the last one.
 
-    For scores that have no threshold (benchmarks of real texts): Chow and Robbins' rule, which stops when Wilson's 95 %
+    For scores that have no threshold (benchmarks of real texts): Chow and Robbins' rule, which stops when the 95 %
     interval is no wider than ``width`` on either side, and whose interval holds nearly as often as it says.
     """
     scores: list[float] = []
     for first in range(0, len(order), step):
         scores += ask(order[first : first + step])
-        low, high = wilson(sum(scores), len(scores))
+        low, high = midp(sum(scores), len(scores))
         if high - low <= 2 * width:
             return len(scores) < len(order)
     return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TypeAlias
 
-from ropewalk.common.statistics import wilson
+from ropewalk.common.statistics import midp
 
 NOTHING = "–"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -26,7 +26,7 @@ class Estimate:
 
 
 def pool(shares: Sequence[Estimate]) -> Estimate:
-    """The share of right answers over several tasks, every answer counting the same, with Wilson's interval.
+    """The share of right answers over several tasks, every answer counting the same, with its mid-P interval.
 
     An estimate alone stays as it is; where a sample count is not known, there is a plain mean without an interval.
     """
@@ -39,7 +39,7 @@ def pool(shares: Sequence[Estimate]) -> Estimate:
     if len(counted) < len(known):
         return Estimate(sum(value for value, _ in known) / len(known))
     right, total = sum(value * n for value, n in counted), sum(n for _, n in counted)
-    return Estimate(right / total, *wilson(right, total), total)
+    return Estimate(right / total, *midp(right, total), total)
 
 
 def _guard(render: Callable[[float], str]) -> Printer:
