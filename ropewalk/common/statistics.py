@@ -72,7 +72,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def confidence(rate: float, successes: float, n: float) -> float:
-    """How sure ``successes`` of ``n`` make it that the true rate is at most ``rate``: the mid-P confidence distribution.
+    """How sure it is that the true rate is at most ``rate``: the mid-P confidence distribution.
 
     It is the mean of the two beta distributions whose quantiles are Clopper and Pearson's limits (Lancaster 1961).
 

@@ -59,7 +59,7 @@ def test_a_window_shows_as_effective_length_and_depth(tokenizer) -> None:
         depths = {row.depth: row.value for row in rows(found, task=name, length=2048)}
         assert [depths[p] for p in DEPTHS] == [0, 0, 1, 1, 1]
     assert {summary.effective_length.value for summary in found.subjects[0].tasks} == {1024}
-    assert averages(found)[2048].passing < 0.01 < 0.5 < averages(found)[1024].passing
+    assert averages(found)[2048].passing < 0.1 < 0.5 < averages(found)[1024].passing
 
 
 def test_a_constant_model_has_the_perplexity_of_its_vocabulary(tokenizer) -> None:
