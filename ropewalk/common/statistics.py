@@ -191,27 +191,25 @@ class Tally:
     Attributes:
         total: their sum; a score is 0 to 1.
         n: how many there are.
-        effect: by how much clusters inflate the variance of their mean (``design_effect``).
+        effect: by how much clusters (questions about one context) inflate the variance of their mean.
+        cluster: the size of a cluster, which is the most that ``effect`` can be.
     """
 
     total: float
     n: int
     effect: float = 1.0
+    cluster: float = 1.0
 
     @classmethod
     def of(cls, clusters: Sequence[Sequence[float]]) -> Tally:
-        """Scores in clusters (questions about one context)."""
-        scores = [score for cluster in clusters for score in cluster]
-        return cls(sum(scores), len(scores), design_effect(clusters))
+        """Scores in clusters."""
+        sizes = [len(cluster) for cluster in clusters]
+        n, size = sum(sizes), sum(size**2 for size in sizes) / sum(sizes)
+        return cls(sum(map(sum, clusters)), n, 1 + (size - 1) * intraclass_correlation(clusters), size)
 
     @property
     def mean(self) -> float:
         return self.total / self.n
-
-    @property
-    def size(self) -> float:
-        """How many independent scores they are worth."""
-        return self.n / self.effect
 
 
 def intraclass_correlation(clusters: Sequence[Sequence[float]]) -> float:
@@ -233,22 +231,6 @@ def intraclass_correlation(clusters: Sequence[Sequence[float]]) -> float:
     return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 1e-12 else 1.0
 
 
-def design_effect(clusters: Sequence[Sequence[float]]) -> float:
-    """By how much clusters inflate the variance of a mean, on the safe side where they are few.
-
-    ``1 + (m - 1) rho``, m the size-weighted cluster size. The correlation is shrunk towards 1, as if one more cluster
-    had been seen whose scores agree, and Student's quantile stands for the normal one, as in Korn and Graubard (1998).
-    It is never more than m: a cluster is worth one score at least.
-    """
-    sizes = np.array([len(cluster) for cluster in clusters if len(cluster)], np.float64)
-    k = len(sizes)
-    if k == sizes.sum():
-        return 1.0
-    m = float((sizes**2).sum() / sizes.sum())
-    rho = (k * intraclass_correlation(clusters) + 1) / (k + 1)
-    return min(m, (1 + (m - 1) * rho) * (student(max(k - 1, 1)) / Z) ** 2)
-
-
 def average(tallies: Sequence[Tally]) -> Mean:
     """Mean of the tasks' means, every task counting the same, with the mid-P interval of ``effective_size`` trials.
 
@@ -264,15 +246,28 @@ def average(tallies: Sequence[Tally]) -> Mean:
 def effective_size(tallies: Sequence[Tally]) -> float:
     """Of how many independent answers the share of right ones varies as much as the average over tasks does.
 
-    Korn and Graubard's (1998) effective sample size, with the unbiased estimate of each task's variance: tasks of
-    different accuracy vary less than their pooled answers, so these are the least. Of one task it is its own size.
+    Korn and Graubard's (1998) effective sample size. Few clusters, or few wrong answers, hardly tell how alike the
+    answers in a cluster are: three clusters of equal answers are added to what they tell, so that an average without a
+    wrong answer has as many answers as clusters.
     """
-    value = _mean(tallies)
+    told = sum(4 * one.n / one.cluster * one.mean * (1 - one.mean) for one in tallies)
+    measured = _size(tallies, [one.n / one.effect for one in tallies])
+    alike = _size(tallies, [one.n / one.cluster for one in tallies])
+    return (told + 3) / (told / measured + 3 / alike)
+
+
+def _size(tallies: Sequence[Tally], sizes: Sequence[float]) -> float:
+    """The effective size, by the unbiased variance of each task's mean of so many independent scores.
+
+    At least that of one accuracy for all tasks, since unequal ones vary less; of one task it is its own.
+    """
+    value, tasks = _mean(tallies), len(tallies)
     variance = sum(
-        one.mean * (1 - one.mean) / (one.size - 1) if one.size > 1 else value * (1 - value) for one in tallies
+        one.mean * (1 - one.mean) / (size - 1) if size > 1 else value * (1 - value)
+        for one, size in zip(tallies, sizes, strict=True)
     )
-    pooled = len(tallies) ** 2 / sum(1 / one.size for one in tallies)
-    return max(pooled, len(tallies) ** 2 * value * (1 - value) / variance) if variance > 0 else pooled
+    pooled = tasks**2 / sum(1 / size for size in sizes)
+    return max(pooled, tasks**2 * value * (1 - value) / variance) if variance > 0 else pooled
 
 
 def passing_probability(tallies: Mapping[int, Sequence[Tally]], threshold: float) -> dict[int, float]:

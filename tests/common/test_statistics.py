@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from ropewalk.common.statistics import (
     beta_cdf,
     cluster_mean,
     confidence,
-    design_effect,
     effective_length,
+    effective_size,
     intraclass_correlation,
     mcnemar,
     midp,
@@ -113,18 +114,27 @@ def test_effective_length_stops_at_the_first_failure() -> None:
 
 def test_questions_about_one_context_count_less_where_they_agree() -> None:
     alike, apart = [[1.0] * 4, [0.0] * 4] * 5, [[1.0, 0.0, 1.0, 0.0]] * 100
-    assert intraclass_correlation(alike) == 1.0 and Tally.of(alike).size == pytest.approx(10)
-    assert intraclass_correlation(apart) == 0.0 and 1 < design_effect(apart) < 1.1
-    assert design_effect([[1.0], [0.0]]) == 1.0 and design_effect([]) == 1.0
-    assert Tally.of([[1.0] * 4] * 10).size == 10, "nothing says that they are not all alike"
-    assert Tally.of([[1.0, 0.0, 1.0]]).size == 1, "one context is one"
+    assert intraclass_correlation(alike) == 1.0 and effective_size([Tally.of(alike)]) == pytest.approx(10)
+    assert intraclass_correlation(apart) == 0.0 and 370 < effective_size([Tally.of(apart)]) < 400
+    assert Tally.of([[1.0], [0.0]]) == Tally(1, 2)
+    assert effective_size([Tally.of([[1.0] * 4] * 10)]) == pytest.approx(10), "nothing says that they are not all alike"
+    assert effective_size([Tally.of([[1.0] * 3])]) == pytest.approx(1), "one context is one"
+
+
+@pytest.mark.parametrize(("contexts", "questions"), [(3, 5), (11, 5), (50, 4)])
+def test_wrong_answers_do_not_make_more_sure(contexts: int, questions: int) -> None:
+    lows = []
+    for wrong in range(contexts):
+        scores = [[1.0] * (questions - 1) + [float(i >= wrong)] for i in range(contexts)]
+        lows.append(average([Tally.of(scores)]).low)
+    assert all(later < earlier + 0.005 for earlier, later in pairwise(lows))
 
 
 def test_intraclass_correlation_is_the_share_of_variance_between_clusters() -> None:
     rng = np.random.default_rng(0)
     clusters = (rng.normal(0, 1, (2000, 1)) + rng.normal(0, math.sqrt(3), (2000, 5))).tolist()
     assert intraclass_correlation(clusters) == pytest.approx(0.25, abs=0.02)
-    assert design_effect(clusters) == pytest.approx(2.0, abs=0.1)
+    assert Tally.of(clusters).effect == pytest.approx(2.0, abs=0.1)
     uneven = [cluster[: 1 + i % 5] for i, cluster in enumerate(clusters)]
     assert intraclass_correlation(uneven) == pytest.approx(0.25, abs=0.04)
 
@@ -143,7 +153,7 @@ def test_an_average_is_inside_its_interval_and_one_task_is_itself() -> None:
     assert (right.low, right.value, right.high) == (pytest.approx(0.05 ** (1 / 260)), 1, 1) and right.se > 0
     assert (wrong.low, wrong.value, wrong.high) == (0, 0, pytest.approx(1 - right.low))
     one = average([Tally(27, 30)])
-    assert (one.low, one.high) == midp(27, 30)
+    assert (one.low, one.high) == pytest.approx(midp(27, 30))
     equal, unequal = average([Tally(150, 200)] * 2), average([Tally(200, 200), Tally(100, 200)])
     assert unequal.se < 0.9 * equal.se, "what is always right does not vary"
 
