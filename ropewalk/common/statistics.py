@@ -192,7 +192,7 @@ class Tally:
         total: their sum; a score is 0 to 1.
         n: how many there are.
         effect: by how much clusters (questions about one context) inflate the variance of their mean.
-        cluster: the size of a cluster, which is the most that ``effect`` can be.
+        cluster: the size of a cluster, weighted by itself.
     """
 
     total: float
@@ -247,13 +247,13 @@ def effective_size(tallies: Sequence[Tally]) -> float:
     """Of how many independent answers the share of right ones varies as much as the average over tasks does.
 
     Korn and Graubard's (1998) effective sample size. Few clusters, or few wrong answers, hardly tell how alike the
-    answers in a cluster are: three clusters of equal answers are added to what they tell, so that an average without a
-    wrong answer has as many answers as clusters.
+    answers in a cluster are: to what they tell, four clusters of correlation 1/2 are added, in the spirit of Agresti
+    and Coull's four answers.
     """
-    told = sum(4 * one.n / one.cluster * one.mean * (1 - one.mean) for one in tallies)
+    told = sum(4 * one.n / one.cluster * one.mean * (1 - one.mean) for one in tallies)  # in clusters
     measured = _size(tallies, [one.n / one.effect for one in tallies])
-    alike = _size(tallies, [one.n / one.cluster for one in tallies])
-    return (told + 3) / (told / measured + 3 / alike)
+    added = _size(tallies, [one.n / ((1 + one.cluster) / 2) for one in tallies])
+    return (told + 4) / (told / measured + 4 / added)
 
 
 def _size(tallies: Sequence[Tally], sizes: Sequence[float]) -> float:

@@ -79,7 +79,8 @@ def test_questions_about_few_contexts(contexts: int, questions: int, correlation
     outcomes = rng.binomial(questions, alike(rng, p, correlation, (RUNS, contexts)))
     found = sum(share for row, share in distinct(outcomes) if holds([answered(row, questions)], p))
     print(f"{contexts} contexts x {questions}, correlation {correlation}, {p}: {found:.3f}")
-    assert found > 0.91
+    assert found > (0.87 if correlation == 0.9 else 0.93)
+    assert found < 0.985 or correlation != 0.5
 
 
 @pytest.mark.parametrize("p", [0.5, 0.85, 0.95])
