@@ -60,15 +60,17 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
     if not 0 < x < 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - beta_cdf(1 - x, b, a)
+    turned = x > (a + 1) / (a + b + 2)  # where it converges slowly, but that of 1 - x fast
+    if turned:
+        x, a, b = 1 - x, b, a
     fraction = 1.0
     for m in range(12 + 2 * math.isqrt(int(a + b)), 0, -1):
         fraction = 1 - (a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)) / fraction
         fraction = 1 + m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)) / fraction
     fraction = 1 - (a + b) * x / (a + 1) / fraction
     power = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    return math.exp(power) / (a * fraction)
+    below = math.exp(power) / (a * fraction)
+    return 1 - below if turned else below
 
 
 def confidence(rate: float, successes: float, n: float) -> float:
