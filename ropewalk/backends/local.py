@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ropewalk.backends.backend import Ask, Backend, Losses, Reply
-from ropewalk.backends.nll import BATCH_TOKENS, token_nll
-from ropewalk.backends.prefix import Runner
+from ropewalk.backends.nll import BATCH_TOKENS, require_finite, token_nll
+from ropewalk.backends.prefix import Runner, stops
 from ropewalk.common.errors import UserError
-from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
+from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint, tokenizer_fingerprint
 from ropewalk.rope.config import read
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -52,6 +52,7 @@ class LiveModel(Backend):
             why = f"{VOTES}: a prompt is read in one forward, and its answer decoded token by token"
             self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
         probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
+        require_finite(token_nll(model, torch.tensor([probe])), f"{method.id}: the loss of an ordinary text")
         self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens, probe=probe)
         self.checks = self.runner.way != "plain"
 
@@ -111,7 +112,12 @@ def live(
         model_hash: the model's fingerprint, where the caller knows it already.
         batch_tokens: how many tokens to run at once.
     """
-    basis = {"model": model_hash or model_fingerprint(model), "method": method.fingerprint(model, to)}
+    basis = {
+        "model": model_hash or model_fingerprint(model),
+        "method": method.fingerprint(model, to),
+        "stops": ",".join(map(str, sorted(stops(model)))),
+        "code": code_fingerprint(),
+    }
     if not method.causal:
         basis["read"] = "token by token"  # what one forward on prompt and answer said is another result
     with method.on(model, to):

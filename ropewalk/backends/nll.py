@@ -7,14 +7,16 @@ only over those that are scored. At 128k tokens and 128k words, all logits at on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ropewalk.attention.cache_argument import as_argument
+from ropewalk.common.errors import UserError
 from ropewalk.rope.live import still
 
 if TYPE_CHECKING:
@@ -201,3 +203,16 @@ def _head_is_enough(model: PreTrainedModel) -> bool:
         allowed = TOLERANCE.get(model.dtype, 0.02) * own.abs().max()
         _head_suffices[model] = same_shape and bool((own - ours).abs().max() <= allowed)
     return _head_suffices[model]
+
+
+def require_finite(values: Any, what: str) -> None:
+    """Refuse losses or log-probabilities that are NaN or infinite.
+
+    Raises:
+        UserError: naming ``what``.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{what} is not finite; the weights hold NaN, or numbers too large for their type",
+            "Try --dtype float32, or download the checkpoint again.",
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ropewalk.backends.backend import Ask, Reply
@@ -72,7 +74,7 @@ class Runner:
     ):
         self.model, self.decoding_decides, self.step, self.batch_tokens = model, decoding_decides, step, batch_tokens
         self.read = 0
-        self.stops = _stops(model)
+        self.stops = stops(model)
         self.way, self.why = ("plain", inexact) if inexact or decoding_decides else self._try_ways(list(probe[:PROBED]))
         self.asked = self.read = 0
 
@@ -164,11 +166,8 @@ class Runner:
         if not room:
             return ()
         ids = torch.tensor([list(prompt)], device=self.model.device)
-        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        pad = min(self.stops, default=0)
-        out = self.model.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, pad_token_id=pad, **greedy
-        )
+        with _greedy(self.model, room):
+            out = self.model.generate(ids, attention_mask=torch.ones_like(ids))  # type: ignore[operator]
         self.read += out.shape[1]
         return self.until_stop(out[0, len(prompt) :].tolist())
 
@@ -491,11 +490,24 @@ class Walk:
             best = {i: int(token) for i, token in zip(nodes, found[:, 0].tolist(), strict=True)}
 
 
-def _stops(model: PreTrainedModel) -> frozenset[int]:
+def stops(model: PreTrainedModel) -> frozenset[int]:
     """Tokens that end a text."""
     config = getattr(model, "generation_config", None) or model.config
-    stops = config.eos_token_id
-    return frozenset() if stops is None else frozenset([stops] if isinstance(stops, int) else stops)
+    ends = config.eos_token_id
+    return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+
+
+@contextmanager
+def _greedy(model: PreTrainedModel, room: int) -> Iterator[None]:
+    """Decoding as the model's probabilities say, whatever its generation_config asks for besides (penalties, ...)."""
+    before, ends = model.generation_config, sorted(stops(model))
+    model.generation_config = GenerationConfig(
+        max_new_tokens=room, do_sample=False, eos_token_id=ends or None, pad_token_id=min(ends, default=0)
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _has_windows(config: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import explained, keep
-from ropewalk.common.whole import write_text
+from ropewalk.common.whole import own_edit, write_text
 from ropewalk.rope.config import read_json
 
 LENGTHS = {  # in tokens, wherever they stand
@@ -40,11 +40,12 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
             contents[file] = read_json(file)
         _set(file, contents[file], keys, value)
     before = {file: file.read_bytes() for file in contents}
-    for file in contents:
-        keep(file)
     try:
-        for file, content in contents.items():
-            write_text(file, json.dumps(content, indent=2) + "\n")
+        with own_edit(folder):
+            for file in contents:
+                keep(file)
+            for file, content in contents.items():
+                write_text(file, json.dumps(content, indent=2) + "\n")
     except BaseException:
         for file, old in before.items():
             with explained(file):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from typing import Any
 from ropewalk.common.errors import UserError
 
 RECORD = "ropewalk.json"  # in every folder that ropewalk writes: what it did, and which files are its own
-BACKUP = re.compile(r"\.bak[.\d]*$")
 AWAY = "Choose another place, or move what is there away first."
 SHOWN = 3  # names in a message
 MARK = ".ropewalk-"  # in the name of a folder in which something is being written
@@ -99,8 +97,8 @@ def folder_to_write(path: Path, sources: Iterable[Path] = (), overwrite: bool = 
 def _strange(folder: Path) -> str:
     """What in a folder ropewalk did not write; empty if there is nothing.
 
-    The record names every file with its size and time, so that trained weights saved under an old name count as
-    another's. JSON files may differ: ropewalk's own edits change them, and leave backups beside them.
+    The record names every file with its size and time, so that trained weights saved under an old name, and a
+    configuration that somebody edited, count as another's; ropewalk's own edits are noted there.
     """
     if not folder.is_dir():
         return "is no folder"
@@ -109,11 +107,11 @@ def _strange(folder: Path) -> str:
     known = record_in(folder).get("files")
     if not isinstance(known, dict):
         return f"has no {RECORD} that lists its files"
-    names = []
-    for name, stamp in inventory(folder).items():
-        base = BACKUP.sub("", name)
-        if not (base in known if base.endswith(".json") else known.get(name) == stamp):
-            names.append(f"{name} (changed since)" if name in known else name)
+    names = [
+        f"{name} (changed since)" if name in known else name
+        for name, stamp in inventory(folder).items()
+        if known.get(name) != stamp
+    ]
     return f"holds {_listed(names)}" if names else ""
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES = 2**28  # up to this size all weights are hashed
 SAMPLED = 4096  # elements of each tensor of a larger model
+ROOMS = "rope", "attention", "methods", "backends", "tasks"
 NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version", "use_cache"})  # entries of a config
 
 
@@ -40,6 +44,18 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     pipeline = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     return hashlib.sha256((pipeline + repr(sorted(tokenizer.special_tokens_map.items()))).encode()).hexdigest()
+
+
+@cache
+def code_fingerprint() -> str:
+    """sha256 over all code that decides a result: transformers, torch, and ours that models, reads, asks and scores."""
+    digest = hashlib.sha256()
+    for package in ("transformers", "torch"):
+        digest.update(f"{package} {version(package)}".encode())
+    for room in ROOMS:
+        for file in sorted((Path(__file__).parents[1] / room).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def ids_fingerprint(ids: Iterable[int]) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,38 +104,53 @@ def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> 
 
 
 @contextmanager
+def own_edit(folder: Path) -> Iterator[None]:
+    """Changes that ropewalk makes in a folder of its own: files that were its own stay so, and backups belong to it."""
+    record = record_in(folder)
+    known = record.get("files")
+    before = inventory(folder) if isinstance(known, dict) else {}
+    yield
+    if isinstance(known, dict):
+        made = {name: stamp for name, stamp in inventory(folder).items() if stamp != before.get(name)}
+        known |= {name: stamp for name, stamp in made.items() if known.get(name) == before.get(name)}
+        if made:
+            write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+@contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """A free path of the same name on the disk of ``out``; what is left there in the end goes, with all around it."""
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name[:SHOWN]}{MARK}"
+    folder = out.parent / f"{prefix}{secrets.token_hex(4)}"  # known before it is there: a signal leaves nothing
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out, prefix)
-        folder, lock = _locked(out.parent, prefix)
-        try:
-            yield folder / out.name
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+        _lock(folder, lock)
+        yield folder / out.name
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
         with suppress(OSError):  # they are not empty, as they should
             for parent in made:
                 parent.rmdir()
 
 
-def _locked(parent: Path, prefix: str) -> tuple[Path, FileLock]:
-    """A new folder, and the lock in it, which is held."""
+def _lock(folder: Path, lock: FileLock) -> None:
+    """Make a folder, and hold the lock in it."""
     while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-        lock = FileLock(folder / LOCK, timeout=0)
+        folder.mkdir(0o700, exist_ok=True)
         try:
             lock.acquire()
         except NotImplementedError:  # a disk without locks: nobody removes the folder, not even when it is litter
-            return folder, lock
-        except Timeout:  # somebody took the folder for litter before it was locked
+            return
+        except (Timeout, FileNotFoundError):  # somebody took it for litter before it was locked, and removes it
+            time.sleep(0.1)
             continue
         if (folder / LOCK).exists():
-            return folder, lock
+            return
+        lock.release(force=True)
 
 
 def _sweep(out: Path, prefix: str) -> None:

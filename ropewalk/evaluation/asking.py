@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ropewalk.backends.backend import Ask, Backend, Reply
-from ropewalk.common.errors import UserError
+from ropewalk.backends.nll import require_finite
 from ropewalk.common.fingerprints import ids_fingerprint
 from ropewalk.common.store import Record, Records, content_key
 from ropewalk.evaluation.perplexity import Sums, position_edges
@@ -133,6 +133,8 @@ class Asking:
             asks.append(Ask(one.prompt, () if free else one.answer, room))
         for n, reply in self.backend.ask(asks):
             cell, i = places[n]
+            where = f"{self.method}: the log-probability of an answer to {cell.name} at {cell.length:,} tokens"
+            require_finite(reply.logprob or 0.0, where)
             yield keys[n], self._facts(cell, i) | _result(cell, samples[n], reply, checked[n])
 
     def _key(self, cell: Cell, i: int) -> str:
@@ -161,12 +163,7 @@ class Asking:
             self.advance(len(rows) - len(missing), self.method, "ppl", length)
         for n, losses in self.backend.rolling([rows[i] for i in missing]) if missing else ():
             i = missing[n]
-            if not np.isfinite(losses).all():
-                raise UserError(
-                    f"{self.method}: the loss of {names[i]} at {length:,} tokens is not finite; the weights hold NaN, "
-                    "or numbers too large for their type",
-                    "Try --dtype float32, or download the checkpoint again.",
-                )
+            require_finite(losses, f"{self.method}: the loss of {names[i]} at {length:,} tokens")
             sums = np.concatenate([[0.0], np.cumsum(losses)])[np.asarray(cuts) - 1].tolist()
             facts = {"method": self.method, "task": "ppl", "document": names[i], "how": self.backend.how}
             by_cut = zip(keys[i], cuts, sums, strict=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.backends.backend import Backend
 from ropewalk.common.errors import UserError
 from ropewalk.methods import catalogue
-from ropewalk.methods.base import Method
+from ropewalk.methods.base import Method, require_beyond
 from ropewalk.report.schema import PLAIN, Spectrum
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Live(Contestant):
         return model_fingerprint(self.model)
 
     def check(self, method: Method, to: int | None) -> None:
+        if to is not None and self.window is not None:
+            require_beyond(method, to, self.window)
         method.fingerprint(self.model, to or 0)
 
     def varies(self, method: Method) -> bool:

@@ -52,8 +52,8 @@ class Experiment:
         methods: applied to each model; the plain model, if it is among them, is what the others are compared with.
         tasks: of the registry, "ppl", and subsets of benchmarks ("longbench/hotpotqa"; "longbench/all").
         lengths: context lengths in tokens; None means half the window, doubling to the target.
-        to: target length of the methods, at least the window; None means the longest of the lengths, else what the
-            model promises.
+        to: target length of the methods, beyond the window; None means the longest of the lengths, else what the model
+            promises.
         seeds: of prompts; each is another draw of samples, and all draws are pooled.
         samples: of each task at each length and seed.
         questions: of each subset of a benchmark, drawn at random; None asks all.
@@ -149,7 +149,7 @@ class Experiment:
                 raise UserError("a server does not say how much it reads", "Add --lengths, for example --lengths 32k.")
             lengths = self.lengths or tuple(SHORTEST << i for i in range(LENGTHS))
             return self.to or max(lengths), tuple(sorted(set(lengths)))
-        to = max(self.to or max(self.lengths or [contestant.length]), contestant.window)
+        to = self.to or max(self.lengths or [contestant.length])
         if self.lengths is None and self.asks_rows_only:
             return to, (to,)
         return to, tuple(sorted(set(self.lengths or default_lengths(contestant.window, to))))

@@ -116,6 +116,8 @@ def conduct(
         results = run(experiment, records, progress, answered=answered)
     settings = {**(more or {}), **results.settings, "experiment": experiment.key}
     results = replace(results, command=command, settings=settings)
+    if not overwrite:  # asked again: another experiment may have ended meanwhile
+        _refuse_other(folder / "results.json", experiment)
     results.write(folder / "results.json")
     write_report(results, folder / "report.html")
     if lines:
@@ -131,8 +133,11 @@ def _refuse_other(file: Path, experiment: Experiment) -> None:
     """
     if not file.exists():
         return
-    there = Results.read(file)
+    mend = "Choose another folder, or add --overwrite: finished samples stay, and are not computed again."
+    try:
+        there = Results.read(file)
+    except UserError as error:
+        raise UserError(f"results that are not read here: {error.message}", mend) from None
     if there.settings.get("experiment") != experiment.key:
         what = f"another experiment: {there.command}" if there.command else "another experiment"
-        mend = "Choose another folder, or add --overwrite: finished samples stay, and are not computed again."
         raise UserError(f"{file} holds the results of {what}", mend)

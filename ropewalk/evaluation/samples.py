@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, ClassVar
 
 from ropewalk.common.fingerprints import ids_fingerprint
-from ropewalk.common.store import Record
+from ropewalk.common.store import Record, content_key
 from ropewalk.evaluation.grid import PlantedGrid
 from ropewalk.tasks import registry
 from ropewalk.tasks.benchmarks.question import Question, Subset
@@ -36,7 +36,7 @@ class Cell:
         seed: of the samples.
         units: the tokenizer's.
         name: of the task, as in results.
-        hashes: sha256 of the token ids of each sample.
+        hashes: sha256 of the token ids of each sample, and of the references of a free answer.
         stands: where the needed information of each sample stands; None where it is spread.
         rooms: tokens kept free for each answer.
 
@@ -58,7 +58,7 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
         about = [
-            (ids_fingerprint(one.prompt + one.answer), None if math.isnan(one.depth) else one.depth, one.room)
+            (self._asked(one), None if math.isnan(one.depth) else one.depth, one.room)
             for one in self.samples(range(len(self)))
         ]
         for name, values in zip(("hashes", "stands", "rooms"), zip(*about, strict=True), strict=True):
@@ -81,6 +81,11 @@ class Cell:
     def score(self, i: int, record: Record) -> float:
         """The score of a sample, 0 to 1, by its stored record."""
         return float(record["score"] if "score" in record else record["right"])
+
+    def _asked(self, sample: Sample) -> str:
+        """A hash of all that decides a sample's score: its tokens, and what a free answer is held against."""
+        ids = ids_fingerprint(sample.prompt + sample.answer)
+        return content_key({"ids": ids, "references": sample.references}) if self.task.free else ids
 
     def _chance(self, i: int) -> random.Random:
         return random.Random(f"{self.seed}/{self.name}/{self.length}/{i}")

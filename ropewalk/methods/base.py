@@ -193,6 +193,25 @@ def require_above(bound: float, method: Method, *options: str) -> None:
             raise UserError(f"{method.name}: {option} is {value!r}, expected a number above {bound:g}")
 
 
+def require_beyond(method: Method, to: int, window: int) -> None:
+    """Refuse a target at which a method would be the plain model, and the plain model beyond its window.
+
+    Args:
+        method: what is to reach the target.
+        to: target length in tokens.
+        window: of the model; a method that believes in less of it (``effective_window``) works inside it too.
+
+    Raises:
+        UserError: naming target and window.
+    """
+    believed = [getattr(part, "effective_window", None) for part in getattr(method, "parts", (method,))]
+    if method.name != "none" and to <= min(window, *(one or window for one in believed)):
+        raise UserError(
+            f"{method.id}: target {to:,} is not beyond the window of {window:,} tokens, where it is the plain model",
+            f"Give a target of more than {window} tokens, or the method none.",
+        )
+
+
 def digest(*parts: object) -> str:
     """Short hash of the text of ``parts``."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -98,6 +98,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
         UserError: if a file cannot be read or written.
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.common.whole import own_edit
     from ropewalk.engines import agreement
 
     checkpoint = Checkpoint(request.folder)
@@ -106,7 +107,10 @@ def check_export(request: CheckExportRequest) -> Agreement:
     place = Path(checkpoint.place).expanduser()
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
-    wrote = agreement.fix(place, asked) if request.fix else {}
+    wrote = {}
+    if request.fix:
+        with own_edit(place):
+            wrote = agreement.fix(place, asked)
     return Agreement(agreement.check_export(place, asked), wrote)
 
 

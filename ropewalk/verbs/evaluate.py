@@ -49,7 +49,7 @@ def evaluate(request: EvaluateRequest) -> Outcome:
         depths=suite.depths, controls=True, contexts=suite.contexts,
     )  # fmt: skip
     more = {"suite": request.suite, **({"instead": instead} if instead else {})}
-    return request.conducted(experiment, request.suite, more=more)
+    return request.conducted(experiment, *([] if request.tasks else [request.suite]), more=more)
 
 
 def asked(request: EvaluateRequest) -> tuple[Suite, dict[str, str]]:

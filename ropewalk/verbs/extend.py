@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result
 from ropewalk.verbs.request import Method, ModelRequest, Place, TargetRequest, verb
 
@@ -72,11 +73,19 @@ def extend(request: ExtendRequest) -> Extended:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import extend as write
     from ropewalk.engines.launch import launch_lines
+    from ropewalk.methods.base import require_beyond
     from ropewalk.methods.catalogue import method
-    from ropewalk.rope.config import text_config
+    from ropewalk.rope.config import text_config, window_of
 
+    chosen = method(request.method)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    done = write(checkpoint, request.to, method(request.method), request.out, request.overwrite, request.on_top)
+    window = window_of(checkpoint.starting(request.on_top))
+    require_beyond(chosen, request.to, window)
+    if chosen.name == "none" and request.to > window:
+        raise UserError(
+            f"none does not reach {request.to:,} tokens: the model reads {window:,}", "Choose a method, such as yarn."
+        )
+    done = write(checkpoint, request.to, chosen, request.out, request.overwrite, request.on_top)
     written = next(iter(done.rope_parameters.values()))
     lines = launch_lines(done.folder, text_config(checkpoint.config).model_type, written, request.to)
     return Extended(done, lines)

@@ -39,7 +39,7 @@ LINES = {
     "extend": "extend {model} --to 256 -o {out}",
     "export": "export {model} --engine vllm",
     "export to a folder": "export {model} --engine vllm --to 256 -o {out}",
-    "compare": "compare {model} --to 128 --methods none,yarn --tasks passkey --samples 1 --depths 1 -o {out}",
+    "compare": "compare {model} --to 256 --methods none,yarn --tasks passkey --samples 1 --depths 1 -o {out}",
     "evaluate": "evaluate {model} --lengths 400 --tasks niah_single_1 --samples 1 -o {out}",
 }
 

@@ -214,7 +214,7 @@ def test_misspelt_option_offers_the_nearest(checkpoint, tmp_path, capsys):
 
 
 def test_target_shorter_than_the_window(checkpoint, tmp_path, capsys):
-    assert "shorter than" in refused(capsys, "extend", checkpoint, "--to", 32, "-o", tmp_path / "out")
+    assert "not beyond the window" in refused(capsys, "extend", checkpoint, "--to", 32, "-o", tmp_path / "out")
 
 
 def test_target_that_is_no_length(checkpoint, tmp_path, capsys):

@@ -152,6 +152,17 @@ def test_weights_saved_under_an_old_name_are_not_ropewalks(made, source, capsys)
     assert (source / "model.safetensors").stat().st_size != (made / "plain" / "model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json.bak", "config.json.bak"])
+def test_what_a_user_edited_is_not_replaced(name, made, source, capsys):
+    file = source / name
+    file.write_text(json.dumps({"work": "of years"}))
+    command = ["extend", made / "plain", "--to", "1k", "-o", source, "--overwrite"]
+    assert name in refused(capsys, *command) and "years" in file.read_text()
+    (source / "tokenizer_config.json").write_text('{"model_max_length": 64, "mine": 1}')
+    run(["inspect", str(source), "--set", "tokenizer_config.json:model_max_length=128"])
+    assert "tokenizer_config.json (changed since)" in refused(capsys, *command), "an edit of ours takes none over"
+
+
 @pytest.mark.parametrize("record", ["", "{}", "[]", "null", '{"files": 1}', '{"ropewalk": "0.1.0"}', "[" * 100_000])
 def test_a_record_that_says_nothing_protects(record, source):
     assert written(source)

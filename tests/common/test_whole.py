@@ -129,6 +129,24 @@ def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
     assert file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("at", ["mkdir", "acquire"])
+def test_a_signal_between_any_two_steps_leaves_nothing(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Path if at == "mkdir" else whole.FileLock
+    real = getattr(owner, at)
+
+    def interrupted(*arguments: object, **named: object) -> None:
+        real(*arguments, **named)
+        if at == "acquire" or MARK in str(arguments[0]):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, at, interrupted)
+    with pytest.raises(KeyboardInterrupt), whole.new_folder(tmp_path / "a" / "out", []):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), whole.new_folder(tmp_path / "a" / "b" / "out", []) as folder:
         (folder / "x").write_text(str(1 / 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ropewalk
 from ropewalk.backends.local import LiveModel
 from ropewalk.cli.main import run
+from ropewalk.common import fingerprints
 from ropewalk.common.errors import UserError
+from ropewalk.evaluation import experiment as experiment_module
+from ropewalk.methods.base import require_beyond
 from ropewalk.report.schema import Results
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -124,6 +128,80 @@ def test_what_fails_leaves_nothing(here: Path, capsys, arguments: list[str]) -> 
     assert run(["compare", *arguments, "--to", "256"]) == 2
     assert run(["compare", *arguments, "--to", "256", "-o", "out"]) == 2
     assert sorted(file.name for file in here.iterdir()) == ["a", "b"]
+
+
+def test_results_of_an_older_kind_are_kept_and_the_mend_mends(here: Path) -> None:
+    first = compared(out="out")
+    file = Path("out/results.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": "ropewalk results 1"}))
+    with pytest.raises(UserError, match="results that are not read here") as caught:
+        compared(out="out")
+    assert "add --overwrite" in caught.value.mend
+    assert compared(out="out", overwrite=True).results.rows == first.results.rows
+
+
+def test_another_experiment_that_ended_meanwhile_is_not_replaced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = experiment_module.run
+
+    def slower(*arguments: Any, **named: Any) -> Results:
+        monkeypatch.setattr(experiment_module, "run", real)
+        found = real(*arguments, **named)
+        compared(out="out", methods="yarn")
+        return found
+
+    monkeypatch.setattr(experiment_module, "run", slower)
+    with pytest.raises(UserError, match="holds the results of another experiment"):
+        compared(out="out")
+    assert [one.method for one in Results.read(Path("out/results.json")).subjects] == ["none", "yarn"]
+
+
+@pytest.mark.parametrize("change", ["tokens that end a text", "release of transformers"])
+def test_samples_of_other_circumstances_are_not_taken(change: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"tasks": "qa_1_synthetic", "lengths": "512", "to": 512, "methods": "none"}
+    fingerprints.code_fingerprint.cache_clear()
+    assert read(compared(**options)) and not read(compared(**options))
+    if change == "tokens that end a text":
+        file = here / "a" / "rope" / "generation_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": list(range(3, VOCABULARY))}))
+    else:
+        monkeypatch.setattr(fingerprints, "version", lambda package: "99.0")
+        fingerprints.code_fingerprint.cache_clear()
+    assert read(compared(**options))
+    fingerprints.code_fingerprint.cache_clear()
+
+
+def test_other_references_are_other_samples(here: Path) -> None:
+    def asked(*answers: str) -> int:
+        Path("qa").mkdir(exist_ok=True)
+        text = "Ann went home"
+        given = [{"text": one, "answer_start": text.index(one)} for one in answers]
+        questions = [{"question": "Who went?", "id": "1", "is_impossible": False, "answers": given}]
+        paragraphs = [{"context": f"{text} {i}.", "qas": questions if not i else []} for i in range(40)]
+        squad = {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
+        Path("qa/qa_1.json").write_text(json.dumps(squad))
+        return read(compared(tasks="qa_1", lengths="512", to=512, methods="none", samples=1, qa="qa"))
+
+    assert asked("Ann") and not asked("Ann")
+    assert asked("Ann", "home"), "the same prompt, and another right answer"
+
+
+@pytest.mark.parametrize("tasks", ["ppl", "passkey", "niah_multivalue"])
+def test_weights_that_hold_nan_are_refused_whatever_is_asked(tasks: str, here: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained("a/rope", dtype="auto")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = math.nan
+    model.save_pretrained("a/rope")
+    Path("text.txt").write_text("The rope is long, and the lane is straight. " * 80)
+    with pytest.raises(UserError, match="is not finite; the weights hold NaN"):
+        compared(tasks=tasks, lengths="512", to=512, methods="none", data="text.txt")
+
+
+def test_a_target_inside_the_window_is_refused(here: Path) -> None:
+    for to in (32, 64):
+        with pytest.raises(UserError, match=f"yarn: target {to} is not beyond the window of 64 tokens"):
+            compared(to=to, methods="none,yarn")
+    assert {row.length for row in compared(to=128, methods="pi", lengths="128").results.rows} == {128}
+    require_beyond(ropewalk.method("dca(effective_window=32)"), 64, 64)  # believes in less of the window
 
 
 def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:

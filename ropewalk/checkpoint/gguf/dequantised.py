@@ -7,13 +7,14 @@ the rope that transformers makes of the configuration is that which llama.cpp ma
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
+from ropewalk.checkpoint.gguf.from_gguf import RECORD_KEY, RopeOfFile
 from ropewalk.checkpoint.gguf.header import Place
 from ropewalk.checkpoint.gguf.hyperparameters import SLIDES, SLIDING, layer_types, sliding_window
 from ropewalk.checkpoint.gguf.library import gguf
@@ -91,8 +92,20 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
         tried.append(_difference(file, made))
         if not tried[-1]:
             made.architectures = [_class(made).__name__]
+            made.name_or_path = str(file.path)
+            if record := _record(file):
+                setattr(made, rope_config.RECORD, record)
+                rope_config.record_of(made)  # refuses what is none
             return made
     raise UserError(f"{file.path}: transformers would rotate otherwise than llama.cpp: {tried[-1]}", ORIGIN)
+
+
+def _record(file: RopeOfFile) -> Any:
+    """What ropewalk noted of the extension whose rope the file has; None if nothing."""
+    try:
+        return json.loads(file.header.values.get(RECORD_KEY, "null"))
+    except (TypeError, ValueError, RecursionError):
+        raise UserError(f"{file.path}: key {RECORD_KEY!r} cannot be read", "Export the file again.") from None
 
 
 def _need(file: RopeOfFile, key: str) -> Any:

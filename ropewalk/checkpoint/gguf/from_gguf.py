@@ -41,6 +41,9 @@ EXPECTED = {
 MOST_DIMENSIONS = 1 << 16
 
 
+RECORD_KEY = "ropewalk.extension"  # the record of an extension, as a configuration has it, in JSON
+
+
 @dataclass(frozen=True)
 class RopeOfFile:
     """What a GGUF says about its rope.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.checkpoint.gguf.from_gguf import RECORD_KEY
 from ropewalk.checkpoint.gguf.header import read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import Entries
@@ -89,6 +90,12 @@ def write_file(
             writer.write_tensor_data(tensor.data())
     finally:
         writer.close()
+
+
+def add_record(writer: GGUFWriter, record: dict[str, Any] | None) -> None:
+    """Note how the rope was extended, so that the file counts as extended by ropewalk too."""
+    if record is not None:
+        writer.add_string(RECORD_KEY, json.dumps(record))
 
 
 def written_here(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read, refuse_other
+from ropewalk.checkpoint.gguf.from_gguf import RECORD_KEY, RopeOfFile, read, refuse_other
 from ropewalk.checkpoint.gguf.header import AGAIN
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.library import gguf
@@ -16,7 +16,7 @@ from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Ent
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
-from ropewalk.engines.gguf.output import MARK, Stored, Written, write_file, written_here
+from ropewalk.engines.gguf.output import MARK, Stored, Written, add_record, write_file, written_here
 from ropewalk.rope.spec import ALL, RopeSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
             architecture of ``source``.
     """
     file = read(source)
-    spec = Checkpoint.open(model).rope
+    checkpoint = Checkpoint.open(model)
+    spec = checkpoint.rope
     if spec.rotary_dim != file.rotary_dim:
         raise UserError(
             f"{source} rotates {file.rotary_dim} dimensions per head, {model} rotates {spec.rotary_dim}",
@@ -57,7 +58,7 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
             "Extend with a method that llama.cpp keeps apart there: yarn or pi on Gemma 3, none elsewhere.",
         )
     out = file_to_write(out, written_here, [source], overwrite)
-    _rewrite(file, rope, REWRITTEN, out, overwrite, spec)
+    _rewrite(file, rope, REWRITTEN, out, overwrite, spec, checkpoint.record)
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
 
@@ -84,7 +85,7 @@ def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: b
         removed.add(key)
         if value is not None:
             keys[key] = _typed(source, key, value)
-    _rewrite(file, Entries(keys, dict(file.factors)), removed, out, overwrite, None)
+    _rewrite(file, Entries(keys, dict(file.factors)), removed, out, overwrite)
 
 
 def _typed(source: Path, key: str, value: Any) -> Any:
@@ -102,8 +103,10 @@ def _rewrite(
     removed: frozenset[str] | set[str],
     out: Path,
     overwrite: bool,
-    spec: RopeSpec | None,
+    spec: RopeSpec | None = None,
+    record: dict[str, Any] | None = None,
 ) -> None:
+    """Write the file again with another rope: that of a checkpoint, with its record, or single keys."""
     reader = _reader(file.path)
     parts = reader.get_field("split.count")
     if parts is not None and parts.contents() not in (0, 1):
@@ -112,9 +115,14 @@ def _rewrite(
             f"llama-gguf-split --merge {file.path} WHOLE.gguf",
         )
     copied = [_copy(tensor) for tensor in reader.tensors if tensor.name.removesuffix(".weight") not in FACTOR_TENSORS]
-    without = {f"{file.architecture}.{key}" for key in removed}
+    without = {f"{file.architecture}.{key}" for key in removed} | ({RECORD_KEY} if spec else set())
+
+    def add_keys(writer: GGUFWriter) -> None:
+        _copy_keys(reader, writer, without)
+        add_record(writer, record)
+
     with new_file(out, written_here, [file.path], overwrite) as path:
-        write_file(path, file.architecture, lambda writer: _copy_keys(reader, writer, without), rope, copied)
+        write_file(path, file.architecture, add_keys, rope, copied)
         if spec is None:
             read(path)
         else:

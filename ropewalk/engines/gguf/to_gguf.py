@@ -22,7 +22,7 @@ from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
-from ropewalk.engines.gguf.output import Stored, Written, write_file, written_here
+from ropewalk.engines.gguf.output import Stored, Written, add_record, write_file, written_here
 from ropewalk.rope.config import text_config
 from ropewalk.rope.spec import RopeSpec
 
@@ -61,6 +61,7 @@ def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", ov
     def add_keys(writer: GGUFWriter) -> None:
         _add_hyperparameters(writer, config, Path(name).name, dtype)
         add_tokenizer(writer, checkpoint.tokenizer(), checkpoint.folder, config)
+        add_record(writer, checkpoint.record)
 
     with new_file(out, written_here, [checkpoint.folder], overwrite) as path:
         write_file(path, ARCHITECTURE, add_keys, rope, tensors)

@@ -164,7 +164,8 @@ def test_there_and_back_by_our_own_writer(family, tmp_path):
     source, opened = Checkpoint.open(folder), Checkpoint.open(file)
     assert type(opened.config).model_type == ("llama" if family == "mistral" else family)
     assert same_logits(source.load(device="cpu"), opened.load(device="cpu"), 1e-4)
-    assert (opened.window, opened.promised) == (TARGET, TARGET)
+    assert (opened.window, opened.promised) == (source.window, source.promised) == (64, TARGET)
+    assert opened.record == source.record and opened.record["method"] == "resonance+yarn"
     text = "It is 1984 in Oslo;  and  <s> naïve 日本\n\n"
     want, made = source.tokenizer(), opened.tokenizer()
     assert made(text).input_ids == want(text).input_ids
