@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ropewalk.methods.catalogue import CATALOGUE
+from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
@@ -39,10 +40,12 @@ def methods_table() -> str:
 
 
 def interval(found: Estimate, show: str) -> str:
-    if found.value is None:
-        return "–"
-    bounds = "" if found.low is None else f" ({found.low:{show}} to {found.high:{show}})"
-    return f"{found.value:{show}}{bounds}"
+    return spread(found, lambda value: "–" if value is None else f"{value:{show}}")
+
+
+def spread(found: Estimate, printer: numbers.Printer) -> str:
+    bounds = numbers.interval(found, printer, " to ")
+    return printer(found.value) + (f" ({bounds})" if bounds else "")
 
 
 def demo_table() -> str:
@@ -59,7 +62,7 @@ def demo_table() -> str:
         tax = Estimate(0.0, 0.0, 0.0) if line.is_plain else line.short_tax
         cells = [
             line.title,
-            interval(line.effective_length, ",d"),
+            spread(line.effective_length, line.printer("effective_length", numbers.tokens)),
             interval(line.retrieval, ".0%"),
             interval(line.perplexity, ".1f"),
             interval(tax, "+.1%"),

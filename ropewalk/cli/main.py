@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ropewalk import __version__, verbs
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
@@ -77,10 +77,11 @@ def _flags(verb: Verb[Any], text: str) -> str:
     return re.sub(r"``(\w+)``", lambda match: flags.get(match[1], match[0]), text)
 
 
-for name in verbs.NAMES:
-    verb: Verb[Any] = vars(verbs.public(name))["verb"]
-    if verb.name:
-        app.command(command(verb), name=verb.name)
+VERBS: dict[str, Verb[Any]] = {
+    verb.name: verb for verb in (vars(verbs.public(name))["verb"] for name in verbs.NAMES) if verb.name
+}
+for name, verb in VERBS.items():
+    app.command(command(verb), name=name)
 
 
 class Terminated(KeyboardInterrupt):
@@ -99,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
             errors.print(escape(error.mend), soft_wrap=True)
         return 2
     except cyclopts.CycloptsError as error:
-        errors.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error[/] {escape(_sentence(error))}", soft_wrap=True)
         errors.print("ropewalk --help, or ropewalk VERB --help, lists what can be said.")
         return 2
     except KeyboardInterrupt as stop:
@@ -107,6 +108,27 @@ def run(arguments: Sequence[str]) -> int:
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         return 0
+
+
+def _sentence(error: cyclopts.CycloptsError) -> str:
+    """What is wrong with a command line. Where an option is misspelt, that is said, not what is missing for it."""
+    verb = " ".join(error.command_chain or ())
+    if isinstance(error, cyclopts.UnknownOptionError):
+        words = [error.token.keyword or error.token.value]
+    elif isinstance(error, cyclopts.MissingArgumentError):
+        words = error.unused_tokens or []
+    else:
+        return str(error)
+    if verb not in VERBS:
+        return str(error)
+    flags = [option.flag for option in VERBS[verb].options if not option.positional]
+    given = [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
+    for word in given:
+        if word not in (*flags, *SHORT.values(), "--json") and not word.startswith("--no-"):
+            return f"{verb} has no option {word}{did_you_mean(word, flags)}"
+    if isinstance(error, cyclopts.UnknownOptionError) or error.argument is None:
+        return str(error)
+    return f"{error.keyword} needs a value" if error.keyword else f"{verb} needs {error.argument.name}"
 
 
 def main() -> None:

@@ -223,11 +223,19 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     return options
 
 
+class _NoNumbers(ast.NodeTransformer):
+    """Reads ``nan`` and ``inf``, so that they are refused as values, and not as words that Python does not know."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        word = node.id.lower()
+        return ast.Constant(float(word)) if word in ("nan", "inf", "infinity") else node
+
+
 def _literals(spelling: str, text: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        options = {str(k.arg): ast.literal_eval(_NoNumbers().visit(k.value)) for k in call.keywords}
         assert len(options) == len(call.keywords)
         return options
     except (SyntaxError, ValueError, AssertionError):
@@ -241,7 +249,8 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
     default = None if field.default is MISSING else field.default
     if isinstance(value, list):
         value = tuple(value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = real and math.isfinite(value)
     whole = isinstance(value, int) and number
     expected: dict[type, bool] = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
     if "int | None" in str(field.type):
@@ -250,6 +259,7 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
     choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", str(field.type)) if "Literal" in str(field.type) else []
     allowed = [a or b for a, b in choices]
     if not fits or (allowed and value not in allowed):
-        want = " or ".join(map(repr, allowed)) or f"a value like {default!r}"
+        endless = real and not number and isinstance(default, (int, float, type(None)))
+        want = " or ".join(map(repr, allowed)) or ("a finite number" if endless else f"a value like {default!r}")
         raise UserError(f"{method_name}: option {name} is {value!r}, expected {want}")
     return float(value) if number and "float" in str(field.type) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import TypeAlias
 from ropewalk.common.statistics import midp
 
 NOTHING = "–"
+QUOTED_OR_REAL = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.])""")
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 Printer: TypeAlias = Callable[[float | None], str]
 
@@ -102,11 +104,27 @@ def tick(value: float) -> str:
     return f"{value:,.10g}" if abs(value) < 1e6 else quantity(value)
 
 
+def reached(printer: Printer, shortest: int | None) -> Printer:
+    """Prints effective lengths; of 0 it is only known that it lies below the shortest tested length: ``<1,024``."""
+    return lambda value: f"<{printer(shortest)}" if value == 0 and shortest else printer(value)
+
+
+def rounded(text: str) -> str:
+    """Text whose real numbers have four significant digits, ``(tau=0.4774)``; what stands in quotes stays."""
+
+    def shorter(match: re.Match[str]) -> str:
+        word = match[0]
+        return word if word[0] in "'\"" else min(repr(float(f"{float(word):.4g}")), word, key=len)
+
+    return QUOTED_OR_REAL.sub(shorter, text)
+
+
 def interval(estimate: Estimate, printer: Printer, between: str = "\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}") -> str:
     """``11.8 … 12.9``, never broken over two lines, or nothing where there is no interval."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{printer(estimate.low)}{between}{printer(estimate.high)}"
+    low, high = printer(estimate.low), printer(estimate.high)
+    return "" if low == high and low.startswith("<") else f"{low}{between}{high}"  # one bound is no interval
 
 
 def in_full(estimate: Estimate, printer: Printer) -> str:

@@ -37,10 +37,10 @@ LEADER_STYLES = (
 MUTED_DASHES = (None, "5 3", "2 3")
 MUTED_MARKERS = ("cross", "plus", "bar", "circle", "square", "triangle", "diamond")
 COLUMNS = (
-    ("effective_length", "Effective length", "tokens"),
-    ("retrieval", "Average score at the target", "percent"),
-    ("perplexity", "Perplexity at the target", "quantity"),
-    ("short_tax", "Short-text tax", "tax"),
+    ("effective_length", "Effective length", numbers.tokens),
+    ("retrieval", "Average score at the target", numbers.percent),
+    ("perplexity", "Perplexity at the target", numbers.quantity),
+    ("short_tax", "Short-text tax", numbers.tax),
 )
 READINGS = {
     "perplexity": "The perplexity of every text, cut to its first n tokens; n is on the axis, and lower is better. A "
@@ -92,11 +92,6 @@ class Figure:
     open: bool = False  # whether the numbers are shown at once
 
 
-PRINTERS: dict[str, numbers.Printer] = {
-    name: getattr(numbers, name) for name in ("tokens", "quantity", "percent", "tax")
-}
-
-
 def environment() -> Environment:
     """Where the page's templates are, and what they print with."""
     made = Environment(
@@ -107,8 +102,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["tokens"] = numbers.tokens
-    made.filters["print"] = lambda value, printer: PRINTERS[printer](value)
-    made.filters["interval"] = lambda estimate, printer: numbers.interval(estimate, PRINTERS[printer])
+    made.filters["percent"] = numbers.percent
+    made.filters["rounded"] = numbers.rounded
     return made
 
 
@@ -124,7 +119,6 @@ def render(results: Results) -> str:
         .render(
             view=view,
             results=results,
-            printers=PRINTERS,
             columns=[column for column in COLUMNS if column[0] in shown],
             swatches={key: svg.swatch(style) for key, style in styles.items()},
             bars={
@@ -135,6 +129,7 @@ def render(results: Results) -> str:
             },
             papers={line.id: line.subject.paper for line in view.lines if ARXIV.fullmatch(line.subject.paper)},
             note=NOTE,
+            interval=numbers.interval,
             tasks=[(line, list(_tasks(view, line))) for line in view.lines] if view.tasks("score") else [],
             controls=CONTROLS if any(one.controls for s in results.subjects for one in s.tasks) else (),
             figures=list(_figures(view, styles)),
@@ -146,7 +141,6 @@ def render(results: Results) -> str:
             reading=[(line.title, _reading(line)) for line in view.lines if line.subject.how],
             settings=_settings(view),
             titles={task.id: task.title for task in results.tasks},
-            methods={line.subject.method: line.subject.title for line in view.lines},
         )
     )
 
@@ -174,13 +168,19 @@ def _styles(view: View) -> dict[str, svg.Style]:
     return {line.id: styles.get(line.id, PLAIN_STYLE) for line in view.lines}
 
 
-def _tasks(view: View, line: Line) -> Iterator[tuple[Task, Estimate, list[Estimate], dict[str, Estimate]]]:
-    """Task, effective length, scores by length and controls: the rows of a subject's table."""
+def _tasks(view: View, line: Line) -> Iterator[tuple[Task, list[tuple[str, str, str]], dict[str, Estimate]]]:
+    """The rows of a subject's table: a task, its cells (heading, number, interval), and its controls."""
     for task in view.tasks("score"):
         found = next((one for one in line.subject.tasks if one.task == task.id), None)
         scores = {row.length: row.estimate for row in view.of(line, task.id)}
         reach = (found.effective_length if found else None) or Estimate()
-        yield task, reach, [scores.get(n, Estimate()) for n in view.lengths], dict(found.controls) if found else {}
+        cells = [_said("Effective length", reach, numbers.reached(numbers.tokens, min(scores, default=None)))]
+        cells += [_said(numbers.tokens(n), scores.get(n, Estimate()), numbers.percent) for n in view.lengths]
+        yield task, cells, dict(found.controls) if found else {}
+
+
+def _said(heading: str, estimate: Estimate, printer: numbers.Printer) -> tuple[str, str, str]:
+    return heading, printer(estimate.value), numbers.interval(estimate, printer)
 
 
 def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
@@ -351,7 +351,9 @@ def _k_max(view: View) -> str:
     for line in view.lines:
         if line.subject.k_max is not None and line.subject.k_max.value is not None:
             found.setdefault(line.subject.k_max.value, []).append(line.title)
-    groups = (f"{numbers.tokens(length)} for {', '.join(found[length])}" for length in sorted(found, reverse=True))
+    tested = [row.length for line in view.lines for row in view.of(line, "passkey")]
+    printer = numbers.reached(numbers.tokens, min(tested, default=None))
+    groups = (f"{printer(length)} for {', '.join(found[length])}" for length in sorted(found, reverse=True))
     said = " The longest length up to which a fifth of the keys is found (k_max)"
     return f"{said}: {'; '.join(groups)}." if found else ""
 
@@ -396,7 +398,7 @@ def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Figure:
             y = svg.Axis.around("wavelength in tokens, log scale", [*waves, window, target], numbers.tick, 10, 0.04)
             x = svg.Axis.around("rotary dimension", [p.x for s in series for p in s.points], numbers.tick, pad=0.01)
             several = len(layers) > 1 or len(view.results.models) > 1
-            heading = f"{model.name} {layer.replace('_', ' ')}" if several else ""
+            heading = f"{view.names[model.name]} {layer.replace('_', ' ')}" if several else ""
             charts.append(chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
             for line in drawn:
                 spectrum = spectra[line.id]

@@ -290,7 +290,15 @@ def interval_bar(estimate: Estimate, axis: Axis, window: float, width: int = 112
         low, high = frame.at_x(estimate.low), frame.at_x(estimate.high)
         parts.append(element("line", x1=low, x2=high, y1=middle, y2=middle, class_="range"))
     if estimate.value is not None:
-        parts.append(element("circle", cx=frame.at_x(estimate.value), cy=middle, r=4.5, class_="dot"))
+        parts.append(
+            element(
+                "circle",
+                cx=frame.at_x(estimate.value),
+                cy=middle,
+                r=4.5,
+                class_="dot" if estimate.value else "dot hollow",
+            )
+        )
     return _drawing("bar", width, 22, None, parts)
 
 

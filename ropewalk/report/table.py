@@ -64,7 +64,7 @@ def _subjects(view: View, between: str) -> Table:
     for line in view.lines:
         cells = []
         for name in columns:
-            printer, estimate = PRINTERS[name], getattr(line, name)
+            printer, estimate = line.printer(name, PRINTERS[name]), getattr(line, name)
             cells.append(_cell(estimate, printer, between, "bold" if view.leads(line, name, printer) else ""))
         made.add_row(Text(line.title, style="italic" if line.is_plain else ""), *cells)
     return made
@@ -84,10 +84,11 @@ def _tasks(view: View, line: Line, width: int) -> Table:
     for task in (*view.tasks("score"), *view.tasks("perplexity")):
         printer = numbers.percent if task.metric == "score" else numbers.quantity
         found = {row.length: row.estimate for row in view.of(line, task.id)}
+        far = numbers.reached(numbers.short_tokens, min(found, default=None))
         counts = "" if below else ", n = " + " or ".join(map(str, sorted({one.n or 0 for one in found.values()})))
         cells = (_cell(found.get(length, Estimate()), printer, below) for length in view.lengths)
         reach = effective.get(task.id)
-        made.add_row(Text(task.title + counts), *cells, _cell(reach, numbers.short_tokens, below) if reach else "")
+        made.add_row(Text(task.title + counts), *cells, _cell(reach, far, below) if reach else "")
     return made
 
 
@@ -108,10 +109,9 @@ def _benchmarks(view: View) -> Iterator[Table]:
 
 def _not_measured(view: View) -> list[str]:
     titles = {task.id: task.title for task in view.results.tasks}
-    methods = {line.subject.method: line.subject.title for line in view.lines}
     return [
         f"Not measured: {titles.get(one.task, one.task)}"
-        + (f" of {methods[one.method]}" if one.method else "")
+        + (f" of {view.titles[one.method]}" if one.method else "")
         + (f" at {numbers.short_tokens(one.length)}" if one.length else "")
         + f" ({one.reason})"
         for one in view.results.not_measured

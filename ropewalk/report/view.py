@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ropewalk.report.numbers import Estimate, Printer, interval, percent, quantity, tokens
+from ropewalk.report.numbers import Estimate, Printer, interval, percent, quantity, reached, rounded, tokens
 from ropewalk.report.schema import PLAIN, Average, Model, Results, Row, Subject, Task
 
 LIKELY = 0.5  # a length is claimed if it passes with at least this probability
@@ -20,6 +23,7 @@ class Line:
     Attributes:
         subject: model and method.
         id: key of its style.
+        name: of the model, as short as it may be.
         title: of the method, with its model where there are several.
         retrieval: average at the target.
         effective_length: of the average.
@@ -29,6 +33,7 @@ class Line:
 
     subject: Subject
     id: str
+    name: str
     title: str
     retrieval: Estimate
     effective_length: Estimate
@@ -43,6 +48,12 @@ class Line:
     def tested(self) -> list[Average]:
         """The averages over all tasks, the shortest length first."""
         return sorted((one for one in self.subject.averages if not one.kind), key=lambda one: one.length)
+
+    def printer(self, column: str, printer: Printer) -> Printer:
+        """How a column of the summary is printed."""
+        if column != "effective_length":
+            return printer
+        return reached(printer, self.tested[0].length if self.tested else None)
 
     @property
     def is_open(self) -> bool:
@@ -66,10 +77,12 @@ class View:
         model = self.model(subject)
         several = len(self.results.models) > 1
         tax = max(subject.short_tax, key=lambda change: change.length, default=None)
+        name, title = self.names[model.name], self.titles[subject.method]
         return Line(
             subject,
             f"{model.name} {subject.method}",
-            f"{model.name}: {subject.title}" if several else subject.title,
+            name,
+            f"{name}: {title}" if several else title,
             subject.average(model.to),
             subject.effective_length or Estimate(),
             subject.perplexity_at_to or Estimate(),
@@ -79,10 +92,20 @@ class View:
     def model(self, subject: Subject) -> Model:
         return next(one for one in self.results.models if one.name == subject.model)
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Model -> its name without folders, or all of it where two would be the same."""
+        return _told_apart({model.name: model.name for model in self.results.models}, _last_part)
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Method -> its title with few digits, or all of them where two would be the same."""
+        return _told_apart({one.method: one.title for one in self.results.subjects}, rounded)
+
     @property
     def name(self) -> str:
         """The models."""
-        return ", ".join(model.name for model in self.results.models)
+        return ", ".join(self.names.values())
 
     @property
     def window(self) -> int | None:
@@ -122,17 +145,18 @@ class View:
         return sorted(rows, key=lambda r: (r.length, r.start or 0, r.depth or 0.0))
 
     def leads(self, line: Line, column: str, printer: Printer) -> bool:
-        """Whether none is better in a column of the summary, as far as the printed digits tell.
+        """Whether none is better in a column of the summary and one is worse, as far as the printed digits tell.
 
         Longer and more accurate is better, as is less perplexity and less tax. The plain model pays no tax by
         definition, so it is no contender there.
         """
         contenders = self.extended if column == "short_tax" else self.lines
         values = {one.id: value for one in contenders if (value := getattr(one, column).value) is not None}
-        if line.id not in values or len(self.lines) == 1:
+        if line.id not in values:
             return False
         choose = max if column in ("effective_length", "retrieval") else min
-        return printer(values[line.id]) == printer(choose(values.values()))
+        said = {key: printer(value) for key, value in values.items()}
+        return said[line.id] == printer(choose(values.values())) and len(set(said.values())) > 1
 
     def columns(self) -> list[str]:
         """The columns of the summary that have a number."""
@@ -161,16 +185,18 @@ class View:
         if (length := best.effective_length.value) is not None:
             if best.is_open:
                 return _too_few(best, best.title)
-            spread = interval(best.effective_length, tokens)
-            found = f"{best.title} {_reach(best)}{f' (effective length {spread})' if spread else ''}"
+            spread = interval(best.effective_length, best.printer("effective_length", tokens))
+            found = f"{best.title} {self._reach(best)}{f' (effective length {spread})' if spread else ''}"
             if plain is None or (known := plain.effective_length.value) is None:
                 return f"{found}."
             if plain.is_open:
                 return f"{found}. {_too_few(plain, 'the plain model')}"
             if length <= known:
-                return f"No method reaches further than the plain model, which {_reach(plain)}."
+                return f"No method reaches further than the plain model, which {self._reach(plain)}."
             return (
-                f"{found}, the plain model {tokens(known)}." if known else f"{found}; the plain model {_reach(plain)}."
+                f"{found}, the plain model {tokens(known)}."
+                if known
+                else f"{found}; the plain model {self._reach(plain)}."
             )
         if best.perplexity.value is not None:
             spread = interval(best.perplexity, quantity)
@@ -188,7 +214,7 @@ class View:
     def _single(self, line: Line) -> str:
         """How much of its context one subject uses."""
         subject, tested = line.subject, self.lengths[-1]
-        name = subject.model if line.is_plain else f"{subject.model} with {subject.method}"
+        name = line.name if line.is_plain else f"{line.name} with {rounded(subject.method)}"
         length = line.effective_length.value
         if length is None:
             benchmarks = list(dict.fromkeys(task.benchmark for task in self.results.tasks if task.benchmark))
@@ -196,16 +222,32 @@ class View:
         if line.is_open:
             return _too_few(line, name).removesuffix(".")
         if length == 0:
-            return f"{name} {_reach(line)}"
+            return f"{name} {self._reach(line)}"
         passing = {one.length: one.passing for one in subject.averages if one.passing is not None}
         likely = max((n for n, p in passing.items() if p >= LIKELY and n <= length), default=0)
         if passing and likely < length:
             sure, chance = f"uses {tokens(likely)} of {tokens(tested)} tokens", percent(passing.get(int(length)))
             return f"{name} {sure}, and {tokens(length)} tokens with a probability of {chance}"
         if length >= tested:
-            longest = "the longest tested" if len(line.tested) > 1 else "the only length tested"
+            longest = "the longest tested" if len(self.lengths) > 1 else "the only length tested"
             return f"{name} uses its context up to {tokens(tested)} tokens, {longest}"
         return f"{name} uses {tokens(length)} of {tokens(tested)} tokens"
+
+    def _reach(self, line: Line) -> str:
+        """How far a subject gets. What fails at the shortest length may hold below, where not every task was asked."""
+        length, tested = line.effective_length.value, [one.length for one in line.tested]
+        if length is None:
+            return "was not tested on retrieval"
+        asked = {row.length for task in self.tasks("score") if not task.benchmark for row in self.of(line, task.id)}
+        if length:
+            only = ", the only length tested" if len({*tested, *asked}) == 1 else ""
+            return f"reaches {tokens(length)} tokens{only}"
+        if not tested:
+            return "fails at every length"
+        below = (
+            "not every task was tested below" if min(asked, default=tested[0]) < tested[0] else "was not tested below"
+        )
+        return f"fails at {tokens(tested[0])} tokens, and {below}"
 
     def caveat(self) -> str:
         """How sure the verdict is."""
@@ -237,21 +279,23 @@ class View:
         return found + ([f"Not asked, as no --qa gave its texts: {', '.join(said)}."] if swaps else [])
 
 
-def _reach(line: Line) -> str:
-    """How far a subject gets. What fails at the shortest length may hold at one that nobody asked for."""
-    length = line.effective_length.value
-    if length is None:
-        return "was not tested on retrieval"
-    below = f"at {tokens(line.tested[0].length)} tokens, and was not tested below" if line.tested else "at every length"
-    if length == 0:
-        return f"fails {below}"
-    return f"reaches {tokens(length)} tokens{', the only length tested' if len(line.tested) == 1 else ''}"
-
-
 def _too_few(line: Line, name: str) -> str:
     """That the samples allow everything, from failing at the shortest length on."""
     n = min((one.n for one in line.tested), default=0)
     return f"Too few samples to tell how far {name} reaches (n = {n})."
+
+
+def _told_apart(whole: dict[str, str], shorten: Callable[[str], str]) -> dict[str, str]:
+    """Shortened values, but those in full that would be the same as another."""
+    short = {key: shorten(value) for key, value in whole.items()}
+    times = Counter(short.values())
+    return {key: own if times[own] == 1 else whole[key] for key, own in short.items()}
+
+
+def _last_part(name: str) -> str:
+    """Of a path or a hub id, the part that names the model."""
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return last if last.strip(".") and "://" not in name else name
 
 
 def _rank(line: Line, models: list[str]) -> tuple[int, bool, float, float, float]:

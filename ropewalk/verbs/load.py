@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ropewalk.common.results import Result
 from ropewalk.verbs.request import LiveRequest, verb
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Loaded(NamedTuple):
+class _Pair(NamedTuple):
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+class Loaded(Result, _Pair):
     """What ``load`` returns; ``model, tokenizer = ropewalk.load(...)`` takes it apart.
 
     Attributes:
@@ -18,8 +25,18 @@ class Loaded(NamedTuple):
         tokenizer: its own; every id that it makes is a row of the model's embedding.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    def show(self, console: Console) -> None:
+        for name, value in self.to_dict().items():
+            console.print(f"{name:<11}{value}", markup=False, soft_wrap=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was loaded, without the weights."""
+        model, tokenizer = self
+        return {
+            "model": f"{type(model).__name__} of {model.config.name_or_path}",
+            "parameters": f"{model.num_parameters():,}, {model.dtype} on {model.device}".replace("torch.", ""),
+            "tokenizer": f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens",
+        }
 
 
 @verb("")

@@ -28,7 +28,7 @@ class Spelling:
     """How people write the values of a field.
 
     Attributes:
-        accepts: what a Python caller may give.
+        accepts: what a Python caller may give; in words where the type would be slow to import.
         read: from that to the value; what was read already stays as it is.
         write: from the value to one word of a command line.
     """
@@ -65,9 +65,10 @@ Words = Annotated[
     tuple[str, ...], Spelling(str | list[str], lambda value: _listed(value, lambda text: text.split(",")), ",".join)
 ]
 Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
-    tuple[str, ...], Spelling(str | list[str], lambda value: _listed(value, lambda text: split(text, ",")), ",".join)
+    tuple[str, ...],
+    Spelling("str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join),
 ]
-Method = Annotated[str, Spelling(str, _named)]
+Method = Annotated[str, Spelling("str | Method", _named)]
 Place = Annotated[Path, Spelling(str | Path, lambda value: Path(value).expanduser())]
 Model = Annotated[str, Spelling(str | Path, os.fspath)]
 
@@ -108,7 +109,9 @@ class Option:
         """The annotation of a Python function."""
         plain = str | list[str] if self.kind is tuple else self.kind
         kind = self.spelling.accepts if self.spelling else plain
-        return kind | None if self.optional else kind
+        if not self.optional:
+            return kind
+        return f"{kind} | None" if isinstance(kind, str) else kind | None
 
     def read(self, value: Any) -> Any:
         """The value, from what a caller wrote.
@@ -131,7 +134,7 @@ class Option:
             if isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool)):
                 return value
         expected = self.accepts.__name__ if isinstance(self.accepts, type) else str(self.accepts)
-        raise UserError(f"{self.name} is {value!r}, expected {expected}")
+        raise UserError(f"{self.name} is {value!r}, expected {re.sub(r'[a-z]+[.]', '', expected)}")
 
     def words(self, value: Any) -> list[str]:
         """The words of a command line that say it."""

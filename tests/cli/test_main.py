@@ -213,6 +213,21 @@ def test_misspelt_option_offers_the_nearest(checkpoint, tmp_path, capsys):
     assert "'passkey'" in refused(capsys, "compare", checkpoint, "--to", 256, "--tasks", "pasky")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("compare demo --too 1k", "compare has no option --too; did you mean '--to'?"),
+        ("compare demo --too=1k", "compare has no option --too; did you mean '--to'?"),
+        ("compare demo --to 1k --metods yarn", "compare has no option --metods; did you mean '--methods'?"),
+        ("compare demo --to", "--to needs a value"),
+        ("compare demo -m yarn", "compare needs --to"),
+        ("compare --to 1k", "compare needs MODEL"),
+    ],
+)
+def test_a_sentence_says_what_is_wrong_with_a_line(capsys, line, said):
+    assert refused(capsys, *line.split()).splitlines()[0] == f"error {said}"
+
+
 def test_target_shorter_than_the_window(checkpoint, tmp_path, capsys):
     assert "not beyond the window" in refused(capsys, "extend", checkpoint, "--to", 32, "-o", tmp_path / "out")
 

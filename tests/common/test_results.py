@@ -91,3 +91,7 @@ def test_load_gives_a_model_and_its_tokenizer():
     model, tokenizer = loaded = ropewalk.load("demo", dtype="float32")
     assert loaded.model is model and not model.training and str(model.dtype) == "torch.float32"
     assert len(tokenizer("def f(x):").input_ids) > 1
+    lines = repr(loaded).splitlines()
+    assert len(lines) == 3 and "LlamaForCausalLM" in lines[0] and "float32 on cpu" in lines[1], "no tree of modules"
+    assert f"{len(tokenizer):,} tokens" in lines[2]
+    assert lines[1] in loaded._repr_html_() and json.loads(loaded.to_json()) == loaded.to_dict()

@@ -63,6 +63,25 @@ def test_options_read_back(spelling):
 
 
 @pytest.mark.parametrize(
+    "spelling, said",
+    [
+        ("yarn(beta_fast=nan)", "option beta_fast is nan, expected a finite number"),
+        ("yarn(beta_fast=-inf)", "option beta_fast is -inf, expected a finite number"),
+        ("yarn(beta_fast=1e999)", "option beta_fast is inf, expected a finite number"),
+        ("yarn(attention_factor=NaN)", "option attention_factor is nan, expected a finite number"),
+        ("self-extend(group=inf)", "option group is inf, expected a finite number"),
+        ("clex(weights=nan)", "option weights is nan, expected a value like ''"),
+        ("yarn(ramp=nan)", "option ramp is nan, expected 'code' or 'paper'"),
+        ("yarn(beta_fats=nan)", "no option 'beta_fats'; did you mean 'beta_fast'"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused_as_such(spelling, said):
+    with pytest.raises(UserError) as refusal:
+        method(spelling)
+    assert said in refusal.value.message
+
+
+@pytest.mark.parametrize(
     "loose, canonical",
     [
         ("yarn()", "yarn"),

@@ -54,3 +54,25 @@ def test_pooling_keeps_a_single_share_and_ignores_what_is_not_known() -> None:
     assert numbers.pool([one, Estimate()]) == one
     assert numbers.pool([]) == Estimate()
     assert numbers.pool([one, Estimate(0.7)]) == Estimate(0.6)
+
+
+def test_an_effective_length_of_nothing_is_a_bound() -> None:
+    printer = numbers.reached(numbers.tokens, 1024)
+    assert [printer(value) for value in (0, 2048, None)] == ["<1,024", "2,048", numbers.NOTHING]
+    assert numbers.in_full(Estimate(0, 0, 0), printer) == "<1,024"
+    assert numbers.interval(Estimate(1024, 0, 2048), printer, " to ") == "<1,024 to 2,048"
+    assert numbers.reached(numbers.tokens, None)(0) == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("A (tau=0.4773841040469507)", "A (tau=0.4774)"),
+        ("A (base=500000.0, x=1e+16, stretch=2.0, n=1234567)", "A (base=500000.0, x=1e+16, stretch=2.0, n=1234567)"),
+        ("A (scales=((1.23456, 0.000123456),))", "A (scales=((1.235, 0.0001235),))"),
+        ("A (weights='m-1.23456.bin', b=1.23456)", "A (weights='m-1.23456.bin', b=1.235)"),
+        ("torch 2.11.12345", "torch 2.11.12345"),
+    ],
+)
+def test_real_numbers_in_a_title_have_four_digits(text: str, short: str) -> None:
+    assert numbers.rounded(text) == short

@@ -254,3 +254,30 @@ def test_intervals_of_few_documents_leave_the_axis_to_the_values(keep: Keep, tas
     chart = text[text.index('<svg class="chart wide"') :].split("</svg>")[0]
     heights = [float(y) for y in re.findall(r"translate\([\d.]+ ([\d.]+)\)", chart)]
     assert max(heights) - min(heights) > 80, "the line lies flat between its intervals"
+
+
+def test_no_effective_length_is_shown_as_a_bound_in_every_table(keep: Keep) -> None:
+    nothing = {"value": 0, "low": 0, "high": 0}
+    data = keep(methods=["none", "yarn"])
+    data["subjects"][1]["effective_length"] = nothing
+    for subject in data["subjects"]:
+        subject["tasks"] = [{"task": "niah", "effective_length": nothing}]
+        subject["k_max"] = {"value": 0}
+    text = rendered(data)
+    assert text.count("<small></small></td>") >= 3 and "(k_max): &lt;64 for Plain model, YaRN" in text
+    assert Outline(text).text.count("<128") == 3, "YaRN's average, and the needles of both"
+    assert text.count('class="dot hollow"') == 1 and text.count('class="dot"') == 1
+
+
+def test_a_narrow_page_names_every_number(raw: dict[str, Any]) -> None:
+    """Below 720 pixels a row is a block without the head of its table: each cell brings its heading."""
+    text = rendered(raw)
+    tables = [part.split("</table>")[0] for part in re.split(r'<table class="[^"]*blocks">', text)[1:]]
+    cells = [cell for table in tables for cell in re.findall(r"<td[^>]*>", table)]
+    assert len(tables) > 12 and all("data-heading=" in cell or "bars" in cell for cell in cells)
+    headline = tables[0]
+    cells = re.findall(r"<td[^>]*>", headline)
+    heads = [re.sub("<.*?>", "", one) for one in re.findall(r"<th[ >][^\n]*?</th>", headline.split("</thead>")[0])]
+    assert {re.search('data-heading="(.*?)"', cell)[1] for cell in cells if "bars" not in cell} == set(heads) - {
+        "Method"
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ropewalk.report.numbers import quantity, tax, tokens
-from ropewalk.report.schema import Average, Estimate, Model, Results, Subject
+from ropewalk.report.schema import Average, Estimate, Model, Results, Row, Subject, Task
 from ropewalk.report.view import View
 
 Keep = Callable[..., dict[str, Any]]
@@ -33,6 +33,23 @@ def test_the_best_tax_is_sought_among_the_methods_that_can_have_one(keep: Keep) 
 def test_what_prints_alike_leads_alike(keep: Keep) -> None:
     view = read(keep(methods=["none", "yarn", "longrope", "pi"]))
     assert [view.leads(m, "perplexity", quantity) for m in view.lines] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("methods", [["none"], ["none", "yarn"], ["none", "yarn", "longrope"]])
+def test_nothing_leads_where_nothing_is_worse(keep: Keep, methods: list[str]) -> None:
+    data = keep(methods=methods)
+    for subject in data["subjects"]:
+        subject["effective_length"] = {"value": 4096, "low": 4096, "high": 4096}
+    view = read(data)
+    assert not any(view.leads(line, "effective_length", tokens) for line in view.lines)
+    assert any(view.leads(line, "retrieval", tokens) for line in view.lines) is (len(methods) > 1)
+
+
+def test_what_has_no_number_is_not_worse(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn", "pi"])
+    data["subjects"][1]["short_tax"] = []
+    view = read(data)
+    assert not any(view.leads(line, "short_tax", tax) for line in view.lines)
 
 
 def test_the_verdict_names_the_best_method_and_the_plain_model(keep: Keep) -> None:
@@ -91,6 +108,69 @@ def test_what_nobody_tested_is_not_judged(keep: Keep) -> None:
         "YaRN reaches 4,096 tokens, the only length tested; "
         "the plain model fails at 4,096 tokens, and was not tested below."
     )
+
+
+def test_a_length_at_which_only_some_tasks_were_asked_was_tested(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn"])
+    plain, yarn = data["subjects"]
+    for subject in data["subjects"]:
+        subject["averages"] = subject["averages"][-3:]
+    plain["effective_length"] = {"value": 0, "low": 0, "high": 0}
+    assert read(data).verdict().endswith("plain model fails at 1,024 tokens, and not every task was tested below.")
+    yarn["effective_length"] = plain["effective_length"]
+    text = read(data).verdict()
+    assert text.startswith("No method reaches further") and "not every task was tested below" in text
+    del data["subjects"][0]
+    data["rows"] = [row for row in data["rows"] if row["method"] == "yarn"]
+    (line,) = read(data).lines
+    said = line.printer("effective_length", tokens)
+    assert [said(0), said(1024)] == ["<1,024", "1,024"] and line.printer("retrieval", tokens)(0) == "0"
+    assert read(data).verdict().endswith("with yarn fails at 1,024 tokens, and not every task was tested below")
+    data["rows"] = [row for row in data["rows"] if row["task"] not in ("passkey", "niah") or row["length"] >= 1024]
+    assert read(data).verdict().endswith("fails at 1,024 tokens, and was not tested below")
+
+
+def test_one_common_length_is_not_the_only_one_where_tasks_were_asked_at_others() -> None:
+    subjects = [
+        Subject("M", method, method, effective_length=Estimate(2048, 2048, 2048), averages=[Average(2048, 1, 1, 1, 9)])
+        for method in ("none", "yarn")
+    ]
+    rows = [Row("M", "yarn", "vt", n, 1.0, 0.9, 1.0, 9) for n in (1024, 2048)]
+    models, tasks = [Model("M", 512, None, 2048, [1024, 2048])], [Task("vt", "Tracing", "score")]
+    assert "only length" not in View(Results({}, models, subjects[1:], tasks, rows)).verdict()
+    assert "No method reaches further than the plain model, which reaches 2,048 tokens, the only length tested" in (
+        View(Results({}, models, subjects, tasks, rows)).verdict()
+    )
+
+
+@pytest.mark.parametrize(("names", "short"), [
+    (["/tmp/smol/SmolLM2.gguf"], ["SmolLM2.gguf"]), (["Qwen/Qwen3-8B", "demo"], ["Qwen3-8B", "demo"]),
+    (["/a/model", "/b/model", "C:\\m\\other\\"], ["/a/model", "/b/model", "other"]),
+    (["..", "http://host/v1"], ["..", "http://host/v1"]),
+])  # fmt: skip
+def test_models_are_called_by_their_short_names_unless_two_share_one(names: list[str], short: list[str]) -> None:
+    models = [Model(name, None, None, None, [512]) for name in names]
+    view = View(Results({}, models, [Subject(name, "none", "Plain model") for name in names], [], []))
+    assert view.name == ", ".join(short)
+    assert {line.subject.model: line.name for line in view.lines} == dict(zip(names, short, strict=True))
+    assert {line.id for line in view.lines} == {f"{name} none" for name in names}
+
+
+def test_titles_have_four_digits_unless_two_methods_would_look_alike() -> None:
+    def titles(*values: str) -> list[str]:
+        subjects = [Subject("M", f"aa(tau={v})", f"Alignment (tau={v})") for v in values]
+        lines = View(Results({}, [Model("M", None, None, None, [512])], subjects, [], [])).lines
+        assert [line.subject.method for line in lines] == [subject.method for subject in subjects]
+        return [line.title for line in lines]
+
+    assert titles("0.4773841040469507") == ["Alignment (tau=0.4774)"]
+    assert titles("0.47738", "0.47739") == ["Alignment (tau=0.47738)", "Alignment (tau=0.47739)"]
+
+
+def test_the_verdict_on_one_model_has_its_short_name_and_few_digits() -> None:
+    subject = Subject("/tmp/x/M.gguf", "aa(tau=0.4773841040469507)", "Alignment", effective_length=Estimate(0, 0, 512))
+    view = View(Results({}, [Model("/tmp/x/M.gguf", None, None, None, [512])], [subject], [], []))
+    assert view.verdict() == "Too few samples to tell how far M.gguf with aa(tau=0.4774) reaches (n = 0)"
 
 
 def alone(effective: int, passing: dict[int, float], low: int = 1024, **settings: Any) -> View:
