@@ -19,8 +19,8 @@ from ropewalk.methods.attention.squeezed import Squeezed, cluster_scores
 class Threshold:
     """The threshold above which so many of all keys do not score, by the prefix's last ``observed`` tokens.
 
-    A key scores as its cluster does, on average over these tokens, in each layer and head; the quantile is over all keys,
-    heads and layers.
+    A key scores as its cluster does, on average over these tokens, in each layer and head; the quantile is over all
+    keys, heads and layers.
 
     How long the prefix is, the method says, ``squeezed(prefix=1024)``. Without, it is what all texts start with; where
     that is too short to be clustered, or leaves nothing of the target behind it, half of the target. Where texts start

@@ -1,8 +1,8 @@
 """InfLLM: first tokens, a window, and blocks of the past that are retrieved (arXiv 2402.04617).
 
-Weights of keys are the paper's, by the W queries that follow a key. The official code adds up shares of attention, and from
-the key's own query on, so that the last of the W is another one. There a block can be retrieved from the first run on that
-begins with one more token behind the block's window than here; until then all of it is seen, here and there.
+Weights of keys are the paper's, by the W queries that follow a key. The official code adds up shares of attention, from
+the key's own query on, so that the last of the W is another one; and a block that has just left the window can be
+chosen one token later than here. Until then all of it is seen, here and there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CLEX: log-frequencies follow a learned flow in the scale (arXiv 2310.16450); here at one fixed scale.
 
-As the official code has it, and published weights were trained, the NTK frequencies inside tanh are those of base 10,000,
-whatever base the model has; the flow starts from the model's own frequencies.
+As the official code has it, and published weights were trained, the NTK frequencies inside tanh are those of base
+10,000, whatever base the model has; the flow starts from the model's own frequencies.
 """
 
 from __future__ import annotations
