@@ -71,14 +71,14 @@ def read(row: Row, name: str) -> list[Question]:
     """The question of a row."""
     subset = SUBSETS[name]
     context, asked = row.text("context"), row.text("input", empty=name in UNASKED)
-    references = row.answers("answer")
+    references = _values(row) if subset.metric == "prefix" else row.answers("answer")
     choices: tuple[str, ...] = ()
     if subset.metric == "choice":
         choices = row.texts("options")
         references = (_letter(row, references, choices),)
     if name in PLANTED and references[0] not in context:
         raise row.refuse("answer", 'a part of "context"')
-    if subset.metric in ("first_integer", "first_number", "last_integer", "prefix") and not all(
+    if subset.metric in ("first_integer", "first_number", "last_integer") and not all(
         metrics.numbers(reference) for reference in references
     ):
         raise row.refuse("answer", "a number, or a list of them")
@@ -89,6 +89,18 @@ def read(row: Row, name: str) -> list[Question]:
             in_chat=subset.in_chat,
         )
     ]  # fmt: skip
+
+
+def _values(row: Row) -> tuple[str, ...]:
+    """The results of a calculation: a list of numbers, which may be in a list of one, or written out as text."""
+    value = row.values.get("answer")
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list | str):
+        value = value[0]
+    if isinstance(value, str):
+        value = metrics.numbers(value)
+    if not isinstance(value, list) or not value or not all(type(one) in (int, float) for one in value):
+        raise row.refuse("answer", "a list of numbers")
+    return tuple(map(str, value))
 
 
 def _letter(row: Row, answer: Sequence[str], choices: Sequence[str]) -> str:

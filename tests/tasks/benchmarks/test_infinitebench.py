@@ -99,6 +99,12 @@ def test_bad_rows_are_refused(tmp_path: Path, name: str, change: Row, word: str)
     refused(INFINITEBENCH, jsonl(tmp_path, name, ROW | change), f"{name}.jsonl:1", word)
 
 
+@pytest.mark.parametrize("answer", [[1, 2, 3, 4], [[1, 2, 3, 4]], "[1, 2, 3, 4]", ["[1, 2, 3, 4]"]])
+def test_results_of_a_calculation_may_be_nested_or_written_out(answer) -> None:
+    (asked,) = read(rows.Row(ROW | {"answer": answer, "input": ""}, "f:1"), "math_calc")
+    assert INFINITEBENCH.score("1, 2, 9, 4", asked) == 0.5 and INFINITEBENCH.score("1, 2, 3, 4", asked) == 1.0
+
+
 @pytest.mark.parametrize("name", SUBSETS)
 def test_there_is_room_for_a_sentence_in_every_task(name: str) -> None:
     asked = load(name)
