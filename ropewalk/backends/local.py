@@ -52,7 +52,8 @@ class LiveModel(Backend):
             why = f"{VOTES}: a prompt is read in one forward, and its answer decoded token by token"
             self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
         probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
-        self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens, probe=probe)
+        decides = not (method.cache_exact and method.causal)
+        self.runner = Runner(model, why, decides, batch_tokens, probe=probe, decode=tokenizer.decode)
         self.checks = self.runner.way != "plain"
 
     @property

@@ -78,6 +78,10 @@ class Cell:
         """Samples with the same number share a text, so that they are not independent."""
         return i
 
+    def ends(self, i: int) -> tuple[str, ...]:
+        """Texts at which the answer of a sample is over."""
+        return ()
+
     def score(self, i: int, record: Record) -> float:
         """The score of a sample, 0 to 1, by its stored record."""
         return float(record["score"] if "score" in record else record["right"])
@@ -224,6 +228,9 @@ class RowCell(Cell):
 
     def sample(self, i: int) -> Sample:
         return self.subset.prompted(self.question(i), self.length, self.units)
+
+    def ends(self, i: int) -> tuple[str, ...]:
+        return self.question(i).ends
 
     def context(self, i: int) -> int:
         return self.subset.texts[self.question(i).context]

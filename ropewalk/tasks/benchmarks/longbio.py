@@ -86,7 +86,7 @@ def _question(row: Row, name: str, asked: Sequence[Row], bios: Sequence[str], sh
     context = numbered if name == "citation" else "".join(bios)
     return Question.of(
         row, name, TEMPLATE, context, references, metric, MAX_NEW_TOKENS, question=first.text("Question"), texts=texts,
-        shorten=False, facts=facts,
+        shorten=False, ends=("Question:",), facts=facts,
     )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _example(question: Row) -> str:
 
 def score(prediction: str, question: Question) -> float:
     """The task's rule, on the answer before a further "Question:"."""
-    answer = prediction.split("Question:")[0]
+    answer = question.answer(prediction)
     references = question.references
     if question.metric == "in_order":
         return metrics.all_in_order(answer, references)
