@@ -13,6 +13,7 @@ from ropewalk.common.errors import UserError, did_you_mean
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SHARD = "-00000-of-00001"  # of a hub set's parquet files
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SHOWN = 60  # characters of a wrong value in a message
 NAMED = 3  # rows that are left out, by file and line
@@ -192,8 +193,8 @@ def tables(
     """The rows of each subset of a benchmark.
 
     Args:
-        source: a file named after its subset, a folder with such files in it or in its subfolders, or a hub id whose
-            configurations are subsets.
+        source: a file named after its subset, a folder with such files in it or in its subfolders (also a hub set's
+            own folders and parquet files), or a hub id whose configurations are subsets.
         known: the names of all subsets.
         subsets: those wanted; every one that is there unless given.
         split: of a hub data set; "{subset}" where its splits, not its configurations, are subsets.
@@ -215,7 +216,7 @@ def tables(
             else:
                 yield name, read(source, name + ending, split)
         return
-    files = _files(Path(source), {**(aliases or {}), **{name + ending: name for name in known}})
+    files = _by_subset(Path(source), {**(aliases or {}), **{name + ending: name for name in known}}, split)
     wanted = subsets or [name for name in known if name in files]
     if not wanted:
         raise UserError(
@@ -251,17 +252,41 @@ def is_hub_id(source: str | Path) -> bool:
     return not path.exists() and path.suffix not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
 
 
-def _files(path: Path, names: Mapping[str, str]) -> dict[str, list[Path]]:
-    """Data files by subset, subfolders included."""
+def only_file(source: str | Path) -> str | Path:
+    """The one data file of a folder; what is no folder is left as it is.
+
+    Raises:
+        UserError: if the folder has none, or several.
+    """
+    if not Path(source).is_dir():
+        return source
+    found = list(_files(Path(source)))
+    if len(found) != 1:
+        several = ": " + ", ".join(map(str, found[:NAMED])) if found else ""
+        raise UserError(
+            f"{source} has {len(found)} data files, expected one{several}", "Give the file itself, --rows FILE."
+        )
+    return found[0]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """A data file, or all of a folder, without what archives and systems put beside them."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder", "give a file, a folder of them, or a hub id")
-    found: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        inside = file.relative_to(path).parts
-        if any(part.startswith((".", "__MACOSX")) for part in inside):  # what archives and systems put beside files
-            continue
-        if file.suffix in SUFFIXES and file.stem in names and file.is_file():
-            found.setdefault(names[file.stem], []).append(file)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in file.relative_to(path).parts)
+        if not hidden and file.suffix in SUFFIXES and file.is_file():
+            yield file
+
+
+def _by_subset(path: Path, names: Mapping[str, str], split: str) -> dict[str, list[Path]]:
+    """Data files by subset: named after it or, as hub sets lie on disk, after a split in a folder of its name."""
+    found: dict[str, list[Path]] = {}
+    for file in _files(path):
+        stem = file.stem.removesuffix(SHARD)
+        name = names.get(stem) or (names.get(file.parent.name) if stem == split else None)
+        if name is not None:
+            found.setdefault(name, []).append(file)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.texts.rows import Row, read, tables
+from ropewalk.texts.rows import Row, only_file, read, tables
 from tests.tasks.benchmarks.files import json_list, jsonl
 
 
@@ -79,6 +79,26 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
     bad = []
     assert [row.where.rpartition(":")[2] for row in read(listed, left_out=bad)] == ["1", "1#3"]
     assert len(bad) == 2 and "the rest is not read" in bad[1].message
+
+
+def test_files_of_hub_sets_are_found_as_they_lie(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for name in ("one-00000-of-00001", "two/test-00000-of-00001", "two/train-00000-of-00001", ".cache/three"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist([{"a": name}]), tmp_path / f"{name}.parquet")
+    found = {name: [r.text("a") for r in rows] for name, rows in tables(tmp_path, ("one", "two", "three"))}
+    assert found == {"one": ["one-00000-of-00001"], "two": ["two/test-00000-of-00001"]}
+
+
+def test_the_only_file_of_a_folder(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, "x", {"a": 1})
+    (tmp_path / "README.md").write_text("about it")
+    assert only_file(tmp_path) == file == only_file(file)
+    jsonl(tmp_path, "y", {"a": 1})
+    with pytest.raises(UserError, match="has 2 data files, expected one"):
+        only_file(tmp_path)
 
 
 def test_json_lines_are_read_whatever_their_file_is_called(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ class Benchmark:
         bad: list[UserError] = []
         kept = None if left_out is None else bad
         if self.one_file:
-            tables = iter([(ALL, rows.read(source, split=self.split, left_out=kept))])
+            tables = iter([(ALL, rows.read(rows.only_file(source), split=self.split, left_out=kept))])
         else:
             known = tuple(self.subsets)
             tables = rows.tables(source, known, subsets, self.split, self.ending, self.aliases, kept)
