@@ -57,7 +57,8 @@ def subsets(
                 task = Subset(found, subset, asked, grade(found, judge, store))
                 made[task.name] = task
         if not by_subset:
-            raise UserError(f"{source} holds no question of {name}" + "".join(f"; {why}" for _, why in bad[:1]))
+            why = "".join(f"; {reason}" for _, reason in bad[:1])
+            raise UserError(f"{source} holds no question of {name}{why}", f"Download {found.home}; give --rows FOLDER.")
         left_out += [(f"{name}/{subset}", why) for subset, why in bad]
     return made, left_out
 
