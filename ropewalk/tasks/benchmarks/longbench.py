@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
-from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means, words
+from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
 from ropewalk.texts.rows import Row
 
 
@@ -125,7 +125,7 @@ def read(row: Row, name: str, templates: Mapping[str, str] | None = None) -> lis
     key = "question" if "input" not in row.values and "question" in row.values else "input"
     context, asked = row.text("context"), row.text(key, empty="{input}" not in template or name in _CODE)
     references = row.texts("answers")
-    facts: dict[str, object] = {"length": row.integer("length") if row.has("length") else words(context)}
+    facts: dict[str, object] = {"length": row.integer("length") if row.has("length") else len(context.split())}
     if subset.metric == "classification":
         facts["classes"] = row.texts("all_classes")
         if not set(references) <= set(row.texts("all_classes")):
