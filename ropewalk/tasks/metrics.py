@@ -265,21 +265,26 @@ def stated_choices(prediction: str, letters: str = "ABCD") -> str:
 
     What is read first counts: the last "the answer (option, choice) is X" or "answer: X"; the last "X is correct"; the
     letters with which the text begins; the last sentence that does no more than name them ("It's X.", "Option X"); the
-    only line that is a letter, or begins with one and its mark. Letters may be in brackets, quotes or bold, and several
-    joined ("A, C and D", "ACD"). A word that begins with a letter states nothing, nor does "A or B", nor the article.
+    only line that is a letter, or begins with one and its mark; the only "option X" or "(X)". Letters may be in
+    brackets, quotes or bold, and several joined ("A, C and D", "ACD"). A word that begins with a letter states nothing,
+    nor does "A or B", nor the article, nor what goes through three choices or more ("A. ... B. ... C. ...").
     """
     patterns = _choice_patterns(letters)
     text = re.sub(r"[*`$]|\\(?:text|mathrm|mathbf)\{|</?\w+>|\[(?=\[)|\](?=\])", "", prediction).strip()
     for pattern in patterns.statements:
         if found := pattern.findall(text):
             return _distinct(found[-1], letters)
-    if (begins := patterns.group.match(text)) and patterns.end.match(text, begins.end()):
+    listed = {_distinct(one, letters) for one in patterns.marked.findall(text)}
+    if len(listed) < LISTED and (begins := patterns.group.match(text)) and patterns.end.match(text, begins.end()):
         return _distinct(begins[0], letters)
-    if found := patterns.sentence.findall(text):
-        return _distinct(found[-1], letters)
-    for pattern in (patterns.alone, patterns.marked):
-        if len(lines := {_distinct(one, letters) for one in pattern.findall(text)}) == 1:
-            return lines.pop()
+    sentences = [(_distinct(one, letters), mark) for one, mark in patterns.sentence.findall(text)]
+    if len({one for one, mark in sentences if mark == ":"}) > 1:  # each is explained
+        sentences = [(one, mark) for one, mark in sentences if mark != ":"]
+    if sentences:
+        return sentences[-1][0]
+    for pattern in (patterns.alone, patterns.marked, patterns.mention):
+        if len(found := {_distinct(one, letters) for one in pattern.findall(text)}) == 1:
+            return found.pop()
     return ""
 
 
@@ -298,6 +303,7 @@ class _ChoicePatterns(NamedTuple):
         end: of what names letters.
         alone: a line that is a letter.
         marked: a line that begins with a letter and its mark.
+        mention: "option X" or "(X)", wherever it stands.
     """
 
     group: re.Pattern[str]
@@ -306,8 +312,10 @@ class _ChoicePatterns(NamedTuple):
     end: re.Pattern[str]
     alone: re.Pattern[str]
     marked: re.Pattern[str]
+    mention: re.Pattern[str]
 
 
+LISTED = 3  # different choices that begin lines are gone through, not stated
 _LEAD = (
     "it|that|this|i|am|we|you|my|the|so|thus|hence|therefore|then|is|it['’]s|that['’]s|i['’]d|i['’]ll|must|be|would|will|should|"
     "say|go|with|for|choose|pick|select|think|believe|guess|probably|likely|definitely|clearly|surely|certainly|maybe|"
@@ -321,12 +329,12 @@ def _choice_patterns(letters: str) -> _ChoicePatterns:
     letter = rf"(?:A(?!{article})|[{letters.replace('A', '')}])" if "A" in letters else f"[{letters}]"
     one = rf"(?<![\w'])[(\[{{\"'“‘]?{letter}(?!\w|['’]\w)[)\]}}\"'”’]?"
     run = rf"(?<![\w'])[(\[]?[{letters}]{{2,}}(?!\w)[)\]]?"
-    group = rf"(?:{run}|{one}(?:(?:\s*,\s*and\s+|\s+and\s+|\s*[,&/;+]\s*){one})*)"
+    group = rf"(?:{run}|{one}(?:(?:\s*,\s*and\s+|\s+and\s+|\s*[,&/;+]\s*){one}){{0,{len(letters) - 1}}})"
     small = rf"[(\[][{letters.lower()}][)\]]|[{letters.lower()}](?=[.,;:!)]|\s*$)"
-    verb = r"(?:\s+(?i:is|are|would be|should be|must be|will be)\b|\s*[:=–-])\s*[:–-]?\s*"
+    verb = r"(?:\s+(?i:is|are|(?:would|should|must|will|could)(?:\s\w+){0,2}\sbe)\b|\s*[:=–-])\s*[:–-]?\s*"
     filler = r"(?:(?i:the|simply|just|clearly|likely|most|definitely|both|options?|choices?|letters?)\s*:?\s+)*"
     about = r"(?:\s+(?i:to|for|of|in|from|here|that|which)\b[^.:\n]{0,80}?)?"
-    subject = r"\b(?i:answers?|options?|choices?|letters?)"
+    subject = r"\b(?i:answers?|option|choice|letter|(?:correct|right|best|true)\s(?:options|choices|letters))"
     right = r"(?:the\s+)?(?:(?!not\b)\w+\s+)?(?:correct|right|best|true|answer|answers|most|only|closest)\b"
     end = r"(?:(?<=[)\]])|\s*(?:[.,;:!)–-]|$|\n)|\s+(?:because|since|as)\b)"
     return _ChoicePatterns(
@@ -335,10 +343,11 @@ def _choice_patterns(letters: str) -> _ChoicePatterns:
             re.compile(rf"(?:{subject}{about}{verb}{filler}|\\boxed\{{(?:\\text\{{)?)({group}|{small})(?!\s+or\b)"),
             re.compile(rf"(?<!or )(?<!of )({group})\s+(?i:is|are|seems|must be|would be)\s+(?i:{right})"),
         ),
-        re.compile(rf"(?:^|[.!?\n])\s*(?:(?i:{_LEAD})[\s,:–-]+)+({group})(?={end})"),
+        re.compile(rf"(?:^|[.!?\n])\s*(?:(?i:{_LEAD})[\s,:–-]+)+({group})(?={end})(:?)"),
         re.compile(end),
         re.compile(rf"^\s*({one})[).]?\s*$", re.MULTILINE),
         re.compile(rf"^\s*({one})(?<=[)\]])\s|^\s*({one})[).:]\s", re.MULTILINE),
+        re.compile(rf"\b(?i:option|choice|answer|letter)\s+({one})|([(\[]{letter}[)\]])"),
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -185,12 +186,15 @@ SAY_D = (
     "D is the right answer", "The right answer would be D", "The answer to the question is option (D).", "Answer - D",
     "answer is: **D**", r"\boxed{D}", "Final answer: D", "The best choice is (D) as", "[[D]]", '"D"', "Letter D",
     "Option D is correct, because option A says so", "Reasons.\nThe correct option is **D. Bob**", "Definitely D!",
-    "The answer is:\n\nD. text", "D\n\nThe answer is in the text", "Let's see. Option A is wrong. Option D is right.",
+    "Options:\nA. no\nB. no\nC. no\nD. yes\nSo it's D.", "A. no\nB. no\nC. no\nD. yes\n\nD", "It was Bob, option D.",
+    "Option A: no.\nOption B: no.\nThe options were A, B, C and D. So D.", "By the text, Bob (D) did it.",
+    "The answer would most likely be D", "The answer is:\n\nD. text",
+    "D\n\nThe answer is in the text", "Let's see. Option A is wrong. Option D is right.",
 )  # fmt: skip
 SAY_NOTHING = (
     "A or B", "B or A", "It's a trap", "The answer is a matter of taste", "The answer is A good man", "AB", "A and B",
     "The answer is not D.", "D is not correct", "D is incorrect", "None of A, B, C or D is correct", "Vitamin D helps",
-    "The answer is either A or B", "The answer is A or B",
+    "Bob (D), not Ann (A)", "The answer is either A or B", "The answer is A or B",
 )  # fmt: skip
 
 
@@ -230,3 +234,10 @@ def test_the_letter_that_an_answer_states(text: str, letter: str) -> None:
 )  # fmt: skip
 def test_several_letters_can_be_stated(text: str, letters: str) -> None:
     assert metrics.stated_choices(text, "ABCDEFGH") == letters
+
+
+def test_what_loops_is_read_in_no_time() -> None:
+    start = time.monotonic()
+    for loop in ("A, ", "answer ", "option is ", "it is the so ", "(", "A\n", "A. x\n"):
+        metrics.stated_choices(loop * 5000)
+    assert time.monotonic() - start < 20

@@ -60,7 +60,7 @@ HINTS = {
     "substring": "Reply with the answer only.",
     "value": "Reply with the answer only.",
 }
-ENDS = {"number": ("\nQuestion", "\nQ:", "\n\n\n")}  # where a model goes on with questions of its own
+ENDS = {"number": ("\nQuestion", "\nQ:")}  # where a model goes on with questions of its own
 MAX_NEW_TOKENS = {
     "letters": 16,
     "number": 512,

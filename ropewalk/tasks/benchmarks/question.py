@@ -107,7 +107,8 @@ class Question:
 
     def answer(self, text: str) -> str:
         """What was written, up to where the answer is over."""
-        return text[: min((place for end in self.ends if (place := text.find(end)) >= 0), default=len(text))]
+        begin = len(text) - len(text.lstrip())
+        return text[: min((place for end in self.ends if (place := text.find(end, begin)) >= 0), default=len(text))]
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int, chat: bool = False) -> list[int]:
         """Token ids that leave room for the answer within ``n_tokens``.
