@@ -283,8 +283,8 @@ def stated_choices(prediction: str, letters: str = "ABCD") -> str:
     if sentences:
         return sentences[-1][0]
     for pattern in (patterns.alone, patterns.marked, patterns.mention):
-        if len(found := {_distinct(one, letters) for one in pattern.findall(text)}) == 1:
-            return found.pop()
+        if len(named := {_distinct(one, letters) for one in pattern.findall(text)}) == 1:
+            return named.pop()
     return ""
 
 
