@@ -8,7 +8,7 @@ repository states no licence. Contexts are never shortened: the asked biography 
 
 Not copied from the official code:
   * names in order of age are found there anywhere in the answer, so that one that names people in both orders is right.
-    Here the order counts in which they are named first, behind the last "therefore" (so, order, ...) that all follow.
+    Here the order counts in which they are named first, behind the last "therefore" (order, list, ...; else "so") that all follow.
   * a base model's answer is cut at the next "Question: ", and loses its last character where there is none.
   * the age of a person is read by a pattern that ends the run where a biography has no age. Here the file is refused.
   * whether a refusal counts is taken from the record of an earlier run. Here both versions of the context are asked.
@@ -41,7 +41,7 @@ SUBSETS = {
 }
 REFUSAL = "not stated"
 NAME = re.compile(r"(?<=Below is the bio of )(.*?)(?=\.)")
-CONCLUSION = re.compile(r"\b(?:therefore|thus|hence|so|order|ranking|ranked|list|answer)\b", re.IGNORECASE)
+CONCLUSIONS = (r"\b(?:therefore|thus|hence|order|ranking|ranked|list|answer)\b", r"\bso\b", "^")  # the strongest first
 AGE = re.compile(r"The age of .*? is (\d+)")
 MAX_NEW_TOKENS = 256  # ours
 TEMPLATE = (
@@ -168,10 +168,12 @@ def score(prediction: str, question: Question) -> float:
 def _ranked(answer: str, names: Sequence[str]) -> float:
     """1 if all names follow each other in order, in the conclusion of an answer where it has one."""
     answer, wanted = answer.lower(), [name.lower() for name in names]
-    parts = [answer, *(answer[found.end() :] for found in CONCLUSION.finditer(answer))]
-    concluded = next((part for part in reversed(parts) if all(name in part for name in wanted)), "")
-    places = [concluded.find(name) for name in wanted]
-    return float(concluded != "" and places == sorted(places))
+    for words in CONCLUSIONS:
+        for found in reversed(list(re.finditer(words, answer))):
+            places = [answer.find(name, found.end()) for name in wanted]
+            if min(places) >= 0:
+                return float(places == sorted(places))
+    return 0.0
 
 
 GROUPS = {

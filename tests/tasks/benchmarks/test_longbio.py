@@ -55,6 +55,8 @@ ANSWERS: dict[str, Any] = {
         ("rank", "Cid Dee, Ann Bee", 0.0),
         ("rank", "Cid Dee, then Ann Bee; Cid Dee is older", 0.0),
         ("rank", "Cid Dee is 41, Ann Bee is 30. Therefore, Ann Bee, Cid Dee, as Cid Dee is older", 1.0),
+        ("rank", "Cid Dee is 41, Ann Bee is 30, so Ann Bee, Cid Dee", 1.0),
+        ("rank", "Therefore: Ann Bee, Cid Dee. So Cid Dee is older than Ann Bee.", 1.0),
         ("rank", "Ann Bee is 30, Cid Dee is 41. Therefore, the order is Cid Dee, Ann Bee", 0.0),
         ("multihop", "Oslo", 1.0),
         ("twodiff", "Cid Dee and Ann Bee", 1.0),
