@@ -8,9 +8,10 @@ repository states no licence. Contexts are never shortened: the asked biography 
 
 Not copied from the official code:
   * names in order of age are found there anywhere in the answer, so that one that names people in both orders is right.
-    Here the order counts in which they are named first, behind the last "therefore" (order, list, ...; else "so") that all follow.
+    Here the order counts in which they are named first, behind the last "therefore" (order, list, ...; else "so")
+    that all follow.
   * a base model's answer is cut at the next "Question: ", and loses its last character where there is none.
-  * the age of a person is read by a pattern that ends the run where a biography has no age. Here the file is refused.
+  * the age of a person is read by a pattern that ends the run where a biography has no age. Here the row is left out.
   * whether a refusal counts is taken from the record of an earlier run. Here both versions of the context are asked.
 """
 
