@@ -70,7 +70,8 @@ PLANTED = ("passkey", "number_string", "kv_retrieval")  # answers that are in th
 def read(row: Row, name: str) -> list[Question]:
     """The question of a row."""
     subset = SUBSETS[name]
-    context, asked = row.text("context"), row.text("input", empty=name in UNASKED)
+    blank = name in UNASKED
+    context, asked = row.text("context"), row.text("input", empty=blank) if row.has("input") or not blank else ""
     references = _values(row) if subset.metric == "prefix" else row.answers("answer")
     choices: tuple[str, ...] = ()
     if subset.metric == "choice":

@@ -123,7 +123,8 @@ def read(row: Row, name: str, templates: Mapping[str, str] | None = None) -> lis
     subset = SUBSETS[name]
     template = (templates or {}).get(name, subset.template)
     key = "question" if "input" not in row.values and "question" in row.values else "input"
-    context, asked = row.text("context"), row.text(key, empty="{input}" not in template or name in _CODE)
+    blank = "{input}" not in template or name in _CODE
+    context, asked = row.text("context"), row.text(key, empty=blank) if row.has(key) or not blank else ""
     references = row.texts("answers")
     facts: dict[str, object] = {"length": row.integer("length") if row.has("length") else len(context.split())}
     if subset.metric == "classification":

@@ -227,11 +227,11 @@ class Benchmark:
         for name, table in tables:
             before, n_before = len(found), len(bad)
             for one in rows.good(self._questions(name, table, strict=kept is None), kept):
-                if one.id in found:
+                if found.setdefault(one.id, one) is not one:
                     error = UserError(f"{one.source}: the id {one.id!r} was at {found[one.id].source} before")
-                    list(rows.good([error], kept))
-                else:
-                    found[one.id] = one
+                    if kept is None:
+                        raise error
+                    kept.append(error)
             if left_out is not None and (here := bad[n_before:]):
                 total = len(found) - before + len(here)
                 left_out.append((name, rows.told(here, total, "rows or questions")))
