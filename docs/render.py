@@ -18,6 +18,7 @@ from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
+from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler.qa import fictional
@@ -155,7 +156,17 @@ def tasks_table() -> str:
     return "\n".join(rows)
 
 
+def rows_table() -> str:
+    """Every benchmark of real texts: its files, and whether the reader has met rows as they are published."""
+    table = ["| name | files | met real rows | licence of the data |", "|---|---|---|---|"]
+    for name in MODULES:
+        one = benchmark(name)
+        table.append(f"| `{name}` | {one.home} | {'yes' if one.met else 'no'} | {one.licence} |")
+    return "\n".join(table)
+
+
 PARTS = {
+    "rows": rows_table,
     "methods": methods_table,
     "tasks": tasks_table,
     "demo": demo_table,

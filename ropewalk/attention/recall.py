@@ -113,11 +113,6 @@ class Text:
         return torch.arange(start, end, device=self.key.device)
 
 
-def per_kv_head(text: Text, x: Tensor) -> Tensor:
-    """Something per query head, summed over the heads that share a key head: [B, H, ...] -> [B, Hkv, ...]."""
-    return x.unflatten(1, (text.key.shape[1], -1)).sum(2)
-
-
 def members(chosen: Tensor) -> Tensor:
     """Indices of what is True, rising, with as many -1 before them as rows differ: bool [..., K] -> int64 [..., n]."""
     most = int(chosen.sum(-1).max()) if chosen.numel() else 0

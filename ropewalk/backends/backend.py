@@ -23,11 +23,13 @@ class Ask:
         prompt: token ids, at least one.
         answer: token ids that greedy decoding is to begin with; empty if that is not asked.
         room: how many tokens to decode greedily.
+        ends: texts at which decoding may stop; what is written may hold one, with some characters behind it.
     """
 
     prompt: Sequence[int]
     answer: Sequence[int] = ()
     room: int = 0
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class LiveModel(Backend):
             self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
         probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
         require_finite(token_nll(model, torch.tensor([probe])), f"{method.id}: the loss of an ordinary text")
-        self.runner = Runner(model, why, not (method.cache_exact and method.causal), batch_tokens, probe=probe)
+        decides = not (method.cache_exact and method.causal)
+        self.runner = Runner(model, why, decides, batch_tokens, probe=probe, decode=tokenizer.decode)
         self.checks = self.runner.way != "plain"
 
     @property

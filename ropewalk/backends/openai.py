@@ -85,7 +85,8 @@ class Server(Backend):
 
     def _reply(self, ask: Ask) -> Reply:
         """Greedy text, compared with the answer's."""
-        choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), **self._likelihoods(ask))
+        more: dict[str, Any] = self._likelihoods(ask) | ({"stop": list(ask.ends)} if ask.ends else {})
+        choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), **more)
         text = str(choice.text)
         if not ask.answer:
             return Reply(text=text)

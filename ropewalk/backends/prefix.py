@@ -10,7 +10,7 @@ prompts are run one by one, and ``Runner.how`` says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -54,6 +54,7 @@ class Runner:
         step: tokens of one forward behind a trunk.
         probe: the beginning of an ordinary text, on which the ways are compared: rounding hardly moves the losses of
             likely tokens, and by several nats those of tokens that training never saw.
+        decode: the text of some tokens, for asks that end at texts.
 
     Attributes:
         way: "packed" (shared prefixes, branches in one forward), "forked" (shared prefixes, one branch at a time) or
@@ -71,9 +72,10 @@ class Runner:
         batch_tokens: int = BATCH_TOKENS,
         step: int = STEP,
         probe: Sequence[int] = PROBE,
+        decode: Callable[[list[int]], Any] = lambda _: "",
     ):
         self.model, self.decoding_decides, self.step, self.batch_tokens = model, decoding_decides, step, batch_tokens
-        self.read = 0
+        self.decode, self.read = decode, 0
         self.stops = stops(model)
         self.way, self.why = ("plain", inexact) if inexact or decoding_decides else self._try_ways(list(probe[:PROBED]))
         self.asked = self.read = 0
@@ -140,7 +142,7 @@ class Runner:
         """Teacher forcing in batches of one length; decoding, where it is wanted, one prompt at a time."""
         if self.decoding_decides:
             for i, ask in enumerate(asks):
-                written = self._generate(ask.prompt, max(ask.room, len(ask.answer)))
+                written = self._generate(ask, max(ask.room, len(ask.answer)))
                 right = written[: len(ask.answer)] == tuple(ask.answer) if ask.answer else None
                 yield i, Reply(right, None, written[: ask.room])
             return
@@ -159,17 +161,30 @@ class Runner:
         verdicts = iter(answer_match(self.model, prompts, answers, self.batch_tokens))
         for i, ask in some:
             right, logprob = next(verdicts) if ask.answer else (None, None)
-            yield i, Reply(right, logprob, self._generate(ask.prompt, ask.room))
+            yield i, Reply(right, logprob, self._generate(ask, ask.room))
 
-    def _generate(self, prompt: Sequence[int], room: int) -> tuple[int, ...]:
+    def over(self, ask: Ask, written: Sequence[int]) -> bool:
+        """Whether the last tokens that were written complete a text at which an ask ends."""
+        if not ask.ends:
+            return False
+        text = self.decode(list(written[-max(map(len, ask.ends)) - 1 :]))
+        return any(end in text for end in ask.ends)
+
+    def _generate(self, ask: Ask, room: int) -> tuple[int, ...]:
         """Greedy tokens by the model's own ``generate``, which knows what its caches and methods want."""
         if not room:
             return ()
-        ids = torch.tensor([list(prompt)], device=self.model.device)
+        start = len(ask.prompt)
+        ids = torch.tensor([list(ask.prompt)], device=self.model.device)
+
+        def over(row: Tensor, _: object) -> Tensor:
+            return torch.tensor([self.over(ask, row[0, start:].tolist())], device=row.device)
+
         with _greedy(self.model, room):
-            out = self.model.generate(ids, attention_mask=torch.ones_like(ids))  # type: ignore[operator]
+            mask = torch.ones_like(ids)
+            out = self.model.generate(ids, attention_mask=mask, stopping_criteria=[over])  # type: ignore[operator]
         self.read += out.shape[1]
-        return self.until_stop(out[0, len(prompt) :].tolist())
+        return self.until_stop(out[0, start:].tolist())
 
     def _try_ways(self, ids: list[int]) -> tuple[Way, str]:
         """The fastest way that gives the losses of one forward on a few tokens."""
@@ -482,7 +497,11 @@ class Walk:
         while True:
             for i in going:
                 written[i].append(best[i])
-            going = [i for i in going if best[i] not in self.runner.stops and len(written[i]) < self.asks[i].room]
+            going = [
+                i for i in going
+                if best[i] not in self.runner.stops and len(written[i]) < self.asks[i].room
+                and not self.runner.over(self.asks[i], written[i])
+            ]  # fmt: skip
             if not going:
                 return {i: self.runner.until_stop(tokens) for i, tokens in written.items()}
             nodes = {i: tree.append(nodes[i], best[i]) for i in going}

@@ -127,10 +127,10 @@ class Asking:
         samples = _samples(places)
         checked = [self.backend.checks and not cell.task.free and i % CHECKED == 0 for cell, i in places]
         asks = []
-        for (cell, _), one, check in zip(places, samples, checked, strict=True):
+        for (cell, i), one, check in zip(places, samples, checked, strict=True):
             free = cell.task.free
             room = one.room if free else len(one.answer) if check else 0
-            asks.append(Ask(one.prompt, () if free else one.answer, room))
+            asks.append(Ask(one.prompt, () if free else one.answer, room, cell.ends(i)))
         for n, reply in self.backend.ask(asks):
             cell, i = places[n]
             where = f"{self.method}: the log-probability of an answer to {cell.name} at {cell.length:,} tokens"
@@ -138,7 +138,9 @@ class Asking:
             yield keys[n], self._facts(cell, i) | _result(cell, samples[n], reply, checked[n])
 
     def _key(self, cell: Cell, i: int) -> str:
-        free = {"free": cell.rooms[i]} if cell.task.free else {}
+        free: dict[str, object] = {"free": cell.rooms[i]} if cell.task.free else {}
+        if ends := cell.ends(i):
+            free["ends"] = ends
         parts = {**self.backend.basis, "answer": True, "task": cell.name, "ids": cell.hashes[i], **free}
         return content_key(parts)
 

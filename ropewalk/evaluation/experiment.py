@@ -61,8 +61,7 @@ class Experiment:
         depths: of grids, 0 (start) to 1 (end).
         documents: at most so many for perplexity.
         data: texts for perplexity: "stdlib", "topics", or a file or folder.
-        rows: file or folder of a benchmark (of several: a folder with one folder each); empty means where it is
-            published.
+        rows: file or folder of a benchmark (of several: a folder with one folder each), or a hub id.
         qa: folder with ``qa_1.json`` (SQuAD) and ``qa_2.json`` (HotpotQA), for tasks that ask about these.
         sequential: stop asking where the outcome is clear.
         controls: measure ceiling, closed book and altered information too, at the shortest length.
@@ -172,7 +171,7 @@ class Material:
     documents: Mapping[str, str] = field(default_factory=dict)
     subsets: Mapping[str, Subset] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
-    unjudged: Sequence[tuple[str, str]] = ()  # subsets with questions that need a judge, and how many
+    left_out: Sequence[tuple[str, str]] = ()  # tasks with bad rows or with questions that need a judge, and how many
 
     @classmethod
     def of(cls, experiment: Experiment, store: Records) -> Material:
@@ -184,16 +183,19 @@ class Material:
         from ropewalk.texts.documents import load
 
         given: Mapping[str, Any] = {}
+        lost: list[tuple[str, str]] = []
         if experiment.qa:
             from ropewalk.tasks.ruler.qa_files import material
 
-            given = material(experiment.qa)
+            bad: list[tuple[str, str]] = []
+            given = material(experiment.qa, bad)
+            lost = [(name, why) for name, why in bad if name in experiment.tasks]
         for name in experiment.tasks:
             if name != PPL and "/" not in name:
                 registry.refuse_without(name, given)
         named = [name for name in experiment.tasks if "/" in name]
-        subsets, unjudged = grading.subsets(named, experiment.rows, experiment.judge, store)
-        return cls(load(experiment.data) if PPL in experiment.tasks else {}, subsets, given, unjudged)
+        subsets, left_out = grading.subsets(named, experiment.rows, experiment.judge, store)
+        return cls(load(experiment.data) if PPL in experiment.tasks else {}, subsets, given, [*lost, *left_out])
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Plan:
         made = [name for name in experiment.tasks if name != PPL and "/" not in name]
         parts = registry.Material(tokenizer, material.given)
         found: list[Cell] = []
-        skipped: list[Skipped] = [Skipped(name, n, reason) for name, reason in material.unjudged for n in lengths]
+        skipped: list[Skipped] = [Skipped(name, n, reason) for name, reason in material.left_out for n in lengths]
         for seed in experiment.seeds:
             e = experiment
             some, short = cells(made, lengths, e.samples, e.depths, seed, tokenizer, parts, e.contexts)

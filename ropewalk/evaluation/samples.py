@@ -78,6 +78,10 @@ class Cell:
         """Samples with the same number share a text, so that they are not independent."""
         return i
 
+    def ends(self, i: int) -> tuple[str, ...]:
+        """Texts at which the answer of a sample is over."""
+        return ()
+
     def score(self, i: int, record: Record) -> float:
         """The score of a sample, 0 to 1, by its stored record."""
         return float(record["score"] if "score" in record else record["right"])
@@ -126,21 +130,42 @@ class PlantedCell(Cell):
 class QuestionCell(Cell):
     """Several questions about each context: as many as the task has, and the length holds.
 
+    A context that the length does not hold is left out, and not replaced: it counts as one of the samples.
+
     Attributes:
         contexts: at most so many, even if that makes fewer samples than ``depths`` asks for.
         per_context: at most so many questions about each.
         places: the context of each sample, and its number there.
+        left_out: why contexts were left out.
+
+    Raises:
+        TooShort: if none of the contexts fits (or not the first one, where all are alike).
     """
 
     contexts: int | None = None
     per_context: int = PER_CONTEXT
     places: tuple[tuple[int, int], ...] = field(init=False)
+    left_out: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
-        everywhere = ((n, k) for n in islice(count(), self.contexts) for k in range(len(self._about(n))))
-        object.__setattr__(self, "places", tuple(islice(everywhere, len(self))))
-        object.__setattr__(self, "depths", self.depths[: len(self.places)])
+        places: list[tuple[int, int]] = []
+        left_out: list[str] = []
+        for n in islice(count(), self.contexts):
+            if (room := len(self) - len(places) - len(left_out)) <= 0:
+                break
+            try:
+                places += [(n, k) for k in range(len(self._about(n)))][:room]
+            except TooShort as error:
+                if self.task.alike and not places:
+                    raise
+                left_out.append(str(error))
+        if not places:
+            raise TooShort(left_out[0])
+        for name, values in (
+            ("places", tuple(places)), ("left_out", tuple(left_out)), ("depths", self.depths[: len(places)]),
+        ):  # fmt: skip
+            object.__setattr__(self, name, values)
         super().__post_init__()
 
     def sample(self, i: int) -> Sample:
@@ -209,6 +234,9 @@ class RowCell(Cell):
     def sample(self, i: int) -> Sample:
         return self.subset.prompted(self.question(i), self.length, self.units)
 
+    def ends(self, i: int) -> tuple[str, ...]:
+        return self.question(i).ends
+
     def context(self, i: int) -> int:
         return self.subset.texts[self.question(i).context]
 
@@ -269,7 +297,11 @@ def cells(
                 elif asked == "spread":
                     found.append(Cell(task, length, spread_depths(samples, seed), seed, units, name))
                 else:
-                    found.append(QuestionCell(task, length, (None,) * samples, seed, units, name, contexts))
+                    cell = QuestionCell(task, length, (None,) * samples, seed, units, name, contexts)
+                    found.append(cell)
+                    if why := cell.left_out:
+                        lost = f"{len(why)} of {len(why) + len(cell)} questions left out: {why[0]}"
+                        skipped.append(Skipped(name, length, lost))
             except TooShort as error:
                 skipped.append(Skipped(name, length, str(error)))
     return found, skipped

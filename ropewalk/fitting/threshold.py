@@ -17,7 +17,10 @@ from ropewalk.methods.attention.squeezed import Squeezed, cluster_scores
 
 @dataclass(frozen=True)
 class Threshold:
-    """The threshold that drops so many of all (query, cluster) scores of the prefix's last ``observed`` tokens.
+    """The threshold above which so many of all keys do not score, by the prefix's last ``observed`` tokens.
+
+    A key scores as its cluster does, on average over these tokens, in each layer and head; the quantile is over all
+    keys, heads and layers.
 
     How long the prefix is, the method says, ``squeezed(prefix=1024)``. Without, it is what all texts start with; where
     that is too short to be clustered, or leaves nothing of the target behind it, half of the target. Where texts start
@@ -48,7 +51,7 @@ class Threshold:
         with ground.with_method(observing):
             for ids in texts.to(ground.model.device).split(1):
                 ground.model(ids, use_cache=False)
-        scores = np.concatenate([score.flatten().cpu().numpy() for score in observing.scores])
+        scores = torch.cat([score.flatten().cpu() for score in observing.scores]).numpy()
         seen = {"tokens that all texts start with": shared} if len(ground.documents) > 1 else {}
         threshold = float(np.quantile(scores, self.percentile))
         return Found({"prefix": length, "threshold": threshold}, texts, seen)
@@ -56,11 +59,13 @@ class Threshold:
 
 @dataclass(frozen=True)
 class _Observing(Squeezed):
-    """Reads the prefix in full and notes what its last queries give the clusters."""
+    """Reads the prefix in full and notes what its last queries give the keys, on average."""
 
     scores: list[Tensor] = field(default_factory=list, compare=False)
 
     def recall(self, text: Text) -> Iterator[Recalled]:
         queries = text.queries(text.regions[0])[:, :, self.clustered :]
-        self.scores.append(cluster_scores(queries, *self.clusters_of(text), text.scale))
+        centroids, belongs = self.clusters_of(text)
+        mean = cluster_scores(queries, centroids, belongs, text.scale).mean(2)
+        self.scores.append(mean.gather(-1, belongs.repeat_interleave(mean.shape[1] // belongs.shape[1], 1)))
         return iter(())

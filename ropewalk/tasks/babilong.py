@@ -1,6 +1,10 @@
 """BABILong: what happened in a small world, told in sentences that are scattered over other text (arXiv 2406.10149).
 
 The worlds follow the first eight bAbI tasks (arXiv 1502.05698) with people, places and wording of our own.
+
+Not copied from the official code: an answer ends there at the first full stop, "<context>", "<example>" or "Question",
+here at the first full stop or end of a line. A label counts there wherever its letters stand, here as a word; where
+several are right (task 8), all have to be named.
 """
 
 from __future__ import annotations

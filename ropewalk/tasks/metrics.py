@@ -1,16 +1,15 @@
 """Scores of a generated answer against a reference, 0 to 1, as the benchmarks define them.
 
 Everything here is derived from the published rules; two libraries are asked for where a rule is theirs: ``rouge-score``
-for ROUGE as HELMET, InfiniteBench and L-Eval use it, ``jieba`` for Chinese words (both in ``ropewalk[benchmarks]``).
+for ROUGE as InfiniteBench and L-Eval use it, ``jieba`` for Chinese words (both in ``ropewalk[benchmarks]``).
 """
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ CHINESE_PUNCTUATION = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
     "–—‘’‛“”„‟…‧﹏."
 )
+_SYMBOL = r"(?<![\w)\]])-\d+(?:\.\d+)?|\d+(?:\.\d+)?(?![a-z_])|\w+|[^\w\s]"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_PUNCTUATION_ZH = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
 
@@ -84,25 +84,25 @@ def character_f1_zh(prediction: str, reference: str) -> float:
     return token_f1(normalise_zh(prediction), normalise_zh(reference))
 
 
-def exact_match(prediction: str, reference: str) -> float:
-    """1 if both are equal after normalisation."""
-    return float(normalise(prediction) == normalise(reference))
-
-
 def substring_match(prediction: str, reference: str) -> float:
     """1 if the normalised reference is part of the normalised prediction; 0 if nothing is left of it."""
     wanted = normalise(reference)
     return float(wanted != "" and wanted in normalise(prediction))
 
 
+def value_match(prediction: str, reference: str) -> float:
+    """1 if the prediction has the reference, symbol by symbol: spaces and the kind of quotes do not matter.
+
+    A number is one symbol with its sign, so that neither "12" nor "11.2" has "1.2".
+    """
+    ours, theirs = (re.findall(_SYMBOL, text.lower().replace('"', "'")) for text in (prediction, reference))
+    n = len(theirs)
+    return float(n > 0 and any(ours[i : i + n] == theirs for i in range(len(ours) - n + 1)))
+
+
 def contains(prediction: str, reference: str) -> float:
     """1 if the reference is part of the prediction but for case."""
     return float(reference.strip().lower() in prediction.lower())
-
-
-def share_contained(prediction: str, references: Sequence[str]) -> float:
-    """The share of references that are part of the prediction but for case (RULER's string match, "all")."""
-    return sum(contains(prediction, reference) for reference in references) / len(references)
 
 
 def all_in_order(prediction: str, references: Sequence[str]) -> float:
@@ -255,31 +255,103 @@ def numbers(text: str) -> list[float]:
 
 
 def stated_choice(prediction: str, letters: str = "ABCD") -> str:
-    """The letter that a multiple-choice answer states; empty if it states none.
+    """The one letter that a multiple-choice answer states; empty if it states none, or several."""
+    stated = stated_choices(prediction, letters)
+    return stated if len(stated) == 1 else ""
 
-    That is the last "answer is X" (or "answer: X"), else the letter with which the text begins, else the only line that
-    is just a letter. Letters may be in brackets or bold; a word that begins with a letter states nothing.
+
+def stated_choices(prediction: str, letters: str = "ABCD") -> str:
+    """The letters that a multiple-choice answer states, each once and in order; empty if it states none.
+
+    What is read first counts: the last "the answer (option, choice) is X" or "answer: X"; the last "X is correct"; the
+    letters with which the text begins; the last sentence that does no more than name them ("It's X.", "Option X"); the
+    only line that is a letter, or begins with one and its mark; the only "option X" or "(X)". Letters may be in
+    brackets, quotes or bold, and several joined ("A, C and D", "ACD"). A word that begins with a letter states nothing,
+    nor does "A or B", nor the article, nor what goes through three choices or more ("A. ... B. ... C. ...").
     """
-    text = prediction.replace("*", "").strip()
-    letter = rf"[(\[]?([{letters}])(?![\w'])"
-    stated = re.findall(rf"answer(?: is)?:?\s*{letter}", text, re.IGNORECASE)
-    begins = re.match(rf"{letter}(?=[).:\],]|\s*$|\n)", text)
-    alone = re.findall(rf"^\s*{letter}[)\].]?\s*$", text, re.MULTILINE)
-    if stated:
-        return str(stated[-1]).upper()
-    return begins[1] if begins else alone[0] if len(alone) == 1 else ""
+    patterns = _choice_patterns(letters)
+    text = re.sub(r"[*`$]|\\(?:text|mathrm|mathbf)\{|</?\w+>|\[(?=\[)|\](?=\])", "", prediction).strip()
+    for pattern in patterns.statements:
+        if found := pattern.findall(text):
+            return _distinct(found[-1], letters)
+    listed = {_distinct(one, letters) for one in patterns.marked.findall(text)}
+    if len(listed) < LISTED and (begins := patterns.group.match(text)) and patterns.end.match(text, begins.end()):
+        return _distinct(begins[0], letters)
+    sentences = [(_distinct(one, letters), mark) for one, mark in patterns.sentence.findall(text)]
+    if len({one for one, mark in sentences if mark == ":"}) > 1:  # each is explained
+        sentences = [(one, mark) for one, mark in sentences if mark != ":"]
+    if sentences:
+        return sentences[-1][0]
+    for pattern in (patterns.alone, patterns.marked, patterns.mention):
+        if len(named := {_distinct(one, letters) for one in pattern.findall(text)}) == 1:
+            return named.pop()
+    return ""
 
 
-def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], at: int = 10) -> float:
-    """Normalised discounted cumulative gain of the first ``at`` places.
+def named_choices(text: str, letters: str = "ABCD") -> str:
+    """All letters of choices that stand alone in a text, each once and in order."""
+    return _distinct(tuple(_choice_patterns(letters).group.findall(text)), letters)
 
-    Gains are the labels, discounts log2(place + 1), places from 1.
 
-    Only the first mention of a document counts. 0 where nothing is relevant.
+class _ChoicePatterns(NamedTuple):
+    """How letters of choices are stated.
+
+    Attributes:
+        group: one letter, or several joined ones.
+        statements: "the answer is X", "X is correct".
+        sentence: one that does no more than name letters.
+        end: of what names letters.
+        alone: a line that is a letter.
+        marked: a line that begins with a letter and its mark.
+        mention: "option X" or "(X)", wherever it stands.
     """
 
-    def gain(labels: Iterable[float]) -> float:
-        return sum(label / math.log2(place + 2) for place, label in enumerate(labels))
+    group: re.Pattern[str]
+    statements: tuple[re.Pattern[str], ...]
+    sentence: re.Pattern[str]
+    end: re.Pattern[str]
+    alone: re.Pattern[str]
+    marked: re.Pattern[str]
+    mention: re.Pattern[str]
 
-    ideal = gain(sorted(relevance.values(), reverse=True)[:at])
-    return gain(relevance.get(name, 0.0) for name in list(dict.fromkeys(ranking))[:at]) / ideal if ideal else 0.0
+
+LISTED = 3  # different choices that begin lines are gone through, not stated
+_LEAD = (
+    "it|that|this|i|am|we|you|my|the|so|thus|hence|therefore|then|is|it['’]s|that['’]s|i['’]d|i['’]ll|must|be|would|will|should|"
+    "say|go|with|for|choose|pick|select|think|believe|guess|probably|likely|definitely|clearly|surely|certainly|maybe|"
+    "perhaps|sure|yes|ok|okay|final|correct|right|best|most|options?|choices?|letters?|answers?|both"
+)
+
+
+@cache
+def _choice_patterns(letters: str) -> _ChoicePatterns:
+    article = r"\s+(?!(?:and|or|is|are|because|since|as|but|which|so|for|with)\b)[a-z]"
+    letter = rf"(?:A(?!{article})|[{letters.replace('A', '')}])" if "A" in letters else f"[{letters}]"
+    one = rf"(?<![\w'])[(\[{{\"'“‘]?{letter}(?!\w|['’]\w)[)\]}}\"'”’]?"
+    run = rf"(?<![\w'])[(\[]?[{letters}]{{2,}}(?!\w)[)\]]?"
+    group = rf"(?:{run}|{one}(?:(?:\s*,\s*and\s+|\s+and\s+|\s*[,&/;+]\s*){one}){{0,{len(letters) - 1}}})"
+    small = rf"[(\[][{letters.lower()}][)\]]|[{letters.lower()}](?=[.,;:!)]|\s*$)"
+    verb = r"(?:\s+(?i:is|are|(?:would|should|must|will|could)(?:\s\w+){0,2}\sbe)\b|\s*[:=–-])\s*[:–-]?\s*"
+    filler = r"(?:(?i:the|simply|just|clearly|likely|most|definitely|both|options?|choices?|letters?)\s*:?\s+)*"
+    about = r"(?:\s+(?i:to|for|of|in|from|here|that|which)\b[^.:\n]{0,80}?)?"
+    subject = r"\b(?i:answers?|option|choice|letter|(?:correct|right|best|true)\s(?:options|choices|letters))"
+    right = r"(?:the\s+)?(?:(?!not\b)\w+\s+)?(?:correct|right|best|true|answer|answers|most|only|closest)\b"
+    end = r"(?:(?<=[)\]])|\s*(?:[.,;:!)–-]|$|\n)|\s+(?:because|since|as)\b)"
+    return _ChoicePatterns(
+        re.compile(group),
+        (
+            re.compile(rf"(?:{subject}{about}{verb}{filler}|\\boxed\{{(?:\\text\{{)?)({group}|{small})(?!\s+or\b)"),
+            re.compile(rf"(?<!or )(?<!of )({group})\s+(?i:is|are|seems|must be|would be)\s+(?i:{right})"),
+        ),
+        re.compile(rf"(?:^|[.!?\n])\s*(?:(?i:{_LEAD})[\s,:–-]+)+({group})(?={end})(:?)"),
+        re.compile(end),
+        re.compile(rf"^\s*({one})[).]?\s*$", re.MULTILINE),
+        re.compile(rf"^\s*({one})(?<=[)\]])\s|^\s*({one})[).:]\s", re.MULTILINE),
+        re.compile(rf"\b(?i:option|choice|answer|letter)\s+({one})|([(\[]{letter}[)\]])"),
+    )
+
+
+def _distinct(found: str | tuple[str, ...], letters: str) -> str:
+    """The letters in what a pattern found."""
+    found = found if isinstance(found, str) else " ".join(found)
+    return "".join(sorted(set("".join(re.findall(rf"(?<!\w)[{letters}]+(?!\w)", found.upper())))))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.tasks import benchmarks
-from ropewalk.tasks.benchmarks.grading import ALL
+from ropewalk.tasks.benchmarks.question import ALL
 from ropewalk.tasks.registry import PPL, TASKS, missing
 
 CORE = (PPL, "passkey", "niah", "niah-planted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ropewalk.texts.pieces import TokenUnits
 
@@ -49,12 +49,14 @@ class Task:
         diffusion: how hard it is to find, "low" or "high".
         free: False if exactly one continuation is right, so that one forward on prompt and answer decides as greedy
             decoding would; True if answers must be generated.
+        alike: True if all samples need about as many tokens, so that one that does not fit stands for all.
     """
 
     name: str
     scope: str
     diffusion: str
     free: bool = False
+    alike: ClassVar[bool] = True
 
     def sample(self, n_tokens: int, rng: random.Random, units: TokenUnits, depth: float | None = None) -> Sample:
         """One question whose prompt and room have ``n_tokens`` tokens together; all chance comes from ``rng``.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ropewalk.common.errors import UserError, did_you_mean
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SHARD = "-00000-of-00001"  # of a hub set's parquet files
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SHOWN = 60  # characters of a wrong value in a message
+NAMED = 3  # rows that are left out, by file and line
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Row:
 
     Attributes:
         values: as read.
-        where: file and line (row of a parquet file), and the path inside of the row.
+        where: file and line (row of a parquet file), the number on its line where that is not 1, and the path inside of
+            the row; no two rows of a file have the same.
     """
 
     values: Mapping[str, Any]
@@ -78,17 +83,6 @@ class Row:
             raise self.refuse(key, "a whole number")
         return value
 
-    def number(self, key: str) -> float:
-        """A finite number.
-
-        Raises:
-            UserError: if it is anything else.
-        """
-        value = self.values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
-            raise self.refuse(key, "a number")
-        return float(value)
-
     def one_of(self, key: str, allowed: Sequence[str]) -> str:
         """A string out of ``allowed``.
 
@@ -131,13 +125,16 @@ class Row:
         return UserError(f'{self.where}: "{key}" is {seen}, expected {expected}')
 
 
-def read(source: str | Path, config: str | None = None, split: str = "test") -> Iterator[Row]:
+def read(
+    source: str | Path, config: str | None = None, split: str = "test", left_out: list[UserError] | None = None
+) -> Iterator[Row]:
     """Rows of a local file (.jsonl; .json: a list of objects, or one under "data"; .parquet) or of a hub data set.
 
     Args:
         source: a path, or a hub id (``owner/name``) where no such path exists.
         config: of the hub data set.
         split: of the hub data set.
+        left_out: where the error of each bad row goes; without, the first one is raised.
 
     Raises:
         UserError: if there is no such source or a row is not an object, naming file and line.
@@ -149,7 +146,39 @@ def read(source: str | Path, config: str | None = None, split: str = "test") -> 
         raise UserError(f"{source}: no such file", f"give a {', '.join(SUFFIXES)} file, or a hub id")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
-    return {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix](path)
+    return good({".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix](path), left_out)
+
+
+def good(items: Iterable[Made | UserError], left_out: list[UserError] | None) -> Iterator[Made]:
+    """What could be made; errors go to ``left_out``, or are raised where there is none."""
+    for item in items:
+        if not isinstance(item, UserError):
+            yield item
+        elif left_out is None:
+            raise item
+        else:
+            left_out.append(item)
+
+
+def each(rows: Iterable[Row], make: Callable[[Row], Made]) -> Iterator[Made | UserError]:
+    """What is made of each row, or the error of one that is bad."""
+    return each_numbered(rows, lambda _, row: make(row))
+
+
+def each_numbered(rows: Iterable[Row], make: Callable[[int, Row], Made]) -> Iterator[Made | UserError]:
+    """What is made of each row and its number, from 0, or the error of one that is bad."""
+    for number, row in enumerate(rows):
+        try:
+            yield make(number, row)
+        except UserError as error:
+            yield error
+
+
+def told(left_out: Sequence[UserError], total: int, what: str = "rows") -> str:
+    """How many were left out, and the first of them with file and line."""
+    named = "; ".join(error.message for error in left_out[:NAMED])
+    more = f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+    return f"{len(left_out)} of {total} {what} left out: {named}{more}"
 
 
 def tables(
@@ -158,24 +187,28 @@ def tables(
     subsets: Sequence[str] | None = None,
     split: str = "test",
     ending: str = "",
+    aliases: Mapping[str, str] | None = None,
+    left_out: list[UserError] | None = None,
 ) -> Iterator[tuple[str, Iterator[Row]]]:
     """The rows of each subset of a benchmark.
 
     Args:
-        source: a file named after its subset, a folder of such files, or a hub id whose configurations are subsets.
+        source: a file named after its subset, a folder with such files in it or in its subfolders (also a hub set's
+            own folders and parquet files), or a hub id whose configurations are subsets.
         known: the names of all subsets.
         subsets: those wanted; every one that is there unless given.
         split: of a hub data set; "{subset}" where its splits, not its configurations, are subsets.
         ending: what follows the subset in the names of files and configurations.
+        aliases: further names of files, and their subsets.
+        left_out: where the error of each bad row goes; without, the first one is raised.
 
     Yields:
         A subset and its rows.
 
     Raises:
-        UserError: if a subset is unknown or has no file.
+        UserError: if a subset is unknown, has no file or several.
     """
     check_known(subsets, known)
-    path = Path(source)
     if is_hub_id(source):
         for name in subsets or known:
             if split == "{subset}":
@@ -183,7 +216,7 @@ def tables(
             else:
                 yield name, read(source, name + ending, split)
         return
-    files = _files(path, ending)
+    files = _by_subset(Path(source), {**(aliases or {}), **{name + ending: name for name in known}}, split)
     wanted = subsets or [name for name in known if name in files]
     if not wanted:
         raise UserError(
@@ -193,7 +226,13 @@ def tables(
     for name in wanted:
         if name not in files:
             raise UserError(f"{source}: no file for the subset {name!r}", f"name it {name}{ending}.jsonl")
-        yield name, read(files[name])
+        if len(files[name]) > 1:
+            several = ", ".join(map(str, files[name][:NAMED]))
+            raise UserError(
+                f"{source}: {len(files[name])} files for the subset {name!r}: {several}",
+                f"Give the folder of one of them, --rows {files[name][0].parent}.",
+            )
+        yield name, read(files[name][0], left_out=left_out)
 
 
 def check_known(subsets: Sequence[str] | None, known: Sequence[str]) -> None:
@@ -213,58 +252,121 @@ def is_hub_id(source: str | Path) -> bool:
     return not path.exists() and path.suffix not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
 
 
-def _files(path: Path, ending: str) -> dict[str, Path]:
-    """Data files by subset."""
+def only_file(source: str | Path) -> str | Path:
+    """The one data file of a folder; what is no folder is left as it is.
+
+    Raises:
+        UserError: if the folder has none, or several.
+    """
+    if not Path(source).is_dir():
+        return source
+    found = list(_files(Path(source)))
+    if len(found) != 1:
+        several = ": " + ", ".join(map(str, found[:NAMED])) if found else ""
+        raise UserError(
+            f"{source} has {len(found)} data files, expected one{several}", "Give the file itself, --rows FILE."
+        )
+    return found[0]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """A data file, or all of a folder, without what archives and systems put beside them."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder", "give a file, a folder of them, or a hub id")
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    named = [file for file in candidates if file.suffix in SUFFIXES and file.stem.endswith(ending)]
-    return {file.stem.removesuffix(ending): file for file in named}
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in file.relative_to(path).parts)
+        if not hidden and file.suffix in SUFFIXES and file.is_file():
+            yield file
 
 
-def _jsonl(file: Path) -> Iterator[Row]:
-    with open(file, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            where = f"{file}:{number}"
+def _by_subset(path: Path, names: Mapping[str, str], split: str) -> dict[str, list[Path]]:
+    """Data files by subset: named after it or, as hub sets lie on disk, after a split in a folder of its name."""
+    found: dict[str, list[Path]] = {}
+    for file in _files(path):
+        stem = file.stem.removesuffix(SHARD)
+        name = names.get(stem) or (names.get(file.parent.name) if stem == split else None)
+        if name is not None:
+            found.setdefault(name, []).append(file)
+    return found
+
+
+def _jsonl(file: Path) -> Iterator[Row | UserError]:
+    try:
+        with open(file, "rb") as stream:
+            yield from _lines(file, stream)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _lines(file: Path, lines: Iterable[bytes]) -> Iterator[Row | UserError]:
+    for number, line in enumerate(lines, 1):
+        where = f"{file}:{number}"
+        try:
             text = _decode(line, where)
             if text.strip():
-                yield _row(_parse(text, where), where)
+                yield _row(_parse(text, where), where, text)
+        except UserError as error:
+            yield error
 
 
-def _json(file: Path) -> Iterator[Row]:
-    """Items of a list, each with the line on which it begins, or of the list under "data", each with its place."""
-    text = _decode(file.read_bytes(), str(file))
+def _json(file: Path) -> Iterator[Row | UserError]:
+    """Items of a list, each with the line on which it begins, or of the list under "data", each with its place.
+
+    Several objects behind each other are taken for JSON lines.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    text = _decode(data, str(file))
     if text.lstrip().startswith("["):
         yield from _items(file, text)
         return
-    document = _parse(text, str(file))
+    try:
+        document = _parse(text, str(file))
+    except UserError:
+        if "\n" not in text.strip() or not text.strip().split("\n")[0].rstrip().endswith("}"):
+            raise
+        yield from _lines(file, data.splitlines())
+        return
     items = document.get("data") if isinstance(document, dict) else None
     if not isinstance(items, list):
         raise UserError(f'{file}: neither a list nor an object with a list under "data"')
     for i, item in enumerate(items):
-        yield _row(item, f"{file}:data[{i}]")
+        yield _row(item, f"{file}:data[{i}]", text)
 
 
-def _items(file: Path, text: str) -> Iterator[Row]:
+def _items(file: Path, text: str) -> Iterator[Row | UserError]:
     """Items of a JSON list, one at a time."""
     if re.fullmatch(r"\s*\[\s*\]\s*", text):
         return
-    decoder, between, line, end = json.JSONDecoder(), re.compile(r"\s*([\[,\]])\s*"), 1, 0
+    decoder, between, line, end, before, on_line = json.JSONDecoder(), re.compile(r"\s*([\[,\]])\s*"), 1, 0, 0, 0
     while True:
         mark = between.match(text, end)
         if mark is None or mark[1] not in ("[" if end == 0 else ",]"):
-            raise UserError(f"{file}:{line}: not JSON (no comma or end of the list after an item)")
+            yield UserError(
+                f"{file}:{line}: not JSON (no comma or end of the list after an item); the rest is not read"
+            )
+            return
         if mark[1] == "]":
             if mark.end() < len(text):
-                raise UserError(f"{file}:{line}: not JSON (there is more behind the list)")
+                yield UserError(f"{file}:{line}: not JSON (there is more behind the list); the rest is not read")
             return
         line += text.count("\n", end, mark.end())
         try:
             item, stop = decoder.raw_decode(text, mark.end())
         except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
-        yield _row(item, f"{file}:{line}")
-        line, end = line + text.count("\n", mark.end(), stop), stop
+            yield UserError(
+                f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); the rest is not read"
+            )
+            return
+        except (ValueError, RecursionError) as error:
+            yield UserError(f"{file}:{line}: not JSON ({_why(error)}); the rest is not read")
+            return
+        on_line = on_line + 1 if line == before else 1
+        where = f"{file}:{line}" if on_line == 1 else f"{file}:{line}#{on_line}"
+        yield _row(item, where, text[mark.end() : stop])
+        before, line, end = line, line + text.count("\n", mark.end(), stop), stop
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -309,11 +411,22 @@ def _decode(data: bytes, where: str) -> str:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({_why(error)})") from error
 
 
-def _row(value: Any, where: str) -> Row:
+def _why(error: Exception) -> str:
+    """What is wrong with JSON: syntax, a number of thousands of digits, or nesting."""
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _row(value: Any, where: str, text: str) -> Row | UserError:
+    """The row that ``text`` is, if it is an object whose strings can be encoded."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}: a row is an object, not {type(value).__name__}")
+        return UserError(f"{where}: a row is an object, not {type(value).__name__}")
+    if SURROGATE.search(text):  # escapes of half a character are JSON, and no text
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return UserError(f"{where}: a string holds half of a surrogate pair, expected Unicode text")
     return Row(value, where)

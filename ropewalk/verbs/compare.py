@@ -36,8 +36,8 @@ class ExperimentRequest(LiveRequest):
             benchmark, all questions unless given.
         documents: At most so many for perplexity; by default 24 to compare, and the suite's number to evaluate.
         data: Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
-        rows: File or folder of a benchmark's rows (of several benchmarks: a folder with one folder each); by default
-            the hub id under which it is published.
+        rows: File or folder of a benchmark's rows (of several benchmarks: a folder with one folder each), or a hub id;
+            benchmarks need it.
         qa: Folder with SQuAD's dev-v2.0.json as qa_1.json and HotpotQA's hotpot_dev_distractor_v1.json as qa_2.json,
             for RULER's question tasks; a suite has made-up documents in their place.
         seeds: Of prompts, such as 0,1,2: each is another draw of samples, and all draws are pooled.

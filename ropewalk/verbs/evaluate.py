@@ -67,5 +67,5 @@ def asked(request: EvaluateRequest) -> tuple[Suite, dict[str, str]]:
     if request.qa:
         from ropewalk.tasks.ruler.qa_files import material
 
-        given = material(request.qa)
+        given = material(request.qa, [])
     return suites.possible(suite, given)

@@ -137,6 +137,13 @@ def test_a_server_gives_the_results_of_the_model_that_it_serves(stub, checkpoint
 
 
 @needs_client
+def test_a_server_is_told_where_an_answer_ends(stub, checkpoint) -> None:
+    server = connect(stub.url, str(checkpoint))
+    list(server.ask([Ask([3, 4], room=2, ends=("\nQ:",)), Ask([5, 6], room=2)]))
+    assert {tuple(one["prompt"]): one.get("stop") for one in stub.requests[-2:]} == {(3, 4): ["\nQ:"], (5, 6): None}
+
+
+@needs_client
 def test_busy_servers_are_asked_again_and_broken_ones_are_named(stub, checkpoint) -> None:
     server = connect(stub.url, str(checkpoint), retries=3)
     before = len(stub.requests)

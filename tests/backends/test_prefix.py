@@ -189,3 +189,19 @@ def _breaks_with_a_mask():
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         list(Runner(shared("llama")).run([Ask([])]))
+
+
+@pytest.mark.parametrize("way", ["packed", "forked", "plain"])
+def test_decoding_stops_at_texts(way: str) -> None:
+    model, rng = shared("llama"), random.Random(3)
+    prompts = grid(rng)
+    runner = Runner(model, decode=lambda ids: "".join(f"<{i}>" for i in ids))
+    runner.way = way
+    whole = [reply.written for reply in replies(runner, [Ask(prompt, room=8) for prompt in prompts])]
+    ends = [(f"<{tokens[2]}><{tokens[3]}>", "never") for tokens in whole]
+    got = [
+        reply.written for reply in replies(runner, [Ask(p, room=8, ends=e) for p, e in zip(prompts, ends, strict=True)])
+    ]
+    assert all(short == tokens[: len(short)] for short, tokens in zip(got, whole, strict=True))
+    assert all("".join(f"<{i}>" for i in short).endswith(end) for short, (end, _) in zip(got, ends, strict=True))
+    assert any(len(short) == 4 for short in got)

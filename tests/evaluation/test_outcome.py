@@ -154,10 +154,24 @@ def test_a_sample_of_questions_is_drawn(checkpoint: Path, tmp_path: Path) -> Non
     assert len(ids) == 6 and len(set(ids)) == 3, "the same ones at every length"
 
 
+def test_a_bad_row_is_named_and_left_out(checkpoint: Path, tmp_path: Path, capsys) -> None:
+    data = jsonl(tmp_path / "data", "hotpotqa", HOTPOT, HOTPOT | {"_id": "8", "answers": []}, HOTPOT | {"_id": "9"})
+    jsonl(tmp_path / "data", "qasper", HOTPOT | {"context": 3})
+    found = asked(checkpoint, "longbench", data.parent, tmp_path / "out", "--lengths", "400")
+    assert [(row["task"], row["n"]) for row in found["rows"]] == [("longbench/hotpotqa", 2)]
+    lost = {one["task"]: one["reason"] for one in found["not_measured"]}
+    assert lost["longbench/hotpotqa"].startswith("1 of 3 rows or questions left out: ")
+    assert 'hotpotqa.jsonl:2: "answers" is []' in lost["longbench/hotpotqa"]
+    assert lost["longbench/qasper"].startswith("1 of 1 rows") and "qasper.jsonl:1" in lost["longbench/qasper"]
+    assert "hotpotqa.jsonl:2" in "".join(capsys.readouterr().out.split())
+
+
 def test_what_is_wrong_is_said(checkpoint: Path, tmp_path: Path, capsys) -> None:
-    bad = jsonl(tmp_path, "hotpotqa", HOTPOT, HOTPOT | {"answers": []})
+    bad = jsonl(tmp_path, "hotpotqa", HOTPOT | {"answers": []})
     data = ("evaluate", checkpoint, "--rows", bad, "--out", tmp_path / "out")
     error = refused(capsys, *data, "--suite", "longbench", "--lengths", "1k")
-    assert "hotpotqa.jsonl:2" in error and '"answers" is []' in error
+    assert "hotpotqa.jsonl:1" in error and '"answers" is []' in error
     assert "no subset 'hotpot'" in refused(capsys, *data, "--tasks", "longbench/hotpot")
+    files = refused(capsys, "evaluate", checkpoint, "--suite", "longbench", "--out", tmp_path / "out")
+    assert "--rows FOLDER" in files and "data.zip of THUDM/LongBench" in files
     assert "needs a name" in refused(capsys, *data, "--suite", "longbench", "--judge", "http://x/v1")

@@ -12,6 +12,7 @@ from ropewalk.evaluation.grid import PlantedGrid
 from ropewalk.evaluation.samples import PlantedCell, QuestionCell, cells
 from ropewalk.tasks import registry
 from ropewalk.tasks.niah import NeedleInHaystack
+from ropewalk.tasks.ruler.qa import QAExample
 from ropewalk.tasks.task import Sample, Task, TooShort
 from ropewalk.texts.pieces import TokenUnits
 
@@ -112,3 +113,19 @@ def test_names_of_the_registry_lead_to_tasks(material: registry.Material) -> Non
     assert isinstance(registry.make("niah", material), NeedleInHaystack)
     with pytest.raises(UserError, match="unknown task 'niahh'; did you mean 'niah'"):
         registry.make("niahh", material)
+
+
+def test_questions_that_a_length_does_not_hold_are_left_out_with_a_count(tokenizer: PreTrainedTokenizerFast) -> None:
+    long = QAExample("Who?", ("Ann",), ("Ann did it. " * 200,))
+    short = [QAExample(f"Where is {name}?", ("Rome",), (f"{name} is in Rome.",)) for name in ("Ann", "Bob", "Cid")]
+
+    def asked(*examples: QAExample):
+        given = registry.Material(tokenizer, {"hotpotqa": examples})
+        return cells(["qa_2"], [300], 40, (0.5,), 0, tokenizer, given)
+
+    [cell], [lost] = asked(long, *short)
+    assert 0 < len(cell) < 40 and (lost.task, lost.length) == ("qa_2", 300)
+    assert lost.reason.startswith(f"{40 - len(cell)} of 40 questions left out: qa_2 needs")
+    assert all(len(one.prompt) + one.room <= 300 for one in cell.samples(range(len(cell))))
+    made, [lost] = asked(long)
+    assert not made and lost.reason.startswith("qa_2 needs")

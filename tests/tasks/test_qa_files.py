@@ -62,6 +62,39 @@ def test_hotpotqa_gives_all_its_documents(tmp_path: Path) -> None:
     assert first.documents == ("Ann\nAnn is in Rome. Yes.", "Bob\nBob is in Oslo.") and second.answers == ("Cid",)
 
 
+def test_the_layout_of_the_hub_says_the_same(tmp_path: Path) -> None:
+    hub = [
+        row
+        | {
+            "context": dict(zip(("title", "sentences"), map(list, zip(*row["context"], strict=True)), strict=True)),
+            "supporting_facts": {"title": [row["supporting_facts"][0][0]], "sent_id": [0]},
+        }
+        for row in HOTPOT
+    ]
+    assert read_hotpotqa(json_list(tmp_path, "hub", hub)) == read_hotpotqa(json_list(tmp_path, "own", HOTPOT))
+    bad: list[UserError] = []
+    hub[0]["context"] = {"title": ["Ann"], "sentences": []}
+    assert len(read_hotpotqa(json_list(tmp_path, "hub", hub), bad)) == 1 and '"context" is' in bad[0].message
+    squad = [
+        {"id": str(i), "title": "T", "context": text, "question": " About Rome? ", "answers": answers}
+        for i, (text, answers) in enumerate(
+            [
+                ("Ann is in Rome.", {"text": ["Rome", "Rome"], "answer_start": [10, 10]}),
+                ("Bob is in Oslo.", {"text": [], "answer_start": []}),
+            ]
+        )
+    ]
+    assert read_squad(json_list(tmp_path, "hub", squad)) == read_squad(json_list(tmp_path, "own", SQUAD))
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    json_list(tmp_path, "qa_2", [*HOTPOT, HOTPOT[0] | {"answer": ""}])
+    bad: list[tuple[str, str]] = []
+    assert len(material(tmp_path, bad)["hotpotqa"]) == 2
+    [(task, why)] = bad
+    assert task == "qa_2" and why.startswith("1 of 3 rows or questions left out") and "qa_2.json:" in why
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

@@ -1,4 +1,9 @@
-"""InfLLM: first tokens, a window, and blocks of the past that are retrieved (arXiv 2402.04617)."""
+"""InfLLM: first tokens, a window, and blocks of the past that are retrieved (arXiv 2402.04617).
+
+Weights of keys are the paper's, by the W queries that follow a key. The official code adds up shares of attention, from
+the key's own query on, so that the last of the W is another one; and a block that has just left the window can be
+chosen one token later than here. Until then all of it is seen, here and there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from ropewalk.attention.recall import Recalled, Text, per_kv_head
+from ropewalk.attention.kernels import per_query_head
+from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
@@ -29,8 +35,8 @@ class InfLLM(AttentionMethod):
     What left the window is cut into blocks. A key's weight is its mean rotated dot product with the W queries that
     follow it; a block is represented by the average of its heaviest keys. A run of queries averages its vectors at
     position W - 1, sees the ``topk`` blocks whose representatives give the largest product (summed over heads), the
-    first tokens, and what is no complete block yet. Representatives are kept per key head, with the queries of its
-    heads added up: products are the same, and memory is a quarter where four heads share one.
+    first tokens, and what is no complete block yet. Every query head has representatives of its own, also where heads
+    share keys.
 
     Queries of one run choose together, so results depend on how a text is cut; with ``execution_block=1`` they do not.
 
@@ -91,12 +97,12 @@ class InfLLM(AttentionMethod):
         w, run = self._sizes(self.seen_as(text.layer))
         far = text.regions[1]
         represented = self._representatives(text, w)
-        query = per_kv_head(text, text.queries(far)).to(represented.dtype)
+        query = text.queries(far).to(represented.dtype)
         for rows in text.blocks(run):
             known = self._complete((text.past + rows.start) // run * run + 1, w)
             if known == 0:
                 continue
-            score = torch.einsum("bgd,bgnd->bn", query[:, :, rows].mean(2), represented[:, :, :known])
+            score = torch.einsum("bhd,bhnd->bn", query[:, :, rows].mean(2), represented[:, :, :known])
             best = score.topk(min(self.topk, known)).indices.sort().values
             keys = best[..., None] * self.block_size + text.arange(0, self.block_size) + self.sinks
             yield Recalled(rows, keys.flatten(1)[:, None], far)
@@ -126,13 +132,12 @@ class InfLLM(AttentionMethod):
         return blocks.clamp_min(0) if isinstance(blocks, Tensor) else max(0, blocks)
 
     def _representatives(self, text: Text, w: int) -> Tensor:
-        """The average heaviest keys of every complete block, float32 at least, [B, Hkv, blocks, D]."""
+        """The average heaviest keys of every complete block, float32 at least, [B, H, blocks, D]."""
         near = text.regions[0]
-        queries = text.so_far("queries", per_kv_head(text, text.queries(near)))
+        queries = text.so_far("queries", text.queries(near))
         keys = text.keys(near)
-        known = text.memory.get(
-            "representatives", text.key[:, :, :0].to(torch.promote_types(text.key.dtype, torch.float32))
-        )
+        exact = torch.promote_types(text.key.dtype, torch.float32)
+        known = text.memory.get("representatives", queries[:, :, :0].to(exact))
         known = known[:, :, : self._complete(text.past, w)]
         found = [known]
         for block in range(known.shape[2], self._complete(text.length, w)):
@@ -140,9 +145,10 @@ class InfLLM(AttentionMethod):
             end = start + self.block_size
             sums = queries[:, :, start + 1 : end + w].to(known.dtype).cumsum(2)  # of queries start + 1 .. end + w - 1
             before = torch.nn.functional.pad(sums[:, :, : self.block_size - 1], (0, 0, 1, 0))
-            weight = ((sums[:, :, w - 1 :] - before) * keys[:, :, start:end]).sum(-1)
+            weight = ((sums[:, :, w - 1 :] - before) * per_query_head(keys[:, :, start:end], queries)).sum(-1)
             heaviest = weight.topk(self.representatives).indices[..., None].expand(-1, -1, -1, keys.shape[-1])
-            found.append(text.key[:, :, start:end].gather(2, heaviest).to(known.dtype).mean(2, keepdim=True))
+            unrotated = per_query_head(text.key[:, :, start:end], queries)
+            found.append(unrotated.gather(2, heaviest).to(known.dtype).mean(2, keepdim=True))
         text.memory["representatives"] = torch.cat(found, 2)
         represented: Tensor = text.memory["representatives"]
         return represented

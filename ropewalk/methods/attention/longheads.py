@@ -1,4 +1,9 @@
-"""LongHeads: every head attends to the chunks of the text that it chooses, at positions in range (arXiv 2402.10685)."""
+"""LongHeads: every head attends to the chunks of the text that it chooses, at positions in range (arXiv 2402.10685).
+
+Not copied from the official code: beyond the first k chunks of a prompt a query does not see its own key there (keys
+are counted up to its position, which is left out). Here it does, in a prompt as in decoding. Heads that share keys are
+read as if each had its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""CLEX: log-frequencies follow a learned flow in the scale (arXiv 2310.16450); here at one fixed scale."""
+"""CLEX: log-frequencies follow a learned flow in the scale (arXiv 2310.16450); here at one fixed scale.
+
+As the official code has it, and published weights were trained, the NTK frequencies inside tanh are those of base
+10,000, whatever base the model has; the flow starts from the model's own frequencies.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ZERO = "zero"
+BASE = 10000.0  # of the NTK frequencies that the network sees
 
 
 def rk4(slope: Callable[[float, Tensor], Tensor], z: Tensor, start: float, end: float, step: float) -> Tensor:
@@ -39,15 +44,18 @@ def rk4(slope: Callable[[float, Tensor], Tensor], z: Tensor, start: float, end: 
 class CLEX(FrequencyMethod):
     """d ln w / dt = tanh((ln w + ln w_ntk(t)) W_up) W_down + d ln w_ntk / dt, from t = 1 to ceil(target / window).
 
-    w_ntk has the base b (2t - 1) ** (d / (d - 2)).
+    w_ntk has the base 10,000 (2t - 1) ** (d / (d - 2)).
 
     Attributes:
         weights: safetensors file with ``up`` [d/2, k d] and ``down`` [k d, d/2], or "zero": NTK with alpha = 2t - 1.
         step: of the integration.
+        max_factor: t goes no further, since weights were trained for no larger one: beyond so many windows frequencies
+            stay as they are there. 16 in the official training.
     """
 
     weights: str = ""
     step: float = 0.01
+    max_factor: int = 16
 
     name: ClassVar[str] = "clex"
     given: ClassVar[tuple[str, ...]] = ("weights",)
@@ -60,7 +68,7 @@ class CLEX(FrequencyMethod):
         return (cls(weights=ZERO),)
 
     def __post_init__(self) -> None:
-        require_above(0, self, "step")
+        require_above(0, self, "step", "max_factor")
 
     def _parameters(self, half: int) -> tuple[Tensor, Tensor]:
         if self.weights == ZERO:
@@ -83,12 +91,13 @@ class CLEX(FrequencyMethod):
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         d = rope.rotary_dim
         up, down = self._parameters(d // 2)
-        # ln w_ntk(t) = ln w - 2i/d * d/(d-2) * ln(2t - 1)
-        weight = torch.arange(0, d, 2, dtype=torch.float64) / (d - 2)
-        start = rope.inv_freq.log()
+        # ln w_ntk(t) = -2i/d * ln 10000 - 2i/d * d/(d-2) * ln(2t - 1)
+        even = torch.arange(0, d, 2, dtype=torch.float64)
+        first, weight = -even / d * math.log(BASE), even / (d - 2)
 
         def slope(t: float, z: Tensor) -> Tensor:
-            ntk = start - weight * math.log(2 * t - 1)
+            ntk = first - weight * math.log(2 * t - 1)
             return torch.tanh((z + ntk) @ up) @ down - weight * 2 / (2 * t - 1)
 
-        return Frequencies(rk4(slope, start, 1.0, float(math.ceil(rope.scale(target))), self.step).exp())
+        end = float(min(math.ceil(rope.scale(target)), self.max_factor))
+        return Frequencies(rk4(slope, rope.inv_freq.log(), 1.0, end, self.step).exp())

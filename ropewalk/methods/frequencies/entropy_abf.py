@@ -1,6 +1,8 @@
 """Entropy-aware ABF: a larger base, and queries scaled by the log of their position so that entropy stays level.
 
-arXiv 2401.07004.
+arXiv 2401.07004. The paper leaves the first two layers unscaled. The released code sets an attribute on these layers
+that nothing reads, so that every layer is scaled in all models that were trained with it; so it is here. There L is
+4,096, here the window of the model.
 """
 
 from __future__ import annotations

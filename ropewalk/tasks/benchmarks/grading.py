@@ -11,9 +11,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, content_key
 from ropewalk.tasks.benchmarks import benchmark
 from ropewalk.tasks.benchmarks.judge import Judge
-from ropewalk.tasks.benchmarks.question import Benchmark, JudgedScore, Question, Score, Subset
-
-ALL = "all"  # BENCHMARK/all is every subset that is there
+from ropewalk.tasks.benchmarks.question import ALL, Benchmark, JudgedScore, Question, Score, Subset
 
 
 def subsets(
@@ -23,15 +21,15 @@ def subsets(
 
     Args:
         names: "BENCHMARK/SUBSET" or "BENCHMARK/all".
-        rows: file or folder of a benchmark, of several a folder with one folder each; empty means the hub.
+        rows: file, folder or hub id of a benchmark, of several a folder with one folder each.
         judge: a language model that grades; without one, questions that need it are left out.
         store: where its grades are kept.
 
     Returns:
-        Tasks by name, and (name, reason) of what is left out.
+        Tasks by name, and (name, reason) of what is left out: bad rows, and questions that need a judge.
 
     Raises:
-        UserError: if there is no such benchmark, subset or file, naming file and line.
+        UserError: if there is no such benchmark, subset or file, or no row that can be read, naming file and line.
     """
     wanted: dict[str, list[str]] = {}
     for name in names:
@@ -39,8 +37,13 @@ def subsets(
     made, left_out = {}, []
     for name, parts in wanted.items():
         found = benchmark(name)
-        source = str(Path(rows) / name) if rows and len(wanted) > 1 else rows
-        questions = found.load(source, None if ALL in parts else parts)
+        if not rows:
+            raise UserError(
+                f"{name} asks about texts that are not there", f"Download {found.home}; give --rows FOLDER."
+            )
+        source = str(Path(rows) / name) if len(wanted) > 1 else rows
+        bad: list[tuple[str, str]] = []
+        questions = found.load(source, None if ALL in parts else parts, bad)
         by_subset: dict[str, list[Question]] = {}
         for one in questions:
             by_subset.setdefault(one.subset, []).append(one)
@@ -54,7 +57,9 @@ def subsets(
                 task = Subset(found, subset, asked, grade(found, judge, store))
                 made[task.name] = task
         if not by_subset:
-            raise UserError(f"{source or found.hub} holds no question of {name}")
+            why = "".join(f"; {reason}" for _, reason in bad[:1])
+            raise UserError(f"{source} holds no question of {name}{why}", f"Download {found.home}; give --rows FOLDER.")
+        left_out += [(f"{name}/{subset}", why) for subset, why in bad]
     return made, left_out
 
 
@@ -63,6 +68,7 @@ def grade(found: Benchmark, judge: Judge | None, store: Records) -> Score:
     kept: Mapping[str, JudgedScore] = {metric: _kept(score, store) for metric, score in found.judged.items()}
 
     def graded(prediction: str, question: Question) -> float:
+        prediction = question.answer(prediction)
         if question.metric not in kept:
             return found.score(prediction, question)
         assert judge is not None

@@ -3,9 +3,13 @@
 Files are those of the hub set: ``{"id", "context", "input", "answer", "options"}`` per line, one file per task. Prompts
 are our own wording (the official ones differ from model to model).
 
+Rooms for answers are the official ones where an answer continues the prompt, but hold a sentence at least ("The pass
+key is 27611."). Behind a chat template they hold what real answers do: say the question again, or reason first.
+
 Not copied from the official code:
   * multiple choice: any word that begins with A-D counts as a choice ("Because" is B), and so does "AB"; an empty
-    answer ends the run. Here a letter has to stand alone; nothing stated is wrong.
+    answer ends the run. Here letters are read as ``metrics.stated_choice`` says; where
+    none is stated, the text of the right choice and of no other is right too.
   * dialogue: only the first of several names is right, and one of several words can never be found. Here any is right.
   * ``int("3.5")`` ends the run where a whole number is expected. Here numbers are compared as numbers, with their sign.
 """
@@ -27,17 +31,20 @@ class Subset(NamedTuple):
     metric: str
     max_new_tokens: int
     template: str
+    in_chat: int = 0
 
 
 _FIND = "Something is hidden in a lot of text that does not matter. Find it.\n\n{context}\n\n{input}\nAnswer:"
 _CHOICE = "{context}\n\n{input}\n{options}\n\nReply with the letter only (A, B, C or D).\nAnswer:"
 
 SUBSETS = {
-    "passkey": Subset("first_integer", 6, _FIND),
-    "number_string": Subset("first_integer", 12, _FIND),
-    "kv_retrieval": Subset("word", 50, "Find the value of a key in this JSON object.\n\n{context}\n\n{input}\nValue:"),
+    "passkey": Subset("first_integer", 6, _FIND, 48),
+    "number_string": Subset("first_integer", 12, _FIND, 64),
+    "kv_retrieval": Subset(
+        "word", 50, "Find the value of a key in this JSON object.\n\n{context}\n\n{input}\nValue:", 160
+    ),
     "longbook_sum_eng": Subset("rougeLsum", 1200, "Summarise this book.\n\n{context}\n\nSummary of the book:"),
-    "longbook_choice_eng": Subset("choice", 40, f"Answer a question about this book.\n\n{_CHOICE}"),
+    "longbook_choice_eng": Subset("choice", 40, f"Answer a question about this book.\n\n{_CHOICE}", 128),
     "longbook_qa_eng": Subset(
         "qa_f1", 40, "Answer a question about this book, in a phrase.\n\n{context}\n\nQuestion: {input}\nAnswer:"
     ),
@@ -53,8 +60,8 @@ SUBSETS = {
         30000,
         "Compute step by step.\n\n{context}\n\nList the value after each operation, separated by commas:",
     ),
-    "code_run": Subset("last_integer", 5, "{context}\n\n{input}\nReply with the number only.\nAnswer:"),
-    "code_debug": Subset("choice", 5, f"One function of this code has an obvious error. Find it.\n\n{_CHOICE}"),
+    "code_run": Subset("last_integer", 5, "{context}\n\n{input}\nReply with the number only.\nAnswer:", 512),
+    "code_debug": Subset("choice", 5, f"One function of this code has an obvious error. Find it.\n\n{_CHOICE}", 256),
 }
 UNASKED = ("longbook_sum_eng", "longdialogue_qa_eng", "math_calc", "code_debug")  # the template says it all
 PLANTED = ("passkey", "number_string", "kv_retrieval")  # answers that are in the context word by word
@@ -63,24 +70,38 @@ PLANTED = ("passkey", "number_string", "kv_retrieval")  # answers that are in th
 def read(row: Row, name: str) -> list[Question]:
     """The question of a row."""
     subset = SUBSETS[name]
-    context, asked = row.text("context"), row.text("input", empty=name in UNASKED)
-    references = row.answers("answer")
+    blank = name in UNASKED
+    context, asked = row.text("context"), row.text("input", empty=blank) if row.has("input") or not blank else ""
+    references = _values(row) if subset.metric == "prefix" else row.answers("answer")
     choices: tuple[str, ...] = ()
     if subset.metric == "choice":
         choices = row.texts("options")
         references = (_letter(row, references, choices),)
     if name in PLANTED and references[0] not in context:
         raise row.refuse("answer", 'a part of "context"')
-    if subset.metric in ("first_integer", "first_number", "last_integer", "prefix") and not all(
+    if subset.metric in ("first_integer", "first_number", "last_integer") and not all(
         metrics.numbers(reference) for reference in references
     ):
         raise row.refuse("answer", "a number, or a list of them")
     return [
         Question.of(
             row, name, subset.template, context, references, subset.metric, subset.max_new_tokens,
-            row.values.get("id", row.where), asked, {"input": asked, "options": lettered(choices)}, choices=choices,
+            row.values.get("id"), asked, {"input": asked, "options": lettered(choices)}, choices=choices,
+            in_chat=subset.in_chat,
         )
     ]  # fmt: skip
+
+
+def _values(row: Row) -> tuple[str, ...]:
+    """The results of a calculation: a list of numbers, which may be in a list of one, or written out as text."""
+    value = row.values.get("answer")
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list | str):
+        value = value[0]
+    if isinstance(value, str):
+        value = metrics.numbers(value)
+    if not isinstance(value, list) or not value or not all(type(one) in (int, float) for one in value):
+        raise row.refuse("answer", "a list of numbers")
+    return tuple(map(str, value))
 
 
 def _letter(row: Row, answer: Sequence[str], choices: Sequence[str]) -> str:
@@ -132,7 +153,7 @@ def _is_name(prediction: str, reference: str) -> float:
 
 
 def _ends_in(prediction: str, reference: str) -> float:
-    words = re.split(r"[\s.`'\":]+", prediction.strip(" \n.`'\":"))
+    words = re.split(r"[\s.`'\":*]+", prediction.strip(" \n.`'\":*"))
     return float(words[-1:] == [reference])
 
 
@@ -158,5 +179,13 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 INFINITEBENCH = Benchmark(
-    "infinitebench", "InfiniteBench", tuple(SUBSETS), read, score, aggregate, "xinrongzhang2022/InfiniteBench", "MIT"
+    "infinitebench",
+    "InfiniteBench",
+    tuple(SUBSETS),
+    read,
+    score,
+    aggregate,
+    "the files TASK.jsonl of xinrongzhang2022/InfiniteBench",
+    "MIT",
+    split="{subset}",
 )

@@ -9,13 +9,14 @@ Word counts and overlap say little about summaries (the paper finds a correlatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
 from ropewalk.tasks.benchmarks import judge as judging
 from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means
-from ropewalk.texts.rows import Row
+from ropewalk.texts.rows import Row, each_numbered
 
 SHARES = (20, 10, 5)  # percent of the source's length
 SUBSETS = (*(f"{kind}_{share}" for kind in ("summary", "expansion", "coverage") for share in SHARES), "qa")
@@ -26,7 +27,7 @@ EXPANSION = "This is the summary of a longer text.\n\n{context}\n\nWrite that te
 QA = "Answer a question about this text, in a sentence or less.\n\n{context}\n\nQuestion: {question}\nAnswer:"
 
 
-def read(row: Row, _: str = "") -> list[Question]:
+def read(row: Row, _: str = "") -> Iterator[Question | UserError]:
     """Summaries, expansions and questions of a row; a summary must be shorter than its source."""
     source, line, made = row.text("source"), row.where.rpartition(":")[2], []
     for share in SHARES:
@@ -39,12 +40,13 @@ def read(row: Row, _: str = "") -> list[Question]:
         made.append(
             replace(made[-2], id=f"coverage_{share}/{line}", subset=f"coverage_{share}", metric="coverage", facts=about)
         )
-    return made + [
-        Question.of(
-            qa, "qa", QA, source, (qa.text("answer"),), "qa_f1", 64, f"{line}/{i}", question=qa.text("question")
-        )
-        for i, qa in enumerate(row.rows("qa"))
-    ]
+    yield from made
+
+    def asked(number: int, qa: Row) -> Question:
+        name, question = f"{line}/{number}", qa.text("question")
+        return Question.of(qa, "qa", QA, source, (qa.text("answer"),), "qa_f1", 64, name, question=question)
+
+    yield from each_numbered(row.rows("qa"), asked)
 
 
 def _long(row: Row, name: str, template: str, context: str, reference: str) -> Question:
@@ -88,7 +90,7 @@ LCFO = Benchmark(
     read,
     score,
     aggregate,
-    "facebook/LCFO",
+    "the file of facebook/LCFO and put the source texts in",
     "CC-BY-NC-4.0",
     one_file=True,
     judged={"coverage": coverage},

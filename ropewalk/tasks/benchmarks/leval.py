@@ -3,24 +3,29 @@
 Files are the published JSON lines, one document each: ``{"instructions": [...], "outputs": [...], "input": document}``.
 All rules are derived from the paper's and the method's description; the official code is GPL and was not used.
 
+As there, the first "The answer is N" of a calculation counts, and ROUGE of a task is the geometric mean of the means of
+ROUGE-1, -2 and -L over its questions. (A single answer scores the geometric mean of its own three; the mean of these is
+another number.)
+
 Not copied from the official evaluation:
   * an empty answer is a subset of every set of letters and earns 0.25. Here it earns nothing.
   * a judge compares with a fixed model's answers. ``win_rate`` compares with those that you give, in both orders.
 
 Open-ended tasks tell the model how long the reference is (the paper's length instruction); their rule scores are token
-F1 for questions and the geometric mean of ROUGE-1, -2 and -L for summaries.
+F1 for questions and ROUGE for summaries. An answer to a question of codeU is compared symbol by symbol.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
 from ropewalk.tasks.benchmarks import judge as judging
 from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means, with_means
-from ropewalk.texts.rows import Row
+from ropewalk.texts.rows import SHOWN, Row
 
 CLOSED = {
     "tpo": "letters",
@@ -29,7 +34,7 @@ CLOSED = {
     "gsm100": "number",
     "sci_fi": "true_false",
     "topic_retrieval_longchat": "substring",
-    "codeU": "substring",
+    "codeU": "value",
 }
 OPEN = {
     "multidoc_qa": "qa_f1",
@@ -53,53 +58,65 @@ HINTS = {
     "number": 'Work it out, then end with "The answer is" and the number.',
     "true_false": "Reply True or False.",
     "substring": "Reply with the answer only.",
+    "value": "Reply with the answer only.",
 }
-MAX_NEW_TOKENS = {"letters": 16, "number": 512, "true_false": 16, "substring": 64, "qa_f1": 256, "rouge": 512}
+ENDS = {"number": ("\nQuestion", "\nQ:")}  # where a model goes on with questions of its own
+MAX_NEW_TOKENS = {
+    "letters": 16,
+    "number": 512,
+    "true_false": 16,
+    "substring": 64,
+    "value": 64,
+    "qa_f1": 256,
+    "rouge": 512,
+}
+LETTERS = "ABCDEFGH"
+ROUGE = ("rouge1", "rouge2", "rougeL")
 TEMPLATE = "Read the document and do what is asked below it.\n\n{context}\n\n{question}\n{hint}\nAnswer:"
 
 
-def read(row: Row, name: str) -> list[Question]:
+def read(row: Row, name: str) -> Iterator[Question | UserError]:
     """The questions of a document; they share its context and stand together."""
     document, asked, answers = row.text("input"), row.texts("instructions"), row.texts("outputs")
     if len(answers) != len(asked):
         raise row.refuse("outputs", f'{len(asked)} strings, as many as "instructions"')
-    metric, line, questions = SUBSETS[name], row.where.rpartition(":")[2], []
+    metric, line = SUBSETS[name], row.where.rpartition(":")[2]
     for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
-        _check(row, metric, answer)
+        if expected := _unscorable(metric, answer):
+            yield UserError(f'{row.where}: "outputs"[{i}] is {answer[:SHOWN]!r}, expected {expected}')
+            continue
         hint = HINTS.get(metric) or f"Use about {len(answer.split())} words."
-        questions.append(
-            Question.of(
-                row, name, TEMPLATE, document, (answer,), metric, MAX_NEW_TOKENS[metric], f"{line}/{i}", question,
-                {"hint": hint},
-            )
+        yield Question.of(
+            row, name, TEMPLATE, document, (answer,), metric, MAX_NEW_TOKENS[metric], f"{line}/{i}", question,
+            {"hint": hint}, ends=ENDS.get(metric, ()),
         )  # fmt: skip
-    return questions
 
 
-def _check(row: Row, metric: str, answer: str) -> None:
-    """Refuse a reference that its own metric could not score."""
+def _unscorable(metric: str, answer: str) -> str:
+    """What is expected in the place of a reference that its own metric could not score; else nothing."""
     if metric == "letters" and not _letters(answer):
-        raise row.refuse("outputs", "letters of choices (A, B, ...)")
+        return "letters of choices (A, B, ...)"
     if metric == "number" and not _numbers(answer):
-        raise row.refuse("outputs", "numbers")
+        return "numbers"
     if metric == "true_false" and not _truth(answer):
-        raise row.refuse("outputs", "True or False")
+        return "True or False"
+    return ""
 
 
 def score(prediction: str, question: Question) -> float:
     """The task's rule."""
-    return METRICS[question.metric](prediction, question.references[0])
+    return METRICS[question.metric](question.answer(prediction), question.references[0])
 
 
 def _letters(text: str) -> str:
-    """The choices of an answer: letters behind "answer is", else in its first line; "" if it names none.
+    """The choices of an answer: those that it states or explains line by line, else all in its first line.
 
-    Where these begin with a choice and its mark ("B. ", "(AC) "), what follows explains and is not read.
+    A line explains a choice where it begins with the letter and a mark ("B. ", "(C) ").
     """
-    stated = re.split(r"answer(?: is)?:?", text, flags=re.IGNORECASE)[-1].strip()
-    marked = re.match(r"\(?([A-H]+)[).:]", stated)
-    groups = [marked[1]] if marked else re.findall(r"\b[A-Z]{1,6}\b(?!')", stated.split("\n")[0])
-    return "".join(sorted(set("".join(groups)) & set("ABCDEFGH")))
+    lines = re.findall(r"^\s*\(?([A-H])[).:](?=\s)", text, re.MULTILINE)
+    if len(set(lines)) > 1 and re.match(r"\s*\(?[A-H][).:]\s", text):
+        return "".join(sorted(set(lines)))
+    return metrics.stated_choices(text, LETTERS) or metrics.named_choices(text.strip().split("\n")[0], LETTERS)
 
 
 def _choices(prediction: str, reference: str) -> float:
@@ -113,6 +130,12 @@ def _numbers(text: str) -> list[float]:
     return metrics.numbers(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
 
 
+def _result(text: str) -> list[float]:
+    """The number of the first "answer is N", else the last number of a text; none if there is none."""
+    stated = re.search(r"answer is\b:?\s*[*$(\\]*\s*(-?[$]?\d[\d,]*(?:\.\d+)?)", text, re.IGNORECASE)
+    return _numbers(stated[1].replace("$", "")) if stated else _numbers(text)[-1:]
+
+
 def _truth(text: str) -> str:
     """The first true or false of a text; what follows in brackets ("[fact: ...]") is another question."""
     found = re.search(r"\b(true|false)\b", text, re.IGNORECASE)
@@ -120,15 +143,15 @@ def _truth(text: str) -> str:
 
 
 def _rouge(prediction: str, reference: str) -> float:
-    one, two, longest = (metrics.rouge(prediction, reference, kind) for kind in ("rouge1", "rouge2", "rougeL"))
-    return float((one * two * longest) ** (1 / 3))
+    return math.prod(metrics.rouge(prediction, reference, kind) for kind in ROUGE) ** (1 / 3)
 
 
 METRICS = {
     "letters": _choices,
-    "number": lambda prediction, reference: float(_numbers(prediction)[-1:] == _numbers(reference)[-1:]),
+    "number": lambda prediction, reference: float(_result(prediction) == _result(reference)),
     "true_false": lambda prediction, reference: float(_truth(prediction) == _truth(reference)),
     "substring": metrics.substring_match,
+    "value": metrics.value_match,
     "qa_f1": metrics.qa_f1,
     "rouge": _rouge,
 }
@@ -160,10 +183,25 @@ def win_rate(scored: Sequence[Scored], baseline: Mapping[str, str], judge: judgi
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
-    """Mean of each task, and over the closed ones."""
-    return with_means(means(scored), {"closed-ended": CLOSED})
+    """Mean of each task (of ROUGE the geometric mean of three means), and over the closed ones."""
+    table = means(scored)
+    for name in table:
+        if SUBSETS[name] == "rouge":
+            own = [item for item in scored if item.question.subset == name]
+            kinds = [
+                sum(metrics.rouge(one.prediction, one.question.references[0], kind) for one in own) for kind in ROUGE
+            ]
+            table[name] = 100 * math.prod(total / len(own) for total in kinds) ** (1 / 3)
+    return with_means(table, {"closed-ended": CLOSED})
 
 
 LEVAL = Benchmark(
-    "leval", "L-Eval", tuple(SUBSETS), read, score, aggregate, "L4NLP/LEval", "GPL-3.0 (of the repository)"
+    "leval",
+    "L-Eval",
+    tuple(SUBSETS),
+    read,
+    score,
+    aggregate,
+    "LEval-data of github.com/OpenLMLab/LEval",
+    "GPL-3.0 (of the repository)",
 )

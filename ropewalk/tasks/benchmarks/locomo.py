@@ -14,11 +14,12 @@ Not copied from the official code:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from ropewalk.common.errors import UserError
 from ropewalk.tasks import metrics
 from ropewalk.tasks.benchmarks.question import Benchmark, Question, Scored, means
-from ropewalk.texts.rows import Row
+from ropewalk.texts.rows import Row, each_numbered
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "unanswerable"}
 REFUSALS = ("no information available", "not mentioned")
@@ -30,10 +31,11 @@ TEMPLATE = (
 )
 
 
-def read(row: Row, _: str = "") -> list[Question]:
+def read(row: Row, _: str = "") -> Iterator[Question | UserError]:
     """The questions about a dialogue; they share its context and stand together."""
     context = dialogue(row.row("conversation"))
-    return [_question(qa, context, f"{row.text('sample_id')}/{i}") for i, qa in enumerate(row.rows("qa"))]
+    sample = row.text("sample_id")
+    return each_numbered(row.rows("qa"), lambda number, qa: _question(qa, context, f"{sample}/{number}"))
 
 
 def _question(qa: Row, context: str, name: str) -> Question:
@@ -92,6 +94,6 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 LOCOMO = Benchmark(
-    "locomo", "LoCoMo", tuple(CATEGORIES.values()), read, score, aggregate, "snap-research/locomo (GitHub)",
-    "CC-BY-NC-4.0", one_file=True,
+    "locomo", "LoCoMo", tuple(CATEGORIES.values()), read, score, aggregate,
+    "data/locomo10.json of github.com/snap-research/locomo", "CC-BY-NC-4.0", one_file=True,
 )  # fmt: skip

@@ -1,8 +1,9 @@
 """LongBench, its even-length version LongBench-E, and LongBench v2 (arXiv 2308.14508, 2412.15204).
 
-Files are those of the hub sets: one JSON line per question (``data.zip`` of THUDM/LongBench; ``data.json`` of v2). The
-prompts are our own wording. For numbers that compare with published ones, give the official ``dataset2prompt.json`` to
-``with_prompts``; its ``{context}`` and ``{input}`` are filled in.
+Files are those of the hub sets: one JSON line per question (``data.zip`` of THUDM/LongBench; ``data.json`` of v2).
+Copies for current ``datasets`` have "question" for "input", and may lack "_id" and "length" (which is words of the
+context then). The prompts are our own wording. For numbers that compare with published ones, give the official
+``dataset2prompt.json`` to ``with_prompts``; its ``{context}`` and ``{input}`` are filled in.
 
 Not copied from the official code:
   * classification: a list is changed while it is walked through, so that some classes to drop survive; the fallback for
@@ -121,9 +122,11 @@ def read(row: Row, name: str, templates: Mapping[str, str] | None = None) -> lis
     """The question of a row; ``templates`` take the place of ours, by subset."""
     subset = SUBSETS[name]
     template = (templates or {}).get(name, subset.template)
-    context, asked = row.text("context"), row.text("input", empty="{input}" not in template)
+    key = "question" if "input" not in row.values and "question" in row.values else "input"
+    blank = "{input}" not in template or name in _CODE
+    context, asked = row.text("context"), row.text(key, empty=blank) if row.has(key) or not blank else ""
     references = row.texts("answers")
-    facts: dict[str, object] = {"length": row.integer("length")}
+    facts: dict[str, object] = {"length": row.integer("length") if row.has("length") else len(context.split())}
     if subset.metric == "classification":
         facts["classes"] = row.texts("all_classes")
         if not set(references) <= set(row.texts("all_classes")):
@@ -137,8 +140,8 @@ def read(row: Row, name: str, templates: Mapping[str, str] | None = None) -> lis
                 raise row.refuse("answers", '"Paragraph N" (or 段落N) with N in "context"')
     return [
         Question.of(
-            row, name, template, context, references, subset.metric, subset.max_new_tokens, row.text("_id"), asked,
-            {"input": asked}, chat=subset.chat, facts=facts,
+            row, name, template, context, references, subset.metric, subset.max_new_tokens,
+            row.text("_id") if row.has("_id") else None, asked, {"input": asked}, chat=subset.chat, facts=facts,
         )
     ]  # fmt: skip
 
@@ -239,13 +242,13 @@ def aggregate_v2(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 LONGBENCH = Benchmark(
-    "longbench", "LongBench", tuple(SUBSETS), read, score, aggregate, "THUDM/LongBench",
+    "longbench", "LongBench", tuple(SUBSETS), read, score, aggregate, "data.zip of THUDM/LongBench and unpack it",
     "MIT; constituents keep their own",
 )  # fmt: skip
 LONGBENCH_E = replace(
     LONGBENCH, name="longbench-e", title="LongBench-E", subsets=EXTENDED, aggregate=aggregate_extended, ending="_e"
 )
 LONGBENCH_V2 = Benchmark(
-    "longbench-v2", "LongBench v2", (), read_v2, score_v2, aggregate_v2, "zai-org/LongBench-v2", "Apache-2.0",
-    one_file=True, split="train",
+    "longbench-v2", "LongBench v2", (), read_v2, score_v2, aggregate_v2, "data.json of zai-org/LongBench-v2",
+    "Apache-2.0", one_file=True, split="train",
 )  # fmt: skip

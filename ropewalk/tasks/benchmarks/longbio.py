@@ -1,12 +1,17 @@
 """LongBioBench: questions about many artificial biographies (arXiv 2506.02921).
 
-Files are the published JSON lists ``[{"context": [biography, ...], "questions": {"NLG": [question, ...]}}]``, named
-after their task. The first question is asked; with ``with_shots`` others come before it as worked examples. Prompts
-are our own wording. The repository states no licence. Contexts are never shortened: the asked biography might go.
+Files are JSON lists ``[{"context": [biography, ...], "questions": {"NLG": [question, ...]}}]``, named after their task
+as the published script names them, ``data_standard.json`` and so on, in a folder for each length and number of answers
+(name those with several answers ``multi_standard.json`` to have both). Several answers are all wanted, in order. The
+first question is asked; with ``with_shots`` others come before it as worked examples. Prompts are our own wording. The
+repository states no licence. Contexts are never shortened: the asked biography might go.
 
 Not copied from the official code:
+  * names in order of age are found there anywhere in the answer, so that one that names people in both orders is right.
+    Here the order counts in which they are named first, behind the last "therefore" (order, list, ...; else "so")
+    that all follow.
   * a base model's answer is cut at the next "Question: ", and loses its last character where there is none.
-  * the age of a person is read by a pattern that ends the run where a biography has no age. Here the file is refused.
+  * the age of a person is read by a pattern that ends the run where a biography has no age. Here the row is left out.
   * whether a refusal counts is taken from the record of an earlier run. Here both versions of the context are asked.
 """
 
@@ -29,7 +34,7 @@ SUBSETS = {
     "paraphrase": "contains",
     "pronoun": "contains",
     "calculation": "last_integer",
-    "rank": "answer",
+    "rank": "ranked",
     "multihop": "answer",
     "twodiff": "age_difference",
     "citation": "cited",
@@ -37,6 +42,7 @@ SUBSETS = {
 }
 REFUSAL = "not stated"
 NAME = re.compile(r"(?<=Below is the bio of )(.*?)(?=\.)")
+CONCLUSIONS = (r"\b(?:therefore|thus|hence|order|ranking|ranked|list|answer)\b", r"\bso\b", "^")  # the strongest first
 AGE = re.compile(r"The age of .*? is (\d+)")
 MAX_NEW_TOKENS = 256  # ours
 TEMPLATE = (
@@ -73,13 +79,15 @@ def _question(row: Row, name: str, asked: Sequence[Row], bios: Sequence[str], sh
     references, facts = _answer(first, name, bios)
     if metric == "answer":
         metric = "last_integer" if isinstance(first.values["Answer"], int) else "contains"
+    if metric == "contains" and len(references) > 1:
+        metric = "in_order"
     worked = "".join(_example(example) for example in asked[1 : 1 + shots])
     texts = {"examples": worked, "hint": {"citation": CITE, "idk": REFUSE}.get(name, "")}
     numbered = "\n".join(f"Bio [{i}]: {bio}" for i, bio in enumerate(bios))
     context = numbered if name == "citation" else "".join(bios)
     return Question.of(
         row, name, TEMPLATE, context, references, metric, MAX_NEW_TOKENS, question=first.text("Question"), texts=texts,
-        shorten=False, facts=facts,
+        shorten=False, ends=("Question:",), facts=facts,
     )  # fmt: skip
 
 
@@ -88,6 +96,8 @@ def _answer(question: Row, name: str, bios: Sequence[str]) -> tuple[tuple[str, .
     if name == "twodiff":
         return (str(question.row("Answer").integer("age_difference")),), {"ages": _ages(question, bios)}
     references = question.answers("Answer")
+    if name == "rank" and len(references) == 1:
+        references = tuple(re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", references[0].strip()))
     if name in ("standard", "multi_standard", "paraphrase", "pronoun", "idk", "citation"):
         text = "".join(bios).lower()
         dates = "birthdate" in (question.values.get("Property") or ())  # which may be written in another form
@@ -140,10 +150,12 @@ def _example(question: Row) -> str:
 
 def score(prediction: str, question: Question) -> float:
     """The task's rule, on the answer before a further "Question:"."""
-    answer = prediction.split("Question:")[0]
+    answer = question.answer(prediction)
     references = question.references
     if question.metric == "in_order":
         return metrics.all_in_order(answer, references)
+    if question.metric == "ranked":
+        return _ranked(answer, references)
     if question.metric == "last_integer":
         return float(metrics.last_integer(answer) == references[0])
     if question.metric == "age_difference":
@@ -152,6 +164,17 @@ def score(prediction: str, question: Question) -> float:
     if question.metric == "cited":
         return metrics.all_in_order(answer, references) * metrics.all_in_order(answer, question.facts["citations"])
     return metrics.best(metrics.contains, answer, references)
+
+
+def _ranked(answer: str, names: Sequence[str]) -> float:
+    """1 if all names follow each other in order, in the conclusion of an answer where it has one."""
+    answer, wanted = answer.lower(), [name.lower() for name in names]
+    for words in CONCLUSIONS:
+        for found in reversed(list(re.finditer(words, answer))):
+            places = [answer.find(name, found.end()) for name in wanted]
+            if min(places) >= 0:
+                return float(places == sorted(places))
+    return 0.0
 
 
 GROUPS = {
@@ -179,6 +202,7 @@ def with_shots(shots: int) -> Benchmark:
 
 
 LONGBIO = Benchmark(
-    "longbio", "LongBioBench", tuple(SUBSETS), read, score, aggregate, "Thomasyyj/LongBio-Benchmark (GitHub)",
-    "not stated",
+    "longbio", "LongBioBench", tuple(SUBSETS), read, score, aggregate,
+    "github.com/Thomasyyj/LongBio-Benchmark, make files with its prepare_data.sh", "not stated",
+    aliases={f"data_{name}": name for name in SUBSETS},
 )  # fmt: skip

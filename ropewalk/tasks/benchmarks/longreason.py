@@ -47,6 +47,6 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 LONGREASON = Benchmark(
-    "longreason", "LongReason", SUBSETS, read, score, aggregate, "lz1bytedance/LongReason", "CC-BY-4.0",
-    split="{subset}",
+    "longreason", "LongReason", SUBSETS, read, score, aggregate,
+    "the splits of lz1bytedance/LongReason, named SPLIT.parquet", "CC-BY-4.0", split="{subset}",
 )  # fmt: skip

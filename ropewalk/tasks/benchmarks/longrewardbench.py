@@ -76,5 +76,12 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 LONGREWARDBENCH = Benchmark(
-    "longrewardbench", "Long-RewardBench", SUBSETS, read, score, aggregate, "LCM-Lab/LongRewardBench", "Apache-2.0"
+    "longrewardbench",
+    "Long-RewardBench",
+    SUBSETS,
+    read,
+    score,
+    aggregate,
+    "the files TASK.jsonl of LCM-Lab/LongRewardBench",
+    "Apache-2.0",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ropewalk.tasks.benchmarks.judge import Judge
 
 
+ALL = "all"  # BENCHMARK/all is every subset that is there
+SENTENCE = 32  # tokens that an answer has at least: "The pass key is 27611." must fit
+
+
 @dataclass(frozen=True)
 class Question:
     """One question about one context, as text.
@@ -35,8 +39,10 @@ class Question:
         metric: by which the answer is scored.
         before: what the model reads before the context (instruction, examples).
         after: what the model reads behind it, up to where the answer begins.
-        max_new_tokens: room for the answer.
+        max_new_tokens: room for the answer, where it continues the prompt.
         source: file and line.
+        in_chat: room for the answer behind a chat template, where models speak in sentences; never less than the above.
+        ends: texts at which an answer is over; what a model writes from there on is not read.
         choices: of a multiple-choice question.
         shorten: False where the answer holds for the whole context only, so that it must not be cut.
         chat: False where the benchmark asks without chat template (examples to continue, code).
@@ -53,6 +59,8 @@ class Question:
     after: str
     max_new_tokens: int
     source: str
+    in_chat: int = 0
+    ends: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     shorten: bool = True
     chat: bool = True
@@ -82,7 +90,7 @@ class Question:
             context: the long text.
             references: right answers.
             metric: by which the answer is scored.
-            max_new_tokens: room for the answer.
+            max_new_tokens: room for the answer; a sentence is the least.
             id: of the question within its subset; the line of the file unless given.
             question: what is asked.
             texts: what else the template names.
@@ -90,9 +98,17 @@ class Question:
         """
         before, after = around(template, question=question, **(texts or {}))
         name = f"{subset}/{row.where.rpartition(':')[2] if id is None else id}"
-        return cls(
-            name, context, question, tuple(references), subset, metric, before, after, max_new_tokens, row.where, **more
-        )
+        room = max(SENTENCE, max_new_tokens)
+        return cls(name, context, question, tuple(references), subset, metric, before, after, room, row.where, **more)
+
+    def room(self, chat: bool) -> int:
+        """Tokens for the answer."""
+        return max(self.max_new_tokens, self.in_chat) if chat else self.max_new_tokens
+
+    def answer(self, text: str) -> str:
+        """What was written, up to where the answer is over."""
+        begin = len(text) - len(text.lstrip())
+        return text[: min((place for end in self.ends if (place := text.find(end, begin)) >= 0), default=len(text))]
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int, chat: bool = False) -> list[int]:
         """Token ids that leave room for the answer within ``n_tokens``.
@@ -118,7 +134,7 @@ class Question:
         if not tokenizer.is_fast:
             raise UserError("this tokenizer gives no character offsets", "use a fast one (tokenizer.json)")
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, room = list(encoded.input_ids), n_tokens - self.max_new_tokens - len(bos)
+        ids, room = list(encoded.input_ids), n_tokens - self.room(chat) - len(bos)
         if len(ids) <= room:
             return bos + ids
         stop = start + len(self.context)
@@ -140,6 +156,7 @@ class Scored:
 
 
 Score = Callable[[str, Question], float]
+Read = Callable[[Row, str], Iterable["Question | UserError"]]
 JudgedScore = Callable[["Judge", str, Question], float]
 
 
@@ -151,56 +168,88 @@ class Benchmark:
         name: as on the command line and in results.
         title: as in reports.
         subsets: names of its data sets; empty if its file names them.
-        read: the questions of a row of a subset's file.
+        read: the questions of a row of a subset's file, with an error in the place of each bad one.
         score: of an answer, by rule.
         aggregate: the table that the benchmark reports, in points (0 to 100); a mean over groups is only there if
             every group is.
-        hub: where its files are.
+        home: where its files are published.
         licence: of the data, as the publisher states it.
         one_file: True if one file holds all subsets, so that rows say what they belong to.
-        split: of the hub set; "{subset}" where subsets are splits there.
+        split: of a hub set; "{subset}" where subsets are splits there.
         ending: what follows the subset in the names of files and configurations.
+        aliases: further names of files, and their subsets.
+        met: whether the reader was tried on published rows; else its layout is that of the publisher's code or paper.
         judged: scores that a language model gives, by metric.
     """
 
     name: str
     title: str
     subsets: Sequence[str]
-    read: Callable[[Row, str], Iterable[Question]]
+    read: Read
     score: Score
     aggregate: Callable[[Sequence[Scored]], dict[str, float]]
-    hub: str
+    home: str
     licence: str
     one_file: bool = False
     split: str = "test"
     ending: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    met: bool = False
     judged: Mapping[str, JudgedScore] = field(default_factory=dict)
 
-    def load(self, source: str | Path = "", subsets: Sequence[str] | None = None) -> list[Question]:
+    def load(
+        self,
+        source: str | Path,
+        subsets: Sequence[str] | None = None,
+        left_out: list[tuple[str, str]] | None = None,
+    ) -> list[Question]:
         """Questions of its files.
 
         Args:
-            source: a file, a folder with one file per subset, or a hub id; where it is published unless given.
+            source: a file, a folder with one file per subset (in subfolders too), or a hub id.
             subsets: those wanted; every one that is there unless given.
+            left_out: where each subset's bad rows go, as (subset, how many and where); the subset is "all" where one
+                file holds all. Without, the first bad row is raised.
 
         Raises:
-            UserError: naming file and line, key, value seen and value expected; also if two questions have one id.
+            UserError: naming file and line, key, value seen and value expected.
         """
         if self.subsets:
             rows.check_known(subsets, self.subsets)
-        source = source or self.hub
+        bad: list[UserError] = []
+        kept = None if left_out is None else bad
         if self.one_file:
-            tables = iter([("", rows.read(source, split=self.split))])
+            tables = iter([(ALL, rows.read(rows.only_file(source), split=self.split, left_out=kept))])
         else:
-            tables = rows.tables(source, tuple(self.subsets), subsets, self.split, self.ending)
-        questions = [one for name, table in tables for row in table for one in self.read(row, name)]
-        rows.check_known(subsets, sorted({one.subset for one in questions}) if not self.subsets else self.subsets)
-        seen: dict[str, str] = {}
-        for one in questions:
-            if one.id in seen:
-                raise UserError(f"{one.source}: the id {one.id!r} was at {seen[one.id]} before")
-            seen[one.id] = one.source
-        return [one for one in questions if not subsets or one.subset in subsets]
+            known = tuple(self.subsets)
+            tables = rows.tables(source, known, subsets, self.split, self.ending, self.aliases, kept)
+        found: dict[str, Question] = {}
+        for name, table in tables:
+            before, n_before = len(found), len(bad)
+            for one in rows.good(self._questions(name, table, strict=kept is None), kept):
+                if found.setdefault(one.id, one) is not one:
+                    error = UserError(f"{one.source}: the id {one.id!r} was at {found[one.id].source} before")
+                    if kept is None:
+                        raise error
+                    kept.append(error)
+            if left_out is not None and (here := bad[n_before:]):
+                total = len(found) - before + len(here)
+                left_out.append((name, rows.told(here, total, "rows or questions")))
+        named = self.subsets or sorted({one.subset for one in found.values()})
+        if found or not bad:
+            rows.check_known(subsets, named)
+        return [one for one in found.values() if not subsets or one.subset in subsets]
+
+    def _questions(self, name: str, table: Iterator[Row], strict: bool) -> Iterator[Question | UserError]:
+        """The questions of a table, each row's errors first; a file that ends badly is one error more."""
+        try:
+            for made in rows.each(table, lambda row: list(self.read(row, name))):
+                some = [made] if isinstance(made, UserError) else made
+                yield from sorted(some, key=lambda one: not isinstance(one, UserError))
+        except UserError as error:
+            if strict:
+                raise
+            yield error
 
 
 @dataclass(frozen=True)
@@ -237,7 +286,7 @@ class Subset(Task):
         """
         chat = question.chat and units.tokenizer.chat_template is not None
         prompt = question.prompt(units.tokenizer, n_tokens, chat)
-        return Sample(prompt, [], question.references[0], float("nan"), question.references, question.max_new_tokens)
+        return Sample(prompt, [], question.references[0], float("nan"), question.references, question.room(chat))
 
 
 def around(template: str, **values: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import cycle
+from typing import ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks.assembly import joined, padding
@@ -64,6 +65,7 @@ class DocumentQA(Task):
     scope: str = "small"
     diffusion: str = "high"
     free: bool = True
+    alike: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.examples:

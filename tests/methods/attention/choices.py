@@ -20,16 +20,15 @@ def infllm(seen, w, sinks, size, topk, representatives, run, ends=(N,)):
     turned = [torch.stack([seen.rotated(x[:, i], i) for i in range(tokens_)], 1) for x in (seen.q, seen.k)]
     products = turned[0] @ turned[1].mT  # [H, queries, keys]
 
-    def weight(n, kv):
-        mine = [h for h in heads if h // seen.group == kv]
-        return sum(float(products[h, n + 1 : n + w + 1, n].sum()) for h in mine) / w
+    def weight(n, h):
+        return float(products[h, n + 1 : n + w + 1, n].sum()) / w
 
     blocks = []
     for start in range(sinks, tokens_ - w - size + 1, size):
         kept = []
-        for kv in range(seen.kv_heads):
-            ranked = sorted(range(start, start + size), key=lambda n: -weight(n, kv))
-            kept.append(seen.k[kv * seen.group, ranked[:representatives]].mean(0))
+        for h in heads:
+            ranked = sorted(range(start, start + size), key=lambda n: -weight(n, h))
+            kept.append(seen.k[h, ranked[:representatives]].mean(0))
         blocks.append((start, kept))
 
     def distances(head, m):
@@ -42,7 +41,7 @@ def infllm(seen, w, sinks, size, topk, representatives, run, ends=(N,)):
         queries = [seen.rotated(seen.q[h, list(together)].mean(0), w - 1) for h in heads]
 
         def score(block):
-            return sum(float(queries[h] @ block[1][h // seen.group]) for h in heads)
+            return sum(float(queries[h] @ block[1][h]) for h in heads)
 
         chosen = {start for start, _ in sorted(complete, key=score, reverse=True)[:topk]}
         found = {n: m - n for n in range(max(0, m - w + 1), m + 1)}

@@ -208,18 +208,25 @@ def test_clex_without_weights_is_ntk(scale, base):
     assert torch.allclose(got, RopeSpec.plain(base, 128, 4096).inv_freq, rtol=1e-6)
 
 
-def test_clex_rounds_the_scale_up():
+def test_clex_rounds_the_scale_up_and_stops_at_the_trained_factor():
     clex = CLEX("zero")
-    assert torch.equal(clex.frequencies(ROPE, 4096 * 3 + 1).inv_freq, clex.frequencies(ROPE, 4096 * 4).inv_freq)
+
+    def at(scale, method=clex):
+        return method.frequencies(ROPE, int(4096 * scale)).inv_freq
+
+    assert torch.equal(at(3 + 1 / 4096), at(4))
+    assert torch.equal(at(16), at(40)) and not torch.equal(at(15), at(16))
+    assert torch.equal(at(9, CLEX("zero", max_factor=4)), at(4))
 
 
-def test_clex_flow_equals_a_dense_integration(tmp_path):
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_clex_flow_equals_a_dense_integration(tmp_path, base):
     d, scale, torch_rng = 16, 4, torch.Generator().manual_seed(0)
     up, down = (0.3 * torch.randn(shape, generator=torch_rng) for shape in [(d // 2, 2 * d), (2 * d, d // 2)])
     save_file({"up": up, "down": down}, tmp_path / "clex.safetensors")
-    rope = RopeSpec.plain(10000.0, d, 64)
+    rope = RopeSpec.plain(base, d, 64)
 
-    def ntk(t):  # the card's w_ntk, by its base
+    def ntk(t):  # w_ntk of the official code, which knows no base but 10,000
         return (10000.0 * (2 * t - 1) ** (d / (d - 2))) ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
 
     def slope(t, z):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from ropewalk.tasks.benchmarks.infinitebench import INFINITEBENCH, SUBSETS, read
+from ropewalk.tasks.benchmarks.question import Subset
 from ropewalk.texts import rows
+from ropewalk.texts.pieces import TokenUnits
 from tests.tasks.benchmarks.files import Row, jsonl, refused, table
 
 OPTIONS = ["Ann", "Bob", "Cid", "Dan"]
@@ -66,6 +69,12 @@ def test_the_right_answer_scores_1_in_every_task(name: str) -> None:
         ("longbook_choice_eng", "Bob and Cid", 0.0),
         ("longbook_choice_eng", "AB", 0.0),
         ("longbook_choice_eng", "The answer is: B", 1.0),
+        ("longbook_choice_eng", "The correct option is B", 1.0),
+        ("longbook_choice_eng", "Option B", 1.0),
+        ("longbook_choice_eng", "It's B.", 1.0),
+        ("longbook_choice_eng", "It's C. Bob is not it", 0.0),
+        ("code_debug", "The function with an error is:\n\nC. Cid\n\nHere ...\n\nThe answer is:\n\nC. Cid", 1.0),
+        ("code_run", "The return value is: **-7**.", 1.0),
         ("longdialogue_qa_eng", "Venturas Ace", 0.0),
         ("longbook_qa_eng", "man", 1.0),
         ("longbook_qa_chn", "张三丰", 0.8),
@@ -88,6 +97,28 @@ def test_answers_by_hand(name: str, prediction: str, value: float) -> None:
 )
 def test_bad_rows_are_refused(tmp_path: Path, name: str, change: Row, word: str) -> None:
     refused(INFINITEBENCH, jsonl(tmp_path, name, ROW | change), f"{name}.jsonl:1", word)
+
+
+@pytest.mark.parametrize("answer", [[1, 2, 3, 4], [[1, 2, 3, 4]], "[1, 2, 3, 4]", ["[1, 2, 3, 4]"]])
+def test_results_of_a_calculation_may_be_nested_or_written_out(answer) -> None:
+    (asked,) = read(rows.Row(ROW | {"answer": answer, "input": ""}, "f:1"), "math_calc")
+    assert INFINITEBENCH.score("1, 2, 9, 4", asked) == 0.5 and INFINITEBENCH.score("1, 2, 3, 4", asked) == 1.0
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_there_is_room_for_a_sentence_in_every_task(name: str) -> None:
+    asked = load(name)
+    assert min(asked.room(chat=False), asked.room(chat=True)) >= 24 and asked.room(True) >= asked.room(False)
+
+
+def test_an_answer_in_a_sentence_behind_a_chat_template_is_right(any_tokenizer) -> None:
+    any_tokenizer = copy.deepcopy(any_tokenizer)
+    any_tokenizer.chat_template = "{% for m in messages %}[user]{{ m.content }}[/user]{% endfor %}"
+    asked = load("passkey")
+    subset = Subset(INFINITEBENCH, "passkey", (asked,), INFINITEBENCH.score)
+    sample = subset.prompted(asked, 4096, TokenUnits(any_tokenizer))
+    said = any_tokenizer("The pass key is 71432.", add_special_tokens=False).input_ids[: sample.room]
+    assert INFINITEBENCH.score(any_tokenizer.decode(said), asked) == 1.0
 
 
 def test_the_average_needs_all_twelve(tmp_path: Path) -> None:

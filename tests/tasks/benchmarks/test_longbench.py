@@ -89,6 +89,21 @@ def test_summaries_need_no_question(tmp_path: Path) -> None:
     assert question.question == "" and question.max_new_tokens == 512
 
 
+@pytest.mark.parametrize("name", ["lcc", "repobench-p", "gov_report", "passage_count"])
+def test_code_and_summaries_have_no_question(tmp_path: Path, name: str) -> None:
+    for blank in ("", None):
+        [question] = LONGBENCH.load(jsonl(tmp_path, name, ROW | SPECIAL.get(name, {}) | {"input": blank}))
+        assert question.question == ""
+
+
+def test_copies_of_the_hub_say_question_for_input(tmp_path: Path) -> None:
+    copied = {"question": ROW["input"], **{key: ROW[key] for key in ("context", "answers", "all_classes")}}
+    first, second = LONGBENCH.load(jsonl(tmp_path, "hotpotqa", copied, copied))
+    assert "Who {x}?" in first.after and (first.id, second.id) == ("hotpotqa/1", "hotpotqa/2")
+    assert first.facts["length"] == 3
+    refused(LONGBENCH, jsonl(tmp_path, "hotpotqa", copied | {"question": ""}), "\"question\" is ''")
+
+
 def test_official_prompts_can_be_given(tmp_path: Path) -> None:
     file = json_list(tmp_path, "dataset2prompt", {"hotpotqa": "Passages: {context}\nQ: {input}\nA:"})
     [question] = with_prompts(LONGBENCH, file).load(jsonl(tmp_path, "hotpotqa", ROW))

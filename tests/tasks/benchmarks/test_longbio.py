@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ EXAMPLE = {"Question": "Where does Ann Bee live?", "Question_prefix": "Ann Bee l
 ANSWERS: dict[str, Any] = {
     "multi_standard": ["Rome", "Oslo"],
     "calculation": 11,
-    "rank": "Ann Bee, Cid Dee",
+    "rank": ["Ann Bee", "Cid Dee"],
     "multihop": "Oslo",
     "twodiff": {"age_difference": 11, "ref_names": ["Ann Bee", "Cid Dee"]},
     "citation": ["Oslo"],
@@ -50,6 +51,13 @@ ANSWERS: dict[str, Any] = {
         ("calculation", "30 and 41, so 11", 1.0),
         ("calculation", "11, from 30 and 41", 0.0),
         ("rank", "the order is ann bee, cid dee", 1.0),
+        ("rank", "Ann Bee", 0.0),
+        ("rank", "Cid Dee, Ann Bee", 0.0),
+        ("rank", "Cid Dee, then Ann Bee; Cid Dee is older", 0.0),
+        ("rank", "Cid Dee is 41, Ann Bee is 30. Therefore, Ann Bee, Cid Dee, as Cid Dee is older", 1.0),
+        ("rank", "Cid Dee is 41, Ann Bee is 30, so Ann Bee, Cid Dee", 1.0),
+        ("rank", "Therefore: Ann Bee, Cid Dee. So Cid Dee is older than Ann Bee.", 1.0),
+        ("rank", "Ann Bee is 30, Cid Dee is 41. Therefore, the order is Cid Dee, Ann Bee", 0.0),
         ("multihop", "Oslo", 1.0),
         ("twodiff", "Cid Dee and Ann Bee", 1.0),
         ("twodiff", "Cid Dee and Eve Eff", 0.0),
@@ -63,6 +71,30 @@ def test_answers_by_hand(tmp_path: Path, name: str, prediction: str, value: floa
     [question] = LONGBIO.load(json_list(tmp_path, name, [item(ANSWERS.get(name, "Oslo"))]))
     assert LONGBIO.score(prediction, question) == value
     assert not question.shorten and question.after.endswith("Based on the context,")
+
+
+def test_a_ranking_may_be_one_string_and_several_answers_are_all_wanted(tmp_path: Path) -> None:
+    [question] = LONGBIO.load(json_list(tmp_path, "rank", [item("Ann Bee, Cid Dee")]))
+    assert [LONGBIO.score(said, question) for said in ("Ann Bee, Cid Dee", "Cid Dee, Ann Bee", "Ann Bee")] == [1, 0, 0]
+    [question] = LONGBIO.load(json_list(tmp_path, "standard", [item(["Rome", "Oslo"])]))
+    assert [LONGBIO.score(said, question) for said in ("Rome, Oslo", "Oslo, Rome", "Oslo")] == [1, 0, 0]
+
+
+def test_files_are_found_under_their_published_names(tmp_path: Path) -> None:
+    folder = tmp_path / "Qwen2.5-7B_8k_1_retrieval_density_1.0_position_0_100"
+    folder.mkdir()
+    json_list(folder, "data_standard", [item("Oslo")])
+    json_list(folder, "data_rank", [item(["Ann Bee", "Cid Dee"])])
+    for source in (tmp_path, folder):
+        assert [q.subset for q in LONGBIO.load(source)] == ["standard", "rank"]
+    assert [q.subset for q in LONGBIO.load(folder / "data_rank.json")] == ["rank"]
+
+
+def test_rows_on_one_line_have_ids_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "standard.json"
+    file.write_text(json.dumps([item("Oslo")] * 3))
+    questions = LONGBIO.load(file)
+    assert len({q.id for q in questions}) == 3 and len({q.source for q in questions}) == 3
 
 
 def test_citations_number_the_biographies(tmp_path: Path) -> None:

@@ -12,7 +12,16 @@ ROW: Row = {"example_idx": "4", "background": "Facts.", "final_inquiry": "Which?
 
 @pytest.mark.parametrize(
     ("prediction", "value"),
-    [("So the answer is B.", 1.0), ("Answer: A. Or rather, the answer is (B)", 1.0), ("B or A", 0.0), ("", 0.0)],
+    [
+        ("The correct option is B", 1.0),
+        ("Option B", 1.0),
+        ("It's B.", 1.0),
+        ("It's A.", 0.0),
+        ("So the answer is B.", 1.0),
+        ("Answer: A. Or rather, the answer is (B)", 1.0),
+        ("B or A", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_the_last_stated_letter_counts(tmp_path: Path, prediction: str, value: float) -> None:
     [question] = LONGREASON.load(jsonl(tmp_path, "8k", ROW))

@@ -31,6 +31,10 @@ def test_the_prompt_is_instruction_and_input(tmp_path: Path) -> None:
         ("nq-open", "U.S.", "none\nU.S.", 0.0),
         ("wikitext-103", "37B155.", "37b155. More", 1.0),
         ("wikitext-103", "37B155", "C29BD6 or 37B155", 0.0),
+        ("mnds-news_explicit-single", "sport", "Sport", 1.0),
+        ("mnds-news_explicit-single", "sport", "Sport.", 0.0),
+        ("mnds-news_explicit-single", "sport.", "sport", 0.0),
+        ("thucnews_explicit-single", "体育", "体育。", 0.0),
         ("marc", "A1, B2,C3.", "B2, X9. A1", 2 * 1 / 5),
         ("marc", "A1,B2", "B2,,A1,", 1.0),
         ("marc", "A1", "", 0.0),
@@ -48,6 +52,13 @@ def test_quoted_chinese_summaries_are_unquoted(tmp_path: Path) -> None:
     pytest.importorskip("jieba")
     question = load(tmp_path, "news2016", answers=["北京天安门"])
     assert M4LE.score('摘要："北京天安门"好', question) == pytest.approx(1.0)
+
+
+def test_files_named_as_in_the_official_evaluation_are_found(tmp_path: Path) -> None:
+    for name in ("mnds-news_explicit-single_cls+ret", "drcd_semantic-single_qa", "thucnews_semantic-multiple_cls+cnt"):
+        jsonl(tmp_path, name, ROW)
+    found = {q.subset for q in M4LE.load(tmp_path)}
+    assert found == {"mnds-news_explicit-single", "drcd_semantic-single", "thucnews_semantic-multiple"}
 
 
 def test_bleu_is_taken_over_the_whole_bucket(tmp_path: Path) -> None:

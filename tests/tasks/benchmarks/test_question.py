@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -150,6 +151,37 @@ def test_what_needs_a_judge_is_left_out_with_the_reason_or_asked_once(tmp_path, 
         assert not left_out and made["toy/open"].grade("text", open_one) == 0.5
     assert Half.asked == 1
     assert list(grading.subsets(["toy/open"], str(file), Half(), store)[0]) == ["toy/open"]
+
+
+LAYOUTS = {  # rows without ids of their own
+    "leval": ("coursera", {"instructions": ["Q?"], "outputs": ["A"], "input": "text"}),
+    "m4le": ("duorc", {"instruction": "Do.", "input": "text", "answers": ["x"], "length_bucket": 1000}),
+    "lcfo": ("lcfo", {"source": "a b c", "summary_20": "a", "summary_10": "a", "summary_5": "a",
+                      "qa": [{"question": "?", "answer": "a"}]}),
+    "longrewardbench": ("LongQA", {"prompt_template": [{"content": "x"}], "chosen": "a", "rejected": "b"}),
+    "infinitebench": ("longbook_qa_eng", {"context": "c", "input": "?", "answer": ["a"]}),
+    "longbench": ("hotpotqa", {"context": "c", "question": "?", "answers": ["a"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_of_a_list_on_one_line_have_ids_of_their_own(tmp_path, name: str, indent: int | None) -> None:
+    subset, row = LAYOUTS[name]
+    (tmp_path / f"{subset}.json").write_text(json.dumps([row] * 3, indent=indent))
+    questions = benchmark(name).load(tmp_path)
+    assert len(questions) % 3 == 0 and len({one.id for one in questions}) == len(questions) > 0
+
+
+def test_bad_rows_are_counted_by_subset(tmp_path) -> None:
+    subset, row = LAYOUTS["longbench"]
+    jsonl(tmp_path, subset, row, row | {"context": 3}, row)
+    (tmp_path / "musique.json").write_text('{"rows": []}')
+    bad: list[tuple[str, str]] = []
+    assert [one.id for one in benchmark("longbench").load(tmp_path, None, bad)] == ["hotpotqa/1", "hotpotqa/3"]
+    assert [name for name, _ in bad] == ["hotpotqa", "musique"] and "hotpotqa.jsonl:2" in bad[0][1]
+    with pytest.raises(UserError, match=r"hotpotqa.jsonl:2"):
+        benchmark("longbench").load(tmp_path)
 
 
 def test_repeated_ids_are_refused(tmp_path) -> None:
