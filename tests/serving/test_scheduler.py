@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import queue
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ropewalk import method
 from ropewalk.serving import scheduler as scheduling
-from ropewalk.serving.scheduler import Job, Request, Scheduler, Unavailable
+from ropewalk.serving.batch import Way, way_of
+from ropewalk.serving.job import Job, Request, Unavailable
+from ropewalk.serving.scheduler import Scheduler, room
 from tests.models import THETA, tiny, tokens
 
 
@@ -46,14 +49,19 @@ class Client:
                 return ids_of(text), piece.finish
 
 
+EVERYTHING = Way(pieces=True, joined=True, shared=True)
+PROBE = tokens(1, 48, seed=48)[0].tolist()
+
+
 @contextmanager
-def scheduler(model, clients=(), capacity=4096, **more):
-    """Runs the clients' jobs, all of which are waiting when it begins."""
+def scheduler(model, clients=(), capacity=4096, spelling="none", way=None, **more):
+    """Runs the clients' jobs, all of which are waiting when it begins; the method of that spelling is on."""
+    way = way or way_of(model, method(spelling), bool(more.get("switches")), PROBE)
     model.widths = []
     hook = model.register_forward_pre_hook(
         lambda _, __, keywords: model.widths.append(tuple(keywords["input_ids"].shape)), with_kwargs=True
     )
-    running = Scheduler(model, Letters(), capacity, **more)
+    running = Scheduler(model, Letters(), capacity, way, **more)
     for client in clients:
         running.submit(client.job)
     running.start()
@@ -87,7 +95,7 @@ def test_requests_in_one_batch_get_the_tokens_that_they_get_alone(spelling):
     clients = [Client(prompt, max_tokens=4 + i, temperature=0) for i, prompt in enumerate(PROMPTS)]
     with method(spelling).on(model, None if spelling == "none" else 256):
         expected = [alone(model, prompt, 4 + i) for i, prompt in enumerate(PROMPTS)]
-        with scheduler(model, clients):
+        with scheduler(model, clients, spelling=spelling):
             assert [client.result() for client in clients] == expected
     assert model.widths[0] == (5, 90)
 
@@ -112,10 +120,18 @@ def test_rows_that_ended_are_computed_no_more():
 def test_no_more_is_run_than_the_capacity_holds_but_always_something():
     model = tiny("llama")
     clients = [Client(PROMPTS[0], max_tokens=5, temperature=0) for _ in range(5)] + [Client(PROMPTS[2], temperature=0)]
-    with scheduler(model, clients, capacity=17):
+    with scheduler(model, clients, capacity=2 * room(8)):
         assert len({tuple(client.result()[0]) for client in clients[:5]}) == 1
         assert len(clients[5].result()[0]) == 8
-    assert [width for width in model.widths if width[1] > 1] == [(2, 3), (2, 3), (1, 3), (1, 90)]
+    assert max(rows for rows, _ in model.widths) == 2
+    with scheduler(model, clients := [Client(PROMPTS[2], temperature=0) for _ in range(2)], capacity=1):
+        assert clients[0].result() == clients[1].result()
+    assert {rows for rows, _ in model.widths} == {1}
+
+
+def test_rooms_waste_no_more_than_a_fifth_of_what_is_long():
+    assert [room(n) for n in (1, 256, 257, 2048, 2049, 4097)] == [256, 256, 512, 2048, 2560, 5120]
+    assert all(n <= room(n) <= max(256, n + 255, 1.25 * n) for n in range(1, 20_000, 7))
 
 
 def test_rows_that_depend_on_each_other_are_batches_of_their_own():
@@ -123,9 +139,9 @@ def test_rows_that_depend_on_each_other_are_batches_of_their_own():
     clients = [Client(prompt, max_tokens=1, temperature=0) for prompt in PROMPTS]
     with method("dynamic-ntk").on(model, 256):
         expected = [alone(model, prompt, 1) for prompt in PROMPTS]
-        with scheduler(model, clients, alone=True):
+        with scheduler(model, clients, spelling="dynamic-ntk"):
             assert [client.result() for client in clients] == expected
-    assert model.widths == [(1, len(prompt)) for prompt in PROMPTS]
+    assert sorted(model.widths) == sorted((1, len(prompt)) for prompt in PROMPTS)
 
 
 def test_a_short_request_does_not_wait_for_the_end_of_a_long_one():
@@ -207,7 +223,7 @@ def test_a_batch_that_fails_ends_its_own_jobs_only(monkeypatch):
 
     monkeypatch.setattr(model, "forward", broken)
     unlucky, lucky = Client(PROMPTS[0], temperature=0), Client(PROMPTS[0], temperature=0)
-    with scheduler(model, [unlucky]) as running:
+    with scheduler(model, [unlucky], way=EVERYTHING) as running:
         error, _ = unlucky.result()
         assert str(error) == "no luck"
         running.submit(lucky.job)
@@ -222,7 +238,7 @@ def test_running_out_of_memory_is_said_in_tokens(monkeypatch):
 
     monkeypatch.setattr(model, "forward", full)
     client = Client(PROMPTS[2])
-    with scheduler(model, [client]):
+    with scheduler(model, [client], way=EVERYTHING):
         error, _ = client.result()
     assert isinstance(error, Unavailable) and "90 tokens" in str(error)
 
@@ -250,9 +266,9 @@ def test_a_text_that_crosses_the_switch_of_a_longrope_model_is_read_again():
     prompt = tokens(1, 60, seed=9)[0].tolist()
     expected = alone(model, prompt, 20)
     client, stale = Client(prompt, 20, temperature=0), Client(prompt, 20, temperature=0)
-    with scheduler(model, [client], alone=True, switches=[64]):
+    with scheduler(model, [client], switches=[64]):
         assert client.result() == expected
-    with scheduler(model, [stale], alone=True):
+    with scheduler(model, [stale], way=Way()):
         assert stale.result() != expected
 
 
@@ -268,6 +284,8 @@ def test_streaming_llm_runs_in_its_own_cache():
             caches.append(chosen.cache(model))
             return caches[-1]
 
-        with scheduler(model, clients, alone=True, new_cache=new_cache):
+        way = replace(way_of(model, chosen, False, PROBE), new_cache=new_cache)
+        assert way.pieces and not way.joined and not way.shared
+        with scheduler(model, clients, way=way):
             assert [client.result() for client in clients] == expected
     assert len(caches) == 3 and max(cache.layers[0].keys.shape[-2] for cache in caches) <= 24

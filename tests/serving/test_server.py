@@ -34,8 +34,9 @@ from ropewalk.rope.config import read
 from ropewalk.serving import scheduler as scheduling
 from ropewalk.serving import server
 from ropewalk.serving.application import BYTES, BYTES_PER_TOKEN, Served, application
+from ropewalk.serving.batch import Way
 from ropewalk.serving.scheduler import Scheduler
-from tests.models import THETA, tiny
+from tests.models import THETA, tiny, tokens
 
 LIMIT = 2048
 TEMPLATE = (
@@ -49,7 +50,7 @@ PROMPT = "def main(arguments):\n    "
 @pytest.fixture(scope="module")
 def demo():
     checkpoint = Checkpoint.open("demo")
-    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
+    model, tokenizer = checkpoint.load("float32"), checkpoint.tokenizer()  # bfloat16 has ties between best tokens
     with method("self-extend").on(model, LIMIT):
         yield model, tokenizer
 
@@ -58,7 +59,7 @@ def demo():
 def serving(demo, **more):
     """A server on a free port, in a thread; its address. The method is on already."""
     model, tokenizer = demo
-    scheduler = Scheduler(model, tokenizer, capacity=LIMIT)
+    scheduler = Scheduler(model, tokenizer, 2 * LIMIT, Way(pieces=True, joined=True, shared=True))
     served = Served("demo", tokenizer, model.config.vocab_size, LIMIT, **more)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(served, scheduler, ["127.0.0.1"]), log_level="critical", lifespan="on")
@@ -192,12 +193,14 @@ BAD_COMPLETIONS = {  # what is said of it -> body
     "no JSON object": b'["demo"]',
     "model is missing": {"prompt": "a"},
     "prompt is missing": {"model": "demo"},
-    "the prompt has no tokens": {**GOOD, "prompt": ""},
+    "prompt: [] does not fit": {**GOOD, "prompt": []},
+    "the prompt has no tokens": {**GOOD, "prompt": [[5, 6], []]},
     "prompt: 7 does not fit": {**GOOD, "prompt": 7},
     "prompt: [1, 'b'] does not fit": {**GOOD, "prompt": [1, "b"]},
     "token id 4096 is not in 0 to 4095": {**GOOD, "prompt": [4096]},
     "token id -1": {**GOOD, "prompt": [-1]},
-    "prompt: ['a', 'b'] does not fit": {**GOOD, "prompt": ["a", "b"]},
+    "prompt: ['a', 7] does not fit": {**GOOD, "prompt": ["a", 7]},
+    "more than 128 answers": {**GOOD, "prompt": ["a"] * 43, "n": 3},
     "max_tokens: '2' does not fit": {**GOOD, "max_tokens": "2"},
     "max_tokens: 0 does not fit": {**GOOD, "max_tokens": 0},
     "temperature: -1 does not fit": {**GOOD, "temperature": -1},
@@ -206,8 +209,11 @@ BAD_COMPLETIONS = {  # what is said of it -> body
     "seed: 1180591620717411303424 does not fit": {**GOOD, "seed": 2**70},
     "stop: '' does not fit": {**GOOD, "stop": ""},
     "stream: 'yes' does not fit": {**GOOD, "stream": "yes"},
-    "n: 2 does not fit: this server supports only 1 or null": {**GOOD, "n": 2},
-    "logprobs: 3 does not fit": {**GOOD, "logprobs": 3},
+    "n: 0 does not fit": {**GOOD, "n": 0},
+    "best_of: 2 does not fit: this server supports only 1 or null": {**GOOD, "best_of": 2},
+    "logprobs: 21 does not fit": {**GOOD, "logprobs": 21},
+    "top_k: -2 does not fit": {**GOOD, "top_k": -2},
+    "presence_penalty: 2.1 does not fit": {**GOOD, "presence_penalty": 2.1},
     "echo: True does not fit: this server supports only false or null": {**GOOD, "echo": True},
     "unknown parameter 'maxtokens'": {**GOOD, "maxtokens": 3},
 }
@@ -221,6 +227,7 @@ BAD_CHATS = {
         **CHAT,
         "messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}],
     },
+    "top_logprobs needs logprobs": {**CHAT, "top_logprobs": 3},
     "tools: [{'type': 'function'}] does not fit": {**CHAT, "tools": [{"type": "function"}]},
     "response_format: {'type': 'json_object'} does not fit": {**CHAT, "response_format": {"type": "json_object"}},
 }
@@ -399,7 +406,9 @@ def test_a_signal_lets_running_requests_end(how):
         process.send_signal(how)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
     rest, _ = process.communicate(timeout=60)
-    assert (process.returncode, rest) == (0, "stopped\n")
+    assert process.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
+    (line,) = [line for line in rest.splitlines() if "POST" in line]
+    assert "/v1/completions 200" in line and "answer 60 tokens" in line
 
 
 def _answers(address):
@@ -413,23 +422,27 @@ LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "origin
 
 
 @pytest.mark.parametrize(
-    ("spelling", "ropes", "alone", "switches"),
+    ("spelling", "ropes", "pieces", "joined", "switches"),
     [
-        ("none", THETA, False, []),
-        ("yarn+dca", THETA, False, []),
-        ("dynamic-ntk", THETA, True, []),
-        ("s2-attention", THETA, True, []),
-        ("streaming-llm", THETA, True, []),
-        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, True, [64]),
-        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, False, []),
+        ("none", THETA, True, True, []),
+        ("yarn+dca", THETA, True, True, []),
+        ("dynamic-ntk", THETA, False, False, []),
+        ("s2-attention", THETA, False, False, []),
+        ("streaming-llm", THETA, True, False, []),
+        ("infllm(execution_block=1)", THETA, True, False, []),
+        ("vertical-slash", THETA, False, False, []),
+        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, False, False, [64]),
+        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, True, True, []),
     ],
 )
-def test_requests_share_a_batch_only_where_that_changes_nothing(monkeypatch, spelling, ropes, alone, switches):
-    monkeypatch.setattr(server, "Scheduler", lambda *_, **more: more)
+def test_requests_share_only_what_changes_nothing(monkeypatch, spelling, ropes, pieces, joined, switches):
+    monkeypatch.setattr(server, "Scheduler", lambda *given: given[-2:])
     model = tiny("llama", rope_parameters=ropes, max_position_embeddings=256 if ropes is not THETA else 64)
-    made = server._scheduler(model, None, method(spelling), 256, read(model.config))
-    assert (made["alone"], made["switches"]) == (alone, switches)
-    assert (made["new_cache"] is not None) == (spelling == "streaming-llm")
+    with method(spelling).on(model, 256 if ropes is THETA and spelling != "none" else None):
+        probe = tokens(1, 48)[0].tolist()
+        way, found = server._scheduler(model, None, method(spelling), 256, read(model.config), probe)
+    assert (way.pieces, way.joined, way.shared, found) == (pieces, joined, joined, switches)
+    assert (way.new_cache is not None) == (spelling == "streaming-llm")
 
 
 @pytest.fixture
