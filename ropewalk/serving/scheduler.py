@@ -182,12 +182,14 @@ class Scheduler:
             for row in rows:
                 row.batch = None
                 self._reading.remove(row)
-            self._groups.append(_Group(rows, batch))
+            group = _Group(rows, batch)
+            self._groups.append(group)
             if self._way.shared:
                 for i, row in enumerate(rows):
                     self._prefixes.keep(row.tokens, batch, i, self._free)
-            self._take(self._groups[-1], logits)
-            self._join(self._groups[-1])
+            self._take(group, logits)
+            if group.rows:
+                self._join(group)
         except Exception as error:
             self._failed(rows, error)
 
@@ -246,7 +248,7 @@ class Scheduler:
             rows = [*other.rows, *group.rows]
             if other is group or not self._way.joined or len(rows) > ROWS or any(row.apart for row in rows):
                 continue
-            if group.rows and other.rows[0].room == group.rows[0].room:
+            if other.rows[0].room == group.rows[0].room:
                 texts = [(one.batch, i) for one in (other, group) for i in range(len(one.rows))]
                 other.rows, other.batch = rows, joined(texts, rows[0].room)
                 self._groups.remove(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 GRACE = 10.0  # seconds that running requests get to finish, on shutdown
 LAST = 60  # seconds until connections are cut that do not end even then
+KERNELS = "64"  # that oneDNN keeps: it makes one for every shape, and its own limits let memory grow by a gigabyte
 HEAD = 10.0  # seconds that the head of a request may take
 
 
@@ -71,6 +73,8 @@ def serve(
     Raises:
         UserError: for everything that a user can mend, before the server listens.
     """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read before the first forward
+        os.environ.setdefault(cache, KERNELS)
     specs, tokenizer = checkpoint.specs, checkpoint.tokenizer()
     _refuse_dynamic(checkpoint, method)
     limit = _limit(checkpoint, to, method)

@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import os
+import random
 import select
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -391,29 +393,112 @@ def test_an_api_key_keeps_others_out_and_a_missing_template_is_said(demo):
     assert "no chat template; use /v1/completions" in answer.json()["error"]["message"]
 
 
+@contextmanager
+def process(*more):
+    """A server of its own process, with the address that it printed."""
+    command = [
+        sys.executable,
+        "-m",
+        "ropewalk",
+        "serve",
+        "demo",
+        "-m",
+        "self-extend",
+        "--to",
+        "2k",
+        "--port",
+        "0",
+        *more,
+    ]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        running.address = running.stdout.readline().split()[-1].removesuffix("/v1")
+        assert running.stdout.readline() == "Ctrl-C ends it\n"
+        assert becomes(lambda: _answers(running.address), 60)
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_running_requests_end(how):
-    command = [sys.executable, "-m", "ropewalk", "serve", "demo", "-m", "self-extend", "--to", "2k", "--port", "0"]
-    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered)
-    address = process.stdout.readline().split()[-1]
-    assert process.stdout.readline() == "Ctrl-C ends it\n"
-    assert becomes(lambda: _answers(address), 60)
-    with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+    with process() as running, openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0) as client:
         stream = iter(complete(client, max_tokens=60, stream=True))
         next(stream)
-        process.send_signal(how)
+        running.send_signal(how)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "POST" in line]
     assert "/v1/completions 200" in line and "answer 60 tokens" in line
 
 
+@pytest.mark.slow
+def test_requests_that_do_not_end_in_time_are_told_503_when_the_server_is_stopped():
+    with process() as running:
+        body = {"model": "demo", "prompt": "a", "max_tokens": 2000, "stop": "\x00"}
+        host = running.address.removeprefix("http://")
+        half = socket.create_connection(host.split(":"))
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: " + host.encode() + b"\r\ncontent-length: 50\r\n\r\n{")
+        told = []
+        waiting = [threading.Thread(target=lambda: told.append(_post(running.address, body))) for _ in range(3)]
+        for one in waiting:
+            one.start()
+        with httpx.stream("POST", f"{running.address}/v1/completions", json=body | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            running.send_signal(signal.SIGTERM)  # in a hurry
+            assert any("shutting down" in line for line in lines)
+        for one in waiting:
+            one.join()
+        assert b" 503 " in half.recv(1000)
+        half.close()
+        rest, _ = running.communicate(timeout=60)
+    assert [answer.status_code for answer in told] == [503] * 3
+    assert all("shutting down" in answer.json()["error"]["message"] for answer in told)
+    assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
+
+
+def _post(address, body):
+    return httpx.post(f"{address}/v1/completions", json=body, timeout=60)
+
+
+@pytest.mark.slow
+def test_memory_stays_level_over_3000_requests():
+    def ask(i):
+        chance = random.Random(i)
+        prompt = [chance.randrange(5, 4000) for _ in range(chance.randrange(2, 150))]
+        more = {"max_tokens": chance.randrange(1, 4), "temperature": chance.choice([0, 1]), "seed": i}
+        return _post(running.address, {"model": "demo", "prompt": prompt, **more}).status_code
+
+    def resident():
+        with open(f"/proc/{running.pid}/status") as status:
+            return int(next(line for line in status if line.startswith("VmRSS")).split()[1])
+
+    with process() as running, ThreadPoolExecutor(8) as clients:
+        drain = threading.Thread(target=lambda: [None for _ in running.stdout], daemon=True)
+        drain.start()
+        assert set(clients.map(ask, range(500))) == {200}
+        level = resident()
+        assert set(clients.map(ask, range(500, 3000))) == {200}
+        assert resident() < 1.05 * level
+        running.kill()
+        drain.join()
+
+
 def _answers(address):
     try:
-        return httpx.get(address.removesuffix("/v1") + "/health").status_code == 200
+        return httpx.get(f"{address}/health").status_code == 200
     except httpx.TransportError:
         return False
 
