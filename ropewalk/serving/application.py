@@ -35,6 +35,7 @@ from ropewalk.serving.protocol import (
     Generation,
     Refusal,
     parsed,
+    short,
     usage,
 )
 from ropewalk.serving.scheduler import CLOSING, Scheduler
@@ -206,7 +207,9 @@ class _Api:
             return self._tokenised(prompt, "prompt")
         wrong = [one for one in prompt if not 0 <= one < self._served.vocabulary]
         if wrong:
-            raise Refusal(400, f"token id {wrong[0]} is not in 0 to {self._served.vocabulary - 1}", "prompt")
+            raise Refusal(
+                400, f"token id {short(str(wrong[0]))} is not in 0 to {self._served.vocabulary - 1}", "prompt"
+            )
         return prompt
 
     def _tokenised(self, text: str, field: str, **how: Any) -> list[int]:

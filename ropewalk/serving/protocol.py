@@ -218,16 +218,17 @@ def _refusal(error: ValidationError) -> Refusal:
         return Refusal(400, f"the body is no JSON object: {first['msg']}")
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return Refusal(400, f"unknown parameter {_short(field)!r}", _short(field), "unknown_parameter")
+        return Refusal(400, f"unknown parameter {short(field)!r}", short(field), "unknown_parameter")
     about = list(
         dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == first["loc"][:1])
     )
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return Refusal(400, f"{field} is missing", field)
-    return Refusal(400, f"{field}: {_short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
+    return Refusal(400, f"{field}: {short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """What a client sent, as far as an error repeats it."""
     return text if len(text) <= 80 else text[:77] + "..."
 
 

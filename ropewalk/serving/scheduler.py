@@ -44,8 +44,8 @@ class Scheduler:
     """Runs jobs, as many at a time as the caches may hold tokens.
 
     A turn reads one piece of one prompt and adds a few tokens to one batch of answers, so nobody waits for the end of
-    another. Who has waited for as many tokens as it has itself comes first: a short prompt overtakes a long one, and
-    a long one is overtaken by no more than its own length.
+    another. A prompt is due when as many tokens were read since it came as it has: a short one overtakes a long one,
+    but not one that has waited for its own length.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ class Client:
     """Submits one request and collects what comes back."""
 
     def __init__(self, prompt, max_tokens=8, **more):
-        self.events = queue.Queue()
+        self.events, self.cached, self.told = queue.Queue(), 0, ()
         self.job = Job(Request(tuple(prompt), max_tokens, **more), self.events.put)
 
     def result(self):
@@ -45,6 +46,7 @@ class Client:
             if isinstance(piece, Exception):
                 return piece, None
             text += piece.text
+            self.cached, self.told = piece.cached, self.told + piece.told
             if piece.finish:
                 return ids_of(text), piece.finish
 
@@ -180,6 +182,44 @@ def test_a_seed_gives_the_same_text_in_any_company():
         assert other.result() != expected
 
 
+def test_one_of_the_top_k_is_drawn():
+    model = tiny("llama")
+    logits = model(input_ids=torch.tensor([PROMPTS[1]])).logits[0, -1].detach()
+    clients = [Client(PROMPTS[1], 1, seed=i, temperature=2.0, top_k=3) for i in range(60)]
+    with scheduler(model, clients):
+        drawn = {client.result()[0][0] for client in clients}
+    assert drawn == set(logits.topk(3).indices.tolist())
+
+
+def test_penalties_are_taken_off_the_logits_of_what_was_generated():
+    model = tiny("llama", eos_token_id=None)
+    presence, frequency, prompt = 0.3, 0.2, PROMPTS[1]
+    made = []
+    for _ in range(30):
+        logits = model(input_ids=torch.tensor([[*prompt, *made]])).logits[0, -1].detach()
+        for token in set(made):
+            logits[token] -= presence + frequency * made.count(token)
+        made.append(int(logits.argmax()))
+    client = Client(prompt, 30, temperature=0, presence_penalty=presence, frequency_penalty=frequency)
+    plain = Client(prompt, 30, temperature=0)
+    with scheduler(model, [client, plain]):
+        assert client.result()[0] == made
+        assert plain.result()[0] != made
+
+
+def test_logprobs_are_those_of_the_model_whatever_changes_the_choice():
+    model = tiny("llama", eos_token_id=None)
+    client = Client(PROMPTS[1], 5, seed=1, temperature=1.7, top_k=9, presence_penalty=1.0, logprobs=2)
+    with scheduler(model, [client, Client(PROMPTS[2], 9)]):
+        made, _ = client.result()
+    logits = model(input_ids=torch.tensor([PROMPTS[1] + made])).logits[0, -6:-1].detach().log_softmax(-1)
+    assert [ids_of(token.text)[0] for token in client.told] == made
+    assert [token.logprob for token in client.told] == pytest.approx(logits[range(5), made].tolist(), abs=1e-4)
+    best = logits.topk(2)
+    assert [[ids_of(one.text)[0] for one in token.likely] for token in client.told] == best.indices.tolist()
+    assert [one.logprob for one in client.told[0].likely] == pytest.approx(best.values[0].tolist(), abs=1e-4)
+
+
 def test_top_p_near_zero_is_greedy():
     model = tiny("llama")
     clients = [Client(PROMPTS[1], top_p=1e-6), Client(PROMPTS[1], temperature=0)]
@@ -228,6 +268,77 @@ def test_a_batch_that_fails_ends_its_own_jobs_only(monkeypatch):
         assert str(error) == "no luck"
         running.submit(lucky.job)
         assert lucky.result()[1]
+
+
+POISON, POISONED_IF = 96, 9  # a token that no prompt has otherwise; those with so many of them have no logits
+
+
+def test_60_answers_beside_failing_cancelled_and_over_long_ones_are_those_alone(monkeypatch):
+    model = tiny("llama", eos_token_id=None, max_position_embeddings=4096)
+    plain = [[t % 90 for t in tokens(1, 3 + 7 * i % 120, seed=i)[0].tolist()] for i in range(60)]
+    forward = model.forward
+
+    def poisoned(**given):
+        bad = given["input_ids"] == POISON
+        if bool(((bad.sum(-1) > 0) & (bad.sum(-1) < POISONED_IF)).any()):
+            raise RuntimeError("a text that cannot be read")
+        out = forward(**given)
+        out.logits[..., POISON] = -100.0  # nobody else generates it
+        out.logits[bad.sum(-1) >= POISONED_IF] = float("nan")
+        return out
+
+    monkeypatch.setattr(model, "forward", poisoned)
+    expected = [alone(model, prompt, 3 + i % 9) for i, prompt in enumerate(plain)]
+    good = [Client(prompt, 3 + i % 9, temperature=0) for i, prompt in enumerate(plain)]
+    failing = [Client([*plain[i], POISON], 20) for i in range(8)]
+    failing += [Client([POISON] * POISONED_IF, 20, temperature=i % 2) for i in range(8)]
+    long = [Client(plain[i] * 40, 3000 - 40 * len(plain[i]), seed=i) for i in (9, 10)]
+    gone = [Client(plain[i], 500, seed=i) for i in range(8)]
+    clients = [one for four in zip(good[::8], failing[::2], gone, failing[1::2], strict=True) for one in four]
+    clients = [*long, *clients, *(one for one in good if one not in clients)]
+    with scheduler(model, clients, capacity=20_000, way=EVERYTHING) as running:
+        for client in gone:
+            client.job.cancelled.set()
+        assert [client.result() for client in good] == expected
+        assert all(isinstance(client.result()[0], (RuntimeError, ArithmeticError)) for client in failing)
+        assert running.alive
+        for client in long:
+            client.job.cancelled.set()
+    assert max(rows for rows, _ in model.widths) > 20
+
+
+def test_a_short_prompt_overtakes_a_long_one_and_does_not_hold_it_up_for_ever(monkeypatch):
+    monkeypatch.setattr(scheduling, "PIECE", 32)
+    model = tiny("llama", eos_token_id=None)
+    started, go_on = threading.Event(), threading.Event()
+    model.register_forward_pre_hook(lambda *_: (started.set(), go_on.wait(60))[0])
+    long, short = Client([5] * 3200, 1, temperature=0), Client(PROMPTS[1], 1, temperature=0)
+    with scheduler(model, [long], capacity=10_000, way=EVERYTHING) as running:
+        assert started.wait(60)
+        running.submit(short.job)  # while the first piece of the long one is read
+        others = [Client([6 + i] * 320, 1, seed=i) for i in range(40)]
+        go_on.set()
+        short.result()
+        assert [width for _, width in model.widths][:3] == [32, 32, 8] and not long.events.queue
+        overtaking = 0
+        while long.events.empty():  # each comes when the one before it has ended
+            running.submit(others[overtaking].job)
+            others[overtaking].result()
+            overtaking += 1
+        assert 5 < overtaking < 12  # as many as have 3,200 tokens together
+
+
+def test_the_memory_of_a_method_goes_with_its_text():
+    """Two texts in turns on InfLLM, which remembers the representatives of each."""
+    model, chosen = (
+        tiny("llama", eos_token_id=None),
+        method("infllm(window=32, sinks=4, block_size=8, topk=2, execution_block=1)"),
+    )
+    with chosen.on(model, 256):
+        expected = [alone(model, prompt, 16) for prompt in (PROMPTS[1], PROMPTS[2])]
+        clients = [Client(prompt, 16, temperature=0) for prompt in (PROMPTS[1], PROMPTS[2])]
+        with scheduler(model, clients, spelling=chosen.id):
+            assert [client.result() for client in clients] == expected
 
 
 def test_running_out_of_memory_is_said_in_tokens(monkeypatch):

@@ -33,6 +33,7 @@ from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.rope.config import read
+from ropewalk.serving import application as application_module
 from ropewalk.serving import scheduler as scheduling
 from ropewalk.serving import server
 from ropewalk.serving.application import BYTES, BYTES_PER_TOKEN, Served, application
@@ -281,6 +282,162 @@ def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
         pass
     assert sum(sent) < 50 * (BYTES + BYTES_PER_TOKEN * LIMIT)
     assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_body_that_is_too_large_is_told_so_though_it_was_sent_to_the_end(address):
+    for body in (b" " * (20 * 2**20), iter([b" " * 2**20] * 20)):  # with its length and without
+        answer = httpx.post(f"{address}/v1/completions", content=body, timeout=60)
+        assert answer.status_code == 413 and "larger than" in answer.json()["error"]["message"]
+
+
+def test_a_declared_length_beyond_all_bounds_is_refused_unread(address):
+    host = address.removeprefix("http://")
+    with socket.create_connection(host.split(":"), timeout=20) as raw_connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {10**15}\r\n\r\n"
+        raw_connection.sendall(head.encode())
+        assert b" 413 " in raw_connection.recv(1000)
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_the_limit(address, monkeypatch):
+    monkeypatch.setattr(application_module, "SENDING", 0.3)
+    host = address.removeprefix("http://")
+    with socket.create_connection(host.split(":"), timeout=20) as raw_connection:
+        raw_connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: " + host.encode() + b"\r\ncontent-length: 9\r\n\r\n{"
+        )
+        told = raw_connection.recv(1000)
+        assert b" 408 " in told and b"0.3 seconds" in told
+
+
+def test_a_head_that_does_not_come_is_waited_for_no_longer_than_the_limit(monkeypatch):
+    monkeypatch.setattr(server, "HEAD", 0.3)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await asyncio.sleep(1)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+    running = server._Server(uvicorn.Config(app, http="h11", log_level="critical", lifespan="off"), lambda: None)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        for sent in (b"", b"GET / HTTP/1.1\r\nhost: a", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"):
+            with socket.create_connection(listening.getsockname(), timeout=20) as connection:
+                connection.sendall(sent)
+                answered = connection.recv(1000)  # nothing, as the connection is closed
+                assert (b" 204 " in answered) == sent.endswith(b"\r\n\r\n")
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+def test_a_page_of_another_site_gets_nothing(address):
+    for origin in ("http://attacker.example", "null", "http://127.0.0.1:1", "file://", "http://[", ""):
+        for kind in ("text/plain", "application/json"):
+            headers = {"origin": origin, "content-type": kind}
+            answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers=headers, timeout=60)
+            assert answer.status_code == 403 and answer.json()["error"]["code"] == "foreign_origin"
+    own = httpx.post(f"{address}/v1/completions", json=GOOD, headers={"origin": address}, timeout=60)
+    assert own.status_code == 200
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers={"content-type": kind})
+        assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
+
+
+def test_a_megabyte_of_text_is_refused_after_a_part_of_it(demo, address, monkeypatch):
+    read = []
+    tokenise = type(demo[1]).__call__
+
+    def watched(self, text, **more):
+        read.append(len(text))
+        return tokenise(self, text, **more)
+
+    monkeypatch.setattr(type(demo[1]), "__call__", watched)
+    text = "lorem ipsum " * 90_000
+    for path, body in {
+        "completions": {"prompt": text},
+        "chat/completions": {"messages": [{"role": "user", "content": text}]},
+    }.items():
+        answer = httpx.post(f"{address}/v1/{path}", json={"model": "demo", **body}, timeout=60)
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and error["code"] == "context_length_exceeded" and "2,048" in error["message"]
+    assert max(read) == application_module.CHARACTERS * LIMIT < len(text) / 30
+    monkeypatch.setattr(application_module, "CHARACTERS", 4)
+    spaces = " " * (application_module.CHARACTERS * LIMIT + 1)  # few tokens, many characters
+    assert len(tokenise(demo[1], spaces)["input_ids"]) < LIMIT - 2
+    assert httpx.post(f"{address}/v1/completions", json={**GOOD, "prompt": spaces}, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("digits", [400, 4000, 6000, 100_000])
+@pytest.mark.parametrize("field", ["max_tokens", "temperature", "seed", "prompt", "n", "logprobs", "stop"])
+def test_numbers_of_any_length_are_refused(address, field, digits):
+    number = b"9" * digits
+    body = {**GOOD, field: "NUMBER"}
+    for value in (number, b"[" + number + b"]"):
+        answer = httpx.post(f"{address}/v1/completions", content=raw(body).replace(b'"NUMBER"', value), timeout=60)
+        assert answer.status_code == 400 and len(answer.text) < 600
+
+
+def test_several_prompts_and_several_answers_to_each(demo, client):
+    prompts = [PROMPT, "x = 1\n", demo[1]("import os\n")["input_ids"]]
+    expected = [complete(client, prompt=prompt).choices[0].text for prompt in prompts]
+    done = complete(client, prompt=prompts[:2], n=2)
+    assert [(choice.index, choice.text) for choice in done.choices] == list(
+        enumerate([expected[0]] * 2 + [expected[1]] * 2)
+    )
+    read = sum(len(demo[1](prompt)["input_ids"]) for prompt in prompts[:2])
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (read, 48)
+    assert [c.text for c in complete(client, prompt=[prompts[2], prompts[2]]).choices] == [expected[2]] * 2
+    pieces = {}
+    for chunk in complete(client, prompt=prompts[:2], stream=True):
+        pieces.setdefault(chunk.choices[0].index, []).append(chunk.choices[0])
+    assert {i: "".join(piece.text for piece in of) for i, of in pieces.items()} == dict(enumerate(expected[:2]))
+    assert all(of[-1].finish_reason == "length" for of in pieces.values())
+    seeds = complete(client, n=3, temperature=1.5, seed=4)
+    alone = [complete(client, temperature=1.5, seed=4 + i).choices[0].text for i in range(3)]
+    assert [choice.text for choice in seeds.choices] == alone
+    messages = CHAT["messages"]
+    chat = client.chat.completions.create(model="demo", messages=messages, n=2, temperature=0, max_tokens=4)
+    assert chat.choices[0].message.content == chat.choices[1].message.content and chat.choices[1].index == 1
+
+
+def test_logprobs_in_both_shapes(demo, client):
+    done = complete(client, max_tokens=6, logprobs=3).choices[0]
+    told = done.logprobs
+    assert "".join(told.tokens) == done.text
+    assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(6)]
+    assert all(
+        len(of) <= 3 and of[token] == logprob
+        for token, logprob, of in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
+    )
+    streamed = [chunk.choices[0].logprobs for chunk in complete(client, max_tokens=6, logprobs=3, stream=True)]
+    assert [offset for one in streamed if one for offset in one.text_offset] == told.text_offset
+    assert complete(client, max_tokens=2).choices[0].logprobs is None
+    ask = {"model": "demo", "messages": CHAT["messages"], "temperature": 0, "max_tokens": 4, "logprobs": True}
+    chat = client.chat.completions.create(**ask, top_logprobs=2).choices[0]
+    assert "".join(one.token for one in chat.logprobs.content) == chat.message.content
+    assert all(len(one.top_logprobs) == 2 and one.bytes == list(one.token.encode()) for one in chat.logprobs.content)
+    assert client.chat.completions.create(**ask).choices[0].logprobs.content[0].top_logprobs == []
+
+
+def test_what_was_read_for_an_earlier_request_is_counted_as_cached(client):
+    prompt = "\n".join(f"row_{i} = {i * i}" for i in range(60))
+    first, second = (complete(client, prompt=prompt + f"\nlast_{i} =") for i in "ab")
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens < 10
+
+
+def test_every_request_leaves_one_line_without_what_was_said(address, client, caplog):
+    caplog.set_level(logging.INFO, "ropewalk.serving")
+    complete(client, prompt="secret word", max_tokens=3)
+    httpx.post(f"{address}/v1/completions", content=b"{")
+    httpx.get(f"{address}/v1/a%0Ab")
+    lines = [record.getMessage() for record in caplog.records if record.name == "ropewalk.serving.gate"]
+    assert "POST /v1/completions 200, prompt" in lines[0] and "answer 3 tokens, first 0." in lines[0]
+    assert "POST /v1/completions 400, 0." in lines[1] and "'/v1/a\\nb' 404" in lines[2]
+    assert len(lines) == 3 and not any("secret" in line or "\n" in line for line in lines)
 
 
 def test_200_requests_and_20_malformed_ones_at_once_are_all_answered(address):
