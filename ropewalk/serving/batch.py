@@ -46,6 +46,13 @@ class Way:
     noted: bool = False
     new_cache: Callable[[], Cache] | None = None
 
+    def __str__(self) -> str:
+        """For whoever runs the server."""
+        read = "in pieces" if self.pieces else "at once, so that others wait"
+        decoded = "together" if self.joined else "one by one"
+        kept = "kept" if self.shared else "not kept"
+        return f"prompts are read {read}; answers are decoded {decoded}; beginnings are {kept}"
+
 
 class Batch:
     """Texts in one cache.

@@ -46,6 +46,9 @@ class Scheduler:
     A turn reads one piece of one prompt and adds a few tokens to one batch of answers, so nobody waits for the end of
     another. A prompt is due when as many tokens were read since it came as it has: a short one overtakes a long one,
     but not one that has waited for its own length.
+
+    Attributes:
+        way: what texts may do on the model.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Scheduler:
             way: what texts may do on the model without changing each other's results.
             switches: lengths in tokens past which the model rotates otherwise; a text that crosses one is read again.
         """
-        self._model, self._way, self._capacity, self._switches = model, way, capacity, frozenset(switches)
+        self._model, self.way, self._capacity, self._switches = model, way, capacity, frozenset(switches)
         self._row = partial(_Row, tokenizer, _ends(model, tokenizer), model.device)
         self._reading: list[_Row] = []
         self._groups: deque[_Group] = deque()
@@ -158,7 +161,7 @@ class Scheduler:
         """The prompt whose turn is due, and short ones that fit into the same turn."""
         first = min(self._reading, key=_due)
         together, longest = [first], len(first.tokens)
-        if first.batch is None and self._way.joined and not first.apart:
+        if first.batch is None and self.way.joined and not first.apart:
             for row in sorted(self._reading, key=_due):
                 if row is first or row.batch is not None or row.apart or row.room != first.room:
                     continue
@@ -173,7 +176,7 @@ class Scheduler:
         try:
             batch = rows[0].batch or self._begun(rows)
             start = max(batch.lengths)
-            end = start + PIECE if self._way.pieces else None
+            end = start + PIECE if self.way.pieces else None
             pieces = [row.tokens[start:end] for row in rows]
             logits = batch.read(pieces)[:, -1]
             self._read += sum(map(len, pieces))
@@ -184,7 +187,7 @@ class Scheduler:
                 self._reading.remove(row)
             group = _Group(rows, batch)
             self._groups.append(group)
-            if self._way.shared:
+            if self.way.shared:
                 for i, row in enumerate(rows):
                     self._prefixes.keep(row.tokens, batch, i, self._free)
             self._take(group, logits)
@@ -196,8 +199,8 @@ class Scheduler:
     def _begun(self, rows: list[_Row]) -> Batch:
         """What rows are read into; what another text left is not read again."""
         first = rows[0]
-        states = self._prefixes.longest(first.tokens[:-1]) if self._way.shared and len(rows) == 1 else []
-        batch = Batch.of(self._model, self._way, first.room, len(rows))
+        states = self._prefixes.longest(first.tokens[:-1]) if self.way.shared and len(rows) == 1 else []
+        batch = Batch.of(self._model, self.way, first.room, len(rows))
         if states:
             batch.begin(states)
             first.cached = batch.lengths[0]
@@ -246,7 +249,7 @@ class Scheduler:
         """Put a batch that was read into another of the same room."""
         for other in self._groups:
             rows = [*other.rows, *group.rows]
-            if other is group or not self._way.joined or len(rows) > ROWS or any(row.apart for row in rows):
+            if other is group or not self.way.joined or len(rows) > ROWS or any(row.apart for row in rows):
                 continue
             if other.rows[0].room == group.rows[0].room:
                 texts = [(one.batch, i) for one in (other, group) for i in range(len(one.rows))]

@@ -21,7 +21,7 @@ from ropewalk.backends.local import ORDINARY
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
-from ropewalk.serving.batch import way_of
+from ropewalk.serving.batch import Way, way_of
 from ropewalk.serving.scheduler import Scheduler
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -86,7 +86,9 @@ def serve(
     with method.on(model, None if method.id == "none" else to):
         scheduler = _scheduler(model, tokenizer, method, capacity or 2 * limit, specs, probe)
         announce(f"http://{f'[{address}]' if ':' in address else address}:{port}", limit, local)
-        _listen(application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening)
+        _listen(
+            application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening, scheduler.way
+        )
 
 
 def _scheduler(
@@ -101,11 +103,12 @@ def _scheduler(
     return Scheduler(model, tokenizer, capacity, way_of(model, method, bool(switches), probe), switches)
 
 
-def _listen(app: Starlette, listening: socket.socket) -> None:
+def _listen(app: Starlette, listening: socket.socket, way: Way) -> None:
     config = uvicorn.Config(
         app, http="h11", log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=LAST
     )
     with _lines():
+        logging.getLogger(__name__).info("%s", way)
         _Server(config, app.state.end).run(sockets=[listening])
 
 

@@ -596,6 +596,7 @@ def test_a_signal_lets_running_requests_end(how):
     assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "POST" in line]
     assert "/v1/completions 200" in line and "answer 60 tokens" in line
+    assert "prompts are read in pieces; answers are decoded together; beginnings are kept" in rest
 
 
 @pytest.mark.slow
