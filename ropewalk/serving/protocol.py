@@ -9,14 +9,26 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from openai.types import Completion, CompletionChoice, CompletionUsage
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
-from openai.types.chat.chat_completion import Choice
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as Change
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChangedLogprobs
+from openai.types.chat.chat_completion_token_logprob import TopLogprob
+from openai.types.completion_choice import Logprobs
+from openai.types.completion_usage import PromptTokensDetails
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ropewalk.serving.job import Piece, Token
+
+CHOICES = 128  # answers to one body at most: prompts times n
+LIKELY = 20  # tokens that are told beside each at most
+UNKNOWN = "\ufffd"  # what a part of a character is shown as
 
 
 class Refusal(Exception):
@@ -62,6 +74,7 @@ class StreamOptions(_Strict):
     include_obfuscation: Annotated[Any, _only()] = None
 
 
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -69,7 +82,7 @@ class Generation(_Strict):
     """What both kinds of request have in common."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -77,9 +90,10 @@ class Generation(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    n: Annotated[Any, _only(1)] = None
-    frequency_penalty: Annotated[Any, _only(0)] = None
-    presence_penalty: Annotated[Any, _only(0)] = None
+    n: Annotated[int, Field(ge=1, le=CHOICES)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[Any, _only({})] = None
 
     @property
@@ -96,16 +110,28 @@ class Generation(_Strict):
 class CompletionRequest(Generation):
     """Body of ``/v1/completions``."""
 
-    prompt: str | Annotated[list[int], Field(fail_fast=True)] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: (
+        str
+        | Annotated[list[int], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[str], Field(min_length=1, max_length=CHOICES)]
+        | Annotated[list[list[int]], Field(min_length=1, max_length=CHOICES, fail_fast=True)]
+    )
     best_of: Annotated[Any, _only(1)] = None
     echo: Annotated[Any, _only(False)] = None
-    logprobs: Annotated[Any, _only()] = None
+    logprobs: Annotated[int, Field(ge=0, le=LIKELY)] | None = None
     suffix: Annotated[Any, _only("")] = None
 
     @property
-    def text(self) -> str | list[int]:
-        """The prompt, as text or as token ids."""
-        return self.prompt[0] if isinstance(self.prompt, list) and isinstance(self.prompt[0], str) else self.prompt  # type: ignore[return-value]
+    def prompts(self) -> Sequence[str | list[int]]:
+        """Every prompt, as text or as token ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
+
+    @property
+    def likely(self) -> int | None:
+        """Tokens to tell beside each; None tells nothing."""
+        return self.logprobs
 
 
 class Part(_Strict):
@@ -142,16 +168,27 @@ class ChatRequest(Generation):
     """Body of ``/v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Tokens | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
-    logprobs: Annotated[Any, _only(False)] = None
-    top_logprobs: Annotated[Any, _only()] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=LIKELY)] | None = None
     response_format: Annotated[Any, _only({"type": "text"})] = None
     modalities: Annotated[Any, _only(["text"])] = None
     tools: Annotated[Any, _only([])] = None
     tool_choice: Annotated[Any, _only("none", "auto")] = None
     parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _asked(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def likely(self) -> int | None:
+        """Tokens to tell beside each; None tells nothing."""
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 Body = TypeVar("Body", bound=Generation)
@@ -175,26 +212,32 @@ def _refusal(error: ValidationError) -> Refusal:
     first = found[0]
     if first["type"] == "json_invalid":
         return Refusal(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if not first["loc"] and first["type"] == "value_error":
+        return Refusal(400, first["msg"].removeprefix("Value error, "))
     if not first["loc"]:
         return Refusal(400, f"the body is no JSON object: {first['msg']}")
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return Refusal(400, f"unknown parameter {_short(field)!r}", _short(field), "unknown_parameter")
+        return Refusal(400, f"unknown parameter {short(field)!r}", short(field), "unknown_parameter")
     about = list(
         dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == first["loc"][:1])
     )
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return Refusal(400, f"{field} is missing", field)
-    return Refusal(400, f"{field}: {_short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
+    return Refusal(400, f"{field}: {short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """What a client sent, as far as an error repeats it."""
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def usage(prompt: int, made: int) -> CompletionUsage:
-    """Tokens read and generated."""
-    return CompletionUsage(prompt_tokens=prompt, completion_tokens=made, total_tokens=prompt + made)
+def usage(prompt: int, made: int, cached: int) -> CompletionUsage:
+    """Tokens read and generated, and how many of the read ones were read for an earlier request."""
+    details = PromptTokensDetails(cached_tokens=cached)
+    return CompletionUsage(
+        prompt_tokens=prompt, completion_tokens=made, total_tokens=prompt + made, prompt_tokens_details=details
+    )
 
 
 class CompletionReply:
@@ -202,24 +245,45 @@ class CompletionReply:
 
     def __init__(self, model: str):
         self._head: dict[str, Any] = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._offsets = Counter[int]()  # characters of each choice whose tokens were told
 
-    def whole(self, text: str, finish: Any, used: CompletionUsage) -> BaseModel:
-        """The answer at once."""
-        choice = CompletionChoice(index=0, text=text, finish_reason=finish)
-        return Completion(**self._head, object="text_completion", choices=[choice], usage=used)
+    def whole(self, answers: Sequence[Piece], used: CompletionUsage) -> BaseModel:
+        """The answers at once."""
+        choices = [
+            CompletionChoice(index=i, text=one.text, finish_reason=one.finish, logprobs=self._logprobs(i, one.told))  # type: ignore[arg-type]
+            for i, one in enumerate(answers)
+        ]
+        return Completion(**self._head, object="text_completion", choices=choices, usage=used)
 
-    def first(self) -> list[BaseModel]:
+    def first(self, choices: int) -> list[BaseModel]:
         """What opens a stream."""
         return []
 
-    def chunk(self, text: str, finish: Any) -> BaseModel:
+    def chunk(self, index: int, piece: Piece) -> BaseModel:
         """A piece of a stream; the package's type does not know that ``finish_reason`` is null until the end."""
-        choice = CompletionChoice.model_construct(index=0, text=text, finish_reason=finish, logprobs=None)
+        logprobs = self._logprobs(index, piece.told)
+        choice = CompletionChoice.model_construct(
+            index=index, text=piece.text, finish_reason=piece.finish, logprobs=logprobs
+        )
         return Completion.model_construct(**self._head, object="text_completion", choices=[choice])
 
     def last(self, used: CompletionUsage) -> BaseModel:
         """The tokens used, after the last piece."""
         return Completion(**self._head, object="text_completion", choices=[], usage=used)
+
+    def _logprobs(self, index: int, told: Sequence[Token]) -> Logprobs | None:
+        offsets = []
+        for token in told:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token.text)
+        if not told:
+            return None
+        return Logprobs(
+            tokens=[token.text for token in told],
+            token_logprobs=[token.logprob for token in told],
+            top_logprobs=[{one.text: one.logprob for one in reversed(token.likely)} for token in told],
+            text_offset=offsets,
+        )
 
 
 class ChatReply:
@@ -228,23 +292,50 @@ class ChatReply:
     def __init__(self, model: str):
         self._head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, text: str, finish: Any, used: CompletionUsage) -> BaseModel:
-        """The answer at once."""
-        choice = Choice(index=0, message=ChatCompletionMessage(role="assistant", content=text), finish_reason=finish)
-        return ChatCompletion(**self._head, object="chat.completion", choices=[choice], usage=used)
+    def whole(self, answers: Sequence[Piece], used: CompletionUsage) -> BaseModel:
+        """The answers at once."""
+        choices = [
+            Choice(
+                index=i,
+                message=ChatCompletionMessage(role="assistant", content=one.text),
+                finish_reason=one.finish,  # type: ignore[arg-type]
+                logprobs=ChoiceLogprobs(content=_content(one.told)) if one.told else None,
+            )
+            for i, one in enumerate(answers)
+        ]
+        return ChatCompletion(**self._head, object="chat.completion", choices=choices, usage=used)
 
-    def first(self) -> list[BaseModel]:
+    def first(self, choices: int) -> list[BaseModel]:
         """What opens a stream."""
-        return [self._change(ChoiceDelta(role="assistant", content=""), None)]
+        opening = ChoiceDelta(role="assistant", content="")
+        return [self._chunk(Change(index=i, delta=opening, finish_reason=None)) for i in range(choices)]
 
-    def chunk(self, text: str, finish: Any) -> BaseModel:
+    def chunk(self, index: int, piece: Piece) -> BaseModel:
         """A piece of a stream."""
-        return self._change(ChoiceDelta(content=text), finish)
+        logprobs = ChangedLogprobs(content=_content(piece.told)) if piece.told else None
+        delta = ChoiceDelta(content=piece.text)
+        return self._chunk(Change(index=index, delta=delta, finish_reason=piece.finish, logprobs=logprobs))
 
     def last(self, used: CompletionUsage) -> BaseModel:
         """The tokens used, after the last piece."""
         return ChatCompletionChunk(**self._head, object="chat.completion.chunk", choices=[], usage=used)
 
-    def _change(self, delta: ChoiceDelta, finish: Any) -> BaseModel:
-        choice = Change(index=0, delta=delta, finish_reason=finish)
+    def _chunk(self, choice: Change) -> BaseModel:
         return ChatCompletionChunk(**self._head, object="chat.completion.chunk", choices=[choice])
+
+
+def _content(told: Sequence[Token]) -> list[ChatCompletionTokenLogprob]:
+    return [
+        ChatCompletionTokenLogprob(
+            token=token.text,
+            bytes=_bytes(token),
+            logprob=token.logprob,
+            top_logprobs=[TopLogprob(token=one.text, bytes=_bytes(one), logprob=one.logprob) for one in token.likely],
+        )
+        for token in told
+    ]
+
+
+def _bytes(token: Token) -> list[int] | None:
+    """None for a part of a character, whose bytes no text shows."""
+    return None if UNKNOWN in token.text else list(token.text.encode())

@@ -1,101 +1,54 @@
-"""One thread runs the model for all clients: requests wait, are batched, and take turns."""
+"""One thread runs the model for all clients: requests wait, are read in pieces, and are answered in turns."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from ropewalk.attention import cache_argument
+from ropewalk.serving.batch import Batch, Way, joined
+from ropewalk.serving.job import Finish, Job, Piece, Token, Unavailable
+from ropewalk.serving.prefixes import Prefixes
+from ropewalk.serving.sampling import Sampler
 from ropewalk.serving.stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.cache_utils import Cache
 
-    Finish = Literal["stop", "length"]
-
-SLICE = 16  # tokens per turn of a batch, while others wait for theirs
+PIECE = 512  # tokens of a prompt that are read in one turn
+SLICE = 8  # tokens that an answer goes on by in one turn
 ROWS = 64  # at most, in a batch
+STEP = 256  # least difference of rooms
 WAITING = 1024  # requests at most
 CLOSING = "the server is shutting down"
-GREEDY = 1e-4  # temperatures below it take the most likely token
 
 log = logging.getLogger(__name__)
 
 
-class Unavailable(Exception):
-    """The request cannot be run now; its text is for the client."""
+def room(tokens: int) -> int:
+    """What a request of some tokens counts for: the next multiple of 256, or of an eighth of the power of two above.
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate.
-
-    Attributes:
-        prompt: token ids, at least one.
-        max_tokens: to generate at most, at least one.
-        temperature: of sampling; 0 takes the most likely token.
-        top_p: sample from the most likely tokens that have this probability together.
-        seed: of sampling; None takes a fresh one.
-        stop: texts that end the generation and are left out.
+    Only texts of the same room are decoded together, so that their padding is counted.
     """
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache at the end."""
-        return len(self.prompt) + self.max_tokens
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of an answer.
-
-    Attributes:
-        text: that follows what was given before; may be empty at the end.
-        tokens: generated so far.
-        finish: why the answer ends here; None if it goes on.
-    """
-
-    text: str
-    tokens: int
-    finish: Finish | None = None
-
-
-class Job:
-    """A request under way.
-
-    Attributes:
-        request: what to generate.
-        deliver: called by the scheduler's thread with every piece, or with the exception that ends the job.
-        cancelled: set by anyone; the job is dropped at the next token.
-    """
-
-    def __init__(self, request: Request, deliver: Callable[[Piece | Exception], None]):
-        self.request, self.deliver = request, deliver
-        self.cancelled = threading.Event()
+    step = max(STEP, 1 << max(0, (tokens - 1).bit_length() - 3))
+    return -(-tokens // step) * step
 
 
 class Scheduler:
-    """Runs jobs in the order of their arrival, as many at a time as the caches may hold tokens.
+    """Runs jobs, as many at a time as the caches may hold tokens.
 
-    Waiting jobs join one left-padded batch, in which each row has the result that it has alone. Batches take turns of
-    ``SLICE`` tokens, so that a short request does not wait for the end of a long one.
+    A turn reads one piece of one prompt and adds a few tokens to one batch of answers, so nobody waits for the end of
+    another. A prompt is due when as many tokens were read since it came as it has: a short one overtakes a long one,
+    but not one that has waited for its own length.
+
+    Attributes:
+        way: what texts may do on the model.
     """
 
     def __init__(
@@ -103,23 +56,27 @@ class Scheduler:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         capacity: int,
-        alone: bool = False,
+        way: Way,
         switches: Sequence[int] = (),
-        new_cache: Callable[[], Cache] | None = None,
     ):
         """Nothing runs before ``start``.
 
         Args:
             model: in evaluation mode, its method on.
             tokenizer: that fits it.
-            capacity: tokens, padding included, that all caches together may hold; one job runs whatever its length.
-            alone: True if a row's result depends on the other rows of its batch: every job is a batch of its own.
+            capacity: tokens that all caches together may hold, kept beginnings included; one job runs whatever its
+                length.
+            way: what texts may do on the model without changing each other's results.
             switches: lengths in tokens past which the model rotates otherwise; a text that crosses one is read again.
-            new_cache: makes a batch's cache; None leaves it to the model.
         """
-        self._make = partial(_Batch, model, tokenizer, _ends(model, tokenizer), tuple(switches), new_cache)
-        self._capacity, self._rows = capacity, 1 if alone else ROWS
-        self._waiting: deque[Job] = deque()
+        self._model, self.way, self._capacity, self._switches = model, way, capacity, frozenset(switches)
+        self._row = partial(_Row, tokenizer, _ends(model, tokenizer), model.device)
+        self._reading: list[_Row] = []
+        self._groups: deque[_Group] = deque()
+        self._prefixes = Prefixes()
+        self._read = 0  # tokens so far; the clock by which turns are due
+        self._waiting: list[_Row] = []
+        self._jobs: set[Job] = set()  # that are told when the server closes
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -128,11 +85,18 @@ class Scheduler:
         """Begin to run jobs."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End after the turn that is being taken; jobs that are not finished get ``Unavailable``."""
+    def stop(self) -> None:
+        """Tell all jobs ``Unavailable``, at once, and run none any more."""
         with self._changed:
             self._closed = True
+            jobs, self._jobs = self._jobs, set()
             self._changed.notify()
+        for job in jobs:
+            job.deliver(Unavailable(CLOSING))
+
+    def close(self) -> None:
+        """Stop, and wait for the turn that is being taken."""
+        self.stop()
         self._thread.join()
 
     @property
@@ -140,176 +104,249 @@ class Scheduler:
         """Whether jobs are run."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def submit(self, *jobs: Job) -> None:
+        """Queue jobs.
 
         Raises:
-            Unavailable: if too many wait already, or none is run any more.
+            Unavailable: if too many wait already, or none is run any more; then none of them is queued.
         """
+        rows = [self._row(job) for job in jobs]
         with self._changed:
             if self._closed:
                 raise Unavailable(CLOSING)
-            if len(self._waiting) >= WAITING:
+            if len(self._waiting) + len(rows) > WAITING:
                 raise Unavailable(f"{WAITING} requests are waiting already; try again later")
-            self._waiting.append(job)
+            for row in rows:
+                row.due = self._read + len(row.tokens)
+            self._waiting += rows
+            self._jobs.update(jobs)
             self._changed.notify()
 
     @torch.no_grad()
     def _run(self) -> None:
-        running: deque[_Batch] = deque()
         try:
-            while self._admit(running):
-                batch = running.popleft()
-                self._take_turn(batch)
-                if batch.rows:
-                    running.append(batch)
+            while self._admit():
+                if self._reading:
+                    self._read_on(self._next_to_read())
+                if self._groups:
+                    self._groups.rotate(-1)
+                    self._answer(self._groups[-1])
         finally:  # nobody is left waiting, whatever ended the loop
-            with self._changed:
-                self._closed = True
-            for job in (*(row.job for batch in running for row in batch.rows), *self._waiting):
-                job.deliver(Unavailable(CLOSING))
+            self.stop()
 
-    def _take_turn(self, batch: _Batch) -> None:
+    def _admit(self) -> bool:
+        """Let waiting jobs take turns as far as there is room; waits while there is nothing to do. False: closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._reading or self._groups)
+            for rows in (self._waiting, self._reading):
+                for row in [row for row in rows if row.job.cancelled.is_set()]:
+                    rows.remove(row)
+                    self._jobs.discard(row.job)
+            while self._waiting:
+                row = min(self._waiting, key=_due)
+                if row.room > self._free and (self._reading or self._groups):
+                    break
+                self._waiting.remove(row)
+                self._reading.append(row)
+            self._prefixes.shrink(self._free)
+            return not self._closed
+
+    @property
+    def _free(self) -> int:
+        """Tokens that running jobs leave."""
+        running = (*self._reading, *(row for group in self._groups for row in group.rows))
+        return self._capacity - sum(row.room for row in running)
+
+    def _next_to_read(self) -> list[_Row]:
+        """The prompt whose turn is due, and short ones that fit into the same turn."""
+        first = min(self._reading, key=_due)
+        together, longest = [first], len(first.tokens)
+        if first.batch is None and self.way.joined and not first.apart:
+            for row in sorted(self._reading, key=_due):
+                if row is first or row.batch is not None or row.apart or row.room != first.room:
+                    continue
+                longest = max(longest, len(row.tokens))
+                if longest * (len(together) + 1) > PIECE or len(together) == ROWS:
+                    break
+                together.append(row)
+        return together
+
+    def _read_on(self, rows: list[_Row]) -> None:
+        """Read one more piece; behind the end of a prompt comes the first token."""
+        try:
+            batch = rows[0].batch or self._begun(rows)
+            start = max(batch.lengths)
+            end = start + PIECE if self.way.pieces else None
+            pieces = [row.tokens[start:end] for row in rows]
+            logits = batch.read(pieces)[:, -1]
+            self._read += sum(map(len, pieces))
+            if batch.lengths[0] < len(rows[0].tokens):
+                return
+            for row in rows:
+                row.batch = None
+                self._reading.remove(row)
+            group = _Group(rows, batch)
+            self._groups.append(group)
+            if self.way.shared:
+                for i, row in enumerate(rows):
+                    self._prefixes.keep(row.tokens, batch, i, self._free)
+            self._take(group, logits)
+            if group.rows:
+                self._join(group)
+        except Exception as error:
+            self._failed(rows, error)
+
+    def _begun(self, rows: list[_Row]) -> Batch:
+        """What rows are read into; what another text left is not read again."""
+        first = rows[0]
+        states = self._prefixes.longest(first.tokens[:-1]) if self.way.shared and len(rows) == 1 else []
+        batch = Batch.of(self._model, self.way, first.room, len(rows))
+        if states:
+            batch.begin(states)
+            first.cached = batch.lengths[0]
+        for row in rows:
+            row.batch = batch
+        return batch
+
+    def _answer(self, group: _Group) -> None:
+        """Some more tokens of a batch's answers."""
         try:
             for _ in range(SLICE):
-                batch.step()
-        except Exception as error:  # one batch's failure is not the server's
-            log.exception("a batch of %d failed", len(batch.rows))
-            batch.fail(error)
+                self._keep(group, [not row.job.cancelled.is_set() for row in group.rows])
+                if not group.rows:
+                    return
+                if len(group.rows[0].tokens) - 1 in self._switches:
+                    return self._again(group.rows)
+                self._take(group, group.batch.read([row.tokens[-1:] for row in group.rows])[:, -1])
+        except Exception as error:
+            self._failed(group.rows, error)
 
-    def _admit(self, running: deque[_Batch]) -> bool:
-        """Let the next waiting jobs take turns with what runs; waits while there is nothing to do. False: closed."""
+    def _take(self, group: _Group, logits: Tensor) -> None:
+        """Add a token to every row; those that ended leave, and so does one whose own choice fails."""
+        for row, scores in zip(group.rows, logits, strict=True):
+            try:
+                row.take(scores)
+            except Exception as error:
+                log.exception("an answer failed")
+                row.done = True
+                row.job.deliver(error)
+        self._keep(group, [not row.done for row in group.rows])
+
+    def _keep(self, group: _Group, stays: list[bool]) -> None:
+        """Drop rows from a batch, and what the longest of them needed in padding."""
+        if all(stays):
+            return
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or running)
-            room = self._capacity - sum(batch.size for batch in running)
-            jobs: list[Job] = []
-            longest = 0
-            while self._waiting and len(jobs) < self._rows:
-                longest = max(longest, self._waiting[0].request.length)
-                if longest * (len(jobs) + 1) > room and (jobs or running):
-                    break
-                job = self._waiting.popleft()
-                jobs += [] if job.cancelled.is_set() else [job]
-            if jobs:
-                running.append(self._make(jobs))
-            return not self._closed
+            self._jobs.difference_update(row.job for row, yes in zip(group.rows, stays, strict=True) if not yes)
+        left = [i for i, yes in enumerate(stays) if yes]
+        group.rows = [group.rows[i] for i in left]
+        if group.rows:
+            group.batch = joined([(group.batch, i) for i in left], group.rows[0].room)
+        else:
+            self._groups.remove(group)
+
+    def _join(self, group: _Group) -> None:
+        """Put a batch that was read into another of the same room."""
+        for other in self._groups:
+            rows = [*other.rows, *group.rows]
+            if other is group or not self.way.joined or len(rows) > ROWS or any(row.apart for row in rows):
+                continue
+            if other.rows[0].room == group.rows[0].room:
+                texts = [(one.batch, i) for one in (other, group) for i in range(len(one.rows))]
+                other.rows, other.batch = rows, joined(texts, rows[0].room)
+                self._groups.remove(group)
+                return
+
+    def _failed(self, rows: list[_Row], error: Exception) -> None:
+        """A job that failed alone is told so; of several nobody knows which one it was: each goes on alone."""
+        rows = [row for row in rows if not row.done]
+        log.error("%d texts failed", len(rows), exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError):
+            self._prefixes.shrink(0)
+            longest = max((len(row.tokens) for row in rows), default=0)
+            error = Unavailable(f"out of memory at {longest} tokens; send fewer, or ask for fewer")
+        if len(rows) > 1:
+            for row in rows:
+                row.apart = True
+            return self._again(rows)
+        self._again(rows)
+        for row in rows:
+            self._reading.remove(row)
+            with self._changed:
+                self._jobs.discard(row.job)
+            row.job.deliver(error)
+
+    def _again(self, rows: list[_Row]) -> None:
+        """Read texts from their beginning, what was answered included."""
+        self._groups = deque(group for group in self._groups if not any(row in rows for row in group.rows))
+        for row in rows:
+            row.batch = None
+        self._reading += [row for row in rows if row not in self._reading]
+
+
+def _due(row: _Row) -> int:
+    return row.due
+
+
+class _Group:
+    """Rows whose prompts are read, in one batch."""
+
+    def __init__(self, rows: list[_Row], batch: Batch):
+        self.rows, self.batch = rows, batch
 
 
 class _Row:
-    """One job inside a batch."""
+    """One job under way.
 
-    def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], device: torch.device):
+    Attributes:
+        tokens: the prompt and what was generated.
+        room: tokens that count for it.
+        batch: what it is read into; None if nothing is read, or it is in a group.
+        cached: tokens of the prompt that were taken from another text.
+        due: when its turn comes.
+        apart: whether it stays alone, after a failure in company.
+        done: it has ended.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], device: torch.device, job: Job):
         request = job.request
+        self.job, self.tokens, self.room = job, list(request.prompt), room(request.length)
+        self.batch: Batch | None = None
+        self.cached = self.due = 0
+        self.apart = self.done = False
         decode: Any = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self.job, self.made, self.done = job, 0, False
+        self._whole: Any = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         self._text, self._ends = TextStream(decode, request.prompt, request.stop), ends
-        self._random = torch.Generator(device)
-        if request.seed is None:
-            self._random.seed()
-        else:
-            self._random.manual_seed(request.seed)
-        self._warpers: list[Any] = []
-        if request.temperature >= GREEDY:
-            self._warpers = [TemperatureLogitsWarper(float(request.temperature)), TopPLogitsWarper(request.top_p)]
+        self._sampler = Sampler(request, device)
+        self._told: list[Token] = []
 
-    def choose(self, logits: Tensor, best: int) -> int:
-        """The next token, from logits [vocabulary]; ``best`` is the most likely one."""
-        if not self._warpers:
-            return best
-        scores = logits[None]
-        for warper in self._warpers:
-            scores = warper(None, scores)
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
-
-    def take(self, token: int) -> None:
-        """Add a token and tell the client."""
-        self.made += 1
+    def take(self, logits: Tensor) -> None:
+        """Add a token, chosen from logits [vocabulary], and tell the client."""
+        request, token = self.job.request, self._sampler.choose(logits)
         ended = token in self._ends
+        if request.logprobs is not None and not ended:
+            self._told.append(self._about(token, logits.log_softmax(-1), request.logprobs))
+        self.tokens.append(token)
+        made = len(self.tokens) - len(request.prompt)
         text = "" if ended else self._text.add(token)
-        full = self.made == self.job.request.max_tokens
+        full = made == request.max_tokens
         if (ended or full) and not self._text.stopped:
             text += self._text.end()
         finish: Finish | None = "stop" if ended or self._text.stopped else "length" if full else None
         self.done = finish is not None
         if text or finish:
-            self.job.deliver(Piece(text, self.made, finish))
+            self.job.deliver(Piece(text, made, finish, tuple(self._told), self.cached))
+            self._told = []
 
+    def _about(self, token: int, logprobs: Tensor, likely: int) -> Token:
+        best = logprobs.topk(likely)
+        others = [(int(i), float(p)) for p, i in zip(best.values, best.indices, strict=True)]
+        return Token(self._alone(token), float(logprobs[token]), tuple(Token(self._alone(i), p) for i, p in others))
 
-class _Batch:
-    """Jobs that are computed together, each padded on its left to the longest prompt."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        ends: frozenset[int],
-        switches: tuple[int, ...],
-        new_cache: Callable[[], Cache] | None,
-        jobs: Sequence[Job],
-    ):
-        prompts = [job.request.prompt for job in jobs]
-        width = max(map(len, prompts))
-        self.rows = [_Row(job, tokenizer, ends, model.device) for job in jobs]
-        self._model, self._switches, self._new_cache = model, switches, new_cache
-        self._tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
-        self._visible = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        self._cache: Any = None
-
-    @property
-    def size(self) -> int:
-        """Tokens in the cache at the end, padding included."""
-        longest = max((row.job.request.max_tokens - row.made for row in self.rows), default=0)
-        return len(self.rows) * (self._tokens.shape[1] + longest)
-
-    def step(self) -> None:
-        """One token for every row; rows that ended are dropped."""
-        self._keep([i for i, row in enumerate(self.rows) if not row.job.cancelled.is_set()])
-        if not self.rows:
-            return
-        logits = self._logits()
-        best = logits.argmax(-1).tolist()
-        chosen = [row.choose(logits[i], best[i]) for i, row in enumerate(self.rows)]
-        self._tokens = torch.cat([self._tokens, self._tokens.new_tensor(chosen)[:, None]], -1)
-        self._visible = torch.cat([self._visible, torch.ones_like(self._visible[:, :1])], -1)
-        for row, token in zip(self.rows, chosen, strict=True):
-            row.take(token)
-        self._keep([i for i, row in enumerate(self.rows) if not row.done])
-
-    def fail(self, error: Exception) -> None:
-        """Tell all clients; no row is left."""
-        if isinstance(error, torch.OutOfMemoryError):
-            error = Unavailable(f"out of memory at {self._tokens.shape[1]} tokens; send fewer, or ask for fewer")
-        for row in self.rows:
-            row.job.deliver(error)
-        self.rows = []
-
-    def _logits(self) -> Tensor:
-        """Of the next token, float32 [rows, vocabulary]."""
-        length, device = self._tokens.shape[1], self._model.device
-        if self._cache is None or length - 1 in self._switches:
-            self._cache = None if self._new_cache is None else self._new_cache()
-        seen = 0 if self._cache is None else self._cache.get_seq_length()
-        positions = (self._visible.cumsum(-1) - 1).clamp_min(0)
-        out = self._model(
-            input_ids=self._tokens[:, seen:].to(device),
-            attention_mask=self._visible.to(device),
-            position_ids=positions[:, seen:].to(device),
-            use_cache=True,
-            logits_to_keep=1,
-            **cache_argument.as_argument(self._model, self._cache),
-        )
-        self._cache = cache_argument.of_output(out)
-        logits: Tensor = out.logits[:, -1].float()
-        return logits
-
-    def _keep(self, indices: list[int]) -> None:
-        if len(indices) == len(self.rows):
-            return
-        self.rows = [self.rows[i] for i in indices]
-        if self.rows:
-            self._tokens, self._visible = self._tokens[indices], self._visible[indices]
-            if self._cache is not None:
-                self._cache.batch_select_indices(torch.tensor(indices, device=self._model.device))
+    def _alone(self, token: int) -> str:
+        """What a token adds behind the last one."""
+        before = self._whole(self.tokens[-1:])
+        return str(self._whole([*self.tokens[-1:], token])[len(before) :])
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
+import os
 import signal
 import socket
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from ropewalk.backends.local import ORDINARY
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
+from ropewalk.serving.batch import Way, way_of
 from ropewalk.serving.scheduler import Scheduler
+from ropewalk.texts.documents import token_ids
+from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +36,10 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
     from ropewalk.rope.spec import RopeSpec
 
-GRACE = 10  # seconds that running requests get to finish, on shutdown
+GRACE = 10.0  # seconds that running requests get to finish, on shutdown
+LAST = 60  # seconds until connections are cut that do not end even then
+KERNELS = "64"  # that oneDNN keeps: it makes one for every shape, and its own limits let memory grow by a gigabyte
+HEAD = 10.0  # seconds that the head of a request may take
 
 
 def serve(
@@ -55,22 +68,27 @@ def serve(
         host: where it listens, as the caller spells it.
         to: tokens of prompt and answer together; None means what the configuration promises.
         api_key: that clients must send; empty means none.
-        capacity: tokens that all caches together may hold; None means one request of full length.
+        capacity: tokens that all caches together may hold; None means two requests of full length.
 
     Raises:
         UserError: for everything that a user can mend, before the server listens.
     """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read before the first forward
+        os.environ.setdefault(cache, KERNELS)
     specs, tokenizer = checkpoint.specs, checkpoint.tokenizer()
     _refuse_dynamic(checkpoint, method)
     limit = _limit(checkpoint, to, method)
+    probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
     vocabulary = int(rope_config.text_config(model.config).vocab_size)
     address, port = listening.getsockname()[:2]
     local = ipaddress.ip_address(address).is_loopback
     hosts = ["localhost", "127.0.0.1", "::1", "[::1]", address, host] if local else None
     with method.on(model, None if method.id == "none" else to):
-        scheduler = _scheduler(model, tokenizer, method, capacity or limit, specs)
+        scheduler = _scheduler(model, tokenizer, method, capacity or 2 * limit, specs, probe)
         announce(f"http://{f'[{address}]' if ':' in address else address}:{port}", limit, local)
-        _listen(application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening)
+        _listen(
+            application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening, scheduler.way
+        )
 
 
 def _scheduler(
@@ -79,29 +97,91 @@ def _scheduler(
     method: Method,
     capacity: int,
     specs: Mapping[str, RopeSpec],
+    probe: Sequence[int],
 ) -> Scheduler:
-    """Jobs share a batch unless rows would change each other or the method brings its own cache."""
     switches = sorted({spec.window for spec in specs.values() if spec.switches})
-    cache = getattr(method, "cache", None)
-    return Scheduler(
-        model,
-        tokenizer,
-        capacity,
-        alone=method.length_dependent or cache is not None or bool(switches),
-        switches=switches,
-        new_cache=None if cache is None else partial(cache, model),
+    return Scheduler(model, tokenizer, capacity, way_of(model, method, bool(switches), probe), switches)
+
+
+def _listen(app: Starlette, listening: socket.socket, way: Way) -> None:
+    config = uvicorn.Config(
+        app, http="h11", log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=LAST
     )
+    with _lines():
+        logging.getLogger(__name__).info("%s", way)
+        _Server(config, app.state.end).run(sockets=[listening])
 
 
-def _listen(app: Starlette, listening: socket.socket) -> None:
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended
+@contextmanager
+def _lines() -> Iterator[None]:
+    """Lines about requests and failures go to standard error."""
+    logger, handler = logging.getLogger("ropewalk.serving"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _Server(uvicorn.Server):
+    """Ends in order: running requests get ``GRACE`` seconds, or until a second signal; what is left is told so."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]):
+        super().__init__(config)
+        self._end = end
+        self._heads: dict[Any, float] = {}  # connections that owe the head of a request, and since when
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As long as it runs, a signal ends the server and nothing else."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The first signal begins the end, a second one is in a hurry."""
+        if self.should_exit:
+            self._hurried = True
+        self.should_exit = True
+
+    _hurried = False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and let running requests end."""
+        ending = asyncio.ensure_future(self._end_in_time())
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    async def _end_in_time(self) -> None:
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and not self._hurried:
+            await asyncio.sleep(0.05)
+        self._end()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second: hang up on who does not finish the head of a request."""
+        now, owing = time.monotonic(), {}
+        for one in list(self.server_state.connections):
+            cycle: Any = getattr(one, "cycle", None)
+            resting = getattr(one, "timeout_keep_alive_task", None) is not None
+            if resting or not (cycle is None or cycle.response_complete):
+                continue
+            owing[one] = self._heads.get(one, now)
+            if now - owing[one] > HEAD:
+                one.transport.close()  # type: ignore[union-attr]
+        self._heads = owing
+        return await super().on_tick(counter)
 
 
 def bind(host: str, port: int) -> socket.socket:

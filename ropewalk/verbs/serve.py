@@ -19,8 +19,8 @@ class ServeRequest(LiveRequest):
         port: To listen on; 0 takes a free one.
         name: That clients ask for as 'model'; by default the model as it is spelled.
         api_key: That clients must send; better given as ROPEWALK_API_KEY, which no process list shows.
-        capacity: Tokens that running requests may hold together: more of them run at a time, for more memory; by
-            default one request of full length.
+        capacity: Tokens that running requests and kept beginnings may hold together: more of them for more memory; by
+            default two requests of full length.
     """
 
     method: Method = "none"

@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import os
+import random
 import select
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -31,11 +33,13 @@ from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.rope.config import read
+from ropewalk.serving import application as application_module
 from ropewalk.serving import scheduler as scheduling
 from ropewalk.serving import server
 from ropewalk.serving.application import BYTES, BYTES_PER_TOKEN, Served, application
+from ropewalk.serving.batch import Way
 from ropewalk.serving.scheduler import Scheduler
-from tests.models import THETA, tiny
+from tests.models import THETA, tiny, tokens
 
 LIMIT = 2048
 TEMPLATE = (
@@ -49,7 +53,7 @@ PROMPT = "def main(arguments):\n    "
 @pytest.fixture(scope="module")
 def demo():
     checkpoint = Checkpoint.open("demo")
-    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
+    model, tokenizer = checkpoint.load("float32"), checkpoint.tokenizer()  # bfloat16 has ties between best tokens
     with method("self-extend").on(model, LIMIT):
         yield model, tokenizer
 
@@ -58,7 +62,7 @@ def demo():
 def serving(demo, **more):
     """A server on a free port, in a thread; its address. The method is on already."""
     model, tokenizer = demo
-    scheduler = Scheduler(model, tokenizer, capacity=LIMIT)
+    scheduler = Scheduler(model, tokenizer, 2 * LIMIT, Way(pieces=True, joined=True, shared=True))
     served = Served("demo", tokenizer, model.config.vocab_size, LIMIT, **more)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(served, scheduler, ["127.0.0.1"]), log_level="critical", lifespan="on")
@@ -192,12 +196,14 @@ BAD_COMPLETIONS = {  # what is said of it -> body
     "no JSON object": b'["demo"]',
     "model is missing": {"prompt": "a"},
     "prompt is missing": {"model": "demo"},
-    "the prompt has no tokens": {**GOOD, "prompt": ""},
+    "prompt: [] does not fit": {**GOOD, "prompt": []},
+    "the prompt has no tokens": {**GOOD, "prompt": [[5, 6], []]},
     "prompt: 7 does not fit": {**GOOD, "prompt": 7},
     "prompt: [1, 'b'] does not fit": {**GOOD, "prompt": [1, "b"]},
     "token id 4096 is not in 0 to 4095": {**GOOD, "prompt": [4096]},
     "token id -1": {**GOOD, "prompt": [-1]},
-    "prompt: ['a', 'b'] does not fit": {**GOOD, "prompt": ["a", "b"]},
+    "prompt: ['a', 7] does not fit": {**GOOD, "prompt": ["a", 7]},
+    "more than 128 answers": {**GOOD, "prompt": ["a"] * 43, "n": 3},
     "max_tokens: '2' does not fit": {**GOOD, "max_tokens": "2"},
     "max_tokens: 0 does not fit": {**GOOD, "max_tokens": 0},
     "temperature: -1 does not fit": {**GOOD, "temperature": -1},
@@ -206,8 +212,11 @@ BAD_COMPLETIONS = {  # what is said of it -> body
     "seed: 1180591620717411303424 does not fit": {**GOOD, "seed": 2**70},
     "stop: '' does not fit": {**GOOD, "stop": ""},
     "stream: 'yes' does not fit": {**GOOD, "stream": "yes"},
-    "n: 2 does not fit: this server supports only 1 or null": {**GOOD, "n": 2},
-    "logprobs: 3 does not fit": {**GOOD, "logprobs": 3},
+    "n: 0 does not fit": {**GOOD, "n": 0},
+    "best_of: 2 does not fit: this server supports only 1 or null": {**GOOD, "best_of": 2},
+    "logprobs: 21 does not fit": {**GOOD, "logprobs": 21},
+    "top_k: -2 does not fit": {**GOOD, "top_k": -2},
+    "presence_penalty: 2.1 does not fit": {**GOOD, "presence_penalty": 2.1},
     "echo: True does not fit: this server supports only false or null": {**GOOD, "echo": True},
     "unknown parameter 'maxtokens'": {**GOOD, "maxtokens": 3},
 }
@@ -221,6 +230,7 @@ BAD_CHATS = {
         **CHAT,
         "messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}],
     },
+    "top_logprobs needs logprobs": {**CHAT, "top_logprobs": 3},
     "tools: [{'type': 'function'}] does not fit": {**CHAT, "tools": [{"type": "function"}]},
     "response_format: {'type': 'json_object'} does not fit": {**CHAT, "response_format": {"type": "json_object"}},
 }
@@ -272,6 +282,162 @@ def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
         pass
     assert sum(sent) < 50 * (BYTES + BYTES_PER_TOKEN * LIMIT)
     assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_body_that_is_too_large_is_told_so_though_it_was_sent_to_the_end(address):
+    for body in (b" " * (20 * 2**20), iter([b" " * 2**20] * 20)):  # with its length and without
+        answer = httpx.post(f"{address}/v1/completions", content=body, timeout=60)
+        assert answer.status_code == 413 and "larger than" in answer.json()["error"]["message"]
+
+
+def test_a_declared_length_beyond_all_bounds_is_refused_unread(address):
+    host = address.removeprefix("http://")
+    with socket.create_connection(host.split(":"), timeout=20) as raw_connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {10**15}\r\n\r\n"
+        raw_connection.sendall(head.encode())
+        assert b" 413 " in raw_connection.recv(1000)
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_the_limit(address, monkeypatch):
+    monkeypatch.setattr(application_module, "SENDING", 0.3)
+    host = address.removeprefix("http://")
+    with socket.create_connection(host.split(":"), timeout=20) as raw_connection:
+        raw_connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: " + host.encode() + b"\r\ncontent-length: 9\r\n\r\n{"
+        )
+        told = raw_connection.recv(1000)
+        assert b" 408 " in told and b"0.3 seconds" in told
+
+
+def test_a_head_that_does_not_come_is_waited_for_no_longer_than_the_limit(monkeypatch):
+    monkeypatch.setattr(server, "HEAD", 0.3)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await asyncio.sleep(1)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+    running = server._Server(uvicorn.Config(app, http="h11", log_level="critical", lifespan="off"), lambda: None)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        for sent in (b"", b"GET / HTTP/1.1\r\nhost: a", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"):
+            with socket.create_connection(listening.getsockname(), timeout=20) as connection:
+                connection.sendall(sent)
+                answered = connection.recv(1000)  # nothing, as the connection is closed
+                assert (b" 204 " in answered) == sent.endswith(b"\r\n\r\n")
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+def test_a_page_of_another_site_gets_nothing(address):
+    for origin in ("http://attacker.example", "null", "http://127.0.0.1:1", "file://", "http://[", ""):
+        for kind in ("text/plain", "application/json"):
+            headers = {"origin": origin, "content-type": kind}
+            answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers=headers, timeout=60)
+            assert answer.status_code == 403 and answer.json()["error"]["code"] == "foreign_origin"
+    own = httpx.post(f"{address}/v1/completions", json=GOOD, headers={"origin": address}, timeout=60)
+    assert own.status_code == 200
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers={"content-type": kind})
+        assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
+
+
+def test_a_megabyte_of_text_is_refused_after_a_part_of_it(demo, address, monkeypatch):
+    read = []
+    tokenise = type(demo[1]).__call__
+
+    def watched(self, text, **more):
+        read.append(len(text))
+        return tokenise(self, text, **more)
+
+    monkeypatch.setattr(type(demo[1]), "__call__", watched)
+    text = "lorem ipsum " * 90_000
+    for path, body in {
+        "completions": {"prompt": text},
+        "chat/completions": {"messages": [{"role": "user", "content": text}]},
+    }.items():
+        answer = httpx.post(f"{address}/v1/{path}", json={"model": "demo", **body}, timeout=60)
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and error["code"] == "context_length_exceeded" and "2,048" in error["message"]
+    assert max(read) == application_module.CHARACTERS * LIMIT < len(text) / 30
+    monkeypatch.setattr(application_module, "CHARACTERS", 4)
+    spaces = " " * (application_module.CHARACTERS * LIMIT + 1)  # few tokens, many characters
+    assert len(tokenise(demo[1], spaces)["input_ids"]) < LIMIT - 2
+    assert httpx.post(f"{address}/v1/completions", json={**GOOD, "prompt": spaces}, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("digits", [400, 4000, 6000, 100_000])
+@pytest.mark.parametrize("field", ["max_tokens", "temperature", "seed", "prompt", "n", "logprobs", "stop"])
+def test_numbers_of_any_length_are_refused(address, field, digits):
+    number = b"9" * digits
+    body = {**GOOD, field: "NUMBER"}
+    for value in (number, b"[" + number + b"]"):
+        answer = httpx.post(f"{address}/v1/completions", content=raw(body).replace(b'"NUMBER"', value), timeout=60)
+        assert answer.status_code == 400 and len(answer.text) < 600
+
+
+def test_several_prompts_and_several_answers_to_each(demo, client):
+    prompts = [PROMPT, "x = 1\n", demo[1]("import os\n")["input_ids"]]
+    expected = [complete(client, prompt=prompt).choices[0].text for prompt in prompts]
+    done = complete(client, prompt=prompts[:2], n=2)
+    assert [(choice.index, choice.text) for choice in done.choices] == list(
+        enumerate([expected[0]] * 2 + [expected[1]] * 2)
+    )
+    read = sum(len(demo[1](prompt)["input_ids"]) for prompt in prompts[:2])
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (read, 48)
+    assert [c.text for c in complete(client, prompt=[prompts[2], prompts[2]]).choices] == [expected[2]] * 2
+    pieces = {}
+    for chunk in complete(client, prompt=prompts[:2], stream=True):
+        pieces.setdefault(chunk.choices[0].index, []).append(chunk.choices[0])
+    assert {i: "".join(piece.text for piece in of) for i, of in pieces.items()} == dict(enumerate(expected[:2]))
+    assert all(of[-1].finish_reason == "length" for of in pieces.values())
+    seeds = complete(client, n=3, temperature=1.5, seed=4)
+    alone = [complete(client, temperature=1.5, seed=4 + i).choices[0].text for i in range(3)]
+    assert [choice.text for choice in seeds.choices] == alone
+    messages = CHAT["messages"]
+    chat = client.chat.completions.create(model="demo", messages=messages, n=2, temperature=0, max_tokens=4)
+    assert chat.choices[0].message.content == chat.choices[1].message.content and chat.choices[1].index == 1
+
+
+def test_logprobs_in_both_shapes(demo, client):
+    done = complete(client, max_tokens=6, logprobs=3).choices[0]
+    told = done.logprobs
+    assert "".join(told.tokens) == done.text
+    assert told.text_offset == [len("".join(told.tokens[:i])) for i in range(6)]
+    assert all(
+        len(of) <= 3 and of[token] == logprob
+        for token, logprob, of in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
+    )
+    streamed = [chunk.choices[0].logprobs for chunk in complete(client, max_tokens=6, logprobs=3, stream=True)]
+    assert [offset for one in streamed if one for offset in one.text_offset] == told.text_offset
+    assert complete(client, max_tokens=2).choices[0].logprobs is None
+    ask = {"model": "demo", "messages": CHAT["messages"], "temperature": 0, "max_tokens": 4, "logprobs": True}
+    chat = client.chat.completions.create(**ask, top_logprobs=2).choices[0]
+    assert "".join(one.token for one in chat.logprobs.content) == chat.message.content
+    assert all(len(one.top_logprobs) == 2 and one.bytes == list(one.token.encode()) for one in chat.logprobs.content)
+    assert client.chat.completions.create(**ask).choices[0].logprobs.content[0].top_logprobs == []
+
+
+def test_what_was_read_for_an_earlier_request_is_counted_as_cached(client):
+    prompt = "\n".join(f"row_{i} = {i * i}" for i in range(60))
+    first, second = (complete(client, prompt=prompt + f"\nlast_{i} =") for i in "ab")
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens < 10
+
+
+def test_every_request_leaves_one_line_without_what_was_said(address, client, caplog):
+    caplog.set_level(logging.INFO, "ropewalk.serving")
+    complete(client, prompt="secret word", max_tokens=3)
+    httpx.post(f"{address}/v1/completions", content=b"{")
+    httpx.get(f"{address}/v1/a%0Ab")
+    lines = [record.getMessage() for record in caplog.records if record.name == "ropewalk.serving.gate"]
+    assert "POST /v1/completions 200, prompt" in lines[0] and "answer 3 tokens, first 0." in lines[0]
+    assert "POST /v1/completions 400, 0." in lines[1] and "'/v1/a\\nb' 404" in lines[2]
+    assert len(lines) == 3 and not any("secret" in line or "\n" in line for line in lines)
 
 
 def test_200_requests_and_20_malformed_ones_at_once_are_all_answered(address):
@@ -384,27 +550,113 @@ def test_an_api_key_keeps_others_out_and_a_missing_template_is_said(demo):
     assert "no chat template; use /v1/completions" in answer.json()["error"]["message"]
 
 
+@contextmanager
+def process(*more):
+    """A server of its own process, with the address that it printed."""
+    command = [
+        sys.executable,
+        "-m",
+        "ropewalk",
+        "serve",
+        "demo",
+        "-m",
+        "self-extend",
+        "--to",
+        "2k",
+        "--port",
+        "0",
+        *more,
+    ]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        running.address = running.stdout.readline().split()[-1].removesuffix("/v1")
+        assert running.stdout.readline() == "Ctrl-C ends it\n"
+        assert becomes(lambda: _answers(running.address), 60)
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_running_requests_end(how):
-    command = [sys.executable, "-m", "ropewalk", "serve", "demo", "-m", "self-extend", "--to", "2k", "--port", "0"]
-    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered)
-    address = process.stdout.readline().split()[-1]
-    assert process.stdout.readline() == "Ctrl-C ends it\n"
-    assert becomes(lambda: _answers(address), 60)
-    with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+    with process() as running, openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0) as client:
         stream = iter(complete(client, max_tokens=60, stream=True))
         next(stream)
-        process.send_signal(how)
+        running.send_signal(how)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
-    rest, _ = process.communicate(timeout=60)
-    assert (process.returncode, rest) == (0, "stopped\n")
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
+    (line,) = [line for line in rest.splitlines() if "POST" in line]
+    assert "/v1/completions 200" in line and "answer 60 tokens" in line
+    assert "prompts are read in pieces; answers are decoded together; beginnings are kept" in rest
+
+
+@pytest.mark.slow
+def test_requests_that_do_not_end_in_time_are_told_503_when_the_server_is_stopped():
+    with process() as running:
+        body = {"model": "demo", "prompt": "a", "max_tokens": 2000, "stop": "\x00"}
+        host = running.address.removeprefix("http://")
+        half = socket.create_connection(host.split(":"))
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: " + host.encode() + b"\r\ncontent-length: 50\r\n\r\n{")
+        told = []
+        waiting = [threading.Thread(target=lambda: told.append(_post(running.address, body))) for _ in range(3)]
+        for one in waiting:
+            one.start()
+        with httpx.stream("POST", f"{running.address}/v1/completions", json=body | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            running.send_signal(signal.SIGTERM)  # in a hurry
+            assert any("shutting down" in line for line in lines)
+        for one in waiting:
+            one.join()
+        assert b" 503 " in half.recv(1000)
+        half.close()
+        rest, _ = running.communicate(timeout=60)
+    assert [answer.status_code for answer in told] == [503] * 3
+    assert all("shutting down" in answer.json()["error"]["message"] for answer in told)
+    assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
+
+
+def _post(address, body):
+    return httpx.post(f"{address}/v1/completions", json=body, timeout=60)
+
+
+@pytest.mark.slow
+def test_memory_stays_level_over_3000_requests():
+    def ask(i):
+        chance = random.Random(i)
+        prompt = [chance.randrange(5, 4000) for _ in range(chance.randrange(2, 150))]
+        more = {"max_tokens": chance.randrange(1, 4), "temperature": chance.choice([0, 1]), "seed": i}
+        return _post(running.address, {"model": "demo", "prompt": prompt, **more}).status_code
+
+    def resident():
+        with open(f"/proc/{running.pid}/status") as status:
+            return int(next(line for line in status if line.startswith("VmRSS")).split()[1])
+
+    with process() as running, ThreadPoolExecutor(8) as clients:
+        drain = threading.Thread(target=lambda: [None for _ in running.stdout], daemon=True)
+        drain.start()
+        assert set(clients.map(ask, range(500))) == {200}
+        level = resident()
+        assert set(clients.map(ask, range(500, 3000))) == {200}
+        assert resident() < 1.05 * level
+        running.kill()
+        drain.join()
 
 
 def _answers(address):
     try:
-        return httpx.get(address.removesuffix("/v1") + "/health").status_code == 200
+        return httpx.get(f"{address}/health").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -413,23 +665,27 @@ LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "origin
 
 
 @pytest.mark.parametrize(
-    ("spelling", "ropes", "alone", "switches"),
+    ("spelling", "ropes", "pieces", "joined", "switches"),
     [
-        ("none", THETA, False, []),
-        ("yarn+dca", THETA, False, []),
-        ("dynamic-ntk", THETA, True, []),
-        ("s2-attention", THETA, True, []),
-        ("streaming-llm", THETA, True, []),
-        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, True, [64]),
-        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, False, []),
+        ("none", THETA, True, True, []),
+        ("yarn+dca", THETA, True, True, []),
+        ("dynamic-ntk", THETA, False, False, []),
+        ("s2-attention", THETA, False, False, []),
+        ("streaming-llm", THETA, True, False, []),
+        ("infllm(execution_block=1)", THETA, True, False, []),
+        ("vertical-slash", THETA, False, False, []),
+        ("none", {**LONGROPE, "long_factor": [4.0] * 8}, False, False, [64]),
+        ("none", {**LONGROPE, "long_factor": [1.0] * 8}, True, True, []),
     ],
 )
-def test_requests_share_a_batch_only_where_that_changes_nothing(monkeypatch, spelling, ropes, alone, switches):
-    monkeypatch.setattr(server, "Scheduler", lambda *_, **more: more)
+def test_requests_share_only_what_changes_nothing(monkeypatch, spelling, ropes, pieces, joined, switches):
+    monkeypatch.setattr(server, "Scheduler", lambda *given: given[-2:])
     model = tiny("llama", rope_parameters=ropes, max_position_embeddings=256 if ropes is not THETA else 64)
-    made = server._scheduler(model, None, method(spelling), 256, read(model.config))
-    assert (made["alone"], made["switches"]) == (alone, switches)
-    assert (made["new_cache"] is not None) == (spelling == "streaming-llm")
+    with method(spelling).on(model, 256 if ropes is THETA and spelling != "none" else None):
+        probe = tokens(1, 48)[0].tolist()
+        way, found = server._scheduler(model, None, method(spelling), 256, read(model.config), probe)
+    assert (way.pieces, way.joined, way.shared, found) == (pieces, joined, joined, switches)
+    assert (way.new_cache is not None) == (spelling == "streaming-llm")
 
 
 @pytest.fixture
