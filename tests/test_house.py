@@ -29,6 +29,7 @@ COVERED = {
     "tests/attention/test_architectures.py": "rope/probe.py",
     "tests/attention/test_engine.py": "rope/rotation.py",
     "tests/engines/test_round_trip.py": "rope/formulas.py",
+    "tests/verbs/test_cases.py": "rope/architecture.py rope/trial.py",
     "tests/tasks/test_every_task.py": "tasks/*.py tasks/ruler/*.py",
     "tests/tasks/benchmarks/test_question.py": "tasks/benchmarks/grading.py",
     "tests/evaluation/test_asking.py": "backends/backend.py backends/oracles.py evaluation/controls.py",

@@ -107,6 +107,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
     wrote = agreement.fix(place, asked) if request.fix else {}
+    Checkpoint.open(place)
     return Agreement(agreement.check_export(place, asked), wrote)
 
 
