@@ -232,6 +232,7 @@ def test_two_kinds_of_head(tmp_path):
         extend(tmp_path / "m", 8192, method("yarn"), tmp_path / "other")
     assert "--method none" in refusal.value.mend
     assert check_export(done.folder)[0].sound
+    assert run(["plan", str(tmp_path / "m"), "--to", "16k"]) == 0
 
 
 # What is read otherwise than it stands
