@@ -38,7 +38,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", _common(rope_parameters=THETA)),
     "qwen2": ("Qwen2", _common("head_dim", rope_parameters={**THETA, "rope_theta": 1e6})),
     "qwen3": ("Qwen3", _common(rope_parameters={**THETA, "rope_theta": 1e6})),
-    "mistral": ("Mistral", _common(rope_parameters=THETA, sliding_window=48)),
+    "mistral": ("Mistral", _common(rope_parameters=THETA, sliding_window=96)),
     "gemma3": (
         "Gemma3",
         _common(

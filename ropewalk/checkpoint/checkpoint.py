@@ -118,7 +118,7 @@ class Checkpoint:
         """Misconfigurations; empty for a sound model."""
         if self.gguf is not None:
             return list(mistakes.problems(self._file))
-        return problems.find(self.raw, self.place, nested=_wants_nested(self.raw))
+        return problems.find(self.raw, self.place, _defaults(self.raw))
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -141,7 +141,9 @@ class Checkpoint:
         """
         if self.gguf is not None:
             return dequantised.configuration(self._file)
-        return rope_config.load_config(self.place, self.trust_remote_code)
+        config = rope_config.load_config(self.place, self.trust_remote_code)
+        rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+        return config
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
@@ -343,15 +345,14 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _wants_nested(raw: dict[str, Any]) -> bool:
-    """Whether this model type's own defaults hold rope parameters per layer type."""
+def _defaults(raw: dict[str, Any]) -> PreTrainedConfig | None:
+    """The language model's configuration that transformers makes of the model type alone; None if it knows none."""
     from transformers import AutoConfig
 
     inner = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
-    model_type = (inner or raw).get("model_type")
+    model_type = (inner or raw).get("model_type", raw.get("model_type"))
     try:
-        defaults = AutoConfig.for_model(str(model_type))
+        with quiet():
+            return text_config(AutoConfig.for_model(str(model_type)))
     except Exception:  # unknown types are reported by load_config
-        return False
-    parameters = getattr(text_config(defaults), "rope_parameters", None) or {}
-    return bool(parameters) and all(isinstance(value, dict) for value in parameters.values())
+        return None

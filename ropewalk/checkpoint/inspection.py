@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result
-from ropewalk.rope import problems
+from ropewalk.rope import architecture, problems
 from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
@@ -54,6 +55,8 @@ class Inspection(Result):
         kv_bytes_per_token: bytes of key-value cache that one more token costs at full length (sliding-window layers,
             whose cache stops growing, are not counted); None if unknown.
         dtype: of that cache.
+        reach: tokens that a rotating layer sees at most, where that is bounded; None if a layer sees all.
+        base_is_default: config.json names no base, so that the class's own is taken.
         extended_by: the method that ropewalk applied, if it did.
         unreadable: why transformers cannot read the configuration, if so.
         problems: misconfigurations; empty for a sound model.
@@ -71,6 +74,8 @@ class Inspection(Result):
     extended_by: str | None
     unreadable: str | None
     problems: list[Problem]
+    reach: int | None = None
+    base_is_default: bool = False
     heads: list[Head] | None = None
 
     @property
@@ -130,24 +135,38 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
         extended_by=None if record is None else str(record.get("method")),
         unreadable=None,
         problems=found,
+        reach=architecture.reach(text),
+        base_is_default=not _names_a_base(checkpoint.raw),
     )
+
+
+def _names_a_base(raw: dict[str, Any]) -> bool:
+    """Whether a configuration says the base of its rope anywhere."""
+    own = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
+    names = ("rope_theta", "rotary_emb_base", "rope_local_base_freq", "compress_rope_theta")
+    return any(f'"{name}"' in json.dumps(own) for name in names)
 
 
 def layer_types(text: PreTrainedConfig) -> dict[str, int]:
     """Layer type -> number of layers, in order of appearance."""
-    types = getattr(text, "layer_types", None) or ["full_attention"] * int(text.num_hidden_layers)
+    types = architecture.layers(text)
     return {kind: types.count(kind) for kind in dict.fromkeys(types)}
 
 
 def kv_bytes_per_token(text: PreTrainedConfig, dtype: str) -> int:
     """Bytes of cache for one more token in all layers whose cache grows with the text."""
+    return sum(_width(text, layer) for layer in architecture.grown_layers(text)) * BYTES.get(dtype, 2)
+
+
+def _width(text: PreTrainedConfig, layer: int) -> int:
+    """Elements that one more token adds to the cache of a layer."""
     if getattr(text, "kv_lora_rank", None):  # multi-head latent attention, as transformers caches it
-        width = int(text.num_attention_heads) * (int(text.qk_head_dim) + int(text.v_head_dim))
-    else:
-        head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-        width = 2 * int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_dim
-    growing = sum(n for kind, n in layer_types(text).items() if kind == "full_attention")
-    return growing * width * BYTES.get(dtype, 2)
+        return int(text.num_attention_heads) * (int(text.qk_head_dim) + int(text.v_head_dim))
+    own = architecture.of_layer(text, layer)
+    heads = int(getattr(own, "num_key_value_heads", None) or own.num_attention_heads)
+    ratios = getattr(text, "compress_ratios", None) or {}  # tokens that share one entry of the cache
+    ratio = ratios.get(architecture.layers(text)[layer], 1) if isinstance(ratios, dict) else ratios[layer]
+    return 2 * heads * architecture.head_dim(own) // max(int(ratio or 1), 1)
 
 
 def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> list[Problem]:

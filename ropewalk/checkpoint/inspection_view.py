@@ -29,8 +29,12 @@ def show(found: Inspection, console: Console) -> None:
         per_token, cache = found.kv_bytes_per_token, ""
         if per_token is not None:
             cache = f"; cache {per_token:,} bytes per token in {found.dtype}, "
-            cache += f"{per_token * found.length / 2**20:,.4g} MiB at {found.length:,} tokens"
+            cache += f"{_mebibytes(per_token * found.length)} at {found.length:,} tokens"
         console.print(f"layers {layers}{cache}", soft_wrap=True)
+    if found.reach is not None:
+        console.print(f"no layer that rotates sees past {found.reach:,} tokens", soft_wrap=True)
+    if found.base_is_default and found.specs:
+        console.print("config.json names no base: it is the class's own", soft_wrap=True)
     if found.unreadable:
         console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
     if found.specs:
@@ -42,7 +46,7 @@ def show(found: Inspection, console: Console) -> None:
             table.add_row(
                 key,
                 spec.rope_type,
-                f"{spec.base:,.6g}",
+                f"{spec.base:,.0f}" if spec.base < 1e9 else f"{spec.base:.6g}",
                 f"{spec.rotary_dim}/{spec.head_dim}",
                 spec.style,
                 f"{spec.window:,}",
@@ -64,6 +68,11 @@ def show(found: Inspection, console: Console) -> None:
         console.print(f"  mend      {problem.mend}", soft_wrap=True, markup=False)
     if found.heads is not None:
         show_heads(found.heads, console)
+
+
+def _mebibytes(size: int) -> str:
+    mebibytes = size / 2**20
+    return f"{mebibytes:,.0f} MiB" if mebibytes >= 100 else f"{mebibytes:.4g} MiB"
 
 
 def show_heads(heads: Sequence[Head], console: Console) -> None:

@@ -8,19 +8,25 @@ import logging
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import explained
 from ropewalk.rope.config import quiet, read_json, text_config
+from ropewalk.rope.trial import class_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 SHOWN = 3  # names in a message
+NAMED = "transformers_weights"  # by which transformers takes a file of any kind
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+MERGE = "With peft: model.merge_and_unload().save_pretrained(OUT)"
 AGAIN = "Download or save the checkpoint again."
 RIGHT_CONFIG = "Use the config.json that came with these weights, or download them again."
 ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save)\.")
@@ -30,21 +36,35 @@ WITHOUT_EFFECT = re.compile(r"rotary_emb\.\w+$|(^|\.)(masked_bias|position_ids|(
 
 
 def check_weights(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, each complete: the header's last offset is the file's end.
+    """The safetensors files that a folder's model is loaded from, each complete and sound; nothing else is ever opened.
 
     Raises:
-        UserError: naming the file that is missing, truncated or not safetensors.
+        UserError: naming the file that is missing, truncated, outside of the folder, or not safetensors, or what in its
+            header is wrong.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{index} has no 'weight_map'", "Download the checkpoint again.")
-        files = sorted({folder / str(name) for name in weight_map.values()})
+    config = folder / "config.json"
+    named = read_json(config).get(NAMED) if config.is_file() else None
+    if named is not None:
+        raise UserError(
+            f"{config}: key {NAMED!r} names a file of its own for the weights ({named!r}); ropewalk opens only "
+            "model.safetensors, or what model.safetensors.index.json names",
+            f"ropewalk inspect {folder} --set {NAMED}=null   (or rename the file)",
+        )
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        raise UserError(
+            f"{adapter}: an adapter that is not merged; its weights would be loaded on top, or left out",
+            MERGE + ", or move the adapter's files elsewhere.",
+        )
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        files = [whole]
+    elif index.is_file():
+        files = _indexed(folder, index)
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        pickles = sorted(p.name for kind in PICKLED for p in folder.glob(f"*{kind}"))
         if pickles:
             raise UserError(
                 f"{folder} holds only pickled weights ({pickles[0]}), which ropewalk does not load",
@@ -56,28 +76,50 @@ def check_weights(folder: Path) -> list[Path]:
     return files
 
 
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    """The files that an index names: safetensors, inside the folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} has no 'weight_map'", "Download the checkpoint again.")
+    for name in (str(name) for name in weight_map.values()):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise UserError(f"{index} names {name!r}, a file outside of the folder", "Download the checkpoint again.")
+        if path.suffix != ".safetensors":
+            raise UserError(
+                f"{index} names {name!r}, which is no safetensors file; ropewalk opens no other kind",
+                "Convert the weights: model.save_pretrained(OUT) writes safetensors.",
+            )
+    return sorted({folder / str(name) for name in weight_map.values()})
+
+
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a safetensors file that is complete."""
+    """Name -> shape of the tensors in a safetensors file that is complete and sound, by the format's own reader.
+
+    It refuses offsets that overlap, leave gaps, run backwards, or disagree with shapes and types.
+    """
     again = "Download the file again."
     if not file.is_file():
         raise UserError(f"weights file {file} is missing", again)
     size = file.stat().st_size
-    with open(file, "rb") as stream:
+    with explained(file), open(file, "rb") as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, 100_000_000):
             raise UserError(f"weights file {file} is truncated or no safetensors file ({size} bytes)", again)
         try:
             header = json.loads(stream.read(length))
-            entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
-            ends = [entry["data_offsets"][1] for entry in entries.values()]
-            shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             raise UserError(f"weights file {file} has an unreadable header", again) from None
-    expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
-    return shapes
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except Exception as error:  # SafetensorError, and what Python's side of the reader raises
+        raise UserError(f"weights file {file} has an unsound header: {error}", again) from None
 
 
 class _Named(Tensor):
@@ -100,9 +142,8 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
     Raises:
         UserError: as ``refuse_incomplete``.
     """
-    place, whole = files[0].parent, [file for file in files if file.name == "model.safetensors"]
-    shapes = {name: shape for file in whole or files for name, shape in _shapes(file).items()}
-    kind = _class(config)
+    place, shapes = files[0].parent, {name: shape for file in files for name, shape in _shapes(file).items()}
+    kind = class_of(config)
     reason = "its own code names them" if kind is None else ""
     if getattr(config, "quantization_config", None):
         reason = "they are quantised"
@@ -118,18 +159,6 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
     logging.getLogger("ropewalk").warning(
         "%s: the names of the weights were not compared with the model's: %s", place, reason
     )
-
-
-def _class(config: PreTrainedConfig) -> Any:
-    """The class that the weights were saved from, else the language model; None for code of its own."""
-    import transformers
-
-    if not type(config).__module__.startswith("transformers."):
-        return None
-    saved = getattr(transformers, str((config.architectures or [""])[0]), None)
-    if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
-        return saved
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 def _without_values(
@@ -231,7 +260,7 @@ def _cause(live: PreTrainedModel, missing: Sequence[str], unexpected: Sequence[s
     if any(ADAPTER.search(name) for name in unexpected):
         return (
             "an adapter that was not merged into the weights",
-            "With peft: model.merge_and_unload().save_pretrained(OUT)",
+            MERGE,
         )
     base = f"{live.base_model_prefix}."
     for wanted in (missing, [name.removeprefix(base) for name in missing]):

@@ -7,10 +7,12 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
@@ -21,6 +23,7 @@ from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
+from ropewalk.rope import trial
 from ropewalk.rope.config import load_config, read_json
 from ropewalk.rope.live import rounding
 
@@ -79,6 +82,7 @@ def extended_config(
     method, changed = _saveable(method), copy.deepcopy(config)
     parameters = method.write(changed, to, on_top)
     _verify(method, changed, method.static_plan(config, to, on_top), to)
+    trial.compare(config, changed)
     return changed, parameters
 
 
@@ -172,7 +176,7 @@ def extend(
     source, _ = checkpoint.source, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
     checkpoint.refuse_renamed()
-    window = rope_config.window_of(checkpoint.starting(on_top))
+    window = rope_config.window_of(method.starting(config, on_top))
     record = {
         "ropewalk": __version__,
         "method": method.id,
@@ -182,7 +186,7 @@ def extend(
         "scale": to / window,
     }
     with new_folder(out, [source], overwrite) as folder:
-        notes = _fill(folder, checkpoint)
+        notes = [*_fill(folder, checkpoint), *_notes(method, config, to, on_top)]
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
@@ -200,6 +204,32 @@ def extend(
     )
 
 
+def _notes(method: FrequencyMethod, config: PreTrainedConfig, to: int, on_top: bool | None) -> list[str]:
+    """What became of the scaling that a configuration had, and what does not change."""
+    notes, starting = [], method.starting(config, on_top)
+    for key, spec in rope_config.pretrained_specs(config).items():
+        if spec.sliding or spec.is_plain or rope_config.record_of(config) is not None:
+            continue
+        had = f"{spec.rope_type} x{spec.length / spec.window:g}"
+        if starting[key].is_plain and spec.trained_in:
+            notes.append(f"raises the factor of the {had} that the model was trained with")
+        elif starting[key].is_plain:
+            notes.append(f"replaces {had}; add --on-top if the model was trained with it")
+        else:
+            notes.append(f"goes on top of {had}, as trained with; --no-on-top replaces it")
+        if spec.logit_scale != 1.0:
+            notes.append(
+                f"keeps the scale of logits that it was trained with (x{spec.logit_scale:.4g}, mscale_all_dim)"
+            )
+    for key, found in method.static_plan(config, to, on_top).items():
+        if to > starting[key].window and torch.allclose(found.inv_freq, starting[key].inv_freq, rtol=1e-6, atol=1e-12):
+            notes.append(
+                f"{method.id} changes no frequency here: every pair that rotates turns often inside the window; "
+                "only the length is raised, so measure it"
+            )
+    return notes
+
+
 def _fill(folder: Path, checkpoint: Checkpoint) -> list[str]:
     """Put the weights, the tokenizer and what else there is into a folder; what to know about that."""
     if checkpoint.gguf is not None:
@@ -207,14 +237,38 @@ def _fill(folder: Path, checkpoint: Checkpoint) -> list[str]:
             checkpoint.load(device="cpu").save_pretrained(folder)
             checkpoint.tokenizer().save_pretrained(folder)
         return [checkpoint.dequantised()]
-    for file in sorted(checkpoint.folder.iterdir()):
-        if file.is_file() and file.name not in LEFT_OUT and not file.name.startswith("."):
-            bring(file, folder / file.name)
+    bring_all(checkpoint.folder, checkpoint.weights, folder, LEFT_OUT)
     return []
+
+
+def bring_all(source: Path, weights: Sequence[Path], to: Path, without: Collection[str] = ()) -> None:
+    """The files of a model folder, and its weights in subfolders.
+
+    Raises:
+        UserError: naming a link that leads out of the folder: what lies there is not the model's.
+    """
+    files = {file for file in source.iterdir() if not file.name.startswith(".") and file.name not in without}
+    for file in sorted(files | set(weights)):
+        if file.is_file():
+            _refuse_led_out(source, file)
+            bring(file, to / file.relative_to(source))
+
+
+def _refuse_led_out(folder: Path, file: Path) -> None:
+    """Refuse a file that lies elsewhere; a hub cache keeps the files of its snapshots in ``blobs`` beside them."""
+    here, place = folder.resolve(), file.resolve()
+    snapshot = here.parent.name == "snapshots"
+    allowed = [here, here.parent.parent / "blobs"] if snapshot else [here]
+    if not any(place.is_relative_to(inside) for inside in allowed):
+        raise UserError(
+            f"{file} is a link out of the model's folder, to {place}; ropewalk copies no files from elsewhere",
+            f"If it belongs to the model: cp --remove-destination {place} {file}",
+        )
 
 
 def bring(file: Path, to: Path) -> None:
     """Link large files that never change, copy the others."""
+    to.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix in LINKED:
         try:
             os.link(file.resolve(), to)

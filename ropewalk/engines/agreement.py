@@ -137,7 +137,11 @@ def completed(files: Files, overrides: Mapping[str, Any]) -> dict[str, Any]:
     rope = whole.get("rope_parameters")
     if isinstance(rope, dict) and ALL in files.entries:
         own = files.entries[ALL]
-        kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
+        kept = {
+            key: own[key]
+            for key in own
+            if key not in rope_config.OF_TYPES or key in ("rope_theta", "partial_rotary_factor")
+        }
         whole["rope_parameters"] = {**kept, **rope}
     return whole
 
@@ -168,7 +172,11 @@ def _llama_cpp(files: Files, length: int, asked: Asked) -> dict[str, Reading]:
     architecture, metadata = llama_cpp.converted(files)
     flags = llama_rope.Flags.parse(asked.flags)
     return {
-        key: llama_rope.read(metadata, flags, architecture, sliding=key == "sliding_attention") for key in files.entries
+        key: replace(
+            llama_rope.read(metadata, flags, architecture, sliding=key == "sliding_attention"),
+            stairs=rope_config.stairs(entry) if entry.get("rope_type") == "yarn" else None,
+        )
+        for key, entry in files.entries.items()
     }
 
 
@@ -196,12 +204,12 @@ def _compared(
 ) -> Row:
     pairs = [(want[key], found.get(key) or found[ALL]) for key in want]
     frequencies = [_same_frequencies(wish, have) for wish, have in pairs]
-    factors = [math.isclose(w.attention_factor, h.attention_factor, rel_tol=FACTOR) for w, h in pairs]
+    factors = [_same_factors(wish, have) for wish, have in pairs]
     length, taken = served(want), served(found)
     compared = Row(engine, _version(engine, asked), True, all(frequencies), all(factors), taken == length)
     notes, mend, keys = [], "", {}
     if not compared.sound:
-        keys = _keys(engine, files, want)
+        keys = _keys(engine, files, want) if _same_stairs(want, found) or engine == "transformers 4" else {}
         mend = "" if keys else _mend(engine, files, asked, want, all(frequencies))
         differing = [a and b for a, b in zip(frequencies, factors, strict=True)].index(False)
         notes.append(_difference(*pairs[differing]))
@@ -227,6 +235,16 @@ def _same_frequencies(want: Reading, have: Reading) -> bool:
     return bool(torch.isclose(have.inv_freq, want.inv_freq, rtol=FREQUENCY, atol=1e-15).all())
 
 
+def _same_factors(want: Reading, have: Reading) -> bool:
+    """Whether logits are scaled alike: by cos and sin, by attention itself, and by the query's position."""
+    pairs = ((want.attention_factor, have.attention_factor), (want.logit_scale, have.logit_scale))
+    return all(math.isclose(*pair, rel_tol=FACTOR) for pair in pairs) and want.stairs == have.stairs
+
+
+def _same_stairs(want: Mapping[str, Reading], found: Mapping[str, Reading]) -> bool:
+    return {one.stairs for one in want.values()} == {one.stairs for one in found.values()}
+
+
 def _difference(want: Reading, have: Reading) -> str:
     if want.inv_freq.shape != have.inv_freq.shape:
         return f"rotates {2 * have.inv_freq.numel()} dimensions, meant are {2 * want.inv_freq.numel()}"
@@ -235,6 +253,10 @@ def _difference(want: Reading, have: Reading) -> str:
         worst = max(range(len(ratio)), key=lambda i: abs(math.log(max(ratio[i], 1e-30))))
         seen, meant = float(have.inv_freq[worst]), float(want.inv_freq[worst])
         return f"frequency {worst} is {seen:.4g} radians per token, meant is {meant:.4g}"
+    if not math.isclose(want.logit_scale, have.logit_scale, rel_tol=FACTOR):
+        return f"logits are scaled by {have.logit_scale:.6g} besides, meant is {want.logit_scale:.6g} (mscale_all_dim)"
+    if want.stairs != have.stairs:
+        return f"queries grow with their position by {have.stairs}, meant is {want.stairs} (llama_4_scaling_beta)"
     return f"attention factor is {have.attention_factor:.6g}, meant is {want.attention_factor:.6g}"
 
 
@@ -307,6 +329,8 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
         return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
+    if any(reading.stairs for reading in want.values()):
+        return f"start {engine} with --model-impl transformers"
     if only_factor:
         return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
     return f"start {engine} with --model-impl transformers"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.write import bring, config_text, extend, extended_config
+from ropewalk.checkpoint.write import bring_all, config_text, extend, extended_config
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write
@@ -125,7 +125,7 @@ def export(
         from ropewalk.methods.frequencies.yarn import YaRN
 
         method = YaRN()
-    checkpoint = Checkpoint.open(model, sound=False)
+    checkpoint = Checkpoint.open(model)
     if out is None:
         return _by_line(checkpoint, engine, to, method)
     return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite)
@@ -169,7 +169,7 @@ def _by_folder(
             extend(checkpoint, to, method, long)
         else:
             checkpoint.refuse_renamed()
-            _copied(source, long)
+            _copied(checkpoint, long)
         folded, error = _fold(long) if fold else ([], None)
         keys = check.fix(long, engines=(engine,), backups=False)
         parts = {"long": long}
@@ -202,11 +202,9 @@ def _native_too(
         return profiles
 
 
-def _copied(source: Path, to: Path) -> None:
+def _copied(source: Checkpoint, to: Path) -> None:
     to.mkdir()
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            bring(file, to / file.name)
+    bring_all(source.folder, source.weights, to)
 
 
 def native_overrides(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, int]:
@@ -215,7 +213,7 @@ def native_overrides(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, int
     Only what ropewalk extended is known well enough to be undone.
     """
     if checkpoint.record is None:
-        return None, rope_config.window_of(checkpoint.specs)
+        return None, checkpoint.window
     specs, window = checkpoint.starting(), checkpoint.window
     native = copy.deepcopy(checkpoint.config)
     rope_config.write(native, {key: _as_parameters(spec) for key, spec in specs.items()}, window)
@@ -224,7 +222,9 @@ def native_overrides(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, int
 
 def _as_parameters(spec: RopeSpec) -> dict[str, Any]:
     if spec.is_plain:
-        return {"rope_type": "default", "rope_theta": spec.base, **rope_config.partial_rotary(spec)}
+        plain = rope_config.complete(spec, {"rope_type": "default", "rope_theta": spec.base}, 1.0)
+        if plain is not None:
+            return plain
     return rope_config.flat_longrope(spec, Frequencies(spec.inv_freq, spec.attention_factor), spec.window)
 
 
@@ -233,6 +233,8 @@ def _overrides(text: Any, config: Any) -> dict[str, Any]:
     keys = {"rope_parameters": text.rope_parameters, "max_position_embeddings": text.max_position_embeddings}
     if hasattr(text, "original_max_position_embeddings"):
         keys["original_max_position_embeddings"] = text.original_max_position_embeddings
+    if getattr(type(text), "head_dim", 0) is None:  # what is written here, transformers' yarn cannot do without
+        keys["head_dim"] = text.head_dim
     return {"text_config": keys} if text is not config else keys
 
 
@@ -290,7 +292,7 @@ def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[
 
 def _native_folder(source: Checkpoint, to: Path) -> Path:
     """A copy of the source with the pretrained rope."""
-    _copied(source.folder, to)
+    _copied(source, to)
     overrides, window = native_overrides(source)
     if overrides is not None:
         config = copy.deepcopy(source.config)
@@ -323,15 +325,19 @@ def _fold(folder: Path) -> tuple[list[str], float | None]:
     before, files = _log_probabilities(source), source.weights
     temporary = folder / ".folded"
     temporary.mkdir()
+    places = {file.name: file for file in files}
+    if len(places) < len(files):
+        raise UserError(f"{folder.name}: weights files in subfolders have the same names", "Leave out --fold.")
     names = folding.fold(files, temporary, config, factors)
     for file in temporary.iterdir():
-        (folder / file.name).unlink()  # a link into the source
-        file.rename(folder / file.name)
+        places[file.name].unlink()  # a link into the source
+        file.rename(places[file.name])
     shutil.rmtree(temporary)
     if record is not None:
         record |= {"rope_parameters": parameters, "folded": factors}
         for key, factor in factors.items():  # these weights are the pretrained ones when divided by it
-            record["pretrained"][key]["attention_factor"] /= factor
+            pretrained = record["pretrained"][key]
+            pretrained |= {"attention_factor": pretrained["attention_factor"] / factor, "trained_in": True}
     rope_config.write(config, parameters, int(rope_config.text_config(config).max_position_embeddings), record)
     write_text(folder / "config.json", config_text(config))
     error = float((before - _log_probabilities(Checkpoint.open(folder, sound=False))).abs().max())
@@ -376,13 +382,13 @@ def _as_yarn(spec: RopeSpec) -> dict[str, Any] | None:
     expected = formulas.yarn(spec.base, spec.rotary_dim, factor, spec.window)
     if float((expected / spec.inv_freq - 1).abs().max()) > check.FREQUENCY:
         return None
-    return {
+    yarn = {
         "rope_type": "yarn",
         "rope_theta": spec.base,
-        **rope_config.partial_rotary(spec),
         "factor": factor,
         "original_max_position_embeddings": spec.window,
     }
+    return rope_config.complete(spec, yarn, formulas.yarn_magnitude(factor))
 
 
 def _log_probabilities(checkpoint: Checkpoint) -> Any:

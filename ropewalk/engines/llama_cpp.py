@@ -77,12 +77,12 @@ def converted(files: Files) -> tuple[str, dict[str, Any]]:
     entry = files.entries.get("full_attention") or files.entries.get(ALL) or {}
     kind = entry.get("rope_type", "default")
     partial = float(entry.get("partial_rotary_factor") or 1.0) if architecture in PARTIAL else 1.0
-    n_rot = int(files.head_dim * partial)
+    n_rot = int(files.head_dim() * partial)
     base = float(entry.get("rope_theta", 10000.0))
     original = entry.get("original_max_position_embeddings", files.length)
     kv: dict[str, Any] = {
         "context_length": files.length,
-        "attention.key_length": files.head_dim,
+        "attention.key_length": files.head_dim(),
         "rope.dimension_count": n_rot,
         "rope.freq_base": base,
     }

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.rope import formulas
-from ropewalk.rope.config import INTERLEAVED, load_config, read_json, text_config
+from ropewalk.rope import architecture, formulas
+from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, read_json, text_config
 from ropewalk.rope.problems import number
 from ropewalk.rope.spec import ALL
 
@@ -69,9 +69,14 @@ class Files:
     def model_type(self) -> str:
         return str(self.config.model_type)
 
-    @property
-    def head_dim(self) -> int:
-        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+    def head_dim(self, layer_type: str = ALL) -> int:
+        """Of the layers of this type."""
+        far = "full_attention" if layer_type == ALL else layer_type
+        return architecture.head_dim(architecture.of_layer(self.config, far))
+
+    def logit_scale(self, entry: Mapping[str, Any]) -> float:
+        """What latent attention makes of ``mscale_all_dim``, in every engine alike."""
+        return logit_scale(self.config, entry.get("rope_type", "default"), entry)
 
     @property
     def length(self) -> int:

@@ -7,7 +7,7 @@ Facts from the wheels of sglang 0.4.3 to 0.5.23 (``srt/layers/rotary_embedding``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -88,10 +88,11 @@ def read(
     served = length or longest
     if via_transformers or files.model_type in VIA_TRANSFORMERS:
         found = transformers.read(files, served)
-        return {key: Reading(r.inv_freq, r.attention_factor, longest) for key, r in found.items()}
+        return {key: replace(reading, max_length=longest) for key, reading in found.items()}
     if ALL not in files.entries:
         raise UserError(f"SGLang's {files.model_type} takes one rope_parameters for all layers, not one per layer type")
-    return {ALL: Reading(*_rotation(files, files.entries[ALL], served, known), longest)}
+    entry = files.entries[ALL]
+    return {ALL: Reading(*_rotation(files, entry, served, known), longest, files.logit_scale(entry))}
 
 
 def max_length(files: Files) -> int:
@@ -103,14 +104,14 @@ def max_length(files: Files) -> int:
 
 def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules) -> tuple[Tensor, float]:
     base = float(entry.get("rope_theta") or 10000.0)
-    d = int(files.head_dim * float(getattr(files.config, "partial_rotary_factor", None) or 1.0))  # the top key only
+    d = int(files.head_dim() * float(getattr(files.config, "partial_rotary_factor", None) or 1.0))  # the top key only
     kind = entry.get("rope_type", "default")
     factor = float(entry.get("factor") or 1.0)
     original = int(entry.get("original_max_position_embeddings") or files.length)
     if kind == "default":
         return formulas.plain(base, d), 1.0
     if kind == "proportional":
-        return proportional(base, files.head_dim, d), 1.0
+        return proportional(base, files.head_dim(), d), 1.0
     if kind == "linear":
         return formulas.plain(base, d) / linear_factor(entry, NAME), 1.0
     if kind == "dynamic":  # one table, for the extended length

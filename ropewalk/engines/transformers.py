@@ -34,7 +34,8 @@ def read(files: Files, length: int, version: str = LATEST) -> dict[str, Reading]
         inv_freq = spec.inv_freq
         if spec.rope_type == "dynamic" or spec.long_factors is not None:
             inv_freq = _at_length(files, layer_type, length)
-        readings[layer_type] = Reading(inv_freq, spec.attention_factor, spec.length)
+        steps = rope_config.stairs(files.entries.get(layer_type, {}))
+        readings[layer_type] = Reading(inv_freq, spec.attention_factor, spec.length, spec.logit_scale, steps)
     return readings
 
 

@@ -8,7 +8,7 @@ it does with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -100,10 +100,13 @@ def read(
     served = length or longest
     if via_transformers or files.model_type in VIA_TRANSFORMERS:
         found = transformers.read(files, served)
-        return {key: Reading(r.inv_freq, r.attention_factor, longest) for key, r in found.items()}
+        return {key: replace(reading, max_length=longest) for key, reading in found.items()}
     if files.model_type == "gpt_oss":
         _refuse_for_gpt_oss(files)
-    return {key: Reading(*_rotation(files, entry, served, known), longest) for key, entry in files.entries.items()}
+    return {
+        key: Reading(*_rotation(files, key, entry, served, known), longest, files.logit_scale(entry))
+        for key, entry in files.entries.items()
+    }  # its own classes read no stairs from the rope dict
 
 
 def max_length(files: Files, rules: Rules) -> int:
@@ -136,14 +139,17 @@ def _refuse_for_gpt_oss(files: Files) -> None:
             need(entry, key, NAME)
 
 
-def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules) -> tuple[Tensor, float]:
+def _rotation(
+    files: Files, layer_type: str, entry: Mapping[str, Any], served: int, rules: Rules
+) -> tuple[Tensor, float]:
+    head_dim = files.head_dim(layer_type)
     base = float(entry.get("rope_theta") or DEFAULT_THETA.get(files.model_type, 10000.0))
-    d = int(files.head_dim * float(entry.get("partial_rotary_factor") or 1.0))
+    d = int(head_dim * float(entry.get("partial_rotary_factor") or 1.0))
     kind = entry.get("rope_type", "default")
     if kind == "default":
         return formulas.plain(base, d), 1.0
     if kind == "proportional":
-        return proportional(base, files.head_dim, d), 1.0
+        return proportional(base, head_dim, d), 1.0
     if kind == "linear":
         return formulas.plain(base, d) / linear_factor(entry, NAME), 1.0
     if kind == "dynamic":

@@ -251,4 +251,4 @@ def describe(parameters: dict[str, Any]) -> str:
         factors = parameters["long_factor"]
         most = "no rotation" if max(factors) >= STOPPED else f"{max(factors):.3g}"
         return f"longrope x{min(factors):.3g} to {most}"
-    return f"{kind} x{parameters['factor']:g}"
+    return f"{kind} x{parameters.get('factor', 1.0):g}"

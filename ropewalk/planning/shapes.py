@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope.architecture import of_layer
 from ropewalk.rope.config import quiet, text_config
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def layer_kinds(text: PreTrainedConfig) -> list[str]:
 
 def _layer(module: nn.Module, kind: str, text: PreTrainedConfig) -> Layer:
     from torch import nn
+
+    text = of_layer(text, kind)
 
     parameters = dict(module.named_parameters())
     routed = {name: p for name, p in parameters.items() if ".experts." in f".{name}"}

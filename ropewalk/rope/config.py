@@ -10,13 +10,15 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope import architecture, formulas
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -26,10 +28,28 @@ RECORD = "ropewalk"  # key beside the rope parameters: how ropewalk extended the
 
 # Configurations do not say how pairs are laid out; these model types rotate neighbours, all others rotate halves.
 INTERLEAVED = frozenset(
-    "blt codegen cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v4 ernie4_5 ernie4_5_moe glm glm4 glm4v "
-    "glm_ocr gptj helium llama4_text llama4 moonshine".split()
+    "blt codegen cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 ernie4_5 ernie4_5_moe glm "
+    "glm4 glm4v glm_moe_dsa glm_ocr gptj helium llama4_text llama4 longcat_flash moonshine".split()
 )
 READABLE = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"})
+# Published checkpoints of these were trained with the scaling that they state.
+TRAINED_WITH_IT = re.compile(r"^(gemma3|gpt_oss|deepseek|olmo3|ministral3|mistral4|kimi_k|youtu|glm_moe_dsa)")
+# A type's own parameters: whoever writes a rope says them anew. All others go along.
+OF_TYPES = frozenset(
+    "rope_type type rope_theta factor original_max_position_embeddings attention_factor attn_factor beta_fast "
+    "beta_slow mscale mscale_all_dim truncate short_factor long_factor short_mscale long_mscale low_freq_factor "
+    "high_freq_factor partial_rotary_factor alpha max_trained_positions extrapolation_factor finetuned".split()
+)
+STATED = (
+    "max_sequence_length",
+    "model_max_length",
+    "seq_length",
+    "max_seq_len",
+    "n_positions",
+)  # the length, said once more
+STAIRS = "llama_4_scaling_beta"  # with the original length: queries grow by a step per original length
+PAIR = ("mscale", "mscale_all_dim")
+LATENT_FACTOR = 2.0  # of types that need none, where attention computes its scale from it
 
 
 @contextmanager
@@ -149,8 +169,12 @@ def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     """
     text = text_config(config)
     parameters = getattr(text, "rope_parameters", None)
+    if not parameters and getattr(text, "rotary_dim", None):
+        raise UserError(f"model_type {text.model_type!r} rotates with code of its own, which ropewalk does not read")
     if not parameters:
         raise UserError(f"model_type {text.model_type!r} has no rotary position embedding (no key 'rope_parameters')")
+    if reason := architecture.rotates(text):
+        raise UserError(f"model_type {text.model_type!r} has no rotary position embedding ({reason})")
     unused = {"full_attention", "sliding_attention"} - set(getattr(text, "layer_types", None) or parameters)
     nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict) and key not in unused}
     table = nested or {ALL: parameters}
@@ -194,14 +218,18 @@ def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
 
 
 def extension(
-    method: str, starting: Mapping[str, RopeSpec], parameters: Mapping[str, Mapping[str, Any]], to: int
+    method: str,
+    window: int,
+    pretrained: Mapping[str, RopeSpec],
+    parameters: Mapping[str, Mapping[str, Any]],
+    to: int,
 ) -> dict[str, Any]:
-    """The record of an extension: what was done, and the rope that it started from."""
+    """The record of an extension: what was done, and the rope of the model before."""
     return {
         "method": method,
-        "window": window_of(starting),
+        "window": window,
         "target": to,
-        "pretrained": {key: spec_to_json(spec) for key, spec in starting.items()},
+        "pretrained": {key: spec_to_json(spec) for key, spec in pretrained.items()},
         "rope_parameters": {key: dict(entry) for key, entry in parameters.items()},
     }
 
@@ -227,12 +255,26 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
     return specs
 
 
-def starting_specs(config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
-    """The specs that an extension starts from: see ``RopeSpec.to_extend``; a ropewalk extension is always replaced."""
+def pretrained_specs(config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
+    """The specs of the model before ropewalk extended it; what ``on_top`` decides is decided for good."""
     record = record_of(config)
     if record is not None and not on_top:
-        return {key: spec_from_json(entry) for key, entry in record["pretrained"].items()}
-    return {key: spec.to_extend(on_top) for key, spec in read(config).items()}
+        specs = {key: spec_from_json(entry) for key, entry in record["pretrained"].items()}
+    else:
+        specs = read(config)
+    return specs if on_top is None else {key: spec.to_extend(on_top) for key, spec in specs.items()}
+
+
+def starting_specs(
+    config: PreTrainedConfig, on_top: bool | None = None, raising: Collection[str] = ()
+) -> dict[str, RopeSpec]:
+    """The specs that an extension starts from: see ``RopeSpec.to_extend``; a ropewalk extension is always replaced.
+
+    Types in ``raising`` are extended by raising their factor, so that they start from the plain rope.
+    """
+    specs = pretrained_specs(config, on_top)
+    raised = {key for key, spec in specs.items() if spec.rope_type in raising and spec.window < spec.length}
+    return {key: spec.to_extend(False if key in raised else None) for key, spec in specs.items()}
 
 
 def full_attention(specs: Mapping[str, RopeSpec]) -> list[RopeSpec]:
@@ -273,46 +315,108 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     text = text_config(config)
-    rope_type = entry.get("rope_type", "default")
-    if entry.get("mrope_section"):
-        raise UserError("key 'mrope_section': M-RoPE (three positions per token) is not supported yet")
+    rope_type = str(entry.get("rope_type") or "default")
+    if rope_type == "mrope":  # three positions per token, which are equal in text
+        rope_type = "default"
     if rope_type not in READABLE:
         raise UserError(f"rope_type {rope_type!r} is unknown, expected one of {', '.join(sorted(READABLE))}")
 
-    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    own = text if layer_type == ALL else architecture.of_layer(text, layer_type)
+    head_dim = architecture.head_dim(own)
     partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
     rotary_dim = int(head_dim * partial)
+    base, length, factor = float(entry["rope_theta"]), int(text.max_position_embeddings), entry.get("factor")
+    if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):
+        rope_type, base = "default", base * float(entry["alpha"]) ** (rotary_dim / (rotary_dim - 2))  # at all lengths
     plain = RopeSpec.plain(
-        float(entry["rope_theta"]),
+        base,
         rotary_dim,
-        int(text.max_position_embeddings),
+        length,
         head_dim=head_dim,
         rope_type=rope_type,
         style="interleaved" if _interleaved(text) else "half",
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
+        kv_heads=int(getattr(own, "num_key_value_heads", None) or own.num_attention_heads),
         layer_type=layer_type,
-        sliding=layer_type != ALL and layer_type != "full_attention",
+        sliding=layer_type not in (ALL, "full_attention"),
+        logit_scale=logit_scale(text, rope_type, entry),
+        beside=_beside(entry),
     )
-    if rope_type == "default":
-        return plain
+    known = TRAINED_WITH_IT.match(str(text.model_type)) or plain.logit_scale != 1.0 or STAIRS in entry
+    spec = plain = replace(plain, trained_in=bool(known or entry.get("finetuned")))
     if rope_type == "dynamic":  # plain inside the window; transformers measures growth from max_position_embeddings
-        return replace(plain, length=round(plain.window * float(entry.get("factor") or 1.0)))
-    name = None if layer_type == ALL else layer_type
-    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
-    spec = replace(plain, attention_factor=float(attention_factor))
-    if rope_type == "longrope":
-        short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
-        window = int(entry["original_max_position_embeddings"])
-        return replace(spec, window=window, factors=short, long_factors=None if short == long else long)
-    factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30)
-    spec = replace(spec, factors=tuple(factors.tolist()))
-    factor = float(entry.get("factor") or 1.0)
-    if rope_type in ("linear", "proportional"):
-        window = int(entry.get("original_max_position_embeddings") or round(plain.length / factor))
-        return replace(
-            spec, window=window, factors=(factor,) * len(spec.factors) if rope_type == "linear" else spec.factors
-        )
-    return replace(spec, window=int(entry["original_max_position_embeddings"]))
+        spec = replace(plain, length=round(plain.window * float(factor or 1.0)))
+    elif rope_type != "default":
+        name = None if layer_type == ALL else layer_type
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
+        spec = replace(plain, attention_factor=float(attention_factor))
+        original: Any = entry.get("original_max_position_embeddings")
+        if rope_type == "longrope":
+            short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
+            spec = replace(spec, window=int(original), factors=short, long_factors=None if short == long else long)
+        else:
+            factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30).tolist()
+            spec = replace(spec, factors=tuple(factors), window=int(original or round(length / float(factor or 1.0))))
+        if rope_type == "linear":
+            spec = replace(spec, factors=(float(factor or 1.0),) * len(spec.factors))
+            if original is None and scales_the_stated(text, factor):
+                spec = replace(spec, window=length, length=round(length * float(factor or 1.0)))
+        elif rope_type == "yarn" and spec.trained_in:
+            own_keys = [key for key in ("beta_fast", "beta_slow") if entry.get(key)]
+            own_keys += list(PAIR) if all(entry.get(key) for key in PAIR) else []
+            own_keys += ["truncate"] if entry.get("truncate") is False else []
+            spec = replace(spec, yarn={key: float(entry[key]) for key in own_keys})
+    if layer_type == ALL:
+        reach = architecture.reach(text)
+        spec = replace(spec, sliding=reach is not None and reach <= spec.window)
+    return spec
+
+
+def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
+    """Note the tokenizer's limit in a configuration whose ``linear`` can be read in two ways, if that decides it."""
+    text = text_config(config)
+    rope = getattr(text, "rope_parameters", None) or {}
+    linear = rope.get("rope_type") == "linear" and "original_max_position_embeddings" not in rope
+    if not linear or any(getattr(text, key, None) for key in STATED) or not file.is_file():
+        return
+    limit, factor = read_json(file).get("model_max_length"), float(rope.get("factor") or 1.0)
+    if isinstance(limit, int) and limit in (text.max_position_embeddings, round(text.max_position_embeddings * factor)):
+        text.max_sequence_length = limit
+
+
+def scales_the_stated(text: Any, factor: Any) -> bool:
+    """Whether ``max_position_embeddings`` beside ``linear`` is the length before scaling, as another key says.
+
+    Both readings exist: transformers 4 documented this one, most later checkpoints state the length after scaling.
+    """
+    length = int(text.max_position_embeddings)
+    stated = [getattr(text, key, None) for key in STATED]
+    return bool(factor) and any(
+        isinstance(value, int) and abs(value - length * float(factor)) < 1 and value > length for value in stated
+    )
+
+
+def stairs(entry: Mapping[str, Any]) -> tuple[float, int] | None:
+    """(beta, length) of Llama 4's temperature: queries grow by ln(1 + position // length), times beta."""
+    beta, original = entry.get(STAIRS), entry.get("original_max_position_embeddings")
+    return None if beta is None or original is None else (float(beta), int(original))
+
+
+def logit_scale(text: PreTrainedConfig, rope_type: str, entry: Mapping[str, Any]) -> float:
+    """What latent attention makes of ``mscale_all_dim`` besides YaRN's own attention factor."""
+    m, factor = entry.get("mscale_all_dim"), entry.get("factor")
+    if rope_type == "default" or not m or not factor or "mscale_all_dim" not in architecture.keys_read(text):
+        return 1.0
+    return formulas.yarn_magnitude(float(factor), float(m)) ** 2
+
+
+def _beside(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that go along with a rope: those that are no type's, and what an architecture insists on."""
+    found = {key: value for key, value in entry.items() if key not in OF_TYPES and value is not None}
+    if entry.get("partial_rotary_factor") == 1.0:
+        found["partial_rotary_factor"] = 1.0
+    if STAIRS in found:
+        found["original_max_position_embeddings"] = entry.get("original_max_position_embeddings")
+    return found
 
 
 def _interleaved(text: PreTrainedConfig) -> bool:
@@ -327,6 +431,47 @@ def partial_rotary(spec: RopeSpec) -> dict[str, float]:
     return {} if spec.rotary_dim == spec.head_dim else {"partial_rotary_factor": share}
 
 
+def complete(spec: RopeSpec, parameters: Mapping[str, Any], attention_factor: float) -> dict[str, Any] | None:
+    """The parameters of a type with all that the architecture reads besides; None if that type cannot say it.
+
+    What YaRN's pair says is said again for the new factor: the ratio is the attention factor, and the scale that latent
+    attention computes from ``mscale_all_dim`` stays as trained.
+    """
+    found = {**parameters, **partial_rotary(spec)}
+    kind, original = parameters.get("rope_type"), parameters.get("original_max_position_embeddings")
+    stairs = spec.beside.get("original_max_position_embeddings", original)
+    if original != stairs and kind not in ("longrope", "default", "linear"):  # these have no other use for it
+        return None
+    if spec.logit_scale != 1.0:
+        if kind == "longrope":
+            found["factor"] = LATENT_FACTOR
+        grown, root = math.log(float(found.get("factor") or 1.0)) / 10, math.sqrt(spec.logit_scale)
+        if kind == "default" or grown <= 0:
+            return None
+        found |= {"mscale": (attention_factor * root - 1) / grown, "mscale_all_dim": (root - 1) / grown}
+    elif kind == "yarn":
+        found |= {key: spec.yarn[key] for key in PAIR if key in spec.yarn}
+    return {**found, **spec.beside}
+
+
+def proportional(spec: RopeSpec, frequencies: Frequencies) -> dict[str, Any] | None:
+    """Frequencies that are all those of a ``proportional`` rope divided by one number, as its parameters, else None."""
+    turning = [i for i, factor in enumerate(spec.factors) if factor < 1e29]
+    factors = frequencies.factors(spec)
+    ratios = factors[turning]
+    still = int((factors >= 1e29).sum()) == len(spec.factors) - len(turning)
+    alike = still and float(ratios.max() / ratios.min()) - 1 < 1e-6
+    if not alike or abs(frequencies.attention_factor - 1) > 1e-9:
+        return None
+    factor = float(f"{float(ratios.mean()):.7g}")
+    return {
+        "rope_type": "proportional",
+        "rope_theta": spec.base,
+        "partial_rotary_factor": len(turning) / len(spec.factors),
+        **({} if abs(factor - 1) < 1e-6 else {"factor": factor}),
+    }
+
+
 def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict[str, Any]:
     """Any static frequencies as ``longrope`` parameters that every engine reads alike.
 
@@ -335,10 +480,9 @@ def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict
     """
     factors = frequencies.factors(spec).tolist()
     t = float(frequencies.attention_factor)
-    return {
+    flat = {
         "rope_type": "longrope",
         "rope_theta": spec.base,
-        **partial_rotary(spec),
         "short_factor": factors,
         "long_factor": list(factors),
         "original_max_position_embeddings": length,
@@ -347,6 +491,9 @@ def flat_longrope(spec: RopeSpec, frequencies: Frequencies, length: int) -> dict
         "short_mscale": t,
         "long_mscale": t,
     }
+    found = complete(spec, flat, t)
+    assert found is not None
+    return found
 
 
 def accepts(config: PreTrainedConfig, key: str, parameters: Mapping[str, Any], to: int) -> bool:
@@ -354,7 +501,7 @@ def accepts(config: PreTrainedConfig, key: str, parameters: Mapping[str, Any], t
     trial = copy.deepcopy(config)
     try:
         write(trial, {key: parameters}, to)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RuntimeError):
         return False
     return bool(rope_parameters(trial)[key].get("rope_type") == parameters["rope_type"])
 
@@ -379,6 +526,13 @@ def write(
     else:
         text.rope_parameters = {**text.rope_parameters, **{key: dict(entry) for key, entry in parameters.items()}}
     text.max_position_embeddings = length
+    for key in STATED:
+        if key not in (text.attribute_map or {}) and isinstance(getattr(text, key, None), int):
+            setattr(text, key, length)
+    if (
+        not architecture.differs(text) and getattr(text, "head_dim", 0) is None
+    ):  # yarn and longrope of transformers take it as it stands
+        text.head_dim = int(text.hidden_size) // int(text.num_attention_heads)
     if hasattr(text, "original_max_position_embeddings"):  # Phi3: this attribute overrides the nested key
         originals = {entry.get("original_max_position_embeddings") for entry in parameters.values()} - {None}
         text.original_max_position_embeddings = originals.pop() if originals else length

@@ -163,6 +163,8 @@ def rebuild(model: nn.Module, layer_types: Collection[str]) -> None:
         parameters = module.config.rope_parameters if name is None else module.config.rope_parameters[name]
         rope_type = parameters["rope_type"]
         build = ROPE_INIT_FUNCTIONS.get(rope_type) or module.compute_default_rope_parameters
+        if rope_type == "dynamic" and parameters.get("alpha"):  # one base at all lengths, in code of the model's own
+            build = getattr(module, "compute_ntk_alpha_rope_parameters", build)
         inv_freq, attention_factor = build(module.config, device=rotary.inv_freq.device, layer_type=name)
         with torch.no_grad():
             rotary.inv_freq.copy_(inv_freq)

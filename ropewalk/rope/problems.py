@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ropewalk.rope.config import READABLE
+from ropewalk.rope import architecture
+from ropewalk.rope.config import READABLE, STATED, TRAINED_WITH_IT
 from ropewalk.rope.spec import ALL
 
 SCALED = READABLE - {"default"}
+SCALES_LOGITS = frozenset({"yarn", "longrope"})
 NEEDS_ORIGINAL = frozenset({"yarn", "longrope", "llama3"})
 # Rope keys that some engine reads; anything that looks like one of them but is not is a misspelling.
 KNOWN_KEYS = (
@@ -32,11 +34,23 @@ BLOCKING = frozenset(
     "rope-theta-missing rope-theta-invalid rope-theta-conflict rope-type-conflict rope-type-unknown factor-invalid "
     "beta-order original-length-missing original-length-invalid length-contradicts-factor factor-list-invalid "
     "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested "
+    "rope-type-missing keys-outside head-dim-missing "
     # Of a GGUF: what was meant is not what llama.cpp takes, or not what transformers can.
-    "factors-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor beta-unread "
-    "attention-factor-unread".split()
+    "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
+    "beta-unread attention-factor-unread".split()
 )
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
+# Names of the base in other code, which transformers does not read.
+FOREIGN_BASES = frozenset({"rotary_base", "rope_base", "rope_freq_base", "freq_base", "rotary_theta", "theta"})
+# Keys of a type that others do not read, and the type that is meant where none is named.
+MEANT = (
+    ("longrope", {"short_factor", "long_factor"}),
+    ("llama3", {"low_freq_factor", "high_freq_factor"}),
+    ("yarn", {"beta_fast", "beta_slow", "original_max_position_embeddings", "attention_factor"}),
+    ("linear", {"factor"}),
+)
+OF_SCALING = frozenset().union(*(keys for _, keys in MEANT))
+ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -71,10 +85,18 @@ class Entry:
     rope: Mapping[str, Any]
     prefix: str = ""  # "text_config." for multimodal configurations
 
+    defaults: Any = None  # the configuration that transformers makes of the model type alone, if it knows it
+
     @property
     def rope_type(self) -> str:
-        named = self.rope.get("rope_type", self.rope.get("type", "default"))
+        named = self.rope.get("rope_type") or self.rope.get("type") or "default"
         return TYPE_ALIASES.get(str(named), str(named))
+
+    @property
+    def type_key(self) -> str:
+        """The key that names the type, or would."""
+        legacy = "rope_type" not in self.rope and ("type" in self.rope or self.path.startswith("rope_scaling"))
+        return self.inside("type" if legacy else "rope_type")
 
     @property
     def original(self) -> Any:
@@ -103,42 +125,65 @@ def number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def find(raw: Mapping[str, Any], model: str, nested: bool = False) -> list[Problem]:
+def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Problem]:
     """All problems of a raw config.json.
 
     Args:
         raw: the file's content.
         model: how the user named the model; goes into the mending commands.
-        nested: True if this architecture wants rope parameters per layer type.
+        defaults: the configuration of the language model that transformers makes of the model type alone.
     """
-    text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
+    inside = isinstance(raw.get("text_config"), dict)
+    text, prefix = (raw["text_config"], "text_config.") if inside else (raw, "")
     found: list[Problem] = []
-    for entry in _entries(text, model, prefix):
+    entries = list(_entries(text, model, prefix, defaults))
+    for entry in entries:
         for check in CHECKS:
             found += check(entry)
-    found += _two_dicts(text, model, prefix)
-    found += _dual_chunk(text, model, prefix)
-    if nested:
-        found += _not_nested(text, model, prefix)
+    whole = Entry(text, model, ALL, "", {}, prefix, defaults)
+    for more in (_rope_of_none, _partial_at_top, _base_at_top, _length_said_twice, _two_dicts, _dual_chunk):
+        found += more(whole)
+    if inside:
+        found += _outside(raw, Entry(text, model, ALL, "", {}, "", defaults))
+    if _nested(defaults):
+        found += _not_nested(whole)
     return found
 
 
-def _entries(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Entry]:
+def _nested(defaults: Any) -> bool:
+    """Whether this model type's own defaults hold rope parameters per layer type."""
+    parameters = getattr(defaults, "rope_parameters", None) or {}
+    return bool(parameters) and all(isinstance(value, dict) for value in parameters.values())
+
+
+def default_base(defaults: Any) -> float | None:
+    """The base that a model type's class takes where the file names none."""
+    parameters = getattr(defaults, "rope_parameters", None) or {}
+    parameters = parameters.get("full_attention", parameters) if _nested(defaults) else parameters
+    base = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+    return float(base) if number(base) else None
+
+
+def _entries(text: Mapping[str, Any], model: str, prefix: str, defaults: Any) -> Iterator[Entry]:
     name = "rope_parameters" if isinstance(text.get("rope_parameters"), dict) else "rope_scaling"
     rope = text.get(name)
     if not isinstance(rope, dict) or not rope:
         return
     nested = {key: value for key, value in rope.items() if isinstance(value, dict)}
     for layer_type, entry in nested.items():
-        yield Entry(text, model, layer_type, f"{name}.{layer_type}", entry, prefix)
+        yield Entry(text, model, layer_type, f"{name}.{layer_type}", entry, prefix, defaults)
     if not nested:
-        yield Entry(text, model, ALL, name, rope, prefix)
+        yield Entry(text, model, ALL, name, rope, prefix, defaults)
 
 
 def _theta(entry: Entry) -> Iterator[Problem]:
     theta = entry.rope.get("rope_theta")
     top = entry.raw.get("rope_theta", entry.raw.get("rotary_emb_base"))
-    if theta is None and top is None and "rope_local_base_freq" not in entry.raw:
+    # The pair of transformers 4 without a base always meant the class's own.
+    known = entry.path.startswith("rope_scaling") and default_base(entry.defaults) is not None
+    none = "rope_theta" in entry.rope and entry.defaults is not None
+    known = known or (none and bool(architecture.BASE_OR_NONE.search(architecture.source(entry.defaults))))
+    if theta is None and top is None and not known and "rope_local_base_freq" not in entry.raw:
         yield entry.problem(
             "rope-theta-missing", entry.inside("rope_theta"), None, "the base the model was pretrained with",
             entry.set(entry.inside("rope_theta"), 10000.0) + "   (put the model's own base in place of 10000.0)",
@@ -156,13 +201,44 @@ def _type(entry: Entry) -> Iterator[Problem]:
         yield entry.problem(
             "rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one)
         )
+    named = entry.rope.get("rope_type") or entry.rope.get("type")
     if entry.rope_type not in READABLE:
-        near = difflib.get_close_matches(str(entry.rope_type), READABLE, n=1, cutoff=0.5)
-        key = entry.inside("rope_type" if one is not None else "type")
-        expected = near[0] if near else f"one of {', '.join(sorted(READABLE))}"
-        yield entry.problem(
-            "rope-type-unknown", key, entry.rope_type, expected, entry.set(key, near[0] if near else "default")
-        )
+        near = _type_near(entry.rope_type)
+        expected = near or f"one of {', '.join(sorted(READABLE))}"
+        mend = entry.set(entry.type_key, near) if near else f"Name the type that the model was trained with: {expected}"
+        yield entry.problem("rope-type-unknown", entry.type_key, entry.rope_type, expected, mend)
+    elif entry.rope_type == "default":
+        meant = _type_meant(entry)
+        if meant:
+            yield entry.problem(
+                "rope-type-missing", entry.type_key, named,
+                f"a type that reads {', '.join(sorted(set(entry.rope) & OF_SCALING))}; 'default' scales nothing",
+                entry.set(entry.type_key, meant) + "   (or the type that was meant)",
+            )  # fmt: skip
+        elif named is None and ("rope_type" in entry.rope or "type" in entry.rope):
+            yield entry.problem(
+                "rope-type-unknown", entry.type_key, None, "default", entry.set(entry.type_key, "default")
+            )
+
+
+def _type_near(name: str) -> str:
+    """The type that a name most likely means; empty if that would be a guess, and never the one that does nothing."""
+    word = name.lower().replace("-", "").replace("_", "")
+    for known in sorted(SCALED, key=len, reverse=True):
+        if known in word:
+            return known
+    near = difflib.get_close_matches(word, SCALED, n=1, cutoff=0.7)
+    return near[0] if near else ""
+
+
+def _type_meant(entry: Entry) -> str:
+    """The type whose keys stand in a dict that names none; empty if they would change nothing."""
+    keys = {key for key, value in entry.rope.items() if value is not None}
+    if entry.factor in (1, 1.0) or "alpha" in keys:
+        keys -= {"factor"}
+    if not keys & OF_SCALING or not (keys & {"factor", "short_factor", "long_factor"}):
+        return ""
+    return next((kind for kind, own in MEANT if keys & own), "")
 
 
 def _factor(entry: Entry) -> Iterator[Problem]:
@@ -182,11 +258,11 @@ def _factor(entry: Entry) -> Iterator[Problem]:
             mend = entry.set(key, 4.0, (entry.inside("low_freq_factor"), 1.0))
             yield entry.problem("factor-invalid", key, seen, "numbers with low < high (Llama 3.1: 1 and 4)", mend)
     if entry.rope_type == "yarn":
-        fast, slow = entry.rope.get("beta_fast", 32), entry.rope.get("beta_slow", 1)
-        if not (number(fast) and number(slow) and 0 < slow < fast):
+        fast, slow = (entry.rope.get(key) or default for key, default in (("beta_fast", 32), ("beta_slow", 1)))
+        if not (number(fast) and number(slow) and 0 < slow <= fast):
             key = entry.inside("beta_fast")
             mend = entry.set(key, 32, (entry.inside("beta_slow"), 1))
-            yield entry.problem("beta-order", key, f"beta_fast {fast!r}, beta_slow {slow!r}", "fast > slow > 0", mend)
+            yield entry.problem("beta-order", key, f"beta_fast {fast!r}, beta_slow {slow!r}", "fast >= slow > 0", mend)
 
 
 def _original(entry: Entry) -> Iterator[Problem]:
@@ -247,6 +323,9 @@ def _longrope(entry: Entry) -> Iterator[Problem]:
 
 
 def _rotated_pairs(entry: Entry) -> int | None:
+    latent = entry.raw.get("qk_rope_head_dim")
+    if number(latent):
+        return int(latent) // 2
     hidden, heads = entry.raw.get("hidden_size"), entry.raw.get("num_attention_heads")
     head = entry.raw.get("head_dim") or (hidden // heads if number(hidden) and number(heads) and heads else None)
     partial = entry.rope.get("partial_rotary_factor", entry.raw.get("partial_rotary_factor", 1.0))
@@ -254,13 +333,18 @@ def _rotated_pairs(entry: Entry) -> int | None:
 
 
 def _dynamic(entry: Entry) -> Iterator[Problem]:
-    if entry.rope_type == "dynamic":
+    if entry.rope_type == "dynamic" and not (entry.rope.get("alpha") and _fixed_alpha(entry)):
         target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else "LENGTH"
         yield entry.problem(
             "dynamic-scaling", entry.inside("rope_type"), "dynamic",
             "a static type: 'dynamic' keeps stale keys in transformers and is one fixed table in vLLM and SGLang",
             f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)",
         )  # fmt: skip
+
+
+def _fixed_alpha(entry: Entry) -> bool:
+    """Whether the architecture takes one base at all lengths from ``alpha``."""
+    return entry.defaults is not None and "alpha" in architecture.keys_read(entry.defaults)
 
 
 def _attention_factor(entry: Entry) -> Iterator[Problem]:
@@ -295,29 +379,123 @@ def _attention_factor(entry: Entry) -> Iterator[Problem]:
 
 def _misspelt(entry: Entry) -> Iterator[Problem]:
     for key, value in entry.rope.items():
-        if key == "attn_factor" and "attention_factor" not in entry.rope and entry.rope_type == "yarn":
-            t = (
-                value * (0.1 * math.log(entry.factor) + 1)
-                if number(value) and number(entry.factor) and entry.factor >= 1
-                else 1.0
-            )
-            yield entry.problem(
-                "key-misspelt", entry.inside(key), value, "attention_factor (the key that transformers and vLLM read)",
-                entry.set(entry.inside("attention_factor"), round(t, 6)),
-            )  # fmt: skip
-        elif key not in KNOWN_KEYS:
-            near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
-            if near and near[0] not in entry.rope:
-                yield entry.problem(
-                    "key-misspelt", entry.inside(key), value, near[0], entry.set(entry.inside(near[0]), value)
-                )
+        if key in KNOWN_KEYS and not (key == "attn_factor" and entry.rope_type == "yarn"):
+            continue
+        near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
+        meant = "attention_factor" if near and near[0] in ("attn_factor", "attention_factor") else "".join(near)
+        if not meant or meant in entry.rope or (meant == "attention_factor" and entry.rope_type not in SCALES_LOGITS):
+            continue
+        right, expected = value, meant
+        if near[0] == "attn_factor" and entry.rope_type == "yarn":  # of SGLang: a multiplier of the default
+            expected = f"{meant} (the key that transformers and vLLM read)"
+            known = number(value) and number(entry.factor) and entry.factor >= 1
+            right = round(value * (0.1 * math.log(entry.factor) + 1), 6) if known else 1.0
+        gone = () if key == "attn_factor" else ((entry.inside(key), None),)
+        mend = entry.set(entry.inside(meant), right, *gone)
+        yield entry.problem("key-misspelt", entry.inside(key), value, expected, mend)
 
 
 def _partial(entry: Entry) -> Iterator[Problem]:
-    for key, holder in ((entry.inside("partial_rotary_factor"), entry.rope), ("partial_rotary_factor", entry.raw)):
-        value = holder.get("partial_rotary_factor")
-        if value is not None and not (number(value) and 0 < value <= 1):
-            yield entry.problem("partial-rotary-invalid", key, value, "a share in (0, 1]", entry.set(key, 1.0))
+    yield from _share(entry, entry.inside("partial_rotary_factor"), entry.rope.get("partial_rotary_factor"))
+
+
+def _partial_at_top(entry: Entry) -> Iterator[Problem]:
+    for key in ("partial_rotary_factor", "rotary_pct", "rope_pct"):
+        yield from _share(entry, key, entry.raw.get(key))
+
+
+def _share(entry: Entry, key: str, value: Any) -> Iterator[Problem]:
+    if value is not None and not (number(value) and 0 < value <= 1):
+        yield entry.problem("partial-rotary-invalid", key, value, "a share in (0, 1]", entry.set(key, 1.0))
+
+
+def _rope_of_none(entry: Entry) -> Iterator[Problem]:
+    """A scaling in the file of a model that does not rotate."""
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = entry.raw.get(key)
+        scaled = isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type") or "default") != "default"
+        if scaled and entry.defaults is not None and (reason := architecture.rotates(entry.defaults)):
+            yield entry.problem("rope-unused", key, rope, f"no such key: {reason}", entry.set(key, None))
+
+
+def _base_at_top(entry: Entry) -> Iterator[Problem]:
+    """A base under a name that nobody reads, so that the class's own is taken without a word."""
+    if any(isinstance(entry.raw.get(key), dict) and "rope_theta" in entry.raw[key] for key in ROPE[1:3]):
+        return
+    if "rope_theta" in entry.raw:
+        return
+    for key, value in entry.raw.items():
+        near = key in FOREIGN_BASES or difflib.get_close_matches(key, ["rope_theta"], n=1, cutoff=0.8)
+        if near and number(value) and value > 1 and not hasattr(entry.defaults, key):
+            yield entry.problem(
+                "key-misspelt", key, value, "rope_theta", entry.set("rope_theta", float(value), (key, None))
+            )
+
+
+def _length_said_twice(entry: Entry) -> Iterator[Problem]:
+    """Another key of the file that says the length, and says another one."""
+    length, scaling = entry.length, entry.raw.get("rope_scaling") or entry.raw.get("rope_parameters") or {}
+    if not number(length) or not isinstance(scaling, dict):
+        return
+    factor: Any = scaling.get("factor")
+    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
+    stated = {key: value for key in STATED if number(value := entry.raw.get(key)) and 1 < value < 1e9}
+    both = kind == "linear" and number(factor) and factor > 1 and "original_max_position_embeddings" not in scaling
+    if both and not stated and not TRAINED_WITH_IT.match(str(entry.raw.get("model_type"))):
+        key = (
+            f"{'rope_scaling' if entry.raw.get('rope_scaling') else 'rope_parameters'}.original_max_position_embeddings"
+        )
+        yield entry.problem(
+            "length-ambiguous", "max_position_embeddings", length,
+            f"the length after scaling, as it is read here ({round(length / factor)} x {factor:g}); older files state "
+            f"the one before ({length} x {factor:g})",
+            entry.set(key, round(length / factor))
+            + f"   (else: --set 'max_position_embeddings={round(length * factor)}' as well, and {length} in it)",
+        )  # fmt: skip
+    original = scaling.get("original_max_position_embeddings", entry.raw.get("original_max_position_embeddings"))
+    known = [length, original, *([length * factor, length / factor] if number(factor) and factor > 0 else [])]
+    for key, value in stated.items():
+        if not any(number(one) and abs(value - one) < 1 for one in known):
+            larger = max(value, length)
+            mend = entry.set("max_position_embeddings" if larger > length else key, larger)
+            yield entry.problem(
+                "length-contradicted", "max_position_embeddings", length, f"{value}, as key {key!r} says, or neither",
+                mend + f"   (if it was trained so far; else --set '{entry.prefix}{key}={length}')",
+            )  # fmt: skip
+
+
+def _outside(raw: Mapping[str, Any], entry: Entry) -> Iterator[Problem]:
+    """Keys beside ``text_config`` that belong into it: there nobody reads them."""
+    own = entry.raw.get("rope_parameters") or entry.raw.get("rope_scaling") or {}
+    base = own.get("rope_theta") if isinstance(own, dict) else None
+    for key in ROPE:
+        default = base or default_base(entry.defaults) if key == "rope_theta" else getattr(entry.defaults, key, None)
+        value, inner = raw.get(key), entry.raw.get(key, default)
+        if value is None or value == inner or _same_rope(value, entry.raw):
+            continue
+        yield Problem(
+            "keys-outside", ALL, key, value, f"text_config.{key}: beside 'text_config' nobody reads it",
+            entry.set(f"text_config.{key}", value, (key, None)),
+        )  # fmt: skip
+
+
+def _same_rope(value: Any, text: Mapping[str, Any]) -> bool:
+    """Whether a rope dict says what the language model's own one says, under either name."""
+    own = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(value, dict) or not isinstance(own, dict):
+        return False
+    said = {**text, **own, "rope_type": own.get("rope_type", own.get("type", "default"))}
+    return all(said.get("rope_type" if key == "type" else key) == one for key, one in value.items())
+
+
+def _head_dim(entry: Entry) -> Iterator[Problem]:
+    """Transformers' yarn and longrope take ``head_dim`` as it stands, which is nothing in some classes."""
+    heads, hidden = entry.raw.get("num_attention_heads"), entry.raw.get("hidden_size")
+    empty = entry.defaults is not None and getattr(type(entry.defaults), "head_dim", 0) is None
+    empty = empty and getattr(entry.defaults, "head_dim", None) is None and entry.raw.get("head_dim") is None
+    if entry.rope_type in SCALES_LOGITS and empty and number(heads) and number(hidden) and heads:
+        size = int(hidden // heads)
+        yield entry.problem("head-dim-missing", "head_dim", None, size, entry.set("head_dim", size))
 
 
 def _sliding(entry: Entry) -> Iterator[Problem]:
@@ -331,11 +509,13 @@ def _sliding(entry: Entry) -> Iterator[Problem]:
 
 CHECKS = (
     _theta, _type, _factor, _original, _length, _longrope, _dynamic, _attention_factor, _misspelt, _partial, _sliding,
+    _head_dim,
 )  # fmt: skip
 
 
-def _two_dicts(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
+def _two_dicts(whole: Entry) -> Iterator[Problem]:
     """Files may hold the old and the new form of the same thing; they must agree."""
+    text, model, prefix = whole.raw, whole.model, whole.prefix
     new, old = text.get("rope_parameters"), text.get("rope_scaling")
     if not (isinstance(new, dict) and isinstance(old, dict)):
         return
@@ -355,9 +535,8 @@ def _two_dicts(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Pro
             return
 
 
-def _dual_chunk(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
-    if text.get("dual_chunk_attention_config"):
-        entry = Entry(text, model, ALL, "", {}, prefix)
+def _dual_chunk(entry: Entry) -> Iterator[Problem]:
+    if entry.raw.get("dual_chunk_attention_config"):
         yield entry.problem(
             "dual-chunk-not-served", "dual_chunk_attention_config", "present",
             "absent for vLLM (removed in 0.11) and SGLang (no backend in 0.5.23)",
@@ -365,10 +544,9 @@ def _dual_chunk(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Pr
         )  # fmt: skip
 
 
-def _not_nested(text: Mapping[str, Any], model: str, prefix: str) -> Iterator[Problem]:
-    rope = text.get("rope_parameters")
+def _not_nested(entry: Entry) -> Iterator[Problem]:
+    rope = entry.raw.get("rope_parameters")
     if isinstance(rope, dict) and rope and not any(isinstance(value, dict) for value in rope.values()):
-        entry = Entry(text, model, ALL, "rope_parameters", rope, prefix)
         nested = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
         yield entry.problem(
             "rope-not-nested", "rope_parameters", "one dict for all layers", "one dict per layer type",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +36,13 @@ class RopeSpec:
         style: "half" rotates (i, i + d/2), "interleaved" rotates (2i, 2i + 1).
         kv_heads: key-value heads per layer, for methods that treat heads differently.
         layer_type: as in ``config.layer_types``; ``ALL`` where the layers share one embedding.
-        sliding: True if these layers see only a sliding window; extensions leave them alone.
+        sliding: True if these layers see no further than they were trained to; extensions leave them alone.
+        trained_in: True if the model is known to be trained with the scaling that its configuration states.
+        yarn: what a trained-in YaRN has in the place of its defaults: ``beta_fast``, ``beta_slow``, ``truncate``, and
+            the pair ``mscale``, ``mscale_all_dim``, whose ratio is its attention factor.
+        logit_scale: multiplier of all logits that attention takes from the rope parameters besides (latent attention:
+            the square of 0.1 mscale_all_dim ln(factor) + 1). Methods keep it.
+        beside: other rope parameters that the model may read; they go wherever the rope goes.
     """
 
     base: float
@@ -52,6 +58,10 @@ class RopeSpec:
     kv_heads: int = 1
     layer_type: str = ALL
     sliding: bool = False
+    trained_in: bool = False
+    yarn: dict[str, float] = field(default_factory=dict, hash=False)
+    logit_scale: float = 1.0
+    beside: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def plain(cls, base: float, rotary_dim: int, window: int, **more: object) -> RopeSpec:
@@ -117,16 +127,17 @@ class RopeSpec:
         """The spec that an extension starts from.
 
         ``linear``, ``dynamic`` and ``yarn`` are replaced: the plain frequencies and the pretrained window. What a model
-        was trained with (``llama3``, ``longrope``) stays below the new factors, and the promised length is the window.
+        was trained with (``llama3``, ``longrope``, and ``trained_in``) stays below the new factors, and the promised
+        length is the window.
 
         Args:
-            on_top: overrides that choice (True for a ``yarn`` that was trained in, as in gpt-oss).
+            on_top: overrides that choice.
         """
         if self.is_plain:
             return self
-        if self.rope_type in TRAINED_IN if on_top is None else on_top:
+        if self.rope_type in TRAINED_IN or self.trained_in if on_top is None else on_top:
             factors = self.factors if self.long_factors is None else self.long_factors
-            return replace(self, window=self.length, factors=factors, long_factors=None)
+            return replace(self, window=self.length, factors=factors, long_factors=None, trained_in=True)
         ones = (1.0,) * len(self.factors)
         return replace(
             self, length=self.window, factors=ones, attention_factor=1.0, long_factors=None, rope_type="default"
@@ -158,11 +169,15 @@ class Reading:
         inv_freq: radians per token, float64 [d/2].
         attention_factor: multiplier of cos and sin.
         max_length: tokens that the engine serves without being told to.
+        logit_scale: multiplier of all logits besides, see ``RopeSpec``.
+        stairs: (beta, length) by which queries grow with their position; None if they do not.
     """
 
     inv_freq: Tensor
     attention_factor: float
     max_length: int
+    logit_scale: float = 1.0
+    stairs: tuple[float, int] | None = None
 
 
 def served(readings: Mapping[str, Reading]) -> int:

@@ -111,6 +111,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
     if request.fix:
         with own_edit(place):
             wrote = agreement.fix(place, asked)
+    Checkpoint.open(place)
     return Agreement(agreement.check_export(place, asked), wrote)
 
 

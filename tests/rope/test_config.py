@@ -241,7 +241,6 @@ def test_models_without_a_rotary_embedding(model_type, folder):
         ({"rope_type": "default", "rope_theta": None}, "rope_theta None, expected a number above 1"),
         ({"rope_type": "default", "rope_theta": "10000"}, "rope_theta '10000'"),
         ({"rope_type": "default", "rope_theta": 1.0}, "rope_theta 1.0"),
-        ({"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}, "'mrope_section': M-RoPE"),
         (
             {"rope_type": "yern", "rope_theta": 1e4, "factor": 4.0},
             "rope_type 'yern' is unknown, expected one of default",

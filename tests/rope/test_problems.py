@@ -41,7 +41,8 @@ SOUND = {
     "yarn": LLAMA | {"rope_parameters": YARN, "max_position_embeddings": 131072},
     "Llama 3.1, legacy keys": without(LLAMA, "rope_parameters")
     | {"rope_theta": 5e5, "rope_scaling": LLAMA3, "max_position_embeddings": 131072},
-    "linear": LLAMA | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, **THETA}},
+    "linear": LLAMA | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, **THETA,
+                                           "original_max_position_embeddings": 8192}},
     "yarn, factor for SGLang too": LLAMA
     | {"rope_parameters": {**YARN, "attention_factor": 1.0, "attn_factor": 0.878249},
        "max_position_embeddings": 131072},

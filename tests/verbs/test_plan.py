@@ -81,7 +81,7 @@ def test_notes_say_what_the_numbers_do_not(tmp_path):
     config("gpt_oss").save_pretrained(tmp_path / "gpt_oss")
     assert any("square of the length" in note for note in plan(str(tmp_path / "gpt_oss"), 256).notes)
     config("mistral").save_pretrained(tmp_path / "mistral")
-    assert any("every layer sees at most 48" in note for note in plan(str(tmp_path / "mistral"), 256).notes)
+    assert any("every layer sees at most 96" in note for note in plan(str(tmp_path / "mistral"), 256).notes)
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
     config("llama", max_position_embeddings=256, rope_parameters=yarn).save_pretrained(tmp_path / "yarn")
     made = plan(str(tmp_path / "yarn"), 512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL
 
 ORIGIN = "Use the checkpoint that the file was made from."
+SCALED_BY_TENSORS = ("phi3", "phimoe")  # the converter writes factors for them, and no type
+PLAUSIBLE = 8192  # tokens that models with the base 10,000 were trained on
 
 
 def problem(file: RopeOfFile, code: str, key: str, seen: Any, expected: Any, mend: str) -> Problem:
@@ -43,6 +46,26 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             file, "factors-missing", "rope.scaling.type", kind,
             "a factor tensor beside it: without one llama.cpp rotates as the model that was not extended", again,
         )  # fmt: skip
+    original, length = keys.get("rope.scaling.original_context_length"), keys["context_length"]
+    by_tensors = file.architecture in SCALED_BY_TENSORS and kind is None and not factor and not file.factors
+    if by_tensors and original and original < length:
+        yield problem(
+            file, "factors-missing", "rope.scaling.original_context_length", original,
+            f"a scaling from {original} to {length} tokens (factor tensors, or a type and a factor); without one "
+            "llama.cpp rotates as the model that was not extended", again,
+        )  # fmt: skip
+    if factor != 0.0 and not 1.0 <= factor < math.inf:
+        inverse = 1 / factor if 0 < factor < 1 else 1.0
+        yield problem(
+            file, "factor-invalid", "rope.scaling.factor", factor,
+            "at least 1: lengths are multiplied by it, positions divided", _set(file, {"rope.scaling.factor": inverse}),
+        )  # fmt: skip
+    trained = original or length / max(factor, 1.0)
+    if "rope.freq_base" not in keys and trained > PLAUSIBLE:
+        yield problem(
+            file, "freq-base-missing", "rope.freq_base", None,
+            f"the base that the model was trained with: llama.cpp takes 10,000, too small for {length} tokens", again,
+        )  # fmt: skip
     for name in set(file.factors) - set(loaded(file.architecture, kind)):
         what = (
             "loads the tensor and rotates without it" if file.architecture in LOADED_UNUSED else "has no place for it"
@@ -67,7 +90,6 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
         yield problem(
             file, "key-not-understood", found.key, found.seen, f"{found.allowed or 'no such key'}: {why}", mend
         )
-    original = keys.get("rope.scaling.original_context_length")
     if kind in ("linear", "yarn") and factor > 1 and original:
         promised = round(original * factor)
         if abs(keys["context_length"] - promised) > 0.01 * promised:

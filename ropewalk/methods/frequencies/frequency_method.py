@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.engine import Rotation, engaged
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
+from ropewalk.rope import architecture, live, trial
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import live
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -28,10 +30,12 @@ class FrequencyMethod(Method):
     Attributes:
         runtime: True if frequencies depend on the length or the head, so that rotation happens at attention time and
             nothing can be saved; ``frozen`` may offer a static stand-in.
+        raises: rope types, trained in, that this method extends by raising their factor; on others it goes on top.
     """
 
     axes: ClassVar[frozenset[str]] = frozenset({"frequencies"})
     runtime: ClassVar[bool] = False
+    raises: ClassVar[frozenset[str]] = frozenset()
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         """Frequencies for ``target`` tokens (the length of the moment for length-dependent methods)."""
@@ -75,7 +79,7 @@ class FrequencyMethod(Method):
     ) -> dict[str, tuple[RopeSpec, int]]:
         self.require(config, to)
         promised = {key: spec.length for key, spec in rope_config.read(config).items()}
-        starting = rope_config.starting_specs(config, on_top)
+        starting = self.starting(config, on_top)
         targets: dict[str, tuple[RopeSpec, int]] = {}
         for key, rope in starting.items():
             if rope.sliding:
@@ -93,7 +97,13 @@ class FrequencyMethod(Method):
                     f"Choose a target of at most {LAST_POSITION} tokens.",
                 )
             targets[key] = (rope, target)
+        if not targets:
+            raise UserError(*_nothing_to_extend(config, starting))
         return targets
+
+    def starting(self, config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
+        """Layer type -> the rope that this method starts from; see ``rope.config.starting_specs``."""
+        return rope_config.starting_specs(config, on_top, self.raises)
 
     def fingerprint(self, model: nn.Module, to: int) -> str:
         self.require(model, to)
@@ -134,10 +144,26 @@ class FrequencyMethod(Method):
             untouched = rope.scale(target) == 1.0 and "refinement" not in self.axes
             native = {"rope_type": "default"} if untouched else self.native(rope, target)
         if native is not None:
-            native = {"rope_theta": rope.base, **native, **rope_config.partial_rotary(rope)}
-            if accepts(native):
+            t = self.at(rope, target).attention_factor
+            native = rope_config.complete(rope, {"rope_theta": rope.base, **native}, t)
+            if native is not None and accepts(native):
                 return native
-        return rope_config.flat_longrope(rope, self.at(rope, target), target)
+        found = self.at(rope, target)
+        if rope.rope_type == "proportional" and (same := rope_config.proportional(rope, found)):
+            return same
+        flat = rope_config.flat_longrope(rope, found, target)
+        if not accepts(flat):
+            changed = not torch.allclose(found.inv_freq, rope.inv_freq, rtol=1e-6, atol=1e-12)
+            what = (
+                "" if changed else ", of which it changes none: every pair that rotates has turned often; what is left"
+            )
+            what += "" if changed else f" is an attention factor of {found.attention_factor:.4g}"
+            raise UserError(
+                f"{self.id} cannot be written into this configuration: its layers take no rope type that says its "
+                f"frequencies{what}",
+                "Raise the length alone, and measure it: --method none.",
+            )
+        return flat
 
     def saved(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, dict[str, Any]]:
         """Layer type -> rope parameters that say this method in a configuration.
@@ -162,8 +188,9 @@ class FrequencyMethod(Method):
         Raises:
             UserError: as ``saved``.
         """
-        parameters, starting = self.saved(config, to, on_top), rope_config.starting_specs(config, on_top)
-        rope_config.write(config, parameters, to, rope_config.extension(self.id, starting, parameters, to))
+        parameters, window = self.saved(config, to, on_top), rope_config.window_of(self.starting(config, on_top))
+        record = rope_config.extension(self.id, window, rope_config.pretrained_specs(config, on_top), parameters, to)
+        rope_config.write(config, parameters, to, record)
         return parameters
 
     def static_plan(self, config: PreTrainedConfig, to: int, on_top: bool | None = None) -> dict[str, Frequencies]:
@@ -182,10 +209,11 @@ class FrequencyMethod(Method):
         targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
         text, window = rope_config.text_config(model.config), rope_config.trained_window(model.config)
-        before = dict(vars(text))
+        before, trained = dict(vars(text)), copy.deepcopy(model.config)
         self.write(model.config, to, on_top)
         live.rebuild(model, plan)
         try:  # what was written says what the method meant
+            trial.compare(trained, model.config)
             live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
         except UserError:
             vars(text).clear()
@@ -196,6 +224,21 @@ class FrequencyMethod(Method):
         generation = getattr(model, "generation_config", None)
         if generation is not None and window <= (generation.max_length or 0) < to:  # it was the window's
             generation.max_length = to
+
+
+def _nothing_to_extend(config: PreTrainedConfig, starting: Mapping[str, RopeSpec]) -> tuple[str, str]:
+    """Why no rope of a model is an extension's to change, and what there is to do."""
+    text = rope_config.text_config(config)
+    reach = architecture.reach(text)
+    if reach is None:
+        kinds = ", ".join(starting)
+        seen = f"its ropes ({kinds}) are not those of plain attention"
+    else:
+        seen = f"its rotating layers see {reach:,} tokens at most, no more than in training: no angle is new"
+    return (
+        f"no layer of this {text.model_type} has a rope that an extension may change: {seen}",
+        "Measure the model as it is on longer text; what bounds it are its other layers, and their training.",
+    )
 
 
 def check_live(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ class PositionInterpolation(FrequencyMethod):
     """Divide every frequency by s = target / window. Wants about a thousand fine-tuning steps; weak without."""
 
     name: ClassVar[str] = "pi"
+    raises: ClassVar[frozenset[str]] = frozenset({"linear"})
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         return Frequencies(rope.inv_freq / rope.scale(target))

@@ -13,7 +13,10 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.parts import kept_by_turns
+from ropewalk.rope.formulas import yarn_magnitude
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+DEFAULT_BETAS = (32.0, 1.0)
 
 
 def kept_by_index(rope: RopeSpec, beta_fast: float, beta_slow: float, truncate: bool) -> Tensor:
@@ -47,30 +50,46 @@ class YaRN(FrequencyMethod):
     ramp: Literal["code", "paper"] = "code"
 
     name: ClassVar[str] = "yarn"
+    raises: ClassVar[frozenset[str]] = frozenset({"yarn"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_slow < self.beta_fast:
+        if not 0 < self.beta_slow <= self.beta_fast or (self.ramp == "paper" and self.beta_slow == self.beta_fast):
             raise UserError(
                 f"yarn: beta_slow is {self.beta_slow}, beta_fast is {self.beta_fast}, expected 0 < slow < fast"
             )
         require_above(0, self, "beta_fast", "attention_factor")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
-        s = rope.scale(target)
+        s, (fast, slow) = rope.scale(target), self.betas(rope)
         if self.ramp == "code":
-            kept = kept_by_index(rope, self.beta_fast, self.beta_slow, self.truncate)
+            kept = kept_by_index(rope, fast, slow, bool(rope.yarn.get("truncate", self.truncate)))
         else:
-            kept = kept_by_turns(rope.turns, self.beta_slow, self.beta_fast)
-        t = 0.1 * math.log(s) + 1 if self.attention_factor is None else self.attention_factor
+            kept = kept_by_turns(rope.turns, slow, fast)
+        above, below = (
+            yarn_magnitude(s, rope.yarn.get(key, default))
+            for key, default in (("mscale", 1.0), ("mscale_all_dim", 0.0))
+        )
+        t = above / below if self.attention_factor is None else self.attention_factor
         return Frequencies(rope.inv_freq / s * (1 - kept) + rope.inv_freq * kept, t)
+
+    def betas(self, rope: RopeSpec) -> tuple[float, float]:
+        """Bounds in turns, fast and slow: those of a trained-in YaRN, unless others than the defaults are asked for."""
+        if (self.beta_fast, self.beta_slow) != DEFAULT_BETAS:
+            return self.beta_fast, self.beta_slow
+        return rope.yarn.get("beta_fast", self.beta_fast), rope.yarn.get("beta_slow", self.beta_slow)
 
     def native(self, rope: RopeSpec, target: int) -> dict[str, Any] | None:
         if self.ramp != "code" or not self.truncate or self.attention_factor is not None:
             return None  # engines differ in whether they read these
-        betas = {"beta_fast": self.beta_fast, "beta_slow": self.beta_slow}
+        betas = self.betas(rope)
         return {
             "rope_type": "yarn",
             "factor": rope.scale(target),
             "original_max_position_embeddings": rope.window,
-            **({} if betas == {"beta_fast": 32.0, "beta_slow": 1.0} else betas),
+            **({"truncate": False} if "truncate" in rope.yarn else {}),
+            **(
+                {}
+                if betas == DEFAULT_BETAS and "beta_fast" not in rope.yarn
+                else dict(zip(("beta_fast", "beta_slow"), betas, strict=True))
+            ),
         }

@@ -1,0 +1,107 @@
+"""Whether an architecture takes another rope: its model is made of both configurations, without weights, and compared.
+
+Attention may read rope parameters that no rotary module sees (a scale of the logits, a temperature of the queries).
+What is lost there shows in no frequency, but in the scale of a layer or in the first forward.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ropewalk.common.errors import UserError
+from ropewalk.rope.config import quiet, text_config
+from ropewalk.rope.live import rotaries
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+TOKENS = 3
+MISSING = (TypeError, KeyError, AttributeError, ValueError, IndexError)  # how a key that is not there shows
+MEND = "Choose another method (ropewalk methods); yarn raises the factor of a model that was trained with yarn."
+
+
+def class_of(config: PreTrainedConfig) -> Any:
+    """The class that weights were saved from, else the language model; None for code of its own."""
+    import transformers
+
+    if not type(config).__module__.startswith("transformers."):
+        return None
+    saved = getattr(transformers, str((config.architectures or [""])[0]), None)
+    if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
+        return saved
+    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
+def compare(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
+    """Refuse a configuration with which layers scale their logits otherwise, or the model does not run any more.
+
+    Models that cannot be made without weights are not compared.
+
+    Raises:
+        UserError: naming the layer and the two scales, or what the model says.
+    """
+    kind = class_of(before)
+    if kind is None:
+        return
+    try:
+        old = _made(kind, before)
+    except Exception:  # many kinds, of models that need something else to be made
+        return
+    try:
+        new = _made(kind, after)
+    except Exception as error:
+        raise UserError(f"{kind.__name__} cannot be made with these rope parameters: {_said(error)}", MEND) from None
+    scales = _scales(new)
+    for name, scale in _scales(old).items():
+        if not math.isclose(scales.get(name, scale), scale, rel_tol=1e-6):
+            raise UserError(
+                f"layer {name} would scale its logits by {scales[name]:.6g}, it was trained with {scale:.6g}: "
+                "attention reads that from the rope parameters",
+                MEND,
+            )
+    failed = _fails(new)
+    if failed and failed != _fails(old):
+        raise UserError(f"{kind.__name__} does not run with these rope parameters: {failed}", MEND)
+
+
+def _made(kind: Any, config: PreTrainedConfig) -> nn.Module:
+    config = copy.deepcopy(config)
+    text = text_config(config)
+    if not getattr(text, "layer_types", None) and getattr(text, "num_hidden_layers", 0) > 2:
+        text.num_hidden_layers = 2  # the others are the same
+    with torch.device("meta"), quiet():
+        model: nn.Module = kind(config)
+    return model
+
+
+def _scales(model: nn.Module) -> dict[str, float]:
+    """Name of a module -> the number by which it scales its logits."""
+    found = {name: getattr(module, "scaling", None) for name, module in model.named_modules()}
+    return {name: scale for name, scale in found.items() if isinstance(scale, float)}
+
+
+def _fails(model: nn.Module) -> str:
+    """What the model says of a few tokens; empty if it reads them."""
+    ids = torch.ones(1, TOKENS, dtype=torch.long, device="meta")
+    mask = torch.ones(1, 1, TOKENS, TOKENS, device="meta")  # given, since making one looks at values
+    try:
+        for rotary in rotaries(model):
+            rotary.rope_type = "default"  # others look at positions
+        with quiet(), torch.no_grad():
+            model.eval()(input_ids=ids, attention_mask=mask, use_cache=False)
+    except UserError:  # no rotary module
+        return ""
+    except MISSING as error:
+        return _said(error)
+    except Exception:  # what the meta device cannot do (looking at values, routing to experts): it got that far
+        return ""
+    return ""
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

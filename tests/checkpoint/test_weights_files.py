@@ -1,0 +1,191 @@
+"""Which files a model's weights may lie in, and what their headers may say; only safetensors are ever opened."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ropewalk import UserError, method
+from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.weights import check_weights
+from ropewalk.checkpoint.write import extend
+from ropewalk.cli.main import run
+from ropewalk.engines.handover import export
+from tests.models import tiny, tokens
+
+INDEX = "model.safetensors.index.json"
+
+
+class Trap:
+    """A pickle that tells on whoever opens it."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+def saved(folder: Path) -> Path:
+    tiny("llama").save_pretrained(folder)
+    return folder
+
+
+def sharded(folder: Path, *names: str) -> Path:
+    """The weights in files of these names, and an index of them."""
+    whole = saved(folder) / "model.safetensors"
+    tensors, where = load_file(whole), {}
+    whole.unlink()
+    for i, name in enumerate(names):
+        part = {key: value.clone() for n, (key, value) in enumerate(tensors.items()) if n % len(names) == i}
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file(part, folder / name, {"format": "pt"})
+        where |= dict.fromkeys(part, name)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+def reheaded(file: Path, change) -> None:
+    """Write a file's header as ``change`` leaves it, its bytes untouched."""
+    data = file.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    change({key: value for key, value in header.items() if key != "__metadata__"})
+    new = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + size :])
+
+
+def overlap(entries):
+    first, second = list(entries.values())[:2]
+    second["data_offsets"] = [first["data_offsets"][0], second["data_offsets"][1]]
+
+
+def negative(entries):
+    next(iter(entries.values()))["data_offsets"][0] = -4
+
+
+def backwards(entries):
+    entry = next(iter(entries.values()))
+    entry["data_offsets"] = entry["data_offsets"][::-1]
+
+
+def other_shape(entries):
+    next(iter(entries.values()))["shape"][0] += 1
+
+
+def other_type(entries):
+    next(iter(entries.values()))["dtype"] = "F16"
+
+
+def unknown_type(entries):
+    next(iter(entries.values()))["dtype"] = "F3"
+
+
+def gap(entries):
+    last = max(entries.values(), key=lambda entry: entry["data_offsets"][1])
+    last["data_offsets"][0] += 4
+
+
+@pytest.mark.parametrize("change", [overlap, negative, backwards, other_shape, other_type, unknown_type, gap])
+def test_an_unsound_header_is_refused_by_whoever_opens_or_copies(change, tmp_path):
+    folder = saved(tmp_path / "m")
+    reheaded(folder / "model.safetensors", change)
+    for verb in (lambda: Checkpoint.open(folder).load(device="cpu"),
+                 lambda: extend(folder, 256, method("yarn"), tmp_path / "out"),
+                 lambda: export(folder, "vllm", out=tmp_path / "out")):  # fmt: skip
+        with pytest.raises(UserError, match=r"model.safetensors (has an (unsound|unreadable) header|is truncated)"):
+            verb()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "a/../../x.safetensors", "/etc/x.safetensors"])
+def test_an_index_that_leads_out_is_refused(name, tmp_path):
+    folder = sharded(tmp_path / "m", "one.safetensors", "two.safetensors")
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = name
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(UserError, match="a file outside of the folder"):
+        check_weights(folder)
+
+
+def test_shards_in_subfolders_go_along(tmp_path):
+    folder = sharded(tmp_path / "m", "a/one.safetensors", "b/c/two.safetensors")
+    expected = Checkpoint.open(folder).load(device="cpu")(tokens(1, 8)).logits
+    for out in (extend(folder, 64, method("yarn"), tmp_path / "out").folder,
+                export(folder, "vllm", out=tmp_path / "exported").folder):  # fmt: skip
+        assert (out / "b/c/two.safetensors").is_file()
+        assert torch.equal(Checkpoint.open(out).load(device="cpu")(tokens(1, 8)).logits, expected)
+
+
+@pytest.mark.parametrize("way", ["named", "index", "alone", "adapter"])
+def test_nothing_is_unpickled(way, tmp_path):
+    folder, sprung = saved(tmp_path / "m"), tmp_path / "sprung"
+    trap = folder / ("adapter_model.bin" if way == "adapter" else "pytorch_model.bin")
+    trap.write_bytes(pickle.dumps(Trap(sprung)))
+    if way == "named":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": trap.name}))
+    elif way == "index":
+        names = load_file(folder / "model.safetensors")
+        (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, trap.name)}))
+    elif way == "adapter":
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    if way in ("index", "alone"):
+        (folder / "model.safetensors").unlink()
+    for verb in (lambda: Checkpoint.open(folder).load(device="cpu"),
+                 lambda: extend(folder, 256, method("yarn"), tmp_path / "out"),
+                 lambda: export(folder, "vllm", out=tmp_path / "out")):  # fmt: skip
+        with pytest.raises(UserError):
+            verb()
+    assert not sprung.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_mend_of_named_weights_mends(tmp_path):
+    folder = saved(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "x.bin"}))
+    with pytest.raises(UserError) as refusal:
+        check_weights(folder)
+    assert run(refusal.value.mend.split("   (")[0].split()[1:]) == 0
+    assert check_weights(folder)
+
+
+def test_a_whole_file_goes_before_an_index_as_transformers_takes_it(tmp_path):
+    folder = saved(tmp_path / "m")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "missing.safetensors"}}))
+    assert [file.name for file in check_weights(folder)] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.safetensors"])
+def test_links_out_of_the_folder_are_not_copied(name, tmp_path):
+    folder, outside = saved(tmp_path / "m"), tmp_path / "elsewhere"
+    if name == "notes.txt":
+        outside.write_text("private")
+    else:
+        (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    for verb in (lambda: extend(folder, 256, method("yarn"), tmp_path / "out"),
+                 lambda: export(folder, "vllm", out=tmp_path / "out")):  # fmt: skip
+        with pytest.raises(UserError, match="is a link out of the model's folder"):
+            verb()
+    assert not (tmp_path / "out").exists()
+    Checkpoint.open(folder).load(device="cpu")  # reading is the user's own business
+
+
+def test_a_hub_cache_is_a_folder_of_links_to_its_blobs(tmp_path):
+    repository = tmp_path / "models--a--b"
+    snapshot, blobs = repository / "snapshots" / "0123", repository / "blobs"
+    saved(snapshot)
+    blobs.mkdir()
+    for i, file in enumerate(sorted(snapshot.iterdir())):
+        file.rename(blobs / str(i))
+        file.symlink_to(Path("../../blobs") / str(i))
+    out = extend(snapshot, 256, method("yarn"), tmp_path / "out").folder
+    assert not any(file.is_symlink() for file in out.iterdir())
+    assert Checkpoint.open(out).load(device="cpu").config.max_position_embeddings == 256
