@@ -122,8 +122,21 @@ def logits(model: PreTrainedModel, ids: Tensor, **keywords: object) -> Tensor:
     return model(ids, use_cache=False, **keywords).logits
 
 
-def near(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
-    return float((a - b).abs().max()) <= tolerance
+class Near(int):
+    """Whether two results agree; a failing assertion shows by how much they do not."""
+
+    words: str
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def near(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> Near:
+    """Whether the largest difference is at most ``tolerance`` of the largest value of ``b``."""
+    difference, limit = float((a - b).abs().max()), tolerance * float(b.abs().max())
+    found = Near(difference <= limit)
+    found.words = f"difference {difference:.3g}, limit {limit:.3g}"
+    return found
 
 
 def left_padded(ids: Tensor, pad: int) -> Tensor:

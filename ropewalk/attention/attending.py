@@ -24,6 +24,9 @@ class Attending(Protocol):
     def id(self) -> str: ...
 
     @property
+    def fit(self) -> object | None: ...
+
+    @property
     def axes(self) -> frozenset[str]: ...
 
     @property

@@ -16,24 +16,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention import cache_argument, selftest, soundness
+from ropewalk.attention import cache_argument, cache_owner, selftest, soundness
 from ropewalk.attention.attending import Attending
 from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.attention.layer import Call
-from ropewalk.attention.regions import PLAIN, AnyLayer, Layer, Region, extended_layers
+from ropewalk.attention.regions import PLAIN, Layer, Region, Told, extended_layers
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.rotation import Turn
 from ropewalk.rope.spec import Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
@@ -51,11 +54,13 @@ class Rotation:
         spec: the rotary embedding in use.
         frequencies: current length in tokens -> Frequencies ([d/2] or [kv heads, d/2]).
         temperature: query positions int64 [R, Q] -> logit multiplier [R, Q], or None.
+        method: id of the method that chooses.
     """
 
     spec: RopeSpec
     frequencies: Callable[[int], Frequencies]
     temperature: Callable[[Tensor], Tensor | None]
+    method: str
 
     def at(self, length: int, live: Rotary) -> tuple[Tensor, float]:
         """float32 frequencies and the attention factor; what a method leaves alone keeps the bits of ``live``."""
@@ -118,7 +123,9 @@ class Engine:
         self.attached: list[_Attached] = []
         self.checked: list[tuple[Attending, Layer]] = []  # methods, on one layer of every kind that they tell apart
         self.sound = 0  # tokens up to which regions have been checked
-        self.layout = Layout(0, 0)
+        self.setting = ""  # what caches are filled under
+        self.layout: Layout | None = None  # of the forward pass that is going on
+        self.cache: Cache | None = None  # that it was given
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
@@ -177,6 +184,9 @@ class Engine:
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
         self.sound = min((layer.target for _, layer in self.checked), default=0)
+        names = [method.id for method in self.methods] + [rotation.method for rotation in self.rotations.values()]
+        target = max(attached.layer.target for attached in self.attached)
+        self.setting = f"{'+'.join(dict.fromkeys(names))} for {target:,} tokens"
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
@@ -185,8 +195,14 @@ class Engine:
         """A text past the target goes on as far as the methods are sound there.
 
         Raises:
-            UserError: naming the rule that the first token too many breaks.
+            UserError: naming the rule that the first token too many breaks, or what was fitted for fewer.
         """
+        for method, layer in self.checked:
+            if method.fit is not None:
+                raise UserError(
+                    f"the text has {length} tokens, {method.id} was fitted and put on for {layer.target}",
+                    f"Fit it for as many: ropewalk fit MODEL --method {method.name} --to {length} -o FILE",
+                )
         for tokens in (2 * length, length + 256, length):  # ahead, so that generating does not ask at every token
             try:
                 for method, layer in self.checked:
@@ -210,6 +226,8 @@ class Engine:
         if positions is not None and positions.ndim != 2:
             raise UserError(f"position_ids have {positions.ndim} dimensions, expected [batch, tokens]")
         past = 0 if cache is None else int(cache.get_seq_length())
+        self.cache = cache
+        cache_owner.refuse_others(self._attended(cache), self.setting)
         mask = given.get("attention_mask")
         self.layout = Layout(
             past,
@@ -228,6 +246,7 @@ class Engine:
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
         self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
+        cache_owner.reading.add(self.setting)
         for attached in self.attached:
             index = attached.layer.index
             attached.memo.begin(_stable_keys(layers[index]) if index < len(layers) else None, past)
@@ -235,18 +254,31 @@ class Engine:
         return arguments, keywords
 
     def end(self, body: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        """After the decoder's forward: every layer came here.
+        """After the decoder's forward, also after one that failed: its cache is this setting's; every layer came here.
 
         Raises:
             UserError: naming the layers that attended elsewhere, without rotation.
         """
+        layout, given, self.layout, self.cache = self.layout, self.cache, None, None
+        cache_owner.reading.discard(self.setting)
+        if layout is None:  # it failed before it began
+            return
+        returned = output if isinstance(output, Mapping) else dict(enumerate(output or ()))
         elsewhere = [attached.layer.index for attached in self.attached if not attached.attended]
-        if elsewhere:
+        setting = self.setting + ("" if layout.counted else ", at positions that do not count up from 0")
+        for cache in (given, cache_argument.among(returned)):
+            cache_owner.claim(self._attended(cache), setting)
+        if elsewhere and output is not None:
             raise UserError(
                 f"layers {elsewhere} of {type(body).__name__} did not attend through the function that the method "
                 "registered; the result is not the method's",
                 "Leave config._attn_implementation alone while a method is on.",
             )
+
+    def _attended(self, cache: Cache | None) -> list[Any]:
+        """The layers of a cache that hold what attention reads."""
+        layers = getattr(cache, "layers", [])
+        return [layers[attached.layer.index] for attached in self.attached if attached.layer.index < len(layers)]
 
     def attend(
         self,
@@ -283,7 +315,7 @@ class Engine:
             scale,
             backend_for(query, softcap),
             sinks,
-            replace(attached.layer, sliding=sliding) if attached.choosing else attached.layer,
+            replace(attached.layer, sliding=sliding, length=layout.length),
             attached.choosing,
         )
         out = call.attend()
@@ -321,7 +353,7 @@ class Engine:
                         if sliding is not None and (method, told) not in self.checked:
                             self.checked.append((method, told))
                     seen = method.seen_as(layer)
-                    regions = method.regions(seen if method.by_layer else AnyLayer.of(seen))
+                    regions = method.regions(Told.to(method, seen))
             if self.varies:  # those of other lengths are of no use
                 self._regions = {known: made for known, made in self._regions.items() if known[2] == length}
             self._regions[name] = layer.clip(regions)
@@ -340,7 +372,7 @@ class Engine:
         """Product of all temperatures, [R, 1 or H, Q, 1], or None."""
         layer, rope = attached.layer, attached.rope
         seen = [(method, method.seen_as(layer)) for method in self.methods if layer.extended]
-        found = [method.temperature(m, one if method.by_layer else AnyLayer.of(one)) for method, one in seen]
+        found = [method.temperature(m, Told.to(method, one)) for method, one in seen]
         if rope is not None and rope.rotation is not None:
             found.append(rope.rotation.temperature(m))
         shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if t is not None]
@@ -415,6 +447,12 @@ def _attention(
     if attention_mask is not None and attention_mask.shape[1:3] != (1, 1):
         raise UserError(f"layer {attached.layer.index} has a mask of its own, which regions do not know")
     layout = getattr(attention_mask, LAYOUT, attached.engine.layout)
+    if layout is None:
+        raise UserError(
+            f"layer {attached.layer.index} was reached without a call of the decoder, so that positions and cache are "
+            "not known",
+            "Call the module, model(...), not its forward(...).",
+        )
     if sliding_window is None and attached.layer.chunk is None:  # some models have their window in the mask alone
         sliding_window = getattr(attention_mask, WINDOW, None)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -435,8 +473,7 @@ def _mask(
         raise UserError("this model adds a mask function of its own, which regions do not know")
     engine = _ENGINES.get(id(keywords.get("config")))
     layout, window = None if engine is None else engine.layout, keywords.get("local_size")
-    plain = layout is None or (layout.given is None and layout.documents is None)
-    if attention_mask is None and plain and window is None:
+    if attention_mask is None and layout is None and window is None:
         return None
     mask = torch.ones(batch_size, 1) if attention_mask is None else attention_mask
     carrier = mask.bool()[:, None, None, :]
@@ -488,5 +525,5 @@ def engaged(
         _ENGINES[id(config)] = engine
         stack.callback(_ENGINES.pop, id(config))
         stack.callback(body.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)
-        stack.callback(body.register_forward_hook(engine.end).remove)
+        stack.callback(body.register_forward_hook(engine.end, always_call=True).remove)
         yield

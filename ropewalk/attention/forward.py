@@ -72,7 +72,7 @@ class Layout:
         shared: what layers that ask for the same compute once: tables of angles, tiles, temperatures.
 
     Raises:
-        UserError: if documents are packed on top of a cache.
+        UserError: if documents are packed, or positions jump, on top of a cache.
     """
 
     past: int
@@ -85,6 +85,12 @@ class Layout:
     def __post_init__(self) -> None:
         if self.documents is not None and self.past:
             raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
+        if self.past and not self.counted:
+            raise UserError(
+                f"position_ids begin at {int(self.positions[0, 0])} on top of a cache of {self.past} tokens, expected "
+                f"{int(self._in_order[0, 0])}, and no gap",
+                "Leave out position_ids, or the cache.",
+            )
 
     @property
     def total(self) -> int:
@@ -94,11 +100,26 @@ class Layout:
     @cached_property
     def positions(self) -> Tensor:
         """Positions of the queries, int64 [R, Q]: as given, else counted without padding."""
-        if self.given is not None:
-            return self.given
+        return self._in_order if self.given is None else self.given
+
+    @cached_property
+    def counted(self) -> bool:
+        """Whether positions count up from 0 along each row, as the keys of a cache are taken to do."""
+        if self.given is None or self.documents is not None:
+            return self.documents is None
+        differ = self.given != self._in_order
+        return not bool((differ if self.visible is None else differ & self.visible[:, self.past :]).any())
+
+    @cached_property
+    def _in_order(self) -> Tensor:
+        return self._count[:, self.past :]
+
+    @cached_property
+    def _count(self) -> Tensor:
+        """Places of all tokens, int64 [R, past + queries], counted without padding."""
         if self.visible is None:
-            return torch.arange(self.past, self.total)[None]
-        return (self.visible.cumsum(-1) - 1).clamp_min(0)[:, self.past :]
+            return torch.arange(self.total)[None]
+        return (self.visible.cumsum(-1) - 1).clamp_min(0)
 
     @cached_property
     def length(self) -> int:
@@ -127,7 +148,7 @@ class Layout:
     def _view(self, slots: int, kept: Tensor | None) -> View:
         m = self.positions
         if kept is None and self.visible is None and self.documents is None and m.shape[0] == 1:
-            n = torch.cat([(int(m[0, 0]) + torch.arange(-self.past, 0)).clamp_min(0), m[0]])[-slots:]
+            n = torch.cat([torch.arange(self.past), m[0]])[-slots:]
             return View(len(n), n[None], (Group(ALL, ALL, ALL, *_rising(m[0], n)),))
         if kept is not None:
             if bool((m != torch.arange(self.past, self.total)).any()):
@@ -139,9 +160,7 @@ class Layout:
             seen = torch.ones_like(n, dtype=torch.bool)
         else:
             seen = torch.ones(m.shape[0], self.total, dtype=torch.bool) if self.visible is None else self.visible
-            back = seen[:, : self.past].flip(-1).cumsum(-1).flip(-1)  # visible keys from here to the first query
-            first = _first(m, seen[:, self.past :])
-            n = torch.cat([(first - back).clamp_min(0), m.expand(seen.shape[0], -1)], -1)
+            n = torch.cat([self._count[:, : self.past].expand(len(seen), -1), m.expand(len(seen), -1)], -1)
             n, seen = n[:, -slots:], seen[:, -slots:]
         return View(n.shape[-1], n * seen, tuple(self._groups(m, n, seen)))
 
@@ -164,11 +183,6 @@ class Layout:
                     indices = _index(queries, self.queries), _index(keys, n.shape[-1])
                     found.append(Group(where, *indices, *_rising(m[row, queries], n[row, keys])))
         return found
-
-
-def _first(m: Tensor, seen: Tensor) -> Tensor:
-    """Position of the first visible query of every row, [B, 1]."""
-    return m.expand(seen.shape[0], -1).gather(-1, seen.long().argmax(-1, keepdim=True))
 
 
 def _index(members: Tensor, size: int) -> Index:

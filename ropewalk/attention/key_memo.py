@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a number -> one of the same size
 ROOM = 256  # least number of keys that a buffer grows by
 
 
@@ -29,7 +30,7 @@ class KeyMemo:
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
-        self._version = 0  # of its memory, when it was seen
+        self._state: int | Tensor = 0  # of its memory, when it was seen
         self._copies: dict[object, Growing] = {}
         self.notes: dict[object, dict[str, Any]] = {}
 
@@ -40,8 +41,9 @@ class KeyMemo:
             cached: the cache's keys of this layer, [B, Hkv, slots, D], or None if it has none.
             past: how many of them are written at most.
         """
-        written = cached is not None and _version(cached) != self._version  # by others than the model
-        start = None if cached is None or self._seen is None or written else _start_in(cached, self._seen)
+        start = None if cached is None or self._seen is None else _start_in(cached, self._seen)
+        if start is not None and cached is not None and self._written(cached, start):
+            start = None
         self._seen = None  # the cache is about to replace that tensor; not to hold two
         if start is None or cached is None:
             self._copies.clear()
@@ -64,7 +66,14 @@ class KeyMemo:
 
     def end(self, keys: Tensor) -> None:
         """Remember the cache's tensor that the copies were made of."""
-        self._seen, self._version = keys, _version(keys)
+        self._seen, self._state = keys, _state(keys)
+
+    def _written(self, cached: Tensor, start: int) -> bool:
+        """Whether others than the model wrote into the memory of ``cached``, the tensor seen from ``start`` on."""
+        seen, now = self._state, _state(cached)
+        if isinstance(seen, Tensor) and isinstance(now, Tensor):
+            return not torch.equal(seen[..., start : start + now.shape[-1]], now)
+        return isinstance(seen, Tensor) or isinstance(now, Tensor) or seen != now
 
 
 class Growing:
@@ -102,9 +111,12 @@ class Growing:
         self.buffer, self.start = larger, 0
 
 
-def _version(x: Tensor) -> int:
-    """How often the memory of ``x`` was written in place; 0 where torch does not count."""
-    return 0 if x.is_inference() else x._version
+def _state(x: Tensor) -> int | Tensor:
+    """How often the memory of ``x`` was written in place; of inference tensors, where torch does not count, a checksum.
+
+    The checksum, int64 [B, Hkv, K], adds up the bits of every key: exact, in whatever order they are added.
+    """
+    return x.view(BITS[x.element_size()]).sum(-1) if x.is_inference() else x._version
 
 
 def _start_in(part: Tensor, whole: Tensor) -> int | None:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+
+if TYPE_CHECKING:
+    from ropewalk.attention.attending import Attending
 
 Map = Callable[[Tensor], Tensor]  # of positions, int64 [P]; whole or fractional positions come back, [P]
 
@@ -73,6 +76,7 @@ class Region:
 
 
 PLAIN = (Region(),)
+DECLARED = {"index": "by_layer", "length": "length_dependent"}  # what a method must say to look at them
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,23 @@ class Layer:
         return regions
 
 
-class AnyLayer(Layer):
-    """A layer of which only the kind may be asked: methods that look at its place say ``by_layer``."""
+class Told(Layer):
+    """A layer as a method may know it: what it does not declare to look at is refused."""
 
     @classmethod
-    def of(cls, layer: Layer) -> AnyLayer:
-        return cls(**vars(layer))
+    def to(cls, method: Attending, layer: Layer) -> Told:
+        """``layer``, guarded by what ``method`` declares."""
+        told = cls(**vars(layer))
+        declared = {"index": method.by_layer, "length": method.length_dependent}
+        object.__setattr__(told, "_hidden", {name for name, yes in declared.items() if not yes})
+        return told
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "index":
+        if name in DECLARED and name in super().__getattribute__("_hidden"):
             raise UserError(
-                "a method's regions or temperature ask for the layer's index, but layers of one kind share them",
-                "Set by_layer: ClassVar[bool] = True in the method's class.",
+                f"a method's regions or temperature ask for the layer's {name}, which it does not declare: what they "
+                "give is kept for all layers of a kind, and for texts of any length",
+                f"Set {DECLARED[name]}: ClassVar[bool] = True in the method's class.",
             )
         return super().__getattribute__(name)
 

@@ -39,6 +39,7 @@ class _Cut:
     name: ClassVar[str] = "self-test"
     id: ClassVar[str] = "self-test"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
+    fit = None
     length_dependent = by_content = by_layer = False
     sets_regions = True
 

@@ -5,8 +5,8 @@ The rules, for every query at position m up to the target, head by head:
     future      no key behind the query itself: hi(m) <= m + 1
     falling     bounds do not fall from one query that sees keys to the next, since tiles are cut along them
     overlap     no key twice
-    coverage    every key up to m, unless the method decides visibility
-    elementwise maps give for a token what they give for it among fewer tokens
+    coverage    every key up to m, or one at least if the method decides visibility
+    elementwise maps and temperatures give for a token what they give for it among fewer tokens
     positions   maps give one finite number per token, and move none if the method does not decide positions
     distances   0 <= q_pos(m) - k_pos(n) <= trained window, where the method decides positions
     temperature one finite number above 0 per query, or per head and query
@@ -17,14 +17,14 @@ Distances are looked at from each of them to the ends of its keys and a few betw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from ropewalk.attention.attending import POSITIONS, VISIBILITY, Attending
-from ropewalk.attention.regions import PLAIN, AnyLayer, Layer, Map, Region, same
+from ropewalk.attention.regions import PLAIN, Layer, Map, Region, Told, same
 from ropewalk.common.errors import UserError
 
 LOOKED_AT = 2**22  # regions times queries
@@ -46,7 +46,7 @@ class _Check:
 
     def __init__(self, method: Attending, layer: Layer, tokens: int):
         self.method, self.layer, self.tokens = method, layer, tokens
-        self.asked = layer if method.by_layer else AnyLayer.of(layer)
+        self.asked = Told.to(method, layer)
         regions = method.regions(self.asked)
         if not isinstance(regions, tuple) or not regions:
             self._refuse(f"regions gives {regions!r}, expected a tuple of regions")
@@ -71,6 +71,8 @@ class _Check:
         if self.regions:
             for first, heads in self._heads():
                 self._never_twice(first, heads)
+                if not self.method.by_content:  # content may bring keys where regions show none
+                    self._never_nothing(first, heads)
         if POSITIONS in self.method.axes:
             self._distances()
             self._distances_of_all()
@@ -78,18 +80,28 @@ class _Check:
 
     def _maps(self, i: int) -> None:
         """Maps are of single tokens, finite, and those that are not ``same`` are the method's to decide."""
-        region, some = self.regions[i], self.m[: len(self.m) // 3]
+        region = self.regions[i]
         for name, asked in (("lo", region.lo), ("hi", region.hi), ("q_pos", region.q_pos), ("k_pos", region.k_pos)):
             whole = asked(self.m)
             if name.endswith("pos"):
                 whole = self._position(i, name, whole)
-            if not torch.equal(whole[: len(some)].double(), asked(some).double()):
-                self._refuse(
-                    f"{name} of region {i} gives other values for the same tokens among fewer, expected a function of "
-                    "each token alone"
-                )
+            self._of_each_alone(f"{name} of region {i}", whole, self.m, asked)
         if POSITIONS not in self.method.axes and not (region.q_pos is same and region.k_pos is same):
             self._refuse(f"region {i} moves positions, expected 'positions' among the method's axes")
+
+    def _of_each_alone(
+        self, what: str, whole: Tensor, m: Tensor, asked: Callable[[Tensor], Tensor | None], rounding: float = 0.0
+    ) -> None:
+        """For a beginning, a middle and the end of the queries, ``asked`` says what it said for all of them."""
+        n = m.shape[-1]
+        for some in (slice(n // 3), slice(n // 3, n - n // 3), slice(n - 1, None)):
+            found, expected = asked(m[..., some]), whole[..., some].double()
+            like = found is not None and found.shape == expected.shape
+            if found is None or not like or not torch.allclose(found.double(), expected, rtol=rounding, atol=0):
+                self._refuse(
+                    f"{what} gives other values for the same tokens among fewer, expected a function of each token "
+                    "alone"
+                )
 
     def _bound(self, i: int, name: str, bound: Map) -> Tensor:
         found = bound(self.m)
@@ -162,6 +174,16 @@ class _Check:
                 "to the query: only methods with 'visibility' among their axes leave keys out"
             )
 
+    def _never_nothing(self, head: int, has: list[int]) -> None:
+        """Every query sees a key, also inside the model's own window or chunk."""
+        blind = torch.ones_like(self.m, dtype=torch.bool)
+        for region in self.layer.clip(tuple(self.regions[i] for i in has)):
+            blind &= region.hi(self.m) <= region.lo(self.m).clamp_min(0)
+        if bool(blind.any()):
+            self._refuse(
+                f"no region shows the query at {int(self.m[blind][0])} (head {head}) any key, expected one at least"
+            )
+
     def _distances(self) -> None:
         chosen = torch.linspace(0, len(self.m) - 1, min(FAR, len(self.m))).long().unique()
         m = self.m[chosen]
@@ -218,6 +240,7 @@ class _Check:
                 f"its temperature has shape {list(found.shape)} or values that are not above 0 and finite, expected "
                 f"one number above 0 per query, {list(m.shape)}, or per head and query"
             )
+        self._of_each_alone("its temperature", found, m, lambda some: self.method.temperature(some, self.asked), 1e-5)
 
     def _refuse(self, what: str) -> NoReturn:
         raise UserError(

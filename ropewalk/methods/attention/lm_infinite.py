@@ -25,7 +25,7 @@ class LMInfinite(AttentionMethod):
 
     The last query of each forward pass may also see, in each head, the ``recalled`` keys of the hidden middle whose
     product with it is largest, all at distance W / 2 (2048 of 4096 in the official code). Which query is the last one
-    depends on how a text is cut.
+    depends on where the text ends, so the losses of one forward would be those of a model that recalls nothing.
 
     Attributes:
         window: W in tokens; None means the trained window.
@@ -56,8 +56,8 @@ class LMInfinite(AttentionMethod):
         return self.recalled > 0
 
     @property
-    def cache_exact(self) -> bool:  # type: ignore[override]
-        return self.recalled == 0
+    def length_dependent(self) -> bool:  # type: ignore[override]
+        return self.recalled > 0
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         w, g = self._window(layer), self.sinks

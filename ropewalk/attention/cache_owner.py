@@ -1,0 +1,70 @@
+"""Who filled a cache: keys that one method cached mean nothing to another, nor to the plain model.
+
+The layers of a cache that an engine fills become of a subclass that remembers under which setting, and refuses every
+other reader. It goes along with copies and with all that is done to a cache; an emptied layer is free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from ropewalk.common.errors import UserError
+
+OWNER = "_ropewalk_owner"  # attribute of the layers of a cache: the setting that filled them
+PLAIN = "the model without a method that works in attention"
+
+reading: set[str] = set()  # settings of the engines that are in a forward pass
+
+
+def claim(layers: Iterable[Any], setting: str) -> None:
+    """Let nobody but ``setting`` read what the layers hold."""
+    for layer in layers:
+        if not hasattr(layer, OWNER):
+            layer.__class__ = _owned(type(layer))
+        setattr(layer, OWNER, setting)
+
+
+def refuse_others(layers: Iterable[Any], setting: str) -> None:
+    """Refuse layers that hold what another setting, or the plain model, put there.
+
+    Raises:
+        UserError: naming both.
+    """
+    for layer in layers:
+        owner = getattr(layer, OWNER, PLAIN)
+        if owner != setting and int(layer.get_seq_length()):
+            raise _refusal(layer, owner, setting)
+
+
+def _refusal(layer: Any, owner: str, reader: str) -> UserError:
+    return UserError(
+        f"the cache holds {int(layer.get_seq_length())} tokens that were read by {owner}, and is continued by {reader}",
+        "Read the text from its first token on, with a new cache.",
+    )
+
+
+@cache
+def _owned(kind: type[Any]) -> type[Any]:
+    """``kind``, of which an owner may be said."""
+
+    def update(self: Any, *states: Any, **more: Any) -> Any:
+        owner = getattr(self, OWNER)
+        if owner not in reading:
+            if int(self.get_seq_length()):
+                raise _refusal(self, owner, PLAIN)
+            self.__class__ = kind
+            delattr(self, OWNER)
+        return kind.update(self, *states, **more)
+
+    def reduced(self: Any) -> Any:
+        return _empty, (kind,), vars(self)
+
+    own = {"update": update, "__reduce__": reduced, "_layer_type": None, "__doc__": kind.__doc__}  # in no registry
+    return type(kind)(kind.__name__, (kind,), own)
+
+
+def _empty(kind: type[Any]) -> Any:
+    """What copies and pickles begin with."""
+    return object.__new__(_owned(kind))
