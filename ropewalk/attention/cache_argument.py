@@ -50,8 +50,8 @@ def of_output(output: Any) -> Cache:
     raise UserError(f"{type(output).__name__} holds no cache under any of {', '.join(NAMES)}")
 
 
-def among(arguments: Mapping[str, Any]) -> Cache | None:
-    """The cache among the arguments of a forward, whatever it is called.
+def among(arguments: Mapping[Any, Any]) -> Cache | None:
+    """The cache among the arguments of a forward, or what it returned, whatever it is called.
 
     Raises:
         UserError: if there are two, or something that is no ``Cache`` is passed where a cache belongs.

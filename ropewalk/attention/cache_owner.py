@@ -22,7 +22,8 @@ def claim(layers: Iterable[Any], setting: str) -> None:
     """Let nobody but ``setting`` read what the layers hold."""
     for layer in layers:
         if not hasattr(layer, OWNER):
-            layer.__class__ = _owned(type(layer))
+            kind: Any = type(layer)
+            layer.__class__ = _owned(kind)
         setattr(layer, OWNER, setting)
 
 
@@ -46,7 +47,7 @@ def _refusal(layer: Any, owner: str, reader: str) -> UserError:
 
 
 @cache
-def _owned(kind: type[Any]) -> type[Any]:
+def _owned(kind: Any) -> Any:
     """``kind``, of which an owner may be said."""
 
     def update(self: Any, *states: Any, **more: Any) -> Any:
@@ -65,6 +66,6 @@ def _owned(kind: type[Any]) -> type[Any]:
     return type(kind)(kind.__name__, (kind,), own)
 
 
-def _empty(kind: type[Any]) -> Any:
+def _empty(kind: Any) -> Any:
     """What copies and pickles begin with."""
     return object.__new__(_owned(kind))

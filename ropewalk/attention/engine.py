@@ -30,7 +30,7 @@ from ropewalk.attention.layer import Call
 from ropewalk.attention.regions import PLAIN, Layer, Region, Told, extended_layers
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.live import Rotary, decoder, in_float32, restored
+from ropewalk.rope.live import ON, Rotary, decoder, in_float32, restored
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.rotation import Turn
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -54,13 +54,11 @@ class Rotation:
         spec: the rotary embedding in use.
         frequencies: current length in tokens -> Frequencies ([d/2] or [kv heads, d/2]).
         temperature: query positions int64 [R, Q] -> logit multiplier [R, Q], or None.
-        method: id of the method that chooses.
     """
 
     spec: RopeSpec
     frequencies: Callable[[int], Frequencies]
     temperature: Callable[[Tensor], Tensor | None]
-    method: str
 
     def at(self, length: int, live: Rotary) -> tuple[Tensor, float]:
         """float32 frequencies and the attention factor; what a method leaves alone keeps the bits of ``live``."""
@@ -184,9 +182,8 @@ class Engine:
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
         self.sound = min((layer.target for _, layer in self.checked), default=0)
-        names = [method.id for method in self.methods] + [rotation.method for rotation in self.rotations.values()]
-        target = max(attached.layer.target for attached in self.attached)
-        self.setting = f"{'+'.join(dict.fromkeys(names))} for {target:,} tokens"
+        put_on = getattr(body, ON, "+".join(method.id for method in self.methods))
+        self.setting = f"{put_on} for {max(attached.layer.target for attached in self.attached):,} tokens"
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
-from ropewalk.rope.live import decoder
+from ropewalk.rope.live import ON, decoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 USE_IT_LIVE = "Use it at run time (method.on(model)), or save a static method such as yarn or ntk-aware."
-ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 
 
 class Method:

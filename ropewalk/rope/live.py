@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
+ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
 
 

@@ -112,6 +112,22 @@ def test_other_rows_start_anew(change):
     assert rotate.rotated == 10 + 11
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_that_others_write_are_noticed_in_inference_mode(dtype):
+    rotate = Rotation()
+    with torch.inference_mode():
+        memo, keys = KeyMemo(), torch.randn(B, H, 10, D).to(dtype)
+        memo.rotated("map", keys, rotate)
+        memo.end(keys)
+        memo.begin(keys[:, :, 2:9], 7)  # dropped at both ends
+        assert torch.equal(memo.rotated("map", keys[:, :, 2:9], rotate), whole(keys)[:, :, 2:9])
+        assert rotate.rotated == 10
+        memo.end(keys[:, :, 2:9])
+        keys.copy_(keys.flip(0))
+        memo.begin(keys[:, :, 2:9], 7)
+        assert torch.equal(memo.rotated("map", keys[:, :, 2:9], rotate), whole(keys[:, :, 2:9]))
+
+
 def test_another_text_in_the_same_cache_starts_anew():
     memo, rotate = KeyMemo(), Rotation()
     step(memo, dynamic().layers[0], 10, rotate, 0)

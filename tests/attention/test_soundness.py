@@ -184,7 +184,7 @@ class Asking(AttentionMethod):
 
     def regions(self, layer):
         ahead = self.ahead(layer)
-        return (Region(hi=lambda m: m + 1 + ahead),)
+        return (Region(hi=lambda m: (m + 1 + ahead).clamp_min(1)),)
 
 
 class Sliding(Asking):
@@ -213,6 +213,73 @@ def test_what_is_known_in_the_forward_is_checked_there(method, family):
     model = tiny(family)
     with method.on(model, to=192), pytest.raises(UserError, match="no query sees what comes behind it"):
         logits(model, tokens(1, 150))
+
+
+@pytest.mark.parametrize("first", [0, 50])
+def test_every_query_sees_a_key(first):
+    blind = Region(lo=lambda m: torch.where(m >= first, m + 1, 0))
+    message = refused(blind, kind=Hiding)
+    assert f"no region shows the query at {first} (head 0) any key, expected one at least" in message
+
+
+def test_the_window_of_the_model_may_hide_all_that_a_method_shows():
+    class First(Asking):
+        def regions(self, layer):
+            return (Region(hi=lambda m: (m + 1).clamp_max(4)),)
+
+    model = tiny("mistral")  # whose queries see 48 keys
+    with First().on(model, to=128), pytest.raises(UserError, match="no region shows the query at 51"):
+        logits(model, tokens(1, 100))
+
+
+@pytest.mark.parametrize(
+    "tempered",
+    [
+        lambda m: torch.full(m.shape, 2.0 + m.shape[-1]),
+        lambda m: torch.full(m.shape, 2.0 + float(m.max())),
+        lambda m: (m + 1) / (m.double().mean() + 1),
+        lambda m: m - m[..., :1] + 1.0,
+    ],
+)
+def test_temperatures_are_of_single_tokens(tempered):
+    assert "temperature gives other values for the same tokens" in refused(near(), far(), tempered=tempered)
+
+
+def test_maps_are_not_relative_to_the_forward():
+    ahead = near(lo=lambda m: m - m[0] - 15)
+    assert "lo of region 0 gives other values" in refused(ahead, far(hi=lambda m: m - m[0] - 15))
+    assert "q_pos of region 0 gives other values" in refused(near(q_pos=lambda m: torch.arange(len(m))), far())
+
+
+class Long(Asking):
+    def regions(self, layer):
+        return (Region(lo=lambda m: m - layer.length),)
+
+
+class LongTempered(Asking):
+    axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
+    regions = AttentionMethod.regions
+
+    def temperature(self, m, layer):
+        return torch.full(m.shape, 1.0 + layer.length)
+
+
+class LongPlaced(Long):
+    by_layer: ClassVar[bool] = True
+
+
+class LongAndSaysSo(Long):
+    length_dependent: ClassVar[bool] = True
+
+
+def test_the_length_of_the_text_is_asked_for_or_not_known():
+    model = tiny("llama")
+    for unsaid in (Long(), LongTempered(), LongPlaced()):
+        with pytest.raises(UserError, match="ask for the layer's length") as error, unsaid.on(model, to=256):
+            raise AssertionError("was put on")
+        assert "length_dependent" in error.value.mend
+    with LongAndSaysSo().on(model, to=256):
+        assert torch.equal(logits(model, tokens(1, 100)), logits(tiny("llama"), tokens(1, 100)))
 
 
 def test_the_place_of_a_layer_is_asked_for_or_not_known():

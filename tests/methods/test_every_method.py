@@ -213,7 +213,7 @@ def test_a_long_text_is_read_otherwise(case):
     with case.on(subject()) as chosen:
         found = logits(subject(), FULL)
     assert found.isfinite().all()
-    assert near(found, plain(), 1e-3) == isinstance(chosen, Plain)
+    assert near(found, plain(), 1e-4) == isinstance(chosen, Plain)
 
 
 @every_case
@@ -301,7 +301,7 @@ def test_heads_may_share_keys_or_not(case, kv_heads):
     with case.on(model) as chosen:
         once = logits(model, IDS)
         assert near(in_pieces(model, IDS, 70, 28), once) == exact(chosen)
-    assert isinstance(chosen, Plain) or not near(once, logits(model, IDS), 1e-3)
+    assert isinstance(chosen, Plain) or not near(once, logits(model, IDS), 1e-4)
 
 
 @cache
@@ -356,7 +356,7 @@ def test_architectures(entry, family):
         assert once.isfinite().all()
         assert near(in_pieces(model, IDS, 70, 27, 1), once) == exact(chosen)
     assert same(buffers(model), state)
-    assert near(once, without(family), 1e-3) == isinstance(chosen, Plain)
+    assert near(once, without(family), 1e-4) == isinstance(chosen, Plain)
 
 
 # Caches and generation

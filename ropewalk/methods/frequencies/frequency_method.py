@@ -135,7 +135,7 @@ class FrequencyMethod(Method):
 
     def _rotation(self, rope: RopeSpec, current: RopeSpec) -> Rotation:
         chosen: Callable[[int], Frequencies] = lambda length: self.at(rope, length)  # noqa: E731
-        return Rotation(current, chosen, lambda positions: self.temperature(rope, positions), self.id)
+        return Rotation(current, chosen, lambda positions: self.temperature(rope, positions))
 
     def rope_parameters(self, rope: RopeSpec, target: int, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The parameters to save: a native type where one says the same and is accepted, else flat longrope."""
