@@ -260,7 +260,7 @@ class Engine:
         cache_owner.reading.discard(self.setting)
         if layout is None:  # it failed before it began
             return
-        returned = output if isinstance(output, Mapping) else dict(enumerate(output or ()))
+        returned = dict(output if isinstance(output, Mapping) else enumerate(output or ()))
         elsewhere = [attached.layer.index for attached in self.attached if not attached.attended]
         setting = self.setting + ("" if layout.counted else ", at positions that do not count up from 0")
         for cache in (given, cache_argument.among(returned)):

@@ -40,6 +40,18 @@ def file(tmp_path):
     return path
 
 
+def test_a_text_past_the_target_of_a_fit_is_refused(tmp_path):
+    path = tmp_path / "tau.json"
+    fit(method="attention-alignment", found={"tau": 0.8}, options={}, to=128).written(path)
+    model = shared("llama")
+    with method(f"attention-alignment(fitted={str(path)!r})").on(model, to=128):
+        assert logits(model, LONG[:, :128]).isfinite().all()
+        with pytest.raises(UserError, match=r"the text has 129 tokens, .* was fitted and put on for 128"):
+            logits(model, LONG[:, :129])
+    with method("attention-alignment(tau=0.8)").on(model, to=128):  # chosen by hand: the user's to say
+        assert logits(model, LONG[:, :129]).isfinite().all()
+
+
 # Nothing is inert
 
 
