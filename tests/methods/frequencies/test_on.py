@@ -39,7 +39,7 @@ def test_only_what_is_longer_than_the_window_changes_and_all_is_put_back(spellin
         changed = logits(model, LONG)
     assert same(buffers(model), before) and torch.equal(logits(model, SHORT), short)
     assert changed.isfinite().all()
-    assert spelling in ("none", "abf(rule='bound')") or not near(changed, long, 1e-3)  # a bound may lie below the base
+    assert spelling in ("none", "abf(rule='bound')") or not near(changed, long, 1e-4)  # a bound may lie below the base
 
 
 @pytest.mark.parametrize("inner", ["pi", HARPE])
