@@ -227,7 +227,7 @@ def test_the_window_of_the_model_may_hide_all_that_a_method_shows():
         def regions(self, layer):
             return (Region(hi=lambda m: (m + 1).clamp_max(4)),)
 
-    model = tiny("mistral")  # whose queries see 48 keys
+    model = tiny("mistral", sliding_window=48)
     with First().on(model, to=128), pytest.raises(UserError, match="no region shows the query at 51"):
         logits(model, tokens(1, 100))
 
