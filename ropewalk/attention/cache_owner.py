@@ -27,6 +27,12 @@ def claim(layers: Iterable[Any], setting: str) -> None:
         setattr(layer, OWNER, setting)
 
 
+def inherit(layer: Any, source: Any) -> None:
+    """Let a layer that was made of the keys of another one have its owner."""
+    if hasattr(source, OWNER):
+        claim([layer], getattr(source, OWNER))
+
+
 def refuse_others(layers: Iterable[Any], setting: str) -> None:
     """Refuse layers that hold what another setting, or the plain model, put there.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from ropewalk.attention import cache_argument
+from ropewalk.attention import cache_argument, cache_owner
 from ropewalk.attention.engine import SLOT
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.backends.prefix import ROUNDING, TOLERANCE, RoomyLayer
@@ -66,7 +66,9 @@ class Batch:
 
     def __init__(self, model: PreTrainedModel, way: Way, cache: Cache | None, lengths: Sequence[int]):
         self.model, self.way, self.cache, self.lengths = model, way, cache, list(lengths)
-        self._attached = [one for module in model.modules() if (one := getattr(module, SLOT, None)) and way.noted]
+        attached = [one for module in model.modules() if (one := getattr(module, SLOT, None))]
+        self._settings = {one.engine.setting for one in attached}
+        self._attached = attached if way.noted else []
         self._memos = [KeyMemo() for _ in self._attached]
 
     @classmethod
@@ -101,9 +103,11 @@ class Batch:
         return logits
 
     def begin(self, states: States) -> None:
-        """Take keys and values of the first tokens of the one text that this is for."""
+        """Take keys and values of the first tokens of the one text that this is for, as this model read them."""
         for layer, (keys, values) in zip(self._layers, states, strict=True):
             layer.update(keys, values)
+        for setting in self._settings:
+            cache_owner.claim(self._layers, setting)
         self.lengths = [states[0][0].shape[-2]]
 
     def states(self, row: int, start: int, end: int) -> States:
@@ -152,6 +156,7 @@ def _joined(rows: Sequence[tuple[Any, int]], lengths: list[int], room: int) -> D
     layer.update(*padded)
     if sliding:
         layer.cumulative_length = width  # type: ignore[attr-defined]
+    cache_owner.inherit(layer, like)
     return layer
 
 

@@ -193,6 +193,7 @@ def test_truncated_weights(checkpoint, tmp_path, capsys):
 def test_missing_shard(checkpoint, tmp_path, capsys):
     index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint / "model.safetensors").unlink()  # which would be read instead
     assert "model-00001-of-00002" in refused(capsys, "extend", checkpoint, "--to", 256, "-o", tmp_path / "out")
 
 

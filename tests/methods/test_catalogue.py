@@ -114,7 +114,7 @@ def test_loose_spellings(loose, canonical):
         ("giraffe(period=2048.5)", "option period is 2048.5"),
         ("longrope(factors=3)", "option factors is 3, expected a value like ()"),
         ("clex(weights=3)", "option weights is 3"),
-        ("yarn(beta_fast=1)", "expected 0 < slow < fast"),
+        ("yarn(beta_fast=0.5)", "expected 0 < slow <= fast"),
         ("yarn(attention_factor=0)", "attention_factor is 0.0, expected a number above 0"),
         ("ntk-by-parts(low=40)", "low is 40.0, high is 32.0, expected 0 < low < high"),
         ("abf(base=1)", "base is 1.0, expected a number above 1"),

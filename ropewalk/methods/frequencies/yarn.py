@@ -55,7 +55,7 @@ class YaRN(FrequencyMethod):
     def __post_init__(self) -> None:
         if not 0 < self.beta_slow <= self.beta_fast or (self.ramp == "paper" and self.beta_slow == self.beta_fast):
             raise UserError(
-                f"yarn: beta_slow is {self.beta_slow}, beta_fast is {self.beta_fast}, expected 0 < slow < fast"
+                f"yarn: beta_slow is {self.beta_slow}, beta_fast is {self.beta_fast}, expected 0 < slow <= fast"
             )
         require_above(0, self, "beta_fast", "attention_factor")
 
