@@ -99,7 +99,7 @@ def test_an_emptied_cache_is_free(model, new):
     kinds = [type(layer) for layer in new(model).layers]
     assert [type(layer) for layer in cache.layers] != kinds
     cache.reset()
-    if cache.get_seq_length():
+    if any(int(layer.get_seq_length()) for layer in cache.layers):
         pytest.skip("this transformers fills it with zeros")
     assert near(step(model, IDS, cache)[0], plain)
     assert [type(layer) for layer in cache.layers] == kinds
