@@ -262,10 +262,10 @@ def test_fields_at_the_value_that_changes_nothing_are_accepted(client):
 
 
 def test_other_paths_methods_and_hosts_are_refused(address):
-    assert httpx.get(f"{address}/v1/nothing").json()["error"]["message"] == "Not Found"
-    assert httpx.get(f"{address}/v1/completions").status_code == 405
-    assert httpx.get(f"{address}/health", headers={"host": "attacker.example"}).status_code == 400
-    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{address}/v1/nothing", timeout=60).json()["error"]["message"] == "Not Found"
+    assert httpx.get(f"{address}/v1/completions", timeout=60).status_code == 405
+    assert httpx.get(f"{address}/health", headers={"host": "attacker.example"}, timeout=60).status_code == 400
+    assert httpx.get(f"{address}/health", timeout=60).json() == {"status": "ok"}
 
 
 def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
@@ -282,7 +282,7 @@ def test_a_huge_body_is_refused_before_it_is_read_to_the_end(address):
     except httpx.TransportError:  # the connection was cut while the body was under way
         pass
     assert sum(sent) < 50 * (BYTES + BYTES_PER_TOKEN * LIMIT)
-    assert httpx.get(f"{address}/health").status_code == 200
+    assert httpx.get(f"{address}/health", timeout=60).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_told_so_though_it_was_sent_to_the_end(address):
@@ -343,7 +343,7 @@ def test_a_page_of_another_site_gets_nothing(address):
     own = httpx.post(f"{address}/v1/completions", json=GOOD, headers={"origin": address}, timeout=60)
     assert own.status_code == 200
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-        answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers={"content-type": kind})
+        answer = httpx.post(f"{address}/v1/completions", content=raw(GOOD), headers={"content-type": kind}, timeout=60)
         assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
 
 
@@ -433,8 +433,8 @@ def test_what_was_read_for_an_earlier_request_is_counted_as_cached(client):
 def test_every_request_leaves_one_line_without_what_was_said(address, client, caplog):
     caplog.set_level(logging.INFO, "ropewalk.serving")
     complete(client, prompt="secret word", max_tokens=3)
-    httpx.post(f"{address}/v1/completions", content=b"{")
-    httpx.get(f"{address}/v1/a%0Ab")
+    httpx.post(f"{address}/v1/completions", content=b"{", timeout=60)
+    httpx.get(f"{address}/v1/a%0Ab", timeout=60)
     lines: list[str] = []
     for _ in range(200):  # a line is written after its answer was sent
         lines = [record.getMessage() for record in caplog.records if record.name == "ropewalk.serving.gate"]
@@ -544,13 +544,13 @@ def test_a_full_queue_is_answered_503(client, monkeypatch):
 def test_an_api_key_keeps_others_out_and_a_missing_template_is_said(demo):
     template, demo[1].chat_template = demo[1].chat_template, None
     with serving(demo, api_key="secret ключ") as address:
-        assert httpx.get(f"{address}/health").status_code == 200
-        assert httpx.get(f"{address}/v1/models").status_code == 401
+        assert httpx.get(f"{address}/health", timeout=60).status_code == 200
+        assert httpx.get(f"{address}/v1/models", timeout=60).status_code == 401
         wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
         with wrong, pytest.raises(openai.AuthenticationError, match="API key"):
             complete(wrong)
         headers = {"authorization": "Bearer secret ключ".encode()}
-        answer = httpx.post(f"{address}/v1/chat/completions", json=CHAT, headers=headers)
+        answer = httpx.post(f"{address}/v1/chat/completions", json=CHAT, headers=headers, timeout=60)
     demo[1].chat_template = template
     assert answer.status_code == 400
     assert "no chat template; use /v1/completions" in answer.json()["error"]["message"]
@@ -616,7 +616,9 @@ def test_requests_that_do_not_end_in_time_are_told_503_when_the_server_is_stoppe
         waiting = [threading.Thread(target=lambda: told.append(_post(running.address, body))) for _ in range(3)]
         for one in waiting:
             one.start()
-        with httpx.stream("POST", f"{running.address}/v1/completions", json=body | {"stream": True}) as stream:
+        with httpx.stream(
+            "POST", f"{running.address}/v1/completions", json=body | {"stream": True}, timeout=60
+        ) as stream:
             lines = stream.iter_lines()
             next(lines)
             running.send_signal(signal.SIGTERM)
@@ -662,7 +664,7 @@ def test_memory_stays_level_over_3000_requests():
 
 def _answers(address):
     try:
-        return httpx.get(f"{address}/health").status_code == 200
+        return httpx.get(f"{address}/health", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
