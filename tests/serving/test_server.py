@@ -614,13 +614,13 @@ def test_requests_that_do_not_end_in_time_are_told_503_when_the_server_is_stoppe
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: " + host.encode() + b"\r\ncontent-length: 50\r\n\r\n{")
         told = []
         waiting = [threading.Thread(target=lambda: told.append(_post(running.address, body))) for _ in range(3)]
-        for one in waiting:
-            one.start()
-        with httpx.stream(
-            "POST", f"{running.address}/v1/completions", json=body | {"stream": True}, timeout=60
-        ) as stream:
+        address = f"{running.address}/v1/completions"
+        with httpx.stream("POST", address, json=body | {"stream": True}, timeout=60) as stream:
             lines = stream.iter_lines()
             next(lines)
+            for one in waiting:  # behind it: there is room for two
+                one.start()
+            time.sleep(2)
             running.send_signal(signal.SIGTERM)
             time.sleep(0.5)
             running.send_signal(signal.SIGTERM)  # in a hurry
