@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PAPER, TEXT, QUIET, GRID = "#fcfcfa", "#1c2024", "#5f666d", "#e6e8ea"
 PLAIN_LOOK = (TEXT, (0, (5, 2.5)), "o")
+NAMED = 24  # characters of a line's name
 LOOKS = (("#0068ad", "-", "s"), ("#bf4900", "-.", "^"), ("#007a58", (0, (3, 1.5)), "D"))  # colour, dashes, marker
 HEADROOM = 20.0  # as on the page: what is worse than this many times the best ends at the upper edge
 
@@ -110,7 +112,8 @@ def _name(axes: Axes, y: Axis, ends: Sequence[tuple[Line, float]], looks: Mappin
     levels = [y.place(value) for _, value in ends]
     for (line, value), level, height in zip(ends, levels, spread(levels, 0.075, 0.0, 1.0), strict=True):
         colour = looks[line.id][0]
-        name = f"{line.title} ↑ {numbers.quantity(value)}" if value > y.high else line.title
+        title = textwrap.shorten(line.title, NAMED, placeholder=" …")  # a longer one would leave the lines no room
+        name = f"{title} ↑ {numbers.quantity(value)}" if value > y.high else title
         axes.annotate(
             name, (1.0, level), (1.06, height), color=colour, fontweight="bold", va="center",
             xycoords="axes fraction", textcoords="axes fraction", annotation_clip=False,
