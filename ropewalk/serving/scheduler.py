@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ropewalk.backends.prefix import stops
 from ropewalk.serving.batch import Batch, Way, joined
 from ropewalk.serving.job import Finish, Job, Piece, Token, Unavailable
 from ropewalk.serving.prefixes import Prefixes
@@ -351,6 +352,5 @@ class _Row:
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Tokens that end a text."""
-    configured: Any = getattr(model.generation_config, "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(one) for one in (*several, tokenizer.eos_token_id) if one is not None)
+    own = tokenizer.eos_token_id
+    return stops(model) | (set() if own is None else {int(own)})
