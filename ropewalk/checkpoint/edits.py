@@ -38,7 +38,7 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
             raise UserError(f"--set changes files of a local model folder; {file} is none")
         if file not in contents:
             contents[file] = read_json(file)
-        _set(file, contents[file], keys, value)
+        set_key(file, contents[file], keys, value)
     before = {file: file.read_bytes() for file in contents}
     try:
         with own_edit(folder):
@@ -80,7 +80,12 @@ def _read(assignment: str) -> tuple[str, list[str], Any]:
     return (name if colon else "config.json"), keys, value
 
 
-def _set(file: Path, content: dict[str, Any], keys: list[str], value: Any) -> None:
+def set_key(file: Path, content: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set a key inside the content of a file, given by its steps; None removes it.
+
+    Raises:
+        UserError: if a step leads to no object.
+    """
     *outer, last = keys
     inner: Any = content
     for step in outer:

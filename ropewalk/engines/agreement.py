@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ropewalk.checkpoint.edits import set_key
 from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep
@@ -369,9 +370,5 @@ def fix(
 def _write_keys(file: Path, keys: Mapping[str, Any]) -> None:
     content = rope_config.read_json(file)
     for key, value in keys.items():
-        *outer, last = key.split(".")
-        inner = content
-        for step in outer:
-            inner = inner.setdefault(step, {})
-        inner[last] = value
+        set_key(file, content, key.split("."), value)
     write_text(file, json.dumps(content, indent=2) + "\n")
