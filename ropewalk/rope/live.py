@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
@@ -121,10 +124,24 @@ def in_float32(wanted: Tensor, live: Tensor, spec: RopeSpec) -> Tensor:
     return torch.where(unchanged, live.detach().float().cpu(), wanted.float())
 
 
-def write(model: nn.Module, plan: Mapping[str, Frequencies], current: Mapping[str, RopeSpec]) -> None:
+def write(
+    model: nn.Module,
+    plan: Mapping[str, Frequencies],
+    current: Mapping[str, RopeSpec],
+    saved: PreTrainedConfig | None = None,
+    tolerance: float = TOLERANCE,
+) -> None:
     """Write frequencies and attention factor of each layer type in ``plan`` into the live buffers.
 
     What equals ``current`` (the specs in use) keeps its bits. Layer types outside ``plan`` are left alone.
+
+    Args:
+        model: a live transformers model.
+        plan: layer type -> what it is to rotate by.
+        current: layer type -> what it rotates by now.
+        saved: text configuration that says ``plan``: what a load of it would build is written, so that a saved model
+            computes the same to the last bit; in bfloat16 a last bit of an angle can move a logit by whole units.
+        tolerance: relative, of what was written to ``plan``; where ``saved`` builds something else, it is not used.
 
     Raises:
         UserError: if a layer type has no live rotation, or shapes differ.
@@ -144,57 +161,91 @@ def write(model: nn.Module, plan: Mapping[str, Frequencies], current: Mapping[st
                     f"layer type {rotary.layer_type!r} rotates {2 * rotary.inv_freq.numel()} dimensions per head, "
                     f"the method gives frequencies of shape {tuple(new.shape)}"
                 )
-            value = in_float32(new, rotary.built, current[rotary.layer_type])
+            value, t = in_float32(new, rotary.built, current[rotary.layer_type]), frequencies.attention_factor
+            if saved is not None and not bool((new == current[rotary.layer_type].inv_freq).all()):
+                loaded, factor, _ = built(rotary, saved)
+                if bool(_close(loaded, new, tolerance).all()) and abs(factor - t) <= tolerance * t:
+                    value, t = loaded, factor
             rotary.inv_freq.copy_(value)
             if rotary.original_inv_freq is not None:
                 rotary.original_inv_freq.copy_(value)
-            rotary.attention_scaling = frequencies.attention_factor
+            rotary.attention_scaling = t
             rotary.rope_type = "default"  # nothing recomputes behind our back
+    check(model, plan, tolerance)
+
+
+def built(rotary: Rotary, config: PreTrainedConfig) -> tuple[Tensor, float, str]:
+    """What a load of a text configuration would build there: frequencies float32 [d/2], attention factor, rope type."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    module: Any = rotary.module
+    name = None if rotary.layer_type == ALL else rotary.layer_type
+    parameters: Any = config.rope_parameters if name is None else config.rope_parameters[name]
+    rope_type: str = parameters["rope_type"]
+    build = ROPE_INIT_FUNCTIONS.get(rope_type) or module.compute_default_rope_parameters
+    if rope_type == "dynamic" and parameters.get("alpha"):  # one base at all lengths, in code of the model's own
+        build = getattr(module, "compute_ntk_alpha_rope_parameters", build)
+    return *build(config, device=rotary.inv_freq.device, layer_type=name), rope_type
 
 
 def rebuild(model: nn.Module, layer_types: Collection[str]) -> None:
     """Bring live rotations to exactly what a reload of the model's present configuration would build."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
     for rotary in rotaries(model):
         if rotary.layer_type not in layer_types:
             continue
-        module: Any = rotary.module
-        name = None if rotary.layer_type == ALL else rotary.layer_type
-        parameters = module.config.rope_parameters if name is None else module.config.rope_parameters[name]
-        rope_type = parameters["rope_type"]
-        build = ROPE_INIT_FUNCTIONS.get(rope_type) or module.compute_default_rope_parameters
-        if rope_type == "dynamic" and parameters.get("alpha"):  # one base at all lengths, in code of the model's own
-            build = getattr(module, "compute_ntk_alpha_rope_parameters", build)
-        inv_freq, attention_factor = build(module.config, device=rotary.inv_freq.device, layer_type=name)
+        inv_freq, rotary.attention_scaling, rotary.rope_type = built(rotary, rotary.module.config)  # type: ignore[arg-type]
         with torch.no_grad():
             rotary.inv_freq.copy_(inv_freq)
             if rotary.original_inv_freq is not None:
                 rotary.original_inv_freq.copy_(inv_freq)
-        rotary.attention_scaling = attention_factor
-        rotary.rope_type = rope_type
+
+
+@dataclass(eq=False)
+class _Kept:
+    """One rotation as it was."""
+
+    rotary: Rotary
+    inv_freq: Tensor
+    original: Tensor | None
+    attention_scaling: float
+    rope_type: str
+    cached: dict[str, Any]
+
+
+State = list[_Kept]
+
+
+def state(model: nn.Module) -> State:
+    """Copies of all that every rotary module holds."""
+    found: State = []
+    for rotary in rotaries(model):
+        original = rotary.original_inv_freq
+        cached = {k: v for k, v in vars(rotary.module).items() if k.endswith(("max_seq_len_cached", "long_inv_freq"))}
+        copies = rotary.inv_freq.clone(), None if original is None else original.clone()
+        found.append(_Kept(rotary, *copies, rotary.attention_scaling, rotary.rope_type, cached))
+    return found
+
+
+@torch.no_grad()
+def put(state: State) -> None:
+    """Bring every rotary module to a ``state`` of the same model, bit for bit."""
+    for kept in state:
+        kept.rotary.inv_freq.copy_(kept.inv_freq)
+        if kept.original is not None and kept.rotary.original_inv_freq is not None:
+            kept.rotary.original_inv_freq.copy_(kept.original)
+        kept.rotary.attention_scaling = kept.attention_scaling
+        kept.rotary.rope_type = kept.rope_type
+        vars(kept.rotary.module).update(kept.cached)
 
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Bring every rotary module back, bit for bit, on leaving."""
-    saved: list[tuple[Rotary, Tensor, Tensor | None, float, str, dict[str, Any]]] = []
-    for rotary in rotaries(model):
-        original = rotary.original_inv_freq
-        cached = {k: v for k, v in vars(rotary.module).items() if k.endswith(("max_seq_len_cached", "long_inv_freq"))}
-        copies = rotary.inv_freq.clone(), None if original is None else original.clone()
-        saved.append((rotary, *copies, rotary.attention_scaling, rotary.rope_type, cached))
+    before = state(model)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for rotary, inv_freq, original, scaling, rope_type, cached in saved:
-                rotary.inv_freq.copy_(inv_freq)
-                if original is not None and rotary.original_inv_freq is not None:
-                    rotary.original_inv_freq.copy_(original)
-                rotary.attention_scaling = scaling
-                rotary.rope_type = rope_type
-                vars(rotary.module).update(cached)
+        put(before)
 
 
 def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies], tolerance: float = TOLERANCE) -> None:
@@ -214,6 +265,10 @@ def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies], tole
             _compare(rotary, want, tolerance)
 
 
+def _close(have: Tensor, expected: Tensor, tolerance: float) -> Tensor:
+    return torch.isclose(have.detach().double().cpu(), expected, rtol=tolerance, atol=1e-30)
+
+
 def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> None:
     where = f"live rotary of layer type {rotary.layer_type!r} ({type(rotary.module).__name__})"
     mend = (
@@ -226,7 +281,7 @@ def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> 
         raise UserError(
             f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend
         )
-    wrong = ~torch.isclose(have, expected, rtol=tolerance, atol=1e-30)
+    wrong = ~_close(have, expected, tolerance)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise UserError(

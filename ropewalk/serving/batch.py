@@ -19,11 +19,13 @@ from ropewalk.attention import cache_argument, cache_owner
 from ropewalk.attention.engine import SLOT
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.backends.prefix import ROUNDING, TOLERANCE, RoomyLayer
+from ropewalk.rope import live
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ropewalk.methods.base import Method
+    from ropewalk.serving.profiles import Profile
 
 States = list[tuple[Tensor, Tensor]]  # keys and values of every layer, [1, heads, tokens, dims]
 
@@ -62,20 +64,29 @@ class Batch:
         way: what texts may do on it.
         cache: that holds them; None leaves it to the model to make one.
         lengths: tokens of each text that it holds.
+        profile: the rotation that its texts are read with; None leaves the model's.
     """
 
-    def __init__(self, model: PreTrainedModel, way: Way, cache: Cache | None, lengths: Sequence[int]):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        way: Way,
+        cache: Cache | None,
+        lengths: Sequence[int],
+        profile: Profile | None = None,
+    ):
         self.model, self.way, self.cache, self.lengths = model, way, cache, list(lengths)
+        self.profile = profile
         attached = [one for module in model.modules() if (one := getattr(module, SLOT, None))]
         self._settings = {one.engine.setting for one in attached}
         self._attached = attached if way.noted else []
         self._memos = [KeyMemo() for _ in self._attached]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, way: Way, room: int, texts: int = 1) -> Batch:
+    def of(cls, model: PreTrainedModel, way: Way, room: int, texts: int = 1, profile: Profile | None = None) -> Batch:
         """A batch of texts of which nothing was read; each will have ``room`` tokens at the end."""
         cache = way.new_cache() if way.new_cache else _empty(model, room) if way.pieces else None
-        return cls(model, way, cache, [0] * texts)
+        return cls(model, way, cache, [0] * texts, profile)
 
     def read(self, texts: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
         """Read the next tokens of every text, one or more: the same number, unless none was read before.
@@ -89,6 +100,8 @@ class Batch:
         positions = columns - (past + more - torch.tensor(self.lengths))[:, None]
         for attached, memo in zip(self._attached, self._memos, strict=True):
             attached.memo = memo
+        if self.profile is not None:
+            live.put(self.profile.state)
         out = self.model(
             input_ids=torch.tensor([[0] * (more - len(text)) + list(text) for text in texts], device=device),
             attention_mask=(positions >= 0).long().to(device),
@@ -129,14 +142,15 @@ def joined(texts: Sequence[tuple[Batch, int]], room: int) -> Batch:
     """One batch of texts out of several, each said by its batch and its row there.
 
     Args:
-        texts: what to join, on one model and in caches of one kind.
+        texts: what to join, on one model, of one profile and in caches of one kind.
         room: tokens that the longest will have at the end.
     """
     lengths = [batch.lengths[row] for batch, row in texts]
     caches: list[tuple[Any, int]] = [(batch.cache, row) for batch, row in texts]
     of_layers = zip(*([(layer, row) for layer in cache.layers] for cache, row in caches), strict=True)
     layers: Any = [_joined(rows, lengths, room) for rows in of_layers]
-    return Batch(texts[0][0].model, texts[0][0].way, Cache(layers=layers), lengths)
+    first = texts[0][0]
+    return Batch(first.model, first.way, Cache(layers=layers), lengths, first.profile)
 
 
 def _joined(rows: Sequence[tuple[Any, int]], lengths: list[int], room: int) -> DynamicLayer:

@@ -1,18 +1,24 @@
 """What texts begin with, kept: a radix tree of token ids whose nodes hold keys and values.
 
 A node holds the tokens that all texts below it go on with, so a beginning that several texts share is held once. What
-was not used for longest is forgotten first, from the ends of texts.
+was not used for longest is forgotten first, from the ends of texts. Texts of different profiles share nothing: their
+keys are rotated differently.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 
 from ropewalk.serving.batch import Batch, States
+
+if TYPE_CHECKING:
+    from ropewalk.serving.profiles import Profile
 
 SHORTEST = 32  # tokens; fewer are read as fast as they are found
 
@@ -34,12 +40,12 @@ class Prefixes:
 
     def __init__(self) -> None:
         self.size = 0
-        self._root = _Node()
+        self._roots: dict[Profile | None, _Node] = defaultdict(_Node)
         self._clock = count(1)
 
-    def longest(self, tokens: Sequence[int]) -> States:
+    def longest(self, tokens: Sequence[int], profile: Profile | None = None) -> States:
         """Keys and values of the longest beginning of ``tokens`` that is held; empty if none is worth it."""
-        path = self._path(tokens)
+        path = self._path(tokens, profile)
         if sum(shared for _, shared in path) < SHORTEST:
             return []
         parts = [[(k[:, :, :shared], v[:, :, :shared]) for k, v in node.states] for node, shared in path]
@@ -48,9 +54,9 @@ class Prefixes:
     def keep(self, tokens: Sequence[int], batch: Batch, row: int, most: int) -> None:
         """Hold the beginning of a text that ``batch`` has read, and no more than ``most`` tokens in all."""
         tokens = tokens[:most]
-        path = self._path(tokens)
+        path = self._path(tokens, batch.profile)
         known = sum(shared for _, shared in path)
-        node, shared = path[-1] if path else (self._root, 0)
+        node, shared = path[-1] if path else (self._roots[batch.profile], 0)
         if len(tokens) >= SHORTEST and known < len(tokens):
             if shared < len(node.tokens):
                 _split(node, shared)
@@ -73,10 +79,10 @@ class Prefixes:
                 self.size -= len(leaf.tokens)
                 del parent.children[leaf.tokens[0]]
 
-    def _path(self, tokens: Sequence[int]) -> list[tuple[_Node, int]]:
+    def _path(self, tokens: Sequence[int], profile: Profile | None) -> list[tuple[_Node, int]]:
         """The nodes that ``tokens`` begin with, and how much of each; now they are used."""
         path: list[tuple[_Node, int]] = []
-        node, at, now = self._root, 0, next(self._clock)
+        node, at, now = self._roots[profile], 0, next(self._clock)
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             child.used = now
             here = tokens[at : at + len(child.tokens)]
@@ -89,7 +95,7 @@ class Prefixes:
 
     def _leaves(self) -> Iterator[tuple[_Node, _Node]]:
         """Ends of texts, each behind its parent."""
-        inner = [self._root]
+        inner = list(self._roots.values())
         while inner:
             node = inner.pop()
             inner += [child for child in node.children.values() if child.children]

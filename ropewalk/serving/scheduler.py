@@ -16,6 +16,7 @@ from ropewalk.backends.prefix import stops
 from ropewalk.serving.batch import Batch, Way, joined
 from ropewalk.serving.job import Finish, Job, Piece, Token, Unavailable
 from ropewalk.serving.prefixes import Prefixes
+from ropewalk.serving.profiles import Profile, chosen
 from ropewalk.serving.sampling import Sampler
 from ropewalk.serving.stream import TextStream
 
@@ -59,6 +60,7 @@ class Scheduler:
         capacity: int,
         way: Way,
         switches: Sequence[int] = (),
+        profiles: Sequence[Profile] = (),
     ):
         """Nothing runs before ``start``.
 
@@ -69,9 +71,10 @@ class Scheduler:
                 length.
             way: what texts may do on the model without changing each other's results.
             switches: lengths in tokens past which the model rotates otherwise; a text that crosses one is read again.
+            profiles: rotations for requests of some length, the least first; none leaves the model's to all.
         """
         self._model, self.way, self._capacity, self._switches = model, way, capacity, frozenset(switches)
-        self._row = partial(_Row, tokenizer, _ends(model, tokenizer), model.device)
+        self._row = partial(_Row, tokenizer, _ends(model, tokenizer), model.device, profiles)
         self._reading: list[_Row] = []
         self._groups: deque[_Group] = deque()
         self._prefixes = Prefixes()
@@ -164,7 +167,7 @@ class Scheduler:
         together, longest = [first], len(first.tokens)
         if first.batch is None and self.way.joined and not first.apart:
             for row in sorted(self._reading, key=_due):
-                if row is first or row.batch is not None or row.apart or row.room != first.room:
+                if row is first or row.batch is not None or row.apart or row.kind != first.kind:
                     continue
                 longest = max(longest, len(row.tokens))
                 if longest * (len(together) + 1) > PIECE or len(together) == ROWS:
@@ -200,8 +203,9 @@ class Scheduler:
     def _begun(self, rows: list[_Row]) -> Batch:
         """What rows are read into; what another text left is not read again."""
         first = rows[0]
-        states = self._prefixes.longest(first.tokens[:-1]) if self.way.shared and len(rows) == 1 else []
-        batch = Batch.of(self._model, self.way, first.room, len(rows))
+        alone = self.way.shared and len(rows) == 1
+        states = self._prefixes.longest(first.tokens[:-1], first.profile) if alone else []
+        batch = Batch.of(self._model, self.way, first.room, len(rows), first.profile)
         if states:
             batch.begin(states)
             first.cached = batch.lengths[0]
@@ -247,12 +251,12 @@ class Scheduler:
             self._groups.remove(group)
 
     def _join(self, group: _Group) -> None:
-        """Put a batch that was read into another of the same room."""
+        """Put a batch that was read into another of the same room and profile."""
         for other in self._groups:
             rows = [*other.rows, *group.rows]
             if other is group or not self.way.joined or len(rows) > ROWS or any(row.apart for row in rows):
                 continue
-            if other.rows[0].room == group.rows[0].room:
+            if other.rows[0].kind == group.rows[0].kind:
                 texts = [(one.batch, i) for one in (other, group) for i in range(len(one.rows))]
                 other.rows, other.batch = rows, joined(texts, rows[0].room)
                 self._groups.remove(group)
@@ -302,6 +306,7 @@ class _Row:
     Attributes:
         tokens: the prompt and what was generated.
         room: tokens that count for it.
+        profile: the rotation that it is read with.
         batch: what it is read into; None if nothing is read, or it is in a group.
         cached: tokens of the prompt that were taken from another text.
         due: when its turn comes.
@@ -309,9 +314,17 @@ class _Row:
         done: it has ended.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], device: torch.device, job: Job):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        device: torch.device,
+        profiles: Sequence[Profile],
+        job: Job,
+    ):
         request = job.request
         self.job, self.tokens, self.room = job, list(request.prompt), room(request.length)
+        self.profile = chosen(profiles, request.length)
         self.batch: Batch | None = None
         self.cached = self.due = 0
         self.apart = self.done = False
@@ -320,6 +333,11 @@ class _Row:
         self._text, self._ends = TextStream(decode, request.prompt, request.stop), ends
         self._sampler = Sampler(request, device)
         self._told: list[Token] = []
+
+    @property
+    def kind(self) -> tuple[int, Profile | None]:
+        """What rows of one batch share."""
+        return self.room, self.profile
 
     def take(self, logits: Tensor) -> None:
         """Add a token, chosen from logits [vocabulary], and tell the client."""

@@ -21,7 +21,8 @@ from ropewalk.backends.local import ORDINARY
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
-from ropewalk.serving.batch import Way, way_of
+from ropewalk.serving.batch import way_of
+from ropewalk.serving.profiles import Profile, described, profiles
 from ropewalk.serving.scheduler import Scheduler
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -54,6 +55,7 @@ def serve(
     to: int | None = None,
     api_key: str = "",
     capacity: int | None = None,
+    per_request: bool = False,
 ) -> None:
     """Listen until SIGINT or SIGTERM; running requests are finished, for ``GRACE`` seconds at most.
 
@@ -69,6 +71,7 @@ def serve(
         to: tokens of prompt and answer together; None means what the configuration promises.
         api_key: that clients must send; empty means none.
         capacity: tokens that all caches together may hold; None means two requests of full length.
+        per_request: let the method stretch each request no further than its own tokens need; see ``profiles``.
 
     Raises:
         UserError: for everything that a user can mend, before the server listens.
@@ -83,12 +86,12 @@ def serve(
     address, port = listening.getsockname()[:2]
     local = ipaddress.ip_address(address).is_loopback
     hosts = ["localhost", "127.0.0.1", "::1", "[::1]", address, host] if local else None
+    choice = profiles(model, method, limit) if per_request else []
     with method.on(model, None if method.id == "none" else to):
-        scheduler = _scheduler(model, tokenizer, method, capacity or 2 * limit, specs, probe)
+        scheduler = _scheduler(model, tokenizer, method, capacity or 2 * limit, specs, probe, choice)
         announce(f"http://{f'[{address}]' if ':' in address else address}:{port}", limit, local)
-        _listen(
-            application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening, scheduler.way
-        )
+        ways = f"{scheduler.way}; {described(choice)}" if choice else str(scheduler.way)
+        _listen(application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening, ways)
 
 
 def _scheduler(
@@ -98,17 +101,18 @@ def _scheduler(
     capacity: int,
     specs: Mapping[str, RopeSpec],
     probe: Sequence[int],
+    choice: Sequence[Profile],
 ) -> Scheduler:
     switches = sorted({spec.window for spec in specs.values() if spec.switches})
-    return Scheduler(model, tokenizer, capacity, way_of(model, method, bool(switches), probe), switches)
+    return Scheduler(model, tokenizer, capacity, way_of(model, method, bool(switches), probe), switches, choice)
 
 
-def _listen(app: Starlette, listening: socket.socket, way: Way) -> None:
+def _listen(app: Starlette, listening: socket.socket, ways: str) -> None:
     config = uvicorn.Config(
         app, http="h11", log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=LAST
     )
     with _lines():
-        logging.getLogger(__name__).info("%s", way)
+        logging.getLogger(__name__).info("%s", ways)
         _Server(config, app.state.end).run(sockets=[listening])
 
 

@@ -19,6 +19,8 @@ class ServeRequest(LiveRequest):
         port: To listen on; 0 takes a free one.
         name: That clients ask for as 'model'; by default the model as it is spelled.
         api_key: That clients must send; better given as ROPEWALK_API_KEY, which no process list shows.
+        per_request: Let a static method of frequencies stretch each request only as far as its own tokens need: not at
+            all inside the window, else to the least of 2, 4, 8 .. windows that holds prompt and answer, TO at most.
         capacity: Tokens that running requests and kept beginnings may hold together: more of them for more memory; by
             default two requests of full length.
     """
@@ -30,6 +32,7 @@ class ServeRequest(LiveRequest):
     name: str = ""
     api_key: str = field(default="", repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
     capacity: Length | None = None
+    per_request: bool = False
 
 
 @verb("serve")
@@ -75,5 +78,6 @@ def serve(request: ServeRequest) -> None:
             to=request.to,
             api_key=request.api_key,
             capacity=request.capacity,
+            per_request=request.per_request,
         )
     console.print("stopped")

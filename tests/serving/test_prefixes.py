@@ -18,6 +18,8 @@ DOCUMENT = tokens(1, 200, seed=200)[0].tolist()
 class Read:
     """A batch whose key of a token is the token and its place."""
 
+    profile = None
+
     def __init__(self, ids):
         place = torch.arange(len(ids)).float()
         self.keys = torch.stack([torch.tensor(ids).float(), place], -1)[None, None]
@@ -40,7 +42,7 @@ def test_what_is_found_is_what_was_read_and_no_more_is_held_than_allowed(texts):
                 assert torch.equal(keys, Read(ids).keys[:, :, :n]) and torch.equal(values, -keys)
             held.keep(ids, Read(ids), 0, most)
             assert held.size <= most
-            assert held.size == _counted(held._root)
+            assert held.size == _counted(held._roots[None])
             if most >= len(ids):
                 assert held.longest(ids)[0][0].shape[-2] == len(ids)
     finally:

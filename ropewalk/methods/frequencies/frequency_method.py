@@ -129,9 +129,21 @@ class FrequencyMethod(Method):
             growing = {key: rope for key, (rope, target) in targets.items() if rope.scale(target) > 1}
             return {key: self._rotation(rope, current[key]) for key, rope in growing.items()}
         plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
-        live.write(model, plan, current)
-        live.check(model, plan)
+        tolerance = max(live.rounding(rope, target) for rope, target in targets.values())
+        live.write(model, plan, current, self._as_saved(model.config, to), tolerance)  # type: ignore[arg-type]
         return {}
+
+    def _as_saved(self, config: PreTrainedConfig, to: int | None) -> PreTrainedConfig | None:
+        """The text configuration with this method in it; None if it cannot be saved."""
+        text, length = (
+            copy.deepcopy(rope_config.text_config(config)),
+            to or rope_config.promised_by(self.starting(config)),
+        )
+        try:
+            rope_config.write(text, self.saved(config, to or length), length)
+        except UserError:
+            return None
+        return text
 
     def _rotation(self, rope: RopeSpec, current: RopeSpec) -> Rotation:
         chosen: Callable[[int], Frequencies] = lambda length: self.at(rope, length)  # noqa: E731

@@ -56,7 +56,21 @@ def test_what_is_extended_saved_and_loaded_is_the_method(spelling, family, tmp_p
     assert torch.equal(logits(loaded, SHORT), short) and torch.equal(logits(loaded, LONG), long)
     if not method(spelling).length_dependent:
         with made(spelling, plain).on(plain, to=TARGET):
-            assert torch.allclose(long, logits(plain, LONG), atol=1e-4)
+            assert torch.equal(long, logits(plain, LONG))
+
+
+@families
+def test_in_half_precision_too_the_saved_model_computes_what_was_measured(family, tmp_path):
+    model = tiny(family).to(torch.bfloat16)
+    for rotary in live.rotaries(model):  # as from_pretrained(dtype=...) leaves them
+        rotary.module.to(torch.float32)
+    live.rebuild(model, [rotary.layer_type for rotary in live.rotaries(model)])
+    with method("yarn").on(model, to=TARGET):
+        measured = logits(model, LONG)
+    method("yarn").extend(model, to=TARGET)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(logits(loaded, LONG), measured)
 
 
 @pytest.mark.parametrize("spelling", ["dynamic-ntk", "dynamic-ntk(form='hf')"])
