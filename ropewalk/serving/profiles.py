@@ -51,10 +51,11 @@ def profiles(model: PreTrainedModel, method: Method, limit: int) -> list[Profile
         UserError: if the method is not one vector of frequencies per target, or changes nothing.
     """
     static = isinstance(method, FrequencyMethod) and not method.runtime and "frequencies" in method.axes
+    window = rope_config.trained_window(model.config)
     if not static or method.id == "none":
         raise UserError(
             f"{method.id} has no factor that could be chosen per request: it is no static method of frequencies",
-            f"Serve it without --per-request, or: --method yarn --to {limit} --per-request",
+            f"Serve it without --per-request, or: --method yarn --to {max(limit, 2 * window)} --per-request",
         )
     window = rope_config.window_of(method.starting(model.config))  # type: ignore[attr-defined]
     found = []
