@@ -212,3 +212,13 @@ def test_every_module_has_its_test():
     driven = set().union(*LISTED.values())
     assert every - own - driven == set(names), "a module without a test, or one listed that has its own or is gone"
     assert len(names) == len(set(names)) and all((ROOT / test).is_file() for test in (*COVERED, *LISTED))
+
+
+def test_every_guarantee_names_its_test():
+    rows = [line for line in (ROOT / "docs/guarantees.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)`", row) for row in rows if not row.startswith(("| ---", "| promise"))]
+    assert len(named) > 30 and all(named)
+    for file in {file for row in named for file, _ in row}:
+        tests = {name for row in named for path, name in row if path == file}
+        tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
+        assert tests <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, file
