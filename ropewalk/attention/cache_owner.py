@@ -1,21 +1,63 @@
 """Who filled a cache: keys that one method cached mean nothing to another, nor to the plain model.
 
-The layers of a cache that an engine fills become of a subclass that remembers under which setting, and refuses every
-other reader. It goes along with copies and with all that is done to a cache; an emptied layer is free again.
+The layers of a cache that is filled under a method become of a subclass that remembers under which setting, and refuses
+every other reader. It goes along with copies and with all that is done to a cache; an emptied layer is free again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from typing import Any
 
+import torch
+from torch import nn
+
+from ropewalk.attention import cache_argument
 from ropewalk.common.errors import UserError
 
 OWNER = "_ropewalk_owner"  # attribute of the layers of a cache: the setting that filled them
-PLAIN = "the model without a method that works in attention"
+SETTING = "_ropewalk_setting"  # attribute of the decoder while a method is on: what its caches are filled under
+PLAIN = "the model without a method"
 
-reading: set[str] = set()  # settings of the engines that are in a forward pass
+reading: set[str] = set()  # settings of the models that are in a forward pass
+
+
+@contextmanager
+def owned(body: nn.Module, setting: str) -> Iterator[None]:
+    """Let caches that a decoder fills meanwhile be read under ``setting`` alone; compiled forwards are not watched."""
+    names = list(signature(body.forward).parameters)
+
+    def begin(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling():
+            refuse_others(_filled(dict(zip(names, arguments, strict=False)) | keywords), setting)
+            reading.add(setting)
+
+    def end(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        if not torch.compiler.is_compiling() and setting in reading:  # else it was refused
+            reading.discard(setting)
+            returned = dict(output if isinstance(output, Mapping) else enumerate(output or ()))
+            for held in (dict(zip(names, arguments, strict=False)) | keywords, returned):
+                claim(_filled(held), setting)
+
+    setattr(body, SETTING, setting)
+    hooks = (
+        body.register_forward_pre_hook(begin, with_kwargs=True),
+        body.register_forward_hook(end, with_kwargs=True, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        delattr(body, SETTING)
+
+
+def _filled(held: Mapping[Any, Any]) -> list[Any]:
+    """The layers of the cache among arguments or outputs that hold keys."""
+    return [layer for layer in getattr(cache_argument.among(held), "layers", []) if hasattr(layer, "keys")]
 
 
 def claim(layers: Iterable[Any], setting: str) -> None:
@@ -58,7 +100,7 @@ def _owned(kind: Any) -> Any:
 
     def update(self: Any, *states: Any, **more: Any) -> Any:
         owner = getattr(self, OWNER)
-        if owner not in reading:
+        if owner not in reading and not torch.compiler.is_compiling():
             if int(self.get_seq_length()):
                 raise _refusal(self, owner, PLAIN)
             self.__class__ = kind

@@ -519,6 +519,8 @@ def engaged(
         AttentionMaskInterface.register(NAME, _mask)
         stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
         config._attn_implementation = NAME
+        setattr(body, cache_owner.SETTING, engine.setting)
+        stack.callback(delattr, body, cache_owner.SETTING)
         _ENGINES[id(config)] = engine
         stack.callback(_ENGINES.pop, id(config))
         stack.callback(body.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)

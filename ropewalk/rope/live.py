@@ -238,6 +238,14 @@ def put(state: State) -> None:
         vars(kept.rotary.module).update(kept.cached)
 
 
+def holds(state: State) -> bool:
+    """Whether the rotary modules rotate as they did, bit for bit."""
+    return all(
+        torch.equal(kept.rotary.inv_freq, kept.inv_freq) and kept.rotary.attention_scaling == kept.attention_scaling
+        for kept in state
+    )
+
+
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Bring every rotary module back, bit for bit, on leaving."""

@@ -20,6 +20,7 @@ from ropewalk.attention.engine import SLOT
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.backends.prefix import ROUNDING, TOLERANCE, RoomyLayer
 from ropewalk.rope import live
+from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +79,6 @@ class Batch:
         self.model, self.way, self.cache, self.lengths = model, way, cache, list(lengths)
         self.profile = profile
         attached = [one for module in model.modules() if (one := getattr(module, SLOT, None))]
-        self._settings = {one.engine.setting for one in attached}
         self._attached = attached if way.noted else []
         self._memos = [KeyMemo() for _ in self._attached]
 
@@ -119,7 +119,8 @@ class Batch:
         """Take keys and values of the first tokens of the one text that this is for, as this model read them."""
         for layer, (keys, values) in zip(self._layers, states, strict=True):
             layer.update(keys, values)
-        for setting in self._settings:
+        setting: str | None = getattr(decoder(self.model), cache_owner.SETTING, None)
+        if setting is not None:
             cache_owner.claim(self._layers, setting)
         self.lengths = [states[0][0].shape[-2]]
 

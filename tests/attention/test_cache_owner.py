@@ -15,7 +15,7 @@ from tests.matrix import TARGET, TWICE, left_padded, logits, near, text
 from tests.models import step, tiny
 
 IDS = text(2, 100)
-SPELLINGS = ["self-extend", "dca", "streaming-llm", "dynamic-ntk", "log-n", "yarn+self-extend"]
+SPELLINGS = ["yarn", "pi", "self-extend", "dca", "streaming-llm", "dynamic-ntk", "log-n", "yarn+self-extend"]
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ropewalk.attention import cache_owner
 from ropewalk.attention.engine import Rotation, engaged
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
@@ -118,8 +119,16 @@ class FrequencyMethod(Method):
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
         check_live(model)
-        with live.restored(model), engaged(model, to, rotations=self.written(model, to)):
-            yield
+        with live.restored(model):
+            before = live.state(model)
+            rotations = self.written(model, to)
+            if rotations or live.holds(before):  # an engine knows its caches; the plain model may read its own
+                with engaged(model, to, rotations=rotations):
+                    yield
+            else:
+                length = to or rope_config.promised_by(rope_config.read(model.config))  # type: ignore[arg-type]
+                with cache_owner.owned(live.decoder(model), f"{self.id} for {length:,} tokens"):
+                    yield
 
     def written(self, model: nn.Module, to: int | None) -> dict[str, Rotation]:
         """Write static frequencies into the live buffers; return run-time ones, layer type -> frequencies by length."""
