@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 import uvicorn
 
 from ropewalk.backends.local import ORDINARY
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 GRACE = 10.0  # seconds that running requests get to finish, on shutdown
 LAST = 60  # seconds until connections are cut that do not end even then
 KERNELS = "64"  # that oneDNN keeps: it makes one for every shape, and its own limits let memory grow by a gigabyte
+ROUNDS = "in {}, what stands beside an answer and what was kept of its prompt round it differently (--dtype float32: less)"
 HEAD = 10.0  # seconds that the head of a request may take
 
 
@@ -91,6 +93,8 @@ def serve(
         scheduler = _scheduler(model, tokenizer, method, capacity or 2 * limit, specs, probe, choice)
         announce(f"http://{f'[{address}]' if ':' in address else address}:{port}", limit, local)
         ways = f"{scheduler.way}; {described(choice)}" if choice else str(scheduler.way)
+        if model.dtype != torch.float32:
+            ways += f"; {ROUNDS.format(str(model.dtype).removeprefix('torch.'))}"
         _listen(application(Served(name, tokenizer, vocabulary, limit, api_key), scheduler, hosts), listening, ways)
 
 
