@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 GRACE = 10.0  # seconds that running requests get to finish, on shutdown
 LAST = 60  # seconds until connections are cut that do not end even then
 KERNELS = "64"  # that oneDNN keeps: it makes one for every shape, and its own limits let memory grow by a gigabyte
-ROUNDS = "in {}, what stands beside an answer and what was kept of its prompt round it differently (--dtype float32: less)"
+ROUNDS = "in {}, an answer's company and what was kept of its prompt show in its rounding (--dtype float32: less)"
 HEAD = 10.0  # seconds that the head of a request may take
 
 
