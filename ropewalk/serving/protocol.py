@@ -146,8 +146,8 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    role: str
-    content: str | list[Part] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
     name: str | None = None
 
     @model_validator(mode="after")
@@ -159,9 +159,9 @@ class Message(BaseModel):
 
     @property
     def turn(self) -> dict[str, str]:
-        """For the chat template."""
-        parts = [part.text for part in self.content] if isinstance(self.content, list) else [self.content or ""]
-        return {"role": self.role, "content": "".join(parts)}
+        """For the chat template; templates know the developer by the older name."""
+        parts = [part.text for part in self.content] if isinstance(self.content, list) else [self.content]
+        return {"role": "system" if self.role == "developer" else self.role, "content": "".join(parts)}
 
 
 class ChatRequest(Generation):
@@ -224,7 +224,8 @@ def _refusal(error: ValidationError) -> Refusal:
     )
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return Refusal(400, f"{field} is missing", field)
-    return Refusal(400, f"{field}: {short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
+    where = ".".join(map(str, first["loc"][:3])) if field == "messages" else field  # what follows are kinds of value
+    return Refusal(400, f"{where}: {short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
 
 
 def short(text: str) -> str:

@@ -18,7 +18,7 @@ class ServeRequest(LiveRequest):
         host: Address to listen on; by default only this machine can reach the server.
         port: To listen on; 0 takes a free one.
         name: That clients ask for as 'model'; by default the model as it is spelled.
-        api_key: That clients must send; better given as ROPEWALK_API_KEY, which no process list shows.
+        api_key: That clients must send, none by default; better given as ROPEWALK_API_KEY, which no process list shows.
         per_request: Let a static method of frequencies stretch each request only as far as its own tokens need: not at
             all inside the window, else to the least of 2, 4, 8 .. windows that holds prompt and answer, TO at most.
         capacity: Tokens that running requests and kept beginnings may hold together: more of them for more memory; by
@@ -30,7 +30,7 @@ class ServeRequest(LiveRequest):
     host: str = "127.0.0.1"
     port: int = 8000
     name: str = ""
-    api_key: str = field(default="", repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
+    api_key: str | None = field(default=None, repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
     capacity: Length | None = None
     per_request: bool = False
 
@@ -54,6 +54,11 @@ def serve(request: ServeRequest) -> None:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.methods.catalogue import method
 
+    if request.api_key is not None and not request.api_key.strip():
+        raise UserError(
+            "the API key is empty, so that everybody who reaches the server could use it",
+            "Give one, or to let everybody in: unset ROPEWALK_API_KEY",
+        )
     console = Console(highlight=False)
     name = request.name or request.model
 
@@ -76,7 +81,7 @@ def serve(request: ServeRequest) -> None:
             name=name,
             host=request.host,
             to=request.to,
-            api_key=request.api_key,
+            api_key=request.api_key or "",
             capacity=request.capacity,
             per_request=request.per_request,
         )

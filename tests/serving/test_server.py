@@ -140,7 +140,7 @@ def test_a_stream_is_the_completion_in_pieces(client):
 
 def test_a_chat_goes_through_the_template(demo, client):
     messages = [
-        {"role": "system", "content": "be short"},
+        {"role": "developer", "content": "be short"},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
     ]
     prompt = "# system: be short\n# user: hi\n# assistant:"
@@ -224,10 +224,15 @@ BAD_COMPLETIONS = {  # what is said of it -> body
 BAD_CHATS = {
     "messages is missing": {"model": "demo"},
     "messages: [] does not fit": {**CHAT, "messages": []},
-    "messages: 'a' does not fit": {**CHAT, "messages": ["a"]},
-    "no such role: wizard": {**CHAT, "messages": [{"role": "wizard", "content": "a"}]},
-    "does not know tool_calls": {**CHAT, "messages": [{"role": "assistant", "tool_calls": [1]}]},
-    "messages: [{'type': 'image_url'": {
+    "messages.0: 'a' does not fit": {**CHAT, "messages": ["a"]},
+    "messages.0.role: 'wizard' does not fit": {
+        **CHAT,
+        "messages": [{"role": "wizard", "content": "a"}],
+    },
+    "messages.0.content: {'role': 'user'} does not fit: Field required": {**CHAT, "messages": [{"role": "user"}]},
+    "messages.0.content: None does not fit": {**CHAT, "messages": [{"role": "user", "content": None}]},
+    "does not know tool_calls": {**CHAT, "messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]},
+    "messages.0.content: [{'type': 'image_url'": {
         **CHAT,
         "messages": [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}],
     },
@@ -699,6 +704,13 @@ def test_requests_share_only_what_changes_nothing(monkeypatch, spelling, ropes, 
 @pytest.fixture
 def never_listens(monkeypatch):
     monkeypatch.setattr("ropewalk.serving.server._listen", lambda *_: pytest.fail("it listens"))
+
+
+def test_an_empty_key_is_no_key(capsys, never_listens, monkeypatch):
+    assert run(["serve", "demo", "--port", "0", "--api-key", " "]) == 2
+    monkeypatch.setenv("ROPEWALK_API_KEY", "")
+    assert run(["serve", "demo", "--port", "0"]) == 2
+    assert "the API key is empty" in (said := capsys.readouterr().err) and "unset ROPEWALK_API_KEY" in said
 
 
 def test_what_cannot_be_served_is_refused_before_listening(capsys, never_listens):
