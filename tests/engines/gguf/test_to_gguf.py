@@ -174,7 +174,13 @@ def enlarge(weights):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(rename, "extra"), (drop, "layers.1.mlp.up_proj"), (crop, "model.norm"), (quantise, "I8"), (enlarge, "up_proj.*65504")],
+    [
+        (rename, "extra"),
+        (drop, "layers.1.mlp.up_proj"),
+        (crop, "model.norm"),
+        (quantise, "I8"),
+        (enlarge, "up_proj.*65504"),
+    ],
 )
 def test_weights_that_do_not_fit_are_named_and_nothing_is_left(change, named, tmp_path):
     folder = checkpoint(tmp_path)
