@@ -34,6 +34,8 @@ def checkpoint(
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.5)
+            elif parameter.ndim == 1:  # norms, which would all be 1
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.to(getattr(torch, dtype)).save_pretrained(source)
     (tokenizer or byte_level()).save_pretrained(source)
     if spelling is None:
