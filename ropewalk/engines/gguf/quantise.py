@@ -40,7 +40,7 @@ def command(dtype: str) -> list[str]:
         return [sys.executable, "-c", CALL]  # a process of its own: what goes wrong there ends there
     raise UserError(
         f"{dtype} is made by llama.cpp, and neither the program {PROGRAM!r} nor the package 'llama-cpp-python' is here",
-        "pip install llama-cpp-python, or put llama.cpp's programs on PATH; F16, BF16 and Q8_0 need neither.",
+        "pip install 'ropewalk[llama-cpp]', or put llama.cpp's programs on PATH; F16, BF16 and Q8_0 need neither.",
     )
 
 

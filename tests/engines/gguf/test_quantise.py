@@ -129,7 +129,7 @@ def test_without_llama_cpp_it_is_said_before_any_work(tmp_path, monkeypatch, cap
     line = ["export", "nowhere", "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf"), "--dtype", "Q4_K_M"]
     assert run(line) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "llama-quantize" in said and "pip install llama-cpp-python" in said
+    assert "llama-quantize" in said and "pip install 'ropewalk[llama-cpp]'" in said
     assert list(tmp_path.iterdir()) == []
 
 
