@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from ropewalk.tasks.niah import CITIES, needle, stem
 from ropewalk.tasks.passkey import FILLER, INTRODUCTION, STEM
@@ -41,3 +44,31 @@ def metaspace() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Metaspace()
     printable = [chr(code) for code in range(33, 127)]
     return _train(tokenizer, printable, [f" {code}" for code in range(10000, 99999, 700)])
+
+
+RUNS = ["\u2581" * n for n in range(2, 9)]
+
+
+def sentencepiece(kind: type = LlamaTokenizer, **more: Any) -> LlamaTokenizer | GemmaTokenizer:
+    """Sentencepiece's BPE as transformers makes it of a ``tokenizer.model``: bytes, and every split of a token a merge.
+
+    Args:
+        kind: LlamaTokenizer (a space before a text) or GemmaTokenizer (none).
+        more: of its constructor.
+    """
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=320, show_progress=False))
+    learnt = json.loads(trained.to_str())["model"]
+    joined = ["".join(pair) for pair in learnt["merges"]]
+    first = ["<pad>", "<eos>", "<bos>", "<unk>"] if kind is GemmaTokenizer else ["<unk>", "<s>", "</s>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    order = dict.fromkeys([*first, *bytes_, *RUNS, *joined, *sorted(learnt["vocab"])])
+    vocabulary = {text: i for i, text in enumerate(order)}
+    merges = [
+        (text[:i], text[i:])
+        for text in dict.fromkeys([*RUNS, *joined])
+        for i in range(len(text) - 1, 0, -1)
+        if text[:i] in vocabulary and text[i:] in vocabulary
+    ]
+    return kind(vocab=vocabulary, merges=merges, **more)

@@ -265,7 +265,8 @@ class Checkpoint:
                     "Copy tokenizer.json and tokenizer_config.json there.",
                 ) from None
         vocabulary = int(text_config(self.config).vocab_size)
-        highest = max(tokenizer.get_vocab().values(), default=-1)
+        unused = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # an image's, say
+        highest = max((i for i in tokenizer.get_vocab().values() if i not in unused), default=-1)
         if highest >= vocabulary:
             raise UserError(
                 f"the tokenizer in {self.source} does not fit the model: it makes ids up to {highest}, "

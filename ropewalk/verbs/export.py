@@ -25,7 +25,8 @@ class ExportRequest(Request):
         method: With ``to``: as listed by 'ropewalk methods'.
         out: Folder to write. Without it nothing is written, and the line carries the keys.
         gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file.
-        dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
+        dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0; where llama.cpp is installed Q4_K_M, Q5_K_M, Q6_K
+            and their kin too.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
         two_profiles: Write OUT/native and OUT/long, which share their weights on disk.
         overwrite: Replace the folder or file that is there, if ropewalk wrote it.

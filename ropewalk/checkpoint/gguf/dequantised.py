@@ -91,7 +91,7 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
             made.original_max_position_embeddings = file.spec().window
         tried.append(_difference(file, made))
         if not tried[-1]:
-            made.architectures = [_class(made).__name__]
+            made.architectures = [class_of(made).__name__]
             made.name_or_path = str(file.path)
             if record := _record(file):
                 setattr(made, rope_config.RECORD, record)
@@ -201,7 +201,7 @@ def model(file: RopeOfFile, config: PreTrainedConfig, dtype: str) -> PreTrainedM
     dtype = str(config.dtype).removeprefix("torch.") if dtype == "auto" else dtype
     state = _state(file, config, getattr(torch, dtype))
     with rope_config.quiet():
-        loaded: Any = _class(config).from_pretrained(
+        loaded: Any = class_of(config).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     live: PreTrainedModel = loaded[0]
@@ -209,7 +209,8 @@ def model(file: RopeOfFile, config: PreTrainedConfig, dtype: str) -> PreTrainedM
     return live
 
 
-def _class(config: PreTrainedConfig) -> Any:
+def class_of(config: PreTrainedConfig) -> Any:
+    """The model's class."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -219,10 +220,10 @@ def _state(file: RopeOfFile, config: PreTrainedConfig, dtype: Any) -> dict[str, 
     """Parameter of transformers -> its values."""
     import torch
 
-    library, kind = gguf(), _class(config)
+    library, kind = gguf(), class_of(config)
     with torch.device("meta"), rope_config.quiet():
         parameters = list(kind(config).state_dict())
-    names = library.get_tensor_name_map(_architecture(file.architecture), int(config.num_hidden_layers))
+    names = library.get_tensor_name_map(architecture_of(file.architecture), int(config.num_hidden_layers))
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     places = {names.get_name(name, (".weight", ".bias")) or name: name for name in parameters if name not in tied}
     tensors = file.header.tensors
@@ -259,7 +260,8 @@ def _values(file: RopeOfFile, place: Place) -> np.ndarray[Any, Any]:
     return values
 
 
-def _architecture(name: str) -> Any:
+def architecture_of(name: str) -> Any:
+    """The gguf library's number of an architecture."""
     return next(key for key, value in gguf().MODEL_ARCH_NAMES.items() if value == name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,19 +110,26 @@ class RopeOfFile:
         return replace(plain, factors=tuple(1.0 if abs(f - 1.0) < 1e-12 else f for f in factors))
 
 
-def refuse_other(path: Path, spec: RopeSpec) -> None:
+def refuse_other(path: Path, specs: Iterable[RopeSpec]) -> None:
     """Read a file back that was just written.
 
+    Args:
+        path: the file.
+        specs: the rope of every kind of layer.
+
     Raises:
-        UserError: if llama.cpp would derive another rope from it than ``spec``.
+        UserError: if llama.cpp would derive another rope from it in one of them.
     """
-    reading = read(path).reading()
-    off, t = error(reading, spec), reading.attention_factor
-    if off > SAME or abs(t - spec.attention_factor) > SAME:
-        raise UserError(
-            f"what llama.cpp would derive is off by {off:.2g} in frequency and has the attention factor {t:.6g}, "
-            f"expected {spec.attention_factor:.6g}; nothing was written"
-        )
+    file = read(path)
+    for spec in specs:
+        reading = file.reading(spec.sliding)
+        off, t = error(reading, spec), reading.attention_factor
+        if off > SAME or abs(t - spec.attention_factor) > SAME:
+            layers = "" if spec.layer_type == ALL else f" in {spec.layer_type} layers"
+            raise UserError(
+                f"what llama.cpp would derive{layers} is off by {off:.2g} in frequency and has the attention factor "
+                f"{t:.6g}, expected {spec.attention_factor:.6g}; nothing was written"
+            )
 
 
 def read(path: Path) -> RopeOfFile:

@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from ropewalk.checkpoint.gguf import llama_rope
+from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
 from ropewalk.common.errors import UserError
 from ropewalk.methods.frequencies.ntk import ntk_base
-from ropewalk.rope.spec import Reading, RopeSpec
+from ropewalk.rope.spec import ALL, Reading, RopeSpec
 
 # Architectures that divide the frequencies of all layers, of queries and keys, by a factor tensor.
 SLOTS = {
@@ -87,7 +88,8 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
 
     Raises:
         UserError: if it switches between two factor sets, depends on the length, or llama.cpp has no slot for its
-            factors in this architecture; the nearest rope that it has is named with its error.
+            factors in this architecture; the nearest rope that it has is named with its error. Also if it would
+            change the layers that are not meant.
     """
     if spec.long_factors is not None or spec.rope_type == "dynamic":
         kind = "two factor sets" if spec.long_factors else "frequencies that depend on the length"
@@ -108,6 +110,13 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
             f"that it has is {native}",
             f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT, and use that"
             + ("; or write the weights as 'llama', which has room" if architecture == "qwen2" else ""),
+        )
+    kept_apart = architecture in UNSTRETCHED_SLIDING and "rope.scaling.attn_factor" not in native.keys
+    if spec.layer_type != ALL and not kept_apart:
+        raise UserError(
+            f"the {spec.layer_type} layers have a rope of their own; llama.cpp would change the sliding ones of "
+            f"{architecture!r} too",
+            "Extend with a method that llama.cpp keeps apart there: yarn or pi on Gemma 3, none elsewhere.",
         )
     return Entries(keys | native.keys, {})
 

@@ -1,4 +1,4 @@
-"""Tokenizers as GGUF metadata: byte-level BPE written and read here, the others read by transformers."""
+"""Tokenizers as GGUF metadata, both ways: byte-level BPE, and sentencepiece's with the help of its own file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint.gguf import sentencepiece
 from ropewalk.checkpoint.gguf.header import read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.common.errors import UserError
-from ropewalk.rope.config import quiet
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from tokenizers import Tokenizer
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 # How text is cut before merging -> llama.cpp's name for it. Byte-level's own cut is GPT-2's pattern; the patterns are
@@ -33,6 +34,13 @@ TEKKEN = (
 STOCK = "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT.gguf"
 CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWEN2,): "qwen2", (TEKKEN,): "tekken"}
 SAME_CUT = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}  # other names, when read
+PROBES = (
+    "It is 1984 in Oslo;  and   a\tnaïve 日本語 Ελληνικά",
+    "def f(x):\n    return [x ** 2]  # ½\n\n\n        y\n",
+    "Hello 🙂👍🏽\u200bworld! 'tis \"it\", isn't it? https://example.org/a-b_c?d=10%",
+    "\n",
+    "a" * 40 + " " * 20 + "b",
+)  # ordinary texts, to compare tokenizers by
 WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "tekken"})  # llama.cpp looks a whole piece up before merging
 
 
@@ -40,21 +48,27 @@ def add_tokenizer(writer: GGUFWriter, live: PreTrainedTokenizerBase, folder: Pat
     """Write the tokenizer of a checkpoint folder; the vocabulary is padded to the rows of the embedding.
 
     Raises:
-        UserError: if it is no byte-level BPE, or does something that llama.cpp cannot be told.
+        UserError: if it is neither byte-level BPE nor sentencepiece's, or does something that llama.cpp cannot be told.
     """
     backend = getattr(live, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"the tokenizer of {folder} is no byte-level BPE of the tokenizers library", STOCK)
+        raise UserError(f"the tokenizer of {folder} is no BPE of the tokenizers library", STOCK)
     raw = json.loads(backend.to_str())  # not the file: some classes of transformers cut otherwise than it says
-    cut = _cut(raw, folder)
+    pieces = sentencepiece.made_of_pieces(raw)
+    cut = "default" if pieces else _cut(raw, folder)
     tokens, types = _tokens(raw, folder, int(config.vocab_size))
     begin, end = _added_around(live, folder)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(sentencepiece.MODEL if pieces else "gpt2")
     writer.add_tokenizer_pre(cut)
     writer.add_token_list(tokens)
+    if pieces:
+        types = sentencepiece.types(raw, tokens, types, live.unk_token_id)
+        writer.add_add_space_prefix(sentencepiece.prefixed(raw, folder))
+        writer.add_token_scores(sentencepiece.scores(raw, tokens, types, folder))
+    else:
+        merges = raw["model"].get("merges") or []
+        writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_token_types(types)
-    merges = raw["model"].get("merges") or []
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     identities = {
         "bos": live.bos_token_id if live.bos_token_id is not None else config.bos_token_id,
         "eos": live.eos_token_id,
@@ -68,6 +82,32 @@ def add_tokenizer(writer: GGUFWriter, live: PreTrainedTokenizerBase, folder: Pat
     writer.add_add_eos_token(end)
     if isinstance(live.chat_template, str):
         writer.add_chat_template(live.chat_template)
+
+
+def differences(path: Path, live: PreTrainedTokenizerBase) -> list[str]:
+    """Read the tokenizer of a file that was just written, and compare it with the one that it was made of.
+
+    Returns:
+        A sentence on every kind of text that llama.cpp reads otherwise, because nothing in a file could tell it.
+
+    Raises:
+        UserError: if ordinary texts become other tokens.
+    """
+    made = tokenizer_of(path)
+
+    def differs(text: str) -> bool:
+        return made.encode(text, add_special_tokens=False) != live.encode(text, add_special_tokens=False)
+
+    for text in PROBES:
+        if differs(text):
+            raise UserError(f"llama.cpp would make other tokens of {text!r} than transformers", STOCK)
+    special = live.eos_token or live.bos_token or ""
+    cases = {"that begins with spaces": "  a", f"after a special token, as in 'a{special}b',": f"a{special}b"}
+    return [
+        f"a text {what} becomes other tokens in llama.cpp than in transformers: there, a space stands before each"
+        for what, text in cases.items()
+        if differs(text)
+    ]
 
 
 def _cut(raw: Mapping[str, Any], folder: Path) -> str:
@@ -116,6 +156,8 @@ def _tokens(raw: Mapping[str, Any], folder: Path, rows: int) -> tuple[list[str],
     types = [int(kinds.UNUSED)] * rows
     entries = [(text, identity, kinds.NORMAL) for text, identity in raw["model"]["vocab"].items()]
     for token in raw.get("added_tokens") or []:
+        if token["id"] >= rows and token["special"]:  # for other models of the family, like Gemma's image token
+            continue
         if token.get("lstrip") or token.get("rstrip"):
             raise UserError(
                 f"the tokenizer of {folder}: token {token['content']!r} strips its neighbours; llama.cpp's does not"
@@ -148,22 +190,44 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a GGUF file, with its chat template.
 
     Raises:
-        UserError: if there is none, its text is cut in a way that is not known here, or transformers makes other tokens
-            of it than the file lists.
+        UserError: if there is none, it is of another kind, or its text is cut in a way that is not known here.
     """
+    from transformers import PreTrainedTokenizerFast
+
     header = read_header(path)
     values = {**header.values, **header.lists}
     get = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items()}
     if not get.get("tokens"):
         raise UserError(f"{path}: key 'tokenizer.ggml.tokens' is missing", "Convert the checkpoint again.")
-    made = _byte_level(path, get) if get.get("model") == "gpt2" else _of_transformers(path, get)
+    if get.get("model") not in ("gpt2", sentencepiece.MODEL):
+        raise UserError(
+            f"{path}: key 'tokenizer.ggml.model' is {get.get('model')!r}; tokenizers are read of the models gpt2 and "
+            f"{sentencepiece.MODEL}",
+            "Use the checkpoint that the file was made from.",
+        )
+    begins = get["model"] == sentencepiece.MODEL  # llama.cpp's own word where no key says it
+    if begins:
+        backend = sentencepiece.backend(get)
+    else:
+        backend, begins = _byte_level(path, get)
+    _add_special(backend, get)
+    _put_around(backend, get, begins)
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    roles = {
+        f"{ours}_token": get["tokens"][get[f"{name}_token_id"]]
+        for ours, name in names.items()
+        if f"{name}_token_id" in get
+    }
+    made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles
+    )
     made.chat_template = values.get("tokenizer.chat_template")
     return made
 
 
-def _byte_level(path: Path, get: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+def _byte_level(path: Path, get: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
+    """The tokenizer, and whether llama.cpp begins its texts where no key says it."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     given = str(get.get("pre", "default"))
     name = SAME_CUT.get(given, given)
@@ -185,19 +249,20 @@ def _byte_level(path: Path, get: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=GPT2 in cuts))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     backend.decoder = decoders.ByteLevel()
-    kinds = gguf().TokenType
+    return backend, name in WHOLE_WORDS_FIRST
+
+
+def _add_special(backend: Tokenizer, get: Mapping[str, Any]) -> None:
+    """The tokens that are found in a text before anything else is."""
+    from tokenizers import AddedToken
+
+    kinds, tokens = gguf().TokenType, get["tokens"]
     types = get.get("token_type") or [int(kinds.NORMAL)] * len(tokens)
-    special = {int(kinds.CONTROL): True, int(kinds.USER_DEFINED): False}
+    special = {int(kinds.UNKNOWN): True, int(kinds.CONTROL): True, int(kinds.USER_DEFINED): False}
     for kind, is_special in special.items():
         texts = [text for text, this in zip(tokens, types, strict=True) if this == kind]
         added = [AddedToken(text, normalized=False, special=is_special) for text in texts]
         (backend.add_special_tokens if is_special else backend.add_tokens)(added)
-    _put_around(backend, get, name in WHOLE_WORDS_FIRST)
-    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    roles = {
-        f"{ours}_token": tokens[get[f"{name}_token_id"]] for ours, name in names.items() if f"{name}_token_id" in get
-    }
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
 
 
 def _put_around(backend: Any, get: Mapping[str, Any], begins: bool) -> None:
@@ -210,28 +275,3 @@ def _put_around(backend: Any, get: Mapping[str, Any], begins: bool) -> None:
     single = [*([text["bos"]] if "bos" in text else []), "$A", *([text["eos"]] if "eos" in text else [])]
     pairs = [(text[side], ids[side]) for side in ids]
     backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=pairs)
-
-
-def _of_transformers(path: Path, get: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """Sentencepiece and others; refuses one whose tokens are not the file's."""
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            made: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # many kinds, all about the file
-        raise UserError(
-            f"{path}: transformers cannot read the tokenizer: {type(error).__name__}: {error}",
-            "Use the checkpoint that the file was made from.",
-        ) from None
-    vocabulary, tokens = made.get_vocab(), get["tokens"]
-    lost = [t for i, t in enumerate(tokens) if i not in (vocabulary.get(t), vocabulary.get(t.replace(" ", "\u2581")))]
-    if lost:
-        raise UserError(
-            f"{path}: transformers makes another tokenizer of it: {len(lost)} tokens of the file are not under their "
-            f"ids, the first is {lost[0]!r}",
-            "Use the checkpoint that the file was made from.",
-        )
-    _put_around(made.backend_tokenizer, get, begins=True)  # some releases do without
-    live: PreTrainedTokenizerBase = made
-    return live

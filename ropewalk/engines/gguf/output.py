@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
+import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ropewalk.checkpoint.gguf.from_gguf import RECORD_KEY
-from ropewalk.checkpoint.gguf.header import read_header
+from ropewalk.checkpoint.gguf.header import STRING, read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import Entries
 from ropewalk.common.errors import UserError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}  # ours -> file type
 MARK = "ropewalk.tensors"  # key: what the tensors were when ropewalk wrote the file; a file quantised since differs
 
 
@@ -36,12 +39,14 @@ class Written(Result):
         n_bytes: its size.
         rope: the entries about its rope.
         launch: the line that serves it.
+        notes: what llama.cpp does otherwise than transformers, which no key can change.
     """
 
     path: Path
     n_bytes: int
     rope: Entries
     launch: str
+    notes: list[str] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
         for key, value in self.rope.keys.items():
@@ -49,6 +54,8 @@ class Written(Result):
         for name, factors in self.rope.factors.items():
             console.print(f"{name} = {len(factors)} factors, {min(factors):.4g} to {max(factors):.4g}", markup=False)
         console.print(f"written to [bold]{self.path}[/], {self.n_bytes / 2**20:,.4g} MiB", soft_wrap=True)
+        for note in self.notes:
+            console.print(note, markup=False)
         console.print(self.launch, markup=False, soft_wrap=True)
 
 
@@ -96,6 +103,17 @@ def add_record(writer: GGUFWriter, record: dict[str, Any] | None) -> None:
     """Note how the rope was extended, so that the file counts as extended by ropewalk too."""
     if record is not None:
         writer.add_string(RECORD_KEY, json.dumps(record))
+
+
+def mark(path: Path) -> None:
+    """Note what the tensors are now, in a file that was written here and quantised since."""
+    header = read_header(path)
+    old = header.values[MARK].encode()
+    new = _digest((name, place.kind, place.elements) for name, place in header.tensors.items()).encode()
+    key = struct.pack("<Q", len(MARK)) + MARK.encode() + struct.pack("<IQ", STRING, len(old))
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        at = data.find(key + old) + len(key)
+        data[at : at + len(new)] = new
 
 
 def written_here(path: Path) -> bool:

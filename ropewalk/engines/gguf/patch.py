@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ from ropewalk.checkpoint.gguf.from_gguf import RECORD_KEY, RopeOfFile, read, ref
 from ropewalk.checkpoint.gguf.header import AGAIN
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.library import gguf
-from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
 from ropewalk.engines.gguf.output import MARK, Stored, Written, add_record, write_file, written_here
-from ropewalk.rope.spec import ALL, RopeSpec
+from ropewalk.rope.spec import RopeSpec
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter, ReaderTensor
@@ -50,15 +50,8 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
             "Give the checkpoint that the GGUF was made from, or an extension of it.",
         )
     rope = entries(spec, file.architecture)
-    mixed = spec.layer_type != ALL
-    if mixed and (file.architecture not in UNSTRETCHED_SLIDING or "rope.scaling.attn_factor" in rope.keys):
-        raise UserError(
-            f"{model} extends its {spec.layer_type} layers alone; llama.cpp would change the sliding ones of "
-            f"{file.architecture!r} too",
-            "Extend with a method that llama.cpp keeps apart there: yarn or pi on Gemma 3, none elsewhere.",
-        )
     out = file_to_write(out, written_here, [source], overwrite)
-    _rewrite(file, rope, REWRITTEN, out, overwrite, spec, checkpoint.record)
+    _rewrite(file, rope, REWRITTEN, out, overwrite, checkpoint.specs, checkpoint.record)
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
 
 
@@ -103,7 +96,7 @@ def _rewrite(
     removed: frozenset[str] | set[str],
     out: Path,
     overwrite: bool,
-    spec: RopeSpec | None = None,
+    specs: Mapping[str, RopeSpec] | None = None,
     record: dict[str, Any] | None = None,
 ) -> None:
     """Write the file again with another rope: that of a checkpoint, with its record, or single keys."""
@@ -115,7 +108,7 @@ def _rewrite(
             f"llama-gguf-split --merge {file.path} WHOLE.gguf",
         )
     copied = [_copy(tensor) for tensor in reader.tensors if tensor.name.removesuffix(".weight") not in FACTOR_TENSORS]
-    without = {f"{file.architecture}.{key}" for key in removed} | ({RECORD_KEY} if spec else set())
+    without = {f"{file.architecture}.{key}" for key in removed} | ({RECORD_KEY} if specs else set())
 
     def add_keys(writer: GGUFWriter) -> None:
         _copy_keys(reader, writer, without)
@@ -123,10 +116,10 @@ def _rewrite(
 
     with new_file(out, written_here, [file.path], overwrite) as path:
         write_file(path, file.architecture, add_keys, rope, copied)
-        if spec is None:
+        if specs is None:
             read(path)
         else:
-            refuse_other(path, spec)
+            refuse_other(path, specs.values())
 
 
 def _reader(path: Path) -> GGUFReader:

@@ -155,17 +155,19 @@ def test_a_record_that_lies_beside_is_not_the_files(tmp_path):
     assert (opened.record, opened.window) == (None, 64)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back_by_our_own_writer(family, tmp_path):
     """Weights, tokenizer and rope of an extended model survive the trip through our GGUF, and its extension."""
-    plain = {"sliding_window": None} if family == "mistral" else {}
-    folder = checkpoint(tmp_path, family, "resonance+yarn", **plain)
+    tied = {"tie_word_embeddings": True} if family in ("gemma", "gemma2") else {}
+    spelling = "resonance+yarn" if family in ("llama", "qwen2", "mistral", "phi3") else "yarn"
+    window = {"sliding_window": None} if family == "phi3" else {}
+    folder = checkpoint(tmp_path, family, spelling, **FAMILIES[family][0], **tied, **window)
     file = write_gguf(folder, tmp_path / "m.gguf", "F32").path
     source, opened = Checkpoint.open(folder), Checkpoint.open(file)
-    assert type(opened.config).model_type == ("llama" if family == "mistral" else family)
+    assert opened.config.model_type == {"mistral": "llama", "gemma3": "gemma3_text"}.get(family, family)
     assert same_logits(source.load(device="cpu"), opened.load(device="cpu"), 1e-4)
     assert (opened.window, opened.promised) == (source.window, source.promised) == (64, TARGET)
-    assert opened.record == source.record and opened.record["method"] == "resonance+yarn"
+    assert opened.record == source.record and opened.record["method"] == spelling
     text = "It is 1984 in Oslo;  and  <s> naïve 日本\n\n"
     want, made = source.tokenizer(), opened.tokenizer()
     assert made(text).input_ids == want(text).input_ids

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gguf")
 
 import gguf
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk import UserError
@@ -124,33 +123,6 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
     assert "convert_hf_to_gguf.py" in refused.value.mend
 
 
-def sentencepiece(path: Path, tokens: list[str], scores: list[float]) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
-    sizes = {"context_length": 64, "embedding_length": 64, "attention.head_count": 4, "block_count": 1}
-    for key, value in sizes.items():
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores(scores)
-    writer.add_token_types([2, 3, 3] + [1] * (len(tokens) - 3))
-    for side, identity in {"unk": 0, "bos": 1, "eos": 2}.items():
-        getattr(writer, f"add_{side}_token_id")(identity)
-    writer.add_add_bos_token(True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_sentencepiece_is_read_by_transformers(tmp_path):
-    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "c", "ab", "▁ab", "▁abc"]
-    path = sentencepiece(tmp_path / "m.gguf", tokens, [0.0] * 3 + [-9.0, -9.0, -9.0, -9.0, -1.0, -2.0, -3.0])
-    made = tokenizer_of(path)
-    assert made("abc ab").input_ids == [1, 9, 8]
-    assert made.decode([9, 8]).strip() == "abc ab"
-
-
 def test_a_cut_that_is_not_known_is_refused(tmp_path):
     path = write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf").path
     data = path.read_bytes()
@@ -158,3 +130,25 @@ def test_a_cut_that_is_not_known_is_refused(tmp_path):
     path.write_bytes(data.replace(b"smollm", b"gpt-9z"))
     with pytest.raises(UserError, match=r"'tokenizer.ggml.pre' is 'gpt-9z': how this tokenizer cuts"):
         tokenizer_of(path)
+
+
+def test_another_kind_of_tokenizer_is_refused(tmp_path):
+    path = write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf").path
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"gpt2", b"bert", 1))
+    with pytest.raises(UserError, match=r"'tokenizer.ggml.model' is 'bert'.*gpt2 and llama"):
+        tokenizer_of(path)
+
+
+def test_a_token_without_a_row_is_left_out(tmp_path):
+    """Gemma 3's smallest models come with a token for images, one past the end of the embedding."""
+    folder = checkpoint(tmp_path, vocab_size=VOCABULARY)
+    live = byte_level()
+    live.add_tokens([AddedToken("<image>", special=True)])
+    live.save_pretrained(folder)
+    assert "<image>" not in written(folder, tmp_path)["ggml.tokens"]
+    (tmp_path / "m.gguf").unlink()
+    live.add_tokens(["<words>"])
+    live.save_pretrained(folder)
+    with pytest.raises(UserError, match="does not fit the model"):
+        written(folder, tmp_path)

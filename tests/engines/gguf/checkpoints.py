@@ -20,17 +20,24 @@ ROWS = VOCABULARY + 8
 
 
 def checkpoint(
-    folder: Path, family: str = "llama", spelling: str | None = None, dtype: str = "float32", **more: Any
+    folder: Path,
+    family: str = "llama",
+    spelling: str | None = None,
+    dtype: str = "float32",
+    tokenizer: Any = None,
+    **more: Any,
 ) -> Path:
-    """A random model of a family with a small tokenizer, extended if a method is named."""
+    """A random model of a family with a small tokenizer (byte-level by default), extended if a method is named."""
     source = folder / "source"
-    model = tiny(family, vocab_size=ROWS, **more)
+    model = tiny(family, **{"vocab_size": ROWS, **more})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.5)
+            elif parameter.ndim == 1:  # norms, which would all be 1
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.to(getattr(torch, dtype)).save_pretrained(source)
-    byte_level().save_pretrained(source)
+    (tokenizer or byte_level()).save_pretrained(source)
     if spelling is None:
         return source
     return extend(str(source), TARGET, method(spelling), folder / "extended").folder

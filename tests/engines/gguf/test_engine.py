@@ -17,13 +17,18 @@ from transformers import AutoTokenizer
 pytest.importorskip("gguf")
 
 import ropewalk
-from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp
+from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp, reference
 from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.checkpoint.write import extend
+from ropewalk.engines.gguf import quantise
 from ropewalk.engines.gguf.patch import patch_gguf, set_keys
 from ropewalk.engines.gguf.to_gguf import write_gguf
+from tests.checkpoint.gguf.test_sentencepiece import EDGES, KINDS
+from tests.checkpoint.gguf.test_sentencepiece import TEXTS as PIECES
 from tests.engines.gguf.checkpoints import checkpoint
+from tests.engines.gguf.test_to_gguf import SIX
 
 VENV = os.environ.get("ROPEWALK_LLAMA_CPP", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VENV, reason="ROPEWALK_LLAMA_CPP names no environment")]
@@ -103,6 +108,55 @@ def test_biases_and_grouped_heads_arrive_where_they_belong(family, more, tmp_pat
     path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
     ids = torch.randint(3, 600, (Checkpoint.open(folder).rope.length,), generator=torch.Generator().manual_seed(0))
     assert largest_difference(path, folder, ids.tolist()) <= BOUND
+
+
+@pytest.mark.parametrize("spelling", [None, "yarn", "pi"])
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3", "qwen3", "phi3"])
+def test_other_families_compute_the_same(family, spelling, tmp_path):
+    """Over texts that are longer than a sliding window."""
+    more = dict(SIX if family == "gemma3" else {"sliding_window": None} if family == "phi3" else {})
+    folder = checkpoint(tmp_path, family, spelling, tie_word_embeddings=family != "phi3", **more)
+    path = write_gguf(folder, tmp_path / "m.gguf", "F32").path
+    ids = torch.randint(3, 600, (Checkpoint.open(folder).rope.length,), generator=torch.Generator().manual_seed(0))
+    assert largest_difference(path, folder, ids.tolist()) <= BOUND
+    if spelling and family != "phi3":
+        set_keys(path, (f"{read(path).architecture}.rope.scaling.factor=2",), tmp_path / "other.gguf")
+        assert largest_difference(tmp_path / "other.gguf", folder, ids.tolist()) > 10 * BOUND
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentencepiece_ids_are_those_of_transformers(kind, tmp_path):
+    make, _, n_notes = KINDS[kind]
+    folder = checkpoint(tmp_path, {"gemma": "gemma", "llama": "llama"}.get(kind, "phi3"), tokenizer=make())
+    written = write_gguf(folder, tmp_path / "m.gguf", "F16")
+    live, back = AutoTokenizer.from_pretrained(folder), Checkpoint.open(written.path).tokenizer()
+    texts = [*PIECES, *TEXTS, *EDGES]
+    for text, ids in zip(texts, ask_llama_cpp(Path(VENV), written.path, texts=texts)["tokens"], strict=True):
+        assert ids == back.encode(text, add_special_tokens=False), text
+        if not n_notes or text in PIECES:
+            assert ids == live.encode(text, add_special_tokens=False), text
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("Q6_K", 0.5), ("Q5_K_M", 0.7), ("Q4_K_M", 1.2)])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_the_quantisers_types_are_read_by_llama_cpp_and_here(family, dtype, bound, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantise.sys, "executable", str(Path(VENV) / "bin" / "python"))
+    monkeypatch.setattr(quantise, "find_spec", lambda _: True)
+    monkeypatch.setattr(quantise.shutil, "which", lambda _: None)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    wide = {"hidden_size": 256, "intermediate_size": 512, "tie_word_embeddings": True}
+    folder = checkpoint(tmp_path, family, "yarn", "bfloat16", **wide, **(SIX if family == "gemma3" else {}))
+    done = write_gguf(folder, tmp_path / "m.gguf", dtype)
+    assert done.n_bytes < write_gguf(folder, tmp_path / "whole.gguf", "BF16").n_bytes / 1.8
+    ids = torch.randint(3, 600, (256,), generator=torch.Generator().manual_seed(0)).tolist()
+    dequantised = Checkpoint.open(done.path).load("float32", "cpu")
+    with torch.no_grad():
+        scores = dequantised(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    ours = scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    found = torch.tensor(ask_llama_cpp(Path(VENV), done.path, [ids])["logprobs"][0])
+    lost = (ours - reference(folder, ids)).abs().mean()
+    assert lost < bound
+    assert (found - ours).abs().mean() < 0.6 * lost  # llama.cpp rounds activations to eight bits besides
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

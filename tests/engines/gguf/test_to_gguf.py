@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 
 pytest.importorskip("gguf")
 
@@ -23,7 +24,9 @@ from ropewalk.checkpoint.gguf.rope_keys import entries, nearest
 from ropewalk.cli.main import run
 from ropewalk.engines.gguf.to_gguf import neighbours, write_gguf
 from ropewalk.rope.spec import RopeSpec
+from tests.checkpoint.gguf.files_of_gguf import written as by_hand
 from tests.engines.gguf.checkpoints import TARGET, checkpoint, configuration, edit
+from tests.tokenizers import byte_level
 
 METHODS = ["none", "pi", "yarn", "yarn(attention_factor=1.3)", "yarn(truncate=False)", "ntk-aware", "llama3",
            "resonance+yarn", "giraffe(basis='truncated')", "ntk-by-parts"]  # fmt: skip
@@ -174,7 +177,13 @@ def enlarge(weights):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(rename, "extra"), (drop, "blk.1.ffn_up"), (crop, "model.norm"), (quantise, "I8"), (enlarge, "up_proj.*65504")],
+    [
+        (rename, "extra"),
+        (drop, "layers.1.mlp.up_proj"),
+        (crop, "model.norm"),
+        (quantise, "I8"),
+        (enlarge, "up_proj.*65504"),
+    ],
 )
 def test_weights_that_do_not_fit_are_named_and_nothing_is_left(change, named, tmp_path):
     folder = checkpoint(tmp_path)
@@ -201,8 +210,8 @@ def test_what_llama_cpp_computes_otherwise_is_refused(keys, named, tmp_path):
 
 
 def test_an_unknown_type_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Q4_0.*F32, F16, BF16, Q8_0"):
-        write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf", "Q4_0")
+    with pytest.raises(UserError, match=r"Q9_0.*F32, F16, BF16, Q8_0.*Q4_K_M"):
+        write_gguf(checkpoint(tmp_path), tmp_path / "m.gguf", "Q9_0")
 
 
 def test_dynamic_and_two_factor_sets_are_refused():
@@ -226,9 +235,92 @@ def test_an_architecture_without_a_slot_is_refused_with_the_nearest_rope_and_its
     assert (native.error, native.mean) == pytest.approx((float(errors.max()), float(errors.mean())), rel=1e-3)
 
 
+SIX = {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
+# family -> what its configuration has besides; what llama.cpp's converter writes besides
+OTHERS = {
+    "gemma": ({"tie_word_embeddings": True}, {}),
+    "gemma2": (
+        {"tie_word_embeddings": True},
+        {"attention.sliding_window": 16, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": (SIX, {"attention.sliding_window": 16, "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4}),
+    "qwen3": ({}, {"rope.freq_base": 1e6}),
+    "phi3": ({"sliding_window": None}, {"rope.dimension_count": 12}),
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_are_written_as_a_hand_spelled_file_has_them(family, tmp_path):
+    more, keys = OTHERS[family]
+    folder = checkpoint(tmp_path, family, **more)
+    ours = read(write_gguf(folder, tmp_path / "ours.gguf", "F32").path)
+    other = read(by_hand(tmp_path / "other.gguf", Checkpoint.open(folder).load("float32", "cpu"), keys))
+    assert ours.architecture == other.architecture
+    assert {key: ours.keys[key] for key in other.keys} == pytest.approx(other.keys)
+    more = set(ours.keys) - set(other.keys)
+    assert more == {"vocab_size", "attention.value_length"} | ({"rope.dimension_count"} - set(other.keys))
+    assert not [key for key in ours.header.lists if not key.startswith("tokenizer.")]
+    left, right = tensors(ours.path), tensors(other.path)
+    assert left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (["sliding_attention", "full_attention"] * 3, [True, False] * 3),
+        (["full_attention"] * 6, None),
+        (["full_attention"] + ["sliding_attention"] * 5, [False] + [True] * 5),
+    ],
+)
+def test_another_pattern_of_layers_is_said(layers, said, tmp_path):
+    folder = checkpoint(tmp_path, "gemma3", num_hidden_layers=6, layer_types=layers)
+    path = write_gguf(folder, tmp_path / "m.gguf").path
+    header, config = read(path).header, Checkpoint.open(path).config
+    assert header.lists.get("gemma3.attention.sliding_window_pattern") == said
+    assert ("gemma3.attention.sliding_window" in header.values) == (said is not None)
+    assert config.layer_types == layers
+    assert said is None or config.sliding_window == 16
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "named"),
+    [
+        ("gemma2", {"query_pre_attn_scalar": 24}, "query_pre_attn_scalar"),
+        ("gemma2", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"hidden_activation": "silu"}, "hidden_activation"),
+        ("gemma3", {"attn_logit_softcapping": 20.0}, "attn_logit_softcapping"),
+        ("gemma", {"hidden_act": "silu"}, "hidden_act"),
+        ("qwen3", {"attention_bias": True}, "attention_bias"),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 32}, "sliding_window"),
+    ],
+)
+def test_what_another_architecture_computes_otherwise_is_refused(family, keys, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        write_gguf(edit(checkpoint(tmp_path, family, tie_word_embeddings=True), **keys), tmp_path / "m.gguf")
+
+
+def test_the_text_of_a_model_that_sees_is_written(tmp_path):
+    text = checkpoint(tmp_path, "gemma3", "yarn", **SIX, tie_word_embeddings=True)
+    whole = transformers.Gemma3Config(
+        text_config=Checkpoint.open(text).config.to_dict(),
+        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                       "image_size": 28, "patch_size": 14},
+        image_token_index=5, mm_tokens_per_image=4,
+    )  # fmt: skip
+    model = transformers.Gemma3ForConditionalGeneration(whole).eval()
+    model.model.language_model.load_state_dict(Checkpoint.open(text).load("float32", "cpu").model.state_dict())
+    model.lm_head.weight = model.model.language_model.embed_tokens.weight
+    model.save_pretrained(tmp_path / "whole")
+    byte_level().save_pretrained(tmp_path / "whole")
+    ours = tensors(write_gguf(tmp_path / "whole", tmp_path / "whole.gguf", "F32").path)
+    alone = tensors(write_gguf(text, tmp_path / "text.gguf", "F32").path)
+    assert ours.keys() == alone.keys() and all(np.array_equal(ours[name], alone[name]) for name in ours)
+
+
 @pytest.mark.parametrize("spelling", ["pi", "yarn", "ntk-aware"])
 def test_a_native_rope_of_another_family_goes_through_the_stock_converter_and_a_patch(spelling, tmp_path):
-    folder = configuration(tmp_path, "qwen3", spelling)
+    folder = configuration(tmp_path, "gpt_neox", spelling)
     with pytest.raises(UserError, match=r"llama.cpp has keys of its own") as refused:
         write_gguf(folder, tmp_path / "m.gguf")
     assert "convert_hf_to_gguf.py" in refused.value.mend and "--patch" in refused.value.mend
@@ -236,7 +328,7 @@ def test_a_native_rope_of_another_family_goes_through_the_stock_converter_and_a_
 
 def test_the_full_attention_layers_decide_what_is_nearest_in_a_mixed_model(tmp_path):
     folder = configuration(tmp_path, "gemma3", "resonance+yarn")
-    with pytest.raises(UserError, match=r"'gemma3_text'.*nearest rope that it has is yarn, with frequencies off by"):
+    with pytest.raises(UserError, match=r"'gemma3'.*nearest rope that it has is yarn, with frequencies off by"):
         write_gguf(folder, tmp_path / "m.gguf")
 
 
