@@ -226,13 +226,23 @@ def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: b
             notes.append(
                 f"keeps the scale of logits that it was trained with (x{spec.logit_scale:.4g}, mscale_all_dim)"
             )
-    for key, found in method.static_plan(config, to, on_top).items():
-        if to > starting[key].window and torch.allclose(found.inv_freq, starting[key].inv_freq, rtol=1e-6, atol=1e-12):
-            notes.append(
-                f"{method.id} changes no frequency here: every pair that rotates turns often inside the window; "
-                "only the length is raised, so measure it"
-            )
+    for _ in unchanged(config, method, to, on_top):
+        notes.append(
+            f"{method.id} changes no frequency here: every pair that rotates turns often inside the window; "
+            "only the length is raised, so measure it"
+        )
     return notes
+
+
+def unchanged(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:
+    """Layer types that a method makes longer without changing a frequency."""
+    method = _saveable(method)
+    starting, plan = method.starting(config, on_top), method.static_plan(config, to, on_top)
+    return [
+        key
+        for key, found in plan.items()
+        if to > starting[key].window and torch.allclose(found.inv_freq, starting[key].inv_freq, rtol=1e-6, atol=1e-12)
+    ]
 
 
 def _fill(folder: Path, checkpoint: Checkpoint) -> list[str]:

@@ -16,7 +16,7 @@ def understood(words: Sequence[str], verbs: Mapping[str, Verb[Any]]) -> list[str
     Verbs may be written as in Python (``list_methods``); verbs and options in any case, in the plural or the singular;
     and options that have a value of their own (``alone``) without one.
     """
-    first, *rest = words[words[:1] == ["ropewalk"] :] or [""]
+    first, *rest = [*words][list(words[:1]) == ["ropewalk"] :] or [""]
     if first in ("help", "version"):
         return [*(word for word in rest[:1] if first == "help"), f"--{first}"]
     if first == "-V":

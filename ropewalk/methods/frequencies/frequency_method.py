@@ -182,7 +182,7 @@ class FrequencyMethod(Method):
             raise UserError(
                 f"{self.id} cannot be written into this configuration: its layers take no rope type that says its "
                 f"frequencies{what}",
-                "Raise the length alone, and measure it: --method none.",
+                "Measure the model as it is on longer text: ropewalk compare MODEL --to LENGTH --methods none.",
             )
         return flat
 
