@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from ropewalk import __version__, verbs
 from ropewalk.cli.spelling import names_a_model, understood
-from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.errors import UserError, did_you_mean, out_of_memory
 from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
@@ -111,6 +111,12 @@ def run(arguments: Sequence[str]) -> int:
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        errors.print("[bold red]error[/] the memory of this machine, or of its device, is used up", soft_wrap=True)
+        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan MODEL --to LENGTH counts it.")
+        return 2
 
 
 def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropewalk.common.names import find, plain
+from ropewalk.common.naming import find, plain
 from ropewalk.verbs.request import Verb
 
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from ropewalk.common.names import plain
+from ropewalk.common.naming import plain
 
 
 class UserError(Exception):
@@ -21,6 +21,14 @@ class UserError(Exception):
         super().__init__(message if not mend else f"{message}\n{mend}")
         self.message = message
         self.mend = mend
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch says that the memory of this machine or of a device is used up."""
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str], about: Mapping[str, str] | None = None) -> str:

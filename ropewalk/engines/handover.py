@@ -16,7 +16,7 @@ from ropewalk.checkpoint.write import bring_all, config_text, extend, extended_c
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import RECORD, folder_to_write
-from ropewalk.common.names import find
+from ropewalk.common.naming import find
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.engines import agreement as check

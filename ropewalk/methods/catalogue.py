@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.names import find
+from ropewalk.common.naming import find
 
 if TYPE_CHECKING:
     from ropewalk.methods.base import Method

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.names import find, plain
+from ropewalk.common.naming import find, plain
 
 GIB = 2**30
 CONTEXT = 1 * GIB  # CUDA context, libraries, workspaces

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.names import find
+from ropewalk.common.naming import find
 from ropewalk.tasks import benchmarks
 from ropewalk.tasks.benchmarks.question import ALL
 from ropewalk.tasks.registry import PPL, TASKS, missing
