@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
@@ -12,6 +13,8 @@ from ropewalk.verbs.request import Length, Method, Model, OnTopRequest, Place, v
 if TYPE_CHECKING:
     from ropewalk.engines.gguf.output import Written
     from ropewalk.engines.handover import Export
+
+ALONE = "."  # what --gguf means without a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class ExportRequest(OnTopRequest):
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
         out: Folder to write. Without it nothing is written, and the line carries the keys.
-        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; in a folder
-            (alone: the present one) the file is named after the model.
+        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; alone
+            (or as '.'), as a file here that is named after the model.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
         two_profiles: Write OUT/native and OUT/long, which share their weights on disk.
@@ -37,7 +40,7 @@ class ExportRequest(OnTopRequest):
     to: Length | None = None
     method: Method = "yarn"
     out: Place | None = None
-    gguf: Place | None = field(default=None, metadata={"alone": "."})
+    gguf: Place | None = field(default=None, metadata={"alone": ALONE})
     dtype: str = "F16"
     fold: bool = False
     two_profiles: bool = False
@@ -87,5 +90,5 @@ def export(request: ExportRequest) -> Export | Written:
             "--gguf writes one file; --out, --fold and --two-profiles are about a folder", "Write one, then the other."
         )
     checkpoint = Checkpoint.open(request.model)
-    out = request.gguf / f"{checkpoint.label}.gguf" if request.gguf.is_dir() else request.gguf
+    out = Path(f"{checkpoint.label}.gguf") if request.gguf == Path(ALONE) else request.gguf
     return write_gguf(checkpoint, out, request.dtype, request.overwrite)

@@ -26,6 +26,7 @@ NOWHERE = {  # no method makes them look further
 ONCE_MORE = {"linear, replaced": cases.llama(16384, rope_theta=1e5, rope_scaling=cases.LINEAR)}
 CASES = {**cases.SOUND, **NOWHERE, **ONCE_MORE}
 del CASES["three axes"]  # whose memory is not planned
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture
@@ -50,6 +51,7 @@ def asked(monkeypatch):
 def built(folder, raw):
     raw = copy.deepcopy(raw)
     raw.get("text_config", raw)["vocab_size"] = 300
+    raw.get("vision_config", {}).update(SMALL)
     cases.build(folder, raw)
     byte_tokenizer(300).save_pretrained(folder)
     return str(folder)

@@ -102,7 +102,7 @@ def test_methods_themselves_are_options_and_said_to_be():
     assert refusal.value.message == "method is 3, expected str | Method"
     with pytest.raises(UserError) as refusal:
         ropewalk.extend("demo", to="1k", out=3)
-    assert refusal.value.message == "out is 3, expected str | Path"
+    assert refusal.value.message == "out is 3, expected str | Path | None"
 
 
 def test_a_signature_shows_every_option():
