@@ -13,8 +13,9 @@ import torch
 from ropewalk.backends.backend import Ask, Backend, Losses, Reply
 from ropewalk.backends.nll import BATCH_TOKENS, require_finite, token_nll
 from ropewalk.backends.prefix import Runner, stops
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, out_of_memory
 from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint, tokenizer_fingerprint
+from ropewalk.common.lengths import show
 from ropewalk.rope.config import read
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -122,7 +123,17 @@ def live(
     if not method.causal:
         basis["read"] = "token by token"  # what one forward on prompt and answer said is another result
     with method.on(model, to):
-        yield LiveModel(model, tokenizer, method, basis, batch_tokens)
+        try:
+            yield LiveModel(model, tokenizer, method, basis, batch_tokens)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"the memory of {model.device} is used up: {method.id} was read with texts of up to {to:,} tokens, "
+                f"{batch_tokens:,} tokens at once where texts are shorter",
+                f"Ask for shorter texts, or for --dtype bfloat16; ropewalk plan {model.config.name_or_path or 'MODEL'} "
+                f"--to {show(to)} says what a text of that length needs. What was finished is kept.",
+            ) from None
 
 
 def length_dependent(method: Method, model: PreTrainedModel) -> bool:

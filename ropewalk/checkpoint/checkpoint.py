@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,8 +68,35 @@ class Checkpoint:
 
     @cached_property
     def place(self) -> str:
-        """The bundled model's folder for the word ``demo``; any other name as it is."""
-        return str(BUNDLED) if self.name == DEMO and not Path(DEMO).is_dir() else self.name
+        """Where it is: a folder, a GGUF file, a configuration of another name, or a hub id.
+
+        What is part of a checkpoint stands for all of it: its config.json or a file of its weights for the folder, the
+        folder of one GGUF file for that. The word ``demo`` is the bundled model.
+
+        Raises:
+            UserError: if a folder holds several GGUF files and nothing else.
+        """
+        name = re.sub(r"^https?://(?:www\.)?(?:huggingface\.co|hf\.co)/", "", self.name)
+        path = Path(name).expanduser()
+        if not path.exists():
+            name = name.rstrip("/") or name
+            return str(BUNDLED) if name == DEMO else name
+        if path.is_dir() and not (path / "config.json").exists():
+            files = sorted(file for file in path.iterdir() if file.name.lower().endswith(".gguf"))
+            if len(files) > 1:
+                raise UserError(
+                    f"{path} holds {len(files)} GGUF files and no config.json", f"Name one, for example {files[0]}."
+                )
+            return str(files[0]) if files else name
+        part = path.is_file() and (path.name == "config.json" or path.suffix == ".safetensors")
+        return str(path.parent) if part else name
+
+    @property
+    def label(self) -> str:
+        """What files that are made of it are called by default: the last part of its name, without an ending."""
+        path = Path(self.place)
+        path = path.expanduser().resolve() if self.place != str(BUNDLED) else Path(DEMO)
+        return path.stem if path.suffix in (".gguf", ".json") else path.name
 
     def refuse_bundled(self) -> None:
         """Refuse to change the bundled model: it belongs to the installation.
@@ -85,7 +113,7 @@ class Checkpoint:
     @cached_property
     def gguf(self) -> Path | None:
         """The GGUF file that it is; None if it is a folder or a hub id."""
-        return Path(self.name).expanduser() if self.name.lower().endswith(".gguf") else None
+        return Path(self.place).expanduser() if self.place.lower().endswith(".gguf") else None
 
     @cached_property
     def _file(self) -> RopeOfFile:

@@ -186,7 +186,7 @@ def extend(
         "scale": to / window,
     }
     with new_folder(out, [source], overwrite) as folder:
-        notes = [*_fill(folder, checkpoint), *_notes(method, config, to, on_top)]
+        notes = [*_fill(folder, checkpoint), *extension_notes(config, method, to, on_top)]
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
@@ -204,11 +204,16 @@ def extend(
     )
 
 
-def _notes(method: FrequencyMethod, config: PreTrainedConfig, to: int, on_top: bool | None) -> list[str]:
+def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:
     """What became of the scaling that a configuration had, and what does not change."""
+    method = _saveable(method)
     notes, starting = [], method.starting(config, on_top)
+    record = rope_config.record_of(config)
+    if record is not None:
+        window, had = record["window"], f"{record['method']} to {record['target']:,} tokens"
+        notes.append(f"replaces the extension that ropewalk wrote ({had}), and starts from the window of {window:,}")
     for key, spec in rope_config.pretrained_specs(config).items():
-        if spec.sliding or spec.is_plain or rope_config.record_of(config) is not None:
+        if spec.sliding or spec.is_plain or record is not None:
             continue
         had = f"{spec.rope_type} x{spec.length / spec.window:g}"
         if starting[key].is_plain and spec.trained_in:
@@ -221,13 +226,23 @@ def _notes(method: FrequencyMethod, config: PreTrainedConfig, to: int, on_top: b
             notes.append(
                 f"keeps the scale of logits that it was trained with (x{spec.logit_scale:.4g}, mscale_all_dim)"
             )
-    for key, found in method.static_plan(config, to, on_top).items():
-        if to > starting[key].window and torch.allclose(found.inv_freq, starting[key].inv_freq, rtol=1e-6, atol=1e-12):
-            notes.append(
-                f"{method.id} changes no frequency here: every pair that rotates turns often inside the window; "
-                "only the length is raised, so measure it"
-            )
+    for _ in unchanged(config, method, to, on_top):
+        notes.append(
+            f"{method.id} changes no frequency here: every pair that rotates turns often inside the window; "
+            "only the length is raised, so measure it"
+        )
     return notes
+
+
+def unchanged(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:
+    """Layer types that a method makes longer without changing a frequency."""
+    method = _saveable(method)
+    starting, plan = method.starting(config, on_top), method.static_plan(config, to, on_top)
+    return [
+        key
+        for key, found in plan.items()
+        if to > starting[key].window and torch.allclose(found.inv_freq, starting[key].inv_freq, rtol=1e-6, atol=1e-12)
+    ]
 
 
 def _fill(folder: Path, checkpoint: Checkpoint) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from ropewalk import __version__, verbs
-from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.cli.spelling import names_a_model, understood
+from ropewalk.common.errors import UserError, did_you_mean, out_of_memory
 from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
@@ -92,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 130 (SIGINT) or 143 (SIGTERM)."""
     errors = Console(stderr=True, highlight=False)
     try:
-        result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        result = app(understood(arguments, VERBS), exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
         errors.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
@@ -100,35 +102,50 @@ def run(arguments: Sequence[str]) -> int:
             errors.print(escape(error.mend), soft_wrap=True)
         return 2
     except cyclopts.CycloptsError as error:
-        errors.print(f"[bold red]error[/] {escape(_sentence(error))}", soft_wrap=True)
-        errors.print("ropewalk --help, or ropewalk VERB --help, lists what can be said.")
+        message, mend = _sentence(error)
+        errors.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
+        errors.print(escape(mend), soft_wrap=True)
         return 2
     except KeyboardInterrupt as stop:
         errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        errors.print("[bold red]error[/] the memory of this machine, or of its device, is used up", soft_wrap=True)
+        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan MODEL --to LENGTH counts it.")
+        return 2
 
 
-def _sentence(error: cyclopts.CycloptsError) -> str:
-    """What is wrong with a command line. Where an option is misspelt, that is said, not what is missing for it."""
-    verb = " ".join(error.command_chain or ())
+def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
+    """What is wrong with a command line, and what can be said. A misspelt option goes before what is missing for it."""
+    name = " ".join(error.command_chain or ())
+    if name not in VERBS:
+        word = (error.unused_tokens or [""])[0]
+        about = {name: verb.text for name, verb in VERBS.items()}
+        model = f", ropewalk inspect {shlex.quote(word)} to look at a model" if names_a_model(word) else ""
+        hint = f"{word!r} is no verb{did_you_mean(word, VERBS, about)}"
+        message = f"no verb before {word}" if word.startswith("-") else hint
+        return message, f"ropewalk --help lists the verbs{model}."
+    verb, mend = VERBS[name], f"ropewalk {name} --help lists what can be said."
+    flags = {option.flag: _flags(verb, option.text) for option in verb.options if not option.positional}
+    words = list(error.unused_tokens or []) if isinstance(error, cyclopts.MissingArgumentError) else []
     if isinstance(error, cyclopts.UnknownOptionError):
         words = [error.token.keyword or error.token.value]
-    elif isinstance(error, cyclopts.MissingArgumentError):
-        words = error.unused_tokens or []
-    else:
-        return str(error)
-    if verb not in VERBS:
-        return str(error)
-    flags = [option.flag for option in VERBS[verb].options if not option.positional]
-    given = [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
-    for word in given:
+    for word in (word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)):
         if word not in (*flags, *SHORT.values(), "--json") and not word.startswith("--no-"):
-            return f"{verb} has no option {word}{did_you_mean(word, flags)}"
-    if isinstance(error, cyclopts.UnknownOptionError) or error.argument is None:
-        return str(error)
-    return f"{error.keyword} needs a value" if error.keyword else f"{verb} needs {error.argument.name}"
+            return f"{name} has no option {word}{did_you_mean(word, [*flags, '--json'], flags)}", mend
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+        message = f"{name} does not know what {error.unused_tokens[0]!r} is for"
+        lists = any(option.kind is tuple for option in verb.options)
+        return message, f"Commas join the values of an option: yarn,pi. {mend}" if lists else mend
+    if not isinstance(error, cyclopts.MissingArgumentError) or error.argument is None:
+        return str(error), mend
+    missing = next((one for one in verb.options if error.argument.name in (one.flag, one.name.upper())), None)
+    said = f"{error.argument.name}: {_flags(verb, missing.text)}" if missing else mend
+    return (f"{error.keyword} needs a value" if error.keyword else f"{name} needs {error.argument.name}"), said
 
 
 def main() -> None:

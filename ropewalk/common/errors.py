@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+
+from ropewalk.common.naming import plain
 
 
 class UserError(Exception):
@@ -20,8 +23,26 @@ class UserError(Exception):
         self.mend = mend
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The hint with the known words nearest to ``word``, or the nearest of far ones; empty if none is like it."""
-    words, like = list(known), difflib.get_close_matches
-    near = like(word, words, n=3, cutoff=0.7) or like(word, words, n=1, cutoff=0.4)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch says that the memory of this machine or of a device is used up."""
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str], about: Mapping[str, str] | None = None) -> str:
+    """The hint with the known words nearest to ``word``; empty if none is like it.
+
+    Those spelled much like it come first, then those with a part in common, those of which it is said (``about``: a
+    word -> a text), and the nearest of far ones.
+    """
+    keys, key, like = {plain(one): one for one in known}, plain(word), difflib.get_close_matches
+    parts = [one for one in keys if min(len(one), len(key)) > 2 and (one in key or key in one)]
+    said = [one for one in keys if _stem(word) in map(_stem, re.findall(r"\w+", (about or {}).get(keys[one], "")))]
+    near = like(key, keys, n=3, cutoff=0.7) or parts[:3] or said[:3] or like(key, keys, n=1, cutoff=0.4)
+    return f"; did you mean {' or '.join(repr(keys[one]) for one in near)}?" if near else ""
+
+
+def _stem(word: str) -> str:
+    return plain(word).removesuffix("s")

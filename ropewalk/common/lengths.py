@@ -18,7 +18,9 @@ def parse(text: str | int) -> int:
     match = re.fullmatch(r"([\d_,]*\.?\d+)\s*([km]?)", str(text).strip().lower())
     tokens = float(match.group(1).replace(",", "").replace("_", "")) * UNITS[match.group(2)] if match else 0.0
     if tokens < 1 or tokens != int(tokens):
-        raise UserError(f"{text!r} is no length in tokens", "Write 4096, 4k, 128K or 1m.")
+        many = "; for a range, write 512..8k where several lengths are taken (--lengths)"
+        several = many if re.search(r"\d\w*\s*(\.\.|-|to)\s*\d", str(text)) else ""
+        raise UserError(f"{text!r} is no length in tokens", f"Write 4096, 4k, 128K or 1m{several}.")
     return int(tokens)
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.write import bring_all, config_text, extend, extended_config
+from ropewalk.checkpoint.write import bring_all, config_text, extend, extended_config, extension_notes
 from ropewalk.common import lengths
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import RECORD, folder_to_write
+from ropewalk.common.naming import find
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.engines import agreement as check
@@ -65,6 +66,7 @@ class Export(Result):
         keys: [FILE:]key -> value added for this engine.
         folded: tensors that took the attention factor.
         fold_error: largest difference of log-probabilities, folded against keys; None without folding.
+        notes: what became of the scaling that the configuration had, where it was extended.
     """
 
     engine: str
@@ -73,8 +75,11 @@ class Export(Result):
     keys: dict[str, Any]
     folded: list[str]
     fold_error: float | None
+    notes: list[str]
 
     def show(self, console: Console) -> None:
+        for note in self.notes:
+            console.print(note, markup=False, soft_wrap=True)
         for key, value in self.keys.items():
             console.print(f"for {self.engine}: {key} = {json.dumps(value)}", markup=False, soft_wrap=True)
         if self.fold_error is not None:
@@ -89,6 +94,19 @@ class Export(Result):
             console.print(f"written to [bold]{self.folder}[/]", soft_wrap=True)
 
 
+def called(engine: str) -> str:
+    """The engine's name, as people write names.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    found = find(engine, ENGINES)
+    if found is None:
+        seen = f"engine is {engine!r}{did_you_mean(engine, ENGINES)}" if engine else "export needs --engine"
+        raise UserError(seen, f"Say --engine {', '.join(ENGINES[:-1])} or {ENGINES[-1]}.")
+    return found
+
+
 def export(
     model: str | Path | Checkpoint,
     engine: str,
@@ -98,6 +116,7 @@ def export(
     fold: bool = False,
     two_profiles: bool = False,
     overwrite: bool = False,
+    on_top: bool | None = None,
 ) -> Export:
     """Prepare a checkpoint for an engine.
 
@@ -113,12 +132,12 @@ def export(
         fold: put the attention factor into the weights. Needs ``out``.
         two_profiles: write both profiles as folders. Needs ``out``.
         overwrite: replace ``out`` if ropewalk wrote it.
+        on_top: with ``to``: keep the scaling that the configuration has; see ``rope.config.starting_specs``.
 
     Raises:
         UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
     """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    engine = called(engine)
     if out is None and (fold or two_profiles):
         raise UserError("folding and two profiles write files", "Add -o OUT.")
     if to is not None and method is None:
@@ -127,26 +146,28 @@ def export(
         method = YaRN()
     checkpoint = Checkpoint.open(model)
     if out is None:
-        return _by_line(checkpoint, engine, to, method)
-    return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite)
+        return _by_line(checkpoint, engine, to, method, on_top)
+    return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite, on_top)
 
 
-def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method | None) -> Export:
+def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method | None, on_top: bool | None) -> Export:
     source, named = checkpoint.config_file.parent, Path(checkpoint.place).expanduser()
     files = Files.load(source, checkpoint.config)
+    notes: list[str] = []
     if to is None:
         long = _profile("long", named, files, engine, {}, checkpoint.promised)
         profiles = _native_too(checkpoint, files, named, engine, [long])
     else:
         assert method is not None
         native, window = native_overrides(checkpoint)
-        config, _ = extended_config(checkpoint.config, method, to)
+        config, _ = extended_config(checkpoint.config, method, to, on_top)
+        notes = extension_notes(checkpoint.config, method, to, on_top)
         overrides = _overrides(rope_config.text_config(config), config)
         profiles = [
             _profile("native", named, files, engine, native or {}, window),
             _profile("long", named, files, engine, overrides, to),
         ]
-    return Export(engine, None, profiles, {}, [], None)
+    return Export(engine, None, profiles, {}, [], None, notes)
 
 
 def _by_folder(
@@ -158,15 +179,17 @@ def _by_folder(
     fold: bool,
     two_profiles: bool,
     overwrite: bool,
+    on_top: bool | None,
 ) -> Export:
     source = checkpoint.folder
     out = folder_to_write(out, [source], overwrite)
     _ = checkpoint.weights
+    notes: list[str] = []
     with new_folder(out, [source], overwrite) as stage:
         long = stage / "long"
         if to is not None:
             assert method is not None
-            extend(checkpoint, to, method, long)
+            notes = extend(checkpoint, to, method, long, on_top=on_top).notes
         else:
             checkpoint.refuse_renamed()
             _copied(checkpoint, long)
@@ -186,7 +209,7 @@ def _by_folder(
             for file in long.iterdir():
                 file.rename(stage / file.name)
             long.rmdir()
-    return Export(engine, out, profiles, keys, folded, error)
+    return Export(engine, out, profiles, keys, folded, error, notes)
 
 
 def _native_too(

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import parse
 from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
 from ropewalk.rope.live import ON, decoder
 
@@ -119,16 +120,17 @@ class Method:
             refuse_elsewhere(self, model, to, whole or self)
 
     @contextmanager
-    def on(self, model: nn.Module, to: int | None = None) -> Iterator[None]:
+    def on(self, model: nn.Module, to: int | str | None = None) -> Iterator[None]:
         """Apply the method for a while; the model is as before, bit for bit, on leaving.
 
         Args:
             model: a live transformers model.
-            to: target length in tokens; None means the length that the configuration promises.
+            to: target length in tokens, 131072 or "128k"; None means the length that the configuration promises.
 
         Raises:
             UserError: if the method, its options and the model do not fit, or another method is on.
         """
+        to = None if to is None else parse(to)
         refuse_if_on(model, self.id)
         self.require(model, to)
         body = decoder(model)
@@ -143,7 +145,7 @@ class Method:
         """What ``on`` does, without asking whether another method is on: a part of several is applied by this."""
         raise TypeError(f"{type(self).__name__} cannot be applied")
 
-    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+    def extend(self, model: PreTrainedModel, to: int | str, on_top: bool | None = None) -> None:
         """Apply the method for good, to the model and to its configuration, so that ``save_pretrained`` keeps it.
 
         Raises:

@@ -10,9 +10,10 @@ import math
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.naming import find
 
 if TYPE_CHECKING:
     from ropewalk.methods.base import Method
@@ -130,22 +131,31 @@ CATALOGUE: tuple[Entry, ...] = (
           "2309.12307"),
 )  # fmt: skip
 
-BY_ID = {entry.id: entry for entry in CATALOGUE}
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    """What a method is called: its id, the title in reports and the class in Python."""
+    return entry.id, entry.title.partition(" (")[0], entry.where.partition(":")[2]
+
+
+KEYWORD = r"('[^']*'|\"[^\"]*\")|([A-Za-z][\w-]*)(?=\s*=)"  # or what stands in quotes
+BY_NAME = {name: entry for entry in CATALOGUE for name in _names(entry)}
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's entry.
+    """The catalogue's entry, by its id, its title or its class, as people write names.
 
     Raises:
-        UserError: for an unknown id; the nearest one is offered.
+        UserError: for an unknown name; the nearest id is offered.
     """
-    if name in BY_ID:
-        return BY_ID[name]
-    raise UserError(f"unknown method {name!r}{did_you_mean(name, BY_ID)}", "ropewalk methods")
+    found = find(name, BY_NAME)
+    if found is not None:
+        return BY_NAME[found]
+    about = {entry.id: f"{entry.title} {entry.exportable} {entry.summary}" for entry in CATALOGUE}
+    raise UserError(f"unknown method {name!r}{did_you_mean(name, about, about)}", "ropewalk methods")
 
 
 def method(spelling: str) -> Method:
-    """A method from its spelling: ``yarn``, ``yarn(beta_fast=16)``, ``resonance+yarn``.
+    """A method from its spelling: ``yarn``, ``yarn(beta_fast=16)``, ``resonance+yarn``; also ``YaRN(beta-fast=16)``.
 
     Raises:
         UserError: for unknown methods or options, wrong values, or parts that do not compose.
@@ -180,7 +190,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def _one(spelling: str) -> Method:
-    match = re.fullmatch(r"([\w.-]+)\s*(?:\((.*)\))?", spelling, re.DOTALL)
+    match = re.fullmatch(r"([\w. -]+?)\s*(?:\((.*)\))?", spelling, re.DOTALL)
     if match is None:
         raise UserError(f"cannot read method {spelling!r}", "Write it as name or name(option=value, option=value).")
     cls = entry(match.group(1)).load()
@@ -198,18 +208,19 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     Args:
         cls: whose fields are the options.
         name: that errors name.
-        text: Python literals by keyword.
+        text: Python literals by keyword; words may stand without quotes.
         file: a further option, the name of a file, which may stand without quotes.
 
     Raises:
         UserError: for what cannot be read, unknown options, and values of another type than the option's.
     """
     if file:
-        bare = rf"((?:^|,)\s*{file}\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
+        bare = rf"((?:^|,)\s*(?i:{file})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
         text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
-    options = _literals(f"{name}({text})", text)
     known = {f.name: f for f in fields(cls)}
     names = [*known, file] if file else list(known)
+    spelled = re.sub(KEYWORD, lambda match: match[1] or find(match[2], names) or match[2].replace("-", "_"), text)
+    options = _literals(f"{name}({text})", spelled)
     for option, value in options.items():
         if option not in names:
             raise UserError(
@@ -223,19 +234,21 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     return options
 
 
-class _NoNumbers(ast.NodeTransformer):
-    """Reads ``nan`` and ``inf``, so that they are refused as values, and not as words that Python does not know."""
+class _Words(ast.NodeTransformer):
+    """Reads bare words as people write them; ``nan`` and ``inf`` too, so that they are refused as values."""
+
+    KNOWN: ClassVar[dict[str, Any]] = {"true": True, "false": False, "none": None, "infinity": math.inf}
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         word = node.id.lower()
-        return ast.Constant(float(word)) if word in ("nan", "inf", "infinity") else node
+        return ast.Constant(float(word) if word in ("nan", "inf") else self.KNOWN.get(word, node.id))
 
 
 def _literals(spelling: str, text: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        options = {str(k.arg): ast.literal_eval(_NoNumbers().visit(k.value)) for k in call.keywords}
+        options = {str(k.arg): ast.literal_eval(_Words().visit(k.value)) for k in call.keywords}
         assert len(options) == len(call.keywords)
         return options
     except (SyntaxError, ValueError, AssertionError):

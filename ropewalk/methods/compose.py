@@ -188,4 +188,4 @@ def _flat(methods: Iterable[Method]) -> Iterable[Method]:
         elif isinstance(method, (FrequencyMethod, AttentionMethod)):
             yield method
         else:
-            raise UserError(f"{method!r} is no method that can be composed")
+            raise UserError(f"{method!r} is no method that can be composed", "ropewalk.method(NAME) makes one by name.")

@@ -223,7 +223,7 @@ def _advice(entry: Entry, config: PreTrainedConfig, target: int, scale: float) -
         try:
             parameters = method.saved(config, target)  # type: ignore[attr-defined]
         except UserError:
-            why.append("options needed")
+            why.append("not here")
     found = (nearest(entry.id, scale, trained) for trained in (False, True))
     return MethodAdvice(
         id=entry.id,

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.naming import find, plain
 
 GIB = 2**30
 CONTEXT = 1 * GIB  # CUDA context, libraries, workspaces
@@ -48,29 +49,42 @@ GPUS = (
     _gpu("a10", 24, 125.0, 0.6, "NVIDIA A10 datasheet"),
     _gpu("a6000", 48, 154.8, 0.768, "NVIDIA GA102 whitepaper, RTX A6000"),
     _gpu("rtx6000-ada", 48, 364.2, 0.96, "NVIDIA RTX 6000 Ada datasheet; bf16 without sparsity"),
+    _gpu(
+        "rtx3060",
+        12,
+        25.5,
+        0.36,
+        "GA106: 112 tensor cores at 1.777 GHz, counted as in NVIDIA's GA102 whitepaper; 12 GB",
+    ),
+    _gpu("rtx3080", 10, 59.5, 0.76, "NVIDIA GA102 whitepaper; bf16, float32 accumulation; 10 GB"),
     _gpu("rtx3090", 24, 71.0, 0.936, "NVIDIA GA102 whitepaper; bf16, float32 accumulation"),
+    _gpu("rtx4080", 16, 97.5, 0.717, "NVIDIA Ada whitepaper; bf16, float32 accumulation"),
     _gpu("rtx4090", 24, 165.2, 1.008, "NVIDIA Ada whitepaper; bf16, float32 accumulation"),
+    _gpu("rtx5080", 16, 112.6, 0.96, "NVIDIA RTX Blackwell whitepaper; bf16, float32 accumulation"),
     _gpu("rtx5090", 32, 209.5, 1.792, "NVIDIA RTX Blackwell whitepaper; bf16, float32 accumulation"),
     _gpu("mi300x", 192, 1307.4, 5.3, "AMD Instinct MI300X datasheet"),
 )
 DEFAULT = "h100-80gb"
 BY_NAME = {gpu.name: gpu for gpu in GPUS}
 UNITS = {"m": 2**20, "g": GIB, "t": 2**40}
+BESIDE = re.compile(r"nvidia|amd|geforce|tesla|instinct|gpu|generation|sxm\d?|hbm\d?e?")  # words beside the name
 
 
 def gpu(name: str) -> GPU:
-    """The accelerator of that name; case, blanks and a maker's name do not matter.
+    """The accelerator of that name, as people and drivers write it: ``RTX-4090``, ``4090``, ``NVIDIA A100-SXM4-80GB``.
 
     Raises:
         UserError: for an unknown one; the nearest is offered.
     """
-    plain = re.sub(r"nvidia|amd|geforce|[\s_-]", "", name.lower())
-    for known in GPUS:
-        if plain in (key := known.name.replace("-", ""), key.removesuffix("gb"), key.removesuffix("80gb")):
-            return known
+    words = [word for word in re.split(r"[\s_-]+", name.lower()) if not BESIDE.fullmatch(word)]
+    short = {plain(key).removeprefix("rtx").removesuffix(end): key for end in ("80gb", "gb", "") for key in BY_NAME}
+    found = find("".join(words).removeprefix("rtx"), short)
+    if found is not None:
+        return BY_NAME[short[found]]
     raise UserError(
-        f"unknown GPU {name!r}{did_you_mean(name.lower(), BY_NAME)}",
-        f"Known: {', '.join(BY_NAME)}; or say --memory 24G.",
+        f"unknown GPU {name!r}{did_you_mean(' '.join(words), BY_NAME)}",
+        f"Known: {', '.join(BY_NAME)}. Of another say the memory of each, --memory 24G, and how many, --gpus 8: then "
+        "all but times is known.",
     )
 
 

@@ -54,7 +54,7 @@ def show(made: Plan, console: Console) -> None:
         console.print(f"- {note}", soft_wrap=True, markup=False)
     for tax in made.short_tax:
         console.print(f"- short-text tax, {tax.method}: {tax.result}; {tax.setting} ({tax.source})", soft_wrap=True)
-    console.print("\n[bold]Next[/]")
+    console.print("\n[bold]Next[/]" if made.commands else "")
     for command in made.commands:
         console.print(command, soft_wrap=True, markup=False)
 

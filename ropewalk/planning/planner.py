@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.write import extended_config, unchanged
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
+from ropewalk.methods.catalogue import method
 from ropewalk.planning import advice, memory
 from ropewalk.planning.advice import Ladder, MethodAdvice
 from ropewalk.planning.calibrate import Calibration, calibrate
@@ -23,6 +25,8 @@ from ropewalk.planning.shapes import Shapes, shapes
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedConfig
+
+FIRST = "yarn"  # the method to begin with, where it can be saved
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,6 +152,8 @@ def plan(
     def enough(devices: int) -> bool:
         return advice.climb(Training(), advice.training_switches(numbers, devices), step, to, room).fits
 
+    listed = advice.methods(config, to, to / window) if longer else []
+    commands, refusals = _next(checkpoint, to, listed) if longer else ([shlex.join(["ropewalk", "inspect", name])], [])
     return Plan(
         model=name,
         architecture=str((config.architectures or [config.model_type])[0]),
@@ -160,7 +166,7 @@ def plan(
         gpus=gpus,
         room=room,
         mfu=mfu,
-        methods=advice.methods(config, to, to / window) if longer else [],
+        methods=listed,
         serving=serve,
         training=train,
         devices_needed=None if train.fits else advice.devices_needed(enough, gpus),
@@ -168,9 +174,9 @@ def plan(
         cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
         skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
         calibration=calibration,
-        notes=_notes(config, numbers, window, promised, to),
+        notes=[*_notes(config, numbers, window, promised, to), *refusals],
         short_tax=SHORT_TAX if longer else (),
-        commands=_commands(name, to) if longer else [shlex.join(["ropewalk", "inspect", name])],
+        commands=commands,
     )
 
 
@@ -228,11 +234,36 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
     return notes
 
 
-def _commands(model: str, to: int) -> list[str]:
-    length = show(to)
-    out = f"{model.rstrip('/').rpartition('/')[2].removesuffix('.json').removesuffix('.gguf') or 'model'}-{length}"
-    lines = (
-        ["ropewalk", "compare", model, "--to", length],
-        ["ropewalk", "extend", model, "--to", length, "--method", "yarn", "--out", out],
-    )
-    return [shlex.join(line) for line in lines]
+def _next(checkpoint: Checkpoint, to: int, listed: list[MethodAdvice]) -> tuple[list[str], list[str]]:
+    """The commands that run next, and notes on those that do not: what would refuse them is asked first."""
+    method, notes = _reaching(checkpoint.config, to, listed)
+    words = [checkpoint.name, "--to", show(to), *(["--trust-remote-code"] if checkpoint.trust_remote_code else [])]
+    compare = ["ropewalk", "compare", *words]
+    lines = [compare if method == FIRST else [*compare, "--methods", method or "none"]]
+    lines += [["ropewalk", "extend", *words, "--method", method]] if method else []
+    commands = [shlex.join(line) for line in lines]
+    try:
+        if Path(checkpoint.place).expanduser().exists():  # what the hub has is not fetched for this
+            _ = checkpoint.weights
+            checkpoint.refuse_renamed()
+            checkpoint.tokenizer()
+    except UserError as error:
+        return [], [*notes, f"before anything can be run: {error.message}; then {' and '.join(commands)}"]
+    return commands, notes
+
+
+def _reaching(config: PreTrainedConfig, to: int, listed: list[MethodAdvice]) -> tuple[str, list[str]]:
+    """The method to begin with, as ``extend`` would take it; empty, and why, if it would take none."""
+    refused: list[str] = []
+    written = [one.id for one in listed if one.written]
+    for name in [FIRST, *(one for one in written if one != FIRST)]:
+        chosen = method(name)
+        try:
+            extended_config(config, chosen, to)
+        except UserError as error:
+            refused.append(error.message)
+            continue
+        if not unchanged(config, chosen, to):
+            return name, refused[:1]
+    why = refused[0] if refused else "no method changes a frequency of this model"
+    return "", [f"{why}; measure it as it is on longer text"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.naming import find
 from ropewalk.tasks import benchmarks
 from ropewalk.tasks.benchmarks.question import ALL
 from ropewalk.tasks.registry import PPL, TASKS, missing
@@ -53,16 +54,15 @@ def names() -> list[str]:
 
 
 def suite(name: str) -> Suite:
-    """The suite called ``name``; a family or a benchmark runs all of its tasks.
+    """The suite called ``name``; a family or a benchmark runs all of its tasks. Names of tasks, with commas, are one.
 
     Raises:
         UserError: if there is none; the nearest name is offered.
     """
-    if name in SIZES:
-        return SIZES[name]
-    if name not in names():
-        raise UserError(f"unknown suite {name!r}{did_you_mean(name, names())}", f"Known: {', '.join(names())}.")
-    return Suite(_family(name) or (f"{name}/{ALL}",))
+    known = find(name, names())
+    if known is None:
+        return Suite(chosen(word.strip() for word in name.split(",")))
+    return SIZES.get(known) or Suite(_family(known) or (f"{known}/{ALL}",))
 
 
 def chosen(words: Iterable[str]) -> tuple[str, ...]:
@@ -73,16 +73,17 @@ def chosen(words: Iterable[str]) -> tuple[str, ...]:
     """
     tasks: list[str] = []
     for word in words:
-        if "/" in word:
-            benchmarks.benchmark(word.partition("/")[0])
-            tasks.append(word)
-        elif word == PPL or word in TASKS:
-            tasks.append(word)
-        elif word in names():
+        benchmark, slash, subset = word.partition("/")
+        if slash:
+            tasks.append(f"{benchmarks.called(benchmark)}/{subset}")
+        elif (task := find(word, [PPL, *TASKS])) is not None:
+            tasks.append(task)
+        elif find(word, names()) is not None:
             tasks += suite(word).tasks
         else:
-            known = [PPL, *TASKS, *names()]
-            raise UserError(f"unknown task {word!r}{did_you_mean(word, known)}", "ropewalk tasks")
+            about = {PPL: "perplexity", **{name: entry.title for name, entry in TASKS.items()}}
+            hint = did_you_mean(word, [*about, *names()], about)
+            raise UserError(f"unknown task or suite {word!r}{hint}", "ropewalk tasks")
     return tuple(dict.fromkeys(tasks))
 
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
-from ropewalk.verbs.request import Length, Method, Model, Place, Request, verb
+from ropewalk.verbs.request import Length, Method, Model, OnTopRequest, Place, verb
 
 if TYPE_CHECKING:
     from ropewalk.engines.gguf.output import Written
     from ropewalk.engines.handover import Export
 
+ALONE = "."  # what --gguf means without a file
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest(Request):
+class ExportRequest(OnTopRequest):
     """For whom, and what to write.
 
     Attributes:
         model: A folder, a hub id, or 'demo'; extended already, unless ``to`` is given.
-        engine: vllm, sglang, llama.cpp or transformers.
+        engine: vllm, sglang, llama.cpp or transformers; with ``gguf`` it is llama.cpp.
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
         out: Folder to write. Without it nothing is written, and the line carries the keys.
-        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file.
+        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; alone
+            (or as '.'), as a file here that is named after the model.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0; where llama.cpp is installed Q4_K_M, Q5_K_M, Q6_K
             and their kin too.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
@@ -33,11 +37,11 @@ class ExportRequest(Request):
     """
 
     model: Model = field(kw_only=False)
-    engine: str
+    engine: str | None = None
     to: Length | None = None
     method: Method = "yarn"
     out: Place | None = None
-    gguf: Place | None = None
+    gguf: Place | None = field(default=None, metadata={"alone": ALONE})
     dtype: str = "F16"
     fold: bool = False
     two_profiles: bool = False
@@ -54,24 +58,28 @@ def export(request: ExportRequest) -> Export | Written:
     Raises:
         UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
     """
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.engines.handover import called
     from ropewalk.engines.handover import export as write
     from ropewalk.methods.catalogue import method
 
+    engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
         return write(
             request.model,
-            request.engine,
+            engine,
             request.to,
             None if request.to is None else method(request.method),
             request.out,
             request.fold,
             request.two_profiles,
             request.overwrite,
+            request.on_top,
         )
     from ropewalk.engines.gguf.to_gguf import write_gguf
 
-    if request.engine != "llama.cpp":
-        raise UserError(f"engine is {request.engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
+    if engine != "llama.cpp":
+        raise UserError(f"engine is {engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
     if request.to is not None:
         raise UserError(
             "--gguf writes the rope that the configuration has, and does not extend it",
@@ -82,4 +90,6 @@ def export(request: ExportRequest) -> Export | Written:
         raise UserError(
             "--gguf writes one file; --out, --fold and --two-profiles are about a folder", "Write one, then the other."
         )
-    return write_gguf(request.model, request.gguf, request.dtype, request.overwrite)
+    checkpoint = Checkpoint.open(request.model)
+    out = Path(f"{checkpoint.label}.gguf") if request.gguf == Path(ALONE) else request.gguf
+    return write_gguf(checkpoint, out, request.dtype, request.overwrite)

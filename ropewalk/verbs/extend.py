@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
-from ropewalk.verbs.request import Method, ModelRequest, Place, TargetRequest, verb
+from ropewalk.verbs.request import Method, ModelRequest, OnTopRequest, Place, TargetRequest, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,21 +18,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtendRequest(TargetRequest, ModelRequest):
+class ExtendRequest(OnTopRequest, TargetRequest, ModelRequest):
     """By what, and where to.
 
     Attributes:
-        out: Folder to write.
+        out: Folder to write; by default one here, named after the model and ``to``.
         method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
         overwrite: Replace what is there, if ropewalk wrote it.
-        on_top: Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3
-            and longrope are kept, linear, dynamic and yarn are replaced.
     """
 
-    out: Place
+    out: Place | None = None
     method: Method = "yarn"
     overwrite: bool = False
-    on_top: bool | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +83,8 @@ def extend(request: ExtendRequest) -> Extended:
         raise UserError(
             f"none does not reach {request.to:,} tokens: the model reads {window:,}", "Choose a method, such as yarn."
         )
-    done = write(checkpoint, request.to, chosen, request.out, request.overwrite, request.on_top)
+    out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
+    done = write(checkpoint, request.to, chosen, out, request.overwrite, request.on_top)
     written = next(iter(done.rope_parameters.values()))
     lines = launch_lines(done.folder, text_config(checkpoint.config).model_type, written, request.to)
     return Extended(done, lines)

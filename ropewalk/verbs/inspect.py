@@ -9,6 +9,8 @@ from ropewalk.common.errors import UserError
 from ropewalk.verbs.request import ModelRequest, Place, verb
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import Head, Inspection
 
@@ -52,17 +54,18 @@ def inspect(request: InspectRequest) -> Inspection:
     Raises:
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
     """
-    if request.model.lower().endswith(".gguf"):
-        return _gguf(request)
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    if checkpoint.gguf is not None:
+        return _gguf(request, checkpoint.gguf)
     if request.against is not None or request.patch is not None:
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
-    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.edits import set_keys
     from ropewalk.checkpoint.inspection import inspect as look
 
-    checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if request.set:
         checkpoint.refuse_bundled()
         set_keys(checkpoint.place, request.set)
@@ -70,15 +73,13 @@ def inspect(request: InspectRequest) -> Inspection:
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 
 
-def _gguf(request: InspectRequest) -> Inspection:
+def _gguf(request: InspectRequest, path: Path) -> Inspection:
     """Inspect a GGUF file, or the one that is written from it."""
-    from pathlib import Path
-
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.gguf_inspection import inspect_gguf
     from ropewalk.engines.gguf.patch import patch_gguf, set_keys
 
-    path, patch, against = Path(request.model).expanduser(), request.patch, request.against
+    patch, against = request.patch, request.against
     if request.set and (patch is None or against is not None):
         raise UserError("--set changes no GGUF file in place, and goes with --patch OUT.gguf and without --against")
     if patch is not None and not request.set and against is None:

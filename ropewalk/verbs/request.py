@@ -56,6 +56,14 @@ def _span(value: str | int | Iterable[str | int]) -> tuple[int, ...]:
     return tuple(lengths.span(text))
 
 
+def _dtype(value: Any) -> str:
+    if not isinstance(value, str) and type(value).__module__ != "torch":
+        raise TypeError
+    word = str(value).removeprefix("torch.")
+    match = re.fullmatch(r"(b?)f(?:p|loat)?(16|32)", word.lower())
+    return f"{match[1]}float{match[2]}" if match else word
+
+
 Length = Annotated[int, Spelling(int | str, lengths.parse, lengths.show)]  # 4096, 4k, 128K, 1m
 Lengths = Annotated[  # 512..8k doubles, commas separate
     tuple[int, ...],
@@ -69,6 +77,7 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
     Spelling("str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join),
 ]
 Method = Annotated[str, Spelling("str | Method", _named)]
+Dtype = Annotated[str, Spelling(str, _dtype)]  # bfloat16, bf16, torch.bfloat16
 Place = Annotated[Path, Spelling(str | Path, lambda value: Path(value).expanduser())]
 Model = Annotated[str, Spelling(str | Path, os.fspath)]
 
@@ -88,6 +97,7 @@ class Option:
         positional: stands without its name.
         secret: kept out of what is shown and stored.
         environment: variable that a shell may give it by; empty if there is none.
+        alone: value of a flag that is given without one; empty if it needs one.
     """
 
     name: str
@@ -99,6 +109,7 @@ class Option:
     positional: bool
     secret: bool
     environment: str
+    alone: str
 
     @property
     def flag(self) -> str:
@@ -177,6 +188,7 @@ def options(request: type[Request]) -> tuple[Option, ...]:
             positional=not one.kw_only,
             secret=not one.repr,
             environment=one.metadata.get("environment", ""),
+            alone=one.metadata.get("alone", ""),
         )
         found.append(option)
     empty = inspect.Parameter.empty
@@ -230,7 +242,7 @@ class LiveRequest(ModelRequest):
         device: auto (CUDA if there is one), cpu or cuda.
     """
 
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
 
 
@@ -243,6 +255,18 @@ class TargetRequest(Request):
     """
 
     to: Length
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTopRequest(Request):
+    """About a model that has a scaling already.
+
+    Attributes:
+        on_top: Keep the scaling that the configuration has, as trained in, and extend on top of it. By default llama3
+            and longrope are kept, linear, dynamic and yarn are replaced.
+    """
+
+    on_top: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def test_unsound_configurations_are_refused_at_the_door_or_at_the_load(tmp_path)
 
 def test_what_is_no_folder_says_so(tmp_path):
     folder = checkpoint(tmp_path)
-    alone = Checkpoint.open(folder / "config.json")
+    assert Checkpoint.open(folder / "config.json").source == folder
+    (folder / "other.json").write_text((folder / "config.json").read_text())
+    alone = Checkpoint.open(folder / "other.json")
     assert (alone.window, alone.promised) == (64, 64)
     with pytest.raises(UserError, match="only its configuration"):
         alone.load(device="cpu")

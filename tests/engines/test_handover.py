@@ -177,7 +177,7 @@ def test_per_layer_type_overrides_are_complete(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "MODEL", "-e", "tgi"], "engine is 'tgi', expected one of transformers, vllm, sglang, llama.cpp"),
+        (["export", "MODEL", "-e", "tgi"], "engine is 'tgi'\nSay --engine transformers, vllm, sglang or llama.cpp."),
         (["export", "MODEL", "-e", "vllm", "--to", "256", "--fold"], "Add -o OUT"),
         (["check-export", "MODEL", "--overrides", "{"], "--overrides is not valid JSON"),
         (["check-export", "MODEL", "--overrides", "[1]"], "--overrides holds a JSON list"),

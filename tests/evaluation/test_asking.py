@@ -166,7 +166,7 @@ def test_suites_are_sizes_and_families() -> None:
     assert names()[:3] == ["smoke", "standard", "publication"] and "retrieval" in names()
     assert suite("smoke").samples == 10 and suite("standard").samples >= 50
     assert suite("retrieval").tasks == RETRIEVAL
-    with pytest.raises(UserError, match="unknown suite 'smok'; did you mean 'smoke'"):
+    with pytest.raises(UserError, match="unknown task or suite 'smok'; did you mean 'smoke'"):
         suite("smok")
 
 

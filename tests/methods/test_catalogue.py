@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 import ropewalk
 from ropewalk import UserError
-from ropewalk.methods.catalogue import BY_ID, CATALOGUE, entry, method, methods, split
+from ropewalk.common.naming import plain
+from ropewalk.methods.catalogue import BY_NAME, CATALOGUE, entry, method, methods, split
 from tests.matrix import VARIANTS
 
 
 def test_ids_are_unique():
-    assert len(BY_ID) == len(CATALOGUE)
+    assert len({entry.id for entry in CATALOGUE}) == len(CATALOGUE)
+    spelled = {(plain(name), entry.id) for name, entry in BY_NAME.items()}
+    assert len({name for name, _ in spelled}) == len(spelled), "two methods are called alike"
 
 
 def test_no_public_name_is_a_submodule():  # importing the submodule would put it in the name's place
@@ -100,7 +103,7 @@ def test_loose_spellings(loose, canonical):
     "spelling, message",
     [
         ("yarm", "unknown method 'yarm'; did you mean 'yarn'?"),
-        ("dynamic_ntk", "did you mean 'dynamic-ntk'?"),
+        ("dynamicntk2", "did you mean 'dynamic-ntk'?"),
         ("zzz", "unknown method 'zzz'"),
         ("yarn(beta_fats=16)", "yarn has no option 'beta_fats'; did you mean 'beta_fast'?"),
         ("pi(x=1)", "pi has no option 'x'"),
@@ -121,6 +124,8 @@ def test_loose_spellings(loose, canonical):
         ("entropy-abf(base=0.5)", "base is 0.5, expected a number above 1"),
         ("harpe(base_min=9e9, base_max=1e9)", "expected base_min <= base_max"),
         ("clex(step=0)", "step is 0.0, expected a number above 0"),
+        ("yarn(beta_fast=x)", "option beta_fast is 'x', expected a value like"),
+        ("yarn pi", "unknown method 'yarn pi'; did you mean 'yarn'"),
         ("dprope(bins=0)", "bins is 0, expected a number above 0"),
         ("giraffe(period=0)", "period is 0, expected a number above 0"),
         ("longembed-rope(ratio=-1)", "ratio is -1.0, expected a number above 0"),
@@ -135,9 +140,9 @@ def test_bad_values_are_named(spelling, message):
 
 @pytest.mark.parametrize(
     "spelling",
-    ["", "+", "yarn+", "yarn(", "yarn)", "yarn((", "(yarn)", "yarn(beta_fast=)", "yarn(16)", "yarn(beta_fast=x)",
+    ["", "+", "yarn+", "yarn(", "yarn)", "yarn((", "(yarn)", "yarn(beta_fast=)", "yarn(16)", "yarn:16",
      "yarn(beta_fast=16)(beta_slow=2)", "yarn(beta_fast=16).x(beta_slow=2)", "yarn(beta_fast=8, beta_fast=16)",
-     "yarn(beta_fast=__import__('os').getpid())", "yarn pi", "resonance,yarn"],
+     "yarn(beta_fast=__import__('os').getpid())", "resonance,yarn"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(spelling):
     with pytest.raises(UserError, match="cannot read"):
@@ -177,3 +182,19 @@ def test_an_empty_list_is_refused(empty):
 
 def test_split_leaves_brackets_alone():
     assert split("a(x=1,y=[2,3]),b+c", ",") == ["a(x=1,y=[2,3])", "b+c"]
+
+
+@pytest.mark.parametrize(("written", "spelling"), [
+    ("YaRN", "yarn"), ("ntk_aware", "ntk-aware"), ("NTK-aware scaling(Stretch=2)", "ntk-aware(stretch=2.0)"),
+    ("Position Interpolation", "pi"), ("LLaMA 3", "llama3"), ("DualChunk", "dca"), ("Self_Extend", "self-extend"),
+    ("Resonance + YaRN(beta-fast=16, TRUNCATE=false)", "resonance+yarn(beta_fast=16.0, truncate=False)"),
+    ("yarn(ramp=paper)", "yarn(ramp='paper')"), ("clex(Weights='a-b=c,Step=1')", "clex(weights='a-b=c,Step=1')"),
+])  # fmt: skip
+def test_methods_as_people_write_them(written, spelling):
+    assert method(written).id == method(spelling).id == spelling
+
+
+@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.id)
+def test_each_method_answers_to_its_title_and_class(one):
+    for name in (one.title.partition(" (")[0].upper(), one.where.partition(":")[2].lower(), one.id.replace("-", "_")):
+        assert entry(name) is one

@@ -8,7 +8,7 @@ import pytest
 
 from ropewalk import TCA, UserError, compose, method
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.methods.catalogue import BY_ID, CATALOGUE
+from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.methods.fit_file import Fit
 from tests.matrix import LONG, TARGET, logits, near
 from tests.models import shared, tiny
@@ -55,7 +55,7 @@ def test_a_text_past_the_target_of_a_fit_is_refused(tmp_path):
 # Nothing is inert
 
 
-@pytest.mark.parametrize("name", BY_ID)
+@pytest.mark.parametrize("name", [entry.id for entry in CATALOGUE])
 def test_every_method_as_its_name_alone_changes_something_or_refuses(name):
     model, chosen = shared("llama"), method(name)
     if name == "vertical-slash":  # by itself sparse in longer texts than these

@@ -131,6 +131,24 @@ def test_every_gpu_is_found_by_its_name_and_says_its_source():
     assert all(gpu(known.name) is known and known.source and known.tflops < 5000 for known in GPUS)
 
 
+@pytest.mark.parametrize(("written", "name"), [
+    ("RTX-3060", "rtx3060"), ("4090", "rtx4090"), ("rtx_4090", "rtx4090"), ("H100", "h100-80gb"),
+    ("H100 80GB", "h100-80gb"), ("A100 40GB", "a100-40gb"), ("a100", "a100-80gb"), ("mi300x", "mi300x"),
+    ("NVIDIA A100-SXM4-80GB", "a100-80gb"), ("NVIDIA H100 80GB HBM3", "h100-80gb"), ("NVIDIA H100 PCIe", "h100-pcie"),
+    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("NVIDIA RTX 6000 Ada Generation", "rtx6000-ada"),
+    ("NVIDIA RTX A6000", "a6000"), ("AMD Instinct MI300X", "mi300x"),
+])  # fmt: skip
+def test_gpus_as_people_and_drivers_name_them(written, name):
+    assert gpu(written).name == name
+
+
+@pytest.mark.parametrize("other", ["RTX 4090 Ti", "8xH100", "H100x8", "RTX 4090 laptop", "rtx6000", "24G", ""])
+def test_another_gpu_is_not_taken_for_a_known_one(other):
+    with pytest.raises(UserError, match="unknown GPU") as refusal:
+        gpu(other)
+    assert "--memory 24G" in refusal.value.mend
+
+
 def test_unknown_gpus_and_sizes_without_unit_are_refused():
     with pytest.raises(UserError, match="did you mean 'rtx4090'"):
         gpu("rtx409")

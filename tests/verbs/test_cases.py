@@ -230,7 +230,7 @@ def test_two_kinds_of_head(tmp_path):
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(done.folder)), logits(model))
     with pytest.raises(UserError, match="of which it changes none") as refusal:
         extend(tmp_path / "m", 8192, method("yarn"), tmp_path / "other")
-    assert "--method none" in refusal.value.mend
+    assert "--methods none" in refusal.value.mend
     assert check_export(done.folder)[0].sound
     assert run(["plan", str(tmp_path / "m"), "--to", "16k"]) == 0
 

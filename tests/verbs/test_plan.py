@@ -102,8 +102,13 @@ def test_bad_input_is_refused(llama, capsys, arguments, expected):
 
 
 def test_a_step_needs_weights(llama, capsys):
-    assert "only its configuration" in refused(capsys, "plan", llama / "config.json", "--to", "16k", "--calibrate")
-    assert "weights" in refused(capsys, "plan", llama, "--to", "16k", "--calibrate")
+    (llama / "other.json").write_text((llama / "config.json").read_text())
+    for model in (llama, llama / "config.json", llama / "other.json"):
+        assert run(["plan", str(model), "--to", "16k"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "before anything can be run: " in shown and f"then ropewalk compare {model} --to 16k and" in shown
+        said = refused(capsys, "plan", model, "--to", "16k", "--calibrate")
+        assert "holds no weights" in said if model.name != "other.json" else "only its configuration" in said
 
 
 def test_a_configuration_without_its_keys_is_refused(llama, capsys):

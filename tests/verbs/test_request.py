@@ -64,7 +64,8 @@ def sample(request: Sample) -> Sample:
 
 
 @pytest.mark.parametrize(("option", "written", "value"), [
-    ("to", "4k", 4096), ("to", 4096, 4096), ("to", "128K", 131072),
+    ("to", "4k", 4096), ("to", 4096, 4096), ("to", "128K", 131072), ("to", "16_384", 16384), ("to", "1M", 2**20),
+    ("lengths", "4K..16k", (4096, 8192, 16384)), ("lengths", ["1k..2k", 4096], (1024, 2048, 4096)),
     ("lengths", "512..2k", (512, 1024, 2048)), ("lengths", [512, "1k"], (512, 1024)), ("lengths", 512, (512,)),
     ("lengths", None, None), ("words", "ppl, vt,ppl", ("ppl", "vt")), ("words", ["ppl"], ("ppl",)),
     ("methods", "none,ntk-aware(stretch=2),yarn+dca(chunk=4,local=2)",
@@ -101,7 +102,7 @@ def test_methods_themselves_are_options_and_said_to_be():
     assert refusal.value.message == "method is 3, expected str | Method"
     with pytest.raises(UserError) as refusal:
         ropewalk.extend("demo", to="1k", out=3)
-    assert refusal.value.message == "out is 3, expected str | Path"
+    assert refusal.value.message == "out is 3, expected str | Path | None"
 
 
 def test_a_signature_shows_every_option():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ropewalk.attention import cache_owner
 from ropewalk.attention.engine import Rotation, engaged
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import parse
 from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
 from ropewalk.rope import architecture, live, trial
 from ropewalk.rope import config as rope_config
@@ -182,7 +183,7 @@ class FrequencyMethod(Method):
             raise UserError(
                 f"{self.id} cannot be written into this configuration: its layers take no rope type that says its "
                 f"frequencies{what}",
-                "Raise the length alone, and measure it: --method none.",
+                "Measure the model as it is on longer text: ropewalk compare MODEL --to LENGTH --methods none.",
             )
         return flat
 
@@ -223,7 +224,8 @@ class FrequencyMethod(Method):
     def why_not_saved(self) -> str:
         return "it depends on the length, the head or the token, and configurations hold one vector of frequencies"
 
-    def extend(self, model: PreTrainedModel, to: int, on_top: bool | None = None) -> None:
+    def extend(self, model: PreTrainedModel, to: int | str, on_top: bool | None = None) -> None:
+        to = parse(to)
         refuse_if_on(model, self.id)
         self.require(model, to)
         check_live(model)

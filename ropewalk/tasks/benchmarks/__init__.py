@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.naming import find
 
 if TYPE_CHECKING:
     from ropewalk.tasks.benchmarks.question import Benchmark
@@ -25,14 +26,25 @@ MODULES = {
 }
 
 
+def called(name: str) -> str:
+    """The benchmark's name, as people write names.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    found = find(name, MODULES)
+    if found is None:
+        raise UserError(f"no benchmark {name!r}{did_you_mean(name, MODULES)}", f"give one of {', '.join(MODULES)}")
+    return found
+
+
 def benchmark(name: str) -> Benchmark:
     """A benchmark by its name.
 
     Raises:
         UserError: if there is none of that name.
     """
-    if name not in MODULES:
-        raise UserError(f"no benchmark {name!r}{did_you_mean(name, MODULES)}", f"give one of {', '.join(MODULES)}")
+    name = called(name)
     module = import_module(f"{__name__}.{MODULES[name]}")
     found: Benchmark = getattr(module, name.upper().replace("-", "_"))
     return found

@@ -1,0 +1,17 @@
+"""Names as people write them: in any case, and with -, _, a blank or nothing between their words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+def plain(name: str) -> str:
+    """What two spellings of a name have in common: its letters and digits."""
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
+def find(word: str, known: Iterable[str]) -> str | None:
+    """The one of the ``known`` names that ``word`` spells; None if none is."""
+    names = list(known)
+    return word if word in names else {plain(name): name for name in names}.get(plain(word))
