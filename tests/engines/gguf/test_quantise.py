@@ -126,7 +126,7 @@ def test_a_file_that_is_not_the_model_never_appears(wrong, named, stand_in, tmp_
 def test_without_llama_cpp_it_is_said_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quantise.shutil, "which", lambda _: None)
     monkeypatch.setattr(quantise, "find_spec", lambda _: None)
-    line = ["export", "nowhere", "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf"), "--dtype", "Q4_K_M"]
+    line = ["export", "demo", "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf"), "--dtype", "Q4_K_M"]
     assert run(line) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "llama-quantize" in said and "pip install 'ropewalk[llama-cpp]'" in said
