@@ -63,9 +63,9 @@ class Extension(Result):
     notes: list[str]
 
     def show(self, console: Console) -> None:
-        console.print(f"[bold]{self.method}[/]: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})")
-        console.print(self.config_diff, markup=False, soft_wrap=True)
-        console.print(f"\nwritten to [bold]{self.folder}[/]\n", soft_wrap=True)
+        console.print(f"{self.method}: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})", style="bold")
+        console.print(self.config_diff, soft_wrap=True)
+        console.print(f"\nwritten to {self.folder}\n", soft_wrap=True)
         for note in self.notes:
             console.print(note, soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import signal
 import sys
@@ -11,11 +12,11 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ropewalk import __version__, verbs
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.terminal import Log, Terminal
 from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
@@ -39,7 +40,7 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
         if as_json:
             print(result.to_json())
         else:
-            result.show(Console(highlight=False))
+            result.show(Terminal())
         return 0 if result.sound else 1
 
     parameters = [_parameter(verb, option) for option in verb.options]
@@ -90,17 +91,17 @@ class Terminated(KeyboardInterrupt):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 130 (SIGINT) or 143 (SIGTERM)."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Terminal(stderr=True)
     try:
         result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
-        errors.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
+        errors.print(Text("error", "bold red"), error.message, soft_wrap=True)
         if error.mend:
-            errors.print(escape(error.mend), soft_wrap=True)
+            errors.print(error.mend, soft_wrap=True)
         return 2
     except cyclopts.CycloptsError as error:
-        errors.print(f"[bold red]error[/] {escape(_sentence(error))}", soft_wrap=True)
+        errors.print(Text("error", "bold red"), _sentence(error), soft_wrap=True)
         errors.print("ropewalk --help, or ropewalk VERB --help, lists what can be said.")
         return 2
     except KeyboardInterrupt as stop:
@@ -132,6 +133,7 @@ def _sentence(error: cyclopts.CycloptsError) -> str:
 
 
 def main() -> None:
+    logging.lastResort = Log(logging.WARNING)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 

@@ -71,15 +71,15 @@ class Fit(Result):
         texts, tokens = self.data["texts"], self.data["tokens"]
         beside = f" beside {self.beside}" if self.beside else ""
         of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
-        console.print(of, markup=False, soft_wrap=True)
+        console.print(of, soft_wrap=True)
         for words, value in self.seen.items():
-            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)
+            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
         for name, value in self.found.items():
             if not isinstance(value, tuple):
-                console.print(f"{name}: {value:.5g}", markup=False)
+                console.print(f"{name}: {value:.5g}")
         use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
         line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
-        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", markup=False, soft_wrap=True)
+        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
