@@ -15,14 +15,17 @@ from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.weights import (
     check_weights,
     refuse_incomplete,
+    refuse_no_numbers,
     refuse_renamed,
     refuse_unjoined,
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import spelled
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
-from ropewalk.rope.config import quiet, read_json, text_config
+from ropewalk.rope.config import quiet, text_config
+from ropewalk.rope.keys import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +71,7 @@ class Checkpoint:
     @cached_property
     def place(self) -> str:
         """The bundled model's folder for the word ``demo``; any other name as it is."""
+        spelled(self.name)
         return str(BUNDLED) if self.name == DEMO and not Path(DEMO).is_dir() else self.name
 
     def refuse_bundled(self) -> None:
@@ -85,7 +89,7 @@ class Checkpoint:
     @cached_property
     def gguf(self) -> Path | None:
         """The GGUF file that it is; None if it is a folder or a hub id."""
-        return Path(self.name).expanduser() if self.name.lower().endswith(".gguf") else None
+        return spelled(self.name) if self.name.lower().endswith(".gguf") else None
 
     @cached_property
     def _file(self) -> RopeOfFile:
@@ -111,7 +115,7 @@ class Checkpoint:
         if self.gguf is not None:
             content: dict[str, Any] = json.loads(self.config.to_json_string())
             return content
-        return read_json(self.config_file)
+        return read_config(self.config_file)
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -303,11 +307,14 @@ class Checkpoint:
         try:
             live = self._live(dtype)
             live.to(place)  # type: ignore[arg-type]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # many kinds, all about the files
             raise UserError(
                 f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
             ) from None
         check_live(live)
+        refuse_no_numbers(self.source, live)
         return live.eval()
 
     def _live(self, dtype: str) -> PreTrainedModel:

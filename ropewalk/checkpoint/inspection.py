@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
 from ropewalk.rope import architecture, problems
-from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
+from ropewalk.rope.config import promised_by, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 

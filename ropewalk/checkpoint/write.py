@@ -18,13 +18,14 @@ from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write
+from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import trial
-from ropewalk.rope.config import load_config, read_json
+from ropewalk.rope.config import load_config
 from ropewalk.rope.live import rounding
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import parse
 from ropewalk.common.results import Result
 from ropewalk.verbs.request import Model, Request, Spelling, verb
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 def _overrides(value: str | Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(value) if isinstance(value, str) else dict(value)
-    except json.JSONDecodeError as error:
+        found = parse(value, finite=True) if isinstance(value, str) else dict(value)
+    except ValueError as error:
         raise UserError(f"--overrides is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"--overrides holds a JSON {type(found).__name__}, expected an object")

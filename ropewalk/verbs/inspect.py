@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import ModelRequest, Place, verb
+from ropewalk.verbs.request import Model, ModelRequest, Place, Source, verb
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ class InspectRequest(ModelRequest):
 
     set: tuple[str, ...] = ()
     weights: bool = False
-    data: str = "stdlib"
-    against: str | None = None
+    data: Source = "stdlib"
+    against: Model | None = None
     patch: Place | None = None
     overwrite: bool = False
 

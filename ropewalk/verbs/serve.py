@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import Length, LiveRequest, Method, verb
+from ropewalk.verbs.request import Length, LiveRequest, Method, Port, verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ServeRequest(LiveRequest):
     method: Method = "none"
     to: Length | None = None
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Port = 8000
     name: str = ""
     api_key: str | None = field(default=None, repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
     capacity: Length | None = None
