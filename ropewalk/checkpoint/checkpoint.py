@@ -21,7 +21,7 @@ from ropewalk.checkpoint.weights import (
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
-from ropewalk.common.outside import spelled
+from ropewalk.common.outside import read_json, spelled
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
 from ropewalk.rope.config import quiet, text_config
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 BUNDLED = Path(__file__).parents[1] / "demo" / "model"
+BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -204,6 +205,9 @@ class Checkpoint:
             )
         path = Path(self.place).expanduser()
         if path.is_dir():
+            for name in BESIDE:
+                if os.path.lexists(path / name):
+                    read_json(path / name)
             return path
         if path.is_file():
             raise UserError(f"the model is needed, and {self.name} is only its configuration", "Give its folder.")

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,8 +117,8 @@ def parse_at(text: str, start: int, finite: bool = False) -> tuple[Any, int]:
     """
     try:
         value, end = (FINITE if finite else DECODER).raw_decode(text, start)
-        deep, level = 0, [value]
-        while level := [one for item in level if isinstance(item, (dict, list)) for one in _inside(item)]:
+        deep, level = 1, [value]
+        while level := [one for item in level for one in _inside(item) if isinstance(one, (dict, list))]:
             deep += 1
             if deep > DEEPEST:
                 raise RecursionError
@@ -131,8 +132,8 @@ def parse_at(text: str, start: int, finite: bool = False) -> tuple[Any, int]:
     return value, end
 
 
-def _inside(item: dict[str, Any] | list[Any]) -> Any:
-    return item.values() if isinstance(item, dict) else item
+def _inside(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
 
 
 def _whole(digits: str) -> int:

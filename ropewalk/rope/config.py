@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.outside import read_json
+from ropewalk.common.outside import RESTORE, read_json
 from ropewalk.rope import architecture, formulas
 from ropewalk.rope.keys import LARGEST_BASE, read_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
@@ -127,6 +127,10 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
         raise UserError(
             f"transformers cannot read {file}: {reason}", f"ropewalk inspect {model}   (names the key and the mend)"
         ) from None
+    if isinstance(config.get_text_config(decoder=True), dict):
+        raise UserError(
+            f"{file}: key 'text_config' is an object that model_type {raw['model_type']!r} does not read", RESTORE
+        )
     return config
 
 

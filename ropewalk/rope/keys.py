@@ -16,7 +16,7 @@ from ropewalk.common.outside import RESTORE, read_json
 
 LAYERS, HEADS, WIDTH, EXPERTS = 1 << 12, 1 << 14, 1 << 24, 1 << 16
 LARGEST_BASE, LARGEST_FACTOR = 1e18, 1e6  # published: 1e11 and 128
-WHOLE = {  # key -> least and most; where an architecture has a list, a dict or nothing in its place, that is its own
+WHOLE = {  # key -> least and most
     **dict.fromkeys("num_hidden_layers n_layer n_layers num_layers".split(), (1, LAYERS)),
     **dict.fromkeys("num_attention_heads num_key_value_heads n_head n_heads".split(), (1, HEADS)),
     **dict.fromkeys("head_dim global_head_dim rotary_dim".split(), (2, HEADS)),
@@ -29,6 +29,7 @@ WHOLE = {  # key -> least and most; where an architecture has a list, a dict or 
     **dict.fromkeys("max_position_embeddings original_max_position_embeddings".split(), (1, MOST)),
     **dict.fromkeys("sliding_window attention_chunk_size".split(), (0, MOST)),
 }
+OF_LAYERS = ("heads", "head", "head_dim", "intermediate_size", "experts")  # ends of keys that may hold one per layer
 OBJECTS = frozenset({"text_config", "rope_parameters", "rope_scaling"})
 NAMES = frozenset({"architectures", "layer_types"})  # lists of names
 
@@ -60,7 +61,7 @@ def _impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
         if value is None:
             continue
         least, most = WHOLE.get(key, (0, 0))
-        if most and not isinstance(value, (list, dict)):
+        if most and not (isinstance(value, (list, dict)) and key.endswith(OF_LAYERS)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not least <= value <= most or value != int(value):
                 yield prefix + key, value, f"a whole number from {least} to {most:,}"
