@@ -109,6 +109,9 @@ def run(arguments: Sequence[str]) -> int:
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:
         return 0
+    except (OSError, MemoryError) as error:  # of a file or a machine that failed under the work, not of the code
+        errors.print(Text("error", "bold red"), str(error) or "there is not enough memory for this", soft_wrap=True)
+        return 2
 
 
 def _sentence(error: cyclopts.CycloptsError) -> str:

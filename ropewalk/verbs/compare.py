@@ -132,6 +132,11 @@ class ExperimentRequest(LiveRequest):
         """
         from ropewalk.evaluation.experiment import Experiment
 
+        served = [name.startswith(("http://", "https://")) for name in (self.model, *self.more_models)]
+        if not any(served):
+            self.refuse_unused(["tokenizer", "served"], "about models that no server holds")
+        if all(served):
+            self.refuse_unused(["dtype", "device"], "about models that a server holds")
         return Experiment(
             (self.model, *self.more_models),
             tuple(catalogue.methods(",".join(methods))),

@@ -52,6 +52,10 @@ def inspect(request: InspectRequest) -> Inspection:
     Raises:
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
     """
+    if not request.weights:
+        request.refuse_unused(["data"], "without --weights")
+    if request.patch is None:
+        request.refuse_unused(["overwrite"], "without --patch")
     if request.model.lower().endswith(".gguf"):
         return _gguf(request)
     if request.against is not None or request.patch is not None:

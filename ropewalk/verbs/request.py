@@ -220,6 +220,17 @@ class Request:
         for option in options(type(self)):
             object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
 
+    def refuse_unused(self, names: Iterable[str], why: str) -> None:
+        """Refuse options that would change nothing here.
+
+        Raises:
+            UserError: naming the first one that has another value than by default.
+        """
+        known = {option.name: option for option in options(type(self))}
+        for name in names:
+            if getattr(self, name) != known[name].default:
+                raise UserError(f"{known[name].flag} changes nothing {why}", "Leave it out.")
+
     @property
     def command(self) -> str:
         """The line that asks for the same in a shell."""

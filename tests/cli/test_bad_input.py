@@ -80,7 +80,8 @@ def test_a_configuration_that_is_no_json(verb, kind, model, capfd):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("architectures", True), ("architectures", {"a": 1}), ("text_config", ["x"]), ("text_config", {"a": 1}), ("model_type", 3),
+        ("architectures", True), ("architectures", {"a": 1}), ("text_config", ["x"]), ("text_config", {"a": 1}),
+        ("model_type", 3),
         ("max_position_embeddings", 0), ("max_position_embeddings", -1), ("num_hidden_layers", 10**9),
         ("num_hidden_layers", 0), ("num_hidden_layers", 1.5), ("head_dim", 1), ("head_dim", 3), ("head_dim", 10**9),
         ("head_dim", -1), ("hidden_size", 0), ("num_key_value_heads", 10**30), ("layer_types", 3),
@@ -135,6 +136,10 @@ def test_text_of_a_file_is_not_obeyed(verb, model, capfd):
         (("compare", "m", "--to", "1k", "--lengths", f"1k,{DIGITS}"), "lengths: "),
         (("compare", "m", "--to", "1k", "--data", "~nosuchuser"), "data: "),
         (("compare", "m", "--to", "1k", "-m", "tca(fitted=~nosuchuser)"), "cannot be a path"),
+        (("inspect", "m", "--data", "topics"), "--data changes nothing without --weights"),
+        (("inspect", "m", "--overwrite"), "--overwrite changes nothing without --patch"),
+        (("compare", "m", "--to", "1k", "--served", "x"), "--served changes nothing about models that no server"),
+        (("evaluate", "http://127.0.0.1:1/v1", "--dtype", "float16"), "--dtype changes nothing about models that a"),
         (("serve", "m", "--port", "70000"), "port: '70000' is no whole number from 0 to 65,535"),
     ],
 )
