@@ -326,6 +326,8 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     own = text if layer_type == ALL else architecture.of_layer(text, layer_type)
     head_dim = architecture.head_dim(own)
     partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
+    if not 0 < partial <= 1:
+        raise ValueError(f"partial_rotary_factor is {partial!r}, expected a share in (0, 1]")
     rotary_dim = int(head_dim * partial)
     base, length, factor = float(entry["rope_theta"]), int(text.max_position_embeddings), entry.get("factor")
     if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):

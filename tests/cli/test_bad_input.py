@@ -98,6 +98,13 @@ def test_a_key_that_cannot_hold_its_value(key, value, model, capfd):
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_keys_of_another_architecture_are_passed_over(verb, model, capfd):
+    change(model / "config.json", "kv_lora_rank", value=16)
+    assert run(list(VERBS[verb])) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_text_of_a_file_is_not_obeyed(verb, model, capfd):
     change(model / "config.json", "architectures", value=[ESCAPE])
     change(model / "config.json", "dtype", value="bfloat16")
