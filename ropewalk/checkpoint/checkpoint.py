@@ -16,14 +16,17 @@ from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.weights import (
     check_weights,
     refuse_incomplete,
+    refuse_no_numbers,
     refuse_renamed,
     refuse_unjoined,
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json, spelled
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
-from ropewalk.rope.config import quiet, read_json, text_config
+from ropewalk.rope.config import quiet, text_config
+from ropewalk.rope.keys import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 BUNDLED = Path(__file__).parents[1] / "demo" / "model"
+BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -77,7 +81,7 @@ class Checkpoint:
             UserError: if a folder holds several GGUF files and nothing else.
         """
         name = re.sub(r"^https?://(?:www\.)?(?:huggingface\.co|hf\.co)/", "", self.name)
-        path = Path(name).expanduser()
+        path = spelled(name)
         if not path.exists():
             name = name.rstrip("/") or name
             return str(BUNDLED) if name == DEMO else name
@@ -113,7 +117,7 @@ class Checkpoint:
     @cached_property
     def gguf(self) -> Path | None:
         """The GGUF file that it is; None if it is a folder or a hub id."""
-        return Path(self.place).expanduser() if self.place.lower().endswith(".gguf") else None
+        return spelled(self.place) if self.place.lower().endswith(".gguf") else None
 
     @cached_property
     def _file(self) -> RopeOfFile:
@@ -139,7 +143,7 @@ class Checkpoint:
         if self.gguf is not None:
             content: dict[str, Any] = json.loads(self.config.to_json_string())
             return content
-        return read_json(self.config_file)
+        return read_config(self.config_file)
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -228,6 +232,9 @@ class Checkpoint:
             )
         path = Path(self.place).expanduser()
         if path.is_dir():
+            for name in BESIDE:
+                if os.path.lexists(path / name):
+                    read_json(path / name)
             return path
         if path.is_file():
             raise UserError(f"the model is needed, and {self.name} is only its configuration", "Give its folder.")
@@ -331,11 +338,14 @@ class Checkpoint:
         try:
             live = self._live(dtype)
             live.to(place)  # type: ignore[arg-type]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # many kinds, all about the files
             raise UserError(
                 f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
             ) from None
         check_live(live)
+        refuse_no_numbers(self.source, live)
         return live.eval()
 
     def _live(self, dtype: str) -> PreTrainedModel:

@@ -9,8 +9,8 @@ from typing import Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import explained, keep
+from ropewalk.common.outside import parse, read_json
 from ropewalk.common.whole import own_edit, write_text
-from ropewalk.rope.config import read_json
 
 LENGTHS = {  # in tokens, wherever they stand
     "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
@@ -65,15 +65,12 @@ def _read(assignment: str) -> tuple[str, list[str], Any]:
     if not separator or not all(map(str.strip, keys)) or (colon and not name):
         raise UserError(f"cannot read {assignment!r}", HOW)
 
-    def constant(word: str) -> Any:
-        raise UserError(f"{key} is {word}, expected a finite number", HOW)
-
     try:
-        value = json.loads(text, parse_constant=constant)
-    except (ValueError, RecursionError):
+        value = parse(text, finite=True)
+    except json.JSONDecodeError:  # a word without quotes
         value = text
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999
-        raise UserError(f"{key} is {text}, expected a finite number", HOW)
+    except ValueError as error:
+        raise UserError(f"{key} cannot be set: {error}", HOW) from None
     whole = type(value) in (int, float) and value == int(value) > 0
     if keys[-1] in LENGTHS and value is not None and not whole:
         raise UserError(f"{key} is {text}, expected a number of tokens above 0", HOW)

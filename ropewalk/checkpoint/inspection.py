@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
 from ropewalk.rope import architecture, problems
-from ropewalk.rope.config import promised_by, read_json, spec_to_json, text_config, window_of
+from ropewalk.rope.config import promised_by, spec_to_json, text_config, window_of
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 
@@ -160,7 +161,7 @@ def kv_bytes_per_token(text: PreTrainedConfig, dtype: str) -> int:
 
 def _width(text: PreTrainedConfig, layer: int) -> int:
     """Elements that one more token adds to the cache of a layer."""
-    if getattr(text, "kv_lora_rank", None):  # multi-head latent attention, as transformers caches it
+    if architecture.latent(text):  # multi-head latent attention, as transformers caches it
         return int(text.num_attention_heads) * (int(text.qk_head_dim) + int(text.v_head_dim))
     own = architecture.of_layer(text, layer)
     heads = int(getattr(own, "num_key_value_heads", None) or own.num_attention_heads)

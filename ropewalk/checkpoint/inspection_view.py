@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
@@ -18,7 +19,7 @@ SHOWN = 12  # heads in the table
 
 def show(found: Inspection, console: Console) -> None:
     """Print an inspection for a person."""
-    console.print(f"[bold]{found.architecture}[/]  {found.model}")
+    console.print(Text(found.architecture, "bold"), f"  {found.model}", sep="")
     if found.window is not None and found.length is not None:
         grown = (
             "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
@@ -36,7 +37,7 @@ def show(found: Inspection, console: Console) -> None:
     if found.base_is_default and found.specs:
         console.print("config.json names no base: it is the class's own", soft_wrap=True)
     if found.unreadable:
-        console.print(f"[red]cannot be read:[/] {found.unreadable}", soft_wrap=True)
+        console.print(Text("cannot be read:", "red"), found.unreadable, soft_wrap=True)
     if found.specs:
         headings = ("rope of", "type", ">base", ">dims", "style", ">window", ">t", ">factors", ">unturned")
         table = columns(*headings, gap=1)
@@ -56,16 +57,17 @@ def show(found: Inspection, console: Console) -> None:
             )
         console.print(table)
         console.print(
-            "[dim]t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window[/]",
+            "t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window",
+            style="dim",
             soft_wrap=True,
         )
     if found.sound:
-        console.print("[green]no problems found[/]")
+        console.print("no problems found", style="green")
     for problem in found.problems:
-        console.print(f"\n[bold red]{problem.code}[/]  {problem.key}")
-        console.print(f"  seen      {problem.seen!r}", soft_wrap=True, markup=False)
-        console.print(f"  expected  {problem.expected}", soft_wrap=True, markup=False)
-        console.print(f"  mend      {problem.mend}", soft_wrap=True, markup=False)
+        console.print(Text(f"\n{problem.code}", "bold red"), f"  {problem.key}", sep="")
+        console.print(f"  seen      {problem.seen!r}", soft_wrap=True)
+        console.print(f"  expected  {problem.expected}", soft_wrap=True)
+        console.print(f"  mend      {problem.mend}", soft_wrap=True)
     if found.heads is not None:
         show_heads(found.heads, console)
 
@@ -88,8 +90,9 @@ def show_heads(heads: Sequence[Head], console: Console) -> None:
     console.print(table)
     far = sum(head.far_share for head in heads) / len(heads)
     console.print(
-        f"[dim]{len(ranked[:SHOWN])} of {len(heads)} heads; slow r: correlation of the logit with the part that comes "
+        f"{len(ranked[:SHOWN])} of {len(heads)} heads; slow r: correlation of the logit with the part that comes "
         f"from pairs without a full turn inside the window; far: attention to the further half of the text, {far:.1%} "
-        "over all heads[/]",
+        "over all heads",
+        style="dim",
         soft_wrap=True,
     )

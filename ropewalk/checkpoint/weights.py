@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import re
 import struct
@@ -16,14 +15,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained
-from ropewalk.rope.config import quiet, read_json, text_config
+from ropewalk.common.outside import open_file, parse, read_json
+from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.trial import class_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 SHOWN = 3  # names in a message
+LARGEST_INDEX = 1 << 26  # bytes; of models with hundreds of experts they have some 20 MB
 NAMED = "transformers_weights"  # by which transformers takes a file of any kind
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 MERGE = "With peft: model.merge_and_unload().save_pretrained(OUT)"
@@ -78,7 +78,7 @@ def check_weights(folder: Path) -> list[Path]:
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
     """The files that an index names: safetensors, inside the folder."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, most=LARGEST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no 'weight_map'", "Download the checkpoint again.")
     for name in (str(name) for name in weight_map.values()):
@@ -102,16 +102,16 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if not file.is_file():
         raise UserError(f"weights file {file} is missing", again)
     size = file.stat().st_size
-    with explained(file), open(file, "rb") as stream:
+    with open_file(file) as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, 100_000_000):
             raise UserError(f"weights file {file} is truncated or no safetensors file ({size} bytes)", again)
         try:
-            header = json.loads(stream.read(length))
+            header = parse(stream.read(length).decode("utf-8"))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
             expected = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise UserError(f"weights file {file} has an unreadable header", again) from None
     if size != expected:
         raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
@@ -195,6 +195,19 @@ def refuse_unjoined(place: Path, error: Exception) -> None:
             f"{place}: tensors that make one of the model's together (experts) are missing or differ in size",
             RIGHT_CONFIG,
         ) from None
+
+
+def refuse_no_numbers(place: Path, live: PreTrainedModel) -> None:
+    """Refuse weights that are not finite: every answer would be of them, and look like a model's failure.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    for name, weight in live.named_parameters():
+        if weight.is_floating_point() and weight.element_size() > 1 and weight.numel():  # torch compares no float8
+            low, high = weight.detach().aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                raise UserError(f"{place}: tensor {name!r} holds NaN or infinite numbers", AGAIN)
 
 
 def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:

@@ -18,13 +18,14 @@ from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write
+from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import trial
-from ropewalk.rope.config import load_config, read_json
+from ropewalk.rope.config import load_config
 from ropewalk.rope.live import rounding
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ class Extension(Result):
     notes: list[str]
 
     def show(self, console: Console) -> None:
-        console.print(f"[bold]{self.method}[/]: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})")
-        console.print(self.config_diff, markup=False, soft_wrap=True)
-        console.print(f"\nwritten to [bold]{self.folder}[/]\n", soft_wrap=True)
+        console.print(f"{self.method}: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})", style="bold")
+        console.print(self.config_diff, soft_wrap=True)
+        console.print(f"\nwritten to {self.folder}\n", soft_wrap=True)
         for note in self.notes:
             console.print(note, soft_wrap=True)
 

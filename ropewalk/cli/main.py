@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import shlex
 import signal
@@ -12,12 +13,12 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ropewalk import __version__, verbs
 from ropewalk.cli.spelling import names_a_model, understood
 from ropewalk.common.errors import UserError, did_you_mean, out_of_memory
+from ropewalk.common.terminal import Log, Terminal
 from ropewalk.verbs.request import Option, Verb
 
 app = cyclopts.App(
@@ -41,7 +42,7 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
         if as_json:
             print(result.to_json())
         else:
-            result.show(Console(highlight=False))
+            result.show(Terminal())
         return 0 if result.sound else 1
 
     parameters = [_parameter(verb, option) for option in verb.options]
@@ -92,19 +93,19 @@ class Terminated(KeyboardInterrupt):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 130 (SIGINT) or 143 (SIGTERM)."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Terminal(stderr=True)
     try:
         result = app(understood(arguments, VERBS), exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
-        errors.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
+        errors.print(Text("error", "bold red"), error.message, soft_wrap=True)
         if error.mend:
-            errors.print(escape(error.mend), soft_wrap=True)
+            errors.print(error.mend, soft_wrap=True)
         return 2
     except cyclopts.CycloptsError as error:
         message, mend = _sentence(error)
-        errors.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
-        errors.print(escape(mend), soft_wrap=True)
+        errors.print(Text("error", "bold red"), message, soft_wrap=True)
+        errors.print(mend, soft_wrap=True)
         return 2
     except KeyboardInterrupt as stop:
         errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
@@ -114,8 +115,13 @@ def run(arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        errors.print("[bold red]error[/] the memory of this machine, or of its device, is used up", soft_wrap=True)
+        errors.print(
+            Text("error", "bold red"), "the memory of this machine, or of its device, is used up", soft_wrap=True
+        )
         errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan MODEL --to LENGTH counts it.")
+        return 2
+    except OSError as error:  # of a file or a machine that failed under the work, not of the code
+        errors.print(Text("error", "bold red"), str(error), soft_wrap=True)
         return 2
 
 
@@ -149,6 +155,7 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
 
 
 def main() -> None:
+    logging.lastResort = Log(logging.WARNING)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
 

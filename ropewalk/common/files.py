@@ -8,7 +8,6 @@ known by the record in them, files by a mark inside.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json
 
 RECORD = "ropewalk.json"  # in every folder that ropewalk writes: what it did, and which files are its own
 AWAY = "Choose another place, or move what is there away first."
 SHOWN = 3  # names in a message
+RECORDS = 1 << 30  # bytes of results that may be read
 MARK = ".ropewalk-"  # in the name of a folder in which something is being written
 
 
@@ -123,10 +124,9 @@ def record_in(folder: Path) -> dict[str, Any]:
 def _json(file: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is none."""
     try:
-        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        return read_json(file, most=RECORDS)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def inventory(folder: Path) -> dict[str, list[int]]:

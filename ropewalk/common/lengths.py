@@ -1,12 +1,16 @@
-"""Lengths as people write them: 4096, 4k, 128K, 1m."""
+"""Numbers as people write them: lengths (4096, 4k, 128K, 1m), counts and amounts with their unit."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ropewalk.common.errors import UserError
 
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+MOST = 10**12  # tokens, samples, or what else is counted
+AMOUNT = re.compile(r"([0-9_,]*\.?[0-9]+)\s*([a-z]*)")
+WRITTEN = 40  # characters; longer ones are no number that anybody means
 
 
 def parse(text: str | int) -> int:
@@ -15,13 +19,49 @@ def parse(text: str | int) -> int:
     Raises:
         UserError: if it is no length.
     """
-    match = re.fullmatch(r"([\d_,]*\.?\d+)\s*([km]?)", str(text).strip().lower())
-    tokens = float(match.group(1).replace(",", "").replace("_", "")) * UNITS[match.group(2)] if match else 0.0
-    if tokens < 1 or tokens != int(tokens):
+    tokens = amount(text, UNITS)
+    if not 1 <= tokens <= MOST or tokens != int(tokens):
         many = "; for a range, write 512..8k where several lengths are taken (--lengths)"
-        several = many if re.search(r"\d\w*\s*(\.\.|-|to)\s*\d", str(text)) else ""
-        raise UserError(f"{text!r} is no length in tokens", f"Write 4096, 4k, 128K or 1m{several}.")
+        several = many if re.search(r"\d\w*\s*(\.\.|-|to)\s*\d", str(text)[:WRITTEN]) else ""
+        raise UserError(f"{said(text)} is no length in tokens", f"Write 4096, 4k, 128K or 1m{several}.")
     return int(tokens)
+
+
+def whole(text: str | int, least: int = 1, most: int = 10**9) -> int:
+    """A number of things.
+
+    Raises:
+        UserError: if it is none, or out of bounds.
+        TypeError: for what is neither a word nor a whole number.
+    """
+    if isinstance(text, bool) or not isinstance(text, (str, int)):
+        raise TypeError
+    word = str(text) if isinstance(text, str) or abs(text) <= MOST else ""
+    if not re.fullmatch(r"[0-9]{1,12}", word) or not least <= int(word) <= most:
+        raise UserError(f"{said(text)} is no whole number from {least} to {most:,}")
+    return int(word)
+
+
+def amount(text: str | float, units: Mapping[str, float]) -> float:
+    """A number with one of the units behind it; 0 if it is none.
+
+    Args:
+        text: in any case; ``,`` and ``_`` may part its digits.
+        units: unit -> what it stands for; "" for none.
+    """
+    word = str(text).strip().lower() if isinstance(text, str) or abs(text) <= MOST**2 else ""
+    match = AMOUNT.fullmatch(word) if len(word) <= WRITTEN else None
+    if match is None or match[2] not in units:
+        return 0.0
+    return float(match[1].replace(",", "").replace("_", "")) * units[match[2]]
+
+
+def said(text: object) -> str:
+    """What was written, as far as a message can hold it."""
+    if isinstance(text, int) and abs(text) > MOST**2:
+        return f"a number of {text.bit_length():,} bits"
+    word = repr(text)
+    return word if len(word) <= WRITTEN else f"{word[:WRITTEN]}... ({len(word):,} characters)"
 
 
 def show(tokens: int) -> str:

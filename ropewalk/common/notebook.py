@@ -6,18 +6,19 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from ropewalk.common.terminal import Terminal
 
 TEXT = '<pre style="margin: 0; white-space: pre-wrap">{code}</pre>'
 CELL = "text-align: {}; vertical-align: top; white-space: pre-wrap"
 
 
-class Notebook(Console):
+class Notebook(Terminal):
     """A console that keeps what is printed to it, for ``html``."""
 
     def __init__(self) -> None:
-        super().__init__(file=io.StringIO(), highlight=False, record=True, width=120)
+        super().__init__(file=io.StringIO(), record=True, width=120)
         self._parts: list[str] = []
 
     def print(self, *objects: Any, **how: Any) -> None:
@@ -40,8 +41,8 @@ class Notebook(Console):
             self._parts.append(text)
 
     def _styled(self, cell: Any) -> str:
-        """A cell with its markup."""
-        one = Console(file=io.StringIO(), highlight=False, record=True, width=10_000)
+        """A cell with its style."""
+        one = Terminal(file=io.StringIO(), record=True, width=10_000)
         one.print(cell, end="")
         return one.export_html(inline_styles=True, code_format="{code}").strip("\n")
 

@@ -23,9 +23,10 @@ class Progress:
 def shown() -> Iterator[Callable[[Progress], None]]:
     """Yields what to call with each step."""
     from rich import progress as bars
-    from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    from ropewalk.common.terminal import Terminal
+
+    console = Terminal(stderr=True)
     watched = console.is_terminal or console.is_jupyter
     columns = (
         bars.SpinnerColumn(), bars.TextColumn("{task.description}", markup=False), bars.BarColumn(),
@@ -45,7 +46,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
                 left = "" if task.time_remaining is None else f", about {_clock(task.time_remaining)} left"
                 count = f"{progress.done}/{progress.total}  " if progress.total else ""
                 words = f"{count}{progress.what}  ({_clock(task.elapsed or 0)}{left})"
-                console.print(words, markup=False, soft_wrap=True)
+                console.print(words, soft_wrap=True)
 
         yield update
 

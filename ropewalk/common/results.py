@@ -32,10 +32,10 @@ class Result:
         return json.dumps(self.to_dict(), indent=2, default=str)
 
     def __repr__(self) -> str:
-        from rich.console import Console
+        from ropewalk.common.terminal import Terminal
 
         out = io.StringIO()
-        self.show(Console(file=out, highlight=False, color_system=None))
+        self.show(Terminal(file=out, color_system=None))
         return out.getvalue().rstrip()
 
     def _repr_html_(self) -> str:

@@ -18,6 +18,7 @@ from ropewalk.checkpoint.edits import set_key
 from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep
+from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.engines import llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files
@@ -368,7 +369,7 @@ def fix(
 
 
 def _write_keys(file: Path, keys: Mapping[str, Any]) -> None:
-    content = rope_config.read_json(file)
+    content = read_json(file)
     for key, value in keys.items():
         set_key(file, content, key.split("."), value)
     write_text(file, json.dumps(content, indent=2) + "\n")

@@ -81,17 +81,17 @@ class Export(Result):
         for note in self.notes:
             console.print(note, markup=False, soft_wrap=True)
         for key, value in self.keys.items():
-            console.print(f"for {self.engine}: {key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+            console.print(f"for {self.engine}: {key} = {json.dumps(value)}", soft_wrap=True)
         if self.fold_error is not None:
             console.print(f"attention factor folded into {len(self.folded)} tensors")
             console.print(f"largest difference of log-probabilities: {self.fold_error:.2g}")
         for profile in self.profiles:
             use = "best on short text" if profile.name == "native" else "for long text"
-            name = f"[bold]{profile.name}[/], {use}" if len(self.profiles) > 1 else "[bold]as it is[/]"
+            name = f"{profile.name}, {use}" if len(self.profiles) > 1 else "as it is"
             console.print(f"{name}, {lengths.show(profile.length)} tokens:")
-            console.print(profile.line, markup=False, soft_wrap=True)
+            console.print(profile.line, soft_wrap=True)
         if self.folder is not None:
-            console.print(f"written to [bold]{self.folder}[/]", soft_wrap=True)
+            console.print(f"written to {self.folder}", soft_wrap=True)
 
 
 def called(engine: str) -> str:

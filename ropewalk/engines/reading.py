@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json
 from ropewalk.rope import architecture, formulas
-from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, read_json, text_config
+from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, text_config
 from ropewalk.rope.problems import number
 from ropewalk.rope.spec import ALL
 

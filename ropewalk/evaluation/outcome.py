@@ -42,7 +42,7 @@ class Outcome(Result):
             console.print(table)
             console.print()
         for sentence in sentences(self.results):
-            console.print(sentence, markup=False)
+            console.print(sentence)
         files = {"report": "report.html", "results": "results.json", "answers": "answers.jsonl"}
         for name, file in files.items():
             if name != "answers" or self.results.tables:

@@ -6,13 +6,13 @@ Nothing heavy is imported here; a method's file is loaded when the method is mad
 from __future__ import annotations
 
 import ast
-import math
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.lengths import said
 from ropewalk.common.naming import find
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Entry:
 
 F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
 CODE = "no: needs code at run time"
+LARGEST_OPTION = 1e18  # of a number
 CATALOGUE: tuple[Entry, ...] = (
     Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
           "yes: as it is"),
@@ -151,7 +152,7 @@ def entry(name: str) -> Entry:
     if found is not None:
         return BY_NAME[found]
     about = {entry.id: f"{entry.title} {entry.exportable} {entry.summary}" for entry in CATALOGUE}
-    raise UserError(f"unknown method {name!r}{did_you_mean(name, about, about)}", "ropewalk methods")
+    raise UserError(f"unknown method {said(name)}{did_you_mean(name, about, about)}", "ropewalk methods")
 
 
 def method(spelling: str) -> Method:
@@ -192,7 +193,7 @@ def split(text: str, separator: str) -> list[str]:
 def _one(spelling: str) -> Method:
     match = re.fullmatch(r"([\w. -]+?)\s*(?:\((.*)\))?", spelling, re.DOTALL)
     if match is None:
-        raise UserError(f"cannot read method {spelling!r}", "Write it as name or name(option=value, option=value).")
+        raise UserError(f"cannot read method {said(spelling)}", "Write it as name or name(option=value, option=value).")
     cls = entry(match.group(1)).load()
     options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured else "")
     if "fitted" not in options:
@@ -237,7 +238,7 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
 class _Words(ast.NodeTransformer):
     """Reads bare words as people write them; ``nan`` and ``inf`` too, so that they are refused as values."""
 
-    KNOWN: ClassVar[dict[str, Any]] = {"true": True, "false": False, "none": None, "infinity": math.inf}
+    KNOWN: ClassVar[dict[str, Any]] = {"true": True, "false": False, "none": None, "infinity": float("inf")}
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         word = node.id.lower()
@@ -251,9 +252,9 @@ def _literals(spelling: str, text: str) -> dict[str, Any]:
         options = {str(k.arg): ast.literal_eval(_Words().visit(k.value)) for k in call.keywords}
         assert len(options) == len(call.keywords)
         return options
-    except (SyntaxError, ValueError, AssertionError):
+    except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):
         raise UserError(
-            f"cannot read the options of {spelling!r}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
+            f"cannot read the options of {said(spelling)}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
         ) from None
 
 
@@ -263,7 +264,7 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = real and math.isfinite(value)
+    number = real and abs(value) <= LARGEST_OPTION
     whole = isinstance(value, int) and number
     expected: dict[type, bool] = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
     if "int | None" in str(field.type):
@@ -274,5 +275,5 @@ def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
     if not fits or (allowed and value not in allowed):
         endless = real and not number and isinstance(default, (int, float, type(None)))
         want = " or ".join(map(repr, allowed)) or ("a finite number" if endless else f"a value like {default!r}")
-        raise UserError(f"{method_name}: option {name} is {value!r}, expected {want}")
+        raise UserError(f"{method_name}: option {name} is {said(value)}, expected {want}")
     return float(value) if number and "float" in str(field.type) else value

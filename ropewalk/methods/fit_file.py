@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json, spelled
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_file
 
@@ -71,15 +72,15 @@ class Fit(Result):
         texts, tokens = self.data["texts"], self.data["tokens"]
         beside = f" beside {self.beside}" if self.beside else ""
         of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
-        console.print(of, markup=False, soft_wrap=True)
+        console.print(of, soft_wrap=True)
         for words, value in self.seen.items():
-            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}", markup=False)
+            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
         for name, value in self.found.items():
             if not isinstance(value, tuple):
-                console.print(f"{name}: {value:.5g}", markup=False)
+                console.print(f"{name}: {value:.5g}")
         use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
         line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
-        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", markup=False, soft_wrap=True)
+        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -89,14 +90,9 @@ class Fit(Result):
             UserError: if there is none, or it is not what ``write`` writes.
         """
         again = "Make it again: ropewalk fit MODEL --method NAME -o FILE."
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise UserError(f"fit file {path}: {error.strerror or error}", again) from None
-        except ValueError as error:
-            raise UserError(f"fit file {path} is not JSON: {error}", again) from None
+        content = read_json(path, mend=again)
         expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.name != "path"}
-        kind = content.pop("kind", None) if isinstance(content, dict) else None
+        kind = content.pop("kind", None)
         if kind != KIND:
             raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", again)
         if content.keys() != expected.keys():
@@ -135,7 +131,7 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
     Raises:
         UserError: if the file is of another method, or was measured under other options.
     """
-    fit = Fit.read(Path(file).expanduser())
+    fit = Fit.read(spelled(file))
     if fit.method != cls.name:
         raise UserError(
             f"{file} was fitted for {fit.method}, not for {cls.name}",

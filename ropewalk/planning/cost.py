@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import amount, said
 from ropewalk.planning.hardware import GPU
 from ropewalk.planning.memory import Serving, cache, weight_bytes
 from ropewalk.planning.shapes import Shapes
@@ -81,16 +81,16 @@ def _mean_seen(window: int, length: int) -> float:
     return window - window * (window - 1) / (2 * length) if length else 0.0
 
 
-def parse_tokens(text: str) -> float:
+def parse_tokens(text: str | float) -> float:
     """A number of tokens: 500M, 1B, 2.5T; units are powers of 1000.
 
     Raises:
         UserError: if it is none.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbt]?)", text.strip().lower())
-    if match is None or float(match.group(1)) == 0:
-        raise UserError(f"tokens is {text!r}, expected a number of tokens", "Write --tokens 1B or --tokens 500M.")
-    return float(match.group(1)) * UNITS[match.group(2)]
+    tokens = amount(text, UNITS)
+    if not 1 <= tokens <= 1e18:
+        raise UserError(f"tokens is {said(text)}, expected a number of tokens", "Write --tokens 1B or --tokens 500M.")
+    return tokens
 
 
 def show_hours(hours: float) -> str:

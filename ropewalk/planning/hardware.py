@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.lengths import amount, said
 from ropewalk.common.naming import find, plain
 
 GIB = 2**30
@@ -94,10 +95,10 @@ def parse_memory(text: str) -> int:
     Raises:
         UserError: if it is no size, or has no unit.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mgt])(?:i?b)?", text.strip().lower())
-    if match is None or float(match.group(1)) == 0:
-        raise UserError(f"memory is {text!r}, expected a size with its unit", "Write --memory 24G.")
-    return int(float(match.group(1)) * UNITS[match.group(2)])
+    size = amount(text, {unit + more: size for unit, size in UNITS.items() for more in ("", "b", "ib")})
+    if not UNITS["m"] <= size <= 2**50:
+        raise UserError(f"memory is {said(text)}, expected a size with its unit", "Write --memory 24G.")
+    return int(size)
 
 
 def usable(memory: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
@@ -22,10 +23,12 @@ def show(made: Plan, console: Console) -> None:
     """Print a plan for a person."""
     shapes = made.shapes
     active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
-    console.print(f"[bold]{made.architecture}[/]  {made.model}  {_count(shapes.parameters)} parameters{active}")
+    console.print(
+        Text(made.architecture, "bold"), f"  {made.model}  {_count(shapes.parameters)} parameters{active}", sep=""
+    )
     line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
     if made.scale > 1:
-        line += f": the smallest factor that covers it is [bold]{made.scale:.4g}[/]"
+        line += f": the smallest factor that covers it is {made.scale:.4g}"
     console.print(line, soft_wrap=True)
     if made.methods:
         _methods(made, console)
@@ -34,7 +37,7 @@ def show(made: Plan, console: Console) -> None:
         found = made.calibration
         factors = ", ".join(f"{key} x{value:.2f}" for key, value in vars(found.correction).items())
         where += f"; corrected by {found.length:,} tokens on {found.device}: {factors}"
-    console.print(f"\n[bold]Memory[/]  {where}", soft_wrap=True)
+    console.print(Text("\nMemory", "bold"), f"  {where}", sep="", soft_wrap=True)
     _ladder(f"serving one request of {made.target:,} tokens", made.serving, console)
     _ladder(f"training on sequences of {made.target:,} tokens", made.training, console)
     if made.devices_needed:
@@ -49,14 +52,15 @@ def show(made: Plan, console: Console) -> None:
         )
     _cost(made, console)
     if made.notes:
-        console.print("\n[bold]Know[/]")
+        console.print("\nKnow", style="bold")
     for note in made.notes:
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+        console.print(f"- {note}", soft_wrap=True)
     for tax in made.short_tax:
         console.print(f"- short-text tax, {tax.method}: {tax.result}; {tax.setting} ({tax.source})", soft_wrap=True)
-    console.print("\n[bold]Next[/]" if made.commands else "")
+    if made.commands:
+        console.print("\nNext", style="bold")
     for command in made.commands:
-        console.print(command, soft_wrap=True, markup=False)
+        console.print(command, soft_wrap=True)
 
 
 def _methods(made: Plan, console: Console) -> None:
@@ -67,24 +71,23 @@ def _methods(made: Plan, console: Console) -> None:
             silent.setdefault(method.written or method.why_not, []).append(method.id)
             continue
         reasons = method.why_not.replace(", ", "\n")
-        head = (method.id, method.written or f"[dim]{reasons}[/]", method.training_free)
+        head = (method.id, method.written or Text(reasons, "dim"), method.training_free)
         for result in method.results:
             source = result.source.removeprefix("arXiv ").removeprefix("https://github.com/")
             factor = f"x{result.scale:g}{'*' if result.trained else ' '}"
-            table.add_row(*head, factor, result.result, f"[dim]{source}[/]")
+            table.add_row(*head, factor, result.result, Text(source, "dim"))
             head = ("", "", "")
     console.print(table)
-    console.print(
-        "[dim]*: after training; settings differ, so only compare ranks methods on one model[/]", soft_wrap=True
-    )
+    told = "*: after training; settings differ, so only compare ranks methods on one model"
+    console.print(told, style="dim", soft_wrap=True)
     if silent:
         said = "; ".join(f"{', '.join(names)} ({how})" for how, names in silent.items())
-        console.print(f"[dim]no published number here: {said}[/]")
+        console.print(f"no published number here: {said}", style="dim")
 
 
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
-    verdict = "[green]fits[/]" if ladder.fits else "[red]does not fit[/]"
-    console.print(f"\n{title}: {verdict}, {_parts(ladder.memory)}", soft_wrap=True)
+    verdict = Text("fits", "green") if ladder.fits else Text("does not fit", "red")
+    console.print(f"\n{title}: ", verdict, f", {_parts(ladder.memory)}", sep="", soft_wrap=True)
     if len(ladder.steps) > 1:
         name, unit = _unit(ladder.memory.total)
         table = columns("switch", f">{name} at the target", ">longest that fits")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope.architecture import latent as latent_width
 from ropewalk.rope.architecture import of_layer
 from ropewalk.rope.config import quiet, text_config
 
@@ -189,7 +190,7 @@ def _layer(module: nn.Module, kind: str, text: PreTrainedConfig) -> Layer:
     kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
     query, key_value = _attention_widths(linears, text)
-    latent = getattr(text, "kv_lora_rank", None)
+    latent = latent_width(text)
     norms = [(m, _times(name, m, heads, kv_heads, hidden)) for name, m in module.named_modules() if _is_norm(m)]
     mlp = [m for name, m in linears.items() if not any(part in name for part in ("attn", "attention", "mixer"))]
     entering = sum(m.out_features for m in mlp if m.in_features == hidden and m.out_features > 1)
@@ -223,7 +224,7 @@ def _layer(module: nn.Module, kind: str, text: PreTrainedConfig) -> Layer:
 def _attention_widths(linears: Mapping[str, nn.Linear], text: PreTrainedConfig) -> tuple[int, int]:
     """Width of all queries, and of keys and values together."""
     heads = int(text.num_attention_heads)
-    if getattr(text, "kv_lora_rank", None):
+    if latent_width(text):
         return heads * int(text.qk_head_dim), heads * (int(text.qk_head_dim) + int(text.v_head_dim))
     by_name = {name.rpartition(".")[2]: m.out_features for name, m in linears.items()}
     head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORDS
+from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.report.numbers import Estimate
 
@@ -325,10 +327,7 @@ class Results:
         Raises:
             UserError: if it cannot be read, or is no file of this schema.
         """
-        try:
-            return cls.of(json.loads(file.read_text("utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{file} cannot be read: {error}", "Give a results.json.") from None
+        return cls.of(read_json(file, most=RECORDS, mend="Give a results.json."))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is as by default is left out."""

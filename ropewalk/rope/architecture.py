@@ -122,6 +122,11 @@ def of_layer(text: PreTrainedConfig, layer: str | int) -> PreTrainedConfig:
     return found
 
 
+def latent(text: PreTrainedConfig) -> int:
+    """Width of the latent that keys and values come from; 0 where the class has none, whatever keys a file has."""
+    return int(getattr(text, "kv_lora_rank", None) or 0) if hasattr(text, "qk_head_dim") else 0
+
+
 def head_dim(own: PreTrainedConfig) -> int:
     """Dimensions of a head that frequencies are counted in; ``own`` as from ``of_layer``."""
     return int(getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import RESTORE, read_json
 from ropewalk.rope import architecture, formulas
+from ropewalk.rope.keys import LARGEST_BASE, read_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -71,27 +73,6 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: if the file is missing, is not JSON, or holds something else than an object.
-    """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist", "Give a folder that holds a checkpoint, a hub id, or 'demo'."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}", "Restore the file from where the model came.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a JSON {type(value).__name__}, expected an object")
-    return value
-
-
 def config_file(model: str) -> Path:
     """The config.json of a local folder (or the file itself) or of a hub id.
 
@@ -102,7 +83,9 @@ def config_file(model: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        return path / "config.json"
+        if not (file := path / "config.json").exists():
+            raise UserError(f"{file} does not exist", "Give a folder that holds a checkpoint, a hub id, or 'demo'.")
+        return file
     if path.is_absolute() or model.count("/") != 1 or model.startswith("."):
         raise UserError(
             f"no model at {model!r}", "Give a folder that holds a checkpoint, a hub id (owner/name), or 'demo'."
@@ -127,7 +110,7 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
     from transformers import AutoConfig
 
     file = config_file(model)
-    raw = read_json(file)
+    raw = read_config(file)
     if "auto_map" in raw and not trust_remote_code and raw.get("model_type") not in _known_model_types():
         raise UserError(
             f"{file} needs code of its own (key 'auto_map', model_type {raw.get('model_type')!r})",
@@ -144,6 +127,10 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
         raise UserError(
             f"transformers cannot read {file}: {reason}", f"ropewalk inspect {model}   (names the key and the mend)"
         ) from None
+    if isinstance(config.get_text_config(decoder=True), dict):
+        raise UserError(
+            f"{file}: key 'text_config' is an object that model_type {raw['model_type']!r} does not read", RESTORE
+        )
     return config
 
 
@@ -179,9 +166,10 @@ def rope_parameters(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     nested = {key: entry for key, entry in parameters.items() if isinstance(entry, dict) and key not in unused}
     table = nested or {ALL: parameters}
     for layer_type, entry in table.items():
-        if not isinstance(entry.get("rope_theta"), (int, float)) or entry["rope_theta"] <= 1:
+        if not isinstance(entry.get("rope_theta"), (int, float)) or not 1 < entry["rope_theta"] <= LARGEST_BASE:
             raise UserError(
-                f"rope_parameters[{layer_type}] has rope_theta {entry.get('rope_theta')!r}, expected a number above 1",
+                f"rope_parameters[{layer_type}] has rope_theta {entry.get('rope_theta')!r}, "
+                f"expected a number above 1 and at most {LARGEST_BASE:g}",
                 f"Add the model's own base: {example_theta(entry)}",
             )
     return table
@@ -202,10 +190,11 @@ def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
     if record is None:
         return None
     try:
-        if int(record["window"]) < 1:
-            raise ValueError("no window")
-        for entry in record["pretrained"].values():
-            spec_from_json(entry)
+        specs = [spec_from_json(entry) for entry in record["pretrained"].values()]
+        if min(record["window"], record["target"], len(specs)) < 1 or not isinstance(record["method"], str):
+            raise ValueError("no window, target, method or rope")
+        for entry in record["rope_parameters"].values():
+            dict(entry)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         name = getattr(config, "name_or_path", "") or "MODEL"
         key = RECORD if text_config(config) is config else f"text_config.{RECORD}"
@@ -244,7 +233,7 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
         table = rope_parameters(config)
         try:
             specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
-        except (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
             name = getattr(config, "name_or_path", "") or "MODEL"
             raise UserError(
                 f"the rope parameters cannot be read: {type(error).__name__}: {error}", f"ropewalk inspect {name}"
@@ -302,8 +291,21 @@ def promised_by(specs: Mapping[str, RopeSpec]) -> int:
 
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
     """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
-    tuples = {key: tuple(entry[key]) for key in ("factors", "long_factors") if entry.get(key) is not None}
-    return RopeSpec(**{**entry, **tuples})
+    tuples = {key: tuple(map(float, entry[key])) for key in ("factors", "long_factors") if entry.get(key) is not None}
+    return _turning(RopeSpec(**{**entry, **tuples}))
+
+
+def _turning(spec: RopeSpec) -> RopeSpec:
+    """The spec, if it rotates pairs inside a window.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if spec.rotary_dim < 2 or spec.rotary_dim % 2:
+        raise ValueError(f"{spec.rotary_dim} dimensions of a head rotate, expected an even number of at least 2")
+    if spec.window < 1 or spec.length < spec.window or len(spec.factors) != spec.rotary_dim // 2:
+        raise ValueError(f"window {spec.window}, length {spec.length}, {len(spec.factors)} factors: no rope has these")
+    return spec
 
 
 def spec_to_json(spec: RopeSpec) -> dict[str, Any]:
@@ -324,6 +326,8 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     own = text if layer_type == ALL else architecture.of_layer(text, layer_type)
     head_dim = architecture.head_dim(own)
     partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
+    if not 0 < partial <= 1:
+        raise ValueError(f"partial_rotary_factor is {partial!r}, expected a share in (0, 1]")
     rotary_dim = int(head_dim * partial)
     base, length, factor = float(entry["rope_theta"]), int(text.max_position_embeddings), entry.get("factor")
     if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):
@@ -368,7 +372,7 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     if layer_type == ALL:
         reach = architecture.reach(text)
         spec = replace(spec, sliding=reach is not None and reach <= spec.window)
-    return spec
+    return _turning(spec)
 
 
 def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from ropewalk.rope import architecture
 from ropewalk.rope.config import READABLE, STATED, TRAINED_WITH_IT
+from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
 from ropewalk.rope.spec import ALL
 
 SCALED = READABLE - {"default"}
@@ -122,7 +123,7 @@ class Entry:
 
 
 def number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Problem]:
@@ -189,8 +190,14 @@ def _theta(entry: Entry) -> Iterator[Problem]:
             entry.set(entry.inside("rope_theta"), 10000.0) + "   (put the model's own base in place of 10000.0)",
         )  # fmt: skip
     for key, value in ((entry.inside("rope_theta"), theta), ("rope_theta", top)):
-        if value is not None and (not number(value) or value <= 1):
-            yield entry.problem("rope-theta-invalid", key, value, "a number above 1", entry.set(key, 10000.0))
+        if value is not None and not (number(value) and 1 < value <= LARGEST_BASE):
+            yield entry.problem(
+                "rope-theta-invalid",
+                key,
+                value,
+                f"a number above 1 and at most {LARGEST_BASE:g}",
+                entry.set(key, 10000.0),
+            )
     if number(theta) and number(top) and theta != top and entry.layer_type == ALL:
         yield entry.problem("rope-theta-conflict", "rope_theta", top, theta, entry.set("rope_theta", theta))
 
@@ -244,12 +251,14 @@ def _type_meant(entry: Entry) -> str:
 def _factor(entry: Entry) -> Iterator[Problem]:
     needs = entry.rope_type in {"linear", "dynamic", "yarn", "llama3"}
     if (needs and entry.factor is None) or (
-        entry.factor is not None and not (number(entry.factor) and entry.factor >= 1)
+        entry.factor is not None and not (number(entry.factor) and 1 <= entry.factor <= LARGEST_FACTOR)
     ):
         known = number(entry.length) and number(entry.original)
         guess = entry.length / entry.original if known and entry.length > entry.original else 1.0
         key = entry.inside("factor")
-        yield entry.problem("factor-invalid", key, entry.factor, "a number of at least 1", entry.set(key, guess))
+        yield entry.problem(
+            "factor-invalid", key, entry.factor, f"a number from 1 to {LARGEST_FACTOR:,.0f}", entry.set(key, guess)
+        )
     if entry.rope_type == "llama3":
         low, high = (entry.rope.get(key) for key in ("low_freq_factor", "high_freq_factor"))
         if not (number(low) and number(high) and low < high):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_bytes
 from ropewalk.texts import rows
 from ropewalk.texts.opening import opening
 
@@ -90,7 +91,7 @@ def _read(file: Path) -> Iterable[tuple[str, str]]:
 
 
 def _decode(file: Path) -> str:
-    data = file.read_bytes()
+    data = read_bytes(file)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

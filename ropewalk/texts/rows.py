@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.outside import open_file, parse, parse_at, read_bytes
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHARD = "-00000-of-00001"  # of a hub set's parquet files
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 SHOWN = 60  # characters of a wrong value in a message
 NAMED = 3  # rows that are left out, by file and line
 Made = TypeVar("Made")
@@ -291,11 +291,8 @@ def _by_subset(path: Path, names: Mapping[str, str], split: str) -> dict[str, li
 
 
 def _jsonl(file: Path) -> Iterator[Row | UserError]:
-    try:
-        with open(file, "rb") as stream:
-            yield from _lines(file, stream)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    with open_file(file) as stream:
+        yield from _lines(file, stream)
 
 
 def _lines(file: Path, lines: Iterable[bytes]) -> Iterator[Row | UserError]:
@@ -304,7 +301,7 @@ def _lines(file: Path, lines: Iterable[bytes]) -> Iterator[Row | UserError]:
         try:
             text = _decode(line, where)
             if text.strip():
-                yield _row(_parse(text, where), where, text)
+                yield _row(_parse(text, where), where)
         except UserError as error:
             yield error
 
@@ -314,10 +311,7 @@ def _json(file: Path) -> Iterator[Row | UserError]:
 
     Several objects behind each other are taken for JSON lines.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    data = read_bytes(file)
     text = _decode(data, str(file))
     if text.lstrip().startswith("["):
         yield from _items(file, text)
@@ -333,14 +327,14 @@ def _json(file: Path) -> Iterator[Row | UserError]:
     if not isinstance(items, list):
         raise UserError(f'{file}: neither a list nor an object with a list under "data"')
     for i, item in enumerate(items):
-        yield _row(item, f"{file}:data[{i}]", text)
+        yield _row(item, f"{file}:data[{i}]")
 
 
 def _items(file: Path, text: str) -> Iterator[Row | UserError]:
     """Items of a JSON list, one at a time."""
     if re.fullmatch(r"\s*\[\s*\]\s*", text):
         return
-    decoder, between, line, end, before, on_line = json.JSONDecoder(), re.compile(r"\s*([\[,\]])\s*"), 1, 0, 0, 0
+    between, line, end, before, on_line = re.compile(r"\s*([\[,\]])\s*"), 1, 0, 0, 0
     while True:
         mark = between.match(text, end)
         if mark is None or mark[1] not in ("[" if end == 0 else ",]"):
@@ -354,18 +348,18 @@ def _items(file: Path, text: str) -> Iterator[Row | UserError]:
             return
         line += text.count("\n", end, mark.end())
         try:
-            item, stop = decoder.raw_decode(text, mark.end())
+            item, stop = parse_at(text, mark.end())
         except json.JSONDecodeError as error:
             yield UserError(
                 f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); the rest is not read"
             )
             return
-        except (ValueError, RecursionError) as error:
-            yield UserError(f"{file}:{line}: not JSON ({_why(error)}); the rest is not read")
+        except ValueError as error:
+            yield UserError(f"{file}:{line}: not JSON ({error}); the rest is not read")
             return
         on_line = on_line + 1 if line == before else 1
         where = f"{file}:{line}" if on_line == 1 else f"{file}:{line}#{on_line}"
-        yield _row(item, where, text[mark.end() : stop])
+        yield _row(item, where)
         before, line, end = line, line + text.count("\n", mark.end(), stop), stop
 
 
@@ -376,7 +370,7 @@ def _parquet(file: Path) -> Iterator[Row]:
         raise UserError(f"{file}: reading parquet needs pyarrow", "pip install 'ropewalk[parquet]'") from error
     number = 0
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
+        for batch in parquet.ParquetFile(open_file(file)).iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 number += 1
                 yield Row(row, f"{file}:{number}")
@@ -410,23 +404,13 @@ def _decode(data: bytes, where: str) -> str:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({_why(error)})") from error
+        return parse(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
 
 
-def _why(error: Exception) -> str:
-    """What is wrong with JSON: syntax, a number of thousands of digits, or nesting."""
-    return "nested too deep" if isinstance(error, RecursionError) else str(error)
-
-
-def _row(value: Any, where: str, text: str) -> Row | UserError:
-    """The row that ``text`` is, if it is an object whose strings can be encoded."""
+def _row(value: Any, where: str) -> Row | UserError:
+    """The row that a value is, if it is an object."""
     if not isinstance(value, dict):
         return UserError(f"{where}: a row is an object, not {type(value).__name__}")
-    if SURROGATE.search(text):  # escapes of half a character are JSON, and no text
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return UserError(f"{where}: a string holds half of a surrogate pair, expected Unicode text")
     return Row(value, where)

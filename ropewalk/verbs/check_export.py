@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import parse
 from ropewalk.common.results import Result
 from ropewalk.verbs.request import Model, Request, Spelling, verb
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 def _overrides(value: str | Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(value) if isinstance(value, str) else dict(value)
-    except json.JSONDecodeError as error:
+        found = parse(value, finite=True) if isinstance(value, str) else dict(value)
+    except ValueError as error:
         raise UserError(f"--overrides is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"--overrides holds a JSON {type(found).__name__}, expected an object")
@@ -65,10 +66,11 @@ class Agreement(Result):
 
     def show(self, console: Console) -> None:
         from rich.table import Table
+        from rich.text import Text
 
-        said = {True: "same", False: "[red]no[/]", None: "-"}
+        said: dict[bool | None, str | Text] = {True: "same", False: Text("no", "red"), None: "-"}
         for key, value in self.wrote.items():
-            console.print(f"wrote {key} = {json.dumps(value)}", markup=False, soft_wrap=True)
+            console.print(f"wrote {key} = {json.dumps(value)}", soft_wrap=True)
         table = Table("engine", "loads", "frequencies", "attention factor", "length")
         table.columns[0].no_wrap = True
         for row in self.rows:
@@ -78,11 +80,10 @@ class Agreement(Result):
         console.print(table)
         for row in self.rows:
             if row.note:
-                console.print(f"[bold]{row.engine}[/]: ", end="")
-                console.print(row.note, markup=False, soft_wrap=True)
+                console.print(Text(row.engine, "bold"), f": {row.note}", sep="", soft_wrap=True)
             mend = "ropewalk check-export DIR --fix" if row.keys else row.mend
             if mend:
-                console.print(f"  {mend}", markup=False, soft_wrap=True)
+                console.print(f"  {mend}", soft_wrap=True)
 
 
 @verb("check-export")

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.methods import catalogue
-from ropewalk.verbs.request import Lengths, LiveRequest, Methods, Place, TargetRequest, Words, verb
+from ropewalk.verbs.request import (
+    Count,
+    Lengths,
+    LiveRequest,
+    Methods,
+    Numbers,
+    Place,
+    Source,
+    TargetRequest,
+    Words,
+    verb,
+)
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.experiment import Experiment
@@ -57,21 +68,21 @@ class ExperimentRequest(LiveRequest):
     more_models: Words = ()
     tasks: Words = ()
     lengths: Lengths | None = None
-    samples: int | None = None
-    documents: int | None = None
-    data: str = "stdlib"
-    rows: str = ""
-    qa: str = ""
-    seeds: Words = ("0",)
+    samples: Count | None = None
+    documents: Count | None = None
+    data: Source = "stdlib"
+    rows: Source = ""
+    qa: Source = ""
+    seeds: Numbers = (0,)
     sequential: bool = False
     judge: str = ""
     judge_model: str = ""
     on: str = "local"
-    workers: int = 1
+    workers: Count = 1
     out: Place | None = None
     overwrite: bool = False
     bos: bool = False
-    tokenizer: str = ""
+    tokenizer: Source = ""
     served: str | None = None
 
     def conducted(self, experiment: Experiment, *parts: str, more: Mapping[str, Any] | None = None) -> Outcome:
@@ -121,17 +132,18 @@ class ExperimentRequest(LiveRequest):
         """
         from ropewalk.evaluation.experiment import Experiment
 
-        if not all(seed.isdigit() for seed in self.seeds):
-            raise UserError(f"seeds are {', '.join(self.seeds)}, expected numbers such as 0,1,2")
-        if depths < 1:
-            raise UserError(f"depths is {depths}, expected at least 1")
+        served = [name.startswith(("http://", "https://")) for name in (self.model, *self.more_models)]
+        if not any(served):
+            self.refuse_unused(["tokenizer", "served"], "about models that no server holds")
+        if all(served):
+            self.refuse_unused(["dtype", "device"], "about models that a server holds")
         return Experiment(
             (self.model, *self.more_models),
             tuple(catalogue.methods(",".join(methods))),
             tasks,
             lengths=self.lengths,
             to=to,
-            seeds=tuple(map(int, self.seeds)),
+            seeds=self.seeds,
             samples=samples if self.samples is None else self.samples,
             questions=self.samples,
             contexts=contexts,
@@ -164,7 +176,7 @@ class CompareRequest(TargetRequest, ExperimentRequest):
     methods: Methods = (
         "none", "pi", "ntk-aware", "ntk-aware(stretch=2)", "dynamic-ntk", "ntk-by-parts", "yarn", "resonance+yarn",
     )  # fmt: skip
-    depths: int = 5
+    depths: Count = 5
 
 
 @verb("compare")

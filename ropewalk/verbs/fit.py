@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ropewalk.verbs.request import Length, LiveRequest, Method, Place, verb
+from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Place, Source, verb
 
 if TYPE_CHECKING:
     from ropewalk.methods.fit_file import Fit
@@ -31,9 +31,9 @@ class FitRequest(LiveRequest):
     out: Place
     overwrite: bool = False
     to: Length | None = None
-    data: str = "topics"
+    data: Source = "topics"
     settings: str = ""
-    samples: int = 8
+    samples: Count = 8
 
 
 @verb("fit")

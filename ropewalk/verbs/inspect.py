@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import ModelRequest, Place, verb
+from ropewalk.verbs.request import Model, ModelRequest, Place, Source, verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,8 @@ class InspectRequest(ModelRequest):
 
     set: tuple[str, ...] = ()
     weights: bool = False
-    data: str = "stdlib"
-    against: str | None = None
+    data: Source = "stdlib"
+    against: Model | None = None
     patch: Place | None = None
     overwrite: bool = False
 
@@ -56,6 +56,10 @@ def inspect(request: InspectRequest) -> Inspection:
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
+    if not request.weights:
+        request.refuse_unused(["data"], "without --weights")
+    if request.patch is None:
+        request.refuse_unused(["overwrite"], "without --patch")
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if checkpoint.gguf is not None:
         return _gguf(request, checkpoint.gguf)

@@ -36,7 +36,7 @@ class Listing(Result):
             cells = [entry.id, entry.kind, entry.training_free, entry.exportable, entry.paper]
             table.add_row(*cells, *([entry.summary] if wide else []))
         console.print(table)
-        console.print("\nOptions in brackets, composition with +: [bold]yarn(beta_fast=16)[/]  [bold]resonance+yarn[/]")
+        console.print("\nOptions in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")
 
 
 @verb("methods")

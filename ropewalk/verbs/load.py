@@ -27,7 +27,7 @@ class Loaded(Result, _Pair):
 
     def show(self, console: Console) -> None:
         for name, value in self.to_dict().items():
-            console.print(f"{name:<11}{value}", markup=False, soft_wrap=True)
+            console.print(f"{name:<11}{value}", soft_wrap=True)
 
     def to_dict(self) -> dict[str, Any]:
         """What was loaded, without the weights."""

@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ropewalk.verbs.request import ModelRequest, Spelling, TargetRequest, verb
+from ropewalk.verbs.request import Count, ModelRequest, Spelling, TargetRequest, verb
 
 if TYPE_CHECKING:
     from ropewalk.planning.planner import Plan
 
 
 def _tokens(value: Any) -> float:
-    if not isinstance(value, str):
-        return float(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError
     from ropewalk.planning.cost import parse_tokens
 
     return parse_tokens(value)
@@ -36,7 +36,7 @@ class PlanRequest(TargetRequest, ModelRequest):
 
     gpu: str | None = None
     memory: str | None = None
-    gpus: int = 1
+    gpus: Count = 1
     tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format)] = 1e9
     mfu: float = 0.4
     calibrate: bool = False

@@ -12,12 +12,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.outside import spelled
 from ropewalk.methods.catalogue import split
 
 R = TypeVar("R")
@@ -51,6 +53,17 @@ def _named(value: Any) -> str:
     return word
 
 
+def _numbers(value: str | int | Iterable[str | int]) -> tuple[int, ...]:
+    words = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    words = [word.strip() if isinstance(word, str) else word for word in words]
+    return tuple(dict.fromkeys(lengths.whole(word, 0) for word in words if word != ""))
+
+
+def _named_place(value: str | Path) -> str:
+    spelled(value)
+    return os.fspath(value)
+
+
 def _span(value: str | int | Iterable[str | int]) -> tuple[int, ...]:
     text = value if isinstance(value, str) else str(value) if isinstance(value, int) else ",".join(map(str, value))
     return tuple(lengths.span(text))
@@ -76,10 +89,14 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
     tuple[str, ...],
     Spelling("str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join),
 ]
+Numbers = Annotated[tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)))]
 Method = Annotated[str, Spelling("str | Method", _named)]
 Dtype = Annotated[str, Spelling(str, _dtype)]  # bfloat16, bf16, torch.bfloat16
-Place = Annotated[Path, Spelling(str | Path, lambda value: Path(value).expanduser())]
-Model = Annotated[str, Spelling(str | Path, os.fspath)]
+Count = Annotated[int, Spelling(int, lengths.whole)]
+Port = Annotated[int, Spelling(int, partial(lengths.whole, least=0, most=65535))]
+Place = Annotated[Path, Spelling(str | Path, spelled)]
+Source = Annotated[str, Spelling(str | Path, _named_place)]  # a file or a folder, or what has a name: a hub id, stdlib
+Model = Source
 
 
 @dataclass(frozen=True)
@@ -139,13 +156,15 @@ class Option:
                 return (value,) if isinstance(value, str) else tuple(map(_named, value))
         except TypeError:
             pass
+        except UserError as error:
+            raise UserError(f"{self.name}: {error.message}", error.mend) from None
         else:
             if self.kind is float and type(value) is int:
                 return float(value)
             if isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool)):
                 return value
         expected = self.accepts.__name__ if isinstance(self.accepts, type) else str(self.accepts)
-        raise UserError(f"{self.name} is {value!r}, expected {re.sub(r'[a-z]+[.]', '', expected)}")
+        raise UserError(f"{self.name} is {lengths.said(value)}, expected {re.sub(r'[a-z]+[.]', '', expected)}")
 
     def words(self, value: Any) -> list[str]:
         """The words of a command line that say it."""
@@ -212,6 +231,17 @@ class Request:
     def __post_init__(self) -> None:
         for option in options(type(self)):
             object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
+
+    def refuse_unused(self, names: Iterable[str], why: str) -> None:
+        """Refuse options that would change nothing here.
+
+        Raises:
+            UserError: naming the first one that has another value than by default.
+        """
+        known = {option.name: option for option in options(type(self))}
+        for name in names:
+            if getattr(self, name) != known[name].default:
+                raise UserError(f"{known[name].flag} changes nothing {why}", "Leave it out.")
 
     @property
     def command(self) -> str:

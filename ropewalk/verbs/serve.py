@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import Length, LiveRequest, Method, verb
+from ropewalk.verbs.request import Length, LiveRequest, Method, Port, verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ServeRequest(LiveRequest):
     method: Method = "none"
     to: Length | None = None
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Port = 8000
     name: str = ""
     api_key: str | None = field(default=None, repr=False, metadata={"environment": "ROPEWALK_API_KEY"})
     capacity: Length | None = None
@@ -49,9 +49,8 @@ def serve(request: ServeRequest) -> None:
         from ropewalk.serving.server import serve as run
     except ModuleNotFoundError as error:
         raise UserError(f"serve needs {error.name}, which is missing", "pip install 'ropewalk[serve]'") from None
-    from rich.console import Console
-
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.common.terminal import Terminal
     from ropewalk.methods.catalogue import method
 
     if request.api_key is not None and not request.api_key.strip():
@@ -59,12 +58,12 @@ def serve(request: ServeRequest) -> None:
             "the API key is empty, so that everybody who reaches the server could use it",
             "Give one, or to let everybody in: unset ROPEWALK_API_KEY",
         )
-    console = Console(highlight=False)
+    console = Terminal()
     name = request.name or request.model
 
     def announce(address: str, limit: int, local: bool) -> None:
         line = f"{name} ({request.method}), {limit:,} tokens, at {address}/v1"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
         if not local and not request.api_key:
             console.print("anyone who reaches this address can use it; set ROPEWALK_API_KEY to prevent that")
         console.print("Ctrl-C ends it")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ropewalk.common.notebook import Notebook
+from ropewalk.common.terminal import Terminal
 
 
 class Cells(HTMLParser):
@@ -41,10 +42,11 @@ class Cells(HTMLParser):
 
 
 def shown(console: Console) -> None:
-    table = Table("name", "[bold]length[/]", caption="what it [dim]means[/]")
-    table.add_row(Text("<b>&[red]"), "7\n[dim]6…8[/]")
+    table = Table("name", caption=Text.assemble("what it ", ("means", "dim")))
+    table.add_column(Text("length", "bold"))
+    table.add_row("<b>&[red]", Text.assemble("7\n", ("6…8", "dim")))
     table.add_row("a long name " * 30, "8")
-    console.print("[bold]before[/]", end="")
+    console.print("before", end="", style="bold")
     console.print(" <i> the table")
     console.print(table)
     console.print("after ", 1)
@@ -60,7 +62,7 @@ def test_tables_are_tables_between_the_lines_of_text():
 
 
 def test_a_notebook_says_every_word_of_the_terminal():
-    page, terminal = Notebook(), Console(file=io.StringIO(), width=1000, color_system=None)
+    page, terminal = Notebook(), Terminal(file=io.StringIO(), width=1000, color_system=None)
     shown(page)
     shown(terminal)
     words = " ".join([*(cell for row in Cells(page.html()).rows for cell in row), Cells(page.html()).around])

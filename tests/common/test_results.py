@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 import ropewalk
 from ropewalk.cli.main import run
@@ -24,7 +25,7 @@ class Answer(Result):
         table = columns("name", ">length")
         table.add_row(self.name, "7")
         console.print(table)
-        console.print("[bold]" + "long line " * 30 + "[/]<&>", soft_wrap=True)
+        console.print(Text("long line " * 30, "bold"), "<&>", sep="", soft_wrap=True)
 
 
 def test_a_result_reads_as_its_table():

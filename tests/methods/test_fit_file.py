@@ -174,8 +174,9 @@ def broken(content: dict, *path: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: "{", "is not JSON"),
-        (lambda c: "[]", "'kind' is None, expected 'ropewalk fit'"),
+        (lambda c: "{", "is not valid JSON"),
+        (lambda c: "[]", "holds a JSON list, expected an object"),
+        (lambda c: "{}", "'kind' is None, expected 'ropewalk fit'"),
         (lambda c: json.dumps({**c, "kind": "report"}), "'kind' is 'report'"),
         (lambda c: json.dumps({**c, "more": 1}), "has the keys"),
         (lambda c: broken(c, "to", value="2k"), "to is '2k', expected a int"),
@@ -195,7 +196,7 @@ def test_what_is_no_fit_file_is_refused(file, change, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+    with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
         method(f"tca(fitted={tmp_path / 'nowhere.json'})")
 
 

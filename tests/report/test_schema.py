@@ -67,7 +67,7 @@ def test_a_wrong_value_is_named(raw: dict[str, Any], spoil: Callable[[Any], Any]
         Results.of(raw)
 
 
-@pytest.mark.parametrize("content", [[], {}, {"schema": "ropewalk results 1"}, {"model": {}, "results": []}])
+@pytest.mark.parametrize("content", [{}, {"schema": "ropewalk results 1"}, {"model": {}, "results": []}])
 def test_other_schemas_are_refused_by_name(content: Any, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"its schema is .*, expected '{SCHEMA}'"):
@@ -77,7 +77,7 @@ def test_other_schemas_are_refused_by_name(content: Any, tmp_path: Path) -> None
 def test_no_file_and_no_json_are_said(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
     for name in ("results.json", "absent.json"):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"is not valid JSON|does not exist"):
             Results.read(tmp_path / name)
 
 

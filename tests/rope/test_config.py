@@ -8,7 +8,7 @@ import torch
 
 from ropewalk import UserError, method
 from ropewalk.methods.frequencies.frequency_method import check_live
-from ropewalk.rope.config import RECORD, load_config, read, spec_to_json, starting_specs
+from ropewalk.rope.config import RECORD, extension, load_config, read, starting_specs
 from ropewalk.rope.live import rotaries
 from tests.models import COMMON, FAMILIES, config, tiny
 
@@ -185,7 +185,7 @@ def test_a_layer_type_that_no_layer_has_is_left_out(kind):
 
 def test_a_record_brings_back_window_and_start(folder):
     start = spec_of(folder, llama("default", 64))
-    record = json.loads(json.dumps({"window": 64, "pretrained": {"all": spec_to_json(start)}}))
+    record = json.loads(json.dumps(extension("abf", 64, {"all": start}, {}, 256)))
     extended = load_config(folder({**llama("default", 256, rope_theta=40000.0), RECORD: record}))
     assert (read(extended)["all"].window, read(extended)["all"].base) == (64, 40000.0)
     assert starting_specs(extended) == {"all": start}

@@ -93,7 +93,7 @@ def test_notes_say_what_the_numbers_do_not(tmp_path):
     (["--to", "1000m"], "whole numbers"),
     (["--to", "128k", "--gpu", "h10"], "did you mean"),
     (["--to", "128k", "--memory", "24"], "expected a size with its unit"),
-    (["--to", "128k", "--gpus", "0"], "gpus is 0"),
+    (["--to", "128k", "--gpus", "0"], "gpus: '0' is no whole number"),
     (["--to", "128k", "--mfu", "40"], "mfu is 40"),
     (["--to", "128k", "--tokens", "many"], "tokens is 'many'"),
 ])  # fmt: skip

@@ -7,7 +7,6 @@ the rope that transformers makes of the configuration is that which llama.cpp ma
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from ropewalk.checkpoint.gguf.mistakes import ORIGIN
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error, one_set
 from ropewalk.checkpoint.weights import refuse_incomplete
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import parse
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
@@ -103,8 +103,8 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
 def _record(file: RopeOfFile) -> Any:
     """What ropewalk noted of the extension whose rope the file has; None if nothing."""
     try:
-        return json.loads(file.header.values.get(RECORD_KEY, "null"))
-    except (TypeError, ValueError, RecursionError):
+        return parse(file.header.values.get(RECORD_KEY, "null"))
+    except (AttributeError, TypeError, ValueError):
         raise UserError(f"{file.path}: key {RECORD_KEY!r} cannot be read", "Export the file again.") from None
 
 

@@ -15,6 +15,7 @@ from ropewalk.checkpoint.gguf.header import AGAIN, Header, Place, read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SAME, error
 from ropewalk.common.errors import UserError
+from ropewalk.rope.keys import LAYERS
 from ropewalk.rope.spec import ALL, Reading, RopeSpec
 
 # Rotations of neighbours, as the file's rows are laid out; the others rotate halves.
@@ -172,6 +173,8 @@ def _check_values(file: RopeOfFile) -> None:
     for key in needed:
         if key not in file.keys:
             raise UserError(f"{file.path}: key '{file.architecture}.{key}' is missing", AGAIN)
+    if (layers := file.keys.get("block_count", 1)) > LAYERS:
+        raise UserError(f"{file.path}: key '{file.architecture}.block_count' is {layers:,}, at most {LAYERS:,}", AGAIN)
     n_rot = file.rotary_dim
     if n_rot % 2 or not 0 < n_rot <= MOST_DIMENSIONS:
         raise UserError(

@@ -17,6 +17,7 @@ from typing import Any
 
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.common.errors import UserError
+from ropewalk.common.outside import open_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -63,10 +64,8 @@ def read_header(path: Path) -> Header:
             truncated, or says lengths that it does not have.
     """
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _walk(_Cursor(path, data))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist", "Give a GGUF file, or a folder that holds a checkpoint.") from None
     except (OSError, ValueError) as error:  # an empty file cannot be mapped: ValueError
         raise UserError(f"{path} cannot be read: {error}", AGAIN) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import FACTOR_TENSORS, SCALING_KEYS, Entries, entries
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import file_to_write
+from ropewalk.common.outside import parse
 from ropewalk.common.whole import new_file
 from ropewalk.engines.gguf.output import MARK, Stored, Written, add_record, write_file, written_here
 from ropewalk.rope.spec import RopeSpec
@@ -72,8 +72,8 @@ def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: b
         if not separator or not (key in REWRITTEN or (key in idle and text == "null")):
             raise UserError(f"{source}: {name!r} is no rope key{did_you_mean(key, REWRITTEN)}")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = parse(text, finite=True)
+        except ValueError:
             value = text
         removed.add(key)
         if value is not None:

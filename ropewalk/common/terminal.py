@@ -1,0 +1,41 @@
+"""The one edge between texts and a terminal: names, keys and values come from files that anybody may have written."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+# What a terminal obeys instead of showing it, reorders text by, or cannot encode; tabs and line ends stay.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with escapes (``\x1b``) in place of what would not be seen."""
+    return UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+class Terminal(Console):
+    """A console to which every string is plain text; styles come as ``rich.text.Text`` or ``style=``."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+class Log(logging.Handler):
+    """Log records, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        Terminal(stderr=True).print(self.format(record), soft_wrap=True)
