@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ropewalk.common.errors import UserError
 
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}  # of what is counted in numbers of that size
 MOST = 10**12  # tokens, samples, or what else is counted
 AMOUNT = re.compile(r"([0-9_,]*\.?[0-9]+)\s*([a-z]*)")
 WRITTEN = 40  # characters; longer ones are no number that anybody means
@@ -62,6 +63,18 @@ def said(text: object) -> str:
         return f"a number of {text.bit_length():,} bits"
     word = repr(text)
     return word if len(word) <= WRITTEN else f"{word[:WRITTEN]}... ({len(word):,} characters)"
+
+
+def tokens(text: str | float) -> float:
+    """A number of tokens: 500M, 1B, 2.5T; units are powers of 1000.
+
+    Raises:
+        UserError: if it is none.
+    """
+    many = amount(text, THOUSANDS)
+    if not 1 <= many <= 1e18:
+        raise UserError(f"tokens is {said(text)}, expected a number of tokens", "Write --tokens 1B or --tokens 500M.")
+    return many
 
 
 def show(tokens: int) -> str:

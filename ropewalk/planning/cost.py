@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ropewalk.common.errors import UserError
-from ropewalk.common.lengths import amount, said
 from ropewalk.planning.hardware import GPU
 from ropewalk.planning.memory import Serving, cache, weight_bytes
 from ropewalk.planning.shapes import Shapes
 
 MFU = 0.4  # share of the peak that a well-set-up run reaches, counted without recomputation
 PLAIN = Serving()
-UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
@@ -79,18 +76,6 @@ def cost(
 def _mean_seen(window: int, length: int) -> float:
     """Visible tokens, averaged over the queries of a causal sequence."""
     return window - window * (window - 1) / (2 * length) if length else 0.0
-
-
-def parse_tokens(text: str | float) -> float:
-    """A number of tokens: 500M, 1B, 2.5T; units are powers of 1000.
-
-    Raises:
-        UserError: if it is none.
-    """
-    tokens = amount(text, UNITS)
-    if not 1 <= tokens <= 1e18:
-        raise UserError(f"tokens is {said(text)}, expected a number of tokens", "Write --tokens 1B or --tokens 500M.")
-    return tokens
 
 
 def show_hours(hours: float) -> str:

@@ -303,7 +303,7 @@ def _turning(spec: RopeSpec) -> RopeSpec:
     """
     if spec.rotary_dim < 2 or spec.rotary_dim % 2:
         raise ValueError(f"{spec.rotary_dim} dimensions of a head rotate, expected an even number of at least 2")
-    if spec.window < 1 or spec.length < spec.window or len(spec.factors) != spec.rotary_dim // 2:
+    if min(spec.window, spec.length) < 1 or len(spec.factors) != spec.rotary_dim // 2:
         raise ValueError(f"window {spec.window}, length {spec.length}, {len(spec.factors)} factors: no rope has these")
     return spec
 

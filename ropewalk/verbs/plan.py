@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ropewalk.common import lengths
 from ropewalk.verbs.request import Count, ModelRequest, Spelling, TargetRequest, verb
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 def _tokens(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError
-    from ropewalk.planning.cost import parse_tokens
-
-    return parse_tokens(value)
+    return lengths.tokens(value)
 
 
 @dataclass(frozen=True, kw_only=True)

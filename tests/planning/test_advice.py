@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import transformers
 
+from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import CATALOGUE, Entry
 from ropewalk.planning import advice, memory
-from ropewalk.planning.cost import cost, parse_tokens, show_hours
+from ropewalk.planning.cost import cost, show_hours
 from ropewalk.planning.hardware import GIB, GPUS, gpu, parse_memory, usable
 from ropewalk.planning.memory import Serving, Training
 from ropewalk.planning.published import RESULTS, nearest
@@ -159,9 +160,9 @@ def test_unknown_gpus_and_sizes_without_unit_are_refused():
 
 
 def test_token_counts_are_decimal():
-    assert parse_tokens("1B") == 1e9 and parse_tokens("2.5t") == 2.5e12 and parse_tokens("300") == 300
+    assert lengths.tokens("1B") == 1e9 and lengths.tokens("2.5t") == 2.5e12 and lengths.tokens("300") == 300
     with pytest.raises(UserError, match="tokens is"):
-        parse_tokens("a lot")
+        lengths.tokens("a lot")
 
 
 @pytest.mark.parametrize(("length", "share"), [(8192, 0.118), (65_536, 0.517), (524_288, 0.895), (1_048_576, 0.945)])

@@ -192,7 +192,7 @@ def test_weights_that_hold_nan_are_refused_whatever_is_asked(tasks: str, here: P
         model.model.layers[1].mlp.down_proj.weight[0, 0] = math.nan
     model.save_pretrained("a/rope")
     Path("text.txt").write_text("The rope is long, and the lane is straight. " * 80)
-    with pytest.raises(UserError, match="is not finite; the weights hold NaN"):
+    with pytest.raises(UserError, match="holds NaN or infinite numbers"):
         compared(tasks=tasks, lengths="512", to=512, methods="none", data="text.txt")
 
 

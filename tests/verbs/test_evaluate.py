@@ -77,7 +77,7 @@ def test_mistakes_are_named_before_anything_is_loaded(checkpoint: Path, capsys) 
     assert "did you mean 'passkey'" in refused(capsys, "evaluate", checkpoint, "--tasks", "passkeys")
     assert "no length in tokens" in refused(capsys, "evaluate", checkpoint, "--lengths", "512..many")
     assert "cannot be applied to a server" in refused(capsys, "evaluate", "http://127.0.0.1:9/v1", "-m", "yarn")
-    assert "expected numbers" in refused(capsys, "evaluate", checkpoint, "--lengths", "512", "--seeds", "a")
+    assert "is no whole number" in refused(capsys, "evaluate", checkpoint, "--lengths", "512", "--seeds", "a")
     assert "one of local, ray" in refused(capsys, "evaluate", checkpoint, "--lengths", "128", "--on", "moon")
     assert "did you mean 'longbench'" in refused(capsys, "evaluate", checkpoint, "--suite", "longbenc")
 

@@ -89,7 +89,7 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
         (["-m", "tca+attention-alignment"], "several things to fit, attention-alignment and tca"),
         (["-m", "tca", "--settings", "tolerence=1"], "the fit of tca has no option 'tolerence'; did you mean"),
         (["-m", "attention-alignment", "--settings", "by='min'"], "option by is 'min', expected 'max' or 'entropy'"),
-        (["-m", "attention-alignment", "--samples", "0"], "samples is 0"),
+        (["-m", "attention-alignment", "--samples", "0"], "samples: '0' is no whole number"),
         (["-m", "attention-alignment", "--to", "64"], "expected queries <= window < target"),
         (["-m", "attention-alignment", "--to", "8k"], "no text has 8,192 tokens"),
         (["-m", "longrope+tca"], "longrope has no factors"),
