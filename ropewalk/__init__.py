@@ -1,8 +1,8 @@
 """ropewalk: make the context window of a pretrained language model longer, and prove that the model uses it.
 
 Public are the verbs (``ropewalk.inspect``, ``ropewalk.compare``, ...), a class for every method of the catalogue
-(``ropewalk.YaRN``), and what a method is made and written with. Each is imported when it is first used, so that
-``import ropewalk`` stays instant.
+(``ropewalk.YaRN``) and for every way to lay out training samples (``ropewalk.PoSE``), and what these are made and
+written with. Each is imported when it is first used, so that ``import ropewalk`` stays instant.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ _MAKING = {
     "AttentionMethod": "methods.attention.attention_method",
     "Frequencies": "rope.spec",
     "FrequencyMethod": "methods.frequencies.frequency_method",
+    "LongContextCallback": "evaluation.long_context_callback",
+    "Picks": "training.positions.training_positions",
     "Region": "attention.regions",
     "RopeSpec": "rope.spec",
+    "SkipwiseCollator": "training.collator",
+    "TrainingPositions": "training.positions.training_positions",
     "UserError": "common.errors",
     "compose": "methods.compose",
     "method": "methods.catalogue",
@@ -27,12 +31,15 @@ _MAKING = {
 def _places() -> dict[str, str]:
     """Public name -> the module that has it."""
     from ropewalk.methods.catalogue import CATALOGUE
+    from ropewalk.training.positions.entries import POSITIONS
     from ropewalk.verbs import NAMES
 
-    classes = (entry.where.split(":") for entry in CATALOGUE)
+    methods = (entry.where.split(":") for entry in CATALOGUE)
+    layouts = (entry.where.split(":") for entry in POSITIONS)
     return {
         **_MAKING,
-        **{name: f"methods.{module}" for module, name in classes},
+        **{name: f"methods.{module}" for module, name in methods},
+        **{name: f"training.positions.{module}" for module, name in layouts},
         **{name: f"verbs.{name}" for name in NAMES},
     }
 

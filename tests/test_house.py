@@ -16,6 +16,7 @@ import pytest
 from ropewalk import verbs
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
+from ropewalk.training.positions.entries import POSITIONS
 
 T = TypeVar("T")
 
@@ -24,8 +25,8 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope texts report attention tasks methods checkpoint planning engines backends serving evaluation fitting "
-    "demo verbs cli"
+    "common rope texts report attention tasks methods checkpoint planning engines backends training serving "
+    "evaluation fitting demo verbs cli"
 ).split()
 
 # Lists that name modules -> the test that runs over all of the list.
@@ -34,6 +35,7 @@ LISTED = {
         f"methods/{entry.where.split(':')[0].replace('.', '/')}" for entry in CATALOGUE
     },
     "tests/tasks/test_registry.py": {f"tasks/{task.target.split(':')[0].replace('.', '/')}" for task in TASKS.values()},
+    "tests/training/positions/test_entries.py": {f"training/positions/{one.where.split(':')[0]}" for one in POSITIONS},
     "tests/verbs/test_request.py": {f"verbs/{name}" for name in verbs.NAMES},
 }
 
@@ -64,6 +66,7 @@ COVERED = {
     "checkpoint/gguf/mistakes checkpoint/gguf/rope_keys",
     "tests/engines/gguf/test_to_gguf.py": "engines/gguf/output",
     "tests/verbs/test_fit.py": "fitting/fitter",
+    "tests/training/positions/test_entries.py": "training/positions/training_positions",
     "tests/cli/test_main.py": "common/errors checkpoint/write checkpoint/inspection checkpoint/inspection_view",
     "tests/verbs/test_request.py": "common/lengths",
     "tests/verbs/test_plan.py": "planning/calibrate planning/cost planning/hardware planning/measure "
