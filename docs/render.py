@@ -22,6 +22,7 @@ from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler.qa import fictional
+from ropewalk.training.positions.entries import POSITIONS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -30,13 +31,27 @@ RESULTS = ROOT / "bench" / "results"
 def methods_table() -> str:
     rows = ["| id | method | decides | training-free | in a checkpoint | paper |", "|---|---|---|---|---|---|"]
     for entry in CATALOGUE:
-        paper = (
-            f"[{entry.paper}](https://{'' if '/' in entry.paper else 'arxiv.org/abs/'}{entry.paper})"
-            if entry.paper
-            else ""
-        )
         cells = f"`{entry.id}`", f"{entry.title}: {entry.summary}", entry.kind, entry.training_free, entry.exportable
-        rows.append("| " + " | ".join([*cells, paper]) + " |")
+        rows.append("| " + " | ".join([*cells, linked(entry.paper)]) + " |")
+    return "\n".join(rows)
+
+
+def linked(paper: str) -> str:
+    """A link to an arXiv id, or to an address without its https://."""
+    return f"[{paper}](https://{'' if '/' in paper else 'arxiv.org/abs/'}{paper})" if paper else ""
+
+
+def positions_table() -> str:
+    rows = ["| id | in Python | what | a text needs | the model's rope | source |", "|---" * 6 + "|"]
+    for entry in POSITIONS:
+        cells = (
+            f"`{entry.id}`",
+            f"`{entry.where.split(':')[1]}`",
+            f"{entry.title}: {entry.summary}",
+            entry.texts,
+            entry.rope,
+        )
+        rows.append("| " + " | ".join([*cells, linked(entry.paper)]) + " |")
     return "\n".join(rows)
 
 
@@ -168,6 +183,7 @@ def rows_table() -> str:
 PARTS = {
     "rows": rows_table,
     "methods": methods_table,
+    "positions": positions_table,
     "tasks": tasks_table,
     "demo": demo_table,
     "reach": reach_table,
@@ -202,7 +218,7 @@ def main() -> None:
     stale = []
     for file in (
         ROOT / "README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("methods", "attention", "evaluation", "benchmarks")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("methods", "attention", "evaluation", "benchmarks", "training")),
     ):
         old = file.read_text("utf-8")
         new = rendered(old)

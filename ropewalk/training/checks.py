@@ -145,7 +145,7 @@ def check_texts(dataset: Any, shortest: int, positions: TrainingPositions) -> No
 
 
 @torch.no_grad()
-def check_sight(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+def check_sight(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> bool:
     """See for ourselves that tokens behind a jump see those before it, and rows see themselves alone.
 
     transformers takes positions that jump for packed documents wherever it gets no mask.
@@ -154,12 +154,15 @@ def check_sight(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
         model: a live transformers model.
         batch: as the collator makes it.
 
+    Returns:
+        Whether its first row has a jump, so that there was something to see.
+
     Raises:
         UserError: if they do not.
     """
     jumps = (batch["position_ids"][0].diff() != 1).nonzero()
     if not len(jumps):
-        return
+        return False
     behind = int(jumps[0]) + 1
     body, vocabulary = decoder(model), model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
     given = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
@@ -173,6 +176,7 @@ def check_sight(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
             "sample in one piece: tokens behind a jump do not see those before it, or rows see each other",
             'Load the model with attn_implementation="sdpa".',
         )
+    return True
 
 
 class Arrival:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
@@ -17,7 +16,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
 from ropewalk.training import checks
 from ropewalk.training.positions.entries import positions as positions_of
-from ropewalk.training.positions.training_positions import Picks, TrainingPositions
+from ropewalk.training.positions.training_positions import Ints, TrainingPositions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 IGNORED = -100  # labels that have no loss
 COLUMNS = {"input_ids", "labels", "attention_mask"}
 UNTOLD = -1
-TRIALS = 20
+REDRAWN = 1000  # draws, of which one holds a label
+TRIALS = 20  # batches, of which one has a jump
+Text = tuple[Ints, Ints]  # token ids and labels
+Chance = np.random.Generator
 
 
 class SkipwiseCollator(TrainerCallback):
@@ -33,10 +35,12 @@ class SkipwiseCollator(TrainerCallback):
 
     ``Trainer(..., data_collator=skipwise, callbacks=[skipwise])``, and the same with TRL's ``SFTTrainer``. As a
     callback it hears of epochs, so that every text is drawn anew in each, and refuses before the first step what would
-    train something else without an error. In a loop of your own, call ``set_epoch`` before each epoch.
+    train something else without an error. In a loop of your own, call ``check`` once, and ``set_epoch`` before each
+    epoch.
 
     A draw depends on seed, epoch and text alone: not on batches, workers, ranks or a resume. What a step shares
-    (the scale of ``e2``) depends on the batch as well. Evaluation through the same Trainer is on such samples too.
+    (the scale of ``e2``) is shared by a batch, and depends on all of it. Where examples have labels, what holds none of
+    them is drawn again. Evaluation through the same Trainer is on such samples too.
 
     Args:
         positions: a value such as ``PoSE()``, or its spelling.
@@ -56,6 +60,18 @@ class SkipwiseCollator(TrainerCallback):
         self._arrival: checks.Arrival | None = None
         if self.window is not None:
             self.positions.require(self.window, self.to)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Refuse a model that these samples would train for something else; once, in a loop of your own.
+
+        Its rope must be the one that the positions are for, and tokens behind a jump must see those before it, which is
+        tried on random texts. Where no window was given, samples have the model's from then on.
+
+        Raises:
+            UserError: with the line that mends it.
+        """
+        self._meet(model)
+        self._check(model, 2)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew; before every epoch, in a loop of your own.
@@ -83,17 +99,10 @@ class SkipwiseCollator(TrainerCallback):
         if epoch == UNTOLD or window is None:
             raise UserError(
                 "SkipwiseCollator does not know " + ("the epoch" if epoch == UNTOLD else "how long samples are"),
-                "Trainer(..., data_collator=collator, callbacks=[collator]); in a loop of your own, give window=... "
-                "and call collator.set_epoch(n) before every epoch.",
+                "Trainer(..., data_collator=collator, callbacks=[collator]); in a loop of your own, "
+                "collator.check(model) once, and collator.set_epoch(n) before every epoch.",
             )
-        texts = [_text(example) for example in examples]
-        keys = [hashlib.blake2b(ids.tobytes(), digest_size=16).digest() for ids, _ in texts]
-        step = self.positions.for_step(window, self.to, self._chance(epoch, b"".join(keys)))
-        rows = [
-            self._row(ids, labels, step.pick(len(ids), window, self.to, self._chance(epoch, key)))
-            for (ids, labels), key in zip(texts, keys, strict=True)
-        ]
-        batch = {name: _padded([row[name] for row in rows], IGNORED * (name == "labels")) for name in rows[0]}
+        batch = self._batch([_text(example) for example in examples], window, epoch)
         if bool((batch["labels"] == IGNORED).all()):
             raise UserError(
                 "no token of a batch has a loss, which would make the weights NaN: what was drawn holds no label",
@@ -101,23 +110,33 @@ class SkipwiseCollator(TrainerCallback):
             )
         return batch
 
-    def _chance(self, epoch: int, key: bytes) -> np.random.Generator:
+    def _batch(self, texts: Sequence[Text], window: int, epoch: int) -> dict[str, Tensor]:
+        keys = [hashlib.blake2b(ids.tobytes(), digest_size=16).digest() for ids, _ in texts]
+        step = self.positions.for_step(window, self.to, self._chance(epoch, b"".join(keys)))
+        rows = [self._row(*text, step, window, self._chance(epoch, key)) for text, key in zip(texts, keys, strict=True)]
+        return {name: _padded([row[name] for row in rows], IGNORED * (name == "labels")) for name in rows[0]}
+
+    def _chance(self, epoch: int, key: bytes) -> Chance:
         digest = hashlib.blake2b(key, digest_size=16).digest()
         return np.random.default_rng([self.seed, epoch, int.from_bytes(digest, "little")])
 
-    def _row(self, ids: NDArray[np.int64], labels: NDArray[np.int64], picks: Picks) -> dict[str, Tensor]:
-        index, weight, several = picks.index, picks.weight, bool(picks.document.any())
-        if several or not np.isin(weight, (0, 1)).all():
+    def _row(self, ids: Ints, labels: Ints, step: TrainingPositions, window: int, chance: Chance) -> dict[str, Tensor]:
+        cue = np.asarray(step.cue, np.int64)
+        for _ in range(REDRAWN):
+            picks = step.pick(len(ids), window, self.to, chance)
+            counted = np.where(picks.weight > 0, np.concatenate([labels, cue])[picks.index], IGNORED)
+            if (counted != IGNORED).any():
+                break
+        several = bool(picks.document.any())
+        if several or not np.isin(picks.weight, (0, 1)).all():
             what = "several documents" if several else "a loss weight between 0 and 1"
-            raise UserError(f"{self.positions.id}: a sample has {what}, which a Trainer's batch cannot carry")
-        cue = np.asarray(self.positions.cue, np.int64)
-        counted = np.where(weight == 1, np.concatenate([labels, cue])[index], IGNORED)
+            raise UserError(f"{step.id}: a sample has {what}, which a Trainer's batch cannot carry")
         positions = torch.from_numpy(picks.position)
         return {
-            "input_ids": torch.from_numpy(np.concatenate([ids, cue])[index]),
+            "input_ids": torch.from_numpy(np.concatenate([ids, cue])[picks.index]),
             "labels": torch.from_numpy(counted),
             "position_ids": positions.float() if positions.is_floating_point() else positions,
-            "attention_mask": torch.ones(len(index), dtype=torch.int64),
+            "attention_mask": torch.ones(len(picks.index), dtype=torch.int64),
         }
 
     # What a Trainer tells
@@ -140,10 +159,9 @@ class SkipwiseCollator(TrainerCallback):
             )
         shortest = self.positions.shortest(window, self.to)
         checks.check_settings(args, self.positions, max(shortest, min(window, self.to)))
-        checks.check_model(model, self.positions, window, self.to)
         checks.check_texts(loader.dataset, shortest, self.positions)
-        if not checks.sharded(args):
-            checks.check_sight(model, self._trial(model, shortest, min(2, args.per_device_train_batch_size)))
+        self._check(model, 0 if checks.sharded(args) else min(2, args.per_device_train_batch_size))
+        self._look_away()  # of a run before that failed
         self._arrival = checks.Arrival(model)
 
     def on_epoch_begin(
@@ -154,9 +172,12 @@ class SkipwiseCollator(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._look_away()
+
+    def _look_away(self) -> None:
         if self._arrival is not None:
             self._arrival.end()
-            self._arrival = None
+        self._arrival = None
 
     def _meet(self, model: PreTrainedModel) -> int:
         """The window, of the model where none was given."""
@@ -165,22 +186,22 @@ class SkipwiseCollator(TrainerCallback):
         self.positions.require(self.window, self.to)
         return self.window
 
-    def _trial(self, model: PreTrainedModel, shortest: int, rows: int) -> dict[str, Tensor]:
-        """A batch of random texts; its first sample jumps, if it is drawn to within a few tries."""
+    def _check(self, model: PreTrainedModel, rows: int) -> None:
+        """The model alone, and what it makes of a batch of random texts, unless that has no rows."""
         assert self.window is not None
-        n, vocabulary = max(shortest, self.window), model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
-        chance = np.random.default_rng(self.seed)
-        for _ in range(TRIALS):
-            batch = self([{"input_ids": chance.integers(0, int(vocabulary), n)} for _ in range(rows)])  # type: ignore[arg-type]
-            if bool((batch["position_ids"][0].diff() != 1).any()):
+        checks.check_model(model, self.positions, self.window, self.to)
+        n = max(self.positions.shortest(self.window, self.to), self.window)
+        chance, vocabulary = np.random.default_rng(self.seed), model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+        for epoch in range(TRIALS if rows else 0):
+            texts = [chance.integers(0, int(vocabulary), n) for _ in range(rows)]  # type: ignore[arg-type]
+            if checks.check_sight(model, self._batch([(ids, ids) for ids in texts], self.window, epoch)):
                 break
-        return batch
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_arrival": None}  # hooks stay where the model is
 
 
-def _text(example: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _text(example: Mapping[str, Any]) -> Text:
     """Token ids and labels of a text, without padding.
 
     Raises:

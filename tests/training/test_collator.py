@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,12 +13,14 @@ import pytest
 import torch
 from trl import SFTConfig, SFTTrainer
 
+import ropewalk
 from ropewalk import CREAM, E2LLM, EndPrompt, FullLength, PoSE, SkipwiseCollator, UserError
 from ropewalk.training.positions.entries import POSITIONS
 from tests.models import tiny
 from tests.tokenizers import byte_level
 from tests.training.runs import BACKENDS, TARGET, WINDOW, Recorder, arguments, equal, model_for, texts, trainer, weights
 
+ROOT = Path(__file__).parents[2]
 EVERY = [made for entry in POSITIONS for made in entry.load().examples()]
 SKIPPING = [made for made in EVERY if made.skips]
 every_positions = pytest.mark.parametrize("positions", EVERY, ids=lambda one: one.id)
@@ -87,6 +87,16 @@ def test_labels_of_an_example_are_kept():
     batch = ready(PoSE())([example, *texts(3)])
     labels, counted = batch["labels"][0], batch["labels"][0] != -100
     assert 0 < counted.sum() < WINDOW - 1 and torch.equal(labels[counted], batch["input_ids"][0][counted])
+
+
+def test_what_holds_no_label_is_drawn_again():
+    example = texts(1)[0]
+    answer = {**example, "labels": [-100] * 156 + example["input_ids"][156:]}
+    batches = [ready(PoSE(), epoch)([answer]) for epoch in range(30)]
+    assert all((batch["labels"] != -100).any() for batch in batches)
+    plain = [ready(PoSE(), epoch)([example]) for epoch in range(30)]
+    kept = [torch.equal(a["position_ids"], b["position_ids"]) for a, b in zip(plain, batches, strict=True)]
+    assert 0 < sum(kept) < 30
 
 
 def test_padding_of_an_example_is_taken_off():
@@ -319,13 +329,18 @@ def test_an_sft_trainer_that_cuts_or_joins_texts_is_refused(more, what, tmp_path
         sft(tmp_path, data, **more).train()
 
 
-def test_the_lines_of_the_page_run(tmp_path):
-    """What docs/training.md says to copy, on a model folder and texts of our own."""
-    page = (Path(__file__).parents[2] / "docs/training.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 2
-    preamble = "import torch; torch.set_num_threads(1)\n"
-    for block in blocks:
-        run = subprocess.run([sys.executable, "-c", preamble + block], cwd=tmp_path, capture_output=True, text=True,
-                             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
-        assert run.returncode == 0, run.stderr
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(0, marks=pytest.mark.slow), 1, 2], ids=["Trainer", "SFTTrainer", "loop"]
+)
+def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
+    assert len(BLOCKS) == 3
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(BLOCKS[block], "docs/training.md", "exec"), names)
+    if block == 0:
+        saved = ropewalk.inspect(str(tmp_path / "out/last"))
+        logs = names["trainer"].state.log_history
+        assert saved.sound and saved.length == 2048 and sum("eval_passkey_2048" in log for log in logs) == 2
