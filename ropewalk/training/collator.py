@@ -57,6 +57,7 @@ class SkipwiseCollator(TrainerCallback):
         self.window = None if window is None else lengths.parse(window)
         self.seed = seed
         self._epoch = torch.tensor(UNTOLD).share_memory_()  # workers that outlive an epoch hear of the next one
+        self._next = 0
         self._arrival: checks.Arrival | None = None
         if self.window is not None:
             self.positions.require(self.window, self.to)
@@ -150,7 +151,8 @@ class SkipwiseCollator(TrainerCallback):
     ) -> None:
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         window = self._meet(model)
-        self.set_epoch(int(state.epoch or 0))
+        self._next = int(state.epoch or 0)
+        self.set_epoch(self._next)
         collate = getattr(loader.collate_fn, "data_collator", loader.collate_fn)
         if collate is not self:
             raise UserError(
@@ -167,7 +169,8 @@ class SkipwiseCollator(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.set_epoch(int(state.epoch or 0))
+        self.set_epoch(self._next)
+        self._next += 1  # what a Trainer says of epochs of a stream is a share of its steps
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

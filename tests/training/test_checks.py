@@ -97,7 +97,7 @@ def test_a_collator_that_does_not_listen_is_refused(tmp_path):
         run.train()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])  # torch waits 5 s for such workers
 def test_what_a_worker_refuses_is_read_by_the_user(workers, tmp_path):
     data = texts(4)
     data[2]["seq_lengths"] = [100, 156]

@@ -244,6 +244,28 @@ def test_a_trainer_trains_on_it(positions, tmp_path):
     assert not any(module._forward_pre_hooks for module in run.model.modules())
 
 
+@pytest.mark.parametrize("more", [
+    {"bf16": True}, {"gradient_checkpointing": True}, {"gradient_accumulation_steps": 2},
+    {"remove_unused_columns": False},
+], ids=lambda more: next(iter(more)))  # fmt: skip
+@pytest.mark.parametrize("positions", [PoSE(), E2LLM()], ids=lambda one: one.id)
+def test_other_settings_of_a_trainer_do_no_harm(positions, more, tmp_path):
+    data = datasets.Dataset.from_list(texts(8))
+    run = trainer(SkipwiseCollator(positions, to=TARGET), model_for(positions), tmp_path, data, max_steps=2, **more)
+    run.train()
+    assert run.state.global_step == 2 and {batch["position_ids"].dtype for batch in run.batches} <= {
+        torch.int64 if positions == PoSE() else torch.float32
+    }
+
+
+def test_a_stream_of_texts_is_drawn_anew_in_every_epoch(tmp_path):
+    data = datasets.Dataset.from_list(texts(4)).to_iterable_dataset()
+    run = trainer(SkipwiseCollator(PoSE(), to=TARGET), model_for(PoSE()), tmp_path, data, max_steps=4)
+    run.train()
+    first, second = ([batch["position_ids"] for batch in run.batches[i : i + 2]] for i in (0, 2))
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_every_text_is_drawn_anew_in_every_epoch(tmp_path):
     run = trainer(SkipwiseCollator(PoSE(), to=TARGET), model_for(PoSE()), tmp_path, texts(2), max_steps=3)
     run.train()
@@ -329,11 +351,12 @@ def test_an_sft_trainer_that_cuts_or_joins_texts_is_refused(more, what, tmp_path
         sft(tmp_path, data, **more).train()
 
 
+SLOW = pytest.mark.slow
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "block", [pytest.param(0, marks=pytest.mark.slow), 1, 2], ids=["Trainer", "SFTTrainer", "loop"]
+    "block", [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2], ids=["Trainer", "SFTTrainer", "loop"]
 )
 def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
     assert len(BLOCKS) == 3
