@@ -54,6 +54,15 @@ def test_how_often_pose_meets_the_longer_half_of_distances():
     assert low == 0 and (high - first + 1) / (high + 1) == pytest.approx(0.571389, abs=1e-6)
 
 
+def test_how_many_pairs_meet_across_the_jump_of_pose():
+    window, share = 2048, []
+    (low, high), *_ = drawn(PoSE(), window, window, 16384, 1, 0, 5)[3]
+    for first in range(low, high + 1):
+        jump = int((np.diff(drawn(PoSE(), window, window, 16384, first, 0, 5)[1]) > 1).nonzero()[0][0]) + 1
+        share.append(jump * (window - jump) / (window * (window - 1) / 2))
+    assert np.mean(share) == pytest.approx(0.333740, abs=1e-6)
+
+
 RELATIVITY, CONTINUITY = 0.4, 0.6  # coins
 
 
