@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # two-sided 95 %
+UNSEEN_SKEW = 0.5  # of one document's mean, on either side; an exponential's is 2
+CONTEXTS, ALIKE = 4, 0.8  # so many contexts, in which answers correlate so much, are added to those that were seen
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def midp(successes: float, n: float) -> tuple[float, float]:
 
 
 @lru_cache(1024)
-def student(df: int) -> float:
+def student(df: float) -> float:
     """Student's two-sided 95 % quantile."""
     return _root(lambda t: 0.05 - beta_cdf(df / (df + t * t), df / 2, 0.5), 0.0, 13.0)
 
@@ -122,33 +124,43 @@ def _root(rising: Callable[[float], float], low: float, high: float) -> float:
 def cluster_mean(sums: ArrayLike, counts: ArrayLike) -> Mean:
     """Token-weighted mean ``sum(sums) / sum(counts)`` with an interval over documents.
 
-    The standard error is that of the linearised ratio (delta method). Each end of the interval is the wider of
-    Student's and of Hall's, whose cubic transformation removes skewness (Hall 1992, "On the removal of skewness by
-    transformation"): few documents of which one stands out. Of two documents there is Student's alone. Differences of
-    two methods on the same documents are a mean as well.
+    The means of documents are taken to spread alike, long or short, so that a document which outweighs the others adds
+    to the variance what it weighs; the linearised ratio (delta method), which takes its own distance for its spread,
+    counts where it is wider. Each end of the interval is the wider of Student's and of Hall's, whose cubic
+    transformation removes skewness (Hall 1992, "On the removal of skewness by transformation"); few documents show too
+    little of it, so ``UNSEEN_SKEW`` is added to what they show. Of two documents there is Student's alone.
 
     Args:
         sums: [D] sum over the tokens of each document.
-        counts: [D] how many tokens that are.
+        counts: [D] how many tokens that are; documents without any are left out.
 
     Raises:
         ValueError: if there are no documents or no tokens.
     """
     total, weight = np.broadcast_arrays(np.asarray(sums, np.float64), np.asarray(counts, np.float64))
+    total, weight = total[weight > 0], weight[weight > 0]
     n = len(total)
-    if n == 0 or weight.sum() <= 0:
+    if n == 0:
         raise ValueError("a mean needs at least one document with tokens")
+    share = weight / weight.sum()
     value = float(total.sum() / weight.sum())
     if n == 1:
         return Mean(value, None, None, None, 1)
-    residuals = total - value * weight
-    squares = float((residuals**2).sum())
-    se = math.sqrt(n / (n - 1) * squares) / float(weight.sum())
-    skew = 0.0  # of the mean
+    # for the spread, no document weighs more than the one in the middle, and short ones, which are noisy, weigh less
+    known = np.minimum(weight, np.sort(weight)[(n - 1) // 2])
+    known /= known.sum()
+    means = total / weight
+    apart = means - known @ means
+    one, mean = float(known @ known), float(share @ share)
+    squares = float(known @ apart**2)
+    linear = n / (n - 1) * float((share**2) @ (means - value) ** 2)
+    se = math.sqrt(max(squares / (1 - one) * mean, linear))
+    skew = unseen = 0.0  # of the mean
     if n > 2 and squares > 0:
-        skew = float((residuals**3).sum()) / squares**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
-    t = student(n - 1)
-    low, high = max(t, _unskewed(t, skew)), max(t, -_unskewed(-t, skew))
+        skew = float(known @ apart**3) / squares**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+        skew, unseen = skew * float((share**3).sum()) / mean**1.5, UNSEEN_SKEW * math.sqrt(mean)
+    t = student(1 / one - 1)
+    low, high = max(t, _unskewed(t, skew - unseen)), max(t, -_unskewed(-t, skew + unseen))
     return Mean(value, se, value - se * low, value + se * high, n)
 
 
@@ -234,42 +246,79 @@ def intraclass_correlation(clusters: Sequence[Sequence[float]]) -> float:
 
 
 def average(tallies: Sequence[Tally]) -> Mean:
-    """Mean of the tasks' means, every task counting the same, with the mid-P interval of ``effective_size`` trials.
+    """Mean of the tasks' means, every task counting the same, with its mid-P interval.
 
-    A score of parts varies no more than a binary one of the same mean, so the interval is on the safe side there. The
-    standard error is that of the interval, so that it is not 0 where all answers are right.
+    A rate is inside where ``_sure`` is 2.5 to 97.5 % of it. A score of parts varies no more than a binary one of the
+    same mean, so the interval is on the safe side there. The standard error is that of the interval, so that it is not
+    0 where all answers are right.
     """
     value = _mean(tallies)
-    size = effective_size(tallies)
-    low, high = midp(value * size, size)
+    low = _root(lambda rate: _sure(rate, tallies) - 0.025, 0.0, value) if value > 0 else 0.0
+    high = _root(lambda rate: _sure(rate, tallies) - 0.975, value, 1.0) if value < 1 else 1.0
     return Mean(value, (high - low) / (2 * Z), low, high, sum(tally.n for tally in tallies))
 
 
-def effective_size(tallies: Sequence[Tally]) -> float:
+def _sure(rate: float, tallies: Sequence[Tally]) -> float:
+    """How sure it is that the true average is at most ``rate``."""
+    size = effective_size(tallies, rate)
+    return confidence(rate, _mean(tallies) * size, size)
+
+
+def effective_size(tallies: Sequence[Tally], rate: float) -> float:
     """Of how many independent answers the share of right ones varies as much as the average over tasks does.
 
-    Korn and Graubard's (1998) effective sample size. Few clusters, or few wrong answers, hardly tell how alike the
-    answers in a cluster are: to what they tell, four clusters of correlation 1/2 are added, in the spirit of Agresti
-    and Coull's four answers.
+    Few clusters, or few wrong answers, hardly tell how alike the answers in a cluster are: to what they tell, four
+    clusters of correlation 4/5 are added, in the spirit of Agresti and Coull's four answers.
+
+    Args:
+        tallies: the tasks' scores.
+        rate: what the true average is supposed to be.
     """
+    measured = [one.n / one.effect for one in tallies]
+    added = [one.n / (1 + ALIKE * (one.cluster - 1)) for one in tallies]
+    if measured == added:
+        return _size(tallies, measured, rate)
     told = sum(4 * one.n / one.cluster * one.mean * (1 - one.mean) for one in tallies)  # in clusters
-    measured = _size(tallies, [one.n / one.effect for one in tallies])
-    added = _size(tallies, [one.n / ((1 + one.cluster) / 2) for one in tallies])
-    return (told + 4) / (told / measured + 4 / added)
+    return (told + CONTEXTS) / (told / _size(tallies, measured, rate) + CONTEXTS / _size(tallies, added, rate))
 
 
-def _size(tallies: Sequence[Tally], sizes: Sequence[float]) -> float:
-    """The effective size, by the unbiased variance of each task's mean of so many independent scores.
+def _size(tallies: Sequence[Tally], sizes: Sequence[float], rate: float) -> float:
+    """The effective size, where the tasks' means are of so many independent scores.
 
-    At least that of one accuracy for all tasks, since unequal ones vary less; of one task it is its own.
+    The variance is that at the tasks' likeliest rates among those of this average (a score interval, as Miettinen and
+    Nurminen's of 1985 for two rates): a task of three right answers may well be what an average below the seen one is
+    due to, although its own answers do not vary. Since rates are fitted to the answers, it is made unbiased as variances
+    are, and is at most that of the rates which vary most.
     """
-    value, tasks = _mean(tallies), len(tallies)
-    variance = sum(
-        one.mean * (1 - one.mean) / (size - 1) if size > 1 else value * (1 - value)
-        for one, size in zip(tallies, sizes, strict=True)
-    )
-    pooled = tasks**2 / sum(1 / size for size in sizes)
-    return max(pooled, tasks**2 * value * (1 - value) / variance) if variance > 0 else pooled
+    tasks, n, right = len(sizes), np.array(sizes), np.array([one.mean for one in tallies])
+    if tasks == 1 or not 0 < rate < 1:
+        return float(tasks**2 / (1 / n).sum())
+    unit = n / n.max()
+
+    def likeliest(slope: NDArray[np.float64]) -> NDArray[np.float64]:  # where every log-likelihood has this slope
+        twice = unit + slope
+        root = np.sqrt(np.maximum(twice**2 - 4 * slope * unit * right, 0))
+        return np.where(twice > 0, 2 * unit * right / (twice + root), (twice - root) / (2 * slope))
+
+    def widest(slope: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(0.5 - slope * unit, 0, 1)
+
+    with np.errstate(all="ignore"):  # of the branch that is not taken
+        likely = _of_mean(rate, likeliest)
+        wide = _of_mean(rate, widest) if unit.min() < 1 else np.full(tasks, rate)
+        most = float((wide * (1 - wide) / n).sum())
+        variance = float((likely * (1 - likely) / np.maximum(n - 1, n / 2)).sum())
+    return tasks**2 * rate * (1 - rate) / min(most, max(variance, most / 1000))
+
+
+def _of_mean(mean: float, rates: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The rates of this mean: ``rates`` of [S, 1] slopes is [S, tasks], and falls with them."""
+    low, high = -30.0, 30.0
+    for _ in range(4):
+        grid = np.linspace(low, high, 65)
+        i = int((rates(np.sinh(grid[1:-1, None])).mean(1) > mean).sum())
+        low, high = grid[i], grid[i + 1]
+    return rates(np.sinh(np.array([[(low + high) / 2]])))[0]
 
 
 def passing_probability(tallies: Mapping[int, Sequence[Tally]], threshold: float) -> dict[int, float]:
@@ -284,8 +333,7 @@ def passing_probability(tallies: Mapping[int, Sequence[Tally]], threshold: float
     """
     passing, found = 1.0, {}
     for length in sorted(tallies):
-        size = effective_size(tallies[length])
-        passing *= 1 - confidence(threshold, _mean(tallies[length]) * size, size)
+        passing *= 1 - _sure(threshold, tallies[length])
         found[length] = passing
     return found
 

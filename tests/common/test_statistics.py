@@ -70,12 +70,24 @@ def test_mean_over_equal_documents_is_the_textbook_one() -> None:
     found = cluster_mean(means * 7, 7)
     assert found.value == pytest.approx(3.0)
     assert found.se == pytest.approx(means.std(ddof=1) / 2)
-    assert found.high - found.value == pytest.approx(student(3) * found.se)
+    assert found.high - found.value == pytest.approx(found.value - found.low), "nothing is skewed"
+    assert student(3) * found.se < found.high - found.value < 1.7 * student(3) * found.se
     assert found.n == 4
+    assert cluster_mean([1.0, 2.0], 1).high == pytest.approx(1.5 + student(1) * 0.5)
 
 
 def test_mean_weighs_by_tokens() -> None:
     assert cluster_mean([10.0, 2.0], [10, 1]).value == pytest.approx(12 / 11)
+
+
+def test_a_document_that_outweighs_the_others_leaves_as_little_known_as_its_weight_says() -> None:
+    means, weights = np.array([2.0, 2.5, 3.0, 3.5, 4.0]), np.array([20.0, 1, 1, 1, 1])
+    found, alone = cluster_mean(means * weights, weights), cluster_mean(means, 1)
+    share = weights / weights.sum()
+    assert found.se == pytest.approx(means.std(ddof=1) * math.sqrt(share @ share))
+    assert found.high - found.low > 1.8 * (alone.high - alone.low)
+    assert cluster_mean([*(means[1:] * 100), 9.0], [100] * 4 + [1]).se < 0.4, "a document of one token says little"
+    assert cluster_mean([1.0, 2.0, 0.0], [1, 1, 0]) == cluster_mean([1.0, 2.0], [1, 1])
 
 
 def test_interval_leans_to_the_side_of_an_outlier() -> None:
@@ -114,12 +126,11 @@ def test_effective_length_stops_at_the_first_failure() -> None:
 
 def test_questions_about_one_context_count_less_where_they_agree() -> None:
     alike, apart = [[1.0] * 4, [0.0] * 4] * 5, [[1.0, 0.0, 1.0, 0.0]] * 100
-    assert intraclass_correlation(alike) == 1.0 and effective_size([Tally.of(alike * 50)]) == pytest.approx(
-        500, rel=0.01
-    )
-    assert intraclass_correlation(apart) == 0.0 and effective_size([Tally.of(apart)]) == pytest.approx(400, rel=0.06)
-    assert 10 < effective_size([Tally.of(alike)]) < 12, "few contexts tell little"
-    assert effective_size([Tally.of([[1.0] * 4] * 10)]) == pytest.approx(16), "without a wrong answer: correlation 1/2"
+    sizes = [effective_size([Tally.of(one)], 0.5) for one in (alike * 50, apart, alike, [[1.0] * 4] * 10)]
+    assert (intraclass_correlation(alike), intraclass_correlation(apart)) == (1, 0)
+    assert sizes[0] == pytest.approx(500, rel=0.01) and sizes[1] == pytest.approx(400, rel=0.1)
+    assert 10 < sizes[2] < 12, "few contexts tell little"
+    assert sizes[3] == pytest.approx(40 / 3.4), "without a wrong answer: correlation 4/5"
     assert Tally.of([[1.0], [0.0]]) == Tally(1, 2)
 
 
@@ -160,6 +171,16 @@ def test_an_average_is_inside_its_interval_and_one_task_is_itself() -> None:
     assert unequal.se < 0.9 * equal.se, "what is always right does not vary"
 
 
+def test_a_task_of_few_answers_leaves_as_much_open_as_they_do() -> None:
+    """Three right answers may be of a rate of 37 % (0.05 ** (1/3)), whatever hundreds of others say."""
+    many, few = average([Tally(196, 200)] * 4), average([Tally(3, 3)] + [Tally(196, 200)] * 3)
+    assert many.value - many.low < 0.012
+    assert few.low < (0.37 + 3 * 0.98) / 4 + 0.03 and few.high < 0.996
+    assert average([Tally(50, 100), Tally(200, 200)]).se == pytest.approx(0.025, rel=0.1), "and many leave little"
+    assert effective_size([Tally(5, 10), Tally(7, 10)], 0.6) == pytest.approx(20), "tasks alike are one"
+    assert effective_size([Tally(1, 1), Tally(100, 100)], 1.0) == pytest.approx(4 / 1.01)
+
+
 def test_probability_of_passing_falls_with_length_and_knows_small_samples() -> None:
     found = passing_probability({512: [Tally(50, 50)], 1024: [Tally(43, 50)], 2048: [Tally(49, 50)]}, 0.85)
     assert found[512] > 0.99 and 0.4 < found[1024] < 0.7
@@ -175,8 +196,8 @@ def test_the_standard_error_of_an_average_knows_about_contexts() -> None:
         alike = [np.repeat(row, 4) for row in right]  # four questions about a context, all answered alike
         return [Tally.of([list(map(float, row[i : i + 4])) for i in range(0, 200, 4)]) for row in alike]
 
-    averages = [average(evaluation()) for _ in range(200)]
-    truth = np.std([one.value for one in averages])
-    assert np.mean([one.se for one in averages]) == pytest.approx(truth, rel=0.15)
+    runs = [evaluation() for _ in range(200)]
+    truth = np.std([np.mean([one.mean for one in run]) for run in runs])
+    assert np.mean([average(run).se for run in runs[:20]]) == pytest.approx(truth, rel=0.15)
     assert truth == pytest.approx(np.sqrt(0.85 * 0.15 / 50 / 13), rel=0.15)
     assert average([Tally(170, 200)] * 13).se < 0.6 * truth, "as if questions about one context were independent"
