@@ -23,6 +23,7 @@ CHINESE_PUNCTUATION = (
 )
 _SYMBOL = r"(?<![\w)\]])-\d+(?:\.\d+)?|\d+(?:\.\d+)?(?![a-z_])|\w+|[^\w\s]"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_NARROW = str.maketrans({wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)} | {"。": ".", "、": ","})
 _NO_PUNCTUATION_ZH = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
 
 
@@ -263,14 +264,23 @@ def stated_choice(prediction: str, letters: str = "ABCD") -> str:
 def stated_choices(prediction: str, letters: str = "ABCD") -> str:
     """The letters that a multiple-choice answer states, each once and in order; empty if it states none.
 
-    What is read first counts: the last "the answer (option, choice) is X" or "answer: X"; the last "X is correct"; the
-    letters with which the text begins; the last sentence that does no more than name them ("It's X.", "Option X"); the
-    only line that is a letter, or begins with one and its mark; the only "option X" or "(X)". Letters may be in
-    brackets, quotes or bold, and several joined ("A, C and D", "ACD"). A word that begins with a letter states nothing,
-    nor does "A or B", nor the article, nor what goes through three choices or more ("A. ... B. ... C. ...").
+    Letters that are denied are struck out first ("not A", "A is wrong", "rather than A", "unlike A"); what follows
+    them is a sentence of its own. Then what is read first counts: the last "the answer (option, choice) is X" or
+    "answer: X"; the last "X is correct" or "X remains"; the last "I choose X"; the letters with which the text begins;
+    the last sentence that does no more than name them ("It's X.", "Option X"); the only line that is a letter, or
+    begins with one and its mark; the only "option X" or "(X)". Letters may be in brackets, quotes or bold, and several
+    joined ("A, C and D", "ACD"); small ones count behind such words. A word that begins with a letter states nothing,
+    nor does a letter behind a noun ("vitamin C"), nor "A or B", nor the article, nor what goes through three choices or
+    more ("A. ... B. ... C. ..."). Chinese is read by the same rules.
     """
     patterns = _choice_patterns(letters)
-    text = re.sub(r"[*`$]|\\(?:text|mathrm|mathbf)\{|</?\w+>|\[(?=\[)|\](?=\])", "", prediction).strip()
+    text = re.sub(r"[*`$]|\\(?:text|mathrm|mathbf)\{|</?\w+>|\[(?=\[)|\](?=\])", "", prediction.translate(_NARROW))
+    text = re.sub(r"(?<=[一-鿿])(?=[A-Za-z(])|(?<=[A-Za-z)])(?=[一-鿿])", " ", text)
+    text = re.sub(
+        r"\s+", lambda space: "\n" if "\n" in space[0] else " ", text
+    ).strip()  # so that nothing is read twice
+    text = patterns.small.sub(lambda found: found[0].replace(found[1], found[1].upper()), text)
+    text = patterns.denied.sub(lambda found: "…\n" if found["next"].strip() else "… ", text)
     for pattern in patterns.statements:
         if found := pattern.findall(text):
             return _distinct(found[-1], letters)
@@ -298,7 +308,9 @@ class _ChoicePatterns(NamedTuple):
 
     Attributes:
         group: one letter, or several joined ones.
-        statements: "the answer is X", "X is correct".
+        small: a small letter that is a choice: "option c", or in brackets where a text begins.
+        denied: "not X", "X is wrong".
+        statements: "the answer is X", "X is correct", "I choose X".
         sentence: one that does no more than name letters.
         end: of what names letters.
         alone: a line that is a letter.
@@ -307,6 +319,8 @@ class _ChoicePatterns(NamedTuple):
     """
 
     group: re.Pattern[str]
+    small: re.Pattern[str]
+    denied: re.Pattern[str]
     statements: tuple[re.Pattern[str], ...]
     sentence: re.Pattern[str]
     end: re.Pattern[str]
@@ -317,37 +331,94 @@ class _ChoicePatterns(NamedTuple):
 
 LISTED = 3  # different choices that begin lines are gone through, not stated
 _LEAD = (
-    "it|that|this|i|am|we|you|my|the|so|thus|hence|therefore|then|is|it['’]s|that['’]s|i['’]d|i['’]ll|must|be|would|will|should|"
-    "say|go|with|for|choose|pick|select|think|believe|guess|probably|likely|definitely|clearly|surely|certainly|maybe|"
-    "perhaps|sure|yes|ok|okay|final|correct|right|best|most|options?|choices?|letters?|answers?|both"
+    "it|that|this|i|am|we|you|my|the|so|thus|hence|therefore|then|is|it['’]s|that['’]s|i['’]d|i['’]ll|let['’]s|must|be|would|"
+    "will|should|say|go|with|for|choose|pick|select|think|believe|guess|probably|likely|definitely|clearly|surely|"
+    "certainly|maybe|perhaps|sure|yes|ok|okay|final|correct|right|best|most|options?|choices?|letters?|answers?|both|"
+    "rather|instead|actually|indeed|but|no|wait"
 )
+_BEFORE_SUBJECT = rf"{_LEAD}|because|since|as|while|though|although|if|only|conclude|find|see|means|says?|\w+ly"
+_DENIES = (  # in front of a letter
+    r"(?:\b(?:not|cannot|never|neither|nor)|n['’]t|(?<!other )\bthan|\bover|\binstead of|\bunlike|"
+    r"\b(?:rul(?:e|es|ed|ing) out|(?:eliminat|exclud|reject|discard|dismiss)\w*))"
+    r"(?: (?:be|been|choose|choosing|pick|select|go with|going with|opt for|"
+    r"(?:think|believe|say|sure|certain|true|the case)(?: that)?"
+    r"(?: it is| it['’]s| the (?:correct |right |best )?(?:answer|option|choice) is)?))?"
+    r"(?: (?:the|either|both|just|simply|really|actually|necessarily|options?|choices?|letters?|answers?)){0,3}"
+)
+_DENIED = (  # behind a letter
+    r"(?: (?:is|are|was|were|does|do|did|would|could|should|ca|wo)n['’]t\b| cannot\b| contradicts?\b|"
+    r" (?:is|are|was|were|seems?|can|could|would|must)(?: be)?(?: \w+ly| both| all| also){0,2}"
+    r" (?:not|never|incorrect|wrong|false|inconsistent|eliminated|excluded|ruled out|out|impossible|implausible)\b)"
+)
+_DENIES_ZH = "(?:不是|并非|不选|不能选|不应选|不可能是|不会是|排除)(?:选项)?"
+_DENIED_ZH = "(?:选?项)?[都均]?是?(?:不[正对符是]|错)"
 
 
 @cache
 def _choice_patterns(letters: str) -> _ChoicePatterns:
-    article = r"\s+(?!(?:and|or|is|are|because|since|as|but|which|so|for|with)\b)[a-z]"
+    # letters, alone and joined
+    article = (
+        r"\s+(?!(?:and|or|nor|is|isn|are|was|wasn|can|cannot|could|does|doesn|seems|must be|would|remains|fits|matches|"
+        r"contradicts|over|rather than|instead of|because|since|as|but|which|so|for|with)\b)[a-z]"
+    )
     letter = rf"(?:A(?!{article})|[{letters.replace('A', '')}])" if "A" in letters else f"[{letters}]"
     one = rf"(?<![\w'])[(\[{{\"'“‘]?{letter}(?!\w|['’]\w)[)\]}}\"'”’]?"
     run = rf"(?<![\w'])[(\[]?[{letters}]{{2,}}(?!\w)[)\]]?"
     group = rf"(?:{run}|{one}(?:(?:\s*,\s*and\s+|\s+and\s+|\s*[,&/;+]\s*){one}){{0,{len(letters) - 1}}})"
     small = rf"[(\[][{letters.lower()}][)\]]|[{letters.lower()}](?=[.,;:!)]|\s*$)"
+    either = rf"(?:{one}(?:\s?[,/]\s?{one}){{0,{len(letters)}}},?\s(?:and|n?or)\s(?i:options?\s)?{one}|{one})"
+    listed = rf"{one}(?:,?\s(?:(?:and|n?or)\s)?{one}){{0,{len(letters)}}}"
+    alone = rf"(?!,?\s(?:or\b|and\s{one})|\s?[,/]\s?{one}|\s?(?:还是|或))"
+    end = r"(?:(?<=[)\]])|\s*(?:[.,;:!)–…-]|$|\n)|\s+(?:because|since|as)\b)"
+    # what denies them
+    before = (
+        rf"(?:(?i:{_DENIES})\s{either}|(?i:\bnone of)\s{listed}|{_DENIES_ZH}\s?{either})"
+        r"(?:\s(?i:is|are)\s(?:the\s)?(?:right|correct|true|answer)\b)?"
+    )
+    are = r"(?i:are|were|can|could|would|must|do|did|seem)\b"
+    behind = (
+        rf"(?:{either}(?=\s{are})|{listed}(?=\s?[都均])|{one})(?:(?i:{_DENIED})|\s?{_DENIED_ZH})"
+        rf"(?:[^.,;:\n{letters}]{{0,60}}(?=[,;]))?"
+    )
+    then = r"(?:(?i:but|so|and|hence|thus|therefore|then)\b|而?应?该?是)"
+    # what states them
     verb = r"(?:\s+(?i:is|are|(?:would|should|must|will|could)(?:\s\w+){0,2}\sbe)\b|\s*[:=–-])\s*[:–-]?\s*"
     filler = r"(?:(?i:the|simply|just|clearly|likely|most|definitely|both|options?|choices?|letters?)\s*:?\s+)*"
     about = r"(?:\s+(?i:to|for|of|in|from|here|that|which)\b[^.:\n]{0,80}?)?"
     subject = r"\b(?i:answers?|option|choice|letter|(?:correct|right|best|true)\s(?:options|choices|letters))"
     right = r"(?:the\s+)?(?:(?!not\b)\w+\s+)?(?:correct|right|best|true|answer|answers|most|only|closest)\b"
-    end = r"(?:(?<=[)\]])|\s*(?:[.,;:!)–-]|$|\n)|\s+(?:because|since|as)\b)"
+    is_right = (
+        rf"(?:\s(?i:is|are|seems|must be|would be)\s(?i:{right})|\s?(?:选?项)?[都均]?是?(?:正确|对的|答案)|"
+        r"\s(?:remains|(?:is|are) left|(?:fits?|match(?:es)?) best)\b)"
+    )
+    one_is = rf"(?={letter}\s(?:is|remains|fits|matches)\b)"
+    begins = (
+        rf"(?:^|(?<![{letters}]),\s?|,\s?{one_is}|[^\w\s,]\s?|\b(?i:{_BEFORE_SUBJECT})\s|"
+        rf"(?:^|(?<![{letters})])\s)[Aa]nd\s|(?<=[为以此故])\s)(?:选项\s)?"
+    )
+    choose = (
+        r"(?:(?:I|[Ww]e)(?:['’]\w+)?(?:\s\w+){0,2}?\s"
+        r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|opt for|(?:go|went|going) with)|"
+        r"leav(?:es|ing)(?:\sus)?(?:\swith)?(?:\sonly)?)"
+    )
+    choose_zh = r"(?:答案|正确选项|选(?!项)择?)(?:应该|应当|应|就)?[是为选]?\s?:?\s?(?:选项\s?)?"
     return _ChoicePatterns(
         re.compile(group),
-        (
-            re.compile(rf"(?:{subject}{about}{verb}{filler}|\\boxed\{{(?:\\text\{{)?)({group}|{small})(?!\s+or\b)"),
-            re.compile(rf"(?<!or )(?<!of )({group})\s+(?i:is|are|seems|must be|would be)\s+(?i:{right})"),
+        re.compile(
+            rf"(?:\b(?i:option|choice|letter)\s[(\[]?|\A[(\[](?=\w[)\]]))([{letters.lower()}])(?!\w|['’]|(?<=a)\s[a-z])"
         ),
-        re.compile(rf"(?:^|[.!?\n])\s*(?:(?i:{_LEAD})[\s,:–-]+)+({group})(?={end})(:?)"),
+        re.compile(rf"(?:{before}|{behind})(?P<next>(?:[ ,;:–-]{{0,3}}{then}){{0,2}}[ ,;:–-]{{0,3}})"),
+        (
+            re.compile(rf"(?:{subject}{about}{verb}{filler}|\\boxed\{{(?:\\text\{{)?)({group}|{small}){alone}"),
+            re.compile(rf"{begins}({group}){is_right}", re.MULTILINE),
+            re.compile(rf"\b{choose}\s{filler}({group}(?={end})|{small}){alone}"),
+            re.compile(rf"{choose_zh}({group}){alone}"),
+        ),
+        re.compile(rf"(?:^|[.!?\n])\s*(?:(?i:{_LEAD}|and)[\s,:–-]+)+({group}){alone}(?={end})(:?)"),
         re.compile(end),
         re.compile(rf"^\s*({one})[).]?\s*$", re.MULTILINE),
         re.compile(rf"^\s*({one})(?<=[)\]])\s|^\s*({one})[).:]\s", re.MULTILINE),
-        re.compile(rf"\b(?i:option|choice|answer|letter)\s+({one})|([(\[]{letter}[)\]])"),
+        re.compile(rf"(?:\b(?i:option|choice|answer|letter)|选项)\s+({one}){alone}|([(\[]{letter}[)\]])"),
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -236,8 +237,223 @@ def test_several_letters_can_be_stated(text: str, letters: str) -> None:
     assert metrics.stated_choices(text, "ABCDEFGH") == letters
 
 
+STATED = {  # letters: sentences, one a line
+    "A": """
+        I'd choose a.
+        I choose a.
+        So A is correct.
+        Therefore A is the answer.
+        应选A
+        The answer is A, not B.
+        A, not B, is the answer.
+        The best answer is (A), since (B) and (C) are false.
+        The answer is A, and B is wrong.
+        The answer is A and B is wrong.
+        It's A, and not B.
+        选择题的答案：A
+        BCD都是错的，选A
+    """,
+    "B": """
+        It can't be A, so it must be B
+        It cannot be (A); it must be (B).
+        A and C can be ruled out, so the answer is B.
+        I ruled out A, C and D, which leaves B.
+        The answer is B rather than C.
+        B, rather than A.
+        Rather than A, I choose B.
+        I choose B instead of C.
+        The answer is definitely not A, but B.
+        The answer is not (A) but (B).
+        It is not A; rather, it is B.
+        Option b is correct.
+        Hence, option B is right.
+        We conclude that B is the correct answer.
+        答案为B。
+        我选择B。
+        B正确
+        答案不是A，而是B。
+        不是A，是B
+        A不正确，所以答案是B
+        根据文章，答案是 B，因为……
+        The option that is not correct is B.
+        It's neither (A) nor (C). It's (B).
+        The answer is B. A is wrong because C says so.
+        D contradicts the text, so B.
+        Answer B is the best.
+        B, I think.
+        Definitely not A, definitely B.
+        No, B.
+        Of A and B, B is correct.
+        The answer is B, and I am sure.
+        A is wrong and B is right.
+        I have to go with B.
+        I chose B because it fits.
+        B is what the text says, so the answer is B
+        Let me see. Option A says X. Option B says Y. Option C says Z. I pick B.
+        Given that A is false, B must be the answer.
+        B seems right.
+        我认为B是正确答案。
+        答案是：B. 因为
+    """,
+    "C": """
+        The answer isn't A or B but C.
+        Neither A nor B is right, so it's C.
+        Eliminating A and B, C remains.
+        I'd go with C, not B.
+        I do not think it's A. I think it's C.
+        I pick (c).
+        option c
+        Option (c)
+        (c)
+        (c) The third
+        I think that C is right.
+        I believe C is correct
+        Obviously C is correct.
+        答案是C
+        正确答案：C
+        答案：Ｃ
+        选C
+        选项C正确
+        C是正确的。
+        C选项正确
+        不选A，选C。
+        排除A和B，选C
+        正确答案是（C）。
+        The answer is C, although B is not wrong.
+        B isn't mentioned. The answer is C.
+        I would choose option C over option A.
+        C over A.
+        Answer: C. Not D.
+        A is false; B is false; C is true.
+        Letter C.
+        I choose letter c.
+        Options A and B are both incorrect. The remaining option is C.
+        Only C is correct.
+        Of the four, C is correct.
+        The answer (C) is supported by the text.
+        You should pick C.
+        C. Not A because ...
+        A and B are both wrong; C is right
+        A和B都不正确，C正确
+        A选项错误，应选C。
+    """,
+    "D": """
+        It isn't C. It's D.
+        Not A, not B, not C: D.
+        A is wrong, B is wrong and C is wrong, so D.
+        We can eliminate A, B and C. The answer is D.
+        I would not choose B. I would choose D.
+        I choose d.
+        choice d, because
+        答案应该是D
+        故选D。
+        A错误，B错误，C错误，因此选D。
+        The correct answer is not A, not B, not C, but D.
+        C is not stated, but D is correct.
+        All of A, B and C are false, hence D.
+        My choice is D.
+        My choice: d
+        Let's go with D!
+        It must be option D because the others are false.
+        Wait, no: the answer is D.
+        The answer would be D, as B is wrong.
+        Ann picked the letter D.
+        正确选项是 D。
+        我认为答案为D
+        这道题选D
+    """,
+    "AC": """
+        A、C都正确
+        A and C
+    """,
+    "ABC": """
+        答案是ABC
+    """,
+    "ACD": """
+        A, C and D are correct.
+    """,
+    "": """
+        Neither A nor B.
+        I wouldn't pick A.
+        I don't think the answer is A.
+        The answer is A, B or C.
+        The answer is A, B, or C.
+        Either B or C is correct.
+        It's B or C.
+        I choose B or C.
+        I choose a book.
+        option a is a good one
+        a good answer
+        I select Plan B.
+        Plan B is correct.
+        Plan B is the answer.
+        Vitamin C is the answer
+        Hepatitis B is the right answer.
+        The answer is vitamin C.
+        The answer is Plan B.
+        Group A was larger, and group B is the best.
+        Team A is the best.
+        None of A, B or C is correct.
+        None of A, B and C is correct; D is.
+        A is not wrong.
+        Not only A but also B is correct.
+        答案是A还是B？
+        答案是A或B
+        维生素C是答案
+        选项A、B、C、D都有可能
+        The answer: not A.
+        Which is not correct? B.
+        A isn't right, B is.
+        It is not the case that A is correct.
+        The answer cannot be D.
+        The answer can't be C, it has to be D.
+        The answer is: Not B.
+        I prefer C to A.
+        A > B
+        It's a C.
+        I got a B in maths.
+        Grade A is the best.
+        She got an A.
+        Section B is the right place.
+        The choice is between A and B.
+        Going with B.
+        It must not be D.
+        None other than B.
+        The answer is none other than B.
+        A, B and C are wrong.
+        Statement A is correct.
+        Statements A and B are correct.
+        Person B is right.
+        Statements A, B and C are correct.
+        People who choose B are wrong.
+        He chose B.
+        The answer could not be clearer: D.
+        No answer.
+        Not enough information to choose between A and B.
+        I can't decide between A and C.
+        It is unlikely to be A.
+        A seems wrong.
+        答案不是A。
+        不是A。
+    """,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("letters", STATED)
+def test_denials_choices_nouns_and_chinese(letters: str) -> None:
+    texts = [line.strip() for line in STATED[letters].strip().splitlines()]
+    assert {text: metrics.stated_choices(text) for text in texts} == dict.fromkeys(texts, letters)
+    later = [text for text in texts if not re.match(r"\(?\w\b", text)]  # what begins with a letter counts there alone
+    assert {text: metrics.stated_choices(f"Let us see.\n\n{text}\n") for text in later} == dict.fromkeys(later, letters)
+
+
 def test_what_loops_is_read_in_no_time() -> None:
+    loops = (
+        "A, ", "answer ", "option is ", "it is the so ", "(", "A\n", "A. x\n", "\n", " ", "not A ", "not the ", "A or ",
+        "none of A ", "I choose ", "A is clearly both ", "n't be the ", "A isn't ", "A remains ", "rule out ", "and ",
+        "选", "不是A", "A错", "答案", "A,B,", "ly ", "<a",
+    )  # fmt: skip
     start = time.monotonic()
-    for loop in ("A, ", "answer ", "option is ", "it is the so ", "(", "A\n", "A. x\n"):
+    for loop in loops:
         metrics.stated_choices(loop * 5000)
     assert time.monotonic() - start < 20
