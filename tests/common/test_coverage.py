@@ -62,12 +62,12 @@ def test_one_score(n: int) -> None:
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.85, 0.95, 0.98, *UNEQUAL])
 def test_average_over_tasks(tasks: int, n: int, p: float | str) -> None:
     rates = UNEQUAL[p](tasks) if isinstance(p, str) else np.full(tasks, p)
-    outcomes = np.random.default_rng(0).binomial(n, rates, (RUNS, tasks))
+    outcomes = np.random.default_rng(0).binomial(n, rates, (RUNS // 2, tasks))
     found = sum(share for row, share in distinct(outcomes) if holds([Tally(k, n) for k in row], rates.mean()))
     wrong = n * float((rates * (1 - rates)).sum())
     print(f"{tasks} tasks, {n} samples, {p}: {found:.3f}")
     assert found > 0.91
-    assert found < 0.98 or wrong < 5
+    assert found < 0.985 or wrong < 5
 
 
 def held(sizes: list[int], rates: list[float], runs: int) -> float:
@@ -177,19 +177,21 @@ def test_mean_over_few_documents(documents: int, losses: str) -> None:
     assert all(one.low < one.value < one.high for one in means)
 
 
-@pytest.mark.parametrize("documents", [3, 8, 24])
+@pytest.mark.parametrize(
+    "documents", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(24, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("longest", [1, 20])
 def test_mean_over_documents_of_unequal_lengths(documents: int, losses: str, longest: int) -> None:
     """Of 200 to 2,000 tokens, and one of them so many times longer."""
     rng = np.random.default_rng(0)
     draw, truth = LOSSES[losses]
-    means, counts = draw(rng, (RUNS, documents)), rng.uniform(200, 2000, (RUNS, documents))
+    means, counts = draw(rng, (RUNS // 2, documents)), rng.uniform(200, 2000, (RUNS // 2, documents))
     counts[:, 0] *= longest
     found = np.mean([one.low <= truth <= one.high for one in map(cluster_mean, means * counts, counts)])
     print(f"{documents} documents, one {longest} times longer, {losses}: {found:.3f}")
     assert found > (0.88 if losses == "log-normal of 1" else 0.92)
-    assert found < 0.99 or longest > 1
+    assert found < 0.995 or longest > 1
 
 
 @pytest.mark.parametrize(("tasks", "n"), [(1, 200), (13, 20)])
