@@ -287,8 +287,8 @@ def _size(tallies: Sequence[Tally], sizes: Sequence[float], rate: float) -> floa
 
     The variance is that at the tasks' likeliest rates among those of this average (a score interval, as Miettinen and
     Nurminen's of 1985 for two rates): a task of three right answers may well be what an average below the seen one is
-    due to, although its own answers do not vary. Since rates are fitted to the answers, it is made unbiased as that of a
-    sample is; and it is at most that of the rates which vary most.
+    due to, although its own answers do not vary. Since rates are fitted to the answers, it is made unbiased as a sample
+    variance is; and it is at most that of the rates which vary most.
     """
     tasks, n, right = len(sizes), np.array(sizes), np.array([one.mean for one in tallies])
     if tasks == 1 or not 0 < rate < 1:
