@@ -51,6 +51,7 @@ STATED = (
 )  # the length, said once more
 STAIRS = "llama_4_scaling_beta"  # with the original length: queries grow by a step per original length
 PAIR = ("mscale", "mscale_all_dim")
+SCALES = {"short_mscale", "long_mscale"}
 LATENT_FACTOR = 2.0  # of types that need none, where attention computes its scale from it
 
 
@@ -325,11 +326,19 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
 
     own = text if layer_type == ALL else architecture.of_layer(text, layer_type)
     head_dim = architecture.head_dim(own)
-    partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
+    unsaid = architecture.partial_default(text) if rope_type == "default" else 1.0
+    partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or unsaid)
     if not 0 < partial <= 1:
         raise ValueError(f"partial_rotary_factor is {partial!r}, expected a share in (0, 1]")
     rotary_dim = int(head_dim * partial)
-    base, length, factor = float(entry["rope_theta"]), int(text.max_position_embeddings), entry.get("factor")
+    if rotary_dim % 2 or not rotary_dim:
+        raise UserError(
+            f"{rotary_dim} of {head_dim} dimensions per head rotate (partial_rotary_factor {partial:g}), expected an even "
+            "number above 0: dimensions rotate in pairs",
+            "Restore the head_dim and the partial_rotary_factor that the model was trained with.",
+        )
+    base = architecture.base(text, float(entry["rope_theta"]))
+    length, factor = int(text.max_position_embeddings), entry.get("factor")
     if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):
         rope_type, base = "default", base * float(entry["alpha"]) ** (rotary_dim / (rotary_dim - 2))  # at all lengths
     plain = RopeSpec.plain(
@@ -352,11 +361,12 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     elif rope_type != "default":
         name = None if layer_type == ALL else layer_type
         inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
-        spec = replace(plain, attention_factor=float(attention_factor))
+        spec = replace(plain, attention_factor=_amplitude(text, entry) or float(attention_factor))
         original: Any = entry.get("original_max_position_embeddings")
         if rope_type == "longrope":
             short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
-            spec = replace(spec, window=int(original), factors=short, long_factors=None if short == long else long)
+            switches = short != long and not architecture.asks_anew(text)
+            spec = replace(spec, window=int(original), factors=short, long_factors=long if switches else None)
         else:
             factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30).tolist()
             spec = replace(spec, factors=tuple(factors), window=int(original or round(length / float(factor or 1.0))))
@@ -373,6 +383,23 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
         reach = architecture.reach(text)
         spec = replace(spec, sliding=reach is not None and reach <= spec.window)
     return _turning(spec)
+
+
+def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None:
+    """The attention factor that an architecture takes from the rope parameters as it stands there; None if it does not.
+
+    Raises:
+        UserError: if it takes two, by length.
+    """
+    if not SCALES <= architecture.keys_read(text):
+        return None
+    short, long = (float(entry[key]) for key in sorted(SCALES, reverse=True))
+    if short != long:
+        raise UserError(
+            f"short_mscale is {short:g} and long_mscale {long:g}: this {text.model_type} scales its logits by the length "
+            "of the text, which no attention factor says",
+        )
+    return short
 
 
 def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
@@ -530,6 +557,8 @@ def write(
     else:
         text.rope_parameters = {**text.rope_parameters, **{key: dict(entry) for key, entry in parameters.items()}}
     text.max_position_embeddings = length
+    if bases := architecture.listed_bases(text, next(iter(parameters.values()))["rope_theta"]):
+        text.layer_rope_theta = bases
     for key in STATED:
         if key not in (text.attribute_map or {}) and isinstance(getattr(text, key, None), int):
             setattr(text, key, length)

@@ -103,6 +103,10 @@ class FrequencyMethod(Method):
             raise UserError(*_nothing_to_extend(config, starting))
         return targets
 
+    def rounding(self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None) -> float:
+        """What the float32 formulas of all layer types may be off by, relative."""
+        return max(live.rounding(rope, target) for rope, target in self._targets(config, to, on_top).values())
+
     def starting(self, config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
         """Layer type -> the rope that this method starts from; see ``rope.config.starting_specs``."""
         return rope_config.starting_specs(config, on_top, self.raises)
@@ -139,7 +143,7 @@ class FrequencyMethod(Method):
             growing = {key: rope for key, (rope, target) in targets.items() if rope.scale(target) > 1}
             return {key: self._rotation(rope, current[key]) for key, rope in growing.items()}
         plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
-        tolerance = max(live.rounding(rope, target) for rope, target in targets.values())
+        tolerance = self.rounding(model.config, to)  # type: ignore[arg-type]
         live.write(model, plan, current, self._as_saved(model.config, to), tolerance)  # type: ignore[arg-type]
         return {}
 
@@ -229,19 +233,19 @@ class FrequencyMethod(Method):
         refuse_if_on(model, self.id)
         self.require(model, to)
         check_live(model)
-        targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
+        tolerance = self.rounding(model.config, to, on_top)
         text, window = rope_config.text_config(model.config), rope_config.trained_window(model.config)
-        before, trained = dict(vars(text)), copy.deepcopy(model.config)
+        before, trained, rotating = dict(vars(text)), copy.deepcopy(model.config), live.state(model)
         self.write(model.config, to, on_top)
-        live.rebuild(model, plan)
         try:  # what was written says what the method meant
-            trial.compare(trained, model.config)
-            live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
+            live.rebuild(model, plan)
+            trial.compare(trained, model.config, plan, tolerance)
+            live.check(model, plan, tolerance)
         except UserError:
             vars(text).clear()
             vars(text).update(before)
-            live.rebuild(model, plan)
+            live.put(rotating)
             raise
         check_live(model)
         generation = getattr(model, "generation_config", None)
@@ -265,10 +269,9 @@ def _nothing_to_extend(config: PreTrainedConfig, starting: Mapping[str, RopeSpec
 
 
 def check_live(model: nn.Module) -> None:
-    """Assert that the live rotary modules are what the configuration says (types that recompute are not compared).
+    """Assert that the live rotary modules, and a forward of theirs, are what the configuration says.
 
     Raises:
         UserError: naming the layer type and the difference.
     """
-    specs = rope_config.read(model.config)  # type: ignore[arg-type]
-    live.check(model, {k: s for k, s in specs.items() if s.rope_type != "dynamic" and s.long_factors is None})
+    live.check(model, rope_config.read(model.config))  # type: ignore[arg-type]
