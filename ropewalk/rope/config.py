@@ -402,6 +402,22 @@ def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None
     return short
 
 
+def misread(config: PreTrainedConfig) -> tuple[str, str] | None:
+    """Why a model is not, in transformers, the one that was trained, and what there is to do; None if it is."""
+    text = text_config(config)
+    if not architecture.asks_anew(text):
+        return None
+    for entry in rope_parameters(config).values():
+        original = entry.get("original_max_position_embeddings")
+        if entry.get("rope_type") == "longrope" and entry["short_factor"] != entry["long_factor"]:
+            return (
+                f"transformers rotates this {text.model_type} by short_factor at every length; it was trained with "
+                f"long_factor past {original:,} tokens, so that what it does there is not worth extending",
+                "Serve it with an engine that changes its factors by length (vLLM, SGLang): ropewalk export.",
+            )
+    return None
+
+
 def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
     """Note the tokenizer's limit in a configuration whose ``linear`` can be read in two ways, if that decides it."""
     text = text_config(config)

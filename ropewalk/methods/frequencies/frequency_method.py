@@ -15,7 +15,7 @@ from ropewalk.attention import cache_owner
 from ropewalk.attention.engine import Rotation, engaged
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import parse
-from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
+from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on, require_beyond
 from ropewalk.rope import architecture, live, trial
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -82,6 +82,8 @@ class FrequencyMethod(Method):
         self.require(config, to)
         promised = {key: spec.length for key, spec in rope_config.read(config).items()}
         starting = self.starting(config, on_top)
+        if reason := rope_config.misread(config):
+            raise UserError(*reason)
         targets: dict[str, tuple[RopeSpec, int]] = {}
         for key, rope in starting.items():
             if rope.sliding:
@@ -212,9 +214,11 @@ class FrequencyMethod(Method):
         """Put what says this method, and the record of it, into a configuration; returns what ``saved`` does.
 
         Raises:
-            UserError: as ``saved``.
+            UserError: as ``saved``, and where the target is not beyond the window.
         """
-        parameters, window = self.saved(config, to, on_top), rope_config.window_of(self.starting(config, on_top))
+        window = rope_config.window_of(self.starting(config, on_top))
+        require_beyond(self, to, window)
+        parameters = self.saved(config, to, on_top)
         record = rope_config.extension(self.id, window, rope_config.pretrained_specs(config, on_top), parameters, to)
         rope_config.write(config, parameters, to, record)
         return parameters
@@ -241,7 +245,7 @@ class FrequencyMethod(Method):
         try:  # what was written says what the method meant
             live.rebuild(model, plan)
             trial.compare(trained, model.config, plan, tolerance)
-            live.check(model, plan, tolerance)
+            live.check(model, plan, tolerance=tolerance)
         except UserError:
             vars(text).clear()
             vars(text).update(before)
