@@ -159,10 +159,10 @@ def base(text: PreTrainedConfig, stated: float) -> float:
     return stated
 
 
-def listed_bases(text: PreTrainedConfig, base: float) -> list[float]:
-    """``base`` for each layer, where layers take theirs from a list; 0 stays where a layer does not rotate."""
+def listed_bases(text: PreTrainedConfig, base: float) -> dict[str, list[float]]:
+    """The key that gives layers their ``base``, where there is one; 0 stays where a layer does not rotate."""
     listed: list[float] = getattr(text, "layer_rope_theta", None) or []
-    return [base if theta else 0 for theta in listed]
+    return {"layer_rope_theta": [base if theta else 0 for theta in listed]} if listed else {}
 
 
 def asks_anew(text: PreTrainedConfig) -> bool:

@@ -573,8 +573,8 @@ def write(
     else:
         text.rope_parameters = {**text.rope_parameters, **{key: dict(entry) for key, entry in parameters.items()}}
     text.max_position_embeddings = length
-    if bases := architecture.listed_bases(text, next(iter(parameters.values()))["rope_theta"]):
-        text.layer_rope_theta = bases
+    for key, bases in architecture.listed_bases(text, next(iter(parameters.values()))["rope_theta"]).items():
+        setattr(text, key, bases)
     for key in STATED:
         if key not in (text.attribute_map or {}) and isinstance(getattr(text, key, None), int):
             setattr(text, key, length)
