@@ -22,8 +22,8 @@ from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.engines import llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files
-from ropewalk.rope import config as rope_config
 from ropewalk.rope import architecture, formulas
+from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL, Reading, served
 
 FREQUENCY = 1e-5  # relative; engines and transformers round their formulas to float32
@@ -332,7 +332,9 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
         return f"the file was changed after ropewalk wrote it: ropewalk extend ... -o {files.folder} --overwrite"
     if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
         if (target := served(want)) > files.length:
-            return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+            return (
+                f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+            )
         return f"ropewalk inspect {files.folder}   (names the key that makes its rope static)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"

@@ -119,7 +119,9 @@ def rotating(text: PreTrainedConfig) -> list[str]:
     turns: list[Any] = list(getattr(text, "no_rope_layers", None) or getattr(text, "layer_rope_theta", None) or [])
     turns = turns if len(turns) == len(kinds) else [True] * len(kinds)  # 0 where a layer does not, whatever its name
     near = [bool(bound(text, kind)) for kind in kinds]
-    if only and (any(near) or "is None or" not in (only[1] or "")):  # that form is the condition of hybrids among others
+    if only and (
+        any(near) or "is None or" not in (only[1] or "")
+    ):  # that form is the condition of hybrids among others
         forced = getattr(text, "prefix_dense_sliding_window_pattern", None) == 1  # Cohere 2 MoE
         dense = [forced and kind == "dense" for kind in getattr(text, "mlp_layer_types", None) or [""] * len(kinds)]
         turns = [turn and (a or b) for turn, a, b in zip(turns, near, dense, strict=False)]

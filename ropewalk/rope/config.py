@@ -391,7 +391,7 @@ def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None
     Raises:
         UserError: if it takes two, by length.
     """
-    if not SCALES <= architecture.keys_read(text):
+    if not architecture.keys_read(text) >= SCALES:
         return None
     short, long = (float(entry[key]) for key in sorted(SCALES, reverse=True))
     if short != long:

@@ -351,7 +351,9 @@ Turned = tuple[Tensor, float]  # frequencies, float64 [d/2], and attention facto
 def _compare_one(where: str, name: str, have: Turned, want: Turned, tolerance: float, mend: str) -> None:
     (seen, factor), (meant, wanted) = have, want
     if seen.shape != meant.shape:
-        raise UserError(f"{where} rotates {2 * seen.numel()} dimensions, the configuration says {2 * meant.numel()}", mend)
+        raise UserError(
+            f"{where} rotates {2 * seen.numel()} dimensions, the configuration says {2 * meant.numel()}", mend
+        )
     wrong = ~_close(seen, meant, tolerance)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])

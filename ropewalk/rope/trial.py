@@ -19,9 +19,9 @@ from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.live import check, rotaries
 
 if TYPE_CHECKING:
-    from ropewalk.rope.spec import Frequencies
-
     from transformers import PreTrainedConfig
+
+    from ropewalk.rope.spec import Frequencies
 
 TOKENS = 3
 MISSING = (TypeError, KeyError, AttributeError, ValueError, IndexError)  # how a key that is not there shows
@@ -93,12 +93,16 @@ def _made(kind: Any, config: PreTrainedConfig) -> nn.Module:
 
 
 def _rotates(model: nn.Module, meant: Mapping[str, Frequencies], tolerance: float) -> None:
-    """Compare every rotary module of a model on the meta device, made again on the CPU, with what is meant."""
+    """Compare every rotary module of a model on the meta device, made again on the CPU, with what is meant.
+
+    Raises:
+        UserError: if one rotates otherwise, or there is none.
+    """
+    modules = {id(rotary.module): rotary.module for rotary in rotaries(model)}.values()
     try:
-        modules = {id(rotary.module): rotary.module for rotary in rotaries(model)}.values()
         with quiet():
             again = nn.ModuleList([type(module)(config=module.config) for module in modules])
-    except (UserError, *MISSING):  # none, or made of something else than a configuration
+    except MISSING:  # made of something else than a configuration
         return
     check(again, meant, tolerance)
 
