@@ -20,7 +20,7 @@ NEAR = frozenset(
 )
 STATE = frozenset({"linear_attention", "conv", "mamba", "recurrent", "moe", "mlp"})
 UNNAMED = frozenset({"full_attention", "hybrid", "attention"})  # what a layer is whose type says no more
-# A condition on the layer's window, directly above the rotation or where tables are handed on: the others do not rotate.
+# A condition on the layer's window, above the rotation or where tables are handed on: the others do not rotate.
 ONLY_NEAR = re.compile(
     r"^ +if ([^\n]*\bself\.(?:sliding_window|is_sliding|is_local_attention)\b[^\n]*):\n(?: [^\n]*\n)?[^\n]*apply_rotary"
     r"|position_embeddings if \w*layer_type == [\"']sliding_attention[\"'] else None",
@@ -119,9 +119,7 @@ def rotating(text: PreTrainedConfig) -> list[str]:
     turns: list[Any] = list(getattr(text, "no_rope_layers", None) or getattr(text, "layer_rope_theta", None) or [])
     turns = turns if len(turns) == len(kinds) else [True] * len(kinds)  # 0 where a layer does not, whatever its name
     near = [bool(bound(text, kind)) for kind in kinds]
-    if only and (
-        any(near) or "is None or" not in (only[1] or "")
-    ):  # that form is the condition of hybrids among others
+    if only and (any(near) or "is None or" not in (only[1] or "")):  # that form is of hybrids among others
         forced = getattr(text, "prefix_dense_sliding_window_pattern", None) == 1  # Cohere 2 MoE
         dense = [forced and kind == "dense" for kind in getattr(text, "mlp_layer_types", None) or [""] * len(kinds)]
         turns = [turn and (a or b) for turn, a, b in zip(turns, near, dense, strict=False)]
@@ -148,7 +146,7 @@ def base(text: PreTrainedConfig, stated: float) -> float:
     if len(taken) > 1:
         raise UserError(
             f"key 'layer_rope_theta' gives layers of this {text.model_type} the bases "
-            f"{', '.join(f'{theta:g}' for theta in taken)}: one rope_theta cannot say them, so ropewalk does not read it",
+            f"{', '.join(f'{theta:g}' for theta in taken)}: one rope_theta cannot say them",
             "Measure the model as it is; what ropewalk extends has one base in all layers.",
         )
     if taken and taken[0] != stated:

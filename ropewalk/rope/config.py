@@ -331,12 +331,6 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     if not 0 < partial <= 1:
         raise ValueError(f"partial_rotary_factor is {partial!r}, expected a share in (0, 1]")
     rotary_dim = int(head_dim * partial)
-    if rotary_dim % 2 or not rotary_dim:
-        raise UserError(
-            f"{rotary_dim} of {head_dim} dimensions per head rotate (partial_rotary_factor {partial:g}), expected an even "
-            "number above 0: dimensions rotate in pairs",
-            "Restore the head_dim and the partial_rotary_factor that the model was trained with.",
-        )
     base = architecture.base(text, float(entry["rope_theta"]))
     length, factor = int(text.max_position_embeddings), entry.get("factor")
     if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):
@@ -396,8 +390,8 @@ def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None
     short, long = (float(entry[key]) for key in sorted(SCALES, reverse=True))
     if short != long:
         raise UserError(
-            f"short_mscale is {short:g} and long_mscale {long:g}: this {text.model_type} scales its logits by the length "
-            "of the text, which no attention factor says",
+            f"short_mscale is {short:g} and long_mscale {long:g}: this {text.model_type} scales its logits by the "
+            "length of the text, which no attention factor says",
         )
     return short
 
