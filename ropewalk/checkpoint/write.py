@@ -82,8 +82,9 @@ def extended_config(
     """
     method, changed = _saveable(method), copy.deepcopy(config)
     parameters = method.write(changed, to, on_top)
-    _verify(method, changed, method.static_plan(config, to, on_top), to)
-    trial.compare(config, changed)
+    meant = method.static_plan(config, to, on_top)
+    _verify(method, changed, meant, to)
+    trial.compare(config, changed, meant, method.rounding(config, to, on_top))
     return changed, parameters
 
 

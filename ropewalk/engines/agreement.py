@@ -22,8 +22,8 @@ from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.engines import llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files
+from ropewalk.rope import architecture, formulas
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import formulas
 from ropewalk.rope.spec import ALL, Reading, served
 
 FREQUENCY = 1e-5  # relative; engines and transformers round their formulas to float32
@@ -116,7 +116,11 @@ def meant(files: Files, overrides: Mapping[str, Any] | None = None) -> dict[str,
     elif record is not None and "rope_parameters" in record:
         table = {**files.entries, **record["rope_parameters"]}
         files = files.replaced(
-            {"rope_parameters": table.get(ALL, table), "max_position_embeddings": int(record["target"])}
+            {
+                "rope_parameters": table.get(ALL, table),
+                "max_position_embeddings": int(record["target"]),
+                **architecture.listed_bases(files.config, next(iter(record["rope_parameters"].values()))["rope_theta"]),
+            }
         )
         if hasattr(files.config, "original_max_position_embeddings"):
             originals = {entry.get("original_max_position_embeddings") for entry in table.values()} - {None}
@@ -327,8 +331,11 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
     if engine == "transformers":
         return f"the file was changed after ropewalk wrote it: ropewalk extend ... -o {files.folder} --overwrite"
     if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
-        target = served(want)
-        return f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+        if (target := served(want)) > files.length:
+            return (
+                f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+            )
+        return f"ropewalk inspect {files.folder}   (names the key that makes its rope static)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
     if any(reading.stairs for reading in want.values()):

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -18,28 +20,49 @@ NEAR = frozenset(
 )
 STATE = frozenset({"linear_attention", "conv", "mamba", "recurrent", "moe", "mlp"})
 UNNAMED = frozenset({"full_attention", "hybrid", "attention"})  # what a layer is whose type says no more
-# A condition on the layer's window directly above the rotation: the other layers do not rotate.
+# A condition on the layer's window, above the rotation or where tables are handed on: the others do not rotate.
 ONLY_NEAR = re.compile(
-    r"^ +if [^\n]*\bself\.(?:sliding_window|is_sliding|is_local_attention)\b[^\n]*:\n(?: [^\n]*\n)?[^\n]*apply_rotary",
+    r"^ +if ([^\n]*\bself\.(?:sliding_window|is_sliding|is_local_attention)\b[^\n]*):\n(?: [^\n]*\n)?[^\n]*apply_rotary"
+    r"|position_embeddings if \w*layer_type == [\"']sliding_attention[\"'] else None",
     re.MULTILINE,
 )
 ROTATION = re.compile(r"apply_\w*rotary|RotaryEmbedding|inv_freq|freqs_cis")
 # Where no base means no rotation, in layers of every type.
 BASE_OR_NONE = re.compile(r"""rope_parameters\.get\(["']rope_theta["']\) is not None""")
+# Layers take their base from a list, and only its zeros say which do not rotate.
+BASE_BY_LAYER = re.compile(r"for theta in [^\n]*\blayer_rope_theta\b")
+# A forward that asks its rope function anew, not the module's buffer: one set of factors at all lengths.
+ASKS_ANEW = re.compile(r"def forward\([^\n]*position_ids(?:(?!def )[^\n]*\n)*? +inv_freq, \w+ = self\.rope_init_fn\(")
+PARTIAL = re.compile(r"""rope_parameters\[layer_type\]\.get\(["']partial_rotary_factor["'], ([\d.]+)\)""")
 ROPE_KEY = re.compile(r"""rope_\w+(?:\[\w+\])?(?:\.get\(\s*|\[)["'](\w+)["']""")
 
 
 def source(config: PreTrainedConfig) -> str:
-    """The source of the module that holds the model of a configuration; empty if there is none beside it."""
-    return _source(type(config).__module__)
+    """The source of the module that holds the model of a configuration; empty if there is none."""
+    module = type(config).__module__
+    return _source(_beside(module)) or _source(_borrowed(str(config.model_type)))
+
+
+def _beside(module: str) -> str:
+    package, _, name = module.rpartition(".")
+    configures = name.startswith("configuration_")
+    return f"{package}.modeling_{name.removeprefix('configuration_')}" if configures else ""
+
+
+def _borrowed(model_type: str) -> str:
+    """The module of another model type that one without code of its own runs."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    table: dict[str, str] = transformers._class_to_module  # type: ignore[attr-defined]
+    module = table.get(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, ""), "")
+    return f"transformers.{module}" if module else ""
 
 
 @cache
-def _source(module: str) -> str:
-    package, _, name = module.rpartition(".")
-    if not name.startswith("configuration_"):
+def _source(wanted: str) -> str:
+    if not wanted:
         return ""
-    wanted = f"{package}.modeling_{name.removeprefix('configuration_')}"
     try:
         found = sys.modules.get(wanted)
         file = getattr(found, "__file__", None) or getattr(importlib.util.find_spec(wanted), "origin", None)
@@ -65,7 +88,9 @@ def rotates(text: PreTrainedConfig) -> str:
     code, rope = source(text), getattr(text, "rope_parameters", None)
     if rope and rope.get("rope_theta", 0) is None and BASE_OR_NONE.search(code):
         return "rope_theta is null"
-    return "its attention has no rotation" if code and not ROTATION.search(code) else ""
+    if code and not ROTATION.search(code):
+        return "its attention has no rotation"
+    return "none of its layers rotates" if layers(text) and not rotating(text) else ""
 
 
 def layers(text: PreTrainedConfig) -> list[str]:
@@ -88,19 +113,67 @@ def bound(text: PreTrainedConfig, layer: str) -> int | None:
     return int(size) if isinstance(size, (int, float)) and size else None
 
 
+def rotating(text: PreTrainedConfig) -> list[str]:
+    """The types of the layers that rotate, one for each."""
+    kinds, only = layers(text), ONLY_NEAR.search(source(text))
+    turns: list[Any] = list(getattr(text, "no_rope_layers", None) or getattr(text, "layer_rope_theta", None) or [])
+    turns = turns if len(turns) == len(kinds) else [True] * len(kinds)  # 0 where a layer does not, whatever its name
+    near = [bool(bound(text, kind)) for kind in kinds]
+    if only and (any(near) or "is None or" not in (only[1] or "")):  # that form is of hybrids among others
+        forced = getattr(text, "prefix_dense_sliding_window_pattern", None) == 1  # Cohere 2 MoE
+        dense = [forced and kind == "dense" for kind in getattr(text, "mlp_layer_types", None) or [""] * len(kinds)]
+        turns = [turn and (a or b) for turn, a, b in zip(turns, near, dense, strict=False)]
+    return [kind for kind, turn in zip(kinds, turns, strict=False) if turn and kind not in STATE]
+
+
 def reach(text: PreTrainedConfig) -> int | None:
     """The largest distance, in tokens, that any rotating layer looks; None if one looks as far as the text goes."""
-    kinds = layers(text)
-    turns: list[Any] = list(
-        getattr(text, "no_rope_layers", None) or []
-    )  # 1 where a layer rotates, in spite of its name
-    if len(turns) == len(kinds):
-        kinds = [kind for kind, turn in zip(kinds, turns, strict=True) if turn]
-    bounds = [bound(text, kind) for kind in kinds if kind not in STATE]
-    if any(bounds) and ONLY_NEAR.search(source(text)):
-        bounds = [size for size in bounds if size]
+    bounds = [bound(text, kind) for kind in rotating(text)]
     found = [size for size in bounds if size]
     return max(found) if found and len(found) == len(bounds) else None
+
+
+def base(text: PreTrainedConfig, stated: float) -> float:
+    """The base that the rotating layers take, where the rope parameters state ``stated``.
+
+    Raises:
+        UserError: if layers take another, or several: rope parameters say one base.
+    """
+    listed = getattr(text, "layer_rope_theta", None)
+    if not listed or not BASE_BY_LAYER.search(source(text)):
+        return stated
+    taken = sorted({float(theta) for theta in listed if theta})
+    if len(taken) > 1:
+        raise UserError(
+            f"key 'layer_rope_theta' gives layers of this {text.model_type} the bases "
+            f"{', '.join(f'{theta:g}' for theta in taken)}: one rope_theta cannot say them",
+            "Measure the model as it is; what ropewalk extends has one base in all layers.",
+        )
+    if taken and taken[0] != stated:
+        name = getattr(text, "name_or_path", "") or "MODEL"
+        raise UserError(
+            f"rope_theta is {stated:g}, which no layer of this {text.model_type} takes: key 'layer_rope_theta' gives "
+            f"them {taken[0]:g}",
+            f"ropewalk inspect {name} --set 'rope_parameters.rope_theta={taken[0]!r}'   (changes no layer)",
+        )
+    return stated
+
+
+def listed_bases(text: PreTrainedConfig, base: float) -> dict[str, list[float]]:
+    """The key that gives layers their ``base``, where there is one; 0 stays where a layer does not rotate."""
+    listed: list[float] = getattr(text, "layer_rope_theta", None) or []
+    return {"layer_rope_theta": [base if theta else 0 for theta in listed]} if listed else {}
+
+
+def asks_anew(text: PreTrainedConfig) -> bool:
+    """Whether a forward computes its frequencies itself, by the same factors at all lengths."""
+    return bool(ASKS_ANEW.search(source(text)))
+
+
+def partial_default(text: PreTrainedConfig) -> float:
+    """The share of a head that rotates where the rope parameters do not say it, in the model's own function."""
+    found = PARTIAL.search(source(text))
+    return float(found[1]) if found else 1.0
 
 
 def grown_layers(text: PreTrainedConfig) -> list[int]:

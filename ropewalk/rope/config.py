@@ -51,6 +51,7 @@ STATED = (
 )  # the length, said once more
 STAIRS = "llama_4_scaling_beta"  # with the original length: queries grow by a step per original length
 PAIR = ("mscale", "mscale_all_dim")
+SCALES = {"short_mscale", "long_mscale"}
 LATENT_FACTOR = 2.0  # of types that need none, where attention computes its scale from it
 
 
@@ -325,11 +326,13 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
 
     own = text if layer_type == ALL else architecture.of_layer(text, layer_type)
     head_dim = architecture.head_dim(own)
-    partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or 1.0)
+    unsaid = architecture.partial_default(text) if rope_type == "default" else 1.0
+    partial = 1.0 if rope_type == "proportional" else float(entry.get("partial_rotary_factor") or unsaid)
     if not 0 < partial <= 1:
         raise ValueError(f"partial_rotary_factor is {partial!r}, expected a share in (0, 1]")
     rotary_dim = int(head_dim * partial)
-    base, length, factor = float(entry["rope_theta"]), int(text.max_position_embeddings), entry.get("factor")
+    base = architecture.base(text, float(entry["rope_theta"]))
+    length, factor = int(text.max_position_embeddings), entry.get("factor")
     if rope_type == "dynamic" and entry.get("alpha") and "alpha" in architecture.keys_read(text):
         rope_type, base = "default", base * float(entry["alpha"]) ** (rotary_dim / (rotary_dim - 2))  # at all lengths
     plain = RopeSpec.plain(
@@ -352,11 +355,12 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     elif rope_type != "default":
         name = None if layer_type == ALL else layer_type
         inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
-        spec = replace(plain, attention_factor=float(attention_factor))
+        spec = replace(plain, attention_factor=_amplitude(text, entry) or float(attention_factor))
         original: Any = entry.get("original_max_position_embeddings")
         if rope_type == "longrope":
             short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
-            spec = replace(spec, window=int(original), factors=short, long_factors=None if short == long else long)
+            switches = short != long and not architecture.asks_anew(text)
+            spec = replace(spec, window=int(original), factors=short, long_factors=long if switches else None)
         else:
             factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30).tolist()
             spec = replace(spec, factors=tuple(factors), window=int(original or round(length / float(factor or 1.0))))
@@ -373,6 +377,39 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
         reach = architecture.reach(text)
         spec = replace(spec, sliding=reach is not None and reach <= spec.window)
     return _turning(spec)
+
+
+def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None:
+    """The attention factor that an architecture takes from the rope parameters as it stands there; None if it does not.
+
+    Raises:
+        UserError: if it takes two, by length.
+    """
+    if not architecture.keys_read(text) >= SCALES:
+        return None
+    short, long = (float(entry[key]) for key in sorted(SCALES, reverse=True))
+    if short != long:
+        raise UserError(
+            f"short_mscale is {short:g} and long_mscale {long:g}: this {text.model_type} scales its logits by the "
+            "length of the text, which no attention factor says",
+        )
+    return short
+
+
+def misread(config: PreTrainedConfig) -> tuple[str, str] | None:
+    """Why a model is not, in transformers, the one that was trained, and what there is to do; None if it is."""
+    text = text_config(config)
+    if not architecture.asks_anew(text):
+        return None
+    for entry in rope_parameters(config).values():
+        original = entry.get("original_max_position_embeddings")
+        if entry.get("rope_type") == "longrope" and entry["short_factor"] != entry["long_factor"]:
+            return (
+                f"transformers rotates this {text.model_type} by short_factor at every length; it was trained with "
+                f"long_factor past {original:,} tokens, so that what it does there is not worth extending",
+                "Serve it with an engine that changes its factors by length (vLLM, SGLang): ropewalk export.",
+            )
+    return None
 
 
 def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
@@ -530,6 +567,8 @@ def write(
     else:
         text.rope_parameters = {**text.rope_parameters, **{key: dict(entry) for key, entry in parameters.items()}}
     text.max_position_embeddings = length
+    for key, bases in architecture.listed_bases(text, next(iter(parameters.values()))["rope_theta"]).items():
+        setattr(text, key, bases)
     for key in STATED:
         if key not in (text.attribute_map or {}) and isinstance(getattr(text, key, None), int):
             setattr(text, key, length)

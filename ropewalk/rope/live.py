@@ -6,9 +6,11 @@ So the model's own buffers are written, never replaced: a replaced module would 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
+BETWEEN_FORWARDS = ("max_seq_len_cached", "long_inv_freq", "rope_init_fn", "config")  # what they keep or ask, by name
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
 
 
@@ -37,19 +40,19 @@ class Rotary:
     layer_type: str
 
     @property
-    def _prefix(self) -> str:
+    def prefix(self) -> str:
         return "" if self.layer_type == ALL else f"{self.layer_type}_"
 
     @property
     def inv_freq(self) -> Tensor:
         """The live buffer, float32 [d/2]."""
-        buffer: Tensor = getattr(self.module, f"{self._prefix}inv_freq")
+        buffer: Tensor = getattr(self.module, f"{self.prefix}inv_freq")
         return buffer
 
     @property
     def original_inv_freq(self) -> Tensor | None:
         """The module's own copy, from which transformers restores and re-initialises."""
-        return getattr(self.module, f"{self._prefix}original_inv_freq", None)
+        return getattr(self.module, f"{self.prefix}original_inv_freq", None)
 
     @property
     def built(self) -> Tensor:
@@ -58,11 +61,21 @@ class Rotary:
 
     @property
     def attention_scaling(self) -> float:
-        return float(getattr(self.module, f"{self._prefix}attention_scaling", 1.0))
+        return float(getattr(self.module, f"{self.prefix}attention_scaling", 1.0))
 
     @attention_scaling.setter
     def attention_scaling(self, value: float) -> None:
-        setattr(self.module, f"{self._prefix}attention_scaling", value)
+        setattr(self.module, f"{self.prefix}attention_scaling", value)
+
+    @property
+    def asks_anew(self) -> bool:
+        """Whether forwards ask function and configuration (PhiMoE), and not the buffer."""
+        return hasattr(self.module, "rope_init_fn")
+
+    def ask(self, function: Callable[..., tuple[Tensor, float]], config: Any) -> None:
+        """What such forwards ask from now on."""
+        module: Any = self.module
+        module.rope_init_fn, module.config = function, config
 
     @property
     def rope_type(self) -> str:
@@ -171,11 +184,31 @@ def write(
                 rotary.original_inv_freq.copy_(value)
             rotary.attention_scaling = t
             rotary.rope_type = "default"  # nothing recomputes behind our back
+            if rotary.asks_anew:
+                rotary.ask(partial(_given, value.to(rotary.inv_freq.device), t), _plainly(rotary.module.config))
     check(model, plan, tolerance)
+
+
+def _given(inv_freq: Tensor, factor: float, *asked: Any, **more: Any) -> tuple[Tensor, float]:
+    return inv_freq, factor
+
+
+def _plainly(config: Any) -> Any:
+    """The configuration with a rope of which a forward that reads it takes nothing else."""
+    plain = copy.copy(config)
+    plain.rope_parameters = {**config.rope_parameters, "rope_type": "default"}
+    return plain
 
 
 def built(rotary: Rotary, config: PreTrainedConfig) -> tuple[Tensor, float, str]:
     """What a load of a text configuration would build there: frequencies float32 [d/2], attention factor, rope type."""
+    build, name, rope_type = _function(rotary, config)
+    inv_freq, factor = build(config, device=rotary.inv_freq.device, layer_type=name)
+    return inv_freq.to(rotary.inv_freq.device), factor, rope_type
+
+
+def _function(rotary: Rotary, config: PreTrainedConfig) -> tuple[Callable[..., tuple[Tensor, float]], str | None, str]:
+    """The function of a rope type, the layer type that it is asked for, and that rope type."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     module: Any = rotary.module
@@ -185,15 +218,20 @@ def built(rotary: Rotary, config: PreTrainedConfig) -> tuple[Tensor, float, str]
     build = ROPE_INIT_FUNCTIONS.get(rope_type) or module.compute_default_rope_parameters
     if rope_type == "dynamic" and parameters.get("alpha"):  # one base at all lengths, in code of the model's own
         build = getattr(module, "compute_ntk_alpha_rope_parameters", build)
-    return *build(config, device=rotary.inv_freq.device, layer_type=name), rope_type
+    return build, name, rope_type
 
 
 def rebuild(model: nn.Module, layer_types: Collection[str]) -> None:
     """Bring live rotations to exactly what a reload of the model's present configuration would build."""
+    config = decoder(model).config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
     for rotary in rotaries(model):
         if rotary.layer_type not in layer_types:
             continue
-        inv_freq, rotary.attention_scaling, rotary.rope_type = built(rotary, rotary.module.config)  # type: ignore[arg-type]
+        inv_freq, rotary.attention_scaling, rotary.rope_type = built(rotary, config)
+        rotary.module.config = config  # a copy of its own would still say the rope of before
+        vars(rotary.module).pop(f"{rotary.prefix}long_inv_freq", None)
+        if rotary.asks_anew:
+            rotary.ask(_function(rotary, config)[0], config)
         with torch.no_grad():
             rotary.inv_freq.copy_(inv_freq)
             if rotary.original_inv_freq is not None:
@@ -220,7 +258,7 @@ def state(model: nn.Module) -> State:
     found: State = []
     for rotary in rotaries(model):
         original = rotary.original_inv_freq
-        cached = {k: v for k, v in vars(rotary.module).items() if k.endswith(("max_seq_len_cached", "long_inv_freq"))}
+        cached = {k: v for k, v in vars(rotary.module).items() if k.endswith(BETWEEN_FORWARDS)}
         copies = rotary.inv_freq.clone(), None if original is None else original.clone()
         found.append(_Kept(rotary, *copies, rotary.attention_scaling, rotary.rope_type, cached))
     return found
@@ -235,7 +273,10 @@ def put(state: State) -> None:
             kept.rotary.original_inv_freq.copy_(kept.original)
         kept.rotary.attention_scaling = kept.attention_scaling
         kept.rotary.rope_type = kept.rope_type
-        vars(kept.rotary.module).update(kept.cached)
+        attributes = vars(kept.rotary.module)
+        for name in [k for k in attributes if k.endswith(BETWEEN_FORWARDS)]:
+            del attributes[name]
+        attributes.update(kept.cached)
 
 
 def holds(state: State) -> bool:
@@ -257,20 +298,24 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies], tolerance: float = TOLERANCE) -> None:
-    """Compare the live rotations with what they should be, to a relative ``tolerance``.
+    """Compare the live rotations with what they should be, to a relative ``tolerance``: buffers, then a forward.
+
+    Buffers are not compared where they do not say what a forward does: in types that recompute (``dynamic``, two sets
+    of ``longrope``), and in modules that do not read them.
 
     Raises:
         UserError: naming the layer type and how it differs (missing, shape, first differing index, attention factor).
     """
     live = rotaries(model)
-    for layer_type, want in expected.items():
-        matching = [rotary for rotary in live if rotary.layer_type == layer_type]
-        if not matching:
-            raise UserError(
-                f"layer type {layer_type!r} has no live rotary module; live: {[r.layer_type for r in live]}"
-            )
-        for rotary in matching:
-            _compare(rotary, want, tolerance)
+    with restored(model):
+        for layer_type, want in expected.items():
+            matching = [rotary for rotary in live if rotary.layer_type == layer_type]
+            if not matching:
+                raise UserError(
+                    f"layer type {layer_type!r} has no live rotary module; live: {[r.layer_type for r in live]}"
+                )
+            for rotary in matching:
+                _compare(rotary, want, tolerance)
 
 
 def _close(have: Tensor, expected: Tensor, tolerance: float) -> Tensor:
@@ -284,25 +329,69 @@ def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> 
     )
     if rotary.inv_freq.dtype != torch.float32:
         mend = f"inv_freq is {rotary.inv_freq.dtype}, expected float32: from_pretrained(dtype=...), not model.half()."
-    have, expected = rotary.inv_freq.detach().double().cpu(), want.inv_freq
-    if have.shape != expected.shape:
+    recomputes = isinstance(want, RopeSpec) and (want.rope_type == "dynamic" or want.long_factors is not None)
+    if not (recomputes or rotary.asks_anew):
+        held = rotary.inv_freq.detach().double().cpu(), rotary.attention_scaling
+        _compare_one(where, "inv_freq", held, (want.inv_freq, want.attention_factor), tolerance, mend)
+    mend = "This module does not rotate by its buffer; update transformers, or report the architecture."
+    lasts = {1: want.inv_freq}
+    if isinstance(want, RopeSpec) and want.long_factors is not None:
+        long = torch.tensor(want.long_factors, dtype=torch.float64)
+        lasts[want.window] = want.base_inv_freq / long
+    for last, inv_freq in lasts.items():
+        turned = forwarded(rotary, last)
+        if turned is not None:
+            meant = torch.atan2(inv_freq.sin(), inv_freq.cos()), want.attention_factor
+            _compare_one(f"forward of the {where}", "frequency", turned, meant, tolerance + TOLERANCE, mend)
+
+
+Turned = tuple[Tensor, float]  # frequencies, float64 [d/2], and attention factor
+
+
+def _compare_one(where: str, name: str, have: Turned, want: Turned, tolerance: float, mend: str) -> None:
+    (seen, factor), (meant, wanted) = have, want
+    if seen.shape != meant.shape:
         raise UserError(
-            f"{where} rotates {2 * have.numel()} dimensions, the configuration says {2 * expected.numel()}", mend
+            f"{where} rotates {2 * seen.numel()} dimensions, the configuration says {2 * meant.numel()}", mend
         )
-    wrong = ~_close(have, expected, tolerance)
+    wrong = ~_close(seen, meant, tolerance)
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         raise UserError(
-            f"{where}: inv_freq[{i}] is {have[i]:.9g}, the configuration gives {expected[i]:.9g} "
-            f"({int(wrong.sum())} of {have.numel()} differ)",
+            f"{where}: {name}[{i}] is {seen[i]:.9g}, the configuration gives {meant[i]:.9g} "
+            f"({int(wrong.sum())} of {seen.numel()} differ)",
             mend,
         )
-    if abs(rotary.attention_scaling - want.attention_factor) > tolerance * want.attention_factor:
-        raise UserError(
-            f"{where}: attention factor is {rotary.attention_scaling:.9g}, the configuration gives "
-            f"{want.attention_factor:.9g}",
-            mend,
-        )
+    if abs(factor - wanted) > tolerance * wanted:
+        raise UserError(f"{where}: attention factor is {factor:.9g}, the configuration gives {wanted:.9g}", mend)
+
+
+def forwarded(rotary: Rotary, last: int) -> Turned | None:
+    """What a forward really rotates by where the last of the positions is ``last``, from its cosines and sines.
+
+    None where its tables are of a form that is not known here. Modules that recompute do so: see ``restored``.
+    """
+    tables = _tables(rotary, [1, last])
+    if isinstance(tables, Tensor) and tables.is_complex():
+        tables = tables.real, tables.imag
+    if not isinstance(tables, tuple) or len(tables) != 2 or tables[0].shape != tables[1].shape:
+        return None
+    cos, sin = (table.reshape(-1, 2, table.shape[-1])[0, 0].double().cpu() for table in tables)
+    pairs = rotary.inv_freq.numel()
+    if len(cos) == 2 * pairs:  # halves, or neighbours
+        halves = torch.equal(cos[:pairs], cos[pairs:]) and torch.equal(sin[:pairs], sin[pairs:])
+        cos, sin = (cos[:pairs], sin[:pairs]) if halves else (cos[::2], sin[::2])
+    if len(cos) != pairs:
+        return None
+    return torch.atan2(sin, cos), float(torch.hypot(cos, sin).mean())
+
+
+def _tables(rotary: Rotary, positions: list[int]) -> Any:
+    """What the module itself returns, in float32; hooks of methods do not meet it."""
+    probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
+    arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
+    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
+        return rotary.module.forward(probe, torch.tensor([positions], device=probe.device), **arguments)
 
 
 def check_angles(model: nn.Module, position: int) -> float:
@@ -325,11 +414,7 @@ def check_angles(model: nn.Module, position: int) -> float:
 
 
 def _angle_error(rotary: Rotary, position: int) -> float:
-    probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
-    ids = torch.tensor([[position]], device=probe.device)
-    arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
-    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
-        output = rotary.module(probe, ids, **arguments)
+    output = _tables(rotary, [position])
     if not isinstance(output, tuple):
         return 0.0  # complex tables (Llama 4) are built in float32 by construction
     angles = rotary.inv_freq.detach().double().cpu() * position

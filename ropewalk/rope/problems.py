@@ -344,10 +344,12 @@ def _rotated_pairs(entry: Entry) -> int | None:
 def _dynamic(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type == "dynamic" and not (entry.rope.get("alpha") and _fixed_alpha(entry)):
         target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else "LENGTH"
+        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+        if target == entry.length:  # which promises no more than the window
+            mend = entry.set(entry.type_key, "default") + "   (inside the window it is that)"
         yield entry.problem(
             "dynamic-scaling", entry.inside("rope_type"), "dynamic",
-            "a static type: 'dynamic' keeps stale keys in transformers and is one fixed table in vLLM and SGLang",
-            f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)",
+            "a static type: 'dynamic' keeps stale keys in transformers and is one fixed table in vLLM and SGLang", mend,
         )  # fmt: skip
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import quiet, text_config
-from ropewalk.rope.live import rotaries
+from ropewalk.rope.live import check, rotaries
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedConfig
+
+    from ropewalk.rope.spec import Frequencies
 
 TOKENS = 3
 MISSING = (TypeError, KeyError, AttributeError, ValueError, IndexError)  # how a key that is not there shows
@@ -37,13 +40,22 @@ def class_of(config: PreTrainedConfig) -> Any:
     return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
-def compare(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
+def compare(
+    before: PreTrainedConfig, after: PreTrainedConfig, meant: Mapping[str, Frequencies], tolerance: float
+) -> None:
     """Refuse a configuration with which layers scale their logits otherwise, or the model does not run any more.
 
-    Models that cannot be made without weights are not compared.
+    Its rotary modules are made too, with their numbers, and their forwards compared with what is meant. Models that
+    cannot be made without weights are not compared.
+
+    Args:
+        before: as the model was trained.
+        after: as it is to be.
+        meant: layer type -> what it is to rotate by.
+        tolerance: relative, of frequencies.
 
     Raises:
-        UserError: naming the layer and the two scales, or what the model says.
+        UserError: naming the layer and the two scales, or what the model says, or which rotation differs.
     """
     kind = class_of(before)
     if kind is None:
@@ -56,6 +68,7 @@ def compare(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
         new = _made(kind, after)
     except Exception as error:
         raise UserError(f"{kind.__name__} cannot be made with these rope parameters: {_said(error)}", MEND) from None
+    _rotates(new, meant, tolerance)
     scales = _scales(new)
     for name, scale in _scales(old).items():
         if not math.isclose(scales.get(name, scale), scale, rel_tol=1e-6):
@@ -77,6 +90,21 @@ def _made(kind: Any, config: PreTrainedConfig) -> nn.Module:
     with torch.device("meta"), quiet():
         model: nn.Module = kind(config)
     return model
+
+
+def _rotates(model: nn.Module, meant: Mapping[str, Frequencies], tolerance: float) -> None:
+    """Compare every rotary module of a model on the meta device, made again on the CPU, with what is meant.
+
+    Raises:
+        UserError: if one rotates otherwise, or there is none.
+    """
+    modules = {id(rotary.module): rotary.module for rotary in rotaries(model)}.values()
+    try:
+        with quiet():
+            again = nn.ModuleList([type(module)(config=module.config) for module in modules])
+    except MISSING:  # made of something else than a configuration
+        return
+    check(again, meant, tolerance)
 
 
 def _scales(model: nn.Module) -> dict[str, float]:

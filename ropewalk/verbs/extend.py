@@ -71,14 +71,12 @@ def extend(request: ExtendRequest) -> Extended:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import extend as write
     from ropewalk.engines.launch import launch_lines
-    from ropewalk.methods.base import require_beyond
     from ropewalk.methods.catalogue import method
     from ropewalk.rope.config import text_config, window_of
 
     chosen = method(request.method)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     window = window_of(checkpoint.starting(request.on_top))
-    require_beyond(chosen, request.to, window)
     if chosen.name == "none" and request.to > window:
         raise UserError(
             f"none does not reach {request.to:,} tokens: the model reads {window:,}", "Choose a method, such as yarn."

@@ -119,7 +119,7 @@ def test_every_rope_key_that_any_model_reads_is_known():
     carried = {"mrope_section", "mrope_interleaved", "llama_4_scaling_beta"}
     read = set()
     for kind in CONFIG_MAPPING_NAMES:
-        module = f"transformers.models.{kind.replace('-', '_')}.configuration_{kind.replace('-', '_')}"
+        module = f"transformers.models.{kind.replace('-', '_')}.modeling_{kind.replace('-', '_')}"
         read |= set(architecture.ROPE_KEY.findall(architecture._source(module)))
     assert {"mscale_all_dim", "llama_4_scaling_beta", "mrope_section"} <= read
     assert not {key for key in read - computed - carried if not key.endswith("_attention")}

@@ -15,7 +15,7 @@ from ropewalk.attention import cache_owner
 from ropewalk.attention.engine import Rotation, engaged
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import parse
-from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on
+from ropewalk.methods.base import USE_IT_LIVE, Method, digest, refuse_if_on, require_beyond
 from ropewalk.rope import architecture, live, trial
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -82,6 +82,8 @@ class FrequencyMethod(Method):
         self.require(config, to)
         promised = {key: spec.length for key, spec in rope_config.read(config).items()}
         starting = self.starting(config, on_top)
+        if reason := rope_config.misread(config):
+            raise UserError(*reason)
         targets: dict[str, tuple[RopeSpec, int]] = {}
         for key, rope in starting.items():
             if rope.sliding:
@@ -102,6 +104,10 @@ class FrequencyMethod(Method):
         if not targets:
             raise UserError(*_nothing_to_extend(config, starting))
         return targets
+
+    def rounding(self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None) -> float:
+        """What the float32 formulas of all layer types may be off by, relative."""
+        return max(live.rounding(rope, target) for rope, target in self._targets(config, to, on_top).values())
 
     def starting(self, config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
         """Layer type -> the rope that this method starts from; see ``rope.config.starting_specs``."""
@@ -139,7 +145,7 @@ class FrequencyMethod(Method):
             growing = {key: rope for key, (rope, target) in targets.items() if rope.scale(target) > 1}
             return {key: self._rotation(rope, current[key]) for key, rope in growing.items()}
         plan = {key: self.at(rope, target) for key, (rope, target) in targets.items()}
-        tolerance = max(live.rounding(rope, target) for rope, target in targets.values())
+        tolerance = self.rounding(model.config, to)  # type: ignore[arg-type]
         live.write(model, plan, current, self._as_saved(model.config, to), tolerance)  # type: ignore[arg-type]
         return {}
 
@@ -208,9 +214,11 @@ class FrequencyMethod(Method):
         """Put what says this method, and the record of it, into a configuration; returns what ``saved`` does.
 
         Raises:
-            UserError: as ``saved``.
+            UserError: as ``saved``, and where the target is not beyond the window.
         """
-        parameters, window = self.saved(config, to, on_top), rope_config.window_of(self.starting(config, on_top))
+        window = rope_config.window_of(self.starting(config, on_top))
+        require_beyond(self, to, window)
+        parameters = self.saved(config, to, on_top)
         record = rope_config.extension(self.id, window, rope_config.pretrained_specs(config, on_top), parameters, to)
         rope_config.write(config, parameters, to, record)
         return parameters
@@ -229,19 +237,19 @@ class FrequencyMethod(Method):
         refuse_if_on(model, self.id)
         self.require(model, to)
         check_live(model)
-        targets = self._targets(model.config, to, on_top)
         plan = self.static_plan(model.config, to, on_top)
+        tolerance = self.rounding(model.config, to, on_top)
         text, window = rope_config.text_config(model.config), rope_config.trained_window(model.config)
-        before, trained = dict(vars(text)), copy.deepcopy(model.config)
+        before, trained, rotating = dict(vars(text)), copy.deepcopy(model.config), live.state(model)
         self.write(model.config, to, on_top)
-        live.rebuild(model, plan)
         try:  # what was written says what the method meant
-            trial.compare(trained, model.config)
-            live.check(model, plan, tolerance=max(live.rounding(rope, to) for rope, _ in targets.values()))
+            live.rebuild(model, plan)
+            trial.compare(trained, model.config, plan, tolerance)
+            live.check(model, plan, tolerance=tolerance)
         except UserError:
             vars(text).clear()
             vars(text).update(before)
-            live.rebuild(model, plan)
+            live.put(rotating)
             raise
         check_live(model)
         generation = getattr(model, "generation_config", None)
@@ -265,10 +273,9 @@ def _nothing_to_extend(config: PreTrainedConfig, starting: Mapping[str, RopeSpec
 
 
 def check_live(model: nn.Module) -> None:
-    """Assert that the live rotary modules are what the configuration says (types that recompute are not compared).
+    """Assert that the live rotary modules, and a forward of theirs, are what the configuration says.
 
     Raises:
         UserError: naming the layer type and the difference.
     """
-    specs = rope_config.read(model.config)  # type: ignore[arg-type]
-    live.check(model, {k: s for k, s in specs.items() if s.rope_type != "dynamic" and s.long_factors is None})
+    live.check(model, rope_config.read(model.config))  # type: ignore[arg-type]

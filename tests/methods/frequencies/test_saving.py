@@ -169,9 +169,16 @@ def test_sliding_layers_are_left_alone(spelling, family):
     assert model.config.rope_parameters["sliding_attention"] == plain.config.rope_parameters["sliding_attention"]
 
 
-def test_extending_to_the_window_changes_no_bit():
-    model, plain = extended("yarn", "llama", to=WINDOW), shared("llama")
-    assert torch.equal(logits(model, LONG), logits(plain, LONG))
+def test_a_target_that_is_not_beyond_the_window_is_refused_in_memory_and_on_disk(tmp_path):
+    model = tiny("llama")
+    model.save_pretrained(tmp_path / "m")
+    before = model.config.to_dict()
+    for to in (WINDOW - 1, WINDOW):
+        for refused in (lambda to=to: method("yarn").extend(model, to=to),
+                        lambda to=to: extend(tmp_path / "m", to, method("yarn"), tmp_path / "out")):  # fmt: skip
+            with pytest.raises(UserError, match=f"target {to} is not beyond the window of 64 tokens"):
+                refused()
+    assert model.config.to_dict() == before and torch.equal(logits(model, LONG), logits(shared("llama"), LONG))
 
 
 @pytest.mark.parametrize("first", ["pi", "yarn"])
