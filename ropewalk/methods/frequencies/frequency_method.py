@@ -237,11 +237,10 @@ class FrequencyMethod(Method):
         refuse_if_on(model, self.id)
         self.require(model, to)
         check_live(model)
-        plan = self.static_plan(model.config, to, on_top)
-        tolerance = self.rounding(model.config, to, on_top)
         text, window = rope_config.text_config(model.config), rope_config.trained_window(model.config)
         before, trained, rotating = dict(vars(text)), copy.deepcopy(model.config), live.state(model)
         self.write(model.config, to, on_top)
+        plan, tolerance = self.static_plan(trained, to, on_top), self.rounding(trained, to, on_top)
         try:  # what was written says what the method meant
             live.rebuild(model, plan)
             trial.compare(trained, model.config, plan, tolerance)
