@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from ropewalk.checkpoint.weights import (
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
 from ropewalk.common.outside import read_json, spelled
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
@@ -172,9 +174,11 @@ class Checkpoint:
             UserError: if transformers refuses it.
         """
         if self.gguf is not None:
-            return dequantised.configuration(self._file)
-        config = rope_config.load_config(self.place, self.trust_remote_code)
-        rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+            config = dequantised.configuration(self._file)
+        else:
+            config = rope_config.load_config(self.place, self.trust_remote_code)
+            rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+        config.name_or_path = self.name  # goes into messages
         return config
 
     @cached_property
@@ -228,7 +232,7 @@ class Checkpoint:
         if self.gguf is not None:
             raise UserError(
                 f"a folder is needed, and {self.name} is one file",
-                f"ropewalk extend {self.name} --to LENGTH -o OUT   (writes one)",
+                self.extending(self.promised, "none" if self.promised <= self.window else "yarn"),
             )
         path = Path(self.place).expanduser()
         if path.is_dir():
@@ -246,6 +250,10 @@ class Checkpoint:
             return Path(snapshot_download(self.place, allow_patterns=patterns))
         except Exception as error:  # the hub client raises many kinds
             raise UserError(f"the hub did not give {self.name!r}: {str(error).splitlines()[0]}") from None
+
+    def extending(self, to: int, method: str) -> str:
+        """The command that writes a folder which reaches ``to`` tokens."""
+        return shlex.join(["ropewalk", "extend", self.name, "--to", show(to), "--method", method])
 
     @property
     def source(self) -> Path:
@@ -344,6 +352,7 @@ class Checkpoint:
             raise UserError(
                 f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
             ) from None
+        live.config.name_or_path = self.name  # transformers put the folder there
         check_live(live)
         refuse_no_numbers(self.source, live)
         return live.eval()

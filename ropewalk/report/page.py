@@ -38,7 +38,7 @@ MUTED_DASHES = (None, "5 3", "2 3")
 MUTED_MARKERS = ("cross", "plus", "bar", "circle", "square", "triangle", "diamond")
 COLUMNS = (
     ("effective_length", "Effective length", numbers.tokens),
-    ("retrieval", "Average score at the target", numbers.percent),
+    ("score", "Average score at the target", numbers.percent),
     ("perplexity", "Perplexity at the target", numbers.quantity),
     ("short_tax", "Short-text tax", numbers.tax),
 )

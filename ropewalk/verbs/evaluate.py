@@ -18,6 +18,8 @@ class EvaluateRequest(ExperimentRequest):
     """What is evaluated.
 
     Attributes:
+        model: A folder, a hub id, a GGUF file, 'demo', or the URL of a server that speaks OpenAI's protocol
+            (http://host:8000/v1).
         suite: smoke, standard or publication (10, 55 or 198 samples of each task and length), ruler-lite (RULER's tasks
             on 50 contexts each), a family of tasks such as ruler or babilong, or a benchmark such as longbench. Without
             ``tasks`` it chooses these too.
@@ -34,8 +36,7 @@ class EvaluateRequest(ExperimentRequest):
 def evaluate(request: EvaluateRequest) -> Outcome:
     """Measure how much of its context a model or a server uses, with controls: one table, one HTML report.
 
-    The model may be the URL of a server that speaks OpenAI's protocol (http://host:8000/v1). Every sample is kept, so
-    it can be stopped at any moment and goes on where it was.
+    Every sample is kept, so it can be stopped at any moment and goes on where it was.
 
     Returns:
         The results, and where they are.

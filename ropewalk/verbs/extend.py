@@ -78,7 +78,7 @@ def extend(request: ExtendRequest) -> Extended:
     chosen = method(request.method)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     window = window_of(checkpoint.starting(request.on_top))
-    require_beyond(chosen, request.to, window)
+    require_beyond([chosen], request.to, window)
     if chosen.name == "none" and request.to > window:
         raise UserError(
             f"none does not reach {request.to:,} tokens: the model reads {window:,}", "Choose a method, such as yarn."

@@ -198,10 +198,10 @@ def test_weights_that_hold_nan_are_refused_whatever_is_asked(tasks: str, here: P
 
 def test_a_target_inside_the_window_is_refused(here: Path) -> None:
     for to in (32, 64):
-        with pytest.raises(UserError, match=f"yarn: target {to} is not beyond the window of 64 tokens"):
+        with pytest.raises(UserError, match=f"target of {to} tokens is not beyond the window of 64, where yarn is the"):
             compared(to=to, methods="none,yarn")
     assert {row.length for row in compared(to=128, methods="pi", lengths="128").results.rows} == {128}
-    require_beyond(ropewalk.method("dca(effective_window=32)"), 64, 64)  # believes in less of the window
+    require_beyond([ropewalk.method("dca(effective_window=32)")], 64, 64)  # believes in less of the window
 
 
 def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:
