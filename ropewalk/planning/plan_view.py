@@ -121,7 +121,7 @@ def _cost(made: Plan, console: Console) -> None:
     for name, each in rows:
         cells = [name, f"{each.training_flops:.3g}", f"{each.attention_share:.0%}"]
         if each.training_hours is not None and each.device_hours is not None:
-            cells += [show_hours(each.training_hours), f"{each.device_hours:,.0f}"]
+            cells += [show_hours(each.training_hours), f"{each.device_hours:,.{0 if each.device_hours >= 10 else 2}f}"]
         table.add_row(*cells)
     console.print(table)
     if cost.prefill_seconds is not None and cost.decode_tokens_per_second is not None:

@@ -36,12 +36,12 @@ class TokenUnits:
                 self._cache.clear()
             whole = token_ids(ANCHOR + text, self.tokenizer)
             anchored = whole[: len(self._anchor)] == self._anchor
-            self._cache[text] = whole[len(self._anchor) :] if anchored else self._encode(text)
+            self._cache[text] = whole[len(self._anchor) :] if anchored else token_ids(text, self.tokenizer)
         return self._cache[text]
 
     def answer(self, stem: str, answer: str) -> list[int]:
         """Ids that follow ``stem`` when ``stem + answer`` is tokenised as one text."""
-        before, both = self.ids(stem), self._encode(ANCHOR + stem + answer)[len(self._anchor) :]
+        before, both = self.ids(stem), token_ids(ANCHOR + stem + answer, self.tokenizer)[len(self._anchor) :]
         return both[len(before) :] if both[: len(before)] == before else self.ids(answer)
 
     def filler(self, units: tuple[str, ...], n_tokens: int) -> list[int]:
