@@ -62,7 +62,7 @@ def sglang_line(
     return line + (" --model-impl transformers" if via_transformers else "")
 
 
-def llama_cpp_line(folder: Path, flags: str) -> str:
+def llama_cpp_line(folder: Path | str, flags: str) -> str:
     """Convert and serve."""
     model, gguf = shlex.quote(str(folder)), shlex.quote(f"{folder}.gguf")
     return f"python convert_hf_to_gguf.py {model} --outfile {gguf} && llama-server -m {gguf} {flags}"

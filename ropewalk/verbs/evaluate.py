@@ -18,8 +18,6 @@ class EvaluateRequest(ExperimentRequest):
     """What is evaluated.
 
     Attributes:
-        model: A folder, a hub id, a GGUF file, 'demo', or the URL of a server that speaks OpenAI's protocol
-            (http://host:8000/v1).
         suite: smoke, standard or publication (10, 55 or 198 samples of each task and length), ruler-lite (RULER's tasks
             on 50 contexts each), a family of tasks such as ruler or babilong, or a benchmark such as longbench. Without
             ``tasks`` it chooses these too.

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropewalk
 from ropewalk.backends.local import LiveModel
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.common import fingerprints
 from ropewalk.common.errors import UserError
@@ -201,6 +202,16 @@ def test_a_target_inside_the_window_is_refused(here: Path) -> None:
         with pytest.raises(UserError, match=f"target of {to} tokens is not beyond the window of 64, where yarn is the"):
             compared(to=to, methods="none,yarn")
     assert {row.length for row in compared(to=128, methods="pi", lengths="128").results.rows} == {128}
+
+
+def test_a_target_inside_the_window_is_refused_before_weights_are_read(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Checkpoint, "load", lambda *_: pytest.fail("weights were read"))
+    for asked in ({"to": 32}, {"to": 64, "methods": "yarn,dca"}):
+        with pytest.raises(UserError, match="where every method is the plain model\nSay --to 128, "):
+            ropewalk.compare("a/rope", **asked)
+
+
+def test_a_method_that_believes_in_less_of_the_window_works_inside_it() -> None:
     require_beyond([ropewalk.method("dca(effective_window=32)")], 64, 64)  # believes in less of the window
 
 
