@@ -218,7 +218,6 @@ def test_a_served_model_is_called_as_it_is_served(stub, checkpoint, tmp_path) ->
     assert "Plain model" not in repr(done) + page
     for served, name in ((None, host.replace(":", "-")), ("org/tiny", "tiny")):
         request = EvaluateRequest(model=stub.url, served=served, tasks=("passkey",))
-        experiment = request.experiment(
-            ("none",), ("passkey",), to=None, samples=1, documents=1, depths=1, controls=False
-        )
+        numbers = {"to": None, "samples": 1, "documents": 1, "depths": 1, "controls": False}
+        experiment = request.experiment(("none",), ("passkey",), **numbers)
         assert request.folder(experiment).name.startswith(f"evaluate-{name}-")
