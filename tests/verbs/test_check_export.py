@@ -24,9 +24,9 @@ def test_a_length_that_an_engine_would_not_take_is_no_success_until_the_printed_
 def test_a_length_that_a_launch_line_states_is_fine_and_the_line_is_whole(tmp_path, capsys):
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
     folder = cases.write(tmp_path / "m", cases.llama(2048, rope_parameters=rope, rope_theta=1e4, rope_scaling=rope))
-    rows = {row.engine: row for row in ropewalk.check_export(folder)}
+    rows = {row.engine: row for row in ropewalk.check_export(folder).rows}
     assert not rows["vllm"].same_length and rows["vllm"].usable
-    assert run(["check-export", folder]) in (0, 1)
+    run(["check-export", folder])
     printed = capsys.readouterr().out
     assert "by its line" in printed and f"  vllm serve {folder} --max-model-len 2048" in printed.splitlines()
     assert "..." not in printed
