@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,7 +152,7 @@ class Checkpoint:
         """Misconfigurations; empty for a sound model."""
         if self.gguf is not None:
             return list(mistakes.problems(self._file))
-        return problems.find(self.raw, self.place, _defaults(self.raw))
+        return problems.find(self.raw, self.place, defaults(self.raw))
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -393,7 +393,7 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _defaults(raw: dict[str, Any]) -> PreTrainedConfig | None:
+def defaults(raw: Mapping[str, Any]) -> PreTrainedConfig | None:
     """The language model's configuration that transformers makes of the model type alone; None if it knows none."""
     from transformers import AutoConfig
 
