@@ -53,7 +53,7 @@ def demo_table() -> str:
     view = View(Results.read(RESULTS / "demo.json"))
     target = view.target
     rows = [
-        f"| method | effective length | retrieval at {target} | perplexity at {target} | short-text tax |",
+        f"| method | effective length | average score at {target} | perplexity at {target} | short-text tax |",
         "|---|---|---|---|---|",
     ]
     best_first = sorted(
