@@ -359,7 +359,7 @@ def test_the_export_verb_writes_an_extended_checkpoint(tmp_path, capsys):
     ("more", "said"),
     [
         ("--engine vllm", "Say --engine llama.cpp."),
-        ("--engine llama.cpp --to 256 --method pi", "--to 256 --method pi -o m-256 && ropewalk export m-256 --engine"),
+        ("--engine llama.cpp --to 256 --method pi", "--to 256 --method pi -o source-256 && ropewalk export source-256 --engine"),
         ("--engine llama.cpp --out x", "one file"),
         ("--engine llama.cpp --fold", "one file"),
     ],
