@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,22 @@ LENGTHS = {  # in tokens, wherever they stand
     "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
     "attention_chunk_size", "n_positions", "max_sequence_length", "seq_length", "max_seq_len",
 }  # fmt: skip
+Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any], Sequence[list[str]]], None]
 HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null removes a key."
 
 
-def set_keys(model: str, assignments: Sequence[str]) -> None:
+def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None) -> dict[Path, Path]:
     """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
     Everything is checked before anything is written. The old files stay beside the new ones, see ``whole.edits``.
+
+    Args:
+        model: a local folder, or a file in it.
+        assignments: what to change.
+        judge: refuses a change: called with a file, its content before and after, and the keys that were set.
+
+    Returns:
+        File -> its old content, for those that changed.
 
     Raises:
         UserError: if the model is no local folder, an assignment cannot be read, or its value can never be right; no
@@ -30,6 +39,7 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
     folder = Path(model).expanduser()
     folder = folder if folder.is_dir() else folder.parent
     contents: dict[Path, dict[str, Any]] = {}
+    changed: dict[Path, list[list[str]]] = {}
     for assignment in assignments:
         name, keys, value = _read(assignment)
         file = folder / name
@@ -38,9 +48,12 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
         if file not in contents:
             contents[file] = read_json(file)
         set_key(file, contents[file], keys, value)
-    with edits(folder) as write:
+        changed.setdefault(file, []).append(keys)
+    if judge is not None:
         for file, content in contents.items():
-            write(file, json.dumps(content, indent=2) + "\n")
+            judge(file, read_json(file), content, changed[file])
+    with edits(folder) as write:
+        return {file: write(file, json.dumps(content, indent=2) + "\n") for file, content in contents.items()}
 
 
 def _read(assignment: str) -> tuple[str, list[str], Any]:
@@ -52,7 +65,7 @@ def _read(assignment: str) -> tuple[str, list[str], Any]:
     path, separator, text = assignment.partition("=")
     name, colon, key = path.rpartition(":")
     keys = key.split(".")
-    if not separator or not all(map(str.strip, keys)) or (colon and not name):
+    if not separator or not text.strip() or not all(map(str.strip, keys)) or (colon and not name):
         raise UserError(f"cannot read {assignment!r}", HOW)
 
     try:

@@ -131,14 +131,14 @@ def make(path: Path, write: Callable[[Path], object]) -> bool:
 
 
 @contextmanager
-def edits(folder: Path) -> Iterator[Callable[[Path, str], None]]:
+def edits(folder: Path) -> Iterator[Callable[[Path, str], Path]]:
     """Changes of files in a folder: all or none. In a folder of ropewalk's own, files that were its own stay so.
 
     A file that changes stays beside as NAME.bak, or as the first of NAME.bak.1, NAME.bak.2, ... that is free; that copy
     is whole before the file is touched. After a failure it goes back to its place, which needs no room on the disk.
 
     Yields:
-        A function that writes the text of a file.
+        A function that writes the text of a file, and returns where the old one is kept.
 
     Raises:
         UserError: if a file cannot be written, or the disk is full.
@@ -148,11 +148,12 @@ def edits(folder: Path) -> Iterator[Callable[[Path, str], None]]:
     own = {name for name, stamp in inventory(folder).items() if known.get(name) == stamp}
     kept: dict[Path, Path] = {}
 
-    def write(file: Path, text: str) -> None:
+    def write(file: Path, text: str) -> Path:
         if file not in kept:
             with explained(file):
                 kept[file] = _backup(file)
         write_text(file, text)
+        return kept[file]
 
     try:
         yield write
