@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained, keep
 from ropewalk.common.outside import parse, read_json
-from ropewalk.common.whole import own_edit, write_text
+from ropewalk.common.whole import edits
 
 LENGTHS = {  # in tokens, wherever they stand
     "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
@@ -22,7 +21,7 @@ HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null re
 def set_keys(model: str, assignments: Sequence[str]) -> None:
     """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
-    Everything is checked before anything is written. The old files stay beside the new ones, see ``files.keep``.
+    Everything is checked before anything is written. The old files stay beside the new ones, see ``whole.edits``.
 
     Raises:
         UserError: if the model is no local folder, an assignment cannot be read, or its value can never be right; no
@@ -39,18 +38,9 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
         if file not in contents:
             contents[file] = read_json(file)
         set_key(file, contents[file], keys, value)
-    before = {file: file.read_bytes() for file in contents}
-    try:
-        with own_edit(folder):
-            for file in contents:
-                keep(file)
-            for file, content in contents.items():
-                write_text(file, json.dumps(content, indent=2) + "\n")
-    except BaseException:
-        for file, old in before.items():
-            with explained(file):
-                file.write_bytes(old)
-        raise
+    with edits(folder) as write:
+        for file, content in contents.items():
+            write(file, json.dumps(content, indent=2) + "\n")
 
 
 def _read(assignment: str) -> tuple[str, list[str], Any]:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import cyclopts
@@ -88,11 +89,11 @@ for name, verb in VERBS.items():
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; everything is cleaned up as after SIGINT."""
+    """Another signal that ends a run; everything is cleaned up as after SIGINT."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 130 (SIGINT) or 143 (SIGTERM)."""
+    """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 128 + a signal that ended it."""
     errors = Terminal(stderr=True)
     try:
         result = app(understood(arguments, VERBS), exit_on_error=False, print_error=False, result_action="return_value")
@@ -108,8 +109,9 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(mend, soft_wrap=True)
         return 2
     except KeyboardInterrupt as stop:
-        errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
-        return 143 if isinstance(stop, Terminated) else 130
+        with suppress(OSError):  # the terminal may be what is gone
+            errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
+        return 128 + (stop.args[0] if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         return 0
     except (MemoryError, RuntimeError) as error:
@@ -156,9 +158,11 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
 
 def main() -> None:
     logging.lastResort = Log(logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(number, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _terminate(number: int, _: object) -> None:
+    raise Terminated(number)

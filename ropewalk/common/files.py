@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ RECORD = "ropewalk.json"  # in every folder that ropewalk writes: what it did, a
 AWAY = "Choose another place, or move what is there away first."
 SHOWN = 3  # names in a message
 RECORDS = 1 << 30  # bytes of results that may be read
-MARK = ".ropewalk-"  # in the name of a folder in which something is being written
+LOCK, OLD = "lock", "old"  # in a folder in which something is being written
+LITTER = re.compile(r"\.(.{1,40})\.ropewalk-[0-9a-f]{8}", re.DOTALL)  # such a folder; the name begins as what it makes
 
 
 def resolved(path: Path) -> Path:
@@ -101,11 +103,19 @@ def _strange(folder: Path) -> str:
     The record names every file with its size and time, so that trained weights saved under an old name, and a
     configuration that somebody edited, count as another's; ropewalk's own edits are noted there.
     """
+    while True:
+        record = record_in(folder)
+        with suppress(FileNotFoundError):
+            strange = _besides(folder, record.get("files"))
+            if record_in(folder) == record:  # else another run put a new folder there meanwhile
+                return strange
+
+
+def _besides(folder: Path, known: Any) -> str:
     if not folder.is_dir():
         return "is no folder"
     if not any(folder.iterdir()):
         return ""
-    known = record_in(folder).get("files")
     if not isinstance(known, dict):
         return f"has no {RECORD} that lists its files"
     names = [
@@ -138,7 +148,7 @@ def inventory(folder: Path) -> dict[str, list[int]]:
     for root, folders, names in os.walk(folder):
         if not folders and not names:
             found[f"{Path(root).relative_to(folder).as_posix()}/"] = [0, 0]
-        folders[:] = [name for name in folders if MARK not in name]
+        folders[:] = [name for name in folders if not is_litter(Path(root, name))]
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         for file in (Path(root, name) for name in (*names, *links)):
             stat = file.lstat()
@@ -146,6 +156,23 @@ def inventory(folder: Path) -> dict[str, list[int]]:
     found.pop(RECORD, None)
     found.pop("./", None)
     return dict(sorted(found.items()))
+
+
+def beginning(name: str) -> str:
+    """What the names of the folders begin with in which ``name`` is written."""
+    return f".{name[:40]}.ropewalk-"
+
+
+def is_litter(folder: Path) -> bool:
+    """Whether a folder is one in which ropewalk writes or was writing, with nothing of anybody else's in it."""
+    name = LITTER.fullmatch(folder.name)
+    if name is None or folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        inside = set(os.listdir(folder))
+    except OSError as error:  # its writer was ready meanwhile, or it is not ours
+        return isinstance(error, FileNotFoundError)
+    return not inside or (LOCK in inside and all(one.startswith(name[1]) for one in inside - {LOCK, OLD}))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -232,24 +259,6 @@ def refuse_results(folder: Path, sources: Iterable[Path] = ()) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def keep(file: Path) -> Path:
-    """Copy a file that is about to change to NAME.bak, or to the first of NAME.bak.1, NAME.bak.2, ... that is free.
-
-    Raises:
-        UserError: if the copy cannot be written.
-    """
-    with explained(file):
-        content, n = file.read_bytes(), 0
-        while True:
-            backup = file.with_name(f"{file.name}.bak" + (f".{n}" if n else ""))
-            try:
-                with open(backup, "xb") as stream:
-                    stream.write(content)
-                return backup
-            except FileExistsError:
-                n += 1
 
 
 @contextmanager

@@ -10,18 +10,20 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.whole import make
 
 APPLICATION_ID = 0x526F7065  # "Rope"; marks the file as ours
 WAIT_SECONDS = 60  # for another process that is writing
 KEYS_PER_QUERY = 500
 ELSEWHERE = "Choose another folder: -o OUT."
 TABLE = "CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID"
+INSERT = "INSERT OR IGNORE INTO samples VALUES (?, ?)"
 
 Record = dict[str, Any]
 
@@ -74,9 +76,19 @@ class SampleStore:
     def put(self, records: Mapping[str, Record]) -> None:
         """Keep all of ``records`` or, if interrupted, none; a key that is there already keeps its first record."""
         rows = [(key, json.dumps(record, allow_nan=False)) for key, record in records.items()]
-        database = self._found() or self._open()
+        if self._found() is None and self.path is not None and make(self.path, lambda path: self._write(path, rows)):
+            return
+        database = self._found()
+        assert database is not None
         with self._explained(), _transaction(database):
-            database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?)", rows)
+            database.executemany(INSERT, rows)
+
+    def _write(self, path: Path, rows: Sequence[tuple[str, str]]) -> None:
+        """A new file with its first records in it: where they find no room, there is no file."""
+        with self._explained(), closing(sqlite3.connect(path, isolation_level=None)) as database:
+            self._prepare(database)
+            with _transaction(database):
+                database.executemany(INSERT, rows)
 
     def __len__(self) -> int:
         database = self._found()
@@ -101,10 +113,8 @@ class SampleStore:
 
     def _open(self) -> sqlite3.Connection:
         with self._explained():
-            if self.path is not None:
-                if os.path.lexists(self.path) and not self.path.is_file():
-                    raise UserError(f"{self.path} is no regular file, expected one for records", ELSEWHERE)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path is not None and not self.path.is_file():
+                raise UserError(f"{self.path} is no regular file, expected one for records", ELSEWHERE)
             database = sqlite3.connect(self.path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None)
             try:
                 self._prepare(database)

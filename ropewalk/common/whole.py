@@ -7,6 +7,7 @@ A lock that nobody holds is that of a killed writer: the next one who writes to 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import secrets
@@ -20,17 +21,18 @@ from filelock import FileLock, Timeout
 
 from ropewalk import __version__
 from ropewalk.common.files import (
-    MARK,
+    LOCK,
+    OLD,
     RECORD,
+    beginning,
     explained,
     file_to_write,
     folder_to_write,
     inventory,
+    is_litter,
     record_in,
 )
 
-LOCK, OLD = "lock", "old"
-SHOWN = 40  # characters of a name that another name begins with
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -103,30 +105,92 @@ def new_folder(path: Path, sources: Sequence[Path], overwrite: bool = False) -> 
             os.replace(temporary, out)
 
 
+def make(path: Path, write: Callable[[Path], object]) -> bool:
+    """Make a file that appears only when it is whole, and never takes the place of another.
+
+    Args:
+        path: need not be free.
+        write: writes a file to the path that it is given.
+
+    Returns:
+        False if ``path`` is taken; what is there stays.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    with explained(path), _aside(path) as temporary:
+        write(temporary)
+        _synced(temporary)
+        try:
+            os.link(temporary, path)
+        except OSError:  # it is taken, or the disk has no links
+            if os.path.lexists(path):
+                return False
+            os.replace(temporary, path)
+    return True
+
+
 @contextmanager
-def own_edit(folder: Path) -> Iterator[None]:
-    """Changes that ropewalk makes in a folder of its own: files that were its own stay so, and backups belong to it."""
-    record = record_in(folder)
-    known = record.get("files")
-    before = inventory(folder) if isinstance(known, dict) else {}
-    yield
-    if isinstance(known, dict):
-        made = {name: stamp for name, stamp in inventory(folder).items() if stamp != before.get(name)}
-        known |= {name: stamp for name, stamp in made.items() if known.get(name) == before.get(name)}
-        if made:
+def edits(folder: Path) -> Iterator[Callable[[Path, str], None]]:
+    """Changes of files in a folder: all or none. In a folder of ropewalk's own, files that were its own stay so.
+
+    A file that changes stays beside as NAME.bak, or as the first of NAME.bak.1, NAME.bak.2, ... that is free; that copy
+    is whole before the file is touched. After a failure it goes back to its place, which needs no room on the disk.
+
+    Yields:
+        A function that writes the text of a file.
+
+    Raises:
+        UserError: if a file cannot be written, or the disk is full.
+    """
+    known = record_in(folder).get("files")
+    known = known if isinstance(known, dict) else {}
+    own = {name for name, stamp in inventory(folder).items() if known.get(name) == stamp}
+    kept: dict[Path, Path] = {}
+
+    def write(file: Path, text: str) -> None:
+        if file not in kept:
+            with explained(file):
+                kept[file] = _backup(file)
+        write_text(file, text)
+
+    try:
+        yield write
+        ours = [name for file, copy in kept.items() if file.name in own for name in (file.name, copy.name)]
+        if ours:
+            stamps = inventory(folder)
+            record = record_in(folder) | {"files": known | {name: stamps[name] for name in ours}}
             write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    except BaseException:
+        for file, copy in kept.items():
+            with explained(file):
+                if file.is_file() and file.read_bytes() == copy.read_bytes():
+                    copy.unlink()
+                else:
+                    os.replace(copy, file)
+        raise
+
+
+def _backup(file: Path) -> Path:
+    """Copy a file to a free name beside it, with its time, by which a record knows it."""
+    for n in itertools.count():
+        copy = file.with_name(f"{file.name}.bak" + (f".{n}" if n else ""))
+        if not os.path.lexists(copy) and make(copy, lambda path: shutil.copy2(file, path)):
+            return copy
+    raise AssertionError
 
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """A free path of the same name on the disk of ``out``; what is left there in the end goes, with all around it."""
     made = [folder for folder in (out.parent, *out.parent.parents) if not folder.exists()]
-    prefix = f".{out.name[:SHOWN]}{MARK}"
-    folder = out.parent / f"{prefix}{secrets.token_hex(4)}"  # known before it is there: a signal leaves nothing
+    folder = (
+        out.parent / f"{beginning(out.name)}{secrets.token_hex(4)}"
+    )  # known before it is there: a signal leaves nothing
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out, prefix)
+        _sweep(out)
         _lock(folder, lock)
         yield folder / out.name
     finally:
@@ -153,14 +217,14 @@ def _lock(folder: Path, lock: FileLock) -> None:
         lock.release(force=True)
 
 
-def _sweep(out: Path, prefix: str) -> None:
+def _sweep(out: Path) -> None:
     """Remove what killed writers left, and put back the folder that one was about to replace."""
     for name in os.listdir(out.parent):
         folder = out.parent / name
-        if not name.startswith(prefix) or folder.is_symlink() or not folder.is_dir():
+        if not name.startswith(beginning(out.name)) or not is_litter(folder):
             continue
         if not (folder / LOCK).exists():
-            with suppress(OSError):  # it is not empty, so none of ours
+            with suppress(OSError):  # something came into it meanwhile
                 folder.rmdir()
             continue
         lock = FileLock(folder / LOCK, timeout=0)

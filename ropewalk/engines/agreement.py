@@ -17,7 +17,6 @@ import torch
 from ropewalk.checkpoint.edits import set_key
 from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import keep
 from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.engines import llama_cpp, sglang, transformers, vllm
@@ -346,9 +345,18 @@ def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], 
 
 
 def fix(
-    folder: Path, asked: Asked | None = None, engines: Collection[str] = ENGINES, backups: bool = True
+    folder: Path,
+    asked: Asked | None = None,
+    engines: Collection[str] = ENGINES,
+    write: Callable[[Path, str], None] = write_text,
 ) -> dict[str, Any]:
-    """Write the keys that make engines agree; each file that changes stays beside as NAME.bak, unless told otherwise.
+    """Write the keys that make engines agree.
+
+    Args:
+        folder: of the checkpoint.
+        asked: what else the engines are told.
+        engines: those that must agree.
+        write: writes the text of a file.
 
     Returns:
         [FILE:]key -> value as written.
@@ -357,7 +365,6 @@ def fix(
         UserError: if a file cannot be read or written.
     """
     written: dict[str, Any] = {}
-    kept: set[str] = set()
     while True:  # a key for one engine may bring in a dict where another engine's key belongs too
         rows = check_export(folder, asked)
         wanted = {key: value for row in rows if row.engine in engines for key, value in row.keys.items()}
@@ -368,15 +375,8 @@ def fix(
             name, colon, inside = key.rpartition(":")
             by_file.setdefault(name if colon else "config.json", {})[inside] = value
         for name, keys in by_file.items():
-            if backups and name not in kept:
-                keep(folder / name)
-                kept.add(name)
-            _write_keys(folder / name, keys)
+            content = read_json(folder / name)
+            for key, value in keys.items():
+                set_key(folder / name, content, key.split("."), value)
+            write(folder / name, json.dumps(content, indent=2) + "\n")
         written |= wanted
-
-
-def _write_keys(file: Path, keys: Mapping[str, Any]) -> None:
-    content = read_json(file)
-    for key, value in keys.items():
-        set_key(file, content, key.split("."), value)
-    write_text(file, json.dumps(content, indent=2) + "\n")

@@ -194,7 +194,7 @@ def _by_folder(
             checkpoint.refuse_renamed()
             _copied(checkpoint, long)
         folded, error = _fold(long) if fold else ([], None)
-        keys = check.fix(long, engines=(engine,), backups=False)
+        keys = check.fix(long, engines=(engine,))
         parts = {"long": long}
         if two_profiles:
             parts = {"native": _native_folder(checkpoint, stage / "native"), "long": long}

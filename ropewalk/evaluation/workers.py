@@ -141,8 +141,9 @@ def work(job: Job, store: Records) -> None:
 
 
 def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches the whole group, to the process that started the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and the end of a terminal, which reach the whole group, to the process that started the workers."""
+    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _work_locally(job: Job, store: Path, workers: int) -> None:

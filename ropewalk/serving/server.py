@@ -59,7 +59,7 @@ def serve(
     capacity: int | None = None,
     per_request: bool = False,
 ) -> None:
-    """Listen until SIGINT or SIGTERM; running requests are finished, for ``GRACE`` seconds at most.
+    """Listen until SIGINT, SIGTERM or SIGHUP; running requests are finished, for ``GRACE`` seconds at most.
 
     Args:
         checkpoint: what is served.
@@ -150,7 +150,9 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        ends = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        ends = {one for one in ends if signal.getsignal(one) is not signal.SIG_IGN}  # as nohup asks
+        before = {one: signal.signal(one, self.handle_exit) for one in ends}
         try:
             yield
         finally:

@@ -99,7 +99,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
         UserError: if a file cannot be read or written.
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.common.whole import own_edit
+    from ropewalk.common.whole import edits
     from ropewalk.engines import agreement
 
     checkpoint = Checkpoint(request.folder)
@@ -110,8 +110,8 @@ def check_export(request: CheckExportRequest) -> Agreement:
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
     wrote = {}
     if request.fix:
-        with own_edit(place):
-            wrote = agreement.fix(place, asked)
+        with edits(place) as write:
+            wrote = agreement.fix(place, asked, write=write)
     Checkpoint.open(place)
     return Agreement(agreement.check_export(place, asked), wrote)
 

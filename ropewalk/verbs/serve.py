@@ -39,7 +39,7 @@ class ServeRequest(LiveRequest):
 def serve(request: ServeRequest) -> None:
     """Serve a model over OpenAI's protocol with any method on it, also those that no other engine knows.
 
-    Returns when it is interrupted (SIGINT or SIGTERM); running requests are finished first.
+    Returns when it is interrupted (SIGINT, SIGTERM or SIGHUP); running requests are finished first.
 
     Raises:
         UserError: for everything that a user can mend, before the server listens.

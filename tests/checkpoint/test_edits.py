@@ -1,15 +1,24 @@
-"""``inspect --set``: all of it or nothing, and never the old file lost."""
+"""``inspect --set`` and ``check-export --fix``: all of it or nothing, and never the old file lost."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from ropewalk.checkpoint import edits
 from ropewalk.checkpoint.edits import set_keys
+from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import folder_to_write
+from ropewalk.common.whole import new_folder
+from tests.models import config
 
 
 @pytest.fixture
@@ -52,15 +61,57 @@ def test_one_that_is_wrong_changes_nothing(word: str, folder: Path) -> None:
     assert held(folder) == before
 
 
-def test_a_failure_in_the_middle_is_undone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, real = held(folder), edits.write_text
+class Full:
+    """A disk that is full at the k-th step that needs room, or from there on; removing and renaming still work."""
 
-    def full(path: Path, text: str) -> None:
-        if path.name == "tokenizer_config.json":
-            raise UserError("no room")
-        real(path, text)
+    def __init__(self, patch: pytest.MonkeyPatch, k: int, once: bool):
+        self.seen, self.k, self.once = 0, k, once
+        for owner, name in ((os, "fsync"), (os, "link"), (os, "replace"), (Path, "mkdir"), (FileLock, "acquire"),
+                            (Path, "write_text"), (shutil, "copyfile"), (shutil, "copystat")):  # fmt: skip
+            patch.setattr(owner, name, self.step(getattr(owner, name), name))
 
-    monkeypatch.setattr(edits, "write_text", full)
-    with pytest.raises(UserError, match="no room"):
-        set_keys(str(folder), ["rope_theta=1e6", "tokenizer_config.json:model_max_length=128"])
-    assert {name: held(folder)[name] for name in before} == before
+    def step(self, real: Any, name: str) -> Any:
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            self.seen += 1
+            if self.seen == self.k or (self.seen > self.k and not self.once and name != "replace"):
+                if name in ("write_text", "copyfile"):  # as far as it goes
+                    Path(arguments[name == "copyfile"]).write_bytes(b"{")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **named)
+
+        return stepped
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {file.name: (file.stat().st_mode, file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
+
+
+LINEAR = {"rope_type": "linear", "factor": 4, "rope_theta": 10000.0}  # an engine wants a number with a point
+COMMANDS = {
+    "set": ["inspect", "--set", "rope_theta=20000.0", "--set", "tokenizer_config.json:model_max_length=128"],
+    "fix": ["check-export", "--fix"],
+}
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wherever_the_disk_is_full_all_stays_as_it_was(command: str, once: bool, tmp_path: Path) -> None:
+    with new_folder(tmp_path / "own", []) as stage:
+        config("llama", rope_parameters=LINEAR).save_pretrained(stage)
+        (stage / "tokenizer_config.json").write_text('{"model_max_length": 32}')
+        (stage / "config.json.bak").write_text("the first")
+        (stage / "config.json").chmod(0o640)
+    before, (verb, *flags) = state(tmp_path / "own"), COMMANDS[command]
+    for k in itertools.count(1):
+        folder = Path(shutil.copytree(tmp_path / "own", tmp_path / str(k)))
+        with pytest.MonkeyPatch.context() as patch:
+            full = Full(patch, k, once)
+            failed = run([verb, str(folder), *flags]) == 2
+        if full.seen < k:
+            break
+        assert failed or once, "a single step may have another way"
+        assert state(folder) == before or not failed, f"step {k}"
+    after = state(folder)
+    assert k > 20 and not failed and after["config.json"] != before["config.json"]
+    assert after["config.json.bak"] == before["config.json.bak"] and after["config.json.bak.1"] == before["config.json"]
+    assert folder_to_write(folder, [], overwrite=True) == folder, "what was ropewalk's stays so"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -127,3 +128,17 @@ def test_a_killed_creation_leaves_a_file_that_works(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
     with SampleStore(tmp_path / FILE) as store:
         assert len(store) == 0
+
+
+@pytest.mark.parametrize("room", [0, 4096, 9000, 20_000])
+def test_a_first_record_without_room_leaves_no_file_and_no_folder(room: int, tmp_path: Path) -> None:
+    store, limits = SampleStore(tmp_path / "out" / FILE), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"samples\.sqlite"):
+            store.put({"a": {"text": "x" * 30_000}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir()) and not store.get(["a"])
+    store.put({"a": {"x": 1}})
+    assert SampleStore(store.path).get(["a"]) == {"a": {"x": 1}}

@@ -17,11 +17,12 @@ import pytest
 from ropewalk import UserError
 from ropewalk.cli.main import run
 from ropewalk.common import whole
-from ropewalk.common.files import MARK, RECORD
+from ropewalk.common.files import LOCK, OLD, RECORD
 from tests.cli.test_main import refused
 from tests.common.test_files import content, made, source
 
 __all__ = ["made", "source"]  # fixtures
+MARK = ".ropewalk-"
 ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys, time
@@ -87,20 +88,42 @@ def test_litter_is_not_somebody_elses_file(source: Path) -> None:
     assert sorted(os.listdir(source)) == ["config.json", RECORD]
 
 
-def test_what_is_no_litter_stays(tmp_path: Path) -> None:
-    mine = tmp_path / f".out{MARK}notes"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
-    whole.write_text(tmp_path / "out", "x")
-    assert (mine / "thesis.txt").is_file()
+MINE = {  # a folder of the user's -> what is in it
+    f".out{MARK}notes": ("thesis.txt",), f".out{MARK}notes2": ("thesis.txt", LOCK), f".out{MARK}01234567": ("thesis",),
+    f".out{MARK}0123456789": ("out", LOCK), f"out{MARK}01234567": ("out", LOCK), f".out{MARK}0123456g": ("out", LOCK),
+    f"sub{MARK}x": ("thesis.txt",), f"x{MARK}": (LOCK,), f".out{MARK}89abcdef": ("thesis", "out", LOCK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_is_no_litter_stays(name: str, deep: bool, source: Path) -> None:
+    mine = (source / "runs" if deep else source) / name
+    mine.mkdir(parents=True)
+    for file in MINE[name]:
+        (mine / file).write_text("years of work")
+    whole.write_text(mine.parent / "out", "x")
+    with pytest.raises(UserError, match="ropewalk replaces only"), whole.new_folder(source, [], True):
+        pass
+    (mine.parent / "out").unlink()
+    with pytest.raises(UserError, match="ropewalk replaces only"), whole.new_folder(source, [], True):
+        pass
+    assert {file.name for file in mine.iterdir()} == set(MINE[name])
+
+
+def test_nor_a_link_that_is_named_so(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    (source / f".out{MARK}01234567").symlink_to(tmp_path / "away", target_is_directory=True)
+    with pytest.raises(UserError, match="ropewalk replaces only"), whole.new_folder(source, [], True):
+        pass
 
 
 def test_an_old_folder_that_was_set_aside_comes_back(tmp_path: Path) -> None:
     """Where a system cannot swap folders, a kill between the steps leaves the old one aside."""
-    out, aside = tmp_path / "out", tmp_path / f".out{MARK}abc"
-    (aside / whole.OLD / "out").mkdir(parents=True)
-    (aside / whole.OLD / "out" / "model.safetensors").write_text("old")
-    (aside / whole.LOCK).touch()
+    out, aside = tmp_path / "out", tmp_path / f".out{MARK}0123abcd"
+    (aside / OLD / "out").mkdir(parents=True)
+    (aside / OLD / "out" / "model.safetensors").write_text("old")
+    (aside / LOCK).touch()
     with pytest.raises(UserError, match="exists already"), whole.new_folder(out, []) as folder:
         (folder / "model.safetensors").write_text("new")
     assert (out / "model.safetensors").read_text() == "old" and os.listdir(tmp_path) == ["out"]
@@ -155,8 +178,8 @@ def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGINT, 1), (signal.SIGTERM, 1),
-     *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
+    [(signal.SIGINT, 1), (signal.SIGTERM, 1), pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+     *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))],
 )  # fmt: skip
 def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -214,3 +237,21 @@ def test_what_comes_in_meanwhile_is_not_lost(source):
         (stage / "config.json").write_text("{}")
         (source / "thesis.txt").write_text("years of work")
     assert (source / "thesis.txt").is_file() and (source / "model.safetensors").is_file()
+
+
+def test_three_runs_for_one_target_at_once_all_end_well(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom ropewalk.common.whole import new_folder\nout = Path(sys.argv[1])\n"
+        "for i in range(15):\n    with new_folder(out, [], True) as stage:\n"
+        "        for j in range(30): (stage / f'{sys.argv[2]}-{j}').write_text('x' * i)\n"
+    )
+    with whole.new_folder(out, []) as stage:
+        (stage / "first").touch()
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, str(out), str(n)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]
+    said = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], "".join(said)
+    assert os.listdir(tmp_path) == ["out"] and len(list(out.iterdir())) == 31
