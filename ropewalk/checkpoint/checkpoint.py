@@ -15,6 +15,8 @@ from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
 from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.weights import (
     check_weights,
+    read_headers,
+    refuse_cast,
     refuse_incomplete,
     refuse_no_numbers,
     refuse_renamed,
@@ -340,9 +342,11 @@ class Checkpoint:
             live.to(place)  # type: ignore[arg-type]
         except UserError:
             raise
-        except Exception as error:  # many kinds, all about the files
+        except Exception as error:  # many kinds, all about the files, or a package that is missing
+            install = re.search(r"pip install [^`\n]+", str(error)) if isinstance(error, ImportError) else None
             raise UserError(
-                f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
+                f"transformers cannot load {self.source}: {_first_line(error)}",
+                install[0].strip() if install else f"ropewalk inspect {self.name}",
             ) from None
         check_live(live)
         refuse_no_numbers(self.source, live)
@@ -368,7 +372,8 @@ class Checkpoint:
             refuse_unjoined(self.folder, error)
             raise
         live: PreTrainedModel = loaded[0]
-        warn_left_out(self.folder, refuse_incomplete(self.folder, live, loaded[1]))
+        warn_left_out(self.folder, refuse_incomplete(self.folder, live, loaded[1], self.config))
+        refuse_cast(self.folder, live, read_headers(self.weights))
         return live
 
 

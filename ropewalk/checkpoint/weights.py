@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import listed
 from ropewalk.common.outside import open_file, parse, read_json
 from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.trial import class_of
@@ -22,7 +23,6 @@ from ropewalk.rope.trial import class_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-SHOWN = 3  # names in a message
 LARGEST_INDEX = 1 << 26  # bytes; of models with hundreds of experts they have some 20 MB
 NAMED = "transformers_weights"  # by which transformers takes a file of any kind
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -30,20 +30,26 @@ MERGE = "With peft: model.merge_and_unload().save_pretrained(OUT)"
 AGAIN = "Download or save the checkpoint again."
 RIGHT_CONFIG = "Use the config.json that came with these weights, or download them again."
 ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save)\.")
+OTHER_PARTS = re.compile(r"vision|visual|image|video|audio|speech|multi_modal|projector|(^|\.)mtp|nextn")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 # Tables and masks that older checkpoints hold and every model computes itself.
 WITHOUT_EFFECT = re.compile(r"rotary_emb\.\w+$|(^|\.)(masked_bias|position_ids|(attn|attention|self_attn)\.bias)$")
+FLOATS = ("F64", "F32", "F16", "BF16")
+WITHOUT_FP8 = frozenset("aqlm awq bitnet bitsandbytes eetq gptq higgs hqq spqr vptq".split())  # codes are integers
+
+Header = dict[str, tuple[tuple[int, ...], str]]  # name of a tensor -> its shape, and its type as the format calls it
 
 
 def check_weights(folder: Path) -> list[Path]:
     """The safetensors files that a folder's model is loaded from, each complete and sound; nothing else is ever opened.
 
     Raises:
-        UserError: naming the file that is missing, truncated, outside of the folder, or not safetensors, or what in its
-            header is wrong.
+        UserError: naming the file that is missing, truncated, outside of the folder, not safetensors, or under a name
+            that transformers does not look for; or what in its header, the index or the configuration is wrong.
     """
     config = folder / "config.json"
-    named = read_json(config).get(NAMED) if config.is_file() else None
+    content = read_json(config) if config.is_file() else {}
+    named = content.get(NAMED)
     if named is not None:
         raise UserError(
             f"{config}: key {NAMED!r} names a file of its own for the weights ({named!r}); ropewalk opens only "
@@ -57,28 +63,86 @@ def check_weights(folder: Path) -> list[Path]:
             MERGE + ", or move the adapter's files elsewhere.",
         )
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    weight_map = {}
     if whole.is_file():
         files = [whole]
     elif index.is_file():
-        files = _indexed(folder, index)
+        weight_map = _indexed(index)
+        files = sorted({folder / name for name in weight_map.values()})
     else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(p.name for kind in PICKLED for p in folder.glob(f"*{kind}"))
-        if pickles:
-            raise UserError(
-                f"{folder} holds only pickled weights ({pickles[0]}), which ropewalk does not load",
-                "Convert them: model.save_pretrained(OUT) writes safetensors.",
-            )
-        raise UserError(f"{folder} holds no weights (*.safetensors)", "Download the checkpoint again.")
-    for file in files:
-        _shapes(file)
+        raise _no_weights(folder)
+    headers = {file: _header(file) for file in files}
+    _refuse_misplaced(folder, headers, weight_map)
+    _refuse_codes(folder, {name: kind for header in headers.values() for name, (_, kind) in header.items()}, content)
     return files
 
 
-def _indexed(folder: Path, index: Path) -> list[Path]:
-    """The files that an index names: safetensors, inside the folder."""
-    weight_map = read_json(index, most=LARGEST_INDEX).get("weight_map")
+def _no_weights(folder: Path) -> UserError:
+    """Why there is nothing that transformers would load."""
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    if others:
+        alone = len(others) == 1 and not re.search(r"-of-|consolidated|adapter", others[0])
+        return UserError(
+            f"{folder} holds {listed(others)}, and transformers loads only model.safetensors, or what "
+            "model.safetensors.index.json names",
+            f"mv {folder / others[0]} {folder / 'model.safetensors'}"
+            if alone
+            else "Download the rest too, or save the model again: model.save_pretrained(OUT).",
+        )
+    pickles = sorted(p.name for kind in PICKLED for p in folder.glob(f"*{kind}"))
+    if pickles:
+        return UserError(
+            f"{folder} holds only pickled weights ({pickles[0]}), which ropewalk does not load",
+            "Convert them: model.save_pretrained(OUT) writes safetensors.",
+        )
+    return UserError(f"{folder} holds no weights (*.safetensors)", "Download the checkpoint again.")
+
+
+def _refuse_misplaced(folder: Path, headers: Mapping[Path, Header], weight_map: Mapping[str, str]) -> None:
+    """Refuse a tensor that stands twice, or in another file than the index says: which one counts is then chance."""
+    found: dict[str, Path] = {}
+    for file, header in headers.items():
+        for name in header:
+            place = folder / weight_map.get(name, file.relative_to(folder))
+            if name in found or place != file:
+                other = found.get(name)
+                what = f"stands in {other.name} too" if other else f"belongs into {place.name}, by the index"
+                raise UserError(f"weights file {file}: tensor {name!r} {what}", AGAIN)
+            found[name] = file
+
+
+def _refuse_codes(folder: Path, kinds: Mapping[str, str], content: Mapping[str, Any]) -> None:
+    """Refuse quantised weights that transformers would take for plain numbers, and a configuration that it refuses."""
+    how, method = content.get("quantization_config"), ""
+    if how is not None:
+        from transformers.quantizers.auto import AutoHfQuantizer
+
+        try:
+            with quiet():
+                known = AutoHfQuantizer.supports_quant_method(how)
+        except (ValueError, AttributeError, TypeError):
+            known = False
+        method = str(how.get("quant_method")) if isinstance(how, dict) else ""
+        if not known:
+            raise UserError(
+                f"{folder / 'config.json'}: key 'quantization_config' is {json.dumps(how)[:80]}, expected one with a "
+                "'quant_method' that transformers knows; it would load the weights as plain numbers, or not at all",
+                f"ropewalk inspect {folder} --set quantization_config=null   (if the weights are not quantised)",
+            )
+    for name, kind in kinds.items():
+        if kind.startswith(("F8", "F6", "F4")) and (how is None or method in WITHOUT_FP8):
+            raise UserError(
+                f"{folder}: tensor {name!r} is {kind}, codes of quantised weights, and config.json "
+                + (f"says {method!r}, which has none" if method else "has no quantization_config")
+                + "; they would be taken for plain numbers",
+                RIGHT_CONFIG,
+            )
+
+
+def _indexed(index: Path) -> dict[str, str]:
+    """Name -> file of every tensor, as an index says: safetensors, inside the folder."""
+    content = read_json(index, most=LARGEST_INDEX)
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no 'weight_map'", "Download the checkpoint again.")
     for name in (str(name) for name in weight_map.values()):
@@ -90,11 +154,16 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
                 f"{index} names {name!r}, which is no safetensors file; ropewalk opens no other kind",
                 "Convert the weights: model.save_pretrained(OUT) writes safetensors.",
             )
-    return sorted({folder / str(name) for name in weight_map.values()})
+    if not isinstance(content.get("metadata"), dict):
+        raise UserError(
+            f"{index} has no 'metadata', without which transformers does not load the files",
+            f"ropewalk inspect {index.parent} --set {index.name}:metadata={{}}",
+        )
+    return {name: str(file) for name, file in weight_map.items()}
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a safetensors file that is complete and sound, by the format's own reader.
+def _header(file: Path) -> Header:
+    """The tensors in a safetensors file that is complete and sound, by the format's own reader.
 
     It refuses offsets that overlap, leave gaps, run backwards, or disagree with shapes and types.
     """
@@ -117,9 +186,15 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
     except Exception as error:  # SafetensorError, and what Python's side of the reader raises
         raise UserError(f"weights file {file} has an unsound header: {error}", again) from None
+
+
+def read_headers(files: Sequence[Path]) -> Header:
+    """The tensors of several files."""
+    return {name: entry for file in files for name, entry in _header(file).items()}
 
 
 class _Named(Tensor):
@@ -142,14 +217,19 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
     Raises:
         UserError: as ``refuse_incomplete``.
     """
-    place, shapes = files[0].parent, {name: shape for file in files for name, shape in _shapes(file).items()}
+    place, header = files[0].parent, read_headers(files)
     kind = class_of(config)
     reason = "its own code names them" if kind is None else ""
     if getattr(config, "quantization_config", None):
         reason = "they are quantised"
     if kind is not None and not reason:
         try:
-            refuse_incomplete(place, *_without_values(kind, config, shapes))
+            shapes = {name: shape for name, (shape, _) in header.items()}
+            refuse_incomplete(place, *_without_values(kind, config, shapes), config)
+            if any(stored not in FLOATS for _, stored in header.values()):
+                with torch.device("meta"), quiet():
+                    plain = kind(copy.deepcopy(config))
+                refuse_cast(place, plain, header)
             return
         except UserError:
             raise
@@ -210,7 +290,36 @@ def refuse_no_numbers(place: Path, live: PreTrainedModel) -> None:
                 raise UserError(f"{place}: tensor {name!r} holds NaN or infinite numbers", AGAIN)
 
 
-def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
+def refuse_cast(place: Path, live: PreTrainedModel, header: Header) -> None:
+    """Refuse whole numbers and truth values where the model has floating-point weights: codes of a quantisation.
+
+    transformers casts them without a word. Where the model itself has such a buffer, they are right.
+
+    Args:
+        place: folder, for messages.
+        live: the model, with or without values.
+        header: of all of its weights.
+
+    Raises:
+        UserError: naming tensor, its type, and the type expected.
+    """
+    if getattr(live.config, "quantization_config", None):
+        return
+    whole = {name for name, value in live.state_dict().items() if not value.is_floating_point()}
+    for name, (_, kind) in header.items():
+        if kind in FLOATS or WITHOUT_EFFECT.search(name):
+            continue
+        if not any(f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}") for one in whole):
+            raise UserError(
+                f"{place}: tensor {name!r} is {kind}, expected one of {', '.join(FLOATS)}: config.json has no "
+                "quantization_config, so that codes would be taken for plain numbers",
+                RIGHT_CONFIG,
+            )
+
+
+def refuse_incomplete(
+    place: Path, live: PreTrainedModel, report: Mapping[str, Any], config: PreTrainedConfig | None = None
+) -> list[str]:
     """Refuse a loaded model that is not, in every tensor, what lies at ``place``.
 
     transformers fills tensors that it does not find, or finds in another size, with random numbers, and only warns.
@@ -221,6 +330,7 @@ def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, A
         place: folder or file, for messages.
         live: the model.
         report: what ``from_pretrained(output_loading_info=True, ignore_mismatched_sizes=True)`` says of its loading.
+        config: of the whole checkpoint, of which the model may be a part; None means the model's own.
 
     Returns:
         Tensors without a place elsewhere (a vision tower, a head that guesses further tokens) or in quantised
@@ -233,8 +343,8 @@ def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, A
     if missing:
         cause, mend = _cause(live, missing, unexpected)
         raise UserError(
-            f"{place}: the weights lack {len(missing)} of the model's tensors: {_listed(missing)}; transformers would "
-            f"fill in random numbers. Likely cause: {cause}",
+            f"{place}: the weights lack {len(missing)} of the model's tensors: {listed(map(repr, missing))}; "
+            f"transformers would fill in random numbers. Likely cause: {cause}",
             mend,
         )
     for name, seen, expected in sorted(report["mismatched_keys"]):
@@ -244,12 +354,12 @@ def refuse_incomplete(place: Path, live: PreTrainedModel, report: Mapping[str, A
             RIGHT_CONFIG,
         )
     unexpected = [name for name in unexpected if not WITHOUT_EFFECT.search(name)]
-    parts = [name for name in unexpected if _in_decoder(live, name)]
+    parts = [name for name in unexpected if _in_decoder(live, name, config or live.config)]
     if parts:
         cause, mend = _cause(live, [], parts)
         raise UserError(
             f"{place}: the model that config.json describes has no place for {len(parts)} of the weights' tensors: "
-            f"{_listed(parts)}. Likely cause: {cause}",
+            f"{listed(map(repr, parts))}. Likely cause: {cause}",
             mend,
         )
     return unexpected
@@ -259,13 +369,11 @@ def warn_left_out(place: Path, names: Sequence[str]) -> None:
     """Say which tensors a loaded model does without."""
     if names:
         logging.getLogger("ropewalk").warning(
-            "%s: %d tensors are not part of the language model and are left out: %s", place, len(names), _listed(names)
+            "%s: %d tensors are not part of the language model and are left out: %s",
+            place,
+            len(names),
+            listed(map(repr, names)),
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
 
 
 def _cause(live: PreTrainedModel, missing: Sequence[str], unexpected: Sequence[str]) -> tuple[str, str]:
@@ -290,8 +398,11 @@ def _cause(live: PreTrainedModel, missing: Sequence[str], unexpected: Sequence[s
     return "a part of the weights was not saved or downloaded, or config.json says more layers", AGAIN
 
 
-def _in_decoder(live: PreTrainedModel, name: str) -> bool:
-    """Whether a tensor without a place lies inside a part that the model has, below its top level."""
+def _in_decoder(live: PreTrainedModel, name: str, config: PreTrainedConfig) -> bool:
+    """Whether a tensor without a place lies inside the decoder, or another part that the model has.
+
+    What lies beside the decoder is another tower where there may be one, or a head of another task.
+    """
     text = text_config(live.config)
     layer, further = LAYER.search(name), int(getattr(text, "num_nextn_predict_layers", None) or 0)
     layers = int(getattr(text, "num_hidden_layers", 0))
@@ -300,4 +411,6 @@ def _in_decoder(live: PreTrainedModel, name: str) -> bool:
     modules, parent = dict(live.named_modules()), name
     while parent not in modules:
         parent = parent.rpartition(".")[0]
-    return modules[parent] not in (live, live.base_model, getattr(live.base_model, "language_model", None))
+    if modules[parent] is live or OTHER_PARTS.search(name):
+        return False
+    return modules[parent] is not live.base_model or text_config(config) is config

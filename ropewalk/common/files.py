@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _besides(folder: Path, known: Any) -> str:
         for name, stamp in inventory(folder).items()
         if known.get(name) != stamp
     ]
-    return f"holds {_listed(names)}" if names else ""
+    return f"holds {listed(names)}" if names else ""
 
 
 def record_in(folder: Path) -> dict[str, Any]:
@@ -175,9 +175,10 @@ def is_litter(folder: Path) -> bool:
     return not inside or (LOCK in inside and all(one.startswith(name[1]) for one in inside - {LOCK, OLD}))
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:SHOWN]) + (f" and {len(every) - SHOWN} more" if len(every) > SHOWN else "")
 
 
 def file_to_write(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from transformers import AutoConfig
 
 from ropewalk import UserError, method
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.weights import check_weights, refuse_renamed
+from ropewalk.checkpoint.weights import check_weights, refuse_cast, refuse_renamed
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from tests.architectures import ARCHITECTURES, build
@@ -23,11 +25,11 @@ from tests.models import tiny
 
 
 def loaded(folder: Path):
-    return Checkpoint.open(folder)._live("auto")
+    return Checkpoint.open(folder)._live("auto") if check_weights(folder) else None
 
 
 def compared(folder: Path):
-    """By names and shapes alone, as ``extend`` and ``export`` do."""
+    """By headers alone, as ``extend`` and ``export`` do."""
     config = AutoConfig.from_pretrained(folder)  # ropes that cannot be extended are not the question here
     refuse_renamed(check_weights(folder), config)
 
@@ -124,6 +126,19 @@ MISSING = {  # what was done to the weights -> what the refusal says, and its me
         r"lack 2 of.*adapter that was not merged", "merge",
     ),
     "a bias": (adding(Q_PROJ.replace("weight", "bias")), r"no place for 1 of.*q_proj\.bias", "config.json"),
+    "one more norm": (adding("model.embed_norm.weight"), r"no place for 1 of.*model\.embed_norm", "config.json"),
+    "a table": (adding("model.pos_bias"), r"no place for 1 of.*model\.pos_bias", "config.json"),
+    "codes": (
+        lambda tensors: {name: (value * 9).to(torch.int8) for name, value in tensors.items()},
+        r"is I8, expected one of F64, F32, F16, BF16", "config.json",
+    ),
+    "a mask": (
+        lambda tensors: tensors | {Q_PROJ: tensors[Q_PROJ] > 0}, rf"'{Q_PROJ}' is BOOL, expected", "config.json",
+    ),
+    "fp8": (
+        lambda tensors: tensors | {Q_PROJ: tensors[Q_PROJ].to(torch.float8_e4m3fn)},
+        rf"'{Q_PROJ}' is F8_E4M3, codes.*no quantization_config", "config.json",
+    ),
     "one more layer": (adding("model.layers.2.mlp.up_proj.weight"), r"no place for 1 of.*layers\.2\.", "config.json"),
 }  # fmt: skip
 
@@ -154,11 +169,11 @@ def verbs(model: Path, out: Path) -> dict[str, list[object]]:
 
 
 @pytest.mark.parametrize("verb", verbs(Path(), Path()))
-@pytest.mark.parametrize("how", [without(Q_PROJ), prefixed("base_model.model.")], ids=["missing", "prefix"])
-def test_every_verb_that_loads_or_copies_refuses(verb, how, tmp_path, capsys):
+@pytest.mark.parametrize("case", ["a tensor", "peft", "codes", "fp8"])
+def test_every_verb_that_loads_or_copies_refuses(verb, case, tmp_path, capsys):
+    how, said, _ = MISSING[case]
     model = saved(tmp_path / "model", how)
-    err = refused(capsys, *verbs(model, tmp_path / "out")[verb])
-    assert "the weights lack" in err and "Likely cause" in err
+    assert re.search(said, refused(capsys, *verbs(model, tmp_path / "out")[verb]))
     assert not (tmp_path / "out" / "results.json").exists() and not (tmp_path / "out" / "config.json").exists()
 
 
@@ -206,6 +221,43 @@ def test_what_cannot_be_compared_is_said_and_let_through(tmp_path, caplog):
     extend(model, 256, method("yarn"), tmp_path / "out")
     assert "were not compared with the model's: they are quantised" in caplog.text
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("how", [{}, {"quant_method": "of tomorrow"}, {"bits": 4}])
+@pytest.mark.parametrize("verb", ["extend", "export, extended", "compare"])
+def test_a_quantisation_that_transformers_does_not_know_is_refused(verb, how, tmp_path, capsys):
+    edit(saved(tmp_path / "m"), quantization_config=how)
+    err = refused(capsys, *verbs(tmp_path / "m", tmp_path / "out")[verb])
+    assert "key 'quantization_config' is" in err and not (tmp_path / "out").exists()
+    assert run(["inspect", str(tmp_path / "m"), "--set", "quantization_config=null"]) == 0
+    assert loaded(tmp_path / "m")
+    for wrong in ([], "gptq", 4):
+        edit(tmp_path / "m", quantization_config=wrong)
+        with pytest.raises(UserError, match="key 'quantization_config' is"):
+            check_weights(tmp_path / "m")
+
+
+def test_codes_that_the_quantisation_does_not_have_are_refused(tmp_path, capsys):
+    edit(saved(tmp_path, MISSING["fp8"][0]), quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "F8_E4M3, codes of quantised weights, and config.json says 'gptq'" in refused(
+        capsys, "extend", tmp_path, "--to", 256, "-o", tmp_path / "out"
+    )
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    edit(saved(tmp_path / "m"), quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
+    assert "pip install optimum" in refused(capsys, *verbs(tmp_path / "m", tmp_path / "out")["compare"])
+
+
+def test_whole_numbers_are_right_where_the_model_has_them(tmp_path):
+    """A table of whole numbers among the weights, as models have that route by token."""
+    model = tiny("llama")
+    model.model.register_buffer("table", torch.arange(9))
+    entry = {"model.table": ((9,), "I64"), "table": ((9,), "I64")}
+    refuse_cast(tmp_path, model, entry)
+    with pytest.raises(UserError, match=r"model\.norm\.weight' is I64"):
+        refuse_cast(tmp_path, model, {"model.norm.weight": ((64,), "I64")})
 
 
 def test_nothing_is_read_or_filled_in_for_a_comparison(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from ropewalk import UserError, method
 from ropewalk.checkpoint.checkpoint import Checkpoint
@@ -121,6 +123,63 @@ def test_shards_in_subfolders_go_along(tmp_path):
                 export(folder, "vllm", out=tmp_path / "exported").folder):  # fmt: skip
         assert (out / "b/c/two.safetensors").is_file()
         assert torch.equal(Checkpoint.open(out).load(device="cpu")(tokens(1, 8)).logits, expected)
+
+
+@pytest.mark.parametrize("again", [0.0, 1.0], ids=["other values", "the same"])
+def test_a_tensor_that_stands_twice_is_refused(again, tmp_path):
+    folder = sharded(tmp_path / "m", "a.safetensors", "b.safetensors")
+    first, second = load_file(folder / "a.safetensors"), load_file(folder / "b.safetensors")
+    name = next(iter(first))
+    save_file(second | {name: first[name] * again}, folder / "b.safetensors", {"format": "pt"})
+    refused_by_all(folder, tmp_path, rf"b.safetensors: tensor '{name}' stands in a.safetensors too")
+
+
+def test_a_tensor_in_another_file_than_the_index_says_is_refused(tmp_path):
+    folder = sharded(tmp_path / "m", "a.safetensors", "b.safetensors")
+    index = json.loads((folder / INDEX).read_text())
+    name = next(name for name, file in index["weight_map"].items() if file == "a.safetensors")
+    index["weight_map"][name] = "b.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+    refused_by_all(folder, tmp_path, rf"a.safetensors: tensor '{name}' belongs into b.safetensors, by the index")
+
+
+@pytest.mark.parametrize("name", ["weights", "model.fp16", "consolidated", "model-00001-of-00001", "adapter_model"])
+def test_files_that_transformers_does_not_look_for_are_refused(name, tmp_path):
+    folder = saved(tmp_path / "m")
+    (folder / "model.safetensors").rename(folder / f"{name}.safetensors")
+    mend = refused_by_all(folder, tmp_path, rf"holds {name}.safetensors, and transformers loads only")
+    if mend.startswith("mv "):
+        shutil.move(*mend.split()[1:])
+        AutoModelForCausalLM.from_pretrained(extend(folder, 256, method("yarn"), tmp_path / "out").folder)
+    else:
+        assert name in ("consolidated", "model-00001-of-00001", "adapter_model")
+
+
+def test_shards_without_an_index_are_refused(tmp_path):
+    folder = sharded(tmp_path / "m", "a.safetensors", "b.safetensors")
+    (folder / INDEX).unlink()
+    refused_by_all(folder, tmp_path, r"holds a.safetensors, b.safetensors, and transformers loads only")
+
+
+def test_an_index_without_metadata_is_refused_and_the_mend_mends(tmp_path):
+    folder = sharded(tmp_path / "m", "a.safetensors", "b.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": json.loads((folder / INDEX).read_text())["weight_map"]}))
+    mend = refused_by_all(folder, tmp_path, "has no 'metadata'")
+    assert run(mend.split()[1:]) == 0
+    AutoModelForCausalLM.from_pretrained(extend(folder, 256, method("yarn"), tmp_path / "out").folder)
+
+
+def refused_by_all(folder: Path, place: Path, said: str) -> str:
+    """Refused in loading and in all that copies; the mend."""
+    fold = method("yarn(attention_factor=1.3)")
+    for verb in (lambda: Checkpoint.open(folder).load(device="cpu"),
+                 lambda: extend(folder, 256, method("yarn"), place / "out"),
+                 lambda: export(folder, "vllm", out=place / "out"),
+                 lambda: export(folder, "llama.cpp", 256, fold, out=place / "out", fold=True)):  # fmt: skip
+        with pytest.raises(UserError, match=said) as refusal:
+            verb()
+        assert not (place / "out").exists()
+    return refusal.value.mend
 
 
 @pytest.mark.parametrize("way", ["named", "index", "alone", "adapter"])
