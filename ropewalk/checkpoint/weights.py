@@ -125,7 +125,7 @@ def _refuse_codes(folder: Path, kinds: Mapping[str, str], content: Mapping[str, 
         method = str(how.get("quant_method")) if isinstance(how, dict) else ""
         if not known:
             raise UserError(
-                f"{folder / 'config.json'}: key 'quantization_config' is {json.dumps(how)[:80]}, expected one with a "
+                f"{folder / 'config.json'}: key 'quantization_config' is {how!r:.80}, expected one with a "
                 "'quant_method' that transformers knows; it would load the weights as plain numbers, or not at all",
                 f"ropewalk inspect {folder} --set quantization_config=null   (if the weights are not quantised)",
             )
