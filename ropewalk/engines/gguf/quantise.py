@@ -55,7 +55,7 @@ def in_place(path: Path, quantiser: list[str], dtype: str) -> None:
     Raises:
         UserError: with llama.cpp's last words if it fails, or if what it made is not the same model in that type.
     """
-    whole = path.with_name(f"whole-{path.name}")
+    whole = path.with_name(f"{path.name}.whole")  # a name by which the next writer knows what a killed one left
     os.replace(path, whole)
     done = subprocess.run([*quantiser, str(whole), str(path), dtype], capture_output=True, text=True, errors="replace")
     if done.returncode or not path.exists():
