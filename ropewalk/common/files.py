@@ -271,15 +271,29 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except UserError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(path)).free
             raise UserError(
                 f"no room for {path}: the disk has {free / 1e6:,.1f} MB left", "Free some space, or write elsewhere."
             ) from None
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", "Choose a folder that you may write."
-        ) from None
+        said = os.strerror(number) if number else error
+        raise UserError(f"cannot write {path}: {said}", "Choose a folder that you may write.") from None
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error, also of one that only tells it: of safetensors, and of numpy, in bytes."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)$", str(error))
+    if told:
+        return int(told[1])
+    return errno.ENOSPC if re.search(r"\d requested and \d+ written$", str(error)) else None
 
 
 def _existing(path: Path) -> Path:

@@ -204,12 +204,12 @@ def _aside(out: Path) -> Iterator[Path]:
 def _lock(folder: Path, lock: FileLock) -> None:
     """Make a folder, and hold the lock in it."""
     while True:
-        folder.mkdir(0o700, exist_ok=True)
         try:
+            folder.mkdir(0o700, exist_ok=True)
             lock.acquire()
         except NotImplementedError:  # a disk without locks: nobody removes the folder, not even when it is litter
             return
-        except (Timeout, FileNotFoundError):  # somebody took it for litter before it was locked, and removes it
+        except (Timeout, FileNotFoundError, FileExistsError):  # somebody took it for litter before it was locked, and removes it
             time.sleep(0.1)
             continue
         if (folder / LOCK).exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ropewalk import UserError
 from ropewalk.cli.main import run
@@ -193,6 +197,28 @@ def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers,
     assert process.returncode == 128 + number, said
     assert "stopped: " in said and "Traceback" not in said
     assert {file.name.partition("-")[0] for file in out.iterdir()} == {"samples.sqlite"}
+
+
+WRITERS = {
+    "safetensors": lambda file: save_file({"a": torch.zeros(100_000)}, file),
+    "numpy": lambda file: np.zeros(100_000).tofile(file),
+    "python": lambda file: file.write_bytes(bytes(400_000)),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_writes_a_disk_that_takes_no_more_is_one_sentence(writer: str, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with (
+            pytest.raises(UserError, match=r"(cannot write|no room for) .*out: (File too large|the disk has)"),
+            whole.new_folder(tmp_path / "out", []) as stage,
+        ):
+            WRITERS[writer](stage / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_at_the_end_leaves_the_old_folder(made, source, monkeypatch, capsys):
