@@ -209,7 +209,7 @@ def _lock(folder: Path, lock: FileLock) -> None:
             lock.acquire()
         except NotImplementedError:  # a disk without locks: nobody removes the folder, not even when it is litter
             return
-        except (Timeout, FileNotFoundError, FileExistsError):  # somebody took it for litter before it was locked, and removes it
+        except (Timeout, FileNotFoundError, FileExistsError):  # taken for litter before it was locked
             time.sleep(0.1)
             continue
         if (folder / LOCK).exists():
