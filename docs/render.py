@@ -68,18 +68,18 @@ def demo_table() -> str:
     view = View(Results.read(RESULTS / "demo.json"))
     target = view.target
     rows = [
-        f"| method | effective length | retrieval at {target} | perplexity at {target} | short-text tax |",
+        f"| method | effective length | average score at {target} | perplexity at {target} | short-text tax |",
         "|---|---|---|---|---|",
     ]
     best_first = sorted(
-        view.lines, key=lambda one: (-one.effective_length.value, -one.retrieval.value, one.perplexity.value)
+        view.lines, key=lambda one: (-one.effective_length.value, -one.score.value, one.perplexity.value)
     )
     for line in best_first:
         tax = Estimate(0.0, 0.0, 0.0) if line.is_plain else line.short_tax
         cells = [
             line.title,
             spread(line.effective_length, line.printer("effective_length", numbers.tokens)),
-            interval(line.retrieval, ".0%"),
+            interval(line.score, ".0%"),
             interval(line.perplexity, ".1f"),
             interval(tax, "+.1%"),
         ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from ropewalk.checkpoint.weights import (
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
 from ropewalk.common.outside import read_json, spelled
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
@@ -150,7 +152,7 @@ class Checkpoint:
         """Misconfigurations; empty for a sound model."""
         if self.gguf is not None:
             return list(mistakes.problems(self._file))
-        return problems.find(self.raw, self.place, _defaults(self.raw))
+        return problems.find(self.raw, self.place, defaults(self.raw))
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -172,9 +174,11 @@ class Checkpoint:
             UserError: if transformers refuses it.
         """
         if self.gguf is not None:
-            return dequantised.configuration(self._file)
-        config = rope_config.load_config(self.place, self.trust_remote_code)
-        rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+            config = dequantised.configuration(self._file)
+        else:
+            config = rope_config.load_config(self.place, self.trust_remote_code)
+            rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+        config.name_or_path = self.name  # goes into messages
         return config
 
     @cached_property
@@ -228,7 +232,7 @@ class Checkpoint:
         if self.gguf is not None:
             raise UserError(
                 f"a folder is needed, and {self.name} is one file",
-                f"ropewalk extend {self.name} --to LENGTH -o OUT   (writes one)",
+                self.extending(self.promised, "none" if self.promised <= self.window else "yarn"),
             )
         path = Path(self.place).expanduser()
         if path.is_dir():
@@ -246,6 +250,10 @@ class Checkpoint:
             return Path(snapshot_download(self.place, allow_patterns=patterns))
         except Exception as error:  # the hub client raises many kinds
             raise UserError(f"the hub did not give {self.name!r}: {str(error).splitlines()[0]}") from None
+
+    def extending(self, to: int, method: str) -> str:
+        """The command that writes a folder which reaches ``to`` tokens."""
+        return shlex.join(["ropewalk", "extend", self.name, "--to", show(to), "--method", method])
 
     @property
     def source(self) -> Path:
@@ -344,6 +352,7 @@ class Checkpoint:
             raise UserError(
                 f"transformers cannot load {self.source}: {_first_line(error)}", f"ropewalk inspect {self.name}"
             ) from None
+        live.config.name_or_path = self.name  # transformers put the folder there
         check_live(live)
         refuse_no_numbers(self.source, live)
         return live.eval()
@@ -384,7 +393,7 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _defaults(raw: dict[str, Any]) -> PreTrainedConfig | None:
+def defaults(raw: Mapping[str, Any]) -> PreTrainedConfig | None:
     """The language model's configuration that transformers makes of the model type alone; None if it knows none."""
     from transformers import AutoConfig
 

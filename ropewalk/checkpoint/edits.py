@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ LENGTHS = {  # in tokens, wherever they stand
     "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
     "attention_chunk_size", "n_positions", "max_sequence_length", "seq_length", "max_seq_len",
 }  # fmt: skip
+Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any], Sequence[list[str]]], None]
 HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null removes a key."
 
 
-def set_keys(model: str, assignments: Sequence[str]) -> None:
+def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None) -> dict[Path, Path]:
     """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
     Everything is checked before anything is written. The old files stay beside the new ones, see ``files.keep``.
+
+    Args:
+        model: a local folder, or a file in it.
+        assignments: what to change.
+        judge: refuses a change: called with a file, its content before and after, and the keys that were set.
+
+    Returns:
+        File -> its old content, for those that changed.
 
     Raises:
         UserError: if the model is no local folder, an assignment cannot be read, or its value can never be right; no
@@ -31,6 +41,7 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
     folder = Path(model).expanduser()
     folder = folder if folder.is_dir() else folder.parent
     contents: dict[Path, dict[str, Any]] = {}
+    changed: dict[Path, list[list[str]]] = {}
     for assignment in assignments:
         name, keys, value = _read(assignment)
         file = folder / name
@@ -39,6 +50,11 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
         if file not in contents:
             contents[file] = read_json(file)
         set_key(file, contents[file], keys, value)
+        changed.setdefault(file, []).append(keys)
+    if judge is not None:
+        for file, content in contents.items():
+            judge(file, read_json(file), content, changed[file])
+    copies = {file: _copies(file) for file in contents}
     before = {file: file.read_bytes() for file in contents}
     try:
         with own_edit(folder):
@@ -51,6 +67,12 @@ def set_keys(model: str, assignments: Sequence[str]) -> None:
             with explained(file):
                 file.write_bytes(old)
         raise
+    return {file: new.pop() for file, old in copies.items() if (new := _copies(file) - old)}
+
+
+def _copies(file: Path) -> set[Path]:
+    """The old contents of a file that stay beside it."""
+    return set(file.parent.glob(f"{escape(file.name)}.bak*"))
 
 
 def _read(assignment: str) -> tuple[str, list[str], Any]:
@@ -62,7 +84,7 @@ def _read(assignment: str) -> tuple[str, list[str], Any]:
     path, separator, text = assignment.partition("=")
     name, colon, key = path.rpartition(":")
     keys = key.split(".")
-    if not separator or not all(map(str.strip, keys)) or (colon and not name):
+    if not separator or not text.strip() or not all(map(str.strip, keys)) or (colon and not name):
         raise UserError(f"cannot read {assignment!r}", HOW)
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class Inspection(Result):
         unreadable: why transformers cannot read the configuration, if so.
         problems: misconfigurations; empty for a sound model.
         heads: what each does with distance, where the weights were looked at.
+        wrote: file that was changed -> where its old content is.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Inspection(Result):
     reach: int | None = None
     base_is_default: bool = False
     heads: list[Head] | None = None
+    wrote: dict[str, str] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:

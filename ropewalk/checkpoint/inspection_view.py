@@ -19,6 +19,8 @@ SHOWN = 12  # heads in the table
 
 def show(found: Inspection, console: Console) -> None:
     """Print an inspection for a person."""
+    for file, old in found.wrote.items():
+        console.print(f"wrote {file}; what it was is in {old}", soft_wrap=True)
     console.print(Text(found.architecture, "bold"), f"  {found.model}", sep="")
     if found.window is not None and found.length is not None:
         grown = (

@@ -35,12 +35,12 @@ def did_you_mean(word: str, known: Iterable[str], about: Mapping[str, str] | Non
     """The hint with the known words nearest to ``word``; empty if none is like it.
 
     Those spelled much like it come first, then those with a part in common, those of which it is said (``about``: a
-    word -> a text), and the nearest of far ones.
+    word -> a text), and the nearest of those spelled somewhat like it.
     """
     keys, key, like = {plain(one): one for one in known}, plain(word), difflib.get_close_matches
     parts = [one for one in keys if min(len(one), len(key)) > 2 and (one in key or key in one)]
     said = [one for one in keys if _stem(word) in map(_stem, re.findall(r"\w+", (about or {}).get(keys[one], "")))]
-    near = like(key, keys, n=3, cutoff=0.7) or parts[:3] or said[:3] or like(key, keys, n=1, cutoff=0.4)
+    near = like(key, keys, n=3, cutoff=0.7) or parts[:3] or said[:3] or like(key, keys, n=1, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(keys[one]) for one in near)}?" if near else ""
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,11 +21,14 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import keep
 from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
-from ropewalk.engines import llama_cpp, sglang, transformers, vllm
+from ropewalk.engines import launch, llama_cpp, sglang, transformers, vllm
 from ropewalk.engines.reading import Files
 from ropewalk.rope import architecture, formulas
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import ALL, Reading, served
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 FREQUENCY = 1e-5  # relative; engines and transformers round their formulas to float32
 FACTOR = 1e-4  # relative
@@ -43,7 +47,7 @@ class Row:
         same_attention_factor: likewise.
         same_length: the engine takes the promised length by itself.
         note: what differs, or why it does not load.
-        mend: the command, or the flag; empty where keys mend it.
+        mend: the command; empty where keys mend it.
         keys: [FILE:]key -> value; what ``--fix`` writes.
     """
 
@@ -61,6 +65,11 @@ class Row:
     def sound(self) -> bool:
         """Rotates alike; a length that must be stated is on the launch line."""
         return self.loads and bool(self.same_frequencies and self.same_attention_factor)
+
+    @property
+    def usable(self) -> bool:
+        """Rotates alike, and takes the promised length: by itself, or as told by the line in ``mend``."""
+        return self.sound and bool(self.same_length or (self.mend and not self.keys))
 
 
 @dataclass(frozen=True)
@@ -81,15 +90,15 @@ class Asked:
     via_transformers: bool = False
 
 
-def check_export(folder: Path, asked: Asked | None = None) -> list[Row]:
-    """Compare what each engine derives with what the checkpoint means.
+def check_export(folder: Path, asked: Asked | None = None, config: PreTrainedConfig | None = None) -> list[Row]:
+    """Compare what each engine derives with what the checkpoint means; ``config`` is as in ``Files.load``.
 
     Raises:
         UserError: if the folder has no readable configuration.
     """
     asked = asked or Asked()
     asked = replace(asked, overrides=_of_text(asked.overrides))
-    files = Files.load(folder)
+    files = Files.load(folder, config)
     want = meant(files, asked.overrides)
     length = served(want)
     engines = [engine for engine in ENGINES if not asked.overrides or _takes_overrides(engine, asked)]
@@ -223,16 +232,21 @@ def _compared(
         keys["tokenizer_config.json:model_max_length"] = length
     elif taken != length:
         notes.append(f"takes {taken:,} tokens by itself, meant are {length:,}")
-        mend = mend or LENGTH_FLAG.get(engine, "").format(length=length)
+        mend = mend or _line(engine, files, asked, length)
     notes += [f"{key} is {_seen(files, key)!r}, {engine} needs {_short(value)}" for key, value in keys.items()]
     return replace(compared, note="; ".join(notes), mend=mend, keys=keys)
 
 
-LENGTH_FLAG = {
-    "vllm": "vllm serve ... --max-model-len {length}",
-    "sglang": "sglang.launch_server ... --context-length {length}",
-    "llama.cpp": "llama-server ... -c {length} --override-kv ARCH.context_length=int:{length}",
-}
+def _line(engine: str, files: Files, asked: Asked, length: int) -> str:
+    """The line that starts an engine with a length; empty where its length is what the files say."""
+    if engine == "vllm":
+        return launch.vllm_line(files.folder, length, asked.overrides, asked.via_transformers)
+    if engine == "sglang":
+        return launch.sglang_line(files.folder, length, asked.overrides, asked.via_transformers)
+    if engine == "llama.cpp":
+        own = f"-c {length} --override-kv {llama_cpp.converted(files)[0]}.context_length=int:{length}"
+        return launch.llama_cpp_line(files.folder, f"{asked.flags} {own}".strip())
+    return ""
 
 
 def _same_frequencies(want: Reading, have: Reading) -> bool:
@@ -325,24 +339,20 @@ def _short(value: Any) -> str:
 
 def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], only_factor: bool) -> str:
     """What to do where no key of the file helps."""
+    model, length = shlex.quote(files.name), served(want)
     if asked.overrides and engine in ("vllm", "sglang"):
-        flag = {"vllm": "--hf-overrides", "sglang": "--json-model-override-args"}[engine]
-        return f"{flag} '{json.dumps(completed(files, asked.overrides))}'"
+        return _line(engine, files, replace(asked, overrides=completed(files, asked.overrides)), length)
     if engine == "transformers":
-        return f"the file was changed after ropewalk wrote it: ropewalk extend ... -o {files.folder} --overwrite"
+        return f"the file was changed after ropewalk wrote it: extend the original again with -o {model} --overwrite"
     if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
-        if (target := served(want)) > files.length:
-            return (
-                f"ropewalk extend {files.folder} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
-            )
-        return f"ropewalk inspect {files.folder}   (names the key that makes its rope static)"
+        if length > files.length:
+            return f"ropewalk extend {model} --to {length} --method dynamic-ntk -o OUT   (freezes its base there)"
+        return f"ropewalk inspect {model}   (names the key that makes its rope static)"
     if engine == "llama.cpp":
         return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
-    if any(reading.stairs for reading in want.values()):
-        return f"start {engine} with --model-impl transformers"
-    if only_factor:
-        return f"ropewalk export {files.folder} --engine {engine} --fold -o OUT"
-    return f"start {engine} with --model-impl transformers"
+    if only_factor and not any(reading.stairs for reading in want.values()):
+        return f"ropewalk export {model} --engine {engine} --fold -o OUT"
+    return _line(engine, files, replace(asked, via_transformers=True), length)
 
 
 def fix(

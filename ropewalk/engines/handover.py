@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,9 +146,28 @@ def export(
 
         method = YaRN()
     checkpoint = Checkpoint.open(model)
+    if checkpoint.gguf is not None:
+        return _of_gguf(checkpoint, checkpoint.gguf, engine, to, method, out)
     if out is None:
         return _by_line(checkpoint, engine, to, method, on_top)
     return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite, on_top)
+
+
+def _of_gguf(
+    checkpoint: Checkpoint, file: Path, engine: str, to: int | None, method: Method | None, out: Path | None
+) -> Export:
+    """The line for a file that llama.cpp reads as it is; its rope is read here by llama.cpp's rules, so it agrees."""
+    if to is not None and method is not None:
+        raise UserError(
+            f"{checkpoint.name} is one file, and what is extended is a folder",
+            checkpoint.extending(to, method.spelling),
+        )
+    if engine != "llama.cpp" or out is not None:
+        _ = checkpoint.folder
+    length = checkpoint.promised
+    line = f"llama-server -m {shlex.quote(str(file))} -c {length}"
+    row = Row(engine, "", True, True, True, True)
+    return Export(engine, None, [Profile("long", length, file, line, row)], {}, [], None, [])
 
 
 def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method | None, on_top: bool | None) -> Export:

@@ -34,14 +34,14 @@ def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], l
     return lines
 
 
-def transformers_line(folder: Path, overrides: Mapping[str, Any] | None = None) -> str:
+def transformers_line(folder: Path | str, overrides: Mapping[str, Any] | None = None) -> str:
     """A line of Python; overrides are given before the model is built, since afterwards they change nothing."""
     keys = "".join(f", {key}={value!r}" for key, value in (overrides or {}).items())
     return f"AutoModelForCausalLM.from_pretrained({str(folder)!r}{keys})"
 
 
 def vllm_line(
-    folder: Path,
+    folder: Path | str,
     length: int,
     overrides: Mapping[str, Any] | None = None,
     via_transformers: bool = False,
@@ -55,14 +55,14 @@ def vllm_line(
 
 
 def sglang_line(
-    folder: Path, length: int, overrides: Mapping[str, Any] | None = None, via_transformers: bool = False
+    folder: Path | str, length: int, overrides: Mapping[str, Any] | None = None, via_transformers: bool = False
 ) -> str:
     line = f"python -m sglang.launch_server --model-path {shlex.quote(str(folder))} --context-length {length}"
     line += f" --json-model-override-args {shlex.quote(json.dumps(overrides))}" if overrides else ""
     return line + (" --model-impl transformers" if via_transformers else "")
 
 
-def llama_cpp_line(folder: Path, flags: str) -> str:
+def llama_cpp_line(folder: Path | str, flags: str) -> str:
     """Convert and serve."""
     model, gguf = shlex.quote(str(folder)), shlex.quote(f"{folder}.gguf")
     return f"python convert_hf_to_gguf.py {model} --outfile {gguf} && llama-server -m {gguf} {flags}"

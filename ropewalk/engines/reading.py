@@ -27,11 +27,12 @@ class Files:
     """What engines read of a checkpoint.
 
     Attributes:
-        folder: as the user named it; goes into messages.
+        folder: where engines find it.
         raw: the language model's part of config.json as it stands in the file.
         config: the same as transformers 5 reads it, which is what vLLM and SGLang start from.
         tokenizer_limit: ``model_max_length`` of tokenizer_config.json, None if it is not there.
         prefix: "text_config." where config.json holds the language model's keys inside another's.
+        name: as the user spelled it; goes into messages.
     """
 
     folder: str
@@ -39,6 +40,7 @@ class Files:
     config: PreTrainedConfig
     tokenizer_limit: int | None = None
     prefix: str = ""
+    name: str = ""
 
     @classmethod
     def load(cls, folder: Path, config: PreTrainedConfig | None = None) -> Files:
@@ -50,13 +52,15 @@ class Files:
         raw = read_json(folder / "config.json")
         inner = raw.get("text_config")
         file = folder / "tokenizer_config.json"
+        config = config or load_config(str(folder))
         limit = read_json(file).get("model_max_length") if file.is_file() else None
         return cls(
             str(folder),
             inner if isinstance(inner, dict) else raw,
-            text_config(config or load_config(str(folder))),
+            text_config(config),
             int(limit) if number(limit) and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
             "text_config." if isinstance(inner, dict) else "",
+            str(config.name_or_path),
         )
 
     def replaced(self, overrides: Mapping[str, Any]) -> Files:

@@ -65,6 +65,9 @@ class AsItIs(Contestant):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.backend.tokenizer
 
+    def describe(self, method: Method, to: int | None) -> dict[str, Any]:
+        return super().describe(method, to) | {"title": "As served"}  # extended or not
+
     def check(self, method: Method, to: int | None) -> None:
         self.refuse(method)
 
@@ -116,7 +119,7 @@ class Live(Contestant):
 
     def check(self, method: Method, to: int | None) -> None:
         if to is not None and self.window is not None:
-            require_beyond(method, to, self.window)
+            require_beyond([method], to, self.window)
         method.fingerprint(self.model, to or 0)
 
     def varies(self, method: Method) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ropewalk import __version__
 from ropewalk.backends.backend import Backend
@@ -20,11 +21,11 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Records, content_key
 from ropewalk.evaluation.asking import Answer, Asking, Losses
-from ropewalk.evaluation.contestants import AsItIs, Contestant, Live
+from ropewalk.evaluation.contestants import AsItIs, Contestant, Live, reach
 from ropewalk.evaluation.controls import controls
 from ropewalk.evaluation.samples import Cell, RowCell, Skipped, cells, row_cells
 from ropewalk.evaluation.sequential import Sprt, decide, search, settled
-from ropewalk.methods.base import Method
+from ropewalk.methods.base import Method, require_beyond
 from ropewalk.report.schema import PLAIN, Results
 from ropewalk.tasks import registry
 from ropewalk.tasks.benchmarks import grading
@@ -137,6 +138,10 @@ class Experiment:
     def asks_rows_only(self) -> bool:
         return all("/" in name for name in self.tasks)
 
+    def target(self, promised: int) -> int:
+        """The target of the methods, for a model that promises so many tokens."""
+        return self.to or max(self.lengths or [promised])
+
     def reach(self, contestant: Contestant) -> tuple[int | None, tuple[int, ...]]:
         """The target of the methods and the tested lengths for a model.
 
@@ -148,7 +153,7 @@ class Experiment:
                 raise UserError("a server does not say how much it reads", "Add --lengths, for example --lengths 32k.")
             lengths = self.lengths or tuple(SHORTEST << i for i in range(LENGTHS))
             return self.to or max(lengths), tuple(sorted(set(lengths)))
-        to = self.to or max(self.lengths or [contestant.length])
+        to = self.target(contestant.length)
         if self.lengths is None and self.asks_rows_only:
             return to, (to,)
         return to, tuple(sorted(set(self.lengths or default_lengths(contestant.window, to))))
@@ -327,10 +332,13 @@ def open_contestant(name: str, experiment: Experiment) -> Contestant:
         server = connect(name, experiment.tokenizer, experiment.served, experiment.trust_remote_code)
         if experiment.bos:
             force_bos(server.tokenizer)
-        return AsItIs(server, name)
+        return AsItIs(server, f"{server.served} at {urlsplit(name).netloc}")
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(name, experiment.trust_remote_code)
+    window, length = reach(checkpoint.config)
+    if window is not None and length is not None:  # before weights are read
+        require_beyond(experiment.methods, experiment.target(length), window)
     tokenizer = checkpoint.tokenizer()
     if experiment.bos:
         force_bos(tokenizer)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import MISSING, fields
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.lengths import parse
+from ropewalk.common.lengths import parse, show
 from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
 from ropewalk.rope.live import ON, decoder
 
@@ -194,23 +194,31 @@ def require_above(bound: float, method: Method, *options: str) -> None:
             raise UserError(f"{method.name}: {option} is {value!r}, expected a number above {bound:g}")
 
 
-def require_beyond(method: Method, to: int, window: int) -> None:
-    """Refuse a target at which a method would be the plain model, and the plain model beyond its window.
+def require_beyond(methods: Iterable[Method], to: int, window: int) -> None:
+    """Refuse a target at which a method would be the plain model.
 
     Args:
-        method: what is to reach the target.
+        methods: what is to reach the target.
         to: target length in tokens.
         window: of the model; a method that believes in less of it (``effective_window``) works inside it too.
 
     Raises:
         UserError: naming target and window.
     """
-    believed = [getattr(part, "effective_window", None) for part in getattr(method, "parts", (method,))]
-    if method.name != "none" and to <= min(window, *(one or window for one in believed)):
+    every = [method for method in methods if method.name != "none"]
+    idle = [method.id for method in every if to <= _believed(method, window)]
+    if idle:
+        which = "every method is" if len(idle) == len(every) > 1 else f"{', '.join(idle)} {'are' if idle[1:] else 'is'}"
         raise UserError(
-            f"{method.id}: target {to:,} is not beyond the window of {window:,} tokens, where it is the plain model",
-            f"Give a target of more than {window} tokens, or the method none.",
+            f"the target of {to:,} tokens is not beyond the window of {window:,}, where {which} the plain model",
+            f"Say --to {show(2 * window)}, or any target of more than {window:,} tokens; within the window there is "
+            "the method none.",
         )
+
+
+def _believed(method: Method, window: int) -> int:
+    parts = getattr(method, "parts", (method,))
+    return min(window, *(getattr(part, "effective_window", None) or window for part in parts))
 
 
 def digest(*parts: object) -> str:

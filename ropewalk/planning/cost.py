@@ -79,7 +79,9 @@ def _mean_seen(window: int, length: int) -> float:
 
 
 def show_hours(hours: float) -> str:
-    """Hours as people say them: 40 min, 7.5 h, 12 days."""
+    """Hours as people say them: 0.09 ms, 30 s, 40 min, 7.5 h, 12 days."""
+    if hours * 3600 < 1:
+        return f"{hours * 3.6e6:.2f} ms" if hours * 3.6e6 < 1 else f"{hours * 3.6e6:.0f} ms"
     if hours < 1:
         return f"{hours * 3600:.3g} s" if hours * 60 < 2 else f"{hours * 60:.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"

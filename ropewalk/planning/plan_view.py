@@ -32,7 +32,8 @@ def show(made: Plan, console: Console) -> None:
     console.print(line, soft_wrap=True)
     if made.methods:
         _methods(made, console)
-    where = f"{made.gpus} x {made.device}, {made.room / GIB:.1f} GiB for tensors on each"
+    part = f" ({made.part})" if made.part else ""
+    where = f"{made.gpus} x {made.device}{part}, {made.room / GIB:.1f} GiB for tensors on each"
     if made.calibration:
         found = made.calibration
         factors = ", ".join(f"{key} x{value:.2f}" for key, value in vars(found.correction).items())
@@ -111,21 +112,22 @@ def _tokens(longest: int) -> str:
 
 def _cost(made: Plan, console: Console) -> None:
     cost = made.cost
-    table = columns(
-        f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention", ">\ntime", ">\ndevice hours"
-    )
+    timed = cost.training_hours is not None
+    heads = [f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention"]
+    table = columns(*heads, *([">\ntime", ">\ndevice hours"] if timed else []))
     rows = [(f"sequences of {made.target:,}", cost)]
     if made.skip_wise_cost:
         rows.append((f"skip-wise on {made.window:,}", made.skip_wise_cost))
     for name, each in rows:
-        time = "" if each.training_hours is None else show_hours(each.training_hours)
-        hours = "" if each.device_hours is None else f"{each.device_hours:,.0f}"
-        table.add_row(name, f"{each.training_flops:.3g}", f"{each.attention_share:.0%}", time, hours)
+        cells = [name, f"{each.training_flops:.3g}", f"{each.attention_share:.0%}"]
+        if each.training_hours is not None and each.device_hours is not None:
+            cells += [show_hours(each.training_hours), f"{each.device_hours:,.{0 if each.device_hours >= 10 else 2}f}"]
+        table.add_row(*cells)
     console.print(table)
     if cost.prefill_seconds is not None and cost.decode_tokens_per_second is not None:
         console.print(
             f"one prompt of {made.target:,} tokens: {show_hours(cost.prefill_seconds / 3600)} prefill, then up to "
-            f"{cost.decode_tokens_per_second:.0f} tokens/s; times at {made.mfu:.0%} of {made.device}'s peak",
+            f"{cost.decode_tokens_per_second:,.0f} tokens/s; times at {made.mfu:.0%} of {made.device}'s peak",
             soft_wrap=True,
         )
 

@@ -17,7 +17,7 @@ from ropewalk.planning import advice, memory
 from ropewalk.planning.advice import Ladder, MethodAdvice
 from ropewalk.planning.calibrate import Calibration, calibrate
 from ropewalk.planning.cost import MFU, Cost, cost
-from ropewalk.planning.hardware import DEFAULT, gpu, parse_memory, usable
+from ropewalk.planning.hardware import DEFAULT, GIB, gpu, parse_memory, usable
 from ropewalk.planning.memory import Correction, Serving, Training
 from ropewalk.planning.published import SHORT_TAX, Published
 from ropewalk.planning.shapes import Shapes, shapes
@@ -43,6 +43,7 @@ class Plan(Result):
         scale: target over window: the smallest factor that covers the need.
         device: name of the accelerator, or the memory given.
         gpus: how many.
+        part: how much of each card is used, where less than all of it was asked for; empty otherwise.
         room: bytes that tensors can have on each.
         mfu: share of the peak assumed for times.
         methods: what every method would write, and what was published about it.
@@ -66,6 +67,7 @@ class Plan(Result):
     scale: float
     device: str
     gpus: int
+    part: str
     room: int
     mfu: float
     methods: list[MethodAdvice]
@@ -112,7 +114,7 @@ def plan(
         model: folder, config.json, hub id or ``demo``.
         to: target length in tokens.
         device: name of an accelerator, as in ``planning.hardware``.
-        memory_size: memory of one device ("24G") instead; without a device there are no times.
+        memory_size: memory of one device ("24G"), at most what it has; without a device there are no times.
         gpus: how many devices.
         tokens: to train on.
         mfu: share of the devices' peak to assume.
@@ -128,6 +130,11 @@ def plan(
         raise UserError(f"mfu is {mfu:g}, expected a share of the peak, above 0 and at most 1", "Write --mfu 0.4.")
     chosen = gpu(device or DEFAULT) if memory_size is None or device else None
     size = parse_memory(memory_size) if memory_size is not None else chosen.memory if chosen else 0
+    if chosen and size > chosen.memory:
+        raise UserError(
+            f"memory is {memory_size}, and one {chosen.name} has {chosen.memory / GIB:.0f} GiB",
+            "Leave --memory out, or say less.",
+        )
     room = usable(size)
     checkpoint = Checkpoint.open(model, trust_remote_code)
     config, window, promised, name = checkpoint.config, checkpoint.window, checkpoint.promised, checkpoint.name
@@ -164,6 +171,7 @@ def plan(
         scale=to / window,
         device=chosen.name if chosen else str(memory_size),
         gpus=gpus,
+        part=f"{memory_size} of its {chosen.memory / GIB:.0f} GiB" if chosen and size < chosen.memory else "",
         room=room,
         mfu=mfu,
         methods=listed,

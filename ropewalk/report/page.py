@@ -38,7 +38,7 @@ MUTED_DASHES = (None, "5 3", "2 3")
 MUTED_MARKERS = ("cross", "plus", "bar", "circle", "square", "triangle", "diamond")
 COLUMNS = (
     ("effective_length", "Effective length", numbers.tokens),
-    ("retrieval", "Average score at the target", numbers.percent),
+    ("score", "Average score at the target", numbers.percent),
     ("perplexity", "Perplexity at the target", numbers.quantity),
     ("short_tax", "Short-text tax", numbers.tax),
 )
@@ -89,7 +89,6 @@ class Figure:
     table: Table
     tiles: Sequence[Tile] = ()
     subject: str = "Method"  # what the table has a row of
-    open: bool = False  # whether the numbers are shown at once
 
 
 def environment() -> Environment:
@@ -111,7 +110,7 @@ def render(results: Results) -> str:
     """The page."""
     view = View(results)
     styles = _styles(view)
-    axis = svg.Axis.around("", [*view.lengths, *([view.window] if view.window else [])], numbers.tokens, base=2)
+    axis = svg.Axis.around("", view.lengths, numbers.tokens, base=2)
     shown = view.columns()
     return (
         environment()
@@ -126,6 +125,7 @@ def render(results: Results) -> str:
                     line.effective_length, axis, view.model(line.subject).window or view.lengths[0]
                 )
                 for line in view.lines
+                if view.lengths[1:]
             },
             papers={line.id: line.subject.paper for line in view.lines if ARXIV.fullmatch(line.subject.paper)},
             note=NOTE,
@@ -188,7 +188,9 @@ def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
         for task in view.tasks(metric):
             yield _loss(view, styles, task)
     if len(view.lines) == 1 and view.tasks("score"):
-        yield _scores(view, styles)
+        scores = _scores(view, styles)
+        if scores.charts or scores.tiles or len(view.tasks("score")) > 1:  # else it is the table above
+            yield scores
     elif view.tasks("score"):
         if len(view.tasks("score")) > 1:
             yield _average(view, styles)
@@ -257,7 +259,7 @@ GRIDS = (
 def _threshold(view: View) -> list[svg.Mark]:
     if view.threshold is None:
         return []
-    return [svg.Mark(view.threshold, f"threshold {numbers.percent(view.threshold)}", horizontal=True, below=True)]
+    return [svg.Mark(view.threshold, f"threshold {numbers.percent(view.threshold)}", horizontal=True)]
 
 
 def _scores(view: View, styles: Mapping[str, svg.Style]) -> Figure:
@@ -278,9 +280,9 @@ def _scores(view: View, styles: Mapping[str, svg.Style]) -> Figure:
         [title, *(numbers.in_full(by.get(n, Estimate()), numbers.percent) for n in view.lengths)]
         for _, title, by in lines
     ]
-    drawn = [chart("", series, _lengths(view, series), SHARE, "Scores by length", [*_window(view), *marks], True)]
+    drawn = chart("", series, _lengths(series), SHARE, "Scores by length", [*_window(view), *marks], True)
     table = Table([numbers.tokens(n) for n in view.lengths], rows)
-    return Figure("Scores by length", text, drawn if any(map(_has_numbers, series)) else [], table, tiles, "Task")
+    return Figure("Scores by length", text, drawn, table, tiles, "Task")
 
 
 def _average(view: View, styles: Mapping[str, svg.Style]) -> Figure:
@@ -297,11 +299,9 @@ def _average(view: View, styles: Mapping[str, svg.Style]) -> Figure:
         for one in view.lines
     ]
     marks = [*_window(view), *_threshold(view)]
-    drawn = [chart("", series, _lengths(view, series), SHARE, "Average over tasks", marks, True)]
-    return Figure(
-        "Average over tasks", "The mean score at each length that all tasks fit in, every task counting the same.",
-        drawn if any(map(_has_numbers, series)) else [], Table([numbers.tokens(n) for n in view.lengths], rows),
-    )  # fmt: skip
+    drawn = chart("", series, _lengths(series), SHARE, "Average over tasks", marks, True)
+    text = "The mean score at each length that all tasks fit in, every task counting the same."
+    return Figure("Average over tasks", text, drawn, Table([numbers.tokens(n) for n in view.lengths], rows))
 
 
 def _kinds(view: View) -> Figure | None:
@@ -318,7 +318,7 @@ def _kinds(view: View) -> Figure | None:
             cells = [numbers.in_full(by.get(n, Estimate()), numbers.percent) for n in view.lengths]
             rows.append([f"{scope} scope, {diffusion} diffusion{who}", *cells])
     text = "Tasks by scope (how much information an answer needs) and diffusion (how hard it is to find), averaged."
-    return Figure("By kind of task", text, [], Table([numbers.tokens(n) for n in view.lengths], rows), (), "Kind", True)
+    return Figure("By kind of task", text, [], Table([numbers.tokens(n) for n in view.lengths], rows), (), "Kind")
 
 
 def _benchmarks(view: View) -> Iterator[Figure]:
@@ -338,7 +338,7 @@ def _benchmarks(view: View) -> Iterator[Figure]:
             "only if every group is. Prompts are worded here, so that numbers do not compare with published ones to "
             "the point."
         )
-        yield Figure(name, text, [], Table(columns, rows), (), "Part", True)
+        yield Figure(name, text, [], Table(columns, rows), (), "Part")
 
 
 def _point(length: float, score: Estimate, printer: numbers.Printer) -> svg.Point:
@@ -372,7 +372,8 @@ def _grid(view: View, line: Line, task: Task, key: str, title: str) -> Iterator[
 
 def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Figure:
     """The rotary wavelengths of every method that changes them, one chart per model and layer type."""
-    charts, rows = [], []
+    charts: list[Chart] = []
+    rows = []
     for model in view.results.models:
         own = [line for line in _drawing_order(view) if line.subject.model == model.name]
         layers = list(dict.fromkeys(layer for line in own for layer in line.subject.rope))
@@ -390,7 +391,7 @@ def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Figure:
             window, target = plain.window or model.window or 1, model.to or 1
             marks = [
                 svg.Mark(target, f"target {numbers.tokens(target)}", horizontal=True),
-                svg.Mark(window, f"window {numbers.tokens(window)}", horizontal=True, below=True),
+                svg.Mark(window, f"window {numbers.tokens(window)}", horizontal=True),
             ]
             if (critical := plain.critical(window)) is not None:
                 marks.append(svg.Mark(critical, f"critical dimension {critical}"))
@@ -399,7 +400,7 @@ def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Figure:
             x = svg.Axis.around("rotary dimension", [p.x for s in series for p in s.points], numbers.tick, pad=0.01)
             several = len(layers) > 1 or len(view.results.models) > 1
             heading = f"{view.names[model.name]} {layer.replace('_', ' ')}" if several else ""
-            charts.append(chart(heading, series, x, y, f"Wavelengths, {layer}", marks))
+            charts += chart(heading, series, x, y, f"Wavelengths, {layer}", marks)
             for line in drawn:
                 spectrum = spectra[line.id]
                 known = [math.inf if wave is None else wave for wave in spectrum.wavelengths]
@@ -447,15 +448,14 @@ def _by_length(
     marks: Sequence[svg.Mark] = (),
     whiskers: bool = False,
 ) -> list[Chart]:
-    """The chart of a task over length (or position); none where nothing was measured."""
-    if not any(_has_numbers(s) for s in series):
-        return []
+    """The chart of a task over length (or position)."""
     what = "position" if task.metric == "nll" else "length"
-    return [chart("", series, _lengths(view, series, what), y, task.title, [*_window(view), *marks], whiskers)]
+    return chart("", series, _lengths(series, what), y, task.title, [*_window(view), *marks], whiskers)
 
 
-def _lengths(view: View, series: Sequence[svg.Series], what: str = "length") -> svg.Axis:
-    values = [*([view.window] if view.window else []), *(p.x for s in series for p in s.points)]
+def _lengths(series: Sequence[svg.Series], what: str = "length") -> svg.Axis:
+    """What was tested, and no more."""
+    values = [p.x for s in series for p in s.points]
     return svg.Axis.around(f"{what} in tokens, log scale", values, numbers.short_tokens, base=2, pad=0.03)
 
 
@@ -471,9 +471,11 @@ def chart(
     title: str,
     marks: Sequence[svg.Mark],
     whiskers: bool = False,
-) -> Chart:
-    """A line chart in both layouts."""
-    return Chart(heading, [svg.line_chart(series, x, y, title, marks, whiskers, *size) for size in SIZES])
+) -> list[Chart]:
+    """A line chart in both layouts; none where fewer than two places have a number, which a table says better."""
+    if len({point.x for s in series for point in s.points if point.estimate.value is not None}) < 2:
+        return []
+    return [Chart(heading, [svg.line_chart(series, x, y, title, marks, whiskers, *size) for size in SIZES])]
 
 
 def _pivot(view: View, task: Task, printer: numbers.Printer) -> Table:

@@ -110,7 +110,7 @@ def _panel(
 def _name(axes: Axes, y: Axis, ends: Sequence[tuple[Line, float]], looks: Mapping[str, tuple[str, Any, str]]) -> None:
     """Name every line at the right edge, level with its end or as near as there is room."""
     levels = [y.place(value) for _, value in ends]
-    for (line, value), level, height in zip(ends, levels, spread(levels, 0.075, 0.0, 1.0), strict=True):
+    for (line, value), level, height in zip(ends, levels, spread(levels, [0.075] * len(levels), 0.0, 1.0), strict=True):
         colour = looks[line.id][0]
         title = textwrap.shorten(line.title, NAMED, placeholder=" …")  # a longer one would leave the lines no room
         name = f"{title} ↑ {numbers.quantity(value)}" if value > y.high else title

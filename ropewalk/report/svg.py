@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -16,6 +17,7 @@ from ropewalk.report.numbers import NOTHING, Estimate, Printer, in_full, percent
 CHARACTER = 7.0  # width of an average character at the charts' font size
 BOLD = 1.1  # how much wider a bold one is
 LINE = 15.0  # height of a line of text in the charts
+LINES = 3  # of a name beside a line, at most
 MARKERS = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "square": "M-3.5-3.5h7v7h-7z",
@@ -137,12 +139,28 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A reference line at ``value``: vertical on the x axis, horizontal on the y axis."""
+    """A reference line at ``value``: vertical on the x axis, where an arrow says that it lies beyond; or horizontal."""
 
     value: float
     label: str
     horizontal: bool = False
-    below: bool = False
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A name for the end of a line, at (``x``, ``y``)."""
+
+    name: str
+    ink: str
+    quiet: bool
+    key: str | None
+    x: float
+    y: float
+
+    def lines(self, width: float) -> list[str]:
+        """The name, broken so that it fits; cut where even ``LINES`` lines are too few."""
+        room = int(width / (CHARACTER if self.quiet else BOLD * CHARACTER))
+        return textwrap.wrap(self.name, room, max_lines=LINES, placeholder="…") or [""]
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,7 @@ def line_chart(
 ) -> Markup:
     """Lines with intervals, each labelled at its end; quiet lines lie below the others and show no interval.
 
+    Horizontal marks are labelled as lines are, beside the plot, where no data can cross their names.
     Values above the y axis sit on its upper edge as arrow heads.
 
     Args:
@@ -200,7 +219,8 @@ def line_chart(
     narrow = width < 600
     ticks = y.ticks(6 if narrow else 8)
     left = 10 + CHARACTER * max((len(y.label(t)) for t in ticks), default=0)
-    longest = max((len(s.title) for s in drawn), default=0)
+    level = [mark for mark in marks if mark.horizontal]
+    longest = max((len(one) for one in (*(s.title for s in drawn), *(mark.label for mark in level))), default=0)
     leader = 22 if narrow else 34
     gutter = min(leader + BOLD * CHARACTER * longest, width * (0.36 if narrow else 0.25))
     frame = Frame(x, y, left, 42, width - left - gutter, height - 42 - 46)
@@ -208,8 +228,12 @@ def line_chart(
     step = (4.0 if narrow else 6.0) if whiskers else 0.0
     shifts = {s.key: (i - (len(bold) - 1) / 2) * step for i, s in enumerate(bold)}
     frames = [replace(frame, left=left + shifts.get(s.key, 0.0)) for s in drawn]
-    ends = [_pixels(_shown(s)[-1], f) for s, f in zip(drawn, frames, strict=True)]
-    heights = spread([y for _, y in ends], LINE, frame.top, frame.bottom)
+    tags = [
+        Tag(s.title, s.style.ink, s.style.quiet, s.key, *_pixels(_shown(s)[-1], f))
+        for s, f in zip(drawn, frames, strict=True)
+    ] + [Tag(mark.label, "", True, None, frame.right - 7, frame.at_y(mark.value)) for mark in level]
+    names = [tag.lines(gutter - leader) for tag in tags]
+    heights = spread([tag.y for tag in tags], [LINE * len(lines) for lines in names], frame.top, frame.bottom)
     bands = [_intervals(s, f, whiskers) for s, f in zip(drawn, frames, strict=True) if not s.style.quiet]
     lines = [(not s.style.quiet, _line(s, i, f)) for i, (s, f) in enumerate(zip(drawn, frames, strict=True))]
     return element(
@@ -219,31 +243,37 @@ def line_chart(
         *(_mark(mark, frame) for mark in marks),
         *bands,
         *(line for _, line in sorted(lines, key=itemgetter(0))),
-        *(_end_label(s, end, y, frame, gutter, leader) for s, end, y in zip(drawn, ends, heights, strict=True)),
+        *(_label(*one, frame, leader) for one in zip(tags, names, heights, strict=True)),
         class_="chart narrow" if narrow else "chart wide",
         viewBox=f"0 0 {width} {height}",
         role="img",
     )
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions as near as may be to ``wanted``, in its order, at least ``gap`` apart within ``low`` to ``high``.
+def spread(wanted: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """Middles as near as may be to ``wanted``, in its order, of things that do not overlap, within ``low`` to ``high``.
 
-    Neighbours that are too close form a block around the mean of what they want; the gap shrinks where room is short.
+    Neighbours that are too close form a block around the mean of what they want; sizes shrink where room is short.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
+    needed = sum((sizes[a] + sizes[b]) / 2 for a, b in pairwise(order))
+    shrink = min(1.0, (high - low) / needed) if needed else 1.0
+
+    def steps(members: Sequence[int]) -> list[float]:
+        """How far each member of a block lies behind its first."""
+        return [0.0, *accumulate(shrink * (sizes[a] + sizes[b]) / 2 for a, b in pairwise(members))]
+
     blocks: list[tuple[float, list[int]]] = []  # (first position, members)
     for i in order:
         members = [i]
         while True:
-            start = sum(wanted[m] - gap * k for k, m in enumerate(members)) / len(members)
-            start = min(max(start, low), high - gap * (len(members) - 1))
-            if not blocks or blocks[-1][0] + gap * len(blocks[-1][1]) <= start + 1e-9:
+            start = sum(wanted[m] - step for m, step in zip(members, steps(members), strict=True)) / len(members)
+            start = min(max(start, low), high - steps(members)[-1])
+            if not blocks or blocks[-1][0] + steps([*blocks[-1][1], members[0]])[-1] <= start + 1e-9:
                 break
             members = blocks.pop()[1] + members
         blocks.append((start, members))
-    placed = {m: start + gap * k for start, members in blocks for k, m in enumerate(members)}
+    placed = {m: start + step for start, some in blocks for m, step in zip(some, steps(some), strict=True)}
     return [placed[i] for i in range(len(wanted))]
 
 
@@ -278,14 +308,13 @@ def _cell(estimate: Estimate, x: float, y: float, w: float, h: float) -> Markup:
 
 
 def interval_bar(estimate: Estimate, axis: Axis, window: float, width: int = 112) -> Markup:
-    """A value and its interval on ``axis``, with the window marked."""
+    """A value and its interval on ``axis``, with the window marked where it lies there."""
     frame = Frame(axis, axis, 7, 2, width - 14, 18)
     middle = frame.top + frame.height / 2
-    x = frame.at_x(window)
-    parts = [
-        element("line", x1=frame.left, x2=frame.right, y1=middle, y2=middle, class_="grid"),
-        element("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="mark"),
-    ]
+    parts = [element("line", x1=frame.left, x2=frame.right, y1=middle, y2=middle, class_="grid")]
+    if axis.low <= window <= axis.high:
+        x = frame.at_x(window)
+        parts.append(element("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="mark"))
     if estimate.low is not None and estimate.high is not None:
         low, high = frame.at_x(estimate.low), frame.at_x(estimate.high)
         parts.append(element("line", x1=low, x2=high, y1=middle, y2=middle, class_="range"))
@@ -336,20 +365,14 @@ def _axes(frame: Frame, y_ticks: Sequence[float], x_ticks: Sequence[float]) -> M
 def _mark(mark: Mark, frame: Frame) -> Markup:
     if mark.horizontal:
         y = frame.at_y(mark.value)
-        line = element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="mark")
-        label = element("text", mark.label, x=frame.left + 6, y=y + (14 if mark.below else -6), class_="note")
+        return element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="mark")
+    x, place = frame.at_x(mark.value), frame.x.place(mark.value)
+    side = "note end" if place > 0.7 else "note" if place < 0.2 else "note middle"
+    if frame.x.low <= mark.value <= frame.x.high:
+        line, said = [element("line", x1=x, x2=x, y1=frame.top - 6, y2=frame.bottom, class_="mark")], mark.label
     else:
-        x = frame.at_x(mark.value)
-        line = element("line", x1=x, x2=x, y1=frame.top - 6, y2=frame.bottom, class_="mark")
-        side = (
-            "note end"
-            if frame.x.place(mark.value) > 0.7
-            else "note"
-            if frame.x.place(mark.value) < 0.2
-            else "note middle"
-        )
-        label = element("text", mark.label, x=x, y=frame.top - 11, class_=side)
-    return element("g", line, label)
+        line, said = [], f"{mark.label} \N{RIGHTWARDS ARROW}" if place else f"\N{LEFTWARDS ARROW} {mark.label}"
+    return element("g", *line, element("text", said, x=x, y=frame.top - 11, class_=side))
 
 
 def _shown(series: Series) -> list[Point]:
@@ -401,22 +424,18 @@ def _line(series: Series, order: int, frame: Frame) -> Markup:
     return element("g", line, *markers, class_=series.style.ink, data_method=series.key)
 
 
-def _end_label(
-    series: Series, end: tuple[float, float], y: float, frame: Frame, gutter: float, leader: float
-) -> Markup:
+def _label(tag: Tag, lines: Sequence[str], y: float, frame: Frame, leader: float) -> Markup:
     """The name of a line, in the gutter beside its end and joined to it by a hairline."""
-    x = frame.right + leader
-    room = int((gutter - leader) / (CHARACTER if series.style.quiet else BOLD * CHARACTER))
-    name = series.title if len(series.title) <= room else series.title[: room - 1] + "…"
-    start = end[0] + 7
-    hairline = _path([(start, end[1]), (max(start, frame.right + 8), end[1]), (x - 4, y)])
+    x, start = frame.right + leader, tag.x + 7
+    top = y + 4 - LINE * (len(lines) - 1) / 2
+    hairline = _path([(start, tag.y), (max(start, frame.right + 8), tag.y), (x - 4, y)])
     return element(
         "g",
-        element("title", series.title),
+        element("title", tag.name),
         element("path", d=hairline, class_="leader"),
-        element("text", name, x=x, y=y + 4, class_="label"),
-        class_=series.style.ink,
-        data_method=series.key,
+        *(element("text", line, x=x, y=top + LINE * i, class_="label") for i, line in enumerate(lines)),
+        class_=tag.ink or "quiet",
+        data_method=tag.key,
     )
 
 

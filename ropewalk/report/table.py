@@ -15,7 +15,7 @@ from ropewalk.report.view import Line, View
 
 PRINTERS = {
     "effective_length": numbers.short_tokens,
-    "retrieval": numbers.percent,
+    "score": numbers.percent,
     "perplexity": numbers.quantity,
     "short_tax": numbers.tax,
 }
@@ -55,7 +55,7 @@ def _subjects(view: View, between: str) -> Table:
     at = f"at {numbers.short_tokens(view.target)}" if view.target else "at target"
     headings = {
         "effective_length": "Effective\nlength",
-        "retrieval": f"Retrieval\n{at}",
+        "score": f"Average score\n{at}",
         "perplexity": f"Perplexity\n{at}",
         "short_tax": "Short-\ntext tax",
     }

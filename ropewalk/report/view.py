@@ -25,7 +25,7 @@ class Line:
         id: key of its style.
         name: of the model, as short as it may be.
         title: of the method, with its model where there are several.
-        retrieval: average at the target.
+        score: average at the target.
         effective_length: of the average.
         perplexity: at the target.
         short_tax: at the longest tested length inside the window.
@@ -35,7 +35,7 @@ class Line:
     id: str
     name: str
     title: str
-    retrieval: Estimate
+    score: Estimate
     effective_length: Estimate
     perplexity: Estimate
     short_tax: Estimate
@@ -154,13 +154,13 @@ class View:
         values = {one.id: value for one in contenders if (value := getattr(one, column).value) is not None}
         if line.id not in values:
             return False
-        choose = max if column in ("effective_length", "retrieval") else min
+        choose = max if column in ("effective_length", "score") else min
         said = {key: printer(value) for key, value in values.items()}
         return said[line.id] == printer(choose(values.values())) and len(set(said.values())) > 1
 
     def columns(self) -> list[str]:
         """The columns of the summary that have a number."""
-        every = ("effective_length", "retrieval", "perplexity", "short_tax")
+        every = ("effective_length", "score", "perplexity", "short_tax")
         return [name for name in every if any(getattr(line, name).value is not None for line in self.lines)]
 
     def unmeasured(self, line: Line, task: str) -> str:
@@ -237,7 +237,7 @@ class View:
         """How far a subject gets. What fails at the shortest length may hold below, where not every task was asked."""
         length, tested = line.effective_length.value, [one.length for one in line.tested]
         if length is None:
-            return "was not tested on retrieval"
+            return "was not tested on tasks"
         asked = {row.length for task in self.tasks("score") if not task.benchmark for row in self.of(line, task.id)}
         if length:
             only = ", the only length tested" if len({*tested, *asked}) == 1 else ""
@@ -299,7 +299,7 @@ def _last_part(name: str) -> str:
 
 
 def _rank(line: Line, models: list[str]) -> tuple[int, bool, float, float, float]:
-    """Sort key: model, plain first, then the longest effective length, the best retrieval, the lowest perplexity."""
+    """Sort key: model, plain first, then the longest effective length, the best score, the lowest perplexity."""
 
     def known(value: float | None, otherwise: float) -> float:
         return otherwise if value is None else value
@@ -308,6 +308,6 @@ def _rank(line: Line, models: list[str]) -> tuple[int, bool, float, float, float
         models.index(line.subject.model),
         not line.is_plain,
         -known(line.effective_length.value, -1.0),
-        -known(line.retrieval.value, -1.0),
+        -known(line.score.value, -1.0),
         known(line.perplexity.value, math.inf),
     )

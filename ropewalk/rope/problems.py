@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ropewalk.rope import architecture
+from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
 from ropewalk.rope.spec import ALL
@@ -142,7 +142,7 @@ def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Probl
         for check in CHECKS:
             found += check(entry)
     whole = Entry(text, model, ALL, "", {}, prefix, defaults)
-    for more in (_rope_of_none, _partial_at_top, _base_at_top, _length_said_twice, _two_dicts, _dual_chunk):
+    for more in (_rope_of_none, _partial_at_top, _unread, _length_said_twice, _two_dicts, _dual_chunk):
         found += more(whole)
     if inside:
         found += _outside(raw, Entry(text, model, ALL, "", {}, "", defaults))
@@ -429,18 +429,22 @@ def _rope_of_none(entry: Entry) -> Iterator[Problem]:
             yield entry.problem("rope-unused", key, rope, f"no such key: {reason}", entry.set(key, None))
 
 
-def _base_at_top(entry: Entry) -> Iterator[Problem]:
-    """A base under a name that nobody reads, so that the class's own is taken without a word."""
-    if any(isinstance(entry.raw.get(key), dict) and "rope_theta" in entry.raw[key] for key in ROPE[1:3]):
-        return
-    if "rope_theta" in entry.raw:
-        return
+def _unread(entry: Entry) -> Iterator[Problem]:
+    """What decides the rope or the length, under a name that the class does not read and nothing else says."""
     for key, value in entry.raw.items():
-        near = key in FOREIGN_BASES or difflib.get_close_matches(key, ["rope_theta"], n=1, cutoff=0.8)
-        if near and number(value) and value > 1 and not hasattr(entry.defaults, key):
-            yield entry.problem(
-                "key-misspelt", key, value, "rope_theta", entry.set("rope_theta", float(value), (key, None))
-            )
+        foreign = key in FOREIGN_BASES and not (entry.defaults is not None and lookalikes.known(entry.defaults, key))
+        target = "rope_theta" if foreign else lookalikes.meant(key, entry.defaults) if entry.defaults else ""
+        if not target or value in (None, {}, []) or isinstance(value, bool) or lookalikes.is_said(target, entry.raw):
+            continue
+        gone = (key, None)
+        if target in lookalikes.DICTS and isinstance(value, dict):
+            there = next((name for name in lookalikes.DICTS if isinstance(entry.raw.get(name), dict)), target)
+            mend = entry.set(there, {**(entry.raw.get(there) or {}), **value}, gone)
+        elif target not in lookalikes.DICTS and number(value) and value > (target == "rope_theta"):
+            mend = entry.set(target, float(value) if target == "rope_theta" else value, gone)
+        else:
+            mend = f"Say it in the key {target}, as the model's documentation does, and remove {key}."
+        yield entry.problem("key-misspelt", key, value, f"{target}; nobody reads {key}", mend)
 
 
 def _length_said_twice(entry: Entry) -> Iterator[Problem]:
@@ -511,10 +515,11 @@ def _head_dim(entry: Entry) -> Iterator[Problem]:
 
 def _sliding(entry: Entry) -> Iterator[Problem]:
     if "sliding" in entry.layer_type and entry.rope_type in SCALED - {"proportional"}:
+        kept = {key: entry.rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in entry.rope}
         yield entry.problem(
             "sliding-layer-scaled", entry.inside("rope_type"), entry.rope_type,
             "default: layers that never look past their window need no scaling",
-            entry.set(entry.inside("rope_type"), "default"),
+            entry.set(entry.path, {"rope_type": "default", **kept}),
         )  # fmt: skip
 
 

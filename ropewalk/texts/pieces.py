@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING
 
+from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
 
 if TYPE_CHECKING:
@@ -25,25 +26,22 @@ class TokenUnits:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.bos = opening(tokenizer)
-        self._anchor = self._encode(ANCHOR)
+        self._anchor = token_ids(ANCHOR, tokenizer)
         self._cache: dict[str, list[int]] = {}
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def ids(self, text: str) -> list[int]:
         """Ids of ``text`` as it reads in the middle of a document (no special tokens)."""
         if text not in self._cache:
             if len(self._cache) >= KEPT:
                 self._cache.clear()
-            whole = self._encode(ANCHOR + text)
+            whole = token_ids(ANCHOR + text, self.tokenizer)
             anchored = whole[: len(self._anchor)] == self._anchor
-            self._cache[text] = whole[len(self._anchor) :] if anchored else self._encode(text)
+            self._cache[text] = whole[len(self._anchor) :] if anchored else token_ids(text, self.tokenizer)
         return self._cache[text]
 
     def answer(self, stem: str, answer: str) -> list[int]:
         """Ids that follow ``stem`` when ``stem + answer`` is tokenised as one text."""
-        before, both = self.ids(stem), self._encode(ANCHOR + stem + answer)[len(self._anchor) :]
+        before, both = self.ids(stem), token_ids(ANCHOR + stem + answer, self.tokenizer)[len(self._anchor) :]
         return both[len(before) :] if both[: len(before)] == before else self.ids(answer)
 
     def filler(self, units: tuple[str, ...], n_tokens: int) -> list[int]:

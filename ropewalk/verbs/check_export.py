@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,16 +54,18 @@ class Agreement(Result):
     """What each engine makes of a checkpoint.
 
     Attributes:
+        model: as the user named it.
         rows: one per engine.
         wrote: [FILE:]key -> value that was written to mend it.
     """
 
+    model: str
     rows: list[Row]
     wrote: dict[str, Any]
 
     @property
     def sound(self) -> bool:
-        return all(row.sound for row in self.rows)
+        return all(row.usable for row in self.rows)
 
     def show(self, console: Console) -> None:
         from rich.table import Table
@@ -74,14 +77,15 @@ class Agreement(Result):
         table = Table("engine", "loads", "frequencies", "attention factor", "length")
         table.columns[0].no_wrap = True
         for row in self.rows:
-            answers = (row.same_frequencies, row.same_attention_factor, row.same_length)
-            loads = "yes" if row.loads else said[False]
-            table.add_row(f"{row.engine} {row.version}".strip(), loads, *(said[answer] for answer in answers))
+            answers = [said[one] for one in (row.same_frequencies, row.same_attention_factor, row.same_length)]
+            if row.usable and not row.same_length:
+                answers[-1] = "by its line"
+            table.add_row(f"{row.engine} {row.version}".strip(), "yes" if row.loads else said[False], *answers)
         console.print(table)
         for row in self.rows:
             if row.note:
                 console.print(Text(row.engine, "bold"), f": {row.note}", sep="", soft_wrap=True)
-            mend = "ropewalk check-export DIR --fix" if row.keys else row.mend
+            mend = shlex.join(["ropewalk", "check-export", self.model, "--fix"]) if row.keys else row.mend
             if mend:
                 console.print(f"  {mend}", soft_wrap=True)
 
@@ -90,10 +94,11 @@ class Agreement(Result):
 def check_export(request: CheckExportRequest) -> Agreement:
     """Compare what each engine derives from a checkpoint with what it means. Needs no weights and no engine.
 
-    In a shell it exits with 1 if an engine would not load it or would rotate otherwise.
+    In a shell it exits with 1 if an engine would not load it, would rotate otherwise or take another length.
 
     Returns:
-        One row per engine; ``sound`` is False if an engine would not load it or would rotate otherwise.
+        One row per engine; ``sound`` is False if an engine would not load it, would rotate otherwise, or would take
+        another length and no launch line states it.
 
     Raises:
         UserError: if a file cannot be read or written.
@@ -105,6 +110,11 @@ def check_export(request: CheckExportRequest) -> Agreement:
     checkpoint = Checkpoint(request.folder)
     if request.fix:
         checkpoint.refuse_bundled()
+    if checkpoint.gguf is not None:
+        raise UserError(
+            f"check-export is about a folder, and {request.folder} is one file, which only llama.cpp reads",
+            shlex.join(["ropewalk", "inspect", request.folder]),
+        )
     place = Path(checkpoint.place).expanduser()
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)
@@ -112,8 +122,8 @@ def check_export(request: CheckExportRequest) -> Agreement:
     if request.fix:
         with own_edit(place):
             wrote = agreement.fix(place, asked)
-    Checkpoint.open(place)
-    return Agreement(agreement.check_export(place, asked), wrote)
+    checkpoint = Checkpoint.open(request.folder)  # as it is now
+    return Agreement(request.folder, agreement.check_export(place, asked, checkpoint.config), wrote)
 
 
 def _pair(text: str) -> tuple[str, str]:

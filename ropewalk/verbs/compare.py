@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
@@ -99,7 +100,8 @@ class ExperimentRequest(LiveRequest):
         """Where results go: by default, a name that people can read and no other experiment has."""
         if self.out is not None:
             return self.out
-        names = [Path(self.served or name.split("//")[-1]).name for name in (self.model, *self.more_models)]
+        models = (self.model, *self.more_models)
+        names = [Path(self.served or urlsplit(name).netloc if "://" in name else name).name for name in models]
         text = "-".join([self.verb, *names[:SHOWN], *parts, experiment.key[:8]])
         return RUNS / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
 

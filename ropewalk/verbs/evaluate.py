@@ -34,8 +34,7 @@ class EvaluateRequest(ExperimentRequest):
 def evaluate(request: EvaluateRequest) -> Outcome:
     """Measure how much of its context a model or a server uses, with controls: one table, one HTML report.
 
-    The model may be the URL of a server that speaks OpenAI's protocol (http://host:8000/v1). Every sample is kept, so
-    it can be stopped at any moment and goes on where it was.
+    Every sample is kept, so it can be stopped at any moment and goes on where it was.
 
     Returns:
         The results, and where they are.

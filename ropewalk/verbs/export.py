@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ class ExportRequest(OnTopRequest):
     """For whom, and what to write.
 
     Attributes:
-        model: A folder, a hub id, or 'demo'; extended already, unless ``to`` is given.
+        model: A folder, a hub id, a GGUF file (for llama.cpp), or 'demo'; extended already, unless ``to`` is given.
         engine: vllm, sglang, llama.cpp or transformers; with ``gguf`` it is llama.cpp.
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
@@ -80,16 +81,17 @@ def export(request: ExportRequest) -> Export | Written:
 
     if engine != "llama.cpp":
         raise UserError(f"engine is {engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
+    checkpoint = Checkpoint.open(request.model)
+    out = Path(f"{checkpoint.label}.gguf") if request.gguf == Path(ALONE) else request.gguf
     if request.to is not None:
+        folder = f"{checkpoint.label}-{show(request.to)}"
         raise UserError(
             "--gguf writes the rope that the configuration has, and does not extend it",
-            f"ropewalk extend {request.model} --to {show(request.to)} --method '{request.method}' -o DIR, then: "
-            f"ropewalk export DIR --engine llama.cpp --gguf {request.gguf}",
+            f"{checkpoint.extending(request.to, request.method)} -o {shlex.quote(folder)} && "
+            f"ropewalk export {shlex.quote(folder)} --engine llama.cpp --gguf {shlex.quote(str(out))}",
         )
     if request.out is not None or request.fold or request.two_profiles:
         raise UserError(
             "--gguf writes one file; --out, --fold and --two-profiles are about a folder", "Write one, then the other."
         )
-    checkpoint = Checkpoint.open(request.model)
-    out = Path(f"{checkpoint.label}.gguf") if request.gguf == Path(ALONE) else request.gguf
     return write_gguf(checkpoint, out, request.dtype, request.overwrite)

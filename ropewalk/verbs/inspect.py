@@ -22,7 +22,8 @@ class InspectRequest(ModelRequest):
     """What to look at.
 
     Attributes:
-        set: Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file.
+        set: Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file;
+            refused where it would be a problem.
             The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
             together with ``patch``.
         weights: Load the model too, and show which heads look far and carry distance in slow dimensions, on a few
@@ -67,13 +68,15 @@ def inspect(request: InspectRequest) -> Inspection:
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
+    from ropewalk.checkpoint.changes import refuse_worse
     from ropewalk.checkpoint.edits import set_keys
     from ropewalk.checkpoint.inspection import inspect as look
 
+    wrote: dict[Path, Path] = {}
     if request.set:
         checkpoint.refuse_bundled()
-        set_keys(checkpoint.place, request.set)
-    found = look(checkpoint)
+        wrote = set_keys(checkpoint.place, request.set, refuse_worse)
+    found = replace(look(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result, columns
 from ropewalk.methods.catalogue import CATALOGUE, Entry
@@ -19,14 +20,20 @@ class ListMethodsRequest(Request):
 
 
 @dataclass(frozen=True, repr=False)
-class Listing(Result):
-    """The catalogue.
+class Listing(Result, Sequence[Entry]):
+    """The catalogue, a sequence of its entries.
 
     Attributes:
         methods: in the order of the catalogue.
     """
 
     methods: tuple[Entry, ...]
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.methods[index]
 
     def show(self, console: Console) -> None:
         wide = console.width >= 120

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result, columns
 from ropewalk.verbs.request import Request, verb
@@ -27,8 +28,8 @@ class Listed:
 
 
 @dataclass(frozen=True, repr=False)
-class Tasks(Result):
-    """What can be asked.
+class Tasks(Result, Sequence[Listed]):
+    """What can be asked, a sequence of the tasks.
 
     Attributes:
         tasks: in the order of the registry.
@@ -39,6 +40,12 @@ class Tasks(Result):
     tasks: tuple[Listed, ...]
     suites: tuple[str, ...]
     benchmarks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tasks[index]
 
     def show(self, console: Console) -> None:
         table = columns("task", "suite", "what is asked")

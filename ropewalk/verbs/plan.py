@@ -25,7 +25,8 @@ class PlanRequest(TargetRequest, ModelRequest):
 
     Attributes:
         gpu: h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
-        memory: Memory of one device, with its unit: 24G. Without ``gpu`` there are no times.
+        memory: Memory of one device, with its unit: 24G; with ``gpu``, the part of it that may be used. Without ``gpu``
+            there are no times.
         gpus: How many devices.
         tokens: To train on: 500M, 1B.
         mfu: Share of the devices' peak that a run reaches, for times.

@@ -42,7 +42,10 @@ class Spelling:
 
 def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tuple[str, ...]:
     words = part(value) if isinstance(value, str) else [_named(one) for one in value]
-    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    kept = [word.strip() for word in words if word.strip()]
+    if len(kept) < len(words) > 1:
+        raise UserError(f"an item of {','.join(words)!r} is empty", f"Write {','.join(kept)}.")
+    return tuple(dict.fromkeys(kept))
 
 
 def _named(value: Any) -> str:
@@ -255,7 +258,8 @@ class ModelRequest(Request):
     """About a model.
 
     Attributes:
-        model: A folder, a hub id, or 'demo'.
+        model: A folder, a hub id, a GGUF file, or 'demo'; to evaluate, also a server that speaks OpenAI's protocol, by
+            its URL (http://host:8000/v1).
         trust_remote_code: Run code that comes with the model.
     """
 

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+import ropewalk
 from ropewalk.backends.backend import Ask
 from ropewalk.backends.local import live
 from ropewalk.backends.nll import token_nll
 from ropewalk.backends.openai import Pace, Server, alike, connect
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
+from ropewalk.verbs.evaluate import EvaluateRequest
 from tests.experiments import experiment
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -203,3 +205,19 @@ def test_a_failing_request_ends_the_run(tokenizer) -> None:
     with pytest.raises(UserError, match="gone"):
         list(broken.ask([Ask([i] * 9) for i in range(50)]))
     assert len(broken.seen) < 50
+
+
+@needs_client
+def test_a_served_model_is_called_as_it_is_served(stub, checkpoint, tmp_path) -> None:
+    done = ropewalk.evaluate(
+        stub.url, tokenizer=str(checkpoint), tasks="passkey", lengths="128", samples=2, out=tmp_path / "out"
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    host = stub.url.removeprefix("http://").removesuffix("/v1")
+    assert done.results.subjects[0].title == "As served" and done.results.models[0].name == f"tiny at {host}"
+    assert "Plain model" not in repr(done) + page
+    for served, name in ((None, host.replace(":", "-")), ("org/tiny", "tiny")):
+        request = EvaluateRequest(model=stub.url, served=served, tasks=("passkey",))
+        numbers = {"to": None, "samples": 1, "documents": 1, "depths": 1, "controls": False}
+        experiment = request.experiment(("none",), ("passkey",), **numbers)
+        assert request.folder(experiment).name.startswith(f"evaluate-{name}-")

@@ -40,7 +40,7 @@ def test_all_are_set_and_the_first_files_are_kept(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["x=NaN", "x=Infinity", "x=[-Infinity]", "x=1e999", "max_position_embeddings=-1", "max_position_embeddings=0",
+    ["x=", "x=NaN", "x=Infinity", "x=[-Infinity]", "x=1e999", "max_position_embeddings=-1", "max_position_embeddings=0",
      "max_position_embeddings=64.5", "max_position_embeddings=true", "text_config.sliding_window=-4",
      "max_position_embeddings=many", "=1", "a..b=1", ".a=1", "a.=1", " =1", ":a=1", "x", "nofile.json:a=1",
      "../config.json:a=1", "max_position_embeddings.inner=1", "tokenizer_config.json:model_max_length=-1"],

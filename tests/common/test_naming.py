@@ -2,6 +2,7 @@
 
 import pytest
 
+from ropewalk.common.errors import did_you_mean
 from ropewalk.common.naming import find, plain
 
 KNOWN = ["ntk-aware", "niah_single_1", "llama.cpp", "LongRoPE"]
@@ -19,3 +20,10 @@ def test_case_and_separators_do_not_matter(word, name):
 
 def test_what_is_spelled_exactly_goes_first():
     assert find("a-b", ["a_b", "a-b", "ab"]) == "a-b"
+
+
+@pytest.mark.parametrize("word", ["nosuch", "zzz", "foobar", "qqqq-7"])
+def test_where_nothing_is_near_nothing_is_suggested(word: str) -> None:
+    from ropewalk.tasks.registry import TASKS
+
+    assert did_you_mean(word, TASKS) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_t3_an_override_without_the_base_is_filled_with_another_and_the_mend_is_
     overrides = {"rope_parameters": rope, "max_position_embeddings": TARGET}
     row = rows(folder, overrides=overrides)["vllm"]
     assert row.loads and not row.same_frequencies
-    mended = json.loads(row.mend.removeprefix("--hf-overrides '").removesuffix("'"))
+    mended = json.loads(shlex.split(row.mend)[-1])
     assert mended["rope_parameters"] == {**rope, "rope_theta": 500000.0}
     found = rows(folder, overrides=mended)
     assert found["vllm"].sound and found["vllm"].same_length

@@ -198,6 +198,9 @@ def test_decoding_is_bound_by_reading_weights_and_cache():
     assert found.decode_tokens_per_second == pytest.approx(3.35e12 / (LLAMA.parameters * 2 + 16 * GIB))
 
 
-@pytest.mark.parametrize(("hours", "words"), [(0.01, "36 s"), (0.5, "30 min"), (7.5, "7.5 h"), (240, "10.0 days")])
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(2.5e-8, "0.09 ms"), (1e-5, "36 ms"), (0.01, "36 s"), (0.5, "30 min"), (7.5, "7.5 h"), (240, "10.0 days")],
+)
 def test_hours_are_said_as_people_say_them(hours, words):
     assert show_hours(hours) == words

@@ -281,3 +281,19 @@ def test_a_narrow_page_names_every_number(raw: dict[str, Any]) -> None:
     assert {re.search('data-heading="(.*?)"', cell)[1] for cell in cells if "bars" not in cell} == set(heads) - {
         "Method"
     }
+
+
+def test_one_length_is_a_table_and_no_chart(keep: Keep) -> None:
+    text = rendered(keep(methods=["none", "yarn"], tasks=["passkey"], lengths=[4096]))
+    assert "Passkey" not in [d.findtext("title") for d in drawings(text) if d.get("class") == "chart wide"]
+    section = text[text.index("<h2>Passkey</h2>") :].partition("</section>")[0]
+    assert "<table" in section and "<details>" not in section
+
+
+def test_a_chart_ends_where_the_tests_end_and_the_window_is_an_arrow(keep: Keep) -> None:
+    data = keep(methods=["none", "yarn"], tasks=["passkey"], lengths=[512, 1024])
+    data["models"][0]["window"] = 8192
+    charts = [d for d in drawings(rendered(data)) if d.get("class") == "chart wide"]
+    (chart,) = [d for d in charts if d.findtext("title") == "Passkey"]
+    texts = ["".join(e.itertext()) for e in chart.iter() if e.tag.endswith("text")]
+    assert "window 8,192 →" in texts and "1k" in texts and "8k" not in texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -54,18 +55,21 @@ def test_an_axis_has_room_around_a_single_value(values: list[float]) -> None:
     assert 0 < built.low < built.high < math.inf
 
 
-@given(st.lists(st.floats(-50, 450), max_size=30), st.floats(1, 40))
-def test_spread_labels_keep_their_order_and_distance(wanted: list[float], gap: float) -> None:
-    placed = svg.spread(wanted, gap, 0, 400)
-    gap = min(gap, 400 / max(len(wanted) - 1, 1))
+@given(st.lists(st.tuples(st.floats(-50, 450), st.floats(1, 40)), max_size=30))
+def test_spread_labels_keep_their_order_and_do_not_overlap(labels: list[tuple[float, float]]) -> None:
+    wanted, sizes = [y for y, _ in labels], [size for _, size in labels]
+    placed = svg.spread(wanted, sizes, 0, 400)
     assert all(-1e-6 <= y <= 400 + 1e-6 for y in placed)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    assert all(placed[b] - placed[a] >= gap - 1e-6 for a, b in pairwise(order))
+    gaps = [(sizes[a] + sizes[b]) / 2 for a, b in pairwise(order)]
+    shrink = min(1.0, 400 / sum(gaps)) if gaps else 1.0
+    assert all(placed[b] - placed[a] >= gap * shrink - 1e-6 for (a, b), gap in zip(pairwise(order), gaps, strict=True))
 
 
 def test_labels_with_room_stay_where_they_want_to_be() -> None:
-    assert svg.spread([300, 100, 200], 15, 0, 400) == [300, 100, 200]
-    assert svg.spread([100, 100], 20, 0, 400) == [90, 110]
+    assert svg.spread([300, 100, 200], [15, 30, 15], 0, 400) == [300, 100, 200]
+    assert svg.spread([100, 100], [20, 20], 0, 400) == [90, 110]
+    assert svg.spread([100, 100], [20, 40], 0, 400) == [85, 115]
 
 
 def test_elements_escape_what_they_are_given() -> None:
@@ -94,10 +98,32 @@ def by_class(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 def test_a_chart_is_well_formed_and_labels_its_lines(width: int) -> None:
     root = draw(series([10, 20, 30]), width=width)
     assert root.findtext("title") == "Title & more"
-    assert [label.text for label in by_class(root, "label")] == ["A <method>"]
+    assert [label.text for label in by_class(root, "label")] == ["A <method>", "level"]
     assert len(by_class(root, "marker")) == 3
     assert len(by_class(root, "band")) == 1
     assert "note 20" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("width", [1000, 380])
+def test_names_lie_outside_of_the_plot_and_none_is_cut(width: int) -> None:
+    line = replace(series([10, 20, 30]), title="Needle in a haystack of many words")
+    root = draw(line, width=width)
+    labels = by_class(root, "label")
+    assert " ".join(label.text or "" for label in labels[:-1]) == line.title and labels[-1].text == "level"
+    edge = max(float(rule.get("x2") or 0) for rule in by_class(root, "grid"))
+    for label in labels:
+        assert edge < float(label.get("x") or 0)
+        assert float(label.get("x") or 0) + svg.CHARACTER * len(label.text or "") <= width
+    heights = sorted(float(label.get("y") or 0) for label in labels)
+    assert all(b - a >= svg.LINE - 0.1 for a, b in pairwise(heights))
+
+
+@pytest.mark.parametrize(("window", "said"), [(8192, "window →"), (16, "← window"), (512, "window")])
+def test_a_mark_beyond_the_axis_is_an_arrow_at_its_edge(window: int, said: str) -> None:
+    chart = svg.line_chart([series([10, 20])], axis(60, 4200, 2), axis(5, 100, 10), "", [svg.Mark(window, "window")])
+    root = ElementTree.fromstring(chart)
+    assert [note.text for note in by_class(root, "note")] == [said]
+    assert len(by_class(root, "mark")) == (said == "window")
 
 
 def test_values_beyond_the_axis_are_arrow_heads_on_its_edge_and_no_line_joins_them() -> None:
@@ -111,8 +137,8 @@ def test_values_beyond_the_axis_are_arrow_heads_on_its_edge_and_no_line_joins_th
 def test_gaps_and_empty_series_are_left_out() -> None:
     root = draw(series([10, None, 30]), series([None, None]))
     assert len(by_class(root, "marker")) == 2
-    assert len(by_class(root, "label")) == 1
-    assert not by_class(draw(), "label")
+    assert [label.text for label in by_class(root, "label")] == ["A <method>", "level"]
+    assert [label.text for label in by_class(draw(), "label")] == ["level"]
 
 
 def test_intervals_are_whiskers_where_asked_for_or_where_a_point_is_alone() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from ropewalk.common.errors import UserError
+from ropewalk.report import page
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.table import sentences, tables
@@ -120,3 +121,12 @@ def test_less_still_makes_a_picture(keep: Keep, tmp_path: Path, cut: dict[str, A
 def test_a_picture_of_nothing_is_refused(keep: Keep, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to draw"):
         picture(Results.of(keep(tasks=["nothing"])), tmp_path / "picture.svg")
+
+
+def test_a_score_has_one_name_in_the_terminal_and_on_the_page(keep: Keep) -> None:
+    heading = dict((name, title) for name, title, _ in page.COLUMNS)["score"]
+    results = Results.of(keep(methods=["none", "yarn"], tasks=["passkey"]))
+    console = Console(width=100, record=True)
+    console.print(*tables(results, 100))
+    printed = console.export_text()
+    assert heading == "Average score at the target" and "Average score" in printed and "etrieval" not in printed

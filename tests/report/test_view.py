@@ -42,7 +42,7 @@ def test_nothing_leads_where_nothing_is_worse(keep: Keep, methods: list[str]) ->
         subject["effective_length"] = {"value": 4096, "low": 4096, "high": 4096}
     view = read(data)
     assert not any(view.leads(line, "effective_length", tokens) for line in view.lines)
-    assert any(view.leads(line, "retrieval", tokens) for line in view.lines) is (len(methods) > 1)
+    assert any(view.leads(line, "score", tokens) for line in view.lines) is (len(methods) > 1)
 
 
 def test_what_has_no_number_is_not_worse(keep: Keep) -> None:
@@ -124,7 +124,7 @@ def test_a_length_at_which_only_some_tasks_were_asked_was_tested(keep: Keep) -> 
     data["rows"] = [row for row in data["rows"] if row["method"] == "yarn"]
     (line,) = read(data).lines
     said = line.printer("effective_length", tokens)
-    assert [said(0), said(1024)] == ["<1,024", "1,024"] and line.printer("retrieval", tokens)(0) == "0"
+    assert [said(0), said(1024)] == ["<1,024", "1,024"] and line.printer("score", tokens)(0) == "0"
     assert read(data).verdict().endswith("with yarn fails at 1,024 tokens, and not every task was tested below")
     data["rows"] = [row for row in data["rows"] if row["task"] not in ("passkey", "niah") or row["length"] >= 1024]
     assert read(data).verdict().endswith("fails at 1,024 tokens, and was not tested below")

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ropewalk.common.errors import UserError
 from ropewalk.texts.documents import load, tokenise
+from ropewalk.texts.pieces import TokenUnits
+from tests.tokenizers import byte_level
 
 
 def test_what_python_ships() -> None:
@@ -100,3 +102,12 @@ def test_files_without_text_do_not_spoil_a_folder(tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "module.py").write_text("x = 1")
     assert list(load(tmp_path).values()) == ["x = 1"]
+
+
+def test_a_text_longer_than_the_tokenizer_promises_is_no_warning(caplog) -> None:
+    tokenizer = byte_level()
+    tokenizer.model_max_length = 4
+    units = TokenUnits(tokenizer)
+    with caplog.at_level("WARNING"):
+        assert len(units.ids(" one two three four five")) > 4 and units.answer(" one two three", " four")
+    assert not caplog.records

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropewalk
 from ropewalk.backends.local import LiveModel
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
 from ropewalk.common import fingerprints
 from ropewalk.common.errors import UserError
@@ -198,10 +199,20 @@ def test_weights_that_hold_nan_are_refused_whatever_is_asked(tasks: str, here: P
 
 def test_a_target_inside_the_window_is_refused(here: Path) -> None:
     for to in (32, 64):
-        with pytest.raises(UserError, match=f"yarn: target {to} is not beyond the window of 64 tokens"):
+        with pytest.raises(UserError, match=f"target of {to} tokens is not beyond the window of 64, where yarn is the"):
             compared(to=to, methods="none,yarn")
     assert {row.length for row in compared(to=128, methods="pi", lengths="128").results.rows} == {128}
-    require_beyond(ropewalk.method("dca(effective_window=32)"), 64, 64)  # believes in less of the window
+
+
+def test_a_target_inside_the_window_is_refused_before_weights_are_read(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Checkpoint, "load", lambda *_: pytest.fail("weights were read"))
+    for asked in ({"to": 32}, {"to": 64, "methods": "yarn,dca"}):
+        with pytest.raises(UserError, match="where every method is the plain model\nSay --to 128, "):
+            ropewalk.compare("a/rope", **asked)
+
+
+def test_a_method_that_believes_in_less_of_the_window_works_inside_it() -> None:
+    require_beyond([ropewalk.method("dca(effective_window=32)")], 64, 64)  # believes in less of the window
 
 
 def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:

@@ -104,3 +104,9 @@ def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
     (texts / "thesis.md").write_text("years of work")
     assert "did not write it" in refused(capsys, "fit", "nowhere", "-m", "tca", "-o", texts / "thesis.md")
     assert (texts / "thesis.md").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("line", ["compare demo --to 2k -m tca", "compare demo --to 2k -m yarn+head-scale"])
+def test_a_mend_names_the_model_as_the_user_did(line, capsys):
+    assert run(line.split()) == 2
+    assert "ropewalk fit demo --method" in capsys.readouterr().err

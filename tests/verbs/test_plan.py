@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,18 @@ def test_a_configuration_without_its_keys_is_refused(llama, capsys):
     refused(capsys, "plan", llama, "--to", "128k")
     edit(llama, num_attention_heads=32, model_type="absent")
     assert "model_type" in refused(capsys, "plan", llama, "--to", "128k")
+
+
+def test_a_part_of_a_card_is_said_and_more_than_a_card_refused(capsys):
+    assert run("plan demo --to 2k --memory 8G --gpu h200".split()) == 0
+    assert "1 x h200 (8G of its 141 GiB), 6.6 GiB for tensors" in capsys.readouterr().out
+    assert run("plan demo --to 2k --memory 200G --gpu h200".split()) == 2
+    assert "memory is 200G, and one h200 has 141 GiB" in capsys.readouterr().err
+
+
+def test_times_are_in_units_of_their_size_and_left_out_where_there_are_none(capsys):
+    assert run("plan demo --to 2k".split()) == 0
+    assert re.search(r"0\.\d\d ms prefill, then up to \d+,\d+ tokens/s", capsys.readouterr().out)
+    assert run("plan demo --to 2k --memory 8G".split()) == 0
+    printed = capsys.readouterr().out
+    assert "FLOPs" in printed and "device hours" not in printed

@@ -194,3 +194,23 @@ def test_a_verb_is_public_and_documented(name):
 def test_a_class_says_what_its_options_are():
     assert attributes(Sample)["places"] == "Where; two lines of it."
     assert [option.name for option in options(Sample)][:2] == ["places", "to"]
+
+
+def test_an_empty_item_of_a_list_is_refused_in_words_and_in_lists() -> None:
+    for methods in ("yarn,,pi", "yarn, ,pi", ["yarn", "", "pi"]):
+        with pytest.raises(UserError, match="is empty\nWrite yarn,pi"):
+            ropewalk.compare("demo", to="1k", methods=methods)
+    with pytest.raises(UserError, match="an item of 'niah,' is empty"):
+        ropewalk.compare("demo", to="1k", tasks="niah,")
+
+
+def test_lists_of_methods_and_tasks_are_sequences() -> None:
+    methods, tasks = ropewalk.list_methods(), ropewalk.list_tasks()
+    assert [one.id for one in methods] == [one.id for one in methods.methods] and len(methods) > 30
+    assert "passkey" in {one.name for one in tasks} and len(tasks) == len(tasks.tasks) and tasks[0] in tasks
+
+
+def test_help_says_that_a_gguf_file_is_a_model_and_to_evaluate_a_server() -> None:
+    for name in ("inspect", "plan", "extend", "export", "fit", "compare", "evaluate", "serve"):
+        said = next(one.text for one in vars(verbs.public(name))["verb"].options if one.name == "model")
+        assert "GGUF file" in said and ("to evaluate, also a server" in said or name == "export")

@@ -217,7 +217,7 @@ class FrequencyMethod(Method):
             UserError: as ``saved``, and where the target is not beyond the window.
         """
         window = rope_config.window_of(self.starting(config, on_top))
-        require_beyond(self, to, window)
+        require_beyond([self], to, window)
         parameters = self.saved(config, to, on_top)
         record = rope_config.extension(self.id, window, rope_config.pretrained_specs(config, on_top), parameters, to)
         rope_config.write(config, parameters, to, record)

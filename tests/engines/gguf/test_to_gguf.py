@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -358,7 +359,10 @@ def test_the_export_verb_writes_an_extended_checkpoint(tmp_path, capsys):
     ("more", "said"),
     [
         ("--engine vllm", "Say --engine llama.cpp."),
-        ("--engine llama.cpp --to 256 --method pi", "--to 256 --method 'pi' -o DIR, then: ropewalk export DIR"),
+        (
+            "--engine llama.cpp --to 256 --method pi",
+            "--to 256 --method pi -o source-256 && ropewalk export source-256 --engine",
+        ),
         ("--engine llama.cpp --out x", "one file"),
         ("--engine llama.cpp --fold", "one file"),
     ],
@@ -372,3 +376,18 @@ def test_the_export_verb_says_how_to_get_there(more, said, tmp_path, capsys):
 def test_what_is_not_extended_is_written_as_it_is(tmp_path):
     assert run(["export", str(checkpoint(tmp_path)), "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf")]) == 0
     assert read(tmp_path / "m.gguf").spec().is_plain
+
+
+def test_a_file_that_llama_cpp_reads_has_its_line_and_other_wishes_a_command_that_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["export", str(checkpoint(tmp_path)), "--engine", "llama.cpp", "--gguf", "m.gguf"]) == 0
+    length = Checkpoint.open("m.gguf").promised
+    capsys.readouterr()
+    assert run(["export", "m.gguf", "--engine", "llama.cpp"]) == 0
+    assert f"llama-server -m m.gguf -c {length}" in capsys.readouterr().out.splitlines()
+    for wish, reached in ((["--engine", "llama.cpp", "--to", "256", "--method", "pi"], 256), (["-e", "vllm"], length)):
+        assert run(["export", "m.gguf", *wish]) == 2
+        mend = shlex.split(capsys.readouterr().err.splitlines()[-1])
+        assert mend[:3] == ["ropewalk", "extend", "m.gguf"] and mend[4] == str(reached)
+        assert run(mend[1:]) == 0
+        assert Checkpoint.open(tmp_path / f"m-{reached}").promised == reached
