@@ -29,8 +29,8 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
         changed: keys that were set, each by its steps.
 
     Raises:
-        UserError: for a key that neither the file nor transformers knows, and for a problem that was not there before;
-            a change that mends something may bring to light what is wrong with keys beside it.
+        UserError: for a key that neither the file nor transformers knows, and for a problem that was not there before
+            and stops every verb; a change that mends something may bring to light what is wrong with keys beside it.
     """
     if file.name != "config.json":
         for *_, key in changed:
@@ -51,7 +51,8 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
         return any(f"{one.key}.".startswith(f"{'.'.join(steps)}.") for steps in changed)
 
     for one in sorted(found, key=own, reverse=True):
-        if (one.code, one.key) not in old and (own(one) or not mends):
+        new = one.code in problems.BLOCKING and (one.code, one.key) not in old
+        if new and (own(one) or not mends):
             raise UserError(f"{one.code}: {one.key} would be {one.seen!r}, expected {one.expected}", TOGETHER)
 
 

@@ -188,7 +188,9 @@ def _figures(view: View, styles: Mapping[str, svg.Style]) -> Iterator[Figure]:
         for task in view.tasks(metric):
             yield _loss(view, styles, task)
     if len(view.lines) == 1 and view.tasks("score"):
-        yield _scores(view, styles)
+        scores = _scores(view, styles)
+        if scores.charts or scores.tiles or len(view.tasks("score")) > 1:  # else it is the table above
+            yield scores
     elif view.tasks("score"):
         if len(view.tasks("score")) > 1:
             yield _average(view, styles)

@@ -515,10 +515,11 @@ def _head_dim(entry: Entry) -> Iterator[Problem]:
 
 def _sliding(entry: Entry) -> Iterator[Problem]:
     if "sliding" in entry.layer_type and entry.rope_type in SCALED - {"proportional"}:
+        kept = {key: entry.rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in entry.rope}
         yield entry.problem(
             "sliding-layer-scaled", entry.inside("rope_type"), entry.rope_type,
             "default: layers that never look past their window need no scaling",
-            entry.set(entry.inside("rope_type"), "default"),
+            entry.set(entry.path, {"rope_type": "default", **kept}),
         )  # fmt: skip
 
 

@@ -315,10 +315,10 @@ def test_demo_asks_for_its_checkpoints_place_first(tmp_path, capsys):
 def test_backups_are_never_overwritten(source):
     first = (source / "config.json").read_bytes()
     for value in (1, 2, 3):
-        run(["inspect", str(source), "--set", f"my_key={value}"])
+        run(["inspect", str(source), "--set", f"bos_token_id={value}"])
     assert (source / "config.json.bak").read_bytes() == first
-    kept = [json.loads((source / f"config.json.bak.{n}").read_text())["my_key"] for n in (1, 2)]
-    assert kept == [1, 2] and json.loads((source / "config.json").read_text())["my_key"] == 3
+    kept = [json.loads((source / f"config.json.bak.{n}").read_text())["bos_token_id"] for n in (1, 2)]
+    assert kept == [1, 2] and json.loads((source / "config.json").read_text())["bos_token_id"] == 3
 
 
 def test_a_fix_keeps_every_file_as_it_was_to_the_byte(source, capsys):

@@ -176,7 +176,7 @@ def test_a_target_that_is_not_beyond_the_window_is_refused_in_memory_and_on_disk
     for to in (WINDOW - 1, WINDOW):
         for refused in (lambda to=to: method("yarn").extend(model, to=to),
                         lambda to=to: extend(tmp_path / "m", to, method("yarn"), tmp_path / "out")):  # fmt: skip
-            with pytest.raises(UserError, match=f"target {to} is not beyond the window of 64 tokens"):
+            with pytest.raises(UserError, match=f"target of {to} tokens is not beyond the window of 64"):
                 refused()
     assert model.config.to_dict() == before and torch.equal(logits(model, LONG), logits(shared("llama"), LONG))
 
