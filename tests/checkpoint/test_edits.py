@@ -88,7 +88,13 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 LINEAR = {"rope_type": "linear", "factor": 4, "rope_theta": 10000.0}  # an engine wants a number with a point
 COMMANDS = {
-    "set": ["inspect", "--set", "rope_theta=20000.0", "--set", "tokenizer_config.json:model_max_length=128"],
+    "set": [
+        "inspect",
+        "--set",
+        "rope_parameters.rope_theta=20000.0",
+        "--set",
+        "tokenizer_config.json:model_max_length=128",
+    ],
     "fix": ["check-export", "--fix"],
 }
 

@@ -118,9 +118,12 @@ def test_an_index_that_leads_out_is_refused(name, tmp_path):
 
 def test_shards_in_subfolders_go_along(tmp_path):
     folder = sharded(tmp_path / "m", "a/one.safetensors", "b/c/two.safetensors")
-    expected = Checkpoint.open(folder).load(device="cpu")(tokens(1, 8)).logits
-    for out in (extend(folder, 64, method("yarn"), tmp_path / "out").folder,
-                export(folder, "vllm", out=tmp_path / "exported").folder):  # fmt: skip
+    model = Checkpoint.open(folder).load(device="cpu")
+    plain = model(tokens(1, 8)).logits
+    with method("yarn").on(model, 128):
+        longer = model(tokens(1, 8)).logits
+    for out, expected in ((extend(folder, 128, method("yarn"), tmp_path / "out").folder, longer),
+                          (export(folder, "vllm", out=tmp_path / "exported").folder, plain)):  # fmt: skip
         assert (out / "b/c/two.safetensors").is_file()
         assert torch.equal(Checkpoint.open(out).load(device="cpu")(tokens(1, 8)).logits, expected)
 

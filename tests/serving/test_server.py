@@ -692,11 +692,11 @@ LONGROPE = {**THETA, "rope_type": "longrope", "short_factor": [1.0] * 8, "origin
     ],
 )
 def test_requests_share_only_what_changes_nothing(monkeypatch, spelling, ropes, pieces, joined, switches):
-    monkeypatch.setattr(server, "Scheduler", lambda *given: given[-2:])
+    monkeypatch.setattr(server, "Scheduler", lambda *given: given[3:5])
     model = tiny("llama", rope_parameters=ropes, max_position_embeddings=256 if ropes is not THETA else 64)
     with method(spelling).on(model, 256 if ropes is THETA and spelling != "none" else None):
         probe = tokens(1, 48)[0].tolist()
-        way, found = server._scheduler(model, None, method(spelling), 256, read(model.config), probe)
+        way, found = server._scheduler(model, None, method(spelling), 256, read(model.config), probe, [])
     assert (way.pieces, way.joined, way.shared, found) == (pieces, joined, joined, switches)
     assert (way.new_cache is not None) == (spelling == "streaming-llm")
 
@@ -721,7 +721,7 @@ def test_what_cannot_be_served_is_refused_before_listening(capsys, never_listens
         ("demo", "--port", "0", "--to", "4k"): "reads 512 tokens as it is, not 4,096",
         ("demo", "--port", "0", "-m", "warp"): "unknown method 'warp'",
         ("demo", "--port", "0", "--host", "256.1.1.1"): "cannot listen on",
-        ("demo", "--port", "99999"): "cannot listen on",
+        ("demo", "--port", "99999"): "is no whole number from 0 to 65,535",
     }.items():
         assert run(["serve", *arguments]) == 2
         assert says in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_several_weight_files_make_one(tmp_path):
     for name, part in parts.items():
         save_file(part, folder / name)
     index = {name: file for file, part in parts.items() for name in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     (folder / "model.safetensors").unlink()
     assert write_gguf(folder, tmp_path / "parts.gguf", "F32").path.read_bytes() == whole
 
