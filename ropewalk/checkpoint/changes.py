@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ropewalk.checkpoint.checkpoint import defaults
 from ropewalk.checkpoint.edits import LENGTHS
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import RECORD
+from ropewalk.rope import config as rope_config
 from ropewalk.rope import lookalikes, problems
 from ropewalk.rope.config import STATED
 from ropewalk.rope.keys import WHOLE, refuse_impossible
@@ -29,8 +32,9 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
         changed: keys that were set, each by its steps.
 
     Raises:
-        UserError: for a key that neither the file nor transformers knows, and for a problem that was not there before
-            and stops every verb; a change that mends something may bring to light what is wrong with keys beside it.
+        UserError: for a key that nobody knows and that is spelled like one that is known, for what could not be read
+            any more, and for a problem that was not there before and stops every verb; a change that mends something
+            may bring to light what is wrong with keys beside it.
     """
     if file.name != "config.json":
         for *_, key in changed:
@@ -54,6 +58,19 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
         new = one.code in problems.BLOCKING and (one.code, one.key) not in old
         if new and (own(one) or not mends):
             raise UserError(f"{one.code}: {one.key} would be {one.seen!r}, expected {one.expected}", TOGETHER)
+    if (reason := _unreadable(after)) and not mends and not _unreadable(before):
+        raise UserError(f"{file.name} could not be read any more: {reason}", TOGETHER)
+
+
+def _unreadable(content: Mapping[str, Any]) -> str:
+    """Why transformers, or what reads ropes, would not take a configuration; empty if they do."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(content), "utf-8")
+        try:
+            rope_config.read(rope_config.load_config(folder))
+        except UserError as error:
+            return error.message.replace(f"{folder}/", "")
+    return ""
 
 
 def _unknown(steps: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -70,9 +87,10 @@ def _unknown(steps: Sequence[str], before: Mapping[str, Any], after: Mapping[str
     if first not in before and first not in COMMON:
         target = lookalikes.nearest(first, lookalikes.DECIDING, lookalikes.NEAR)
         target = target or (lookalikes.meant(first, made) if made is not None else "")
-        if target or (made is not None and not lookalikes.known(made, first)):
-            names = [*before, *lookalikes.DECIDING, *(made.to_dict() if made is not None else ())]
-            yield path, f"; did you mean {target!r}?" if target else did_you_mean(first, names)
+        if not target and made is not None and not lookalikes.known(made, first):
+            target = lookalikes.nearest(first, [*before, *made.to_dict()], lookalikes.NEAR)  # another may be a note
+        if target:
+            yield path, f"; did you mean {target!r}?"
     elif first in lookalikes.DICTS and deeper:
         there, now = before.get(first) or {}, after[first]
         if isinstance(now.get(deeper[0]), dict) and len(deeper) > 1:  # of one type of layers

@@ -21,6 +21,7 @@ from ropewalk.checkpoint.weights import (
     refuse_incomplete,
     refuse_no_numbers,
     refuse_renamed,
+    refuse_twice,
     refuse_unjoined,
     warn_left_out,
 )
@@ -382,7 +383,9 @@ class Checkpoint:
             raise
         live: PreTrainedModel = loaded[0]
         warn_left_out(self.folder, refuse_incomplete(self.folder, live, loaded[1], self.config))
-        refuse_cast(self.folder, live, read_headers(self.weights))
+        header = read_headers(self.weights)
+        refuse_twice(self.folder, live.base_model_prefix, header)
+        refuse_cast(self.folder, live, header)
         return live
 
 

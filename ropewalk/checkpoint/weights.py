@@ -130,7 +130,7 @@ def _refuse_codes(folder: Path, kinds: Mapping[str, str], content: Mapping[str, 
                 f"ropewalk inspect {folder} --set quantization_config=null   (if the weights are not quantised)",
             )
     for name, kind in kinds.items():
-        if kind.startswith(("F8", "F6", "F4")) and (how is None or method in WITHOUT_FP8):
+        if kind not in FLOATS and kind.startswith(("F8", "F6", "F4")) and (how is None or method in WITHOUT_FP8):
             raise UserError(
                 f"{folder}: tensor {name!r} is {kind}, codes of quantised weights, and config.json "
                 + (f"says {method!r}, which has none" if method else "has no quantization_config")
@@ -224,6 +224,7 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
         reason = "they are quantised"
     if kind is not None and not reason:
         try:
+            refuse_twice(place, kind.base_model_prefix, header)
             shapes = {name: shape for name, (shape, _) in header.items()}
             refuse_incomplete(place, *_without_values(kind, config, shapes), config)
             if any(stored not in FLOATS for _, stored in header.values()):
@@ -288,6 +289,19 @@ def refuse_no_numbers(place: Path, live: PreTrainedModel) -> None:
             low, high = weight.detach().aminmax()
             if not (low.isfinite() and high.isfinite()):
                 raise UserError(f"{place}: tensor {name!r} holds NaN or infinite numbers", AGAIN)
+
+
+def refuse_twice(place: Path, prefix: str, header: Header) -> None:
+    """Refuse one tensor under two names, with the decoder's prefix and without: either may be the one that is loaded.
+
+    Raises:
+        UserError: naming both.
+    """
+    twice = next((name for name in header if f"{prefix}.{name}" in header), None) if prefix else None
+    if twice is not None:
+        raise UserError(
+            f"{place}: {twice!r} and '{prefix}.{twice}' are one tensor of the model, and both are stored", RIGHT_CONFIG
+        )
 
 
 def refuse_cast(place: Path, live: PreTrainedModel, header: Header) -> None:

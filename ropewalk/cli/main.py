@@ -161,7 +161,11 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except Terminated as stop:  # before the work began, or while it was said
+        code = 128 + stop.args[0]
+    sys.exit(code)
 
 
 def _terminate(number: int, _: object) -> None:

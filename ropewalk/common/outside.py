@@ -71,9 +71,12 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         if most is not None and size > most:
             raise UserError(f"{path} has {size:,} bytes, expected at most {most:,}", RESTORE)
         try:
-            return file.read()
+            data: bytes | None = file.read()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {_reason(error)}", RESTORE) from None
+    if data is None:  # what the system calls regular and has nothing yet
+        raise UserError(f"{path} has no content to be read now, expected a regular file", "Give a regular file.")
+    return data
 
 
 def read_json(path: Path, most: int = MOST, mend: str = RESTORE) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def rotates(text: PreTrainedConfig) -> str:
     if getattr(text, "alibi", False):
         return "key 'alibi': positions are a bias of the logits"
     kind = getattr(text, "position_embedding_type", None)
-    if isinstance(kind, str) and kind not in ("rope", "rotary", "rotary_embedding"):
+    if isinstance(kind, str) and not kind.startswith(("rope", "rotary")):  # Cohere says rope_gptj
         return f"position_embedding_type is {kind!r}"
     if getattr(text, "use_mem_rope", None) is False:
         return "use_mem_rope is false"

@@ -124,7 +124,7 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
             source = file.parent if Path(model).expanduser().exists() else model
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds here, all of them about the file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split("\n\n")[0].split()[:40]) or type(error).__name__
         raise UserError(
             f"transformers cannot read {file}: {reason}", f"ropewalk inspect {model}   (names the key and the mend)"
         ) from None

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ropewalk.rope.config import STATED
@@ -25,10 +28,17 @@ PARTS = (  # what the words of a name say, and the key that says it
 NEAR = 0.87  # of the letters of two names in common: a slip, not another word
 
 
+@cache
+def _code(module: str) -> str:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).read_text("utf-8") if file and module.startswith("transformers.") else ""
+
+
 def known(defaults: Any, key: str) -> bool:
-    """Whether the class of a configuration has a key, under this name or an old one."""
+    """Whether the class of a configuration has a key, under this name or an old one, or its code speaks of it."""
     kind = type(defaults)
-    return key in defaults.to_dict() or key in getattr(kind, "attribute_map", {}) or key in dir(kind)
+    named = key in defaults.to_dict() or key in getattr(kind, "attribute_map", {}) or key in dir(kind)
+    return named or any(f'"{key}"' in _code(base.__module__) for base in kind.__mro__)
 
 
 def meant(key: str, defaults: Any) -> str:

@@ -82,7 +82,7 @@ def serve(
         os.environ.setdefault(cache, KERNELS)
     specs, tokenizer = checkpoint.specs, checkpoint.tokenizer()
     _refuse_dynamic(checkpoint, method)
-    limit = _limit(checkpoint, to, method)
+    limit = _limit(checkpoint, to, method, per_request)
     probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
     vocabulary = int(rope_config.text_config(model.config).vocab_size)
     address, port = listening.getsockname()[:2]
@@ -210,7 +210,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}:{port}: {error}", "Choose others with --host and --port.") from None
 
 
-def _limit(checkpoint: Checkpoint, to: int | None, method: Method) -> int:
+def _limit(checkpoint: Checkpoint, to: int | None, method: Method, per_request: bool) -> int:
     """Tokens of prompt and answer together.
 
     Raises:
@@ -222,7 +222,8 @@ def _limit(checkpoint: Checkpoint, to: int | None, method: Method) -> int:
     if method.id == "none" and to > promised:
         raise UserError(
             f"{checkpoint.name} reads {promised:,} tokens as it is, not {to:,}",
-            f"ropewalk serve {checkpoint.name} --method self-extend --to {to}",
+            f"ropewalk serve {checkpoint.name} --method "
+            + (f"yarn --to {to} --per-request" if per_request else f"self-extend --to {to}"),
         )
     return to
 

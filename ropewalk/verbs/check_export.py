@@ -122,6 +122,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
     if request.fix:
         with edits(place) as write:
             wrote = agreement.fix(place, asked, write=write)
+            Checkpoint.open(place)  # what is unsound all the same is refused, and goes back
     checkpoint = Checkpoint.open(request.folder)  # as it is now
     return Agreement(request.folder, agreement.check_export(place, asked, checkpoint.config), wrote)
 

@@ -21,7 +21,11 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("rope_parameters.factr=8", "did you mean 'factor'?"),
         ("rope_scale=8", "did you mean 'rope_scaling'?"),
         ("head_dims=8", "did you mean 'head_dim'?"),
-        ("nonsense=8", "neither config.json nor transformers knows the key 'nonsense'\n"),
+        ("rms_norm_epps=1e-5", "did you mean 'rms_norm_eps'?"),
+        ("rms_norm_eps=a", "config.json could not be read any more: transformers cannot read config.json"),
+        ("eos_token_id=a", "eos_token_id"),
+        ("rope_theta=-1", "rope_theta"),
+        ('model_type="nope"', "could not be read any more"),
         ("rope_parameters.factor=", "null removes a key"),
         ("rope_parameters.factor=8", "rope-type-missing: rope_parameters.rope_type would be 'default'"),
         ("rope_parameters.rope_type=yran", "rope_type would be 'yran', expected yarn"),
@@ -50,6 +54,14 @@ def test_what_is_written_is_named_with_its_copy(tmp_path, capsys):
     assert json.loads(file.read_text())["rope_parameters"] == YARN
     assert run(["inspect", folder, "--set", "note=null", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["wrote"] == {str(file): f"{file}.bak.1"}
+
+
+@pytest.mark.parametrize(
+    "word", ["my_note=hello", 'quantization_config={"quant_method":"bitsandbytes","load_in_4bit":true}']
+)
+def test_notes_and_what_transformers_itself_reads_may_be_set(word, tmp_path):
+    folder = cases.write(tmp_path, cases.llama(rope_parameters=ROPE))
+    assert run(["inspect", folder, "--set", word]) == 0
 
 
 def test_a_model_that_was_wrong_before_can_be_mended_in_steps(tmp_path):

@@ -251,3 +251,17 @@ def test_a_hub_cache_is_a_folder_of_links_to_its_blobs(tmp_path):
     out = extend(snapshot, 256, method("yarn"), tmp_path / "out").folder
     assert not any(file.is_symlink() for file in out.iterdir())
     assert Checkpoint.open(out).load(device="cpu").config.max_position_embeddings == 256
+
+
+def test_double_precision_is_no_code_and_one_tensor_has_one_name(tmp_path):
+    folder = tmp_path / "m"
+    tiny("llama").save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.double() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    check_weights(folder)
+    Checkpoint.open(folder).load(device="cpu")
+    name = "layers.0.mlp.down_proj.weight"
+    save_file(
+        weights | {name: torch.zeros_like(weights[f"model.{name}"])}, folder / "model.safetensors", {"format": "pt"}
+    )
+    refused_by_all(folder, tmp_path, f"'{name}' and 'model.{name}' are one tensor of the model")

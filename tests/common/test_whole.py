@@ -182,7 +182,7 @@ def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGINT, 1), (signal.SIGTERM, 1), pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+    [(signal.SIGTERM, 1), *(pytest.param(number, 1, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)),
      *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))],
 )  # fmt: skip
 def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers, made: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import formulas
 from ropewalk.rope.spec import ALL
-from tests.matrix import FAMILY_NAMES, SAVED, TARGET, made
+from tests.matrix import FAMILY_NAMES, SAVED, TARGET, THREE, made
 from tests.models import config, shared
 
 LENGTH, ORIGINAL = 256, 64
@@ -62,7 +62,9 @@ def test_formulas_give_the_numbers_of_the_papers():
     assert formulas.longrope_magnitude(131072, 4096) == pytest.approx(math.sqrt(1 + 5 / 12))
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name in THREE else pytest.mark.slow) for name in FAMILY_NAMES]
+)
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_what_extend_writes_is_read_back_by_the_engine_or_refused(engine, family):
     model = shared(family)

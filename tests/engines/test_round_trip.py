@@ -43,7 +43,7 @@ def asked_by(line: str, engine: str, files: Files) -> tuple[Files, Asked]:
     return files, Asked(overrides_of(line, engine), via_transformers="--model-impl transformers" in line)
 
 
-DEFAULT = ("llama", "phi3", "gemma3", "cohere")  # plain, partial and fused, per layer type, neighbours
+DEFAULT = ("phi3", "gemma3")  # partial and fused, per layer type
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,11 @@ def test_two_sets_of_factors_are_checked_on_both_sides():
         check_live(model)
 
 
+def test_cohere_names_its_rotation_after_gptj():
+    raw = cases.hybrid("cohere2") | {"position_embedding_type": "rope_gptj"}
+    assert architecture.rotates(AutoConfig.for_model(**raw)) == ""
+
+
 def test_a_written_base_that_layers_do_not_take_is_refused(monkeypatch):
     """By a forward of what the written configuration builds, were the list of bases left behind."""
     model = build(*WORK["granite_swa, one base"])

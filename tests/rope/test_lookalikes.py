@@ -57,6 +57,11 @@ def test_a_key_that_nobody_reads_is_named_and_its_mend_mends(key, base, tmp_path
     assert {name: said[name] for name in wanted} == wanted and said.get("rope_theta")
 
 
+def test_a_key_that_only_the_code_of_its_class_speaks_of_is_read():
+    raw = {"model_type": "gpt_neox", **cases.llama(2048), "rotary_pct": 0.25, "rotary_emb_base": 50000}
+    assert not misspelt({**raw, "model_type": "gpt_neox"})
+
+
 @pytest.mark.parametrize("name", cases.SOUND)
 def test_no_false_alarm_over_configurations_in_the_wild(name):
     more = {"use_scaled_rope": True, "rope_ratio": 1, "layer_norm_scale": 2.0, "base_model": "x", "window_layers": 3,

@@ -33,8 +33,7 @@ def test_lengths_double_up_to_the_limit():
     assert lengths(64, 64) == [64]
 
 
-@pytest.mark.parametrize("spelling", ["yarn", "ntk-aware", "pi"])
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize(("spelling", "family"), [("yarn", "llama"), ("ntk-aware", "llama"), ("pi", "gemma3")])
 def test_mixed_requests_get_what_each_target_gives_alone(spelling, family):
     model = tiny(family, max_position_embeddings=WINDOW)
     sizes = [(10, 8), (56, 8), (57, 8), (100, 20), (120, 9), (190, 30), (40, 6), (70, 50)]

@@ -68,7 +68,10 @@ def runs(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_plan_names_runs(name, tmp_path, monkeypatch, asked):
-    model = built(tmp_path / "m", CASES[name])
+    try:
+        model = built(tmp_path / "m", CASES[name])
+    except KeyError as error:  # MiniCPM3 before 5.20
+        pytest.skip(f"this transformers cannot make the model: {error}")
     made = plan(model, 4 * Checkpoint(model).window)
     runs(made, tmp_path, monkeypatch)
     extends = any(" extend " in command for command in made.commands)

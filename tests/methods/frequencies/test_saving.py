@@ -23,6 +23,7 @@ from tests.matrix import (
     SAVED,
     SHORT,
     TARGET,
+    THREE,
     WINDOW,
     across,
     extended_layer_type,
@@ -45,7 +46,10 @@ def parameters(model):
     return rope_config.rope_parameters(model.config)[extended_layer_type(model)]
 
 
-@pytest.mark.parametrize(("spelling", "family"), across(SAVED))
+@pytest.mark.parametrize(
+    ("spelling", "family"),
+    [pytest.param(*case, marks=() if case[1] in THREE else pytest.mark.slow) for case in across(SAVED)],
+)
 def test_what_is_extended_saved_and_loaded_is_the_method(spelling, family, tmp_path):
     model, plain = extended(spelling, family), shared(family)
     model.save_pretrained(tmp_path)
