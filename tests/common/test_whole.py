@@ -182,8 +182,8 @@ def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGTERM, 1), *(pytest.param(number, 1, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)),
-     *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))],
+    [(signal.SIGTERM, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 2)))],
 )  # fmt: skip
 def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
