@@ -229,7 +229,7 @@ def _sweep(out: Path) -> None:
                 folder.rmdir()
             continue
         lock = FileLock(folder / LOCK, timeout=0)
-        with suppress(Timeout, NotImplementedError), lock:
+        with suppress(Timeout, NotImplementedError, FileNotFoundError), lock:  # its writer may just have removed it
             if (folder / OLD / out.name).exists() and not os.path.lexists(out):
                 os.replace(folder / OLD / out.name, out)
             shutil.rmtree(folder, ignore_errors=True)
