@@ -3,10 +3,11 @@
 import copy
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, modeling_rope_utils
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ropewalk import UserError, method
@@ -217,6 +218,8 @@ def test_two_sets_of_factors_are_checked_on_both_sides():
     check_live(model)
     module = live.rotaries(model)[0].module
     assert not hasattr(module, "long_inv_freq")
+    if 'hasattr(self, f"{layer_type}_long_inv_freq")' in Path(modeling_rope_utils.__file__).read_text("utf-8"):
+        pytest.skip("this transformers computes the second set in every forward")
     module.long_inv_freq = module.inv_freq / 3
     with pytest.raises(UserError, match=r"forward of the .*: frequency\[0\] is 0.333"):
         check_live(model)
