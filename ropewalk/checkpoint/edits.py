@@ -32,14 +32,6 @@ def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None)
     Returns:
         File -> its old content, for those that changed.
 
-    Args:
-        model: a local folder, or a file in it.
-        assignments: what to change.
-        judge: refuses a change: called with a file, its content before and after, and the keys that were set.
-
-    Returns:
-        File -> its old content, for those that changed.
-
     Raises:
         UserError: if the model is no local folder, an assignment cannot be read, or its value can never be right; no
             file is changed then.

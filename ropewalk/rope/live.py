@@ -288,11 +288,11 @@ def holds(state: State) -> bool:
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Bring every rotary module back, bit for bit, on leaving."""
+def restored(model: nn.Module) -> Iterator[State]:
+    """Bring every rotary module back, bit for bit, on leaving; gives the state that it brings back."""
     before = state(model)
     try:
-        yield
+        yield before
     finally:
         put(before)
 

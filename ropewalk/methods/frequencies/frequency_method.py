@@ -126,8 +126,7 @@ class FrequencyMethod(Method):
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
         check_live(model)
-        with live.restored(model):
-            before = live.state(model)
+        with live.restored(model) as before:
             rotations = self.written(model, to)
             if rotations or live.holds(before):  # an engine knows its caches; the plain model may read its own
                 with engaged(model, to, rotations=rotations):
