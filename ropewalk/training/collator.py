@@ -17,11 +17,11 @@ from ropewalk.rope.config import trained_window
 from ropewalk.training import checks
 from ropewalk.training.positions.entries import positions as positions_of
 from ropewalk.training.positions.training_positions import Ints, TrainingPositions
+from ropewalk.training.training_batch import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
-IGNORED = -100  # labels that have no loss
 COLUMNS = {"input_ids", "labels", "attention_mask"}
 UNTOLD = -1
 REDRAWN = 1000  # draws, of which one holds a label
