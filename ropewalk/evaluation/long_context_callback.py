@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers.trainer_callback import TrainerCallback
 
-from ropewalk.backends.nll import answer_match
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
-from ropewalk.evaluation.perplexity import document_sums, perplexity, position_curve, position_edges
-from ropewalk.evaluation.samples import spread_depths
-from ropewalk.rope.config import trained_window
-from ropewalk.tasks.passkey import Passkey
-from ropewalk.tasks.task import TooShort
+from ropewalk.evaluation.long_context import LongContext
 from ropewalk.texts import documents
 from ropewalk.texts.pieces import TokenUnits
 from ropewalk.training.checks import check_rope, sharded
@@ -81,10 +73,8 @@ class LongContextCallback(TrainerCallback):
             raise UserError("the trainer has no processing_class, expected a tokenizer", "Give tokenizer=tokenizer.")
         self.trainer, self.to, self.every, self.method = trainer, lengths.parse(to), every, method
         loaded = texts if isinstance(texts, Mapping) else documents.load(texts)
-        long = islice(documents.tokenise(loaded, found, self.to).values(), texts_used)
-        self.documents = torch.tensor([ids[: self.to] for ids in long])
-        self.edges = position_edges(self.to)
-        self.keys, self.seed, self.units = keys, seed, TokenUnits(found)
+        long = list(documents.tokenise(loaded, found, self.to).values())
+        self.reading = LongContext.of(long, TokenUnits(found), self.to, texts_used, keys=keys, seed=seed)
         self._done = -1
 
     def on_train_begin(
@@ -120,23 +110,9 @@ class LongContextCallback(TrainerCallback):
         self._done = state.global_step
         put_on = nullcontext() if self.method is None else self.method.on(model, self.to)
         with put_on, self.trainer.accelerator.autocast():
-            found = self._by_position(model) | self._passkeys(model)
+            seen = self.reading.measure(model)
+        found = {f"eval_perplexity_{start}-{end}": one.value for (start, end), one in seen.by_position.items()}
+        found |= {f"eval_passkey_{n}": one.value for n, one in seen.passkeys.items()}
         due = control.should_log  # any log clears it, and the Trainer's own losses would be missing
         self.trainer.log(found)
         control.should_log = due
-
-    def _by_position(self, model: PreTrainedModel) -> dict[str, float]:
-        curve = position_curve(document_sums(model, self.documents, self.edges), self.edges)
-        return {f"eval_perplexity_{one.start}-{one.end}": perplexity(one.nll).value for one in curve}
-
-    def _passkeys(self, model: PreTrainedModel) -> dict[str, float]:
-        found = {}
-        for n in lengths.span(f"{min(trained_window(model.config), self.to)}..{self.to}"):
-            chance = random.Random(f"{self.seed}/{n}")
-            try:
-                asked = [Passkey().sample(n, chance, self.units, at) for at in spread_depths(self.keys, self.seed)]
-            except TooShort:
-                continue
-            right = answer_match(model, [one.prompt for one in asked], [one.answer for one in asked])
-            found[f"eval_passkey_{n}"] = sum(one for one, _ in right) / len(right)
-        return found

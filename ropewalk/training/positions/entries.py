@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,12 @@ POSITIONS: tuple[PositionsEntry, ...] = (
 BY_ID = {entry.id: entry for entry in POSITIONS}
 
 
-def positions(spelling: str) -> TrainingPositions:
+def positions(spelling: str, cue: tuple[int, ...] = ()) -> TrainingPositions:
     """Training positions from their spelling: ``pose``, ``pose(chunks=3)``.
+
+    Args:
+        spelling: as in the catalogue.
+        cue: token ids, for those that take a cue and are spelled without one.
 
     Raises:
         UserError: for an unknown id, an unknown option or a wrong value.
@@ -77,4 +81,7 @@ def positions(spelling: str) -> TrainingPositions:
         known = did_you_mean(spelling, BY_ID)
         raise UserError(f"unknown training positions {spelling!r}{known}", f"There are {', '.join(BY_ID)}.")
     cls = BY_ID[match[1]].load()
-    return cls(**options_of(cls, cls.name, match[2] or ""))
+    options = options_of(cls, cls.name, match[2] or "")
+    if cue and "cue" in {one.name for one in fields(cls)}:  # type: ignore[arg-type]
+        options.setdefault("cue", cue)
+    return cls(**options)

@@ -1,0 +1,353 @@
+"""The loop: stages of a recipe, steps of a stage, forward passes of a step; and what a run goes on from.
+
+A run is a function of the recipe, the model, the texts and the target. Rows depend on seed and step, losses are sums
+over the tokens of all processes divided by their number, and a state holds all the rest, so that a run that was killed
+ends with the weights of one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+from ropewalk.methods.catalogue import method as method_of
+from ropewalk.methods.compose import compose
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.rope.config import trained_window
+from ropewalk.training.one_shot import OneShot
+from ropewalk.training.optimizers import Optimizer
+from ropewalk.training.processes import ALONE, Processes
+from ropewalk.training.recipe import Recipe, Stage
+from ropewalk.training.recurrent import Recurrent
+from ropewalk.training.sampler import Sampler
+from ropewalk.training.schedule import factor
+from ropewalk.training.states import States
+from ropewalk.training.training_batch import Batch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from ropewalk.methods.base import Method
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What one step was.
+
+    Attributes:
+        step: steps done with it.
+        loss: mean over the tokens (or samples) of all processes, in nats.
+        norm: of the gradient, before clipping.
+        learning_rate: that it was taken with.
+        tokens: that were read, padding aside.
+        seconds: that it took.
+        memory: largest bytes of tensors on the device; 0 where torch does not count them.
+        taken: False where the gradient was not finite, so that no weight moved.
+    """
+
+    step: int
+    loss: float
+    norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+    memory: int = 0
+    taken: bool = True
+
+
+class Passing(Protocol):
+    """A way through a batch."""
+
+    def backward(self, model: Any, batch: Batch, denominator: float) -> Tensor:
+        """The weighted sum of losses over ``denominator``, gradients added to those of the parameters."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage of a run.
+
+    Attributes:
+        stage: as in the recipe.
+        start: steps before it.
+        steps: in it.
+        rope: tokens that the rope is made for.
+        reach: one more than the largest position.
+        window: tokens of a sample.
+        rows: samples per step, over all processes.
+        first: samples before it.
+    """
+
+    stage: Stage
+    start: int
+    steps: int
+    rope: int
+    reach: int
+    window: int
+    rows: int
+    first: int
+
+
+def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> list[Part]:
+    """The stages of a run to ``to`` tokens, of a model whose pretrained window is ``trained``.
+
+    Raises:
+        UserError: if positions, window and target do not fit.
+    """
+    layout, found, start, first = recipe.layout(cue), [], 0, 0
+    for stage, steps in recipe.schedule_of_stages():
+        reach = max(round(to * stage.reach), 2) if stage.reach else trained
+        rope = max(round(to * stage.rope), reach)
+        window = recipe.window or layout.window_for(trained, reach)
+        rows = max(1, round(recipe.batch * stage.batch))
+        layout.require(window, reach)
+        found.append(Part(stage, start, steps, rope, reach, window, rows, first))
+        start, first = start + steps, first + rows * steps
+    return found
+
+
+def passing(recipe: Recipe) -> Passing:
+    """The way through a batch that a recipe asks for."""
+    if recipe.memory == "recurrent":
+        return Recurrent(chunk=recipe.chunk)
+    return OneShot(checkpoint=recipe.memory == "checkpointed")
+
+
+@contextmanager
+def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
+    """The model under the rope and the attention of a stage.
+
+    A rope that a configuration can say stays on the model; another one, and the attention, are put on for a while.
+    """
+    running: list[Method] = []
+    rope = recipe.rope_method(part.stage)
+    if recipe.layout(ANY).rope == "extended" and rope.name != "none" and part.rope > trained_window(model.config):
+        if _saved(rope, model, part.rope):
+            rope.extend(model, part.rope)
+        else:
+            running.append(rope)
+    if recipe.attention != "full":
+        running.append(method_of(recipe.attention))
+    with ExitStack() as stack:
+        if running:
+            stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
+        yield
+
+
+ANY = (0,)  # a cue, where only the kind of positions is asked for
+
+
+def _saved(rope: Method, model: PreTrainedModel, to: int) -> bool:
+    """Whether a configuration can say the method itself, not a stand-in."""
+    if not isinstance(rope, FrequencyMethod) or rope.runtime:
+        return False
+    try:
+        rope.saved(model.config, to)
+    except UserError:
+        return False
+    return True
+
+
+@dataclass(eq=False)
+class Run:
+    """One training, from its first step or from a state to its last step.
+
+    Attributes:
+        recipe: what is done.
+        model: live, in float32 or bfloat16; trained in place.
+        to: target length in tokens.
+        documents: token ids of the texts, without what texts begin with.
+        begin: ids that texts begin with.
+        states: where the run can go on from; None keeps none.
+        processes: that train together.
+        cue: token ids of a sentence that ends a sample, for positions that need one.
+        measure: asked before the first step, every ``evaluate_every`` and after the last; gives plain values.
+        heard: told of every step.
+        log: of the steps done.
+        readings: what ``measure`` gave, by steps done.
+    """
+
+    recipe: Recipe
+    model: PreTrainedModel
+    to: int
+    documents: Sequence[NDArray[np.int64]]
+    begin: NDArray[np.int64]
+    states: States | None = None
+    processes: Processes = ALONE
+    cue: tuple[int, ...] = ()
+    measure: Callable[[PreTrainedModel], Mapping[str, Any]] | None = None
+    heard: Callable[[StepLog], None] = lambda log: None
+    log: list[StepLog] = field(default_factory=list)
+    readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
+        self.samplers = [self._sampler(part) for part in self.parts]
+        self.optimizer = Optimizer(
+            self.model.named_parameters(),
+            self.recipe.optimizer,
+            learning_rate=self.recipe.learning_rate,
+            betas=(self.recipe.beta1, self.recipe.beta2),
+            weight_decay=self.recipe.weight_decay,
+            clip=self.recipe.clip or None,
+        )
+        for part in self.parts:
+            if part.rows % self.processes.count:
+                raise UserError(
+                    f"a step is of {part.rows} samples, which {self.processes.count} processes cannot share evenly",
+                    f"Say --batch {-(-self.recipe.batch // self.processes.count) * self.processes.count}.",
+                )
+
+    def _sampler(self, part: Part) -> Sampler:
+        return Sampler(
+            self.documents,
+            self.begin,
+            self.recipe.layout(self.cue),
+            part.window,
+            part.reach,
+            packed=self.recipe.packing == "documents",
+            apart=self.recipe.scope == "document",
+            seed=self.recipe.seed,
+        )
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            UserError: if the model does not fit the recipe, or gradients stay without a finite norm.
+        """
+        torch.manual_seed(self.recipe.seed + self.processes.rank)
+        done = self._go_on()
+        way = passing(self.recipe)
+        for part, sampler in zip(self.parts, self.samplers, strict=True):
+            if done >= part.start + part.steps and part is not self.parts[-1]:
+                continue
+            with roped(self.model, self.recipe, part):
+                if done == 0:
+                    self._read(0)
+                self.model.train()
+                for step in range(max(done, part.start), part.start + part.steps):
+                    self._step(step, part, sampler, way)
+                    done = step + 1
+                    if self._due(done, self.recipe.evaluate_every):
+                        self._read(done)
+                    if self._due(done, self.recipe.save_every) or done == self.recipe.steps:
+                        self._save(done)
+                if done == self.recipe.steps:
+                    self._read(done)
+        self.model.eval()
+
+    def _due(self, done: int, every: int) -> bool:
+        return every > 0 and done % every == 0
+
+    def _step(self, step: int, part: Part, sampler: Sampler, way: Passing) -> None:
+        began = time.perf_counter()
+        share = part.rows // self.processes.count
+        mine = slice(self.processes.rank * share, (self.processes.rank + 1) * share)
+        rows = list(sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine))
+        batch = weighted(Batch.of(rows), self.recipe.loss)
+        read = sum(len(row.ids) for row in rows)
+        counts = self.processes.sum(torch.tensor([float(batch.weights.double().sum()), float(read)]).double())
+        denominator, tokens = counts.tolist()
+        if denominator == 0:
+            raise UserError(f"no token of step {step + 1} has a loss", "Take longer samples, or more of them: --batch.")
+        device = self.model.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        for some in batch.split(self.recipe.micro):
+            loss += way.backward(self.model, some.to(device), denominator).double()
+        self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
+        total = float(self.processes.sum(loss))
+        within = step - part.start if self.recipe.restart else step
+        rate = factor(
+            within,
+            part.steps if self.recipe.restart else self.recipe.steps,
+            warmup=self.recipe.warmup,
+            warmup_from=self.recipe.warmup_from,
+            schedule=self.recipe.schedule,
+            floor=self.recipe.floor,
+        )
+        taken = self.optimizer.step(rate)
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        one = StepLog(
+            step + 1, total, taken.norm, rate * self.recipe.learning_rate, int(tokens),
+            time.perf_counter() - began, memory, taken.taken,
+        )  # fmt: skip
+        self.log.append(one)
+        self.heard(one)
+
+    def _read(self, done: int) -> None:
+        """Measure, in evaluation mode, and with the random numbers of the training left as they are."""
+        if self.measure is None or done in self.readings:
+            return
+        if self.processes.first:
+            self.model.eval()
+            with torch.random.fork_rng(), torch.no_grad():
+                self.readings[done] = self.measure(self.model)
+            self.model.train()
+        self.processes.wait()
+
+    # What a run goes on from
+
+    def _tensors(self, inner: Mapping[str, Any]) -> dict[str, Tensor]:
+        """All tensors of a state, by name; none is a copy, but for those of chance."""
+        trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
+        chance = {str(self.processes.rank): torch.get_rng_state()}
+        if self.model.device.type == "cuda":
+            chance[f"cuda {self.processes.rank}"] = torch.cuda.get_rng_state(self.model.device)
+        return flat({"model": trained, "optimizer": inner, "chance": chance})
+
+    def _save(self, done: int) -> None:
+        if self.states is not None:
+            readings = {str(step): dict(one) for step, one in self.readings.items()}
+            notes = {"log": [asdict(one) for one in self.log], "readings": readings}
+            self.states.save(done, self._tensors(self.optimizer.state_dict()), notes)
+
+    def _go_on(self) -> int:
+        """Take the newest state; steps done."""
+        done = None if self.states is None else self.states.latest
+        if self.states is None or done is None:
+            return 0
+        inner = self.optimizer.state_dict()
+        tensors = self._tensors(inner)
+        self.states.load(tensors)
+        self.optimizer.load_state_dict(inner)
+        torch.set_rng_state(tensors[f"chance {self.processes.rank}"])
+        if self.model.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"chance cuda {self.processes.rank}"], self.model.device)
+        notes = self.states.notes()
+        self.log[:] = [StepLog(**one) for one in notes["log"]]
+        self.readings.clear()
+        self.readings.update({int(step): one for step, one in notes["readings"].items()})
+        return done
+
+
+def flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Nested dictionaries as one, of names that a space joins."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        found |= {prefix + name: value} if isinstance(value, Tensor) else flat(value, f"{prefix}{name} ")
+    return found
+
+
+def weighted(batch: Batch, loss: str) -> Batch:
+    """Weights as they are (every token counts the same), or shared out so that every document's sum to 1."""
+    if loss == "token":
+        return batch
+    weights = batch.weights.clone()
+    for row, documents in zip(weights, batch.document_ids, strict=True):
+        for document in documents.unique():
+            inside = documents == document
+            total = row[inside].sum()
+            if total > 0:
+                row[inside] /= total
+    return replace(batch, weights=weights)

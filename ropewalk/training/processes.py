@@ -1,0 +1,77 @@
+"""The processes that train together: one, or those that ``torchrun`` started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who of how many this one is.
+
+    Attributes:
+        rank: from 0 on.
+        count: of all.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Make each tensor the sum over all processes, in place; those of one type go as one message."""
+        if self.count == 1:
+            return
+        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors:
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for some in kinds.values():
+            whole = torch.cat([tensor.flatten() for tensor in some])
+            dist.all_reduce(whole)
+            for tensor, part in zip(some, whole.split([one.numel() for one in some]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    """Those that ``torchrun`` started, as the environment says; left as they were found."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 and not dist.is_initialized():
+        yield ALONE
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        if ours:
+            dist.destroy_process_group()

@@ -1,0 +1,257 @@
+"""A recipe: one frozen value that decides a training, but for the model, the texts and the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.lengths import said
+
+if TYPE_CHECKING:
+    from ropewalk.methods.base import Method
+    from ropewalk.training.positions.training_positions import TrainingPositions
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "packing": ("none", "documents"),
+    "scope": ("document", "sequence"),
+    "optimizer": ("adamw", "muon", "adamw-8bit"),
+    "schedule": ("constant", "linear", "cosine"),
+    "trainable": ("all", "lora"),
+    "quantise": ("none", "nf4"),
+    "loss": ("token", "sample"),
+    "memory": ("plain", "checkpointed", "recurrent"),
+    "dtype": ("auto", "float32", "bfloat16"),
+}
+LEAST = {
+    "steps": 1, "batch": 1, "micro": 1, "rank": 1, "chunk": 16, "save_every": 1, "evaluate_every": 0, "warmup": 0,
+    "seed": 0, "window": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training: so many of its steps, under one rope, on samples of one reach.
+
+    Attributes:
+        steps: of the paper; a run of other length keeps the proportions.
+        rope: tokens that the rope is made for, as a share of the target.
+        reach: positions that samples come to, as a share of the target; 0: the pretrained window.
+        batch: samples per step, as a multiple of the recipe's.
+        method: the rope of this stage; empty: the recipe's.
+    """
+
+    steps: int
+    rope: float = 1.0
+    reach: float = 1.0
+    batch: float = 1.0
+    method: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A value on every axis of a training.
+
+    Attributes:
+        name: Of the paper's recipe that it began as.
+        method: The rope, as in the catalogue: put on before the first step, and written into the checkpoint.
+        positions: How samples are laid out: full, pose, cream, ...; options in brackets: pose(chunks=3).
+        window: Tokens of a sample; by default what the positions say: the pretrained window, or for full the target.
+        packing: none: a row is of one document; documents: rows are filled with documents, cut where a row ends.
+        scope: What a token of a packed row sees: its document, or the whole sequence.
+        attention: What is attended in training only, as in the catalogue: full, or s2-attention and the like.
+        steps: Optimizer steps.
+        stages: Parts of the training, in proportion to their steps.
+        restart: Whether the schedule of the learning rate begins anew with each stage.
+        batch: Samples per step, over all processes.
+        micro: Samples per forward pass.
+        optimizer: adamw, muon (matrices of layers; AdamW for the rest) or adamw-8bit.
+        learning_rate: Its peak.
+        beta1: Of the first moment.
+        beta2: Of the second moment.
+        weight_decay: Of all weights that are trained, norms aside.
+        clip: Largest norm of the gradient; 0 never clips.
+        warmup: Steps until the peak.
+        warmup_from: Share of the peak that it begins with.
+        schedule: constant, linear or cosine, after the warmup.
+        floor: Share of the peak that it ends with.
+        trainable: all weights, or low-rank adapters: lora.
+        rank: Of the adapters.
+        alpha: Of the adapters; their product is scaled by alpha / rank.
+        dropout: Of the adapters.
+        targets: Linear maps that get adapters: attention or linear (all of them), or names such as q_proj,v_proj.
+        also: What is trained beside the adapters: embeddings, norms.
+        quantise: none, or nf4: the frozen weights in four bits.
+        loss: What a step is the mean over: every token, or every sample (of its tokens' mean).
+        memory: plain, checkpointed (layers are computed twice) or recurrent (activations of one chunk only; exact).
+        chunk: Tokens at a time of recurrent.
+        dtype: Of the weights in a forward pass: auto (the checkpoint's), float32 or bfloat16; the optimizer's are wide.
+        seed: Of all chance.
+        save_every: Steps between two states that a run can go on from.
+        evaluate_every: Steps between two evaluations; 0: only before and after.
+    """
+
+    name: str = "own"
+    method: str = "yarn"
+    positions: str = "full"
+    window: int | None = None
+    packing: str = "none"
+    scope: str = "document"
+    attention: str = "full"
+    steps: int = 1000
+    stages: tuple[Stage, ...] = ()
+    restart: bool = False
+    batch: int = 8
+    micro: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-5
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: int = 20
+    warmup_from: float = 0.0
+    schedule: str = "constant"
+    floor: float = 0.0
+    trainable: str = "all"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("attention",)
+    also: tuple[str, ...] = ()
+    quantise: str = "none"
+    loss: str = "token"
+    memory: str = "plain"
+    chunk: int = 2048
+    dtype: str = "auto"
+    seed: int = 0
+    save_every: int = 100
+    evaluate_every: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(Recipe)
+        for one in fields(self):
+            self._check(one.name, hints[one.name])
+        if self.stages and sum(stage.steps for stage in self.stages) < 1:
+            raise UserError("stages have no steps")
+        if self.scope == "sequence" and self.packing == "none":
+            raise UserError(
+                "scope is 'sequence', which changes nothing where a row is of one document", "Add packing=documents."
+            )
+        if self.packing != "none" and self.positions != "full":
+            raise UserError(
+                f"packing is {self.packing!r} with positions {self.positions!r}: those pick from one document",
+                "Pack with positions full, or leave packing out.",
+            )
+        if self.trainable == "all" and (self.quantise != "none" or self.also):
+            raise UserError(
+                "quantise and also go with adapters: the weights themselves are trained as they are",
+                "Say trainable lora.",
+            )
+
+    def _check(self, name: str, hint: Any) -> None:
+        value = getattr(self, name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(self, name, value)
+        if name in CHOICES and value not in CHOICES[name]:
+            hint_ = did_you_mean(value, CHOICES[name]) if isinstance(value, str) else ""
+            raise UserError(f"{name} is {said(value)}, expected one of {', '.join(CHOICES[name])}{hint_}")
+        if name in LEAST and value is not None and (type(value) is not int or value < LEAST[name]):
+            raise UserError(f"{name} is {said(value)}, expected a whole number from {LEAST[name]} on")
+        if hint is float:
+            right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not right or (name in UP_TO_ONE and value > 1):
+                raise UserError(f"{name} is {said(value)}, expected a number from 0{' to 1' * (name in UP_TO_ONE)}")
+            object.__setattr__(self, name, float(value))
+        if (hint is str and not isinstance(value, str)) or (hint is bool and not isinstance(value, bool)):
+            raise UserError(f"{name} is {said(value)}, expected {'a word' if hint is str else 'true or false'}")
+        if name in ("targets", "also") and not all(isinstance(word, str) for word in value):
+            raise UserError(f"{name} is {said(value)}, expected words")
+        if name == "stages" and not all(isinstance(stage, Stage) for stage in value):
+            raise UserError(f"stages is {said(value)}, expected stages")
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
+        """The same with other values; another number of steps keeps the proportions of the stages and of the warmup.
+
+        Raises:
+            UserError: for a field that a recipe does not have, or a value that it cannot have.
+        """
+        known = {one.name for one in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise UserError(f"a recipe has no {name!r}{did_you_mean(name, known)}")
+        changed = replace(self, **changes)
+        if "warmup" in changes or changed.steps == self.steps:
+            return changed
+        return replace(changed, warmup=math.ceil(self.warmup * changed.steps / self.steps))
+
+    def schedule_of_stages(self) -> tuple[tuple[Stage, int], ...]:
+        """The stages, each with the steps that it has in a run of ``steps``; a single one where none is named."""
+        stages = self.stages or (Stage(self.steps),)
+        total, done, found = sum(stage.steps for stage in stages), 0, []
+        for stage in stages:
+            before = done
+            done += stage.steps
+            n = round(self.steps * done / total) - round(self.steps * before / total)
+            if n:
+                found.append((stage, n))
+        return tuple(found)
+
+    def rope_method(self, stage: Stage) -> Method:
+        """The rope of a stage."""
+        from ropewalk.methods.catalogue import method
+
+        return method(stage.method or self.method)
+
+    def layout(self, cue: tuple[int, ...] = ()) -> TrainingPositions:
+        """How samples are laid out.
+
+        Args:
+            cue: token ids of a sentence that ends a sample, for positions that need one and say none.
+        """
+        from ropewalk.training.positions.entries import positions
+
+        return positions(self.positions, cue)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain values, from which ``from_dict`` makes the same recipe."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Recipe:
+        """A recipe from plain values, as ``to_dict`` gives them.
+
+        Raises:
+            UserError: naming the key, and the value seen and expected.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"a recipe is {said(content)}, expected an object of its fields")
+        stages = content.get("stages", [])
+        if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
+            raise UserError(f"stages is {said(stages)}, expected a list of objects")
+        known = {one.name for one in fields(cls)}
+        missing = known - content.keys()
+        if missing:
+            raise UserError(f"a recipe has no {', '.join(sorted(missing))}, expected all of its fields")
+        return cls().with_changes({**content, "stages": tuple(_stage(stage) for stage in stages)})
+
+
+UP_TO_ONE = frozenset({"beta1", "beta2", "warmup_from", "floor", "dropout"})
+
+
+def _stage(content: dict[str, Any]) -> Stage:
+    known = {one.name: one for one in fields(Stage)}
+    for name, value in content.items():
+        if name not in known:
+            raise UserError(f"a stage has no {name!r}{did_you_mean(name, known)}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+        if not (isinstance(value, str) if name == "method" else number):
+            raise UserError(
+                f"{name} of a stage is {said(value)}, expected {'a word' if name == 'method' else 'a number'}"
+            )
+    if type(content.get("steps")) is not int:
+        raise UserError(f"steps of a stage is {said(content.get('steps'))}, expected a whole number")
+    return Stage(**content)

@@ -1,0 +1,1 @@
+"""Papers' trainings as values: one function each, listed in ``recipe_entries``."""

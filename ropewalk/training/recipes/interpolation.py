@@ -1,0 +1,54 @@
+"""Recipes that train at the target's full length, at interpolated positions."""
+
+from __future__ import annotations
+
+from ropewalk.training.recipe import Recipe, Stage
+
+
+def pi() -> Recipe:
+    """Position interpolation: 1,000 steps at the target (arXiv 2306.15595)."""
+    return Recipe(
+        name="pi",
+        method="pi",
+        steps=1000,
+        batch=64,
+        learning_rate=2e-5,
+        warmup=20,
+        warmup_from=0.1,
+    )
+
+
+def yarn() -> Recipe:
+    """YaRN: 400 steps to half of the target, then 200 at the whole factor on texts that stay short (arXiv 2309.00071).
+
+    The official script clips nothing and takes torch's betas and weight decay; here are the paper's, and clipping.
+    """
+    return Recipe(
+        name="yarn",
+        method="yarn",
+        steps=600,
+        stages=(Stage(400, rope=0.5, reach=0.5), Stage(200, rope=1.0, reach=0.5)),
+        restart=True,
+        batch=64,
+        learning_rate=2e-5,
+        warmup=20,
+        schedule="linear",
+    )
+
+
+def growlength() -> Recipe:
+    """GrowLength: samples double from a 32nd of the target, tokens per step stay the same (arXiv 2310.00576).
+
+    The paper's shares of the stages are not known; here all have the same number of tokens.
+    """
+    return Recipe(
+        name="growlength",
+        method="pi",
+        steps=600,
+        stages=tuple(Stage(100, reach=2.0**-k, batch=2.0**k) for k in (5, 4, 3, 2, 1, 0)),
+        packing="documents",
+        batch=16,
+        learning_rate=2e-5,
+        warmup=20,
+        warmup_from=0.1,
+    )

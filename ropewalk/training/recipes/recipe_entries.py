@@ -1,0 +1,80 @@
+"""The one list of recipes: it drives ``ropewalk train``, the documentation's table and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ropewalk.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """One recipe.
+
+    Attributes:
+        id: as on the command line.
+        title: the paper's name for it.
+        where: "module:function".
+        summary: one line.
+        paper: arXiv id, or the address of another source without https://.
+    """
+
+    id: str
+    title: str
+    where: str
+    summary: str
+    paper: str
+
+    def load(self) -> Recipe:
+        module, name = self.where.split(":")
+        function: Callable[[], Recipe] = getattr(import_module(f"ropewalk.training.recipes.{module}"), name)
+        return function()
+
+
+RECIPES: tuple[RecipeEntry, ...] = (
+    RecipeEntry("pi", "Position interpolation", "interpolation:pi", "1,000 steps at the target's length", "2306.15595"),
+    RecipeEntry("yarn", "YaRN", "interpolation:yarn", "400 steps at half of the target, 200 at the whole factor",
+                "2309.00071"),
+    RecipeEntry("growlength", "GrowLength", "interpolation:growlength", "samples that double, at constant tokens",
+                "2310.00576"),
+    RecipeEntry("pose", "PoSE", "skipwise:pose", "short samples with a jump; the one to begin with", "2309.10400"),
+    RecipeEntry("cream", "CREAM", "skipwise:cream", "head, tail, and a drawn middle", "2406.07138"),
+    RecipeEntry("endprompt", "EndPrompt", "skipwise:endprompt", "one piece, and a cue at the end",
+                "github.com/clx1415926/EndPrompt"),
+    RecipeEntry("endprompt-pose", "EndPrompt + PoSE", "skipwise:endprompt_pose", "a jump, and the cue",
+                "github.com/clx1415926/EndPrompt"),
+    RecipeEntry("e2", "E2-LLM", "skipwise:e2", "random scale and offset, then any factor", "2401.06951"),
+    RecipeEntry("randpos", "Randomised positions", "skipwise:randpos", "a random subset of positions: the control",
+                "2305.16843"),
+    RecipeEntry("segmented", "Segmented sequences", "skipwise:segmented", "segments of long texts, where they stand",
+                "2310.14633"),
+    RecipeEntry("longlora", "LongLoRA", "low_rank:longlora", "shifted sparse attention, adapters, embeddings, norms",
+                "2309.12307"),
+    RecipeEntry("longqlora", "LongQLoRA", "low_rank:longqlora", "the same on weights in four bits", "2311.04879"),
+    RecipeEntry("overnight", "Llama-3 ten-fold overnight", "low_rank:overnight", "a large base and QLoRA",
+                "2404.19553"),
+    RecipeEntry("entropy-abf", "Entropy-aware ABF", "continued:entropy_abf", "six steps on 100 long samples",
+                "2401.07004"),
+    RecipeEntry("prolong", "ProLong", "continued:prolong", "two lengths, documents apart", "2410.02660"),
+    RecipeEntry("llama-2-long", "Llama 2 Long", "continued:llama_2_long", "a larger base, 400 G tokens", "2309.16039"),
+    RecipeEntry("lwm", "Large World Model", "continued:lwm", "five lengths, five bases", "2402.08268"),
+)  # fmt: skip
+
+BY_ID = {entry.id: entry for entry in RECIPES}
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by its id.
+
+    Raises:
+        UserError: for one that there is not.
+    """
+    if name not in BY_ID:
+        raise UserError(f"no recipe {name!r}{did_you_mean(name, BY_ID)}", f"There are {', '.join(BY_ID)}.")
+    return BY_ID[name].load()
