@@ -31,7 +31,7 @@ from ropewalk.attention.regions import PLAIN, Layer, Region, Told, extended_laye
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import ON, Rotary, decoder, in_float32, restored
-from ropewalk.rope.probe import Rotating, identity_rotary, probe
+from ropewalk.rope.probe import Rotating, attending, identity_rotary, probe
 from ropewalk.rope.rotation import Turn
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -132,6 +132,8 @@ class Engine:
         self.by_layer = any(method.by_layer for method in methods)
         self.regions_by_layer = any(method.by_layer and method.sets_regions for method in methods)
         self.varies = any(method.length_dependent for method in methods)
+        self.turns = bool(methods or rotations)  # else the model rotates by itself, as without an engine
+        self.plain = not any(method.sets_regions or method.by_content for method in methods)
         self._regions: dict[tuple[int, int | None, int, int], tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
@@ -148,7 +150,7 @@ class Engine:
         extended = extended_layers(config)
         ropes: dict[tuple[Any, ...], _Rope] = {}
         kinds: dict[Layer, int] = {}
-        for how in probe(model):
+        for how in probe(model) if self.turns else attending(model):
             key = how.rotary.layer_type if how.rotary else types[how.index]
             promised = (specs.get(key) or next(iter(specs.values()))).length
             window = promised if self.window is None else self.window
@@ -182,7 +184,7 @@ class Engine:
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
         self.sound = min((layer.target for _, layer in self.checked), default=0)
-        put_on = getattr(body, ON, "+".join(method.id for method in self.methods))
+        put_on = getattr(body, ON, "+".join(method.id for method in self.methods) or "plain attention")
         self.setting = f"{put_on} for {max(attached.layer.target for attached in self.attached):,} tokens"
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
@@ -222,6 +224,11 @@ class Engine:
         cache, positions = cache_argument.among(given), given.get("position_ids")
         if positions is not None and positions.ndim != 2:
             raise UserError(f"position_ids have {positions.ndim} dimensions, expected [batch, tokens]")
+        if positions is not None and positions.is_floating_point() and not self.plain:
+            raise UserError(
+                f"position_ids are fractions ({positions.dtype}), and regions of positions count whole tokens",
+                "Give whole positions, or leave out methods that set positions.",
+            )
         past = 0 if cache is None else int(cache.get_seq_length())
         self.cache = cache
         cache_owner.refuse_others(self._attended(cache), self.setting)
@@ -230,16 +237,19 @@ class Engine:
             past,
             tokens.shape[1],
             _visible(mask, past + tokens.shape[1]),
-            None if positions is None else positions.detach().cpu().long(),
+            None if positions is None else _whole(positions.detach().cpu()),
             None if documents is None else documents.detach().cpu(),
+            getattr(cache, "standing", None),
+            self.plain,
         )
         if self.checked and self.layout.length > self.sound:
             self._outgrown(self.layout.length)
         for carrier in mask.values() if isinstance(mask, dict) else (mask,):
             if getattr(carrier, "ndim", 0) == 4:  # made by ``_mask`` before this forward pass
                 setattr(carrier, LAYOUT, self.layout)
-        self.caching = cache is not None or bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         layers = getattr(cache, "layers", [])
+        fills = bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
+        self.caching = fills if cache is None else self.layout.cached is None
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
         self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
@@ -393,6 +403,11 @@ def _argument_names(body: nn.Module) -> list[str]:
     return names
 
 
+def _whole(positions: Tensor) -> Tensor:
+    """Positions as int64, or float32 where they are fractions."""
+    return positions.float() if positions.is_floating_point() else positions.long()
+
+
 def _visible(mask: Any, total: int) -> Tensor | None:
     """Which tokens are no padding, bool [B, total] on the CPU, or None if all are.
 
@@ -502,27 +517,55 @@ def engaged(
     Raises:
         UserError: if the model does not fit, or a method's options do not fit the model.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface
-
     if not methods and not rotations:
         yield
         return
+    with _on(model, Engine(methods, rotations or {}, window), to):
+        yield
+
+
+@contextmanager
+def attending_plainly(model: nn.Module) -> Iterator[Engine]:
+    """Attend as the model does, through the engine: with ``document_ids``, and caches that say where they stand.
+
+    The model rotates by itself, and caches hold rotated keys. Where a method is on, nothing is touched: its engine
+    takes documents and such caches already.
+
+    Args:
+        model: a live transformers model.
+
+    Raises:
+        UserError: if the model does not fit.
+    """
+    on = _ENGINES.get(id(decoder(model).config))
+    if on is not None:
+        yield on
+        return
+    with _on(model, Engine((), {}, None), None) as engine:
+        yield engine
+
+
+@contextmanager
+def _on(model: nn.Module, engine: Engine, to: int | None) -> Iterator[Engine]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
     selftest.once(model, engaged)
-    engine = Engine(methods, rotations or {}, window)
     body = decoder(model)
     config: Any = body.config
     with ExitStack() as stack:
         stack.enter_context(restored(model))  # types that recompute do so in every forward
         engine.attach(model, to, stack)
-        stack.enter_context(identity_rotary(model))
+        if engine.turns:
+            stack.enter_context(identity_rotary(model))
         AttentionInterface.register(NAME, _attention)
         AttentionMaskInterface.register(NAME, _mask)
         stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
         config._attn_implementation = NAME
-        setattr(body, cache_owner.SETTING, engine.setting)
-        stack.callback(delattr, body, cache_owner.SETTING)
+        if not hasattr(body, cache_owner.SETTING):  # static frequencies are on: caches are theirs, by any kernel
+            setattr(body, cache_owner.SETTING, engine.setting)
+            stack.callback(delattr, body, cache_owner.SETTING)
         _ENGINES[id(config)] = engine
         stack.callback(_ENGINES.pop, id(config))
         stack.callback(body.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)
         stack.callback(body.register_forward_hook(engine.end, always_call=True).remove)
-        yield
+        yield engine

@@ -22,6 +22,21 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
+class Standing:
+    """Where the tokens of a cache stand; a cache that says so, as ``standing``, may hold documents and jumps.
+
+    Attributes:
+        positions: of the cached tokens, int64 or float32 [R, past] on the CPU.
+        documents: theirs, int64 [B, past] on the CPU, or None.
+        length: tokens of the whole text, of which this is the beginning; what depends on the length goes by it.
+    """
+
+    positions: Tensor
+    documents: Tensor | None
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """Rows with the same text structure, and the tokens of one text in them.
 
@@ -29,7 +44,7 @@ class Group:
         rows: of the batch.
         queries: indices of the text's queries in a row.
         keys: indices of its keys.
-        m: positions of the queries, int64 [Q'] on the CPU.
+        m: what regions are asked about: positions of the queries, int64 [Q'] on the CPU.
         n: positions of the keys, int64 [K'] on the CPU, rising.
     """
 
@@ -50,7 +65,7 @@ class View:
 
     Attributes:
         keys: how many keys of the layer's tensor are written; they come first.
-        positions: of these keys, int64 [R, K] on the CPU, R = 1 or B; 0 where a key is hidden.
+        positions: of these keys, int64 or float32 [R, K] on the CPU, R = 1 or B; 0 where a key is hidden.
         groups: who sees whom.
     """
 
@@ -67,12 +82,14 @@ class Layout:
         past: tokens in the cache before it.
         queries: tokens in it.
         visible: bool [B, past + queries] on the CPU, False for padding; None if nothing is padded.
-        given: the caller's ``position_ids``, int64 [R, Q], or None.
+        given: the caller's ``position_ids``, int64 or float32 [R, Q], or None.
         documents: the caller's document ids, int64 [B, Q], or None; packed texts do not see each other.
+        cached: where the tokens of the cache stand; None if they count up from 0, as one text.
+        plain: regions are asked about places in the text in place of positions: a model's own window counts tokens.
         shared: what layers that ask for the same compute once: tables of angles, tiles, temperatures.
 
     Raises:
-        UserError: if documents are packed, or positions jump, on top of a cache.
+        UserError: if documents are packed, or positions jump, on top of a cache that does not say where it stands.
     """
 
     past: int
@@ -80,9 +97,13 @@ class Layout:
     visible: Tensor | None = None
     given: Tensor | None = None
     documents: Tensor | None = None
+    cached: Standing | None = None
+    plain: bool = False
     shared: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.cached is not None:
+            return
         if self.documents is not None and self.past:
             raise UserError("packed documents cannot be read on top of a cache", "Leave out document_ids or the cache.")
         if self.past and not self.counted:
@@ -99,7 +120,7 @@ class Layout:
 
     @cached_property
     def positions(self) -> Tensor:
-        """Positions of the queries, int64 [R, Q]: as given, else counted without padding."""
+        """Positions of the queries, [R, Q]: as given, else counted without padding."""
         return self._in_order if self.given is None else self.given
 
     @cached_property
@@ -123,8 +144,8 @@ class Layout:
 
     @cached_property
     def length(self) -> int:
-        """Tokens of the longest text so far."""
-        return int(self.positions.max()) + 1
+        """Tokens of the longest text so far, or as many as the cache says that it will have."""
+        return int(self.positions.max()) + 1 if self.cached is None else self.cached.length
 
     def once(self, name: tuple[Any, ...], make: Callable[[], Made]) -> Made:
         """``make()``, called by the first layer that asks for ``name``."""
@@ -145,11 +166,20 @@ class Layout:
         """
         return self.once(("view", slots, id(kept)), lambda: self._view(slots, kept))
 
+    @cached_property
+    def _texts(self) -> Tensor | None:
+        """Document ids of all tokens, int64 [B, past + queries], or None."""
+        if self.documents is None or self.cached is None or self.cached.documents is None:
+            return self.documents
+        return torch.cat([self.cached.documents, self.documents], -1)
+
     def _view(self, slots: int, kept: Tensor | None) -> View:
         m = self.positions
-        if kept is None and self.visible is None and self.documents is None and m.shape[0] == 1:
-            n = torch.cat([torch.arange(self.past), m[0]])[-slots:]
-            return View(len(n), n[None], (Group(ALL, ALL, ALL, *_rising(m[0], n)),))
+        before = self._count[:, : self.past] if self.cached is None else self.cached.positions
+        if kept is None and self.visible is None and self._texts is None and m.shape[0] == before.shape[0] == 1:
+            n = torch.cat([before[0], m[0]])[-slots:]
+            everything = Group(ALL, ALL, ALL, *self._asked(m[0], n, self._count[0, self.past :], self._count[0]))
+            return View(len(n), n[None], (everything,))
         if kept is not None:
             if bool((m != torch.arange(self.past, self.total)).any()):
                 raise UserError(
@@ -158,31 +188,62 @@ class Layout:
                 )
             n = torch.cat([kept[None].expand(m.shape[0], -1), m], -1)
             seen = torch.ones_like(n, dtype=torch.bool)
+            places = n
         else:
             seen = torch.ones(m.shape[0], self.total, dtype=torch.bool) if self.visible is None else self.visible
-            n = torch.cat([self._count[:, : self.past].expand(len(seen), -1), m.expand(len(seen), -1)], -1)
-            n, seen = n[:, -slots:], seen[:, -slots:]
-        return View(n.shape[-1], n * seen, tuple(self._groups(m, n, seen)))
+            rows = max(len(seen), len(m), len(before))
+            n = torch.cat([before.expand(rows, -1), m.expand(rows, -1)], -1)
+            n, seen, places = n[:, -slots:], seen[:, -slots:], self._places[:, -slots:]
+        return View(n.shape[-1], n * seen, tuple(self._groups(m, n, seen, places)))
 
-    def _groups(self, m: Tensor, n: Tensor, seen: Tensor) -> list[Group]:
-        rows = max(x.shape[0] for x in (m, n, seen, *([] if self.documents is None else [self.documents])))
-        m, n, seen = (x.expand(rows, -1) for x in (m, n, seen))
-        texts = torch.zeros_like(n) if self.documents is None else self.documents.expand(rows, -1)
+    @cached_property
+    def _places(self) -> Tensor:
+        """Places of all tokens in their texts, int64 [R, past + queries]."""
+        texts = self._texts
+        if texts is None:
+            return self._count
+        places = torch.empty_like(texts)
+        for row, ids in zip(places, texts, strict=True):
+            for text in ids.unique():
+                row[ids == text] = torch.arange(int((ids == text).sum()))
+        return places
+
+    def _groups(self, m: Tensor, n: Tensor, seen: Tensor, places: Tensor) -> list[Group]:
+        documents = self._texts
+        rows = max(x.shape[0] for x in (m, n, seen, *([] if documents is None else [documents])))
+        m, n, seen, places = (x.expand(rows, -1) for x in (m, n, seen, places))
+        texts = (torch.zeros_like(seen) if documents is None else documents.expand(rows, -1))[:, -n.shape[-1] :]
         alike: dict[bytes, list[int]] = {}
         for row in range(rows):
-            signature = torch.cat([m[row], n[row], seen[row].long(), texts[row]])
-            alike.setdefault(signature.numpy().tobytes(), []).append(row)
+            signature = b"".join(x[row].contiguous().numpy().tobytes() for x in (m, n, seen, texts))
+            alike.setdefault(signature, []).append(row)
         found = []
         for members in alike.values():
             row, where = members[0], _index(torch.tensor(members), rows)
-            for text in texts[row].unique().tolist() if self.documents is not None else [0]:
+            for text in texts[row].unique().tolist() if documents is not None else [0]:
                 belongs = seen[row] & (texts[row] == text)
                 keys = belongs.nonzero()[:, 0]
                 queries = belongs[-self.queries :].nonzero()[:, 0]
                 if len(queries):
                     indices = _index(queries, self.queries), _index(keys, n.shape[-1])
-                    found.append(Group(where, *indices, *_rising(m[row, queries], n[row, keys])))
+                    asked = self._asked(
+                        m[row, queries], n[row, keys], places[row, -self.queries :][queries], places[row, keys]
+                    )
+                    found.append(Group(where, *indices, *asked))
         return found
+
+    def _asked(self, m: Tensor, n: Tensor, m_places: Tensor, n_places: Tensor) -> tuple[Tensor, Tensor]:
+        """What regions are asked about: the positions of queries and keys, or their places.
+
+        Raises:
+            UserError: if positions fall.
+        """
+        if bool((n[1:] < n[:-1]).any()):
+            raise UserError(
+                "position_ids fall within a text, so that regions of positions are not ranges of keys",
+                "Give packed documents as document_ids=..., one id per token.",
+            )
+        return (m_places, n_places[-len(n) :]) if self.plain else (m, n)
 
 
 def _index(members: Tensor, size: int) -> Index:
@@ -191,17 +252,3 @@ def _index(members: Tensor, size: int) -> Index:
     if last - first + 1 > len(members):
         return members
     return ALL if len(members) == size else slice(first, last + 1)
-
-
-def _rising(m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of queries and keys, after a look at the latter.
-
-    Raises:
-        UserError: if they fall.
-    """
-    if bool((n[1:] < n[:-1]).any()):
-        raise UserError(
-            "position_ids fall within a text, so that regions of positions are not ranges of keys",
-            "Give packed documents as document_ids=..., one id per token.",
-        )
-    return m, n

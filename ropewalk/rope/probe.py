@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
@@ -50,6 +50,34 @@ class Rotating:
 
 
 _probed: WeakKeyDictionary[nn.Module, list[Rotating]] = WeakKeyDictionary()
+_attending: WeakKeyDictionary[nn.Module, list[Rotating]] = WeakKeyDictionary()
+
+
+def attending(model: nn.Module) -> list[Rotating]:
+    """The same layers as ``probe``, however they rotate: ``rotary`` is None for all.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if model not in _attending:
+        seen, _ = watch(model, identity=False)
+        _refuse_none(model, seen)
+        _attending[model] = [_layer(order, one) for order, one in enumerate(seen)]
+    return _attending[model]
+
+
+def _refuse_none(model: nn.Module, seen: list[Seen]) -> None:
+    if not seen:
+        raise UserError(
+            f"{type(model).__name__} does not attend through transformers' attention interface "
+            "(AttentionInterface), so its positions cannot be remapped",
+            "Methods of kind frequencies work on it: ropewalk methods",
+        )
+
+
+def _layer(order: int, seen: Seen) -> Rotating:
+    module, q, k = seen
+    return Rotating(module, int(getattr(module, "layer_idx", order)), q.shape[1], k.shape[1], rotary=None)
 
 
 def probe(model: nn.Module) -> list[Rotating]:
@@ -60,12 +88,7 @@ def probe(model: nn.Module) -> list[Rotating]:
     """
     if model not in _probed:
         (plain, offered), (still, _) = watch(model, identity=False), watch(model, identity=True)
-        if not plain:
-            raise UserError(
-                f"{type(model).__name__} does not attend through transformers' attention interface "
-                "(AttentionInterface), so its positions cannot be remapped",
-                "Methods of kind frequencies work on it: ropewalk methods",
-            )
+        _refuse_none(model, plain)
         _probed[model] = [_match(model, i, *pair, offered) for i, pair in enumerate(zip(plain, still, strict=True))]
     return _probed[model]
 
@@ -122,11 +145,11 @@ def watch(model: nn.Module, identity: bool) -> tuple[list[Seen], list[Offer]]:
 
 
 def _match(model: nn.Module, order: int, plain: Seen, still: Seen, offered: list[Offer]) -> Rotating:
-    module, q, k = still
-    index = int(getattr(module, "layer_idx", order))
-    common = module, index, q.shape[1], k.shape[1]
+    _, q, k = still
+    layer = _layer(order, still)
+    index = layer.index
     if all(_equal(a, b) for a, b in zip(plain[1:], still[1:], strict=True)):
-        return Rotating(*common, rotary=None)
+        return layer
     positions = torch.arange(TOKENS, device=q.device)[None]
     kinds = getattr(decoder(model).config, "layer_types", None) or [ALL] * (index + 1)
     likely_first = sorted(offered, key=lambda offer: offer[0].layer_type != kinds[index])
@@ -136,7 +159,7 @@ def _match(model: nn.Module, order: int, plain: Seen, still: Seen, offered: list
         table = tables(positions, inv_freq, scale)
         turned = (rotate(x, *table, style, place) for x in (q, k))
         if all(_equal(a, b) for a, b in zip(plain[1:], turned, strict=True)):
-            return Rotating(*common, rotary, style, place)
+            return replace(layer, rotary=rotary, style=style, place=place)
     raise UserError(
         f"layer {index} of {type(model).__name__} turns its queries in a way that its rotary modules do not explain "
         "(tried half and interleaved pairs, at the head and the tail of the vector); its positions cannot be remapped",

@@ -1,0 +1,57 @@
+"""One forward and one backward pass over a whole batch."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.attention.engine import attending_plainly
+from ropewalk.rope.live import decoder
+from ropewalk.training.checkpointing import checkpointed
+from ropewalk.training.loss import Head
+from ropewalk.training.training_batch import Batch
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """All activations at once.
+
+    Rows of one document go through the model as it is, with a mask of ones: without one, transformers takes positions
+    that jump for documents. Packed rows go through the region engine, which knows documents, and builds no mask.
+    Methods that are on stay on.
+
+    Attributes:
+        checkpoint: keep each layer's input alone, and compute the rest again in the backward pass.
+    """
+
+    checkpoint: bool = False
+
+    def backward(self, model: nn.Module, batch: Batch, denominator: float) -> Tensor:
+        """The weighted sum of the tokens' losses over ``denominator``; gradients are added to ``.grad``.
+
+        Args:
+            model: a live transformers model with a language-model head.
+            batch: on the model's device.
+            denominator: what the sum is divided by: the weights of all tokens of the step, over all its batches.
+
+        Raises:
+            UserError: if head or attention cannot be followed.
+        """
+        head, given = Head.of(model), {}
+        with ExitStack() as stack:
+            if batch.packed:
+                stack.enter_context(attending_plainly(model))
+                given["document_ids"] = batch.document_ids
+            else:
+                given["attention_mask"] = torch.ones_like(batch.input_ids)
+            stack.enter_context(checkpointed(model, self.checkpoint))
+            body: Any = decoder(model)
+            hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
+            weights = batch.weights.flatten() / denominator
+            loss = head.loss(hidden.flatten(0, 1), batch.targets.flatten(), weights)
+            loss.backward()
+        return loss.detach()

@@ -1,0 +1,82 @@
+"""One pass against the model as it is, a document at a time with all logits."""
+
+import pytest
+import torch
+
+from ropewalk import method
+from ropewalk.attention import engine
+from ropewalk.common.errors import UserError
+from ropewalk.training.one_shot import OneShot
+from ropewalk.training.training_batch import Batch
+from tests.models import tiny
+from tests.training.passes import error, fractional, gradients, row, trainable, written_out
+from tests.training.test_checkpointing import on
+
+BATCHES = {
+    "one document": Batch.of([row(60), row(60, seed=1)]),
+    "padded": Batch.of([row(60), row(41, seed=1)]),
+    "a jump": Batch.of([row(60, jump=25, holes=slice(30, 40))]),
+    "packed": Batch.of([row(60, 23, 37), row(50, 10, 15, 25, seed=1)]),
+    "packed, fractions": fractional(Batch.of([row(60, 23, 37)])),
+    "fractions": fractional(Batch.of([row(60)])),
+}
+FAMILIES = ["llama", "gemma3", "gpt_oss", "phi3"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", BATCHES)
+def test_loss_and_gradients_are_those_of_documents_alone(family, kind):
+    model, batch = tiny(family, tie_word_embeddings=True), BATCHES[kind]
+    loss, expected = written_out(model, batch)
+    for how in (OneShot(), OneShot(checkpoint=True)):
+        got, found = gradients(model.train(how.checkpoint), how, batch)
+        assert got == pytest.approx(loss, rel=1e-6)
+        assert error(found, expected) <= 2e-6
+    assert not on(model)
+
+
+def test_packed_rows_are_never_masked_and_leave_nothing_behind(monkeypatch):
+    model, seen = tiny("llama"), []
+    plain = engine._mask
+    monkeypatch.setattr(engine, "_mask", lambda *sizes, **more: seen.append(plain(*sizes, **more)) or seen[-1])
+    before = model.config._attn_implementation
+    gradients(model, OneShot(), BATCHES["packed"])
+    assert seen and all(mask.shape[1:3] == (1, 1) for mask in seen)
+    assert model.config._attn_implementation == before and not engine._ENGINES
+
+
+def test_documents_that_leak_would_be_seen():
+    model, batch = tiny("llama"), BATCHES["packed"]
+    leaking = Batch(batch.input_ids, batch.targets, batch.weights, batch.position_ids, torch.zeros_like(batch.targets))
+    leaking.position_ids.copy_(torch.arange(60))
+    assert error(gradients(model, OneShot(), leaking)[1], written_out(model, batch)[1]) > 0.01
+
+
+@pytest.mark.parametrize("spelling", ["dca(chunk_size=20, local_size=5)", "self-extend(group=7, window=9)", "yarn"])
+@pytest.mark.parametrize("kind", ["one document", "packed"])
+def test_methods_stay_on(spelling, kind):
+    model, batch = tiny("llama", max_position_embeddings=32), BATCHES[kind]
+    plain = written_out(model, batch)[1]
+    with method(spelling).on(model, to=128):
+        expected = written_out(model, batch)[1]
+        assert error(gradients(model, OneShot(), batch)[1], expected) <= 2e-6
+    assert error(expected, plain) > 0.01
+
+
+def test_fractions_are_refused_where_regions_count_tokens():
+    model = tiny("llama", max_position_embeddings=32)
+    with method("dca").on(model, to=128), pytest.raises(UserError, match="fractions"):
+        gradients(model, OneShot(), BATCHES["packed, fractions"])
+
+
+def test_what_is_frozen_gets_no_gradient():
+    model, batch = tiny("llama"), BATCHES["packed"]
+    expected = written_out(model, batch)[1]
+    trainable(model, "q_proj")
+    got = gradients(model.train(), OneShot(checkpoint=True), batch)[1]
+    assert error(got, {name: expected[name] for name in expected if "q_proj" in name}) <= 2e-6
+
+
+def test_checkpoints_are_refused_in_evaluation_mode():
+    with pytest.raises(UserError, match="training mode"):
+        OneShot(checkpoint=True).backward(tiny("llama"), BATCHES["packed"], 1.0)
