@@ -7,7 +7,8 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +27,18 @@ from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import trial
 from ropewalk.rope.config import load_config
-from ropewalk.rope.live import rounding
+from ropewalk.rope.live import check, rounding
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from ropewalk.methods.base import Method
     from ropewalk.rope.spec import Frequencies
 
 LINKED = (".safetensors", ".bin", ".gguf")  # large and never changed: hard links where the file system allows
 LEFT_OUT = frozenset({"config.json", RECORD})
+INDEX = frozenset({"model.safetensors.index.json"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,6 +206,49 @@ def extend(
         config_diff=diff(config, changed),
         notes=notes,
     )
+
+
+@contextmanager
+def trained_folder(
+    model: PreTrainedModel, checkpoint: Checkpoint, out: Path, to: int, record: Mapping[str, Any], overwrite: bool
+) -> Iterator[Path]:
+    """Write a live model, trained from ``checkpoint``, as a folder that appears when the caller is done with it.
+
+    Args:
+        model: whose weights and configuration are written.
+        checkpoint: whose tokenizer and other files come along.
+        out: the folder.
+        to: tokens that the tokenizer and generation are told of.
+        record: for ``RECORD``.
+        overwrite: replace a folder that ropewalk wrote.
+
+    Yields:
+        The folder, to put more into.
+
+    Raises:
+        UserError: as ``new_folder``, and where the configuration would be read as another one than the model has.
+    """
+    with new_folder(out, [checkpoint.source], overwrite) as folder:
+        with rope_config.quiet():
+            if checkpoint.gguf is None:
+                bring_all(checkpoint.folder, [], folder, LEFT_OUT | {file.name for file in checkpoint.weights} | INDEX)
+            else:
+                checkpoint.tokenizer().save_pretrained(folder)
+            model.save_pretrained(folder)
+        write_text(folder / "config.json", config_text(model.config))
+        _refuse_reread(folder, model)
+        _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
+        _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
+        write_text(folder / RECORD, json.dumps({"ropewalk": __version__, **record}, indent=2) + "\n")
+        yield folder
+
+
+def _refuse_reread(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a configuration that does not say the ropes which the model rotates by."""
+    try:
+        check(model, rope_config.read(load_config(str(folder))))
+    except UserError as error:
+        raise UserError(f"what was trained cannot be saved as it is: {error.message}", error.mend) from None
 
 
 def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:

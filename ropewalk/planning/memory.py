@@ -56,6 +56,8 @@ class Training:
         chunked_loss: logits of ``LOSS_CHUNK`` tokens at a time.
         tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
         offload: keep the layers' inputs in the host's memory.
+        recurrent: tokens of a chunk, where a text is read and gone back through in chunks, and keys, values and their
+            gradients are kept of all of it; 0: in one piece.
         shard: devices over which weights, gradients and optimizer are spread (FSDP, ZeRO-3).
         sequence: devices over which one sequence is spread (Ulysses or ring attention).
     """
@@ -68,6 +70,7 @@ class Training:
     chunked_loss: bool = False
     tiled_mlp: bool = False
     offload: bool = False
+    recurrent: int = 0
     shard: int = 1
     sequence: int = 1
 
@@ -139,6 +142,8 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
     """
     size = 4 if how.dtype == "float32" else 2
     tokens = -(-length // how.sequence)
+    if how.recurrent and how.recurrent < tokens:
+        return _recurrent(shapes, how, size, tokens, correction)
     inputs = shapes.hidden * size * tokens
     staying, host = _resident(shapes, how, size)
     if how.checkpointing and how.offload:
@@ -159,6 +164,16 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
     everything = staying | (loss_work if at_loss else layer_work)
     moment = "the loss" if at_loss else "the backward pass of a layer"
     return Memory({name: n for name, n in everything.items() if n}, host, moment)
+
+
+def _recurrent(shapes: Shapes, how: Training, size: int, tokens: int, correction: Correction) -> Memory:
+    """A step on one chunk, beside what is kept of the whole text: embeddings, keys, values and their gradients."""
+    chunk = training(shapes, replace(how, recurrent=0, sequence=1), how.recurrent, correction)
+    kept = {
+        "embeddings and their gradient": 2 * shapes.hidden * size * tokens,
+        "keys, values and gradients": 2 * size * tokens * sum(n * _key_value(layer, how) for layer, n in shapes.layers),
+    }
+    return Memory(chunk.parts | kept, chunk.host, chunk.moment)
 
 
 def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int], int]:

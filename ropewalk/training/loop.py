@@ -25,7 +25,6 @@ from ropewalk.training.one_shot import OneShot
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.recipe import Recipe, Stage
-from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.states import States
@@ -117,6 +116,8 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
 def passing(recipe: Recipe) -> Passing:
     """The way through a batch that a recipe asks for."""
     if recipe.memory == "recurrent":
+        from ropewalk.training.recurrent import Recurrent
+
         return Recurrent(chunk=recipe.chunk)
     return OneShot(checkpoint=recipe.memory == "checkpointed")
 

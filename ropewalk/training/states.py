@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
@@ -122,7 +123,10 @@ class States:
 
         state = self._all()[-1]
         reader = HuggingFaceStorageReader(str(state))
-        held = reader.read_metadata().state_dict_metadata
+        try:
+            held = reader.read_metadata().state_dict_metadata
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"the state {state} cannot be read: {error}", "Begin anew: --overwrite.") from None
         wrong = sorted({*held} ^ {*tensors})
         if wrong:
             raise UserError(
@@ -130,6 +134,14 @@ class States:
                 "differ",
                 "Begin anew: --overwrite.",
             )
+        for name, one in tensors.items():
+            found = held[name]
+            size, kind = tuple(found.size), found.properties.dtype  # type: ignore[union-attr]
+            if (size, kind) != (tuple(one.shape), one.dtype):
+                raise UserError(
+                    f"the state {state} has {name} as {kind} {list(size)}, expected {one.dtype} {list(one.shape)}",
+                    "Begin anew: --overwrite.",
+                )
         with quiet():
             load(tensors, storage_reader=reader, no_dist=self.processes.count == 1)
 
@@ -152,7 +164,9 @@ class States:
             if self.processes.first:
                 write_text(writing / NOTES, json.dumps(notes))
                 before = self._all()
-                if not place.exists():
+                if place.exists():
+                    shutil.rmtree(writing)
+                else:
                     os.replace(writing, place)
                 for state in before:
                     if state != place:

@@ -14,6 +14,7 @@ NAMES = (
     "export",
     "check_export",
     "fit",
+    "train",
     "compare",
     "evaluate",
     "serve",

@@ -214,7 +214,7 @@ def options(request: type[Request]) -> tuple[Option, ...]:
         )
         found.append(option)
     empty = inspect.Parameter.empty
-    found.sort(key=lambda one: (not one.positional, one.default is not empty, depth[one.name]))
+    found.sort(key=lambda one: (not one.positional, one.default is not empty, not one.positional and depth[one.name]))
     return tuple(found)
 
 

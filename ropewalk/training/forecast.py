@@ -1,0 +1,232 @@
+"""What a training will take, before it begins: tokens, steps, memory by component, and what would make more fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.results import Result, columns
+from ropewalk.planning import memory
+from ropewalk.planning.hardware import GIB, gpu, usable
+from ropewalk.planning.memory import Memory, Training
+from ropewalk.planning.shapes import Shapes, shapes
+from ropewalk.training.loop import Part, parts
+from ropewalk.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedConfig
+
+SWITCHES: tuple[dict[str, Any], ...] = (
+    {"memory": "checkpointed"},
+    {"memory": "recurrent"},
+    {"optimizer": "adamw-8bit"},
+    {"trainable": "lora"},
+    {"trainable": "lora", "quantise": "nf4"},
+    {"micro": 1},
+)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Another value of a recipe that needs less.
+
+    Attributes:
+        options: as on the command line.
+        bytes: that a step needs with it.
+        longest: tokens of a sample that fit with it.
+    """
+
+    options: str
+    bytes: int
+    longest: int
+
+
+@dataclass(frozen=True, repr=False)
+class Forecast(Result):
+    """A training that is yet to be.
+
+    Attributes:
+        recipe: as it was resolved.
+        model: as the user named it.
+        to: target length in tokens.
+        parts: its stages, with lengths and samples.
+        tokens: that are read in all.
+        trained: parameters that move, of ``parameters``.
+        parameters: of the model.
+        memory: of one device in the largest step.
+        place: what the memory is of.
+        room: bytes that tensors can have there.
+        longest: tokens of a sample that fit as it is.
+        switches: what would need less, the one that lengthens most first.
+        notes: what else to know.
+    """
+
+    recipe: Recipe
+    model: str
+    to: int
+    parts: Sequence[Part]
+    tokens: int
+    trained: int
+    parameters: int
+    memory: Memory
+    place: str
+    room: int
+    longest: int
+    switches: Sequence[Switch]
+    notes: Sequence[str] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.room
+
+    def refuse_too_large(self) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            UserError: with the switch that makes it fit.
+        """
+        if self.fits:
+            return
+        enough = next((one for one in self.switches if one.bytes <= self.room), None)
+        raise UserError(
+            f"a step needs {self.memory.total / GIB:,.1f} GiB, and {self.place} has {self.room / GIB:,.1f} GiB for it",
+            f"Add {enough.options}, which needs {enough.bytes / GIB:,.1f} GiB."
+            if enough
+            else f"Samples of {self.longest:,} tokens would fit: take a nearer target, --to.",
+        )
+
+    def show(self, console: Console) -> None:
+        console.print(f"{self.recipe.name} to {self.to:,} tokens, on {self.model}", style="bold")
+        console.print(
+            f"{self.recipe.steps:,} steps, {self.tokens:,} tokens; {self.trained:,} of {self.parameters:,} weights move"
+        )
+        table = columns("stage", ">steps", ">samples a step", ">tokens of one", ">positions to", ">rope for")
+        for i, part in enumerate(self.parts):
+            numbers = (part.steps, part.rows, part.window, part.reach, part.rope)
+            table.add_row(str(i + 1), *(f"{n:,}" for n in numbers))
+        console.print(table)
+        console.print(f"\nmemory of a step, at {self.memory.moment}")
+        table = columns("", ">GiB")
+        for name, n in self.memory.parts.items():
+            table.add_row(name, f"{n / GIB:.2f}")
+        table.add_row("in all", f"{self.memory.total / GIB:.2f}", style="bold")
+        console.print(table)
+        console.print(
+            f"{self.place} has {self.room / GIB:,.1f} GiB for it: {'it fits' if self.fits else 'it does not fit'}; "
+            f"samples of up to {self.longest:,} tokens do",
+            soft_wrap=True,
+        )
+        if self.switches:
+            console.print("\nwhat would make longer samples fit")
+            table = columns("option", ">GiB", ">longest sample")
+            for one in self.switches:
+                table.add_row(one.options, f"{one.bytes / GIB:.2f}", f"{one.longest:,}")
+            console.print(table)
+        for note in self.notes:
+            console.print(note, soft_wrap=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {
+            name: getattr(self, name) for name in ("model", "to", "tokens", "trained", "parameters", "place", "room")
+        }
+        return {
+            **own,
+            "steps": self.recipe.steps,
+            "recipe": self.recipe.to_dict(),
+            "stages": [asdict(part) for part in self.parts],
+            "memory": {**asdict(self.memory), "total": self.memory.total},
+            "fits": self.fits,
+            "longest": self.longest,
+            "switches": [asdict(one) for one in self.switches],
+            "notes": list(self.notes),
+        }
+
+
+def forecast(
+    config: PreTrainedConfig, recipe: Recipe, to: int, trained: int, name: str, device: str = "", dtype: str = ""
+) -> Forecast:
+    """What a recipe takes on a model; nothing is loaded.
+
+    Args:
+        config: of the model.
+        recipe: resolved.
+        to: target length in tokens.
+        trained: the model's pretrained window.
+        name: of the model.
+        device: an accelerator, as ``plan`` takes it; empty: this machine.
+        dtype: of the checkpoint.
+
+    Raises:
+        UserError: if model, recipe and target do not fit.
+    """
+    numbers, stages = shapes(config), parts(recipe, to, trained, cue=(0,))
+    dtype = dtype if recipe.dtype == "auto" else recipe.dtype
+    place, room = _place(device)
+    largest = max(stages, key=lambda part: part.window)
+
+    def needs(other: Recipe, tokens: int) -> Memory:
+        return memory.training(numbers, how(other, dtype), tokens * min(other.micro, largest.rows))
+
+    def longest(other: Recipe) -> int:
+        return memory.longest(lambda tokens: needs(other, tokens).total <= room)
+
+    switches = []
+    for changes in SWITCHES:
+        other = recipe.with_changes(changes)
+        taken = needs(other, largest.window).total
+        if other != recipe and taken < needs(recipe, largest.window).total:
+            options = " ".join(f"--{key} {value}" for key, value in changes.items() if getattr(recipe, key) != value)
+            switches.append(Switch(options, taken, longest(other)))
+    return Forecast(
+        recipe=recipe,
+        model=name,
+        to=to,
+        parts=stages,
+        tokens=sum(part.steps * part.rows * part.window for part in stages),
+        trained=moving(numbers, recipe),
+        parameters=numbers.parameters,
+        memory=needs(recipe, largest.window),
+        place=place,
+        room=room,
+        longest=longest(recipe),
+        switches=sorted(switches, key=lambda one: -one.longest),
+    )
+
+
+def how(recipe: Recipe, dtype: str) -> Training:
+    """A recipe as the planner counts it."""
+    adapters = "qlora" if recipe.quantise == "nf4" else "lora"
+    return Training(
+        dtype="float32" if dtype == "float32" else "bfloat16",
+        trainable="all" if recipe.trainable == "all" else adapters,  # type: ignore[arg-type]
+        rank=recipe.rank,
+        optimizer={"adamw-8bit": "adamw-8bit"}.get(recipe.optimizer, "adamw"),
+        checkpointing=recipe.memory == "checkpointed",
+        chunked_loss=True,
+        recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,
+    )
+
+
+def moving(numbers: Shapes, recipe: Recipe) -> int:
+    """Parameters that are trained; of adapters, as if they were on every linear map."""
+    if recipe.trainable == "all":
+        return numbers.parameters
+    beside = numbers.embedding + numbers.head if "embeddings" in recipe.also else 0
+    return beside + recipe.rank * sum(n * layer.adaptable for layer, n in numbers.layers)
+
+
+def _place(device: str) -> tuple[str, int]:
+    """What the memory is of, and how much of it tensors can have."""
+    if device:
+        card = gpu(device)
+        return card.name, usable(card.memory)
+    if torch.cuda.is_available():
+        free = torch.cuda.get_device_properties(0).total_memory
+        return torch.cuda.get_device_name(0), usable(free)
+    return "this machine", usable(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

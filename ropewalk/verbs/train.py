@@ -1,0 +1,196 @@
+"""A model that is trained to a longer window, by a paper's recipe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+from ropewalk.common.lengths import show, whole
+from ropewalk.training.recipe import Recipe
+from ropewalk.verbs.request import (
+    Length,
+    ModelRequest,
+    Place,
+    Request,
+    Source,
+    Spelling,
+    TargetRequest,
+    Words,
+    attributes,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from ropewalk.training.forecast import Forecast
+    from ropewalk.training.trained import Trained
+
+Number = Annotated[int, Spelling(int, lambda value: whole(value, 0))]
+CUE = " The text ends here."
+HELD_OUT = 8  # texts at most
+
+
+def _overrides() -> type[Request]:
+    """A Request with the fields of a recipe, each of which may be left to the recipe."""
+    hints, declared = get_type_hints(Recipe), []
+    for one in fields(Recipe):
+        kind = next(arg for arg in (*get_args(hints[one.name]), hints[one.name]) if arg is not NoneType)
+        if one.name in ("name", "stages"):
+            continue
+        kind = Length if one.name == "window" else {int: Number, str: str, float: float, bool: bool}.get(kind, Words)
+        declared.append((one.name, kind | None, field(default=None, kw_only=True)))
+    told = "\n".join(f"    {name}: {text}" for name, text in attributes(Recipe).items())
+    space = {
+        "__doc__": f"Fields of a recipe, for those who want another value.\n\nAttributes:\n{told}",
+        "__module__": __name__,
+    }
+    made: type[Request] = make_dataclass("Overrides", declared, bases=(Request,), frozen=True, namespace=space)
+    return made
+
+
+Overrides: Any = _overrides()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRequest(Request):
+    """By what it is trained.
+
+    Attributes:
+        recipe: A paper's, as 'ropewalk recipes' lists them (pi, yarn, pose, ...), or the recipe.json of a training.
+    """
+
+    recipe: Source = field(kw_only=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(Overrides, TargetRequest, ModelRequest, RecipeRequest):  # type: ignore[misc]
+    """What is trained, on what, and where it goes.
+
+    Attributes:
+        data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
+        out: Folder to write; by default one here, named after the model, ``to`` and the recipe. States that a run can
+            go on from lie in FOLDER.training until it is done.
+        test: Texts that are measured on; by default some of ``data``, which are then not trained on.
+        keys: Pass keys per length and evaluation; 0: none.
+        device: auto (CUDA if there is one), cpu or cuda.
+        overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
+        dry_run: Say what it will take, and do nothing.
+        gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
+    """
+
+    data: Source = field(kw_only=False)
+    out: Place | None = None
+    test: Source = ""
+    keys: Number = 10
+    device: str = "auto"
+    overwrite: bool = False
+    dry_run: bool = False
+    gpu: str = ""
+
+    def resolved(self) -> Recipe:
+        """The recipe with what was asked to be other."""
+        from ropewalk.common.outside import read_json
+        from ropewalk.training.recipes.recipe_entries import recipe
+
+        named = Path(self.recipe)
+        base = Recipe.from_dict(read_json(named)) if named.suffix == ".json" else recipe(self.recipe)
+        names = [one.name for one in fields(Overrides)]
+        return base.with_changes({name: value for name in names if (value := getattr(self, name)) is not None})
+
+
+@verb("train")
+def train(request: TrainRequest) -> Trained | Forecast | None:
+    """Train a model to a longer window, by a paper's recipe, and write a checkpoint that any engine loads.
+
+    It can be stopped at any moment; the same command goes on where it was. ``torchrun -m ropewalk train ...`` trains in
+    several processes.
+
+    Returns:
+        What was seen, and where it is; with ``dry_run``, what it will take. None in all processes of torchrun but the
+        first.
+
+    Raises:
+        UserError: for everything that a user can mend, before the first step.
+    """
+    recipe = request.resolved()
+    import numpy as np
+
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.checkpoint.write import trained_folder
+    from ropewalk.common.files import folder_to_write
+    from ropewalk.common.progress import Progress, shown
+    from ropewalk.evaluation.long_context import LongContext, Reading
+    from ropewalk.rope.config import text_config, trained_window
+    from ropewalk.texts.documents import load as load_documents
+    from ropewalk.texts.documents import token_ids
+    from ropewalk.texts.opening import opening
+    from ropewalk.texts.pieces import TokenUnits
+    from ropewalk.training.forecast import forecast
+    from ropewalk.training.loop import Run
+    from ropewalk.training.preparation import begun, digest_of, finished, held_out
+    from ropewalk.training.processes import processes
+    from ropewalk.training.states import States, beside
+    from ropewalk.training.trained import Trained
+
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
+    kind = str(text_config(checkpoint.config).dtype or "float32").removeprefix("torch.")
+    expected = forecast(
+        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind
+    )
+    if request.dry_run:
+        return expected
+    request.refuse_unused(["gpu"], "where something is trained")
+    folder_to_write(out, [checkpoint.source], request.overwrite)
+    expected.refuse_too_large()
+    tokenizer = checkpoint.tokenizer()
+    begin = np.asarray(opening(tokenizer), np.int64)
+    texts = {
+        name: np.asarray(token_ids(text, tokenizer), np.int64) for name, text in load_documents(request.data).items()
+    }
+    if request.test:
+        kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
+    else:
+        texts, kept = held_out(texts, request.to - len(begin), HELD_OUT)
+    ground = LongContext.of(
+        [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
+        TokenUnits(tokenizer), request.to, HELD_OUT, keys=request.keys, seed=recipe.seed,
+    )  # fmt: skip
+
+    def measure(model: Any) -> dict[str, Any]:
+        seen: Reading = ground.measure(model)
+        by_position = {f"{start}-{end}": asdict(one) for (start, end), one in seen.by_position.items()}
+        return {"perplexity": by_position, "passkey": {str(n): asdict(one) for n, one in seen.passkeys.items()}}
+
+    with processes() as together:
+        model = begun(checkpoint, recipe, request.device)
+        asked = {
+            "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.data,
+            "texts": digest_of(texts), "processes": together.count,
+        }  # fmt: skip
+        states = States(beside(out), json.loads(json.dumps(asked)), together)
+        cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
+        run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
+        with states.opened(request.overwrite), shown() as update:
+
+            def heard(log: Any) -> None:
+                if together.first:
+                    speed = log.tokens / max(log.seconds, 1e-9)
+                    update(Progress(log.step, recipe.steps, f"loss {log.loss:.3f}, {speed:,.0f} tokens/s"))
+
+            run.heard = heard
+            run.run()
+            notes = finished(run, checkpoint)
+            done = Trained(
+                folder_to_write(out, [checkpoint.source], request.overwrite),
+                recipe, checkpoint.name, request.data, request.to,
+                (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
+            )  # fmt: skip
+            if together.first:
+                record = {"trained": recipe.name, "source": checkpoint.name, "target": request.to}
+                with trained_folder(run.model, checkpoint, out, request.to, record, request.overwrite) as folder:
+                    done.write(folder)
+        states.remove()
+        return done if together.first else None

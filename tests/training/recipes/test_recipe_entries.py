@@ -1,0 +1,75 @@
+"""Every recipe of the list: plain values of its paper, that a run can be made of. Oracles are the papers' numbers."""
+
+import json
+
+import pytest
+
+from ropewalk.training.loop import parts
+from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipes.recipe_entries import RECIPES, recipe
+from ropewalk.training.schedule import factor
+
+IDS = [entry.id for entry in RECIPES]
+WINDOW, TARGET = 4096, 131072
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_it_says_its_name_and_survives_json(name: str) -> None:
+    found = recipe(name)
+    assert found.name == name
+    assert Recipe.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_its_stages_fit_a_target(name: str) -> None:
+    stages = parts(recipe(name), TARGET, WINDOW, cue=(1, 2, 3))
+    assert sum(stage.steps for stage in stages) == recipe(name).steps
+    assert stages[-1].rope == TARGET
+    assert all(stage.window <= stage.reach <= stage.rope <= TARGET for stage in stages)
+    before = [sum(one.rows * one.steps for one in stages[:i]) for i in range(len(stages))]
+    assert [stage.first for stage in stages] == before
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_its_ropes_are_in_the_catalogue(name: str) -> None:
+    found = recipe(name)
+    for stage, _ in found.schedule_of_stages():
+        assert found.rope_method(stage).id
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "rate"),
+    [
+        ("pi", 0, 2e-6), ("pi", 10, 1.1e-5), ("pi", 20, 2e-5), ("pi", 999, 2e-5),
+        ("yarn", 10, 1e-5), ("yarn", 20, 2e-5), ("yarn", 210, 1e-5), ("yarn", 400, 0),
+        ("prolong", 250, 5e-6), ("prolong", 500, 1e-5), ("prolong", 2750, 5.5e-6), ("prolong", 5000, 1e-6),
+        ("llama-2-long", 1000, 1e-5), ("llama-2-long", 2000, 2e-5), ("llama-2-long", 51000, 1.1e-5),
+        ("llama-2-long", 100_000, 2e-6),
+    ],
+)  # fmt: skip
+def test_its_learning_rate_is_the_papers(name: str, step: int, rate: float) -> None:
+    found = recipe(name)
+    first = found.schedule_of_stages()[0][1] if found.restart else found.steps
+    how = {key: getattr(found, key) for key in ("warmup", "warmup_from", "schedule", "floor")}
+    assert factor(step, first, **how) * found.learning_rate == pytest.approx(rate, rel=1e-6, abs=1e-12)
+
+
+def test_growlength_keeps_tokens_per_step() -> None:
+    stages = parts(recipe("growlength"), TARGET, WINDOW)
+    assert [stage.window for stage in stages] == [4096, 8192, 16384, 32768, 65536, 131072]
+    assert len({stage.rows * stage.window for stage in stages}) == 1
+
+
+def test_lwms_ladder_is_its_table() -> None:
+    stages = parts(recipe("lwm"), 1 << 20, 4096)
+    assert [stage.window for stage in stages] == [1 << 15, 1 << 17, 1 << 18, 1 << 19, 1 << 20]
+    assert [stage.steps for stage in stages] == [1200, 3000, 3000, 720, 450]
+    assert {stage.rows * stage.window for stage in stages} == {1 << 22}  # 4 M tokens
+    bases = ("1000000.0", "10000000.0", "10000000.0", "25000000.0", "50000000.0")
+    assert [stage.stage.method for stage in stages] == [f"abf(base={base})" for base in bases]
+
+
+def test_yarns_second_leg_changes_the_rope_alone() -> None:
+    first, second = parts(recipe("yarn"), TARGET, WINDOW)
+    assert (first.reach, first.window) == (second.reach, second.window) == (TARGET // 2, TARGET // 2)
+    assert (first.rope, second.rope) == (TARGET // 2, TARGET)

@@ -1,0 +1,188 @@
+"""A run against a plain script, against itself after a stop, and against itself in other pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ropewalk import PositionInterpolation
+from ropewalk.common.errors import UserError
+from ropewalk.rope.config import read
+from ropewalk.training.loop import Run, StepLog, parts, weighted
+from ropewalk.training.recipe import Recipe, Stage
+from ropewalk.training.states import States
+from ropewalk.training.training_batch import Batch, Row
+from tests.models import tiny
+
+WINDOW, TARGET = 32, 64
+BEGIN = np.array([1])
+
+
+def documents(n: int = 6, tokens: int = 100) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, 97, tokens) for _ in range(n)]
+
+
+def plain(**more: Any) -> PreTrainedModel:
+    return tiny("llama", max_position_embeddings=WINDOW, vocab_size=97, **more)
+
+
+def short(**more: Any) -> Recipe:
+    usual: dict[str, Any] = dict(method="pi", steps=4, batch=4, micro=2, learning_rate=1e-2, warmup=2, save_every=2)
+    return Recipe(**{**usual, **more})
+
+
+def trained(recipe: Recipe, model: PreTrainedModel | None = None, **more: Any) -> Run:
+    run = Run(recipe, model or plain(), TARGET, documents(), BEGIN, cue=(5, 6), **more)
+    run.run()
+    return run
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in run.model.named_parameters()}
+
+
+def same(one: Run, other: Run) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("positions", ["full", "pose"])
+def test_it_is_what_a_plain_script_does(positions: str) -> None:
+    recipe = short(positions=positions, weight_decay=0.1)
+    run = trained(recipe)
+    model = plain()
+    PositionInterpolation().extend(model, to=TARGET)
+    decays = [one for one in model.parameters() if one.ndim > 1]
+    others = [one for one in model.parameters() if one.ndim == 1]
+    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for step in range(4):
+        batch = Batch.of(list(run.samplers[0].rows(step, 4 * step, 4)))
+        ones = torch.ones_like(batch.input_ids)
+        logits = model(batch.input_ids, position_ids=batch.position_ids, attention_mask=ones).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * min(1.0, step / 2)
+        optimizer.step()
+        losses.append(loss.item())
+    assert [one.loss for one in run.log] == pytest.approx(losses, rel=2e-5)
+    for name, one in model.named_parameters():
+        assert torch.allclose(one, weights(run)[name], atol=2e-5), name
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"positions": "pose", "optimizer": "muon"},
+        {"packing": "documents"},
+        {"positions": "e2"},
+        {"stages": (Stage(2, rope=0.75, reach=0.5), Stage(2)), "restart": True},
+        {"method": "entropy-abf", "dtype": "bfloat16"},
+        {"attention": "s2-attention"},
+        {"name": "dropout"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stop", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(more: dict[str, Any], stop: int, tmp_path: Path) -> None:
+    recipe = short(save_every=1, **more)
+
+    def fresh() -> PreTrainedModel:
+        model = plain(attention_dropout=0.3 if recipe.name == "dropout" else 0.0)
+        for one in model.parameters() if recipe.dtype == "bfloat16" else ():
+            one.data = one.data.bfloat16()
+        return model
+
+    whole = trained(recipe, fresh())
+    states = States(tmp_path / "run", {"asked": 1})
+
+    def heard(log: StepLog) -> None:
+        if log.step == stop + 1:
+            raise KeyboardInterrupt
+
+    with states.opened(), pytest.raises(KeyboardInterrupt):
+        trained(recipe, fresh(), states=states, heard=heard)
+    with states.opened():
+        again = trained(recipe, fresh(), states=states)
+    assert again.log[0].seconds > 0
+    assert len(again.log) == 4
+    assert [one.loss for one in again.log] == [one.loss for one in whole.log]
+    assert same(whole, again)
+
+
+@pytest.mark.parametrize("positions", ["full", "pose"])
+@pytest.mark.parametrize("loss", ["token", "sample"])
+def test_pieces_of_a_step_give_its_gradient(positions: str, loss: str) -> None:
+    one, other = (trained(short(positions=positions, loss=loss, micro=micro, steps=2)) for micro in (1, 4))
+    assert [log.loss for log in one.log] == pytest.approx([log.loss for log in other.log], rel=1e-5)
+    for name, weight in weights(one).items():
+        assert torch.allclose(weight, weights(other)[name], atol=1e-4), name
+
+
+def test_token_and_sample_means_are_those_of_the_cards() -> None:
+    """Targets: 3 and 11, whose losses are 2 and 1: 1.214286 a token, 1.5 a sample."""
+    rows = [Row(np.arange(n), np.arange(n), np.zeros(n, int), np.ones(n, np.float32)) for n in (4, 12)]
+    batch = Batch.of(rows)
+    losses = torch.tensor([2.0, 1.0])[:, None]
+    for loss, expected in (("token", 1.214286), ("sample", 1.5)):
+        weight = weighted(batch, loss).weights
+        assert float((weight * losses).sum() / weight.sum()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_stage_has_its_rope_and_the_last_one_stays() -> None:
+    seen = []
+    recipe = short(stages=(Stage(2, rope=0.75, reach=0.5), Stage(2)), steps=4)
+    run = Run(recipe, plain(), TARGET, documents(), BEGIN)
+    run.heard = lambda log: seen.append(next(iter(read(run.model.config).values())).length)
+    run.run()
+    assert seen == [48, 48, 64, 64]
+    assert [part.window for part in run.parts] == [32, 64]
+
+
+def test_e2_leaves_the_rope_as_it_was_trained() -> None:
+    run = trained(short(positions="e2"))
+    assert next(iter(read(run.model.config).values())).length == WINDOW
+
+
+def test_a_rope_that_no_configuration_says_is_on_while_it_trains() -> None:
+    method, base = trained(short(method="entropy-abf", steps=1)), trained(short(method="abf", steps=1))
+    assert method.log[0].loss != base.log[0].loss
+    assert next(iter(read(method.model.config).values())).is_plain
+
+
+def test_measuring_changes_no_weight() -> None:
+    seen = []
+
+    def measure(model: PreTrainedModel) -> dict[str, Any]:
+        torch.rand(3)
+        seen.append(model.training)
+        return {"seen": 1}
+
+    recipe = short(evaluate_every=2)
+    watched = trained(recipe, measure=measure)
+    assert same(watched, trained(recipe))
+    assert sorted(watched.readings) == [0, 2, 4]
+    assert not any(seen)
+
+
+def test_processes_must_share_a_step_evenly() -> None:
+    from ropewalk.training.processes import Processes
+
+    with pytest.raises(UserError, match="cannot share evenly"):
+        Run(short(batch=3), plain(), TARGET, documents(), BEGIN, processes=Processes(0, 2))
+
+
+def test_stages_that_reach_beyond_the_window_have_their_ropes() -> None:
+    stages = parts(short(stages=(Stage(1, reach=0.0), Stage(1))), TARGET, WINDOW)
+    assert [part.reach for part in stages] == [WINDOW, TARGET]
