@@ -274,9 +274,7 @@ def _put_in(
 
 def _lora(rank: int, alpha: float, dropout: float, rslora: bool, names: Sequence[str], **more: Any) -> Any:
     config = extra("peft", "Adapters").LoraConfig
-    return config(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=list(names), **more
-    )
+    return config(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=list(names), **more)
 
 
 def _quantise(model: PreTrainedModel) -> None:

@@ -71,7 +71,7 @@ class Recipe:
         learning_rate: Its peak.
         beta1: Of the first moment.
         beta2: Of the second moment.
-        weight_decay: Of all weights that are trained, norms aside.
+        weight_decay: Of all weights that are trained, norms and biases aside.
         clip: Largest norm of the gradient; 0 never clips.
         warmup: Steps until the peak.
         warmup_from: Share of the peak that it begins with.
@@ -81,7 +81,7 @@ class Recipe:
         rank: Of the adapters.
         alpha: Of the adapters; their product is scaled by alpha / rank.
         dropout: Of the adapters.
-        targets: Linear maps that get adapters: attention or linear (all of them), or names such as q_proj,v_proj.
+        targets: Linear maps that get adapters: attention, all, or names such as q_proj,v_proj.
         also: What is trained beside the adapters: embeddings, norms.
         quantise: none, or nf4: the frozen weights in four bits.
         loss: What a step is the mean over: every token, or every sample (of its tokens' mean).

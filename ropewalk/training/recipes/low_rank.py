@@ -38,7 +38,7 @@ def longqlora() -> Recipe:
         clip=0.3,
         rank=64,
         dropout=0.05,
-        targets=("linear",),
+        targets=("all",),
         also=(),
         quantise="nf4",
     )
