@@ -74,8 +74,8 @@ class LongContext:
         return {(one.start, one.end): perplexity(one.nll) for one in curve}
 
     def _passkeys(self, model: PreTrainedModel) -> dict[int, Mean]:
-        found = {}
-        for n in lengths.span(f"{min(trained_window(model.config), self.to)}..{self.to}"):
+        found: dict[int, Mean] = {}
+        for n in lengths.span(f"{min(trained_window(model.config), self.to)}..{self.to}") if self.keys else ():
             chance = random.Random(f"{self.seed}/{n}")
             try:
                 asked = [Passkey().sample(n, chance, self.units, at) for at in spread_depths(self.keys, self.seed)]

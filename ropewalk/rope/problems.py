@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ropewalk.rope import architecture, lookalikes
-from ropewalk.rope.config import READABLE, STATED, TRAINED_WITH_IT
+from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
 from ropewalk.rope.spec import ALL
 
@@ -456,7 +456,8 @@ def _length_said_twice(entry: Entry) -> Iterator[Problem]:
     kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
     stated = {key: value for key in STATED if number(value := entry.raw.get(key)) and 1 < value < 1e9}
     both = kind == "linear" and number(factor) and factor > 1 and "original_max_position_embeddings" not in scaling
-    if both and not stated and not TRAINED_WITH_IT.match(str(entry.raw.get("model_type"))):
+    told = stated or RECORD in entry.raw or TRAINED_WITH_IT.match(str(entry.raw.get("model_type")))
+    if both and not told:
         key = (
             f"{'rope_scaling' if entry.raw.get('rope_scaling') else 'rope_parameters'}.original_max_position_embeddings"
         )

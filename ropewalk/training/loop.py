@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
@@ -99,8 +100,9 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
     """The stages of a run to ``to`` tokens, of a model whose pretrained window is ``trained``.
 
     Raises:
-        UserError: if positions, window and target do not fit.
+        UserError: if positions, window and target do not fit, or the target is not beyond the window.
     """
+    require_beyond([method_of(recipe.method)], to, trained)
     layout, found, start, first = recipe.layout(cue), [], 0, 0
     for stage, steps in recipe.schedule_of_stages():
         reach = max(round(to * stage.reach), 2) if stage.reach else trained
@@ -200,6 +202,7 @@ class Run:
             weight_decay=self.recipe.weight_decay,
             clip=self.recipe.clip or None,
         )
+        self._refuse_rest()
         for part in self.parts:
             if part.rows % self.processes.count:
                 raise UserError(
@@ -268,15 +271,7 @@ class Run:
             loss += way.backward(self.model, some.to(device), denominator).double()
         self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
         total = float(self.processes.sum(loss))
-        within = step - part.start if self.recipe.restart else step
-        rate = factor(
-            within,
-            part.steps if self.recipe.restart else self.recipe.steps,
-            warmup=self.recipe.warmup,
-            warmup_from=self.recipe.warmup_from,
-            schedule=self.recipe.schedule,
-            floor=self.recipe.floor,
-        )
+        rate = self._rate(step, part)
         taken = self.optimizer.step(rate)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         one = StepLog(
@@ -285,6 +280,27 @@ class Run:
         )  # fmt: skip
         self.log.append(one)
         self.heard(one)
+
+    def _rate(self, step: int, part: Part) -> float:
+        """What the peak learning rate is multiplied by."""
+        recipe = self.recipe
+        within, steps = (step - part.start, part.steps) if recipe.restart else (step, recipe.steps)
+        how = {"warmup": recipe.warmup, "warmup_from": recipe.warmup_from, "floor": recipe.floor}
+        return factor(within, steps, schedule=recipe.schedule, **how)  # type: ignore[arg-type]
+
+    def _refuse_rest(self) -> None:
+        """Refuse a run whose learning rate is never above 0.
+
+        Raises:
+            UserError: naming what it is made of.
+        """
+        every = (self._rate(step, part) for part in self.parts for step in range(part.start, part.start + part.steps))
+        if self.recipe.learning_rate == 0 or not any(every):
+            raise UserError(
+                f"no weight would move: the learning rate is 0 in all of {self.recipe.steps} steps (its peak is "
+                f"{self.recipe.learning_rate:g}, after a warmup of {self.recipe.warmup})",
+                "Say --warmup 0, or more --steps.",
+            )
 
     def _read(self, done: int) -> None:
         """Measure, in evaluation mode, and with the random numbers of the training left as they are."""

@@ -186,19 +186,22 @@ class Recipe:
         changed = replace(self, **changes)
         if "warmup" in changes or changed.steps == self.steps:
             return changed
-        return replace(changed, warmup=math.ceil(self.warmup * changed.steps / self.steps))
+        return replace(changed, warmup=self.warmup * changed.steps // self.steps)
 
     def schedule_of_stages(self) -> tuple[tuple[Stage, int], ...]:
-        """The stages, each with the steps that it has in a run of ``steps``; a single one where none is named."""
-        stages = self.stages or (Stage(self.steps),)
-        total, done, found = sum(stage.steps for stage in stages), 0, []
-        for stage in stages:
-            before = done
+        """The stages, each with the steps that it has in a run of ``steps``; a single one where none is named.
+
+        A short run leaves out what has no whole step, but never the last stage, which comes to the target.
+        """
+        *earlier, last = self.stages or (Stage(self.steps),)
+        total = sum(stage.steps for stage in (*earlier, last))
+        final = max(1, round(self.steps * last.steps / total))
+        left, weight, done, found = self.steps - final, total - last.steps, 0, []
+        for stage in earlier:
+            n = round(left * (done + stage.steps) / weight) - round(left * done / weight)
             done += stage.steps
-            n = round(self.steps * done / total) - round(self.steps * before / total)
-            if n:
-                found.append((stage, n))
-        return tuple(found)
+            found += [(stage, n)] * (n > 0)
+        return (*found, (last, final))
 
     def rope_method(self, stage: Stage) -> Method:
         """The rope of a stage."""

@@ -20,6 +20,7 @@ NAMES = (
     "serve",
     "list_methods",
     "list_tasks",
+    "list_recipes",
     "run_demo",
     "load",
 )

@@ -189,7 +189,11 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
                 (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
             )  # fmt: skip
             if together.first:
-                record = {"trained": recipe.name, "source": checkpoint.name, "target": request.to}
+                window = trained_window(model.config)
+                record = {
+                    "trained": recipe.name, "method": recipe.method, "source": checkpoint.name, "window": window,
+                    "target": request.to, "scale": request.to / window,
+                }  # fmt: skip
                 with trained_folder(run.model, checkpoint, out, request.to, record, request.overwrite) as folder:
                     done.write(folder)
         states.remove()

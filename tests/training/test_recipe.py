@@ -19,11 +19,11 @@ def test_it_survives_json() -> None:
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(600, [400, 200]), (6, [4, 2]), (1, [1]), (2, [1, 1])])
+@pytest.mark.parametrize(("steps", "expected"), [(600, [400, 200]), (6, [4, 2]), (1, [1]), (2, [1, 1]), (3, [2, 1])])
 def test_other_steps_keep_the_proportions(steps: int, expected: list[int]) -> None:
     recipe = Recipe(steps=600, stages=(Stage(400), Stage(200)), warmup=60).with_changes({"steps": steps})
     assert [n for _, n in recipe.schedule_of_stages()] == expected
-    assert recipe.warmup == -(-60 * steps // 600)
+    assert recipe.warmup == 60 * steps // 600
 
 
 def test_a_warmup_that_is_asked_for_stays() -> None:

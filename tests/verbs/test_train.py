@@ -1,0 +1,181 @@
+"""``ropewalk train`` as a user types it: what it writes, what it repeats, what it refuses, what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ropewalk
+from ropewalk.cli.main import run
+from ropewalk.training.recipes.recipe_entries import RECIPES
+from tests.models import tiny
+from tests.tokenizers import VOCABULARY, byte_level
+
+TO = 128
+NEEDED = {"longlora", "longqlora", "overnight"}  # other packages
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny("llama", vocab_size=VOCABULARY).save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(8):
+        words = " ".join(str((7 * i + 11) * n * n % 1009) for n in range(200))
+        (folder / f"{i}.txt").write_text(words)
+    return folder
+
+
+QUICK = ["--to", TO, "--steps", 3, "--batch", 2, "--keys", 2]
+
+
+def said(capsys, *words) -> str:
+    code = run(list(map(str, words)))
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def refused(capsys, *words) -> str:
+    assert run(list(map(str, words))) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [entry.id for entry in RECIPES if entry.id not in NEEDED])
+def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, capsys):
+    found = json.loads(said(capsys, "train", name, model, texts, "-o", "out", *QUICK, "--json"))
+    assert [one["step"] for one in found["log"]] == [1, 2, 3]
+    assert sorted(path.name for path in Path().iterdir() if path.name != "texts") == ["out"]
+    seen = json.loads(said(capsys, "inspect", "out", "--json"))
+    assert not seen["problems"]
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, Path("out")))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[key], after[key]) for key in before) or name == "entropy-abf"
+    if name not in ("entropy-abf",):
+        assert seen["length"] == TO
+    assert "training.json" in os.listdir("out")
+
+
+def test_the_recipe_that_is_written_repeats_the_run(model, texts, capsys):
+    said(capsys, "train", "pose", model, texts, "-o", "one", *QUICK, "--learning-rate", 0.01)
+    said(capsys, "train", "one/recipe.json", model, texts, "-o", "two", "--to", TO, "--keys", 2)
+    one, two = (load_file(f"{name}/model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert Path("one/recipe.json").read_text() == Path("two/recipe.json").read_text()
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
+    found = json.loads(said(capsys, "train", "yarn", model, texts, "--to", TO, "--dry-run", "--json"))
+    assert found["steps"] == 600
+    assert found["tokens"] == 600 * 64 * TO // 2
+    assert [(stage["steps"], stage["rope"]) for stage in found["stages"]] == [(400, TO // 2), (200, TO)]
+    assert found["memory"]["total"] == sum(found["memory"]["parts"].values())
+    assert found["fits"]
+    table = said(capsys, "train", "yarn", model, texts, "--to", TO, "--dry-run")
+    assert "--memory" in table
+    assert os.listdir() == ["texts"]
+
+
+def test_python_does_the_same(model, texts):
+    found = ropewalk.train("pose", model, texts, to=TO, steps=1, batch=2, keys=0)
+    assert found.folder.name.endswith(f"-{TO}-pose")
+    assert "1 steps" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["poes"], "did you mean"),
+        (["pi", "--to", 64], "not beyond the window"),
+        (["pi", "--batch", 0], "batch"),
+        (["pi", "--schedule", "cosin"], "cosine"),
+        (["pi", "--learning-rate", "nan"], "learning_rate"),
+        (["pi", "--positions", "pose", "--packing", "documents"], "pick from one document"),
+        (["pi", "--to", "1m"], "no text has"),
+        (["segmented", "--window", 30], "multiple"),
+        (["pi", "--gpu", "h100"], "--gpu changes nothing"),
+        (["recipe.json"], "recipe.json"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(words, reason, model, texts, capsys):
+    first, *more = words
+    target = [] if "--to" in more else ["--to", TO]
+    error = refused(capsys, "train", first, model, texts, "-o", "out", *target, *more)
+    assert reason in error, error
+    assert os.listdir() == ["texts"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("empty.txt", "", "empty"),
+        ("rows.jsonl", '{"text": "some"}\n{"txet": 3}\n', "rows.jsonl:2"),
+        ("short.txt", "a few words", "no text has"),
+    ],
+)
+def test_texts_that_do_not_serve_are_refused(file, content, reason, model, texts, capsys):
+    Path(file).write_text(content)
+    assert reason in refused(capsys, "train", "pi", model, file, "-o", "out", *QUICK)
+    assert not Path("out.training").exists()
+
+
+def test_outputs_are_not_replaced_and_not_put_onto_the_model(model, texts, capsys):
+    said(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
+    assert "exists already" in refused(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
+    said(capsys, "train", "pose", model, texts, "-o", "out", *QUICK, "--overwrite")
+    assert "source" in refused(capsys, "train", "pose", model, texts, "-o", model, *QUICK, "--overwrite")
+
+
+def test_states_of_another_run_are_not_gone_on_from(model, texts, capsys):
+    states = Path("out.training")
+    states.mkdir()
+    (states / "asked.json").write_text(json.dumps({"model": "another"}))
+    assert "asked for something else" in refused(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(model, texts, capsys):
+    words = ["train", "pose", str(model), str(texts), "--to", str(TO), "--steps", "40", "--batch", "4", "--keys", "0",
+             "--save-every", "1", "--learning-rate", "0.01"]  # fmt: skip
+    said(capsys, *words, "-o", "whole")
+    rng, kills = random.Random(0), 0
+    environment = os.environ | {"PYTHONPATH": str(Path(ropewalk.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    while True:
+        went_on = Path("cut.training").exists()
+        process = subprocess.Popen([sys.executable, "-m", "ropewalk", *words, "-o", "cut"], env=environment,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        if kills < 10:
+            while not any(Path().glob("cut.training/step-*")) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.random() * (1.5 if went_on else 0.5))
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        error = process.communicate()[1].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, error
+    assert kills
+    whole, cut = (load_file(f"{name}/model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    assert sorted(os.listdir()) == ["cut", "texts", "whole"]
+    logs = [json.loads(Path(name, "training.json").read_text())["log"] for name in ("whole", "cut")]
+    assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1]]
