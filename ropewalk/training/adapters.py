@@ -214,7 +214,7 @@ def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
 def digest(model: PreTrainedModel) -> str:
     """Tells bases apart, whatever type they were loaded in: of norms, and of the first rows of the embedding."""
     found = dict(model.named_parameters())
-    tensors = [found[name] for name in _norms(model)] + [model.get_input_embeddings().weight[:ROWS]]
+    tensors: list[Tensor] = [found[name] for name in _norms(model)] + [found[_embedding(model)][:ROWS]]
     if any(one.is_meta for one in tensors):
         return ""
     whole = hashlib.sha256()
@@ -269,7 +269,9 @@ def _put_in(
         one.requires_grad_(".lora_" in name or name in whole)
         if ".lora_" in name:
             one.data = one.data.to(dtype)  # one type, as sharding wants it; the optimizer has float32 masters
-    return Adapter(model, base or model.config.name_or_path, rank, alpha, dropout, rslora, tuple(whole), mark)
+    return Adapter(
+        model, base or str(model.config.name_or_path or ""), rank, alpha, dropout, rslora, tuple(whole), mark
+    )
 
 
 def _lora(rank: int, alpha: float, dropout: float, rslora: bool, names: Sequence[str], **more: Any) -> Any:
@@ -289,7 +291,7 @@ def _quantise(model: PreTrainedModel) -> None:
         new.bias = bias
         new.support_avx512bf16_for_cpu = False  # packs weights in evaluation; fails for widths that 64 does not divide
         model.set_submodule(name, new.to(device))
-    model.is_loaded_in_4bit = True  # peft asks for it
+    vars(model)["is_loaded_in_4bit"] = True  # peft asks for it
 
 
 def _linear(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -356,8 +358,8 @@ def _tied_head(model: PreTrainedModel) -> str:
 
 def _gathered(one: Tensor) -> Tensor:
     """A copy on the CPU, whole."""
-    whole = one.detach().full_tensor() if isinstance(one, DTensor) else one.detach()  # type: ignore[no-untyped-call]
-    return whole.to("cpu", copy=True).contiguous()
+    whole: Tensor = one.full_tensor() if isinstance(one, DTensor) else one  # type: ignore[no-untyped-call]
+    return whole.detach().to("cpu", copy=True).contiguous()
 
 
 def _refuse_misfit(model: PreTrainedModel, found: AdapterFolder) -> None:

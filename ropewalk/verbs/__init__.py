@@ -11,6 +11,7 @@ NAMES = (
     "inspect",
     "plan",
     "extend",
+    "merge",
     "export",
     "check_export",
     "fit",
