@@ -276,6 +276,7 @@ def _put_in(
 
 def _lora(rank: int, alpha: float, dropout: float, rslora: bool, names: Sequence[str], **more: Any) -> Any:
     config = extra("peft", "Adapters").LoraConfig
+    alpha = int(alpha) if alpha == int(alpha) else alpha
     return config(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=list(names), **more)
 
 

@@ -11,7 +11,7 @@ NAMES = (
     "inspect",
     "plan",
     "extend",
-    "merge",
+    "merge_adapter",
     "export",
     "check_export",
     "fit",

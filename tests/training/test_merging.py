@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -24,6 +25,20 @@ def logits(model):
         return model.eval()(IDS).logits
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An adapter for the bundled model under YaRN, and what it computes."""
+    folder = tmp_path_factory.mktemp("trained") / "adapter"
+    model = live(folder)
+    return folder, logits(model), model.config
+
+
+@pytest.fixture
+def adapter(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
 def live(folder, dtype="float32", method=True, **how):
     model, _ = ropewalk.load("demo", device="cpu", dtype=dtype)
     if method:
@@ -33,14 +48,13 @@ def live(folder, dtype="float32", method=True, **how):
     return model
 
 
-def test_the_merged_folder_is_the_live_model_with_its_rope_and_its_limits(tmp_path):
-    model = live(tmp_path / "adapter")
-    done = ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out", dtype="float32")
+def test_the_merged_folder_is_the_live_model_with_its_rope_and_its_limits(trained, adapter, tmp_path):
+    _, expected, config = trained
+    done = ropewalk.merge_adapter(adapter, out=tmp_path / "out", dtype="float32")
     again, tokenizer = ropewalk.load(tmp_path / "out", device="cpu")
-    expected = logits(model)
     assert again.dtype == torch.float32 and off(logits(again), expected) < 1e-6
     assert again.config.tie_word_embeddings and again.lm_head.weight is again.model.embed_tokens.weight
-    assert again.config.rope_parameters == model.config.rope_parameters and tokenizer.model_max_length == 2048
+    assert again.config.rope_parameters == config.rope_parameters and tokenizer.model_max_length == 2048
     assert done.drift < 1e-5 < 0.1 < done.effect and done.base == "demo"
     assert ropewalk.inspect(tmp_path / "out").extended_by == "yarn"
     assert not (tmp_path / "out" / "adapter_config.json").exists()
@@ -56,26 +70,26 @@ def test_it_is_in_the_precision_of_the_base_and_says_what_that_costs(tmp_path, c
     assert again.dtype == torch.bfloat16 and "quantization_config" not in again.config.to_dict()
     apart = (logits(again) - logits(model)).float().log_softmax(-1).std()  # of what was trained over 4 bits
     assert apart < 1
-    assert run(["merge", adapter, "-o", out]) == 2 and run(["merge", adapter, "-o", out, "--overwrite"]) == 0
+    assert run(["merge", adapter, "-o", out]) == 2 and "exists already" in capsys.readouterr().err
 
 
-def test_an_extended_folder_is_a_base_too_and_one_of_another_rope_is_not(tmp_path):
-    live(tmp_path / "adapter")
+def test_an_extended_folder_is_a_base_too_and_one_of_another_rope_is_not(adapter, tmp_path):
     for to, method in (("2k", "yarn"), ("2k", "pi"), ("1k", "yarn")):
         ropewalk.extend("demo", to=to, method=method, out=tmp_path / method / to)
-    one = ropewalk.merge(tmp_path / "adapter", base=tmp_path / "yarn/2k", out=tmp_path / "one")
-    two = ropewalk.merge(tmp_path / "adapter", base=tmp_path / "pi/2k", out=tmp_path / "two")  # pi is taken back
+    one = ropewalk.merge_adapter(tmp_path / "adapter", base=tmp_path / "yarn/2k", out=tmp_path / "one")
+    two = ropewalk.merge_adapter(
+        tmp_path / "adapter", base=tmp_path / "pi/2k", out=tmp_path / "two"
+    )  # pi is taken back
     assert one.rope == two.rope and one.effect == two.effect
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
     live(tmp_path / "plain", method=False)
     with pytest.raises(UserError, match="was trained under a rope of default"):
-        ropewalk.merge(tmp_path / "plain", base=tmp_path / "yarn/1k", out=tmp_path / "out")
+        ropewalk.merge_adapter(tmp_path / "plain", base=tmp_path / "yarn/1k", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_merge_that_computes_something_else_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
-    live(tmp_path / "adapter")
+def test_a_merge_that_computes_something_else_is_refused_and_leaves_nothing(adapter, tmp_path, monkeypatch):
     true = merging.merged
 
     def forgetful(adapter):
@@ -85,15 +99,14 @@ def test_a_merge_that_computes_something_else_is_refused_and_leaves_nothing(tmp_
 
     monkeypatch.setattr(merging, "merged", forgetful)
     with pytest.raises(UserError, match=r"merged weights do not compute what .* does on demo"):
-        ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out", dtype="float32")
+        ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out", dtype="float32")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["adapter"]
 
 
-def test_files_that_are_not_what_was_merged_are_refused(tmp_path, monkeypatch):
-    live(tmp_path / "adapter")
+def test_files_that_are_not_what_was_merged_are_refused(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(merging, "config_text", lambda config: json.dumps({**config.to_dict(), "rms_norm_eps": 0.01}))
     with pytest.raises(UserError, match="what was written does not compute what was merged"):
-        ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out")
+        ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["adapter"]
 
 
@@ -107,27 +120,27 @@ def test_an_adapter_that_rounding_would_eat_is_refused_with_the_type_that_keeps_
                 one.copy_(torch.randn(one.shape, generator=generator) * 3e-4)
     adapter.save(tmp_path / "adapter")
     with pytest.raises(UserError, match=r"too little of it would be left\nAdd --dtype float32"):
-        ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out")
-    done = ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out", dtype="float32")
+        ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out")
+    done = ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out", dtype="float32")
     assert done.drift < 1e-5
 
 
-def test_a_quantised_or_missing_base_is_refused(tmp_path):
-    live(tmp_path / "adapter")
+def test_a_quantised_or_missing_base_is_refused(adapter, tmp_path):
     ropewalk.extend("demo", to="1k", out=tmp_path / "base")
     config = tmp_path / "base" / "config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps({**content, "quantization_config": {"quant_method": "bitsandbytes"}}))
     with pytest.raises(UserError, match="is quantised, and merging would round the adapter away"):
-        ropewalk.merge(tmp_path / "adapter", base=tmp_path / "base", out=tmp_path / "out")
+        ropewalk.merge_adapter(tmp_path / "adapter", base=tmp_path / "base", out=tmp_path / "out")
     settings = tmp_path / "adapter" / "adapter_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "base_model_name_or_path": None}))
     with pytest.raises(UserError, match="does not name its base\nSay --base MODEL"):
-        ropewalk.merge(tmp_path / "adapter", out=tmp_path / "out")
+        ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out")
 
 
-def test_verbs_say_what_an_adapter_is_and_the_line_that_makes_a_model_of_it_runs(tmp_path, monkeypatch, capsys):
-    live(tmp_path / "adapter")
+def test_verbs_say_what_an_adapter_is_and_the_line_that_makes_a_model_of_it_runs(
+    adapter, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as refusal:
         ropewalk.load("adapter")

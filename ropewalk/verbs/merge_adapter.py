@@ -34,7 +34,7 @@ class MergeRequest(Request):
 
 
 @verb("merge")
-def merge(request: MergeRequest) -> Merged:
+def merge_adapter(request: MergeRequest) -> Merged:
     """Add an adapter to its base, in the base's own precision and under the rope of the adapter's training.
 
     The merged model must compute what base and adapter do; what rounding changes is measured. Takes four bytes of
@@ -47,8 +47,8 @@ def merge(request: MergeRequest) -> Merged:
         UserError: if the base is another one, is quantised or has another rope, or the merged model computes something
             else; nothing is left behind.
     """
-    from ropewalk.training.merging import merge as write
+    from ropewalk.training.merging import merge
 
-    return write(
+    return merge(
         request.adapter, request.out, request.base, request.dtype, request.overwrite, request.trust_remote_code
     )
