@@ -91,12 +91,17 @@ class Adapter:
                 found["factors" if ".lora_" in name else "embeddings" if one is embedding else "norms"] += one.numel()
         return found
 
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+    def tensors(self) -> dict[str, Tensor]:
+        """Name in the file -> copy on the CPU. Of a sharded model every process must ask, and each gets all."""
+        return {name: _gathered(one) for name, one in self.parameters().items()}
+
+    def save(self, out: str | Path, overwrite: bool = False, tensors: dict[str, Tensor] | None = None) -> Path:
         """Write the adapter as peft does, with the rope of the model in the header of its weights.
 
         Args:
             out: folder that appears when it is complete.
             overwrite: replace one that ropewalk wrote.
+            tensors: what ``tensors`` gave, where one process writes what all gathered.
 
         Returns:
             The folder.
@@ -106,7 +111,6 @@ class Adapter:
         """
         check_live(self.model)
         rope = {key: spec_to_json(spec) for key, spec in read(self.model.config).items()}
-        tensors = {name: _gathered(one) for name, one in self.parameters().items()}
         names = sorted(self.factors)
         config = _lora(
             self.rank,
@@ -122,7 +126,9 @@ class Adapter:
         ).to_dict()
         content = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         with new_folder(Path(out), [], overwrite) as folder:
-            save_file(tensors, folder / WEIGHTS, described(rope, record_of(self.model.config), self.digest))
+            save_file(
+                tensors or self.tensors(), folder / WEIGHTS, described(rope, record_of(self.model.config), self.digest)
+            )
             write_text(folder / CONFIG, json.dumps(content, indent=2, sort_keys=True) + "\n")
         return Path(out)
 
@@ -156,10 +162,8 @@ def adapt(
     Raises:
         UserError: if the model has an adapter, does not rotate as its configuration says, or an option is unknown.
     """
-    for name, given, known in (("also", also, ALSO), ("quantise", [quantise] if quantise else [], QUANTISED)):
-        for word in given:
-            if word not in known:
-                raise UserError(f"{name} is {word!r}, expected {' or '.join(known)}{did_you_mean(word, known)}")
+    for word in also:
+        _refuse_unknown("also", word, ALSO)
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise UserError(
             f"rank is {rank}, alpha {alpha:g} and dropout {dropout:g}; expected a rank of at least 1, an alpha above 0 "
@@ -171,12 +175,13 @@ def adapt(
     return _put_in(model, names, whole, rank, alpha, dropout, False, quantise, base, seed)
 
 
-def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
+def load(model: PreTrainedModel, folder: str | Path, quantise: str | None = None) -> Adapter:
     """Put an adapter into a live model, in place, if it belongs to it.
 
     Args:
         model: the base, extended as it was in the adapter's training.
         folder: as ``Adapter.save`` or peft wrote it.
+        quantise: as in ``adapt``.
 
     Raises:
         UserError: if the model rotates by another rope, is another base, or the file is not one of plain LoRA. The
@@ -203,7 +208,8 @@ def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
         float(settings["lora_alpha"]),
         float(settings.get("lora_dropout") or 0.0),
         bool(settings.get("use_rslora")),
-        base=found.base,
+        quantise,
+        found.base,
     )
     with torch.no_grad():
         for name, one in adapter.parameters().items():
@@ -253,6 +259,8 @@ def _put_in(
     base: str = "",
     seed: int = 0,
 ) -> Adapter:
+    if quantise is not None:
+        _refuse_unknown("quantise", quantise, QUANTISED)
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise UserError(f"{type(model).__name__} has an adapter already", "Load the base again.")
     if not next(model.parameters()).is_meta:
@@ -272,6 +280,11 @@ def _put_in(
     return Adapter(
         model, base or str(model.config.name_or_path or ""), rank, alpha, dropout, rslora, tuple(whole), mark
     )
+
+
+def _refuse_unknown(option: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise UserError(f"{option} is {word!r}, expected {' or '.join(known)}{did_you_mean(word, known)}")
 
 
 def _lora(rank: int, alpha: float, dropout: float, rslora: bool, names: Sequence[str], **more: Any) -> Any:

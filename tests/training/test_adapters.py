@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import ropewalk
-from ropewalk import NTKAware, PositionInterpolation, UserError, YaRN
+from ropewalk import DualChunk, NTKAware, PositionInterpolation, S2Attention, SelfExtend, UserError, YaRN
 from ropewalk.checkpoint.adapter_folder import CONFIG, WEIGHTS, AdapterFolder
 from ropewalk.cli.main import run
 from ropewalk.training.adapters import Adapter, adapt, digest, load, merged
@@ -331,6 +331,17 @@ def test_one_adapter_is_enough():
         adapt(model)
 
 
+def test_a_training_over_four_bits_goes_on_over_four_bits(tmp_path):
+    model = extended()
+    folder = moved(adapt(model, quantise="nf4")).save(tmp_path / "adapter")
+    again = extended()
+    load(again, folder, quantise="nf4")
+    assert torch.equal(logits(again), logits(model))
+    whole = extended()
+    load(whole, folder)
+    assert off(logits(whole), logits(model)) > 0.01
+
+
 def test_four_bits_are_not_merged_into():
     with pytest.raises(UserError, match="in 4 bits, which would round the adapter away"):
         merged(adapt(extended(), quantise="nf4"))
@@ -341,3 +352,16 @@ def test_a_missing_package_is_said(package, how, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"need the package '{package}'\npip install 'ropewalk\[train\]'"):
         adapt(extended(), **how)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("method", [SelfExtend(window=16), DualChunk(), S2Attention()], ids=lambda method: method.name)
+def test_attention_methods_work_on_it_as_on_the_base(method, family):
+    plain, model = tiny(family), tiny(family)
+    adapter = adapt(model, targets=["attention"])
+    with method.on(plain, 96), method.on(model, 96):
+        ids = tokens(1, 96)
+        before, after = plain(ids).logits, model(ids).logits
+        after.square().mean().backward()
+    assert torch.equal(before, after)
+    assert all(one.grad.abs().sum() > 0 for name, one in adapter.parameters().items() if "lora_B" in name)
