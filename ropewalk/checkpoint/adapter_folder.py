@@ -223,7 +223,7 @@ def _refuse_strange(file: Path, settings: Mapping[str, Any]) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
             raise UserError(f"{file}: {key} is {value!r}, expected a number above 0")
     known = READ | ELSEWHERE | {"init_lora_weights"}
-    plain = (None, False, [], {}, 0, "none")
+    plain: tuple[Any, ...] = (None, False, [], {}, 0, "none")
     strange = {key: value for key, value in settings.items() if key not in known and value not in plain}
     if isinstance(settings.get("init_lora_weights"), str) and settings["init_lora_weights"] != "gaussian":
         strange["init_lora_weights"] = settings["init_lora_weights"]  # these change the base as well

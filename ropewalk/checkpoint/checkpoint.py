@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.checkpoint.adapter_folder import CONFIG as ADAPTER
+from ropewalk.checkpoint.adapter_folder import AdapterFolder
 from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
 from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.weights import (
@@ -125,6 +127,17 @@ class Checkpoint:
         return spelled(self.place) if self.place.lower().endswith(".gguf") else None
 
     @cached_property
+    def adapter(self) -> AdapterFolder | None:
+        """The adapter that lies there instead of a model; None if there is none.
+
+        Raises:
+            UserError: if it is of a kind that is not read here.
+        """
+        path = spelled(self.place)
+        alone = (path / ADAPTER).is_file() and not (path / "config.json").exists()
+        return AdapterFolder.open(path) if alone else None
+
+    @cached_property
     def _file(self) -> RopeOfFile:
         assert self.gguf is not None
         return from_gguf.read(self.gguf)
@@ -134,8 +147,10 @@ class Checkpoint:
         """Its config.json; of a hub id it is fetched alone.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is none, or only an adapter.
         """
+        if self.adapter is not None:
+            self.adapter.refuse_as_model()
         return rope_config.config_file(self.place) if self.gguf is None else self.folder / "config.json"
 
     @cached_property

@@ -193,8 +193,7 @@ def extend(
         notes = [*_fill(folder, checkpoint), *extension_notes(config, method, to, on_top)]
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
-        _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
-        _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
+        raise_limits(folder, to)
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return Extension(
         folder=out,
@@ -338,6 +337,12 @@ def bring(file: Path, to: Path) -> None:
         except OSError:  # another file system, or links are not allowed
             pass
     shutil.copyfile(file, to)
+
+
+def raise_limits(folder: Path, length: int) -> None:
+    """Set the limits of tokenizer and generation to ``length`` tokens, where they are stated."""
+    _raise_limit(folder / "tokenizer_config.json", "model_max_length", length)
+    _raise_limit(folder / "generation_config.json", "max_length", length, add=False)
 
 
 def _raise_limit(file: Path, key: str, length: int, add: bool = True) -> None:

@@ -91,12 +91,17 @@ class Adapter:
                 found["factors" if ".lora_" in name else "embeddings" if one is embedding else "norms"] += one.numel()
         return found
 
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+    def tensors(self) -> dict[str, Tensor]:
+        """Name in the file -> copy on the CPU. Of a sharded model every process must ask, and each gets all."""
+        return {name: _gathered(one) for name, one in self.parameters().items()}
+
+    def save(self, out: str | Path, overwrite: bool = False, tensors: dict[str, Tensor] | None = None) -> Path:
         """Write the adapter as peft does, with the rope of the model in the header of its weights.
 
         Args:
             out: folder that appears when it is complete.
             overwrite: replace one that ropewalk wrote.
+            tensors: what ``tensors`` gave, where one process writes what all gathered.
 
         Returns:
             The folder.
@@ -106,7 +111,6 @@ class Adapter:
         """
         check_live(self.model)
         rope = {key: spec_to_json(spec) for key, spec in read(self.model.config).items()}
-        tensors = {name: _gathered(one) for name, one in self.parameters().items()}
         names = sorted(self.factors)
         config = _lora(
             self.rank,
@@ -122,7 +126,9 @@ class Adapter:
         ).to_dict()
         content = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         with new_folder(Path(out), [], overwrite) as folder:
-            save_file(tensors, folder / WEIGHTS, described(rope, record_of(self.model.config), self.digest))
+            save_file(
+                tensors or self.tensors(), folder / WEIGHTS, described(rope, record_of(self.model.config), self.digest)
+            )
             write_text(folder / CONFIG, json.dumps(content, indent=2, sort_keys=True) + "\n")
         return Path(out)
 
@@ -156,10 +162,8 @@ def adapt(
     Raises:
         UserError: if the model has an adapter, does not rotate as its configuration says, or an option is unknown.
     """
-    for name, given, known in (("also", also, ALSO), ("quantise", [quantise] if quantise else [], QUANTISED)):
-        for word in given:
-            if word not in known:
-                raise UserError(f"{name} is {word!r}, expected {' or '.join(known)}{did_you_mean(word, known)}")
+    for word in also:
+        _refuse_unknown("also", word, ALSO)
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise UserError(
             f"rank is {rank}, alpha {alpha:g} and dropout {dropout:g}; expected a rank of at least 1, an alpha above 0 "
@@ -171,12 +175,13 @@ def adapt(
     return _put_in(model, names, whole, rank, alpha, dropout, False, quantise, base, seed)
 
 
-def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
+def load(model: PreTrainedModel, folder: str | Path, quantise: str | None = None) -> Adapter:
     """Put an adapter into a live model, in place, if it belongs to it.
 
     Args:
         model: the base, extended as it was in the adapter's training.
         folder: as ``Adapter.save`` or peft wrote it.
+        quantise: as in ``adapt``.
 
     Raises:
         UserError: if the model rotates by another rope, is another base, or the file is not one of plain LoRA. The
@@ -203,7 +208,8 @@ def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
         float(settings["lora_alpha"]),
         float(settings.get("lora_dropout") or 0.0),
         bool(settings.get("use_rslora")),
-        base=found.base,
+        quantise,
+        found.base,
     )
     with torch.no_grad():
         for name, one in adapter.parameters().items():
@@ -214,7 +220,7 @@ def load(model: PreTrainedModel, folder: str | Path) -> Adapter:
 def digest(model: PreTrainedModel) -> str:
     """Tells bases apart, whatever type they were loaded in: of norms, and of the first rows of the embedding."""
     found = dict(model.named_parameters())
-    tensors = [found[name] for name in _norms(model)] + [model.get_input_embeddings().weight[:ROWS]]
+    tensors: list[Tensor] = [found[name] for name in _norms(model)] + [found[_embedding(model)][:ROWS]]
     if any(one.is_meta for one in tensors):
         return ""
     whole = hashlib.sha256()
@@ -253,6 +259,8 @@ def _put_in(
     base: str = "",
     seed: int = 0,
 ) -> Adapter:
+    if quantise is not None:
+        _refuse_unknown("quantise", quantise, QUANTISED)
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise UserError(f"{type(model).__name__} has an adapter already", "Load the base again.")
     if not next(model.parameters()).is_meta:
@@ -269,11 +277,19 @@ def _put_in(
         one.requires_grad_(".lora_" in name or name in whole)
         if ".lora_" in name:
             one.data = one.data.to(dtype)  # one type, as sharding wants it; the optimizer has float32 masters
-    return Adapter(model, base or model.config.name_or_path, rank, alpha, dropout, rslora, tuple(whole), mark)
+    return Adapter(
+        model, base or str(model.config.name_or_path or ""), rank, alpha, dropout, rslora, tuple(whole), mark
+    )
+
+
+def _refuse_unknown(option: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise UserError(f"{option} is {word!r}, expected {' or '.join(known)}{did_you_mean(word, known)}")
 
 
 def _lora(rank: int, alpha: float, dropout: float, rslora: bool, names: Sequence[str], **more: Any) -> Any:
     config = extra("peft", "Adapters").LoraConfig
+    alpha = int(alpha) if alpha == int(alpha) else alpha
     return config(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, target_modules=list(names), **more)
 
 
@@ -289,7 +305,7 @@ def _quantise(model: PreTrainedModel) -> None:
         new.bias = bias
         new.support_avx512bf16_for_cpu = False  # packs weights in evaluation; fails for widths that 64 does not divide
         model.set_submodule(name, new.to(device))
-    model.is_loaded_in_4bit = True  # peft asks for it
+    vars(model)["is_loaded_in_4bit"] = True  # peft asks for it
 
 
 def _linear(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -356,8 +372,8 @@ def _tied_head(model: PreTrainedModel) -> str:
 
 def _gathered(one: Tensor) -> Tensor:
     """A copy on the CPU, whole."""
-    whole = one.detach().full_tensor() if isinstance(one, DTensor) else one.detach()  # type: ignore[no-untyped-call]
-    return whole.to("cpu", copy=True).contiguous()
+    whole: Tensor = one.full_tensor() if isinstance(one, DTensor) else one  # type: ignore[no-untyped-call]
+    return whole.detach().to("cpu", copy=True).contiguous()
 
 
 def _refuse_misfit(model: PreTrainedModel, found: AdapterFolder) -> None:

@@ -11,6 +11,7 @@ NAMES = (
     "inspect",
     "plan",
     "extend",
+    "merge_adapter",
     "export",
     "check_export",
     "fit",

@@ -11,6 +11,7 @@ from ropewalk.verbs.request import Model, ModelRequest, Place, Source, verb
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ropewalk.checkpoint.adapter_folder import AdapterFolder
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import Head, Inspection
 
@@ -43,14 +44,15 @@ class InspectRequest(ModelRequest):
 
 
 @verb("inspect")
-def inspect(request: InspectRequest) -> Inspection:
+def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
-    The model may also be a config.json or a GGUF file; no weights are needed, unless asked what the heads do.
+    The model may also be a config.json, a GGUF file or the folder of an adapter; no weights are needed, unless asked
+    what the heads do.
     In a shell it exits with 1 if there are problems.
 
     Returns:
-        The inspection; ``sound`` is False if there are problems.
+        The inspection; ``sound`` is False if there are problems. Of an adapter what it is, its base, and its rope.
 
     Raises:
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
@@ -64,6 +66,9 @@ def inspect(request: InspectRequest) -> Inspection:
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if checkpoint.gguf is not None:
         return _gguf(request, checkpoint.gguf)
+    if checkpoint.adapter is not None:
+        request.refuse_unused(["set", "weights", "against", "patch"], "of an adapter")
+        return checkpoint.adapter
     if request.against is not None or request.patch is not None:
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."

@@ -71,10 +71,10 @@ def run_demo(request: RunDemoRequest) -> Demo:
         UserError: if ``out`` cannot be written.
     """
     from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO
+    from ropewalk.checkpoint.inspection import inspect
     from ropewalk.common.files import folder_to_write
     from ropewalk.verbs.compare import compare
     from ropewalk.verbs.extend import extend
-    from ropewalk.verbs.inspect import inspect
 
     checkpoint = folder_to_write(request.out / "demo-yarn-2k", [BUNDLED], overwrite=True)
     found = inspect(DEMO)

@@ -356,10 +356,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_tex
 
 
 @pytest.mark.parametrize(
-    "block", [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2], ids=["Trainer", "SFTTrainer", "loop"]
+    "block",
+    [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2, 3],
+    ids=["Trainer", "SFTTrainer", "loop", "adapter"],
 )
 def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(BLOCKS[block], "docs/training.md", "exec"), names)
@@ -367,3 +369,5 @@ def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
         saved = ropewalk.inspect(str(tmp_path / "out/last"))
         logs = names["trainer"].state.log_history
         assert saved.sound and saved.length == 2048 and sum("eval_passkey_2048" in log for log in logs) == 2
+    if block == 3:
+        assert ropewalk.inspect("merged").length == 2048 and ropewalk.inspect("adapter").base == "demo"
