@@ -302,7 +302,9 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
         other = _row(files, engine, Asked(inner, via_transformers=True))
         via_transformers, row = (True, other) if other.sound else (False, row)
     if not row.sound:
-        raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
+        # A line in the row's mend was tried above, and does not rotate as meant either.
+        mend = "" if launch.is_line(row.mend) else row.mend
+        raise UserError(f"{engine} would not rotate as meant: {row.note}", mend or _add_keys(row, final, engine))
     if files.prefix and overrides and engine == "transformers":
         raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
     lines = {
@@ -329,7 +331,8 @@ def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[
     want = check.meant(files, overrides)
     row = check.row("llama.cpp", files, want, length, Asked(flags=flags))
     if not row.sound:
-        raise UserError(f"llama.cpp would not rotate as meant: {row.note}", row.mend)
+        mend = f"ropewalk inspect {final}" if launch.is_line(row.mend) else row.mend
+        raise UserError(f"llama.cpp would not rotate as meant: {row.note}", mend)
     return Profile(name, length, final, launch.llama_cpp_line(final, flags), row)
 
 
