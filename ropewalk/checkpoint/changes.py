@@ -75,7 +75,9 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
             raise UserError(f"{one.code}: {one.key} would be {one.seen!r}, expected {one.expected}", mend)
     if is_now.config is None:
         if not mends and not was.reason:
-            raise UserError(f"{file.name} could not be read any more: {is_now.reason}", TOGETHER)
+            raise UserError(
+                f"{_said(changed, before, after)}: {file.name} could not be read any more: {is_now.reason}", TOGETHER
+            )
         return
     far, why = is_now.reached
     if why and far < was.reached[0]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.rope import architecture
+from ropewalk.rope import architecture, problems
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL, RopeSpec
@@ -54,7 +54,8 @@ def contradicted(config: PreTrainedConfig, raw: Mapping[str, Any], model: str) -
     raw, prefix = (raw["text_config"], "text_config.") if inside else (raw, "")
     forget = f"{prefix}{rope_config.RECORD}=null"
     changes = _changes(rope_config.text_config(noted), raw) if want else {}
-    if not changes:  # the record is at fault
+    restored = problems.find({**raw, **changes}, model)
+    if not changes or any(one.code in problems.BLOCKING for one in restored):  # the record is at fault
         mend = shlex.join(["ropewalk", "inspect", model, "--set", forget])
         return [
             Problem(CODE, ALL, prefix + rope_config.RECORD, record["rope_parameters"], "the rope of the file", mend)
