@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from ropewalk.cli.main import run
 from ropewalk.rope.keys import BESIDE
+from ropewalk.rope.trial import RUNS, reached
 from tests import cases
+from tests.architectures import ARCHITECTURES, build
 from tests.models import tiny
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
@@ -84,7 +87,7 @@ def test_keys_of_the_language_model_inside_another(tmp_path, capsys):
 
 
 GPT_OSS = cases.of("gpt_oss", head_dim=16, num_local_experts=2, num_experts_per_tok=1, layer_types=cases.SLIDING,
-                   sliding_window=64, max_position_embeddings=4096, rope_parameters={**YARN, "factor": 1.0})  # fmt: skip
+                   sliding_window=64, max_position_embeddings=16384, rope_parameters=YARN)  # fmt: skip
 SMOLLM3 = cases.of("smollm3", no_rope_layers=[1, 0], max_position_embeddings=4096, rope_parameters=ROPE)
 MIXTRAL = cases.mixtral()
 NO_MODEL = [
@@ -101,7 +104,7 @@ NO_MODEL = [
     (
         SMOLLM3,
         "no_rope_layers=[1]",
-        "no_rope_layers would be [1] (it is [1, 0]): config.json could not be read any more",
+        "no_rope_layers would be [1] (it is [1, 0]): config.json could not",
     ),
     (MIXTRAL, "num_key_value_heads=3", "expected a divisor of num_attention_heads"),
     (cases.deepseek(first_k_dense_replace=0), "topk_group=3", "does not run"),
@@ -139,6 +142,18 @@ def test_what_the_weights_are_not_is_not_written(word, trained, capsys):
 def edit(folder, **keys):
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **keys}))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_can_be_made_and_runs(name):
+    assert reached(build(name).config) == (RUNS, "")
+
+
+def test_a_model_of_thousands_of_layers_takes_no_longer(tmp_path):
+    folder = cases.write(tmp_path, cases.llama(rope_parameters=ROPE))
+    began = time.monotonic()
+    assert run(["inspect", folder, "--set", "num_hidden_layers=4096"]) == 0
+    assert time.monotonic() - began < 5
 
 
 def test_a_model_that_could_not_be_made_before_can_be_mended(trained, caplog):

@@ -120,7 +120,7 @@ def test_a_key_says_one_thing(text, tmp_path):
     with pytest.raises(ValueError, match="key 'a' stands twice in one object, as "):
         parse(text)
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError, match="x.json is not valid JSON: key 'a' stands twice"):
+    with pytest.raises(UserError, match=r"x\.json is not valid JSON: key 'a' stands twice"):
         read_json(tmp_path / "x.json")
 
 
