@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import defaults
 from ropewalk.checkpoint.edits import LENGTHS
-from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.common.files import RECORD
+from ropewalk.checkpoint.weights import check_weights, compared
+from ropewalk.common.errors import UserError, cut, did_you_mean
+from ropewalk.common.lengths import said
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import lookalikes, problems
+from ropewalk.rope import lookalikes, problems, record, trial
 from ropewalk.rope.config import STATED
-from ropewalk.rope.keys import WHOLE, refuse_impossible
+from ropewalk.rope.keys import WHOLE, impossible, impossible_beside
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Impossible = Iterator[tuple[str, Any, str]]  # key, value seen, what is expected
 INNER = "text_config"
-COMMON = frozenset({*lookalikes.DECIDING, *WHOLE, *STATED, INNER, RECORD.partition(".")[0], "auto_map", "torch_dtype"})
+FITS = trial.RUNS + 1
+COMMON = frozenset({*lookalikes.DECIDING, *WHOLE, *STATED, INNER, rope_config.RECORD, "auto_map", "torch_dtype"})
 TOGETHER = "Nothing was written. What belongs together goes in one line: --set KEY=VALUE --set KEY=VALUE."
+FORGET = (
+    "Nothing was written: ropewalk extended this model, and noted its rope in the key 'ropewalk'. Extend the original "
+    "to another length or with another method, or forget the note in the same line: --set ropewalk=null"
+)
 
 
 def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any], changed: Sequence[list[str]]) -> None:
@@ -41,36 +54,114 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
             near = lookalikes.nearest(key, LENGTHS, lookalikes.NEAR)
             if near and near != key and key not in before:
                 raise UserError(f"{file.name} has no key {key!r}; did you mean {near!r}?", "Nothing was written.")
+        _refuse_new(file, impossible_beside(file.name, before), impossible_beside(file.name, after), changed)
         return
     for steps in changed:
         for key, hint in _unknown(steps, before, after):
             raise UserError(f"neither {file.name} nor transformers knows the key {key!r}{hint}", "Nothing was written.")
-    refuse_impossible(after, file)
-    old = {(one.code, one.key) for one in problems.find(before, file.name, defaults(before))}
-    found = problems.find(after, file.name, defaults(after))
-    mends = bool(old - {(one.code, one.key) for one in found})
+    _refuse_new(file, impossible(before), impossible(after), changed)
+    was, is_now = (_Looked.at(content, file.parent) for content in (before, after))
+    old = {(one.code, one.key) for one in was.problems}
+    mends = bool(old - {(one.code, one.key) for one in is_now.problems}) or any(impossible(before))
 
     def own(one: problems.Problem) -> bool:
         """Whether it is about what was set."""
-        return any(f"{one.key}.".startswith(f"{'.'.join(steps)}.") for steps in changed)
+        return one.code != record.CODE and any(f"{one.key}.".startswith(f"{'.'.join(steps)}.") for steps in changed)
 
-    for one in sorted(found, key=own, reverse=True):
+    for one in sorted(is_now.problems, key=own, reverse=True):
         new = one.code in problems.BLOCKING and (one.code, one.key) not in old
         if new and (own(one) or not mends):
-            raise UserError(f"{one.code}: {one.key} would be {one.seen!r}, expected {one.expected}", TOGETHER)
-    if (reason := _unreadable(after)) and not mends and not _unreadable(before):
-        raise UserError(f"{file.name} could not be read any more: {reason}", TOGETHER)
+            mend = FORGET if one.code == record.CODE else TOGETHER
+            raise UserError(f"{one.code}: {one.key} would be {one.seen!r}, expected {one.expected}", mend)
+    if is_now.config is None:
+        if not mends and not was.reason:
+            raise UserError(
+                f"{_said(changed, before, after)}: {file.name} could not be read any more: {is_now.reason}", TOGETHER
+            )
+        return
+    far, why = is_now.reached
+    if why and far < was.reached[0]:
+        expected = "what the model can be made of, and runs with"
+        if far == trial.RUNS:
+            expected = "what the weights beside it are of"
+        elif any(steps[-1] == "num_key_value_heads" for steps in changed):
+            expected = "a divisor of num_attention_heads"
+        raise UserError(f"{_said(changed, before, after)}: {why}; expected {expected}", TOGETHER)
+    if why:
+        logging.getLogger("ropewalk").warning("%s: it is no model yet: %s", file, why)
 
 
-def _unreadable(content: Mapping[str, Any]) -> str:
-    """Why transformers, or what reads ropes, would not take a configuration; empty if they do."""
-    with TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(content), "utf-8")
+def _refuse_new(file: Path, before: Impossible, after: Impossible, changed: Sequence[list[str]]) -> None:
+    """Refuse values that no model can have, but for those that stand there already."""
+    known, own = {key for key, *_ in before}, {".".join(steps) for steps in changed}
+    for key, seen, expected in after:
+        if key not in known or key in own:
+            raise UserError(f"{file.name}: {key} would be {said(seen)}, expected {expected}", "Nothing was written.")
+
+
+def _said(changed: Sequence[list[str]], before: Any, after: Any) -> str:
+    """Keys that are set, with both values."""
+    said_of = lambda content, steps: cut(repr(reduce(_inside, steps, content)))  # noqa: E731
+    return ", ".join(
+        f"{'.'.join(steps)} would be {said_of(after, steps)} (it is {said_of(before, steps)})" for steps in changed
+    )
+
+
+def _inside(value: Any, step: str) -> Any:
+    return value.get(step) if isinstance(value, Mapping) else None
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What there is to say of the content of a config.json.
+
+    Attributes:
+        folder: where it lies, or would.
+        config: as transformers reads it; None if it does not, or what reads ropes does not.
+        reason: why not.
+        problems: misconfigurations.
+    """
+
+    folder: Path
+    config: PreTrainedConfig | None
+    reason: str
+    problems: list[problems.Problem]
+
+    @classmethod
+    def at(cls, content: Mapping[str, Any], folder: Path) -> _Looked:
+        for key, seen, expected in impossible(content):
+            return cls(folder, None, f"{key} is {said(seen)}, expected {expected}", [])
+        found = problems.find(content, str(folder), defaults(content))
+        with TemporaryDirectory() as place:
+            Path(place, "config.json").write_text(json.dumps(content), "utf-8")
+            try:
+                config = rope_config.load_config(place)
+                found = [*record.contradicted(config, content, str(folder)), *found]
+                rope_config.read(config)
+            except UserError as error:
+                return cls(folder, None, error.message.replace(f"{place}/", ""), found)
+        return cls(folder, config, "", found)
+
+    @cached_property
+    def reached(self) -> tuple[int, str]:
+        """How far one gets with its model, see ``trial.reached``; ``FITS`` with the weights, -1 if it is unreadable.
+
+        What is wrong with the weights themselves is left to whoever opens them.
+        """
+        if self.config is None:
+            return -1, self.reason
+        far, why = trial.reached(self.config)
+        if why:
+            return far, why
         try:
-            rope_config.read(rope_config.load_config(folder))
+            files = check_weights(self.folder)
+        except UserError:
+            return FITS, ""
+        try:
+            compared(files, self.config)
         except UserError as error:
-            return error.message.replace(f"{folder}/", "")
-    return ""
+            return far, error.message
+        return FITS, ""
 
 
 def _unknown(steps: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

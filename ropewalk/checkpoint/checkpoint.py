@@ -29,11 +29,11 @@ from ropewalk.checkpoint.weights import (
 )
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
-from ropewalk.common.outside import read_json, spelled
+from ropewalk.common.outside import spelled
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import problems
+from ropewalk.rope import problems, record
 from ropewalk.rope.config import quiet, text_config
-from ropewalk.rope.keys import read_config
+from ropewalk.rope.keys import read_config, refuse_beside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 BUNDLED = Path(__file__).parents[1] / "demo" / "model"
-BESIDE = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -155,14 +154,16 @@ class Checkpoint:
 
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """config.json as it stands in the file, or as a GGUF's keys make it.
+        """config.json as it stands in the file, or as a GGUF's keys make it; every verb asks for it.
 
         Raises:
-            UserError: if it is missing or no JSON object.
+            UserError: if it is missing, no JSON object, or holds what no model can have, as a file beside it may, too.
         """
         if self.gguf is not None:
             content: dict[str, Any] = json.loads(self.config.to_json_string())
             return content
+        if self.config_file.name == "config.json":
+            refuse_beside(self.config_file.parent)
         return read_config(self.config_file)
 
     @cached_property
@@ -170,7 +171,11 @@ class Checkpoint:
         """Misconfigurations; empty for a sound model."""
         if self.gguf is not None:
             return list(mistakes.problems(self._file))
-        return problems.find(self.raw, self.place, defaults(self.raw))
+        found = problems.find(self.raw, self.place, defaults(self.raw))
+        try:
+            return [*record.contradicted(self.config, self.raw, self.place), *found]
+        except UserError:  # who asks for the configuration or the record is told
+            return found
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -254,9 +259,7 @@ class Checkpoint:
             )
         path = Path(self.place).expanduser()
         if path.is_dir():
-            for name in BESIDE:
-                if os.path.lexists(path / name):
-                    read_json(path / name)
+            refuse_beside(path)
             return path
         if path.is_file():
             raise UserError(f"the model is needed, and {self.name} is only its configuration", "Give its folder.")
@@ -265,9 +268,11 @@ class Checkpoint:
 
         patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.md"]
         try:
-            return Path(snapshot_download(self.place, allow_patterns=patterns))
+            found = Path(snapshot_download(self.place, allow_patterns=patterns))
         except Exception as error:  # the hub client raises many kinds
             raise UserError(f"the hub did not give {self.name!r}: {str(error).splitlines()[0]}") from None
+        refuse_beside(found)
+        return found
 
     def extending(self, to: int, method: str) -> str:
         """The command that writes a folder which reaches ``to`` tokens."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
-from ropewalk.rope import architecture, problems
+from ropewalk.rope import architecture
 from ropewalk.rope.config import promised_by, spec_to_json, text_config, window_of
+from ropewalk.rope.keys import read_beside
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import RopeSpec
 
@@ -173,11 +173,8 @@ def _width(text: PreTrainedConfig, layer: int) -> int:
 
 
 def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> list[Problem]:
-    file = folder / "tokenizer_config.json"
-    if not file.is_file():
-        return []
-    limit = read_json(file).get("model_max_length")
-    if not problems.number(limit) or limit is None or limit > window or length <= window:
+    limit = read_beside(folder / "tokenizer_config.json").get("model_max_length")
+    if limit is None or limit > window or length <= window:
         return []
     mend = f"ropewalk inspect {model} --set 'tokenizer_config.json:model_max_length={length}'"
     return [Problem("tokenizer-shorter", "all", "tokenizer_config.json:model_max_length", limit, length, mend)]

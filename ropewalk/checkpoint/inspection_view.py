@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from ropewalk.common.errors import cut
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
 
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.inspection import Head, Inspection
 
 SHOWN = 12  # heads in the table
+SEEN = 200  # characters of a value
 
 
 def show(found: Inspection, console: Console) -> None:
     """Print an inspection for a person."""
     for file, old in found.wrote.items():
         console.print(f"wrote {file}; what it was is in {old}", soft_wrap=True)
-    console.print(Text(found.architecture, "bold"), f"  {found.model}", sep="")
+    console.print(Text(cut(found.architecture), "bold"), f"  {found.model}", sep="")
     if found.window is not None and found.length is not None:
         grown = (
             "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
@@ -67,7 +69,7 @@ def show(found: Inspection, console: Console) -> None:
         console.print("no problems found", style="green")
     for problem in found.problems:
         console.print(Text(f"\n{problem.code}", "bold red"), f"  {problem.key}", sep="")
-        console.print(f"  seen      {problem.seen!r}", soft_wrap=True)
+        console.print(f"  seen      {cut(repr(problem.seen), SEEN)}", soft_wrap=True)
         console.print(f"  expected  {problem.expected}", soft_wrap=True)
         console.print(f"  mend      {problem.mend}", soft_wrap=True)
     if found.heads is not None:

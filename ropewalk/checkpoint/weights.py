@@ -180,8 +180,9 @@ def _header(file: Path) -> Header:
             header = parse(stream.read(length).decode("utf-8"))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
             expected = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise UserError(f"weights file {file} has an unreadable header", again) from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            said = f": {error}" if isinstance(error, ValueError) else ""
+            raise UserError(f"weights file {file} has an unreadable header{said}", again) from None
     if size != expected:
         raise UserError(f"weights file {file} is truncated: {size} bytes, its header says {expected}", again)
     try:
@@ -217,6 +218,18 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
     Raises:
         UserError: as ``refuse_incomplete``.
     """
+    if reason := compared(files, config):
+        logging.getLogger("ropewalk").warning(
+            "%s: the names of the weights were not compared with the model's: %s", files[0].parent, reason
+        )
+
+
+def compared(files: Sequence[Path], config: PreTrainedConfig) -> str:
+    """Why weights could not be compared with their architecture, see ``refuse_renamed``; empty if they were.
+
+    Raises:
+        UserError: as ``refuse_incomplete``.
+    """
     place, header = files[0].parent, read_headers(files)
     kind = class_of(config)
     reason = "its own code names them" if kind is None else ""
@@ -231,15 +244,13 @@ def refuse_renamed(files: Sequence[Path], config: PreTrainedConfig) -> None:
                 with torch.device("meta"), quiet():
                     plain = kind(copy.deepcopy(config))
                 refuse_cast(place, plain, header)
-            return
+            return ""
         except UserError:
             raise
         except Exception as error:  # many kinds, of a model that needs something else to be made
             refuse_unjoined(place, error)
             reason = f"{kind.__name__} cannot be made without them ({type(error).__name__})"
-    logging.getLogger("ropewalk").warning(
-        "%s: the names of the weights were not compared with the model's: %s", place, reason
-    )
+    return reason
 
 
 def _without_values(

@@ -19,7 +19,6 @@ from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write
-from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
@@ -27,6 +26,7 @@ from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import trial
 from ropewalk.rope.config import load_config
+from ropewalk.rope.keys import read_beside
 from ropewalk.rope.live import check, rounding
 
 if TYPE_CHECKING:
@@ -347,9 +347,9 @@ def raise_limits(folder: Path, length: int) -> None:
 
 def _raise_limit(file: Path, key: str, length: int, add: bool = True) -> None:
     """Set a length limit in a JSON file, if the file is there (and the key, unless ``add``)."""
+    content = read_beside(file)
     if not file.is_file():
         return
-    content = read_json(file)
     if add or isinstance(content.get(key), int):
         content[key] = length
         file.unlink()  # never write through a link into the source

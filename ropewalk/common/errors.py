@@ -8,9 +8,25 @@ from collections.abc import Iterable, Mapping
 
 from ropewalk.common.naming import plain
 
+WORD, LONGEST, FIRST, LAST = 60, 300, 500, 300  # characters
+
+
+def cut(text: str, most: int = WORD) -> str:
+    """A value, as far as a message can hold it."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def readable(message: str) -> str:
+    """A message without what no eye reads: values of files may have thousands of characters, with spaces or without."""
+    message = re.sub(rf"\S{{{LONGEST + 1},}}", lambda word: cut(word[0]), message)
+    left_out = len(message) - FIRST - LAST
+    return message if left_out <= WORD else f"{message[:FIRST]}... ({left_out:,} characters) ...{message[-LAST:]}"
+
 
 class UserError(Exception):
     """Something the user can mend: says what was seen, what was expected, and the command that mends it.
+
+    The message is cut to what can be read, the mend never: it is to be run.
 
     Attributes:
         message: key, value seen, value expected.
@@ -18,6 +34,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, mend: str = ""):
+        message = readable(message)
         super().__init__(message if not mend else f"{message}\n{mend}")
         self.message = message
         self.mend = mend

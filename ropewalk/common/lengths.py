@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, cut
 
 UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 THOUSANDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}  # of what is counted in numbers of that size
@@ -61,8 +61,7 @@ def said(text: object) -> str:
     """What was written, as far as a message can hold it."""
     if isinstance(text, int) and abs(text) > MOST**2:
         return f"a number of {text.bit_length():,} bits"
-    word = repr(text)
-    return word if len(word) <= WRITTEN else f"{word[:WRITTEN]}... ({len(word):,} characters)"
+    return cut(repr(text), WRITTEN)
 
 
 def tokens(text: str | float) -> float:

@@ -15,13 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, cut
 
 MOST = 8 << 20  # bytes of a JSON file: a list per three of them takes half a GiB
 DEEPEST = 64  # levels; models' files have up to eight
 DIGITS = 40  # of a whole number; "no limit" is written with 31
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-SHOWN = 60  # characters of a name in a message
 RESTORE = "Restore the file from where the model came."
 
 
@@ -37,9 +36,9 @@ def spelled(name: str | os.PathLike[str]) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, RuntimeError) as error:  # too long, forbidden, a null byte, an unknown user
-        shown = os.fspath(name)
-        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}... ({len(shown):,} characters)"
-        raise UserError(f"{shown!r} cannot be a path here: {_reason(error)}", "Choose another path.") from None
+        raise UserError(
+            f"{cut(os.fspath(name))!r} cannot be a path here: {_reason(error)}", "Choose another path."
+        ) from None
     return path
 
 
@@ -104,7 +103,7 @@ def parse(text: str, finite: bool = False) -> Any:
 
     Raises:
         ValueError: in words, for everything that cannot be taken as it stands: it is no JSON, nested too deep, holds a
-            number of too many digits, or half of a character.
+            number of too many digits, half of a character, or two values for one key.
     """
     value, end = parse_at(text, len(text) - len(text.lstrip(" \t\n\r")), finite)
     if text[end:].strip(" \t\n\r"):
@@ -147,12 +146,23 @@ def _whole(digits: str) -> int:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:SHOWN]} is no finite number")
+        raise ValueError(f"{cut(text)} is no finite number")
     return value
 
 
-DECODER = json.JSONDecoder(parse_int=_whole)
-FINITE = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that says one thing; a key may stand twice with one value, as published files have it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if repr(value) != repr(found[key]):
+                seen = ", as ".join(cut(repr(one)) for one in (value, found[key]))
+                raise ValueError(f"key {cut(repr(key))} stands twice in one object, as {seen}")
+    return found
+
+
+DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object)
+FINITE = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_object)
 
 
 def _reason(error: Exception) -> str:

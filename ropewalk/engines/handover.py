@@ -302,7 +302,7 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
         other = _row(files, engine, Asked(inner, via_transformers=True))
         via_transformers, row = (True, other) if other.sound else (False, row)
     if not row.sound:
-        raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
+        raise UserError(f"{engine} would not rotate as meant: {row.note}", _mend(row, final))
     if files.prefix and overrides and engine == "transformers":
         raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
     lines = {
@@ -315,8 +315,14 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
     return Profile(name, length, final, lines[engine](), row)
 
 
-def _add_keys(row: Row, folder: Path, engine: str) -> str:
-    return f"Add -o OUT: the written folder gets {', '.join(row.keys)}." if row.keys else f"ropewalk inspect {folder}"
+def _mend(row: Row, folder: Path) -> str:
+    """What helps where an engine is refused; no line that starts it, since none was found that rotates as meant."""
+    if row.mend and not launch.is_line(row.mend):
+        return row.mend
+    if row.keys:
+        return f"Add -o OUT: the written folder gets {', '.join(row.keys)}."
+    check = shlex.join(["ropewalk", "check-export", str(folder)])
+    return f"Choose another method (ropewalk methods), or an engine that reads this one ({check})."
 
 
 def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[str, Any], length: int) -> Profile:
@@ -329,7 +335,7 @@ def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[
     want = check.meant(files, overrides)
     row = check.row("llama.cpp", files, want, length, Asked(flags=flags))
     if not row.sound:
-        raise UserError(f"llama.cpp would not rotate as meant: {row.note}", row.mend)
+        raise UserError(f"llama.cpp would not rotate as meant: {row.note}", _mend(row, final))
     return Profile(name, length, final, launch.llama_cpp_line(final, flags), row)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import Any
 
 from ropewalk.checkpoint.gguf.llama_rope import FREQUENCY_FACTORS
 from ropewalk.engines.llama_cpp import ARCHITECTURES
+
+LINE = re.compile(r"(\w+=\S+ )?(vllm serve|python -m sglang|python convert_hf|llama-server|AutoModel)")
+
+
+def is_line(text: str) -> bool:
+    """Whether a text is one of these lines, with or without their model."""
+    return bool(LINE.match(text))
 
 
 def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], length: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.outside import read_json
 from ropewalk.rope import architecture, formulas
 from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, text_config
-from ropewalk.rope.problems import number
+from ropewalk.rope.keys import read_beside
 from ropewalk.rope.spec import ALL
 
 if TYPE_CHECKING:
@@ -51,14 +51,13 @@ class Files:
         """
         raw = read_json(folder / "config.json")
         inner = raw.get("text_config")
-        file = folder / "tokenizer_config.json"
         config = config or load_config(str(folder))
-        limit = read_json(file).get("model_max_length") if file.is_file() else None
+        limit = read_beside(folder / "tokenizer_config.json").get("model_max_length")
         return cls(
             str(folder),
             inner if isinstance(inner, dict) else raw,
             text_config(config),
-            int(limit) if number(limit) and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
+            int(limit) if limit is not None and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
             "text_config." if isinstance(inner, dict) else "",
             str(config.name_or_path),
         )

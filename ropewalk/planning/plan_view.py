@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from ropewalk.common.errors import cut
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
 from ropewalk.planning.cost import show_hours
@@ -24,7 +25,7 @@ def show(made: Plan, console: Console) -> None:
     shapes = made.shapes
     active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
     console.print(
-        Text(made.architecture, "bold"), f"  {made.model}  {_count(shapes.parameters)} parameters{active}", sep=""
+        Text(cut(made.architecture), "bold"), f"  {made.model}  {_count(shapes.parameters)} parameters{active}", sep=""
     )
     line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
     if made.scale > 1:

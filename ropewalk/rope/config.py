@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.outside import RESTORE, read_json
+from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, formulas
-from ropewalk.rope.keys import LARGEST_BASE, read_config
+from ropewalk.rope.keys import LARGEST_BASE, read_beside, read_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -417,9 +417,9 @@ def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
     text = text_config(config)
     rope = getattr(text, "rope_parameters", None) or {}
     linear = rope.get("rope_type") == "linear" and "original_max_position_embeddings" not in rope
-    if not linear or any(getattr(text, key, None) for key in STATED) or not file.is_file():
+    if not linear or any(getattr(text, key, None) for key in STATED):
         return
-    limit, factor = read_json(file).get("model_max_length"), float(rope.get("factor") or 1.0)
+    limit, factor = read_beside(file).get("model_max_length"), float(rope.get("factor") or 1.0)
     if isinstance(limit, int) and limit in (text.max_position_embeddings, round(text.max_position_embeddings * factor)):
         text.max_sequence_length = limit
 

@@ -6,6 +6,9 @@ rotates. Everybody who reads a configuration passes this gate first.
 
 from __future__ import annotations
 
+import math
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,19 @@ WHOLE = {  # key -> least and most
 OF_LAYERS = ("heads", "head", "head_dim", "intermediate_size", "experts")  # ends of keys that may hold one per layer
 OBJECTS = frozenset({"text_config", "rope_parameters", "rope_scaling"})
 NAMES = frozenset({"architectures", "layer_types"})  # lists of names
+EXPERTS_OF = ("num_experts", "num_local_experts", "n_routed_experts")
+SWITCHES = frozenset({"truncate", "finetuned", "mrope_interleaved"})  # in a rope dict
+NUMBERS = frozenset(  # in a rope dict; of the others ``rope.problems`` says what they can be
+    "mscale mscale_all_dim short_mscale long_mscale attn_factor alpha extrapolation_factor max_trained_positions "
+    "llama_4_scaling_beta".split()
+)
+OF_GENERATION = dict.fromkeys("do_sample use_cache".split(), bool) | dict.fromkeys(
+    "temperature top_p top_k min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty length_penalty "
+    "no_repeat_ngram_size num_beams num_return_sequences".split(),
+    float,
+)
+LIMITS = frozenset({"model_max_length", "max_length", "max_new_tokens"})  # in tokens
+BESIDE = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")  # read too
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -45,25 +61,79 @@ def read_config(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_beside(file: Path) -> dict[str, Any]:
+    """A file of ``BESIDE`` whose keys hold what they can hold; empty if it is not there.
+
+    Raises:
+        UserError: as ``read_json``, or naming the key, the value seen, what is expected and the mend.
+    """
+    if not os.path.lexists(file):
+        return {}
+    content = read_json(file)
+    for key, seen, expected in impossible_beside(file.name, content):
+        raise UserError(
+            f"{file}: {key} is {said(seen)}, expected {expected}",
+            shlex.join(["ropewalk", "inspect", str(file.parent), "--set", f"{file.name}:{key}=null"])
+            + "   (the default then counts)",
+        )
+    return content
+
+
+def refuse_beside(folder: Path) -> None:
+    """Refuse what cannot be right in a file beside a config.json, whichever verb asks.
+
+    Raises:
+        UserError: as ``read_beside``.
+    """
+    for name in BESIDE:
+        read_beside(folder / name)
+
+
+def impossible_beside(name: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Key, value seen and what is expected, in the content of a file of ``BESIDE``."""
+    for key, value in content.items() if name in BESIDE[:2] else ():
+        if value is None:
+            continue
+        if key in LIMITS and not (_number(value) and math.isfinite(value) and value >= 1 and value == int(value)):
+            yield key, value, "a number of tokens above 0"
+        elif name == "tokenizer_config.json":
+            continue
+        elif key.endswith("_token_id"):  # -1: none
+            ids = value if isinstance(value, list) and value else [value]
+            if not all(type(one) is int and -1 <= one < WIDTH for one in ids):
+                yield key, value, "the number of a token, or a list of such"
+        elif not _finite(value):
+            yield key, value, "finite numbers"
+        elif (kind := OF_GENERATION.get(key)) and not (isinstance(value, bool) if kind is bool else _number(value)):
+            yield key, value, "true or false" if kind is bool else "a number"
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def refuse_impossible(config: Mapping[str, Any], file: Path) -> None:
     """Refuse a configuration with a value that is right for no architecture.
 
     Raises:
         UserError: naming the key, the value seen and what is expected.
     """
-    for key, seen, expected in _impossible(config):
+    for key, seen, expected in impossible(config):
         raise UserError(f"{file}: {key} is {said(seen)}, expected {expected}", RESTORE)
 
 
-def _impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Key, value seen and what is expected, of the language model's part too."""
+def impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Key, value seen and what is expected, of a configuration and of the language model's part in it."""
     for key, value in config.items():
         if value is None:
             continue
         least, most = WHOLE.get(key, (0, 0))
+        if key == "num_experts_per_tok" and any(config.get(name) for name in EXPERTS_OF):
+            least = 1
         if most and not (isinstance(value, (list, dict)) and key.endswith(OF_LAYERS)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not least <= value <= most or value != int(value):
+            if not _number(value) or not least <= value <= most or value != int(value):
                 yield prefix + key, value, f"a whole number from {least} to {most:,}"
         elif key in OBJECTS and not isinstance(value, dict):
             yield prefix + key, value, "an object"
@@ -71,10 +141,31 @@ def _impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield prefix + key, value, "a list of names"
         elif key == "model_type" and not isinstance(value, str):
             yield prefix + key, value, "a name"
+        elif key in ("dtype", "torch_dtype") and not isinstance(value, (str, dict)):
+            yield prefix + key, value, "the name of a type of numbers"
+        elif key.endswith(("_eps", "_epsilon")) and not (_number(value) and 0 <= value < 1):
+            yield prefix + key, value, "a number from 0 to below 1"
         elif key == "text_config":
-            yield from _impossible(value, f"{prefix}{key}.")
+            yield from impossible(value, f"{prefix}{key}.")
         else:
+            if key in OBJECTS:
+                yield from _impossible_rope(value, f"{prefix}{key}.")
             yield from ((prefix + path, one, "a number of at most 64 bits") for path, one in _vast(key, value))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _impossible_rope(rope: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """The same of a rope dict, for one type of layers or all."""
+    for key, value in rope.items():
+        if isinstance(value, dict):
+            yield from _impossible_rope(value, f"{prefix}{key}.")
+        elif key in SWITCHES and value is not None and not isinstance(value, bool):
+            yield prefix + key, value, "true or false"
+        elif key in NUMBERS and value is not None and not (_number(value) and math.isfinite(value)):
+            yield prefix + key, value, "a number"
 
 
 def _vast(path: str, value: Any) -> Iterator[tuple[str, int]]:

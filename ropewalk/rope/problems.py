@@ -35,7 +35,7 @@ BLOCKING = frozenset(
     "rope-theta-missing rope-theta-invalid rope-theta-conflict rope-type-conflict rope-type-unknown factor-invalid "
     "beta-order original-length-missing original-length-invalid length-contradicts-factor factor-list-invalid "
     "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested "
-    "rope-type-missing keys-outside head-dim-missing "
+    "rope-type-missing keys-outside head-dim-missing record-contradicted "
     # Of a GGUF: what was meant is not what llama.cpp takes, or not what transformers can.
     "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
     "beta-unread attention-factor-unread".split()

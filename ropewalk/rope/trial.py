@@ -10,9 +10,10 @@ import copy
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import quiet, text_config
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from ropewalk.rope.spec import Frequencies
 
 TOKENS = 3
+RUNS = 2
 MISSING = (TypeError, KeyError, AttributeError, ValueError, IndexError)  # how a key that is not there shows
+ALIKE = 128  # layers; of more that are all the same, two are made
 MEND = "Choose another method (ropewalk methods); yarn raises the factor of a model that was trained with yarn."
 
 
@@ -92,6 +95,42 @@ def _made(kind: Any, config: PreTrainedConfig) -> nn.Module:
     return model
 
 
+def reached(config: PreTrainedConfig) -> tuple[int, str]:
+    """How far one gets with the model of a configuration: 0 it cannot be made, 1 it does not run, 2 it runs; and why.
+
+    It is made without weights and reads a few tokens, so that what shapes say is seen, and no value. Also 2 where
+    that cannot be told: for code of its own, and past what looks at values (some routers of experts).
+    """
+    kind = class_of(config)
+    if kind is None:
+        return RUNS, ""
+    config = copy.deepcopy(config)
+    config._experts_implementation = "batched_mm"  # the others look at values, or ask for a type of number
+    text = text_config(config)
+    if not getattr(text, "layer_types", None) and getattr(text, "num_hidden_layers", 0) > ALIKE:
+        text.num_hidden_layers = 2
+    try:
+        with torch.device("meta"), quiet(), catch_warnings():
+            simplefilter("ignore")  # of torch, of what is refused below
+            model = kind._from_config(config)
+    except Exception as error:  # many kinds, all about the configuration
+        return 0, f"{kind.__name__} cannot be made: {_said(error)}"
+    empty = next((name for name, weight in model.named_parameters() if not weight.numel()), None)
+    if empty is not None:
+        return 0, f"{kind.__name__} would have no number in {empty}, {list(model.get_parameter(empty).shape)}"
+    failed = ""
+    for mask in (torch.ones(1, 1, TOKENS, TOKENS, device="meta", dtype=model.dtype), None):  # some take only the one
+        try:
+            _forward(model, mask)
+        except (NotImplementedError, UserError):  # it looked at values; it has no rotary module
+            return RUNS, ""
+        except Exception as error:
+            failed = failed or f"{kind.__name__} does not run: {_said(error)}"
+        else:
+            return RUNS, ""
+    return 1, failed
+
+
 def _rotates(model: nn.Module, meant: Mapping[str, Frequencies], tolerance: float) -> None:
     """Compare every rotary module of a model on the meta device, made again on the CPU, with what is meant.
 
@@ -114,14 +153,9 @@ def _scales(model: nn.Module) -> dict[str, float]:
 
 
 def _fails(model: nn.Module) -> str:
-    """What the model says of a few tokens; empty if it reads them."""
-    ids = torch.ones(1, TOKENS, dtype=torch.long, device="meta")
-    mask = torch.ones(1, 1, TOKENS, TOKENS, device="meta")  # given, since making one looks at values
+    """What the model says of a few tokens where a key is missing; empty if it reads them."""
     try:
-        for rotary in rotaries(model):
-            rotary.rope_type = "default"  # others look at positions
-        with quiet(), torch.no_grad():
-            model.eval()(input_ids=ids, attention_mask=mask, use_cache=False)
+        _forward(model, torch.ones(1, 1, TOKENS, TOKENS, device="meta"))  # a mask, since making one looks at values
     except UserError:  # no rotary module
         return ""
     except MISSING as error:
@@ -129,6 +163,16 @@ def _fails(model: nn.Module) -> str:
     except Exception:  # what the meta device cannot do (looking at values, routing to experts): it got that far
         return ""
     return ""
+
+
+def _forward(model: nn.Module, mask: Tensor | None) -> None:
+    """Let a model on the meta device read a few tokens."""
+    for rotary in rotaries(model):
+        rotary.rope_type = "default"  # others look at positions
+    with quiet(), torch.no_grad():
+        model.eval()(
+            input_ids=torch.ones(1, TOKENS, dtype=torch.long, device="meta"), attention_mask=mask, use_cache=False
+        )
 
 
 def _said(error: Exception) -> str:

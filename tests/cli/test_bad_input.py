@@ -219,3 +219,64 @@ def test_a_broken_record_protects_the_folder(content, model, capfd):
     Path("out/ropewalk.json").write_text(content)
     assert "ropewalk replaces only what it wrote" in refused(capfd, *VERBS["extend"], "--overwrite")
     assert Path("out/model.safetensors").exists()
+
+
+NO_LIMITS = ["x", True, [64], -1, 0, 1.5, float("nan"), float("inf"), {"a": 1}]
+NO_GENERATION = [[], {"max_length": "x"}, {"temperature": float("nan")}, {"eos_token_id": "x"}, {"do_sample": "x"},
+                 {"pad_token_id": True}, {"max_new_tokens": -1}, {"any": [float("inf")]}]  # fmt: skip
+EVERY = {**VERBS, "export --out": ("export", "m", "--engine", "vllm", "-o", "out"), "serve": ("serve", "m"),
+         "compare": ("compare", "m", "--to", "1k"), "evaluate": ("evaluate", "m", "--to", "1k")}  # fmt: skip
+
+
+def told_by_all(capfd, name: str, key: str) -> None:
+    """Every verb refuses, in the same words."""
+    told = {refused(capfd, *words).partition("error ")[2] for words in EVERY.values()}
+    assert len(told) == 1 and name in min(told) and key in min(told)
+    assert os.listdir() == ["m"]
+
+
+@pytest.mark.parametrize("value", NO_LIMITS)
+def test_a_limit_of_the_tokenizer_that_is_none(value, model, capfd):
+    file = model / "tokenizer_config.json"
+    change(file, "model_max_length", value=value)
+    told_by_all(capfd, file.name, "model_max_length")
+    assert run(["inspect", "m", "--set", "tokenizer_config.json:model_max_length=null"]) == 0
+    assert run(list(VERBS["extend"])) == 0, "the mend that is printed"
+
+
+@pytest.mark.parametrize("value", [None, 512, 512.0, 1e30, int(1e30)])
+def test_limits_that_pass(value, model):
+    change(model / "tokenizer_config.json", "model_max_length", value=value)
+    assert run(["inspect", "m"]) == 0
+
+
+@pytest.mark.parametrize("content", NO_GENERATION)
+def test_a_generation_that_is_none(content, model, capfd):
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(content))
+    told_by_all(capfd, file.name, next(iter(content), "object"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_key_that_stands_twice(name, model, capfd):
+    file = model / name
+    file.write_text(file.read_text().replace("{", '{"use_cache": 1, "use_cache": 2, ', 1))
+    told_by_all(capfd, name, "'use_cache' stands twice")
+
+
+def test_a_tensor_of_the_index_that_stands_twice(model, capfd):
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    (model / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "b", "a": "c"}}')
+    told = refused(capfd, *VERBS["extend"])
+    assert "model.safetensors.index.json" in told and "'a' stands twice" in told
+
+
+@pytest.mark.parametrize("value", [LONG, "n " * 2500, [LONG], {"a": LONG}, LONG + "\n"])
+@pytest.mark.parametrize("key", ["model_type", "architectures", "torch_dtype", "rope_type", "hidden_act"])
+def test_a_long_value_is_cut(key, value, model, capfd):
+    keys = ("rope_parameters", "rope_type") if key == "rope_type" else (key,)
+    change(model / "config.json", *keys, value=value)
+    for words in VERBS.values():
+        run(list(words))
+        out, err = capfd.readouterr()
+        assert "n" * 400 not in out + err and "n " * 500 not in out + err and len(err) < 1500, words

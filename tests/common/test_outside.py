@@ -111,3 +111,25 @@ def test_a_name_that_no_file_can_have(name):
 def test_a_name_that_a_file_can_have(tmp_path):
     (tmp_path / "file").touch()
     assert spelled("~") == Path.home() and spelled(tmp_path / "file" / "below") == tmp_path / "file" / "below"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', '{"b": [{"a": 1, "c": 0, "a": true}]}', '{"a": {"x": 1}, "a": {}}']
+)
+def test_a_key_says_one_thing(text, tmp_path):
+    with pytest.raises(ValueError, match="key 'a' stands twice in one object, as "):
+        parse(text)
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x\.json is not valid JSON: key 'a' stands twice"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_key_may_say_it_twice():
+    assert parse('{"a": {"x": NaN}, "a": {"x": NaN}}').keys() == {"a"}
+
+
+def test_long_keys_and_values_are_cut():
+    long = "n" * 5000
+    with pytest.raises(ValueError) as error:
+        parse(f'{{"{long}": "{long}", "{long}": 1}}')
+    assert len(str(error.value)) < 300

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
-from ropewalk.engines import vllm
+from ropewalk.engines import launch, vllm
 from ropewalk.engines.agreement import Asked, check_export, fix
 from ropewalk.engines.handover import export
 from ropewalk.engines.reading import Files
 from ropewalk.methods.catalogue import method
 from ropewalk.rope import config as rope_config
+from tests import cases
 from tests.matrix import LONG, SHORT, logits
 from tests.models import config, tiny
 
@@ -229,3 +230,22 @@ def test_multimodal_keys_are_written_inside_the_text_configuration(multimodal):
     written = fix(multimodal, engines=["vllm"])
     assert written == {"text_config.rope_parameters.full_attention.factor": 4.0}
     assert json.loads(file.read_text())["text_config"]["rope_parameters"]["full_attention"]["factor"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "spelling"),
+    [("gpt-oss as published", "vllm", "resonance+yarn"), ("gpt-oss as published", "vllm", "ntk-aware"),
+     ("alpha base", "sglang", "yarn")],
+)  # fmt: skip
+def test_a_refusal_prints_no_line(name, engine, spelling, tmp_path):
+    folder = cases.write(tmp_path / "m", cases.SOUND[name])
+    with pytest.raises(UserError, match="would not rotate as meant") as refusal:
+        export(folder, engine, 262144, method(spelling))
+    assert refusal.value.mend and not any(launch.is_line(line) for line in str(refusal.value).splitlines())
+
+
+def test_every_line_is_known_for_one(tmp_path):
+    lines = launch.launch_lines(tmp_path, "llama", {}, 8)
+    lines |= {"told": launch.vllm_line(tmp_path, 8, past_derived=True)}
+    assert all(map(launch.is_line, lines.values()))
+    assert not any(map(launch.is_line, ["ropewalk export m --engine vllm", "Extend with yarn", ""]))
