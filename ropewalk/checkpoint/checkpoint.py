@@ -32,6 +32,7 @@ from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems
 from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.keys import read_config
+from ropewalk.rope.trial import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -156,6 +157,11 @@ class Checkpoint:
         if self.gguf is not None:
             return list(mistakes.problems(self._file))
         return problems.find(self.raw, self.place, defaults(self.raw))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What to know of the window that it promises, sound as it is."""
+        return mistakes.notes(self._file) if self.gguf is not None else problems.notes(self.raw, self.place)
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -363,13 +369,11 @@ class Checkpoint:
         return live.eval()
 
     def _live(self, dtype: str) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
-
         if self.gguf is not None:
             return dequantised.model(self._file, self.config, dtype)
         try:
             with quiet():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                loaded: Any = auto_class(self.config).from_pretrained(
                     self.folder,
                     config=self.config,
                     dtype=dtype,

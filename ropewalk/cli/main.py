@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(
             Text("error", "bold red"), "the memory of this machine, or of its device, is used up", soft_wrap=True
         )
-        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan MODEL --to LENGTH counts it.")
+        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan counts it.")
         return 2
     except OSError as error:  # of a file or a machine that failed under the work, not of the code
         errors.print(Text("error", "bold red"), str(error), soft_wrap=True)

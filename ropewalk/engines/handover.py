@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
 FOLD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # log-probabilities, by the weights' type
+WRITE = "Name a folder to write with -o."
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def export(
     """
     engine = called(engine)
     if out is None and (fold or two_profiles):
-        raise UserError("folding and two profiles write files", "Add -o OUT.")
+        raise UserError("folding and two profiles write files", WRITE)
     if to is not None and method is None:
         from ropewalk.methods.frequencies.yarn import YaRN
 
@@ -304,9 +305,12 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
     if not row.sound:
         raise UserError(f"{engine} would not rotate as meant: {row.note}", row.mend or _add_keys(row, final, engine))
     if files.prefix and overrides and engine == "transformers":
-        raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
+        raise UserError(
+            "from_pretrained replaces 'text_config' whole; one line cannot change a part",
+            WRITE,
+        )
     lines = {
-        "transformers": lambda: launch.transformers_line(final, overrides),
+        "transformers": lambda: launch.transformers_line(final, files.auto, overrides),
         "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers),
         "vllm": lambda: launch.vllm_line(
             final, length, overrides, via_transformers, (files.tokenizer_limit or length) < length
@@ -316,7 +320,9 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
 
 
 def _add_keys(row: Row, folder: Path, engine: str) -> str:
-    return f"Add -o OUT: the written folder gets {', '.join(row.keys)}." if row.keys else f"ropewalk inspect {folder}"
+    return (
+        f"Name a folder to write with -o: it gets {', '.join(row.keys)}." if row.keys else f"ropewalk inspect {folder}"
+    )
 
 
 def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[str, Any], length: int) -> Profile:
@@ -406,7 +412,8 @@ def without_attention_factor(config: Any) -> tuple[dict[str, Any], dict[str, flo
     for key, entry in rope_config.rope_parameters(config).items():
         spec, changed = specs[key], dict(entry)
         kept = 1.0
-        yarn = _as_yarn(spec)
+        stated = entry.get("factor") if entry.get("rope_type") == "yarn" else None
+        yarn = _as_yarn(spec, float(stated or spec.length / spec.window))
         if yarn is not None and rope_config.accepts(config, key, yarn, spec.length):
             changed, kept = yarn, formulas.yarn_magnitude(yarn["factor"])
         elif entry.get("rope_type") == "longrope":
@@ -417,9 +424,8 @@ def without_attention_factor(config: Any) -> tuple[dict[str, Any], dict[str, flo
     return parameters, factors
 
 
-def _as_yarn(spec: RopeSpec) -> dict[str, Any] | None:
-    """Native YaRN parameters, if the frequencies are YaRN's with default ends."""
-    factor = spec.length / spec.window
+def _as_yarn(spec: RopeSpec, factor: float) -> dict[str, Any] | None:
+    """Native YaRN parameters, if the frequencies are YaRN's of this factor with default ends."""
     if factor <= 1:
         return None
     expected = formulas.yarn(spec.base, spec.rotary_dim, factor, spec.window)

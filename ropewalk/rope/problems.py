@@ -51,6 +51,7 @@ MEANT = (
     ("linear", {"factor"}),
 )
 OF_SCALING = frozenset().union(*(keys for _, keys in MEANT))
+ROUNDED = 1.01  # by how much lengths that are meant to be the same differ
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings")
 
 
@@ -92,6 +93,12 @@ class Entry:
     def rope_type(self) -> str:
         named = self.rope.get("rope_type") or self.rope.get("type") or "default"
         return TYPE_ALIASES.get(str(named), str(named))
+
+    @property
+    def takes_su(self) -> bool:
+        """Whether transformers reads the old name: in two classes, which then miss the length beside the rope dict."""
+        reads = self.raw.get("model_type") in ("phi3", "phi4_multimodal")
+        return reads and "original_max_position_embeddings" in self.rope
 
     @property
     def type_key(self) -> str:
@@ -209,7 +216,12 @@ def _type(entry: Entry) -> Iterator[Problem]:
             "rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one)
         )
     named = entry.rope.get("rope_type") or entry.rope.get("type")
-    if entry.rope_type not in READABLE:
+    if named == "su" and not entry.takes_su:
+        yield entry.problem(
+            "rope-type-unknown", entry.type_key, named, "longrope, as it is called now",
+            entry.set(entry.type_key, "longrope"),
+        )  # fmt: skip
+    elif entry.rope_type not in READABLE:
         near = _type_near(entry.rope_type)
         expected = near or f"one of {', '.join(sorted(READABLE))}"
         mend = entry.set(entry.type_key, near) if near else f"Name the type that the model was trained with: {expected}"
@@ -290,12 +302,28 @@ def _original(entry: Entry) -> Iterator[Problem]:
         yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", entry.set(key, 4096))
 
 
+def notes(raw: Mapping[str, Any], model: str) -> list[str]:
+    """What to know of a sound file: YaRN that is for more tokens than the file states, for engines differ there."""
+    text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
+    found = []
+    for entry in _entries(text, model, prefix, None):
+        if entry.rope_type == "yarn" and all(map(number, (entry.original, entry.factor, entry.length))):
+            reached = round(entry.original * entry.factor)
+            if ROUNDED * entry.length < reached:
+                found.append(
+                    f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers "
+                    f"and SGLang go by it; vLLM goes by YaRN's factor, {entry.factor:g} x {entry.original:,} = "
+                    f"{reached:,}. To promise these: {entry.set('max_position_embeddings', reached)}"
+                )
+    return found
+
+
 def _length(entry: Entry) -> Iterator[Problem]:
     """The factor is a ratio of lengths for yarn (llama3's and longrope's need not be)."""
     stated = all(map(number, (entry.original, entry.factor, entry.length)))
     if entry.rope_type == "yarn" and stated and entry.factor >= 1:
         expected = round(entry.original * entry.factor)
-        if abs(entry.length - expected) > 0.01 * expected:
+        if not entry.original <= entry.length <= ROUNDED * expected:
             yield entry.problem(
                 "length-contradicts-factor", "max_position_embeddings", entry.length, expected,
                 entry.set("max_position_embeddings", expected),
@@ -343,8 +371,10 @@ def _rotated_pairs(entry: Entry) -> int | None:
 
 def _dynamic(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type == "dynamic" and not (entry.rope.get("alpha") and _fixed_alpha(entry)):
-        target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else "LENGTH"
-        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+        target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else None
+        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk   (freezes its base there)"
+        if target is None:
+            mend = "Extend it by --method dynamic-ntk, which freezes its base at the target."
         if target == entry.length:  # which promises no more than the window
             mend = entry.set(entry.type_key, "default") + "   (inside the window it is that)"
         yield entry.problem(

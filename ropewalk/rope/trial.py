@@ -40,6 +40,17 @@ def class_of(config: PreTrainedConfig) -> Any:
     return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The auto class of transformers that loads what a configuration is of; some models are there only whole."""
+    import transformers
+
+    kind = type(config)
+    language = kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or kind not in (
+        transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    )
+    return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM
+
+
 def compare(
     before: PreTrainedConfig, after: PreTrainedConfig, meant: Mapping[str, Frequencies], tolerance: float
 ) -> None:

@@ -11,10 +11,11 @@ from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION, SCALING_TYPES
 from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
-from ropewalk.rope.problems import Problem
+from ropewalk.rope.problems import ROUNDED, Problem
 from ropewalk.rope.spec import ALL
 
 ORIGIN = "Use the checkpoint that the file was made from."
+AGAINST = "Write it again with the rope of the checkpoint that it was made from:"
 SCALED_BY_TENSORS = ("phi3", "phimoe")  # the converter writes factors for them, and no type
 PLAUSIBLE = 8192  # tokens that models with the base 10,000 were trained on
 
@@ -34,7 +35,7 @@ def patch(file: RopeOfFile) -> str:
 
 def problems(file: RopeOfFile) -> Iterator[Problem]:
     """Misconfigurations; a sound file yields none."""
-    keys, again = file.keys, f"ropewalk inspect {file.path} --against CHECKPOINT {patch(file)}"
+    keys, again = file.keys, f"{AGAINST} ropewalk inspect {file.path} {patch(file)} --against, and its name."
     kind, factor = keys.get("rope.scaling.type"), keys.get("rope.scaling.factor", 0.0)
     if kind is not None and kind not in SCALING_TYPES:
         yield problem(
@@ -90,14 +91,29 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
         yield problem(
             file, "key-not-understood", found.key, found.seen, f"{found.allowed or 'no such key'}: {why}", mend
         )
-    if kind in ("linear", "yarn") and factor > 1 and original:
-        promised = round(original * factor)
-        if abs(keys["context_length"] - promised) > 0.01 * promised:
-            yield problem(
-                file, "length-contradicts-factor", "context_length", keys["context_length"],
-                f"{promised} = {original} x {factor:g}; llama-server gives no slot more than this key says",
-                _set(file, {"context_length": promised}),
-            )  # fmt: skip
+    if (reached := _reached(file)) and original and not original <= length <= ROUNDED * reached:
+        yield problem(
+            file, "length-contradicts-factor", "context_length", length, f"{reached} = {original} x {factor:g}",
+            _set(file, {"context_length": reached}),
+        )  # fmt: skip
+
+
+def _reached(file: RopeOfFile) -> int:
+    """Tokens that a factor is for; 0 if there is none."""
+    factor, original = (file.keys.get(f"rope.scaling.{key}") or 0 for key in ("factor", "original_context_length"))
+    scaled = file.keys.get("rope.scaling.type") in ("linear", "yarn") and 1 < factor < math.inf
+    return round(original * factor) if scaled else 0
+
+
+def notes(file: RopeOfFile) -> list[str]:
+    """What to know of a sound file: a factor that is for more tokens than the file states."""
+    length, reached = file.keys["context_length"], _reached(file)
+    if ROUNDED * length >= reached:
+        return []
+    return [
+        f"{length:,} tokens are promised: {file.architecture}.context_length says so, and llama-server gives no slot "
+        f"more; the factor is for {reached:,}. To promise these: {_set(file, {'context_length': reached})}"
+    ]
 
 
 def _yarn_problems(file: RopeOfFile, kind: Any, factor: float) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ rotates halves (i, i + d/2). All others are written as what they are.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +45,11 @@ TIED = frozenset({"gemma", "gemma2"})  # have no tensor for the head
 BIASED = frozenset({"llama"})
 OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
 READABLE = frozenset({"F32", "F16", "BF16"})
+
+
+def holds_factors(model_type: str) -> bool:
+    """Whether the file that is written of a model has a place for one factor per dimension."""
+    return ARCHITECTURES.get(model_type) in SLOTS
 
 
 def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", overwrite: bool = False) -> Written:
@@ -106,7 +112,7 @@ def _rope(config: PreTrainedConfig, specs: Mapping[str, RopeSpec], spec: RopeSpe
         raise UserError(
             f"{name}: {spec.rotary_dim} of {spec.head_dim} dimensions rotate; llama.cpp's {architecture!r} rotates all"
         )
-    rope = entries(spec, architecture)
+    rope = entries(spec, architecture, name)
     near = [other.base for other in specs.values() if other.sliding and other is not spec]
     return replace(rope, keys=rope.keys | {"rope.freq_base_swa": near[0]}) if near else rope
 
@@ -133,8 +139,8 @@ def _expected(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
 def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     message = f"model_type is {kind!r}, a GGUF is written for {', '.join(sorted(ARCHITECTURES))}"
     convert = (
-        f"python convert_hf_to_gguf.py {name} --outfile IN.gguf (of llama.cpp), then: "
-        f"ropewalk inspect IN.gguf --against {name} --patch OUT.gguf"
+        f"python convert_hf_to_gguf.py {name} --outfile {name}.gguf (of llama.cpp), then: "
+        f"ropewalk inspect {name}.gguf --against {name} --patch {name}-patched.gguf"
     )
     if OTHER_NAMES.get(kind, kind) in SLOTS:
         return UserError(message, convert)
@@ -144,7 +150,7 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     return UserError(
         f"{message}, and llama.cpp has no place for one factor per dimension there; the nearest rope that it has is "
         f"{native}",
-        f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT",
+        shlex.join(["ropewalk", "extend", name, "--to", str(spec.length), "--method", native.method]),
     )
 
 
