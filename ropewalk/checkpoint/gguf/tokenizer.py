@@ -31,9 +31,7 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-STOCK = (
-    "Convert it with llama.cpp's convert_hf_to_gguf.py, then write its rope: ropewalk inspect --against."
-)
+STOCK = "Convert it with llama.cpp's convert_hf_to_gguf.py, then write its rope: ropewalk inspect --against."
 CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWEN2,): "qwen2", (TEKKEN,): "tekken"}
 SAME_CUT = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}  # other names, when read
 PROBES = (
