@@ -365,7 +365,7 @@ class Checkpoint:
             ) from None
         live.config.name_or_path = self.name  # transformers put the folder there
         check_live(live)
-        refuse_no_numbers(self.source, live)
+        refuse_no_numbers(self.source, live, self.weights if self.gguf is None else [])
         return live.eval()
 
     def _live(self, dtype: str) -> PreTrainedModel:

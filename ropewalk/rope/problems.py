@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
@@ -38,7 +39,7 @@ BLOCKING = frozenset(
     "rope-type-missing keys-outside head-dim-missing "
     # Of a GGUF: what was meant is not what llama.cpp takes, or not what transformers can.
     "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
-    "beta-unread attention-factor-unread".split()
+    "beta-unread attention-factor-unread head-count-invalid block-count-invalid".split()
 )
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 # Names of the base in other code, which transformers does not read.
@@ -149,7 +150,7 @@ def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Probl
         for check in CHECKS:
             found += check(entry)
     whole = Entry(text, model, ALL, "", {}, prefix, defaults)
-    for more in (_rope_of_none, _partial_at_top, _unread, _length_said_twice, _two_dicts, _dual_chunk):
+    for more in (_heads, _rope_of_none, _partial_at_top, _unread, _length_said_twice, _two_dicts, _dual_chunk):
         found += more(whole)
     if inside:
         found += _outside(raw, Entry(text, model, ALL, "", {}, "", defaults))
@@ -541,6 +542,15 @@ def _head_dim(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type in SCALES_LOGITS and empty and number(heads) and number(hidden) and heads:
         size = int(hidden // heads)
         yield entry.problem("head-dim-missing", "head_dim", None, size, entry.set("head_dim", size))
+
+
+def _heads(entry: Entry) -> Iterator[Problem]:
+    """Query heads that the key-value heads do not divide; latent attention has no use for the latter."""
+    heads, groups = entry.raw.get("num_attention_heads"), entry.raw.get("num_key_value_heads")
+    if number(heads) and number(groups) and "kv_lora_rank" not in entry.raw and (groups < 1 or heads % groups):
+        yield entry.problem(
+            "head-count-invalid", "num_key_value_heads", groups, f"a divisor of num_attention_heads {heads}", RESTORE
+        )
 
 
 def _sliding(entry: Entry) -> Iterator[Problem]:

@@ -80,11 +80,12 @@ class Refusal(Exception):
 
 def _only(*neutral: Any) -> AfterValidator:
     """Refuses all but null and values that change nothing."""
+    allowed = " or ".join(map(json.dumps, (*neutral, None)))
 
     def check(value: Any) -> Any:
         if value is None or value in neutral:
             return value
-        raise PydanticCustomError("only", f"{' or '.join(map(json.dumps, (*neutral, None)))}, all that this server does")
+        raise PydanticCustomError("only", f"{allowed}, all that this server does")
 
     return AfterValidator(check)
 

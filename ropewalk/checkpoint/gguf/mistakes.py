@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,6 +62,15 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             file, "factor-invalid", "rope.scaling.factor", factor,
             "at least 1: lengths are multiplied by it, positions divided", _set(file, {"rope.scaling.factor": inverse}),
         )  # fmt: skip
+    lost = kind == "linear" and bool(original) and original < length
+    if factor == 0.0 and "rope.scale_linear" not in keys and (kind == "yarn" or lost):
+        meant = {"rope.scaling.factor": length / original} if original and original < length else {}
+        yield problem(
+            file, "factor-invalid", "rope.scaling.factor", keys.get("rope.scaling.factor"),
+            f"the factor of {kind}: without one llama.cpp rotates as the model that was not extended",
+            _set(file, meant or {"rope.scaling.type": None})
+            + ("" if meant else "   (what llama.cpp computes; by how much it was extended, only its checkpoint says)"),
+        )  # fmt: skip
     trained = original or length / max(factor, 1.0)
     if "rope.freq_base" not in keys and trained > PLAUSIBLE:
         yield problem(
@@ -82,6 +92,7 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             _set(file, {"rope.scaling.type": "linear"}) + "   (or yarn, if that was meant)",
         )  # fmt: skip
     yield from _yarn_problems(file, kind, factor)
+    yield from _size_problems(file)
     for found in strange(file):
         why, mend = "transformers has no such model", ORIGIN
         if found.passed_over:
@@ -114,6 +125,37 @@ def notes(file: RopeOfFile) -> list[str]:
         f"{length:,} tokens are promised: {file.architecture}.context_length says so, and llama-server gives no slot "
         f"more; the factor is for {reached:,}. To promise these: {_set(file, {'context_length': reached})}"
     ]
+
+
+def _size_problems(file: RopeOfFile) -> Iterator[Problem]:
+    """Layers and heads that the tensors do not have; a key that has one value per layer is not looked at."""
+    keys = file.keys
+    norms = [name for name in file.header.tensors if re.fullmatch(r"blk\.\d+\.attn_norm\.weight", name)]
+    if norms and len(norms) != keys.get("block_count", len(norms)):
+        yield problem(
+            file, "block-count-invalid", "block_count", keys["block_count"], f"{len(norms)}, as tensors have", ORIGIN
+        )
+    width, heads = keys.get("embedding_length"), keys.get("attention.head_count")
+    if width is None or heads is None:
+        return
+    size, groups = keys.get("attention.key_length") or width // heads, keys.get("attention.head_count_kv", heads)
+    if "attention.key_length" not in keys and width % heads:
+        yield problem(
+            file, "head-count-invalid", "attention.head_count", heads, f"a divisor of embedding_length {width}", ORIGIN
+        )
+        return
+    if heads % groups:
+        yield problem(
+            file, "head-count-invalid", "attention.head_count_kv", groups, f"a divisor of head_count {heads}", ORIGIN
+        )
+        return
+    for name, key, count in (("attn_q", "head_count", heads), ("attn_k", "head_count_kv", groups)):
+        place = file.header.tensors.get(f"blk.0.{name}.weight")
+        if place is not None and place.elements != count * size * width:
+            yield problem(
+                file, "head-count-invalid", f"attention.{key}", count,
+                f"{place.elements / (size * width):g} heads of {size}, as tensor blk.0.{name}.weight has", ORIGIN,
+            )  # fmt: skip
 
 
 def _yarn_problems(file: RopeOfFile, kind: Any, factor: float) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from ropewalk.checkpoint.gguf.hyperparameters import SLIDES, SLIDING
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
 from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer, differences
+from ropewalk.checkpoint.weights import is_finite
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
@@ -283,7 +284,10 @@ def _encoded(file: Path, source: str, change: Change, kind: GGMLQuantizationType
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as tensors:
-        values = neighbours(tensors.get_tensor(source).float().numpy(), change.heads)
+        stored = tensors.get_tensor(source)
+    if not is_finite(stored):
+        raise UserError(f"{file}: tensor {source!r} holds NaN or infinite numbers", "Download the file again.")
+    values = neighbours(stored.float().numpy(), change.heads)
     if change.plus_one:
         values = values + 1
     if kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
