@@ -310,7 +310,7 @@ def notes(raw: Mapping[str, Any], model: str) -> list[str]:
     for entry in _entries(text, model, prefix, None):
         if entry.rope_type == "yarn" and all(map(number, (entry.original, entry.factor, entry.length))):
             reached = round(entry.original * entry.factor)
-            if ROUNDED * entry.length < reached:
+            if entry.original <= entry.length and ROUNDED * entry.length < reached:
                 found.append(
                     f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers "
                     f"and SGLang go by it; vLLM goes by YaRN's factor, {entry.factor:g} x {entry.original:,} = "

@@ -29,7 +29,7 @@ MEND = "Choose another method (ropewalk methods); yarn raises the factor of a mo
 
 
 def class_of(config: PreTrainedConfig) -> Any:
-    """The class that weights were saved from, else the language model; None for code of its own."""
+    """The class that weights were saved from, else that of its auto class; None for code of its own."""
     import transformers
 
     if not type(config).__module__.startswith("transformers."):
@@ -37,7 +37,8 @@ def class_of(config: PreTrainedConfig) -> Any:
     saved = getattr(transformers, str((config.architectures or [""])[0]), None)
     if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
         return saved
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    tables = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return next((table[type(config)] for table in tables if type(config) in table), None)
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

@@ -119,7 +119,7 @@ def _reached(file: RopeOfFile) -> int:
 def notes(file: RopeOfFile) -> list[str]:
     """What to know of a sound file: a factor that is for more tokens than the file states."""
     length, reached = file.keys["context_length"], _reached(file)
-    if ROUNDED * length >= reached:
+    if ROUNDED * length >= reached or length < file.keys.get("rope.scaling.original_context_length", length + 1):
         return []
     return [
         f"{length:,} tokens are promised: {file.architecture}.context_length says so, and llama-server gives no slot "
@@ -136,7 +136,8 @@ def _size_problems(file: RopeOfFile) -> Iterator[Problem]:
             file, "block-count-invalid", "block_count", keys["block_count"], f"{len(norms)}, as tensors have", ORIGIN
         )
     width, heads = keys.get("embedding_length"), keys.get("attention.head_count")
-    if width is None or heads is None:
+    by_layer = f"{file.architecture}.attention.head_count_kv" in file.header.lists
+    if width is None or heads is None or by_layer:
         return
     size, groups = keys.get("attention.key_length") or width // heads, keys.get("attention.head_count_kv", heads)
     if "attention.key_length" not in keys and width % heads:
