@@ -277,8 +277,8 @@ class View:
             beyond = [tokens(n) for n in one.lengths if one.length is not None and n > one.length]
             if beyond and one.name not in extended:
                 found.append(
-                    f"{self.names[one.name]} promises {tokens(one.length)} tokens: {', '.join(beyond)} are beyond that, "
-                    "and no method makes it longer here (--methods)."
+                    f"{self.names[one.name]} promises {tokens(one.length)} tokens: {', '.join(beyond)} are beyond "
+                    "that, and no method makes it longer here (--methods)."
                 )
         if added := self.results.settings.get("added length"):
             found.append(f"{tokens(added)} tokens, the target, were measured too; --lengths did not name them.")

@@ -76,7 +76,7 @@ def add_tokenizer(writer: GGUFWriter, live: PreTrainedTokenizerBase, folder: Pat
         "unk": live.unk_token_id,
     }
     for name, identity in identities.items():
-        if identity is not None:
+        if identity is not None and identity < len(tokens):  # classes add some that the model has no row for
             getattr(writer, f"add_{name}_token_id")(int(identity))
     writer.add_add_bos_token(begin)
     writer.add_add_eos_token(end)
@@ -213,11 +213,14 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     _add_special(backend, get)
     _put_around(backend, get, begins)
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    roles = {
-        f"{ours}_token": get["tokens"][get[f"{name}_token_id"]]
-        for ours, name in names.items()
-        if f"{name}_token_id" in get
-    }
+    named = {ours: get[f"{name}_token_id"] for ours, name in names.items() if f"{name}_token_id" in get}
+    for ours, identity in named.items():
+        if not 0 <= identity < len(get["tokens"]):
+            raise UserError(
+                f"{path}: the {ours} token is {identity}, expected one of the {len(get['tokens']):,} tokens",
+                "Use the checkpoint that the file was made from.",
+            )
+    roles = {f"{ours}_token": get["tokens"][identity] for ours, identity in named.items()}
     made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles
     )
