@@ -127,6 +127,10 @@ SOUND: dict[str, dict[str, Any]] = {
         rope_scaling={"type": "longrope", "short_factor": [1.05, 1.1, 2.0, 4.0], "long_factor": [1.05, 1.1, 2.0, 4.0],
                       "original_max_position_embeddings": 4096}),
     "yarn without a base, old spelling": llama(16384, rope_scaling={**YARN}),
+    "Qwen's recipe": of("qwen2", max_position_embeddings=4096, rope_theta=1e6, rope_scaling=YARN),
+    "a lower limit of a trained-in YaRN": deepseek(max_position_embeddings=2048),
+    "su with its length inside": phi3(max_position_embeddings=16384, rope_scaling={
+        "type": "su", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 4096}),
     "Gemma 3 as published": multimodal(
         text={"max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}),
     "Mixtral": mixtral(),
@@ -162,6 +166,9 @@ UNSOUND: dict[str, tuple[str, str, dict[str, Any]]] = {  # code, key, configurat
         **YARN, "rope_type": "YaRN"})),
     "no near name": ("rope-type-unknown", "rope_scaling.type", llama(16384, rope_theta=1e4, rope_scaling={
         "type": "ntk", "factor": 4.0})),
+    "old name": ("rope-type-unknown", "rope_scaling.type", phi3(max_position_embeddings=16384, rope_scaling={
+        "type": "su", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8})),
+    "heads that do not divide": ("head-count-invalid", "num_key_value_heads", llama(num_key_value_heads=3)),
     "beside the language model": ("keys-outside", "rope_scaling", multimodal(
         rope_scaling=YARN, max_position_embeddings=16384)),
     "beside llava's": ("keys-outside", "rope_scaling", multimodal("llava", rope_scaling=YARN)),

@@ -200,7 +200,7 @@ class Engine:
             if method.fit is not None:
                 raise UserError(
                     f"the text has {length} tokens, {method.id} was fitted and put on for {layer.target}",
-                    f"Fit it for as many: ropewalk fit MODEL --method {method.name} --to {length} -o FILE",
+                    f"Fit it for as many, with ropewalk fit and --to {length}.",
                 )
         for tokens in (2 * length, length + 256, length):  # ahead, so that generating does not ask at every token
             try:

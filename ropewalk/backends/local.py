@@ -128,11 +128,13 @@ def live(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
+            name, length = model.config.name_or_path, show(to)
+            counts = f"ropewalk plan {name} --to {length}" if name else "ropewalk plan"
             raise UserError(
                 f"the memory of {model.device} is used up: {method.id} was read with texts of up to {to:,} tokens, "
                 f"{batch_tokens:,} tokens at once where texts are shorter",
-                f"Ask for shorter texts, or for --dtype bfloat16; ropewalk plan {model.config.name_or_path or 'MODEL'} "
-                f"--to {show(to)} says what a text of that length needs. What was finished is kept.",
+                f"Ask for shorter texts, or for --dtype bfloat16; {counts} says what a text of that length needs. What "
+                "was finished is kept.",
             ) from None
 
 

@@ -34,6 +34,7 @@ from ropewalk.rope import config as rope_config
 from ropewalk.rope import problems, record
 from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.keys import read_config, refuse_beside
+from ropewalk.rope.trial import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -176,6 +177,11 @@ class Checkpoint:
             return [*record.contradicted(self.config, self.raw, self.place), *found]
         except UserError:  # who asks for the configuration or the record is told
             return found
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What to know of the window that it promises, sound as it is."""
+        return mistakes.notes(self._file) if self.gguf is not None else problems.notes(self.raw, self.place)
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -379,17 +385,15 @@ class Checkpoint:
             ) from None
         live.config.name_or_path = self.name  # transformers put the folder there
         check_live(live)
-        refuse_no_numbers(self.source, live)
+        refuse_no_numbers(self.source, live, self.weights if self.gguf is None else [])
         return live.eval()
 
     def _live(self, dtype: str) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
-
         if self.gguf is not None:
             return dequantised.model(self._file, self.config, dtype)
         try:
             with quiet():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                loaded: Any = auto_class(self.config).from_pretrained(
                     self.folder,
                     config=self.config,
                     dtype=dtype,

@@ -9,7 +9,7 @@ from typing import Any
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read
 from ropewalk.checkpoint.gguf.hyperparameters import FULL, OR_SLIDING, SLIDING, layer_types
-from ropewalk.checkpoint.gguf.mistakes import patch, problem, problems
+from ropewalk.checkpoint.gguf.mistakes import notes, patch, problem, problems
 from ropewalk.checkpoint.gguf.rope_keys import SAME, error, one_set
 from ropewalk.checkpoint.inspection import Inspection
 from ropewalk.common.errors import UserError
@@ -53,6 +53,7 @@ def inspect_gguf(path: Path, against: str | Path | Checkpoint | None = None) -> 
         extended_by=None,
         unreadable=unreadable,
         problems=found,
+        notes=notes(file),
     )
 
 

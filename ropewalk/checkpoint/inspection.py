@@ -61,6 +61,7 @@ class Inspection(Result):
         extended_by: the method that ropewalk applied, if it did.
         unreadable: why transformers cannot read the configuration, if so.
         problems: misconfigurations; empty for a sound model.
+        notes: what to know of a promise that engines take differently.
         heads: what each does with distance, where the weights were looked at.
         wrote: file that was changed -> where its old content is.
     """
@@ -78,6 +79,7 @@ class Inspection(Result):
     problems: list[Problem]
     reach: int | None = None
     base_is_default: bool = False
+    notes: list[str] = field(default_factory=list)
     heads: list[Head] | None = None
     wrote: dict[str, str] = field(default_factory=dict)
 
@@ -112,22 +114,22 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
     """
     checkpoint = Checkpoint.open(model, trust_remote_code, sound=False)
-    found, place = list(checkpoint.problems), checkpoint.place
+    found, name = list(checkpoint.problems), checkpoint.name
     try:
         config, specs = checkpoint.config, checkpoint.specs
     except UserError as error:
         if not found:
             raise
         raw = checkpoint.raw
-        name = str((raw.get("architectures") or [raw.get("model_type", "unknown")])[0])
-        return Inspection(place, name, {}, {}, None, None, None, "", None, error.message, found)
+        kind = str((raw.get("architectures") or [raw.get("model_type", "unknown")])[0])
+        return Inspection(name, kind, {}, {}, None, None, None, "", None, error.message, found)
     text = text_config(config)
     window, length = window_of(specs), promised_by(specs)
-    found += _tokenizer_problems(checkpoint.config_file.parent, place, window, length)
+    found += _tokenizer_problems(checkpoint.config_file.parent, name, window, length)
     record = checkpoint.record
     dtype = str(text.dtype or config.dtype or "bfloat16").removeprefix("torch.")
     return Inspection(
-        model=place,
+        model=name,
         architecture=str((config.architectures or [config.model_type])[0]),
         layers=layer_types(text),
         specs=specs,
@@ -140,6 +142,7 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
         problems=found,
         reach=architecture.reach(text),
         base_is_default=not _names_a_base(checkpoint.raw),
+        notes=checkpoint.notes,
     )
 
 

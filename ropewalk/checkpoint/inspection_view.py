@@ -65,6 +65,8 @@ def show(found: Inspection, console: Console) -> None:
             style="dim",
             soft_wrap=True,
         )
+    for note in found.notes:
+        console.print(note, style="yellow", soft_wrap=True)
     if found.sound:
         console.print("no problems found", style="green")
     for problem in found.problems:

@@ -6,7 +6,7 @@ import copy
 import logging
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -289,17 +289,48 @@ def refuse_unjoined(place: Path, error: Exception) -> None:
         ) from None
 
 
-def refuse_no_numbers(place: Path, live: PreTrainedModel) -> None:
+def is_finite(weight: Tensor) -> bool:
+    """Whether a tensor holds numbers alone; one pass, for its extremes."""
+    if not weight.is_floating_point() or weight.element_size() == 1 or not weight.numel():  # torch compares no float8
+        return True
+    low, high = weight.detach().aminmax()
+    return bool(low.isfinite() and high.isfinite())
+
+
+def refuse_not_finite(files: Iterable[Path]) -> None:
+    """Refuse files with weights that are no numbers; they are read once, tensor by tensor.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                if not is_finite(opened.get_tensor(name)):
+                    raise UserError(f"{file}: tensor {name!r} holds NaN or infinite numbers", AGAIN)
+
+
+def refuse_no_numbers(place: Path, live: PreTrainedModel, files: Iterable[Path]) -> None:
     """Refuse weights that are not finite: every answer would be of them, and look like a model's failure.
+
+    Args:
+        place: what was loaded.
+        live: the model.
+        files: of its weights; where these hold numbers alone, it is the type of ``live`` that does not.
 
     Raises:
         UserError: naming the tensor.
     """
     for name, weight in live.named_parameters():
-        if weight.is_floating_point() and weight.element_size() > 1 and weight.numel():  # torch compares no float8
-            low, high = weight.detach().aminmax()
-            if not (low.isfinite() and high.isfinite()):
-                raise UserError(f"{place}: tensor {name!r} holds NaN or infinite numbers", AGAIN)
+        if not is_finite(weight):
+            refuse_not_finite(files)
+            kind = str(weight.dtype).removeprefix("torch.")
+            wider = "bfloat16" if weight.dtype == torch.float16 else "float32"
+            raise UserError(
+                f"{place}: tensor {name!r} holds numbers beyond {torch.finfo(weight.dtype).max:,.6g}, the largest of "
+                f"{kind}",
+                f"Say --dtype {wider}, which has room for them.",
+            )
 
 
 def refuse_twice(place: Path, prefix: str, header: Header) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from ropewalk import __version__
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.checkpoint.weights import refuse_not_finite
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write
 from ropewalk.common.results import Result
@@ -306,8 +307,10 @@ def bring_all(source: Path, weights: Sequence[Path], to: Path, without: Collecti
     """The files of a model folder, and its weights in subfolders.
 
     Raises:
-        UserError: naming a link that leads out of the folder: what lies there is not the model's.
+        UserError: naming a link that leads out of the folder: what lies there is not the model's; or a tensor that
+            holds no numbers.
     """
+    refuse_not_finite(weights)
     files = {file for file in source.iterdir() if not file.name.startswith(".") and file.name not in without}
     for file in sorted(files | set(weights)):
         if file.is_file():

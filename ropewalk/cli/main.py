@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(
             Text("error", "bold red"), "the memory of this machine, or of its device, is used up", soft_wrap=True
         )
-        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan MODEL --to LENGTH counts it.")
+        errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan counts it.")
         return 2
     except OSError as error:  # of a file or a machine that failed under the work, not of the code
         errors.print(Text("error", "bold red"), str(error), soft_wrap=True)
@@ -139,12 +139,16 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
         return message, f"ropewalk --help lists the verbs{model}."
     verb, mend = VERBS[name], f"ropewalk {name} --help lists what can be said."
     flags = {option.flag: _flags(verb, option.text) for option in verb.options if not option.positional}
+    letters = [SHORT[option.name] for option in verb.options if option.name in SHORT]
     words = list(error.unused_tokens or []) if isinstance(error, cyclopts.MissingArgumentError) else []
     if isinstance(error, cyclopts.UnknownOptionError):
         words = [error.token.keyword or error.token.value]
     for word in (word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)):
-        if word not in (*flags, *SHORT.values(), "--json") and not word.startswith("--no-"):
-            return f"{name} has no option {word}{did_you_mean(word, [*flags, '--json'], flags)}", mend
+        if word not in (*flags, *letters, "--json") and not word.startswith("--no-"):
+            hint = did_you_mean(word, [*flags, "--json"], flags)
+            for option, letter in SHORT.items():  # both ways to say it
+                hint = hint.replace(f"'--{option}'", f"'--{option}' ({letter})")
+            return f"{name} has no option {word}{hint}", mend
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         message = f"{name} does not know what {error.unused_tokens[0]!r} is for"
         lists = any(option.kind is tuple for option in verb.options)

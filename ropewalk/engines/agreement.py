@@ -21,6 +21,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.engines import launch, llama_cpp, sglang, transformers, vllm
+from ropewalk.engines.gguf.to_gguf import holds_factors
 from ropewalk.engines.reading import Files
 from ropewalk.rope import architecture, formulas
 from ropewalk.rope import config as rope_config
@@ -338,20 +339,28 @@ def _short(value: Any) -> str:
 
 def _mend(engine: str, files: Files, asked: Asked, want: Mapping[str, Reading], only_factor: bool) -> str:
     """What to do where no key of the file helps."""
-    model, length = shlex.quote(files.name), served(want)
+    model, length, place = shlex.quote(files.name), served(want), Path(files.name)
     if asked.overrides and engine in ("vllm", "sglang"):
         return _line(engine, files, replace(asked, overrides=completed(files, asked.overrides)), length)
     if engine == "transformers":
         return f"the file was changed after ropewalk wrote it: extend the original again with -o {model} --overwrite"
     if any(entry.get("rope_type") == "dynamic" for entry in files.entries.values()):
         if length > files.length:
-            return f"ropewalk extend {model} --to {length} --method dynamic-ntk -o OUT   (freezes its base there)"
+            return f"ropewalk extend {model} --to {length} --method dynamic-ntk   (freezes its base there)"
         return f"ropewalk inspect {model}   (names the key that makes its rope static)"
     if engine == "llama.cpp":
-        return "extend with yarn, ntk-aware or pi, or write a GGUF that holds the factors"
+        return _in_gguf(files, model, length)
     if only_factor and not any(reading.stairs for reading in want.values()):
-        return f"ropewalk export {model} --engine {engine} --fold -o OUT"
+        return f"ropewalk export {model} --engine {engine} --fold -o {shlex.quote(f'{place.name}-{engine}')}"
     return _line(engine, files, replace(asked, via_transformers=True), length)
+
+
+def _in_gguf(files: Files, model: str, length: int) -> str:
+    """What says a rope to llama.cpp that its converter drops."""
+    if not holds_factors(files.model_type):
+        return f"ropewalk extend {model} --to {length} --method yarn   (or ntk-aware or pi, which have keys there)"
+    file = shlex.quote(f"{Path(files.name).name}.gguf")
+    return f"ropewalk export {model} --engine llama.cpp --gguf {file}   (the file holds the factors)"
 
 
 def fix(

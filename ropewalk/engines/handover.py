@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
 FOLD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # log-probabilities, by the weights' type
+WRITE = "Name a folder to write with -o."
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def export(
     """
     engine = called(engine)
     if out is None and (fold or two_profiles):
-        raise UserError("folding and two profiles write files", "Add -o OUT.")
+        raise UserError("folding and two profiles write files", WRITE)
     if to is not None and method is None:
         from ropewalk.methods.frequencies.yarn import YaRN
 
@@ -304,9 +305,12 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
     if not row.sound:
         raise UserError(f"{engine} would not rotate as meant: {row.note}", _mend(row, final))
     if files.prefix and overrides and engine == "transformers":
-        raise UserError("from_pretrained replaces 'text_config' whole; one line cannot change a part", "Add -o OUT.")
+        raise UserError(
+            "from_pretrained replaces 'text_config' whole; one line cannot change a part",
+            WRITE,
+        )
     lines = {
-        "transformers": lambda: launch.transformers_line(final, overrides),
+        "transformers": lambda: launch.transformers_line(final, files.auto, overrides),
         "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers),
         "vllm": lambda: launch.vllm_line(
             final, length, overrides, via_transformers, (files.tokenizer_limit or length) < length
@@ -320,7 +324,7 @@ def _mend(row: Row, folder: Path) -> str:
     if row.mend and not launch.is_line(row.mend):
         return row.mend
     if row.keys:
-        return f"Add -o OUT: the written folder gets {', '.join(row.keys)}."
+        return f"Name a folder to write with -o: it gets {', '.join(row.keys)}."
     check = shlex.join(["ropewalk", "check-export", str(folder)])
     return f"Choose another method (ropewalk methods), or an engine that reads this one ({check})."
 
@@ -412,7 +416,8 @@ def without_attention_factor(config: Any) -> tuple[dict[str, Any], dict[str, flo
     for key, entry in rope_config.rope_parameters(config).items():
         spec, changed = specs[key], dict(entry)
         kept = 1.0
-        yarn = _as_yarn(spec)
+        stated = entry.get("factor") if entry.get("rope_type") == "yarn" else None
+        yarn = _as_yarn(spec, float(stated or spec.length / spec.window))
         if yarn is not None and rope_config.accepts(config, key, yarn, spec.length):
             changed, kept = yarn, formulas.yarn_magnitude(yarn["factor"])
         elif entry.get("rope_type") == "longrope":
@@ -423,9 +428,8 @@ def without_attention_factor(config: Any) -> tuple[dict[str, Any], dict[str, flo
     return parameters, factors
 
 
-def _as_yarn(spec: RopeSpec) -> dict[str, Any] | None:
-    """Native YaRN parameters, if the frequencies are YaRN's with default ends."""
-    factor = spec.length / spec.window
+def _as_yarn(spec: RopeSpec, factor: float) -> dict[str, Any] | None:
+    """Native YaRN parameters, if the frequencies are YaRN's of this factor with default ends."""
     if factor <= 1:
         return None
     expected = formulas.yarn(spec.base, spec.rotary_dim, factor, spec.window)

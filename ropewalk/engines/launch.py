@@ -7,10 +7,16 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.gguf.llama_rope import FREQUENCY_FACTORS
+from ropewalk.engines.gguf.to_gguf import holds_factors
 from ropewalk.engines.llama_cpp import ARCHITECTURES
+from ropewalk.rope.config import text_config
+from ropewalk.rope.trial import auto_class
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 LINE = re.compile(r"(\w+=\S+ )?(vllm serve|python -m sglang|python convert_hf|llama-server|AutoModel)")
 
@@ -20,21 +26,24 @@ def is_line(text: str) -> bool:
     return bool(LINE.match(text))
 
 
-def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], length: int) -> dict[str, str]:
+def launch_lines(folder: Path, config: PreTrainedConfig, parameters: Mapping[str, Any], length: int) -> dict[str, str]:
     """Engine -> launch line, or what is missing; ``parameters`` are those of the extended layers.
 
     A line states the length wherever an engine would derive another one from the keys (vLLM and SGLang multiply
     max_position_embeddings by the factor of ``linear``).
     """
-    rope_type = str(parameters.get("rope_type", "default"))
+    rope_type, model_type = str(parameters.get("rope_type", "default")), str(text_config(config).model_type)
     lines = {
-        "transformers": transformers_line(folder),
+        "transformers": transformers_line(folder, auto_class(config).__name__),
         "vllm": vllm_line(folder, length),
         "sglang": sglang_line(folder, length),
         "llama.cpp": llama_cpp_line(folder, f"-c {length}"),
     }
     if rope_type == "longrope":
         lines["llama.cpp"] = "not with the stock converter: it drops longrope factors for this architecture"
+        if holds_factors(model_type):
+            file = shlex.quote(f"{folder.name}.gguf")
+            lines["llama.cpp"] = f"ropewalk export {shlex.quote(str(folder))} --engine llama.cpp --gguf {file}"
     elif rope_type == "llama3" and ARCHITECTURES.get(model_type) not in FREQUENCY_FACTORS:
         lines["llama.cpp"] = (
             f"not for {model_type}: llama.cpp has no per-dimension factors there; use yarn or ntk-aware"
@@ -42,10 +51,10 @@ def launch_lines(folder: Path, model_type: str, parameters: Mapping[str, Any], l
     return lines
 
 
-def transformers_line(folder: Path | str, overrides: Mapping[str, Any] | None = None) -> str:
-    """A line of Python; overrides are given before the model is built, since afterwards they change nothing."""
+def transformers_line(folder: Path | str, auto: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """A line of Python with an auto class; overrides are given before the model is built: later they change nothing."""
     keys = "".join(f", {key}={value!r}" for key, value in (overrides or {}).items())
-    return f"AutoModelForCausalLM.from_pretrained({str(folder)!r}{keys})"
+    return f"{auto}.from_pretrained({str(folder)!r}{keys})"
 
 
 def vllm_line(

@@ -17,6 +17,7 @@ from ropewalk.rope import architecture, formulas
 from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, text_config
 from ropewalk.rope.keys import read_beside
 from ropewalk.rope.spec import ALL
+from ropewalk.rope.trial import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,6 +34,7 @@ class Files:
         tokenizer_limit: ``model_max_length`` of tokenizer_config.json, None if it is not there.
         prefix: "text_config." where config.json holds the language model's keys inside another's.
         name: as the user spelled it; goes into messages.
+        auto: the auto class of transformers that loads it.
     """
 
     folder: str
@@ -41,6 +43,7 @@ class Files:
     tokenizer_limit: int | None = None
     prefix: str = ""
     name: str = ""
+    auto: str = "AutoModelForCausalLM"
 
     @classmethod
     def load(cls, folder: Path, config: PreTrainedConfig | None = None) -> Files:
@@ -60,6 +63,7 @@ class Files:
             int(limit) if limit is not None and limit < 1e18 else None,  # transformers writes 1e30 for "no limit"
             "text_config." if isinstance(inner, dict) else "",
             str(config.name_or_path),
+            auto_class(config).__name__,
         )
 
     def replaced(self, overrides: Mapping[str, Any]) -> Files:

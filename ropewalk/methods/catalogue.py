@@ -139,6 +139,7 @@ def _names(entry: Entry) -> tuple[str, ...]:
 
 
 KEYWORD = r"('[^']*'|\"[^\"]*\")|([A-Za-z][\w-]*)(?=\s*=)"  # or what stands in quotes
+FROM_TARGET = frozenset("factor scale scaling scaling_factor rope_factor s to target length max_length".split())
 BY_NAME = {name: entry for entry in CATALOGUE for name in _names(entry)}
 
 
@@ -223,6 +224,11 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     spelled = re.sub(KEYWORD, lambda match: match[1] or find(match[2], names) or match[2].replace("-", "_"), text)
     options = _literals(f"{name}({text})", spelled)
     for option, value in options.items():
+        if option in FROM_TARGET - set(names) and "to" not in names:
+            raise UserError(
+                f"{name} has no option {option!r}: its factor is the target over the window",
+                "Say the target with --to: 128k of a window of 32k is the factor 4.",
+            )
         if option not in names:
             raise UserError(
                 f"{name} has no option {option!r}{did_you_mean(option, names)}",

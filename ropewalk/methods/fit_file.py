@@ -89,7 +89,7 @@ class Fit(Result):
         Raises:
             UserError: if there is none, or it is not what ``write`` writes.
         """
-        again = "Make it again: ropewalk fit MODEL --method NAME -o FILE."
+        again = "Make it again, with ropewalk fit."
         content = read_json(path, mend=again)
         expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.name != "path"}
         kind = content.pop("kind", None)
@@ -107,6 +107,10 @@ class Fit(Result):
         for key in ("found", "options"):
             content[key] = {name: _tuples(value) for name, value in content[key].items()}
         return cls(**content, path=str(path))
+
+    def again(self, spelling: str, to: int) -> str:
+        """The command that fits a method on the same model."""
+        return _command(self.model["name"], spelling, to, spelling.partition("(")[0])
 
     def hashed(self, changed: dict[str, Any]) -> dict[str, Any]:
         """Options as an id shows them: a hash in place of measured tuples."""
@@ -135,7 +139,7 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
     if fit.method != cls.name:
         raise UserError(
             f"{file} was fitted for {fit.method}, not for {cls.name}",
-            f"Say {fit.method}(fitted={file}), or fit this one: ropewalk fit MODEL --method {cls.name} -o FILE.",
+            f"Say {fit.method}(fitted={file}), or fit this one: {fit.again(cls.name, fit.to)}",
         )
     measured = fit.options | fit.found
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
@@ -146,7 +150,7 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
         if value != at:
             raise UserError(
                 f"{file} was fitted with {name} = {at!r}, not {value!r}",
-                f"Leave {name} out, or fit with it: ropewalk fit MODEL --method '{cls.name}({name}={value!r})' -o FILE",
+                f"Leave {name} out, or fit with it: {fit.again(f'{cls.name}({name}={value!r})', fit.to)}",
             )
     try:
         made = cls(**measured)
@@ -204,21 +208,23 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
     if here != fitted_on["fingerprint"]:
         raise UserError(
             f"{method.fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
-            f"{_name(model.config)}, {here[:SHOWN]} (configuration, dtype and weights count)",
+            f"{model.config.name_or_path or 'another'}, {here[:SHOWN]} (configuration, dtype and weights count)",
             line,
         )
 
 
 def _line(method: Method, config: Any, to: int | None, whole: Method) -> str:
     """The command that fits a method, and how its file is used."""
-    file = f"{method.name}.json"
-    target = [] if not to else ["--to", str(to)]
-    words = ["ropewalk", "fit", _name(config), "--method", whole.unfitted, *target, "-o", file]
-    return f"{shlex.join(words)}\nThen say {method.name}(fitted={file})."
+    name = getattr(config, "_name_or_path", "")
+    line = f"Fit {whole.unfitted} on this model, with ropewalk fit."
+    if name:
+        line = _command(name, whole.unfitted, to, method.name)
+    return f"{line}\nThen say {method.name}(fitted={method.name}.json)."
 
 
-def _name(config: Any) -> str:
-    return str(getattr(config, "_name_or_path", "") or "MODEL")
+def _command(model: str, spelling: str, to: int | None, file: str) -> str:
+    target = ["--to", str(to)] if to else []
+    return shlex.join(["ropewalk", "fit", model, "--method", spelling, *target, "-o", f"{file}.json"])
 
 
 def _numbers(value: Any) -> bool:

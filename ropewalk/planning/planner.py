@@ -21,6 +21,7 @@ from ropewalk.planning.hardware import DEFAULT, GIB, gpu, parse_memory, usable
 from ropewalk.planning.memory import Correction, Serving, Training
 from ropewalk.planning.published import SHORT_TAX, Published
 from ropewalk.planning.shapes import Shapes, shapes
+from ropewalk.rope.config import text_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,7 +183,7 @@ def plan(
         cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
         skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
         calibration=calibration,
-        notes=[*_notes(config, numbers, window, promised, to), *refusals],
+        notes=[*checkpoint.notes, *_notes(config, numbers, window, promised, to), *refusals],
         short_tax=SHORT_TAX if longer else (),
         commands=commands,
     )
@@ -211,6 +212,8 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
             f"two profiles: a factor that is always on also changes short texts, so keep serving the original up to "
             f"{window:,} tokens and send only longer requests to the extended copy (its weights are linked, not copied)"
         )
+    if text_config(config) is not config:
+        notes.append("the language model alone is counted; what reads pictures or sound comes on top")
     quantised = getattr(config, "quantization_config", None)
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.rope.architecture import latent as latent_width
@@ -130,42 +130,67 @@ def shapes(config: PreTrainedConfig) -> Shapes:
     Raises:
         UserError: if transformers has no decoder for it, or the configuration contradicts itself.
     """
-    import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
 
-    text = text_config(config)
+    text, tied = copy.deepcopy(text_config(config)), _is_tied(config)
+    text.tie_word_embeddings = tied
     try:
-        with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(text)
+        model = _decoder(config, text)
     except Exception as error:  # transformers raises many kinds here, all of them about the configuration
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        name = getattr(config, "name_or_path", "") or "MODEL"
         raise UserError(
             f"no decoder can be laid out from this configuration (model_type {text.model_type!r}): {reason}",
-            f"ropewalk inspect {name}   (shows what transformers reads)",
+            "Look what transformers reads of it: ropewalk inspect.",
         ) from None
     kinds = layer_kinds(text)
     stack = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == len(kinds)), None)
     if stack is None:
         raise UserError(f"model_type {text.model_type!r} has no list of {len(kinds)} layers; plan cannot count them")
     layers = Counter(_layer(module, kind, text) for module, kind in zip(stack, kinds, strict=True))
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings().weight
-    shared = head is embedding
-    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()
+    shared = tied if output is None else output.weight is embedding
+    rows = int(text.vocab_size) if output is None else int(output.weight.shape[0])
+    head = 0 if shared else rows * int(embedding.shape[1]) if output is None else output.weight.numel()
+    total = sum(parameter.numel() for parameter in model.parameters()) + (head if output is None else 0)
     inside = sum(n * layer.parameters for layer, n in layers.items())
-    ends = embedding.numel() + (0 if shared else head.numel())
     return Shapes(
         model_type=str(text.model_type),
         hidden=int(text.hidden_size),
-        vocabulary=int(head.shape[0]),
+        vocabulary=rows,
         embedding=embedding.numel(),
-        head=0 if shared else head.numel(),
-        other=total - inside - ends,
+        head=head,
+        other=total - inside - embedding.numel() - head,
         layers=tuple(layers.items()),
         fused_attention=model.config._attn_implementation != "eager",
     )
+
+
+def _decoder(config: PreTrainedConfig, text: PreTrainedConfig) -> Any:
+    """The language model on the meta device: with its head, else alone, else as it stands in the whole model."""
+    import torch
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_MAPPING,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+    )
+
+    with quiet(), torch.device("meta"):
+        if type(config) is type(text) or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            return AutoModelForCausalLM.from_config(text)
+        if type(text) in MODEL_MAPPING:
+            return AutoModel.from_config(text)
+        whole = AutoModelForMultimodalLM.from_config(config)
+    return next(module for module in whole.modules() if type(getattr(module, "config", None)) is type(text))
+
+
+def _is_tied(config: PreTrainedConfig) -> bool:
+    """Whether the head is the embedding, as the configuration that holds the language model's says."""
+    text = text_config(config)
+    parts = (config, *vars(config).values())
+    holder = next((part for part in parts if getattr(part, "text_config", None) is text), config)
+    return bool(getattr(holder, "tie_word_embeddings", False))
 
 
 def layer_kinds(text: PreTrainedConfig) -> list[str]:

@@ -272,6 +272,14 @@ class View:
         """What a reader must know before comparing: subjects that are not causal, and tasks left out by them."""
         voting = [line.title for line in self.lines if not line.subject.causal]
         found = [f"{', '.join(voting)}: {NOTE}."] if voting else []
+        extended = {line.subject.model for line in self.extended}
+        for one in self.results.models:
+            beyond = [tokens(n) for n in one.lengths if one.length is not None and n > one.length]
+            if beyond and one.name not in extended:
+                found.append(
+                    f"{self.names[one.name]} promises {tokens(one.length)} tokens: {', '.join(beyond)} are beyond "
+                    "that, and no method makes it longer here (--methods)."
+                )
         if added := self.results.settings.get("added length"):
             found.append(f"{tokens(added)} tokens, the target, were measured too; --lengths did not name them.")
         swaps = self.results.settings.get("instead") or {}

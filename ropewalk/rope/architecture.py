@@ -150,11 +150,13 @@ def base(text: PreTrainedConfig, stated: float) -> float:
             "Measure the model as it is; what ropewalk extends has one base in all layers.",
         )
     if taken and taken[0] != stated:
-        name = getattr(text, "name_or_path", "") or "MODEL"
+        name, key = getattr(text, "name_or_path", ""), "rope_parameters.rope_theta"
         raise UserError(
             f"rope_theta is {stated:g}, which no layer of this {text.model_type} takes: key 'layer_rope_theta' gives "
             f"them {taken[0]:g}",
-            f"ropewalk inspect {name} --set 'rope_parameters.rope_theta={taken[0]!r}'   (changes no layer)",
+            f"ropewalk inspect {name} --set '{key}={taken[0]!r}'   (changes no layer)"
+            if name
+            else f"Set {key} to {taken[0]!r}, which changes no layer.",
         )
     return stated
 

@@ -125,9 +125,7 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds here, all of them about the file
         reason = " ".join(str(error).split("\n\n")[0].split()[:40]) or type(error).__name__
-        raise UserError(
-            f"transformers cannot read {file}: {reason}", f"ropewalk inspect {model}   (names the key and the mend)"
-        ) from None
+        raise UserError(f"transformers cannot read {file}: {reason}", RESTORE) from None
     if isinstance(config.get_text_config(decoder=True), dict):
         raise UserError(
             f"{file}: key 'text_config' is an object that model_type {raw['model_type']!r} does not read", RESTORE
@@ -197,11 +195,13 @@ def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
         for entry in record["rope_parameters"].values():
             dict(entry)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        name = getattr(config, "name_or_path", "") or "MODEL"
+        name = getattr(config, "name_or_path", "")
         key = RECORD if text_config(config) is config else f"text_config.{RECORD}"
         raise UserError(
             f"key {key!r}, in which ropewalk notes the pretrained rope, cannot be read: {error!r}",
-            f"ropewalk inspect {name} --set {key}=null   (the configuration is then taken as it stands)",
+            f"ropewalk inspect {name} --set {key}=null   (the configuration is then taken as it stands)"
+            if name
+            else "Remove it; the configuration is then taken as it stands.",
         ) from None
     found: dict[str, Any] = record
     return found
@@ -235,10 +235,7 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
         try:
             specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
         except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
-            name = getattr(config, "name_or_path", "") or "MODEL"
-            raise UserError(
-                f"the rope parameters cannot be read: {type(error).__name__}: {error}", f"ropewalk inspect {name}"
-            ) from None
+            raise UserError(f"the rope parameters cannot be read: {type(error).__name__}: {error}", RESTORE) from None
     record = record_of(config)
     if record is not None:
         specs = {key: replace(spec, window=int(record.get("window", spec.window))) for key, spec in specs.items()}

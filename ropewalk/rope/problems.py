@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
@@ -38,7 +39,7 @@ BLOCKING = frozenset(
     "rope-type-missing keys-outside head-dim-missing record-contradicted "
     # Of a GGUF: what was meant is not what llama.cpp takes, or not what transformers can.
     "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
-    "beta-unread attention-factor-unread".split()
+    "beta-unread attention-factor-unread head-count-invalid block-count-invalid".split()
 )
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 # Names of the base in other code, which transformers does not read.
@@ -51,6 +52,7 @@ MEANT = (
     ("linear", {"factor"}),
 )
 OF_SCALING = frozenset().union(*(keys for _, keys in MEANT))
+ROUNDED = 1.01  # by how much lengths that are meant to be the same differ
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings")
 
 
@@ -92,6 +94,12 @@ class Entry:
     def rope_type(self) -> str:
         named = self.rope.get("rope_type") or self.rope.get("type") or "default"
         return TYPE_ALIASES.get(str(named), str(named))
+
+    @property
+    def takes_su(self) -> bool:
+        """Whether transformers reads the old name: in two classes, which then miss the length beside the rope dict."""
+        reads = self.raw.get("model_type") in ("phi3", "phi4_multimodal")
+        return reads and "original_max_position_embeddings" in self.rope
 
     @property
     def type_key(self) -> str:
@@ -142,7 +150,7 @@ def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Probl
         for check in CHECKS:
             found += check(entry)
     whole = Entry(text, model, ALL, "", {}, prefix, defaults)
-    for more in (_rope_of_none, _partial_at_top, _unread, _length_said_twice, _two_dicts, _dual_chunk):
+    for more in (_heads, _rope_of_none, _partial_at_top, _unread, _length_said_twice, _two_dicts, _dual_chunk):
         found += more(whole)
     if inside:
         found += _outside(raw, Entry(text, model, ALL, "", {}, "", defaults))
@@ -209,7 +217,12 @@ def _type(entry: Entry) -> Iterator[Problem]:
             "rope-type-conflict", entry.inside("type"), other, one, entry.set(entry.inside("type"), one)
         )
     named = entry.rope.get("rope_type") or entry.rope.get("type")
-    if entry.rope_type not in READABLE:
+    if named == "su" and not entry.takes_su:
+        yield entry.problem(
+            "rope-type-unknown", entry.type_key, named, "longrope, as it is called now",
+            entry.set(entry.type_key, "longrope"),
+        )  # fmt: skip
+    elif entry.rope_type not in READABLE:
         near = _type_near(entry.rope_type)
         expected = near or f"one of {', '.join(sorted(READABLE))}"
         mend = entry.set(entry.type_key, near) if near else f"Name the type that the model was trained with: {expected}"
@@ -290,12 +303,28 @@ def _original(entry: Entry) -> Iterator[Problem]:
         yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", entry.set(key, 4096))
 
 
+def notes(raw: Mapping[str, Any], model: str) -> list[str]:
+    """What to know of a sound file: YaRN that is for more tokens than the file states, for engines differ there."""
+    text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
+    found = []
+    for entry in _entries(text, model, prefix, None):
+        if entry.rope_type == "yarn" and all(map(number, (entry.original, entry.factor, entry.length))):
+            reached = round(entry.original * entry.factor)
+            if entry.original <= entry.length and ROUNDED * entry.length < reached:
+                found.append(
+                    f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers "
+                    f"and SGLang go by it; vLLM goes by YaRN's factor, {entry.factor:g} x {entry.original:,} = "
+                    f"{reached:,}. To promise these: {entry.set('max_position_embeddings', reached)}"
+                )
+    return found
+
+
 def _length(entry: Entry) -> Iterator[Problem]:
     """The factor is a ratio of lengths for yarn (llama3's and longrope's need not be)."""
     stated = all(map(number, (entry.original, entry.factor, entry.length)))
     if entry.rope_type == "yarn" and stated and entry.factor >= 1:
         expected = round(entry.original * entry.factor)
-        if abs(entry.length - expected) > 0.01 * expected:
+        if not entry.original <= entry.length <= ROUNDED * expected:
             yield entry.problem(
                 "length-contradicts-factor", "max_position_embeddings", entry.length, expected,
                 entry.set("max_position_embeddings", expected),
@@ -343,8 +372,10 @@ def _rotated_pairs(entry: Entry) -> int | None:
 
 def _dynamic(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type == "dynamic" and not (entry.rope.get("alpha") and _fixed_alpha(entry)):
-        target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else "LENGTH"
-        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk -o OUT   (freezes its base there)"
+        target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else None
+        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk   (freezes its base there)"
+        if target is None:
+            mend = "Extend it by --method dynamic-ntk, which freezes its base at the target."
         if target == entry.length:  # which promises no more than the window
             mend = entry.set(entry.type_key, "default") + "   (inside the window it is that)"
         yield entry.problem(
@@ -512,6 +543,15 @@ def _head_dim(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type in SCALES_LOGITS and empty and number(heads) and number(hidden) and heads:
         size = int(hidden // heads)
         yield entry.problem("head-dim-missing", "head_dim", None, size, entry.set("head_dim", size))
+
+
+def _heads(entry: Entry) -> Iterator[Problem]:
+    """Query heads that the key-value heads do not divide; latent attention has no use for the latter."""
+    heads, groups = entry.raw.get("num_attention_heads"), entry.raw.get("num_key_value_heads")
+    if number(heads) and number(groups) and "kv_lora_rank" not in entry.raw and (groups < 1 or heads % groups):
+        yield entry.problem(
+            "head-count-invalid", "num_key_value_heads", groups, f"a divisor of num_attention_heads {heads}", RESTORE
+        )
 
 
 def _sliding(entry: Entry) -> Iterator[Problem]:

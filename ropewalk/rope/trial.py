@@ -32,7 +32,7 @@ MEND = "Choose another method (ropewalk methods); yarn raises the factor of a mo
 
 
 def class_of(config: PreTrainedConfig) -> Any:
-    """The class that weights were saved from, else the language model; None for code of its own."""
+    """The class that weights were saved from, else that of its auto class; None for code of its own."""
     import transformers
 
     if not type(config).__module__.startswith("transformers."):
@@ -40,7 +40,19 @@ def class_of(config: PreTrainedConfig) -> Any:
     saved = getattr(transformers, str((config.architectures or [""])[0]), None)
     if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
         return saved
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    tables = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return next((table[type(config)] for table in tables if type(config) in table), None)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The auto class of transformers that loads what a configuration is of; some models are there only whole."""
+    import transformers
+
+    kind = type(config)
+    language = kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or kind not in (
+        transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    )
+    return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM
 
 
 def compare(

@@ -8,6 +8,7 @@ keys that were rotated for one target are never read with another.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,7 +53,19 @@ def profiles(model: PreTrainedModel, method: Method, limit: int) -> list[Profile
     """
     static = isinstance(method, FrequencyMethod) and not method.runtime and "frequencies" in method.axes
     window = rope_config.trained_window(model.config)
-    if not static or method.id == "none":
+    name, record = str(model.config.name_or_path), rope_config.record_of(model.config)
+    if method.id == "none" and record is not None:
+        raise UserError(
+            f"{name} is stretched by {record['method']} for every request alike; --per-request needs the method, to "
+            "stretch each by its own factor",
+            shlex.join(["ropewalk", "serve", name, "--method", record["method"], "--to", str(limit), "--per-request"]),
+        )
+    if method.id == "none":
+        raise UserError(
+            "--per-request stretches requests by a method, and none is named",
+            f"ropewalk serve {shlex.quote(name)} --method yarn --to {max(limit, 2 * window)} --per-request",
+        )
+    if not static:
         raise UserError(
             f"{method.id} has no factor that could be chosen per request: it is no static method of frequencies",
             f"Serve it without --per-request, or: --method yarn --to {max(limit, 2 * window)} --per-request",

@@ -23,11 +23,37 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from openai.types.completion_choice import Logprobs
 from openai.types.completion_usage import PromptTokensDetails
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ropewalk.serving.job import Piece, Token
 
 CHOICES = 128  # answers to one body at most: prompts times n
 LIKELY = 20  # tokens that are told beside each at most
+# What pydantic finds wrong -> what was expected, in our words.
+EXPECTED = {
+    **dict.fromkeys(("string_type", "string_unicode"), "text"),
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "an object"),
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "only": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+}
+UNIONS = {  # fields of several kinds, each of which finds something else wrong
+    "prompt": f"text, a list of token ids, or a list of 1 to {CHOICES} of either",
+    "stop": "text of 1 to 256 characters, or a list of at most 4 such",
+    "content": 'text, or a list of parts like {"type": "text", "text": "..."}',
+}
 UNKNOWN = "\ufffd"  # what a part of a character is shown as
 
 
@@ -54,11 +80,12 @@ class Refusal(Exception):
 
 def _only(*neutral: Any) -> AfterValidator:
     """Refuses all but null and values that change nothing."""
+    allowed = " or ".join(map(json.dumps, (*neutral, None)))
 
     def check(value: Any) -> Any:
         if value is None or value in neutral:
             return value
-        raise ValueError(f"this server supports only {' or '.join(map(json.dumps, (*neutral, None)))}")
+        raise PydanticCustomError("only", f"{allowed}, all that this server does")
 
     return AfterValidator(check)
 
@@ -208,24 +235,32 @@ def parsed(kind: type[Body], raw: bytes) -> Body:
 
 def _refusal(error: ValidationError) -> Refusal:
     """The first field that is wrong, with all that is wrong about it."""
-    found = error.errors(include_url=False, include_context=False)
+    found = error.errors(include_url=False)
     first = found[0]
-    if first["type"] == "json_invalid":
+    path, kind, seen = first["loc"], first["type"], short(json.dumps(first["input"], ensure_ascii=False, default=str))
+    if kind == "json_invalid":
         return Refusal(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    if not first["loc"] and first["type"] == "value_error":
-        return Refusal(400, first["msg"].removeprefix("Value error, "))
-    if not first["loc"]:
-        return Refusal(400, f"the body is no JSON object: {first['msg']}")
-    field = str(first["loc"][0])
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return Refusal(400, f"unknown parameter {short(field)!r}", short(field), "unknown_parameter")
-    about = list(
-        dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in found if e["loc"][:1] == first["loc"][:1])
-    )
-    if first["type"] == "missing" and len(first["loc"]) == 1:
-        return Refusal(400, f"{field} is missing", field)
-    where = ".".join(map(str, first["loc"][:3])) if field == "messages" else field  # what follows are kinds of value
-    return Refusal(400, f"{where}: {short(repr(first['input']))} does not fit: {'; or '.join(about[:4])}", field)
+    field = str(path[0]) if path else None
+    union = next((i for i, step in enumerate(path) if step in UNIONS), len(path))  # what follows are kinds of value
+    where = short(".".join(map(str, path[: union + 1]))) or "the body"
+    if kind == "extra_forbidden" and union == len(path):
+        return Refusal(400, f"unknown parameter {where!r}", where, "unknown_parameter")
+    if kind == "missing" and union + 1 >= len(path):
+        return Refusal(400, f"{where} is missing", field)
+    if kind == "value_error":  # a rule of our own, over several fields
+        about = f"{where}: " if path else ""
+        return Refusal(400, about + first["msg"].removeprefix("Value error, "), field)
+    if union < len(path):
+        expected = UNIONS[str(path[union])]
+    else:
+        expected = " and ".join(dict.fromkeys(_expected(one) for one in found if one["loc"] == path))
+    return Refusal(400, f"{where} is {seen}, expected {expected}", field)
+
+
+def _expected(error: ErrorDetails) -> str:
+    """What a value should have been."""
+    about = {"expected": error["msg"], **error.get("ctx", {})}
+    return EXPECTED.get(error["type"], "another value").format_map(about)
 
 
 def short(text: str) -> str:

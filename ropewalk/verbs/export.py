@@ -64,6 +64,10 @@ def export(request: ExportRequest) -> Export | Written:
     from ropewalk.engines.handover import export as write
     from ropewalk.methods.catalogue import method
 
+    if request.engine is None and request.gguf is None:
+        raise UserError(
+            "export needs --engine", "Say --engine transformers, vllm, sglang or llama.cpp; --gguf alone writes a GGUF."
+        )
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
         return write(

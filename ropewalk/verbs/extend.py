@@ -72,7 +72,7 @@ def extend(request: ExtendRequest) -> Extended:
     from ropewalk.checkpoint.write import extend as write
     from ropewalk.engines.launch import launch_lines
     from ropewalk.methods.catalogue import method
-    from ropewalk.rope.config import text_config, window_of
+    from ropewalk.rope.config import window_of
 
     chosen = method(request.method)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
@@ -84,5 +84,5 @@ def extend(request: ExtendRequest) -> Extended:
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
     done = write(checkpoint, request.to, chosen, out, request.overwrite, request.on_top)
     written = next(iter(done.rope_parameters.values()))
-    lines = launch_lines(done.folder, text_config(checkpoint.config).model_type, written, request.to)
+    lines = launch_lines(done.folder, checkpoint.config, written, request.to)
     return Extended(done, lines)

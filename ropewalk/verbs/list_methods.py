@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result, columns
-from ropewalk.methods.catalogue import CATALOGUE, Entry
+from ropewalk.methods.catalogue import CATALOGUE, Entry, entry
 from ropewalk.verbs.request import Request, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ListMethodsRequest(Request):
-    """Nothing to choose."""
+    """Which to list.
+
+    Attributes:
+        name: One method, with its options; by default all of them.
+    """
+
+    name: str = field(default="", kw_only=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +30,7 @@ class Listing(Result, Sequence[Entry]):
     """The catalogue, a sequence of its entries.
 
     Attributes:
-        methods: in the order of the catalogue.
+        methods: in the order of the catalogue, or the one that was asked for.
     """
 
     methods: tuple[Entry, ...]
@@ -36,17 +42,42 @@ class Listing(Result, Sequence[Entry]):
         return self.methods[index]
 
     def show(self, console: Console) -> None:
+        if len(self) == 1:
+            _show(self[0], console)
+            return
         wide = console.width >= 120
         headings = ["method", "kind", "training-free", "in a checkpoint", "paper"]
         table = columns(*headings, *(["what it does"] if wide else []))
-        for entry in self.methods:
-            cells = [entry.id, entry.kind, entry.training_free, entry.exportable, entry.paper]
-            table.add_row(*cells, *([entry.summary] if wide else []))
+        for one in self.methods:
+            cells = [one.id, one.kind, one.training_free, one.exportable, one.paper]
+            table.add_row(*cells, *([one.summary] if wide else []))
         console.print(table)
-        console.print("\nOptions in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")
+        console.print("\nOne with its options: ropewalk methods yarn")
+        console.print("Options in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")
+
+
+def _show(one: Entry, console: Console) -> None:
+    """One method in full."""
+    console.print(f"{one.id}, {one.title}: {one.summary}", style="bold", soft_wrap=True)
+    about = {"decides": one.kind, "training-free": one.training_free, "in a checkpoint": one.exportable,
+             "paper": one.paper, "options": ", ".join(_options(one)) or "none"}  # fmt: skip
+    for name, text in about.items():
+        if text:
+            console.print(f"{name:<15}  {text}", soft_wrap=True)
+
+
+def _options(of: Entry) -> list[str]:
+    """Each option with its default, as it is written in brackets."""
+    kind = of.load()
+    found = [f"{one.name}={one.default}" if one.default is not MISSING else one.name for one in fields(kind)]  # type: ignore[arg-type]
+    return found + ["fitted=FILE of ropewalk fit"] * bool(kind.measured)
 
 
 @verb("methods")
 def list_methods(request: ListMethodsRequest) -> Listing:
-    """List the methods: what each decides, whether it needs training, how a checkpoint says it, its paper."""
-    return Listing(CATALOGUE)
+    """List the methods: what each decides, whether it needs training, how a checkpoint says it, its paper.
+
+    Raises:
+        UserError: if there is no method of the name that was asked for.
+    """
+    return Listing((entry(request.name.partition("(")[0]),) if request.name else CATALOGUE)

@@ -83,7 +83,7 @@ def test_the_layers_that_see_the_whole_text_promise(sliding, tmp_path):
 
 def test_unsound_configurations_are_refused_at_the_door_or_at_the_load(tmp_path):
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
-    folder = edit(checkpoint(tmp_path), rope_parameters=rope)  # the length is still the window's
+    folder = edit(checkpoint(tmp_path), rope_parameters=rope, max_position_embeddings=512)  # not 4 x 64
     with pytest.raises(UserError, match="length-contradicts-factor"):
         Checkpoint.open(folder)
     looked_at = Checkpoint.open(folder, sound=False)

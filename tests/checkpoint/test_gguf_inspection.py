@@ -38,7 +38,13 @@ def codes(path, against=None):
         ("llama", {"rope.scaling.type": "longrope"}, [2.0] * 8, "factors-not-used", "rope_freqs"),
         ("llada", {}, [2.0] * 8, "factors-not-used", "rope_freqs"),
         ("llama", {"rope.scaling.factor": 4.0}, None, "scaling-type-missing", "rope.scaling.type"),
-        ("qwen3", {**YARN, "context_length": 64}, None, "length-contradicts-factor", "context_length"),
+        ("qwen3", {**YARN, "context_length": 512}, None, "length-contradicts-factor", "context_length"),
+        ("qwen3", {**YARN, "context_length": 32}, None, "length-contradicts-factor", "context_length"),
+        ("qwen3", {"rope.scaling.type": "yarn"}, None, "factor-invalid", "rope.scaling.factor"),
+        ("llama", {"rope.scaling.type": "linear", "context_length": 256, "rope.scaling.original_context_length": 64},
+         None, "factor-invalid", "rope.scaling.factor"),
+        ("llama", {"attention.head_count": 5}, None, "head-count-invalid", "attention.head_count"),
+        ("llama", {"attention.head_count_kv": 3}, None, "head-count-invalid", "attention.head_count_kv"),
         ("qwen3", {**YARN, "rope.scaling.yarn_ext_factor": 4.0}, None, "yarn-ext-factor",
          "rope.scaling.yarn_ext_factor"),
         ("qwen3", {**YARN, "rope.scaling.yarn_attn_factor": 1.2}, None, "attention-factor-unread",
@@ -63,7 +69,9 @@ def test_each_misconfiguration_is_found_alone_and_a_sound_file_has_none(
 @pytest.mark.parametrize(
     "keys",
     [
-        {**YARN, "context_length": 64},
+        {**YARN, "context_length": 512},
+        {"rope.scaling.type": "yarn"},
+        {"rope.scaling.type": "yarn", "context_length": 256, "rope.scaling.original_context_length": 64},
         {**YARN, "rope.scaling.yarn_ext_factor": 4.0},
         {**YARN, "rope.scaling.yarn_attn_factor": 1.2},
         {**YARN, "rope.scaling.yarn_beta_slow": 2.0},
@@ -81,6 +89,19 @@ def test_the_mend_that_is_printed_mends(keys, tmp_path, capsys):
         words = shlex.split(inspect_gguf(path).problems[0].mend.partition("   (")[0])
         assert run(words[1:]) == (1 if left else 0)
         path = Path(words[-1])
+
+
+@pytest.mark.parametrize("length", [64, 128])
+def test_a_factor_for_more_than_the_file_states_is_a_note_whose_command_raises_the_promise(length, tmp_path, capsys):
+    path = foreign(tmp_path / "m.gguf", "llama", {**YARN, "context_length": length})
+    found = inspect_gguf(path)
+    assert found.sound and (found.window, found.length) == (64, length) and YARN["context_length"] == 256
+    [note] = found.notes
+    assert f"{length} tokens are promised" in note and "is for 256" in note
+    words = shlex.split(note.partition("promise these: ")[2])
+    assert run(words[1:]) == 0
+    raised = inspect_gguf(Path(words[-1]))
+    assert (raised.length, raised.notes) == (256, []) and raised.specs["all"].factors == found.specs["all"].factors
 
 
 @pytest.mark.parametrize("keys", [{}, YARN, {"rope.scaling.type": "none"}])

@@ -18,7 +18,9 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.weights import check_weights
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from ropewalk.engines.handover import export
+from tests.engines.gguf.checkpoints import checkpoint
 from tests.models import tiny, tokens
 
 INDEX = "model.safetensors.index.json"
@@ -222,6 +224,32 @@ def test_a_whole_file_goes_before_an_index_as_transformers_takes_it(tmp_path):
     folder = saved(tmp_path / "m")
     (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "missing.safetensors"}}))
     assert [file.name for file in check_weights(folder)] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_written(wrong, tmp_path):
+    folder = checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    list(weights.values())[-1].view(-1)[-1] = wrong
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    for write in (
+        lambda out: extend(folder, 256, method("yarn"), out),
+        lambda out: export(folder, "vllm", out=out),
+        lambda out: write_gguf(folder, out.with_suffix(".gguf")),
+    ):
+        with pytest.raises(UserError, match=r"tensor '.*' holds NaN or infinite numbers"):
+            write(tmp_path / "out")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
+
+
+def test_a_cast_that_overflows_is_no_fault_of_the_file(tmp_path):
+    folder = checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    list(weights.values())[-1].view(-1)[-1] = 70000.0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"beyond 65,504, the largest of float16\nSay --dtype bfloat16"):
+        Checkpoint.open(folder).load("float16", "cpu")
+    assert Checkpoint.open(folder).load("bfloat16", "cpu").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model.safetensors"])

@@ -18,6 +18,7 @@ from ropewalk.engines.agreement import Asked, check_export, fix
 from ropewalk.engines.launch import launch_lines
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.frequencies.frequency_method import check_live
+from ropewalk.rope.config import load_config
 from tests.models import config, tiny
 
 WINDOW, TARGET = 64, 256
@@ -153,7 +154,7 @@ def test_t8_the_same_for_longrope(checkpoint):
 def test_t9_linear_lengths_are_multiplied_and_the_line_states_the_length(checkpoint, tmp_path):
     done = extend(str(checkpoint()), TARGET, method("pi"), tmp_path / "pi")
     found = rows(done.folder)
-    lines = launch_lines(done.folder, "llama", next(iter(done.rope_parameters.values())), TARGET)
+    lines = launch_lines(done.folder, load_config(str(done.folder)), next(iter(done.rope_parameters.values())), TARGET)
     for engine, flag in (("vllm", "--max-model-len 256"), ("sglang", "--context-length 256")):
         assert found[engine].sound and not found[engine].same_length
         assert "takes 1,024 tokens by itself, meant are 256" in found[engine].note

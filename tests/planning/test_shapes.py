@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 import transformers
 
+from ropewalk.checkpoint.inspection import layer_types
 from ropewalk.common.errors import UserError
 from ropewalk.planning.memory import cache
 from ropewalk.planning.shapes import layer_kinds, shapes
@@ -38,6 +41,44 @@ def test_parameters_are_those_of_the_model(family):
 def test_published_sizes(made, total, active):
     found = shapes(made)
     assert (found.parameters, found.active_parameters) == (total, active)
+
+
+VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 96, "num_experts": 2, "num_experts_per_tok": 1,
+        "num_local_experts": 2, "moe_intermediate_size": 32, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2}  # fmt: skip
+WITH_PICTURES = [
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "gemma3", "llama4", "mistral3", "internvl",
+    "llava", "glm4v", "idefics3", "mllama",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WITH_PICTURES)
+def test_a_decoder_beside_other_towers_is_counted_as_it_stands_in_the_whole_model(kind):
+    of_text = TEXT | ({"cross_attention_layers": [1]} if kind == "mllama" else {})
+    made = transformers.AutoConfig.for_model(kind, text_config=of_text)
+    made.vision_config = type(made.vision_config)(**VISION)
+    with torch.device("meta"):
+        whole = transformers.AutoModelForMultimodalLM.from_config(made)
+    whole.tie_weights()
+    text = made.get_text_config(decoder=True)
+    decoder = next(module for module in whole.modules() if type(getattr(module, "config", None)) is type(text))
+    counted = {id(one): one.numel() for part in (decoder, whole.get_output_embeddings()) for one in part.parameters()}
+    found = shapes(made)
+    assert (found.parameters, found.depth, found.hidden) == (sum(counted.values()), 4, 64)
+    assert found.vocabulary == whole.get_output_embeddings().weight.shape[0]
+    kinds = Counter[str]()
+    for layer, n in found.layers:
+        kinds[layer.kind] += n
+    assert kinds == layer_types(text)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_whole_configuration_says_whether_the_head_is_the_embedding(tied):
+    for kind in ("qwen2_5_vl", "internvl", "mistral3"):
+        found = shapes(transformers.AutoConfig.for_model(kind, text_config=TEXT, tie_word_embeddings=tied))
+        assert found.head == (0 if tied else found.embedding)
 
 
 def test_tied_embeddings_are_counted_once():

@@ -204,6 +204,16 @@ def test_one_subject_of_which_too_little_is_known() -> None:
     assert "up to 1,024 tokens 41%" in one.caveat()
 
 
+def test_lengths_beyond_the_promise_are_said_where_no_method_reaches_them(raw: dict[str, Any], keep: Keep) -> None:
+    plain, promised = keep(methods=["none"]), raw["models"][0]["length"]
+    plain["models"][0]["lengths"] = [promised, 2 * promised]
+    [said] = read(plain).warnings()
+    assert f"promises {tokens(promised)} tokens: {tokens(2 * promised)} are beyond" in said
+    assert not any("promises" in one for one in read(keep(methods=["none", "yarn"])).warnings())
+    plain["models"][0]["lengths"] = [promised]
+    assert read(plain).warnings() == []
+
+
 def test_the_view_says_how_sure_the_average_is_and_what_was_left_out() -> None:
     one = alone(1024, {1024: 0.9}, instead={"qa_1": "qa_1_synthetic", "altered_qa": ""}, **{"added length": 1024})
     assert one.caveat().endswith("up to 1,024 tokens 90%. Its standard error is 1.2 points at most.")

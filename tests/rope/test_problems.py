@@ -73,7 +73,9 @@ WRONG = {
     "original-length-missing": (LLAMA | {"rope_parameters": without(YARN, "original_max_position_embeddings"),
                                          "max_position_embeddings": 131072},
                                 "rope_parameters.original_max_position_embeddings", None),
-    "length-contradicts-factor": (LLAMA | {"rope_parameters": YARN}, "max_position_embeddings", 32768),
+    "length-contradicts-factor": (LLAMA | {"rope_parameters": YARN, "max_position_embeddings": 262144},
+                                  "max_position_embeddings", 262144),
+    "head-count-invalid": (LLAMA | {"num_key_value_heads": 5}, "num_key_value_heads", 5),
     "factor-list-invalid": (LLAMA | {"rope_parameters": {**LONGROPE, "short_factor": SHORT[1:], "factor": 8.0,
                                                          "original_max_position_embeddings": 4096}},
                             "rope_parameters.short_factor", "31 values"),
@@ -113,6 +115,33 @@ def test_sound_families_have_no_problems(family, tmp_path):
     assert inspect(str(tmp_path)).problems == []
 
 
+@pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("length", [32768, 65536])
+def test_a_factor_for_more_than_the_file_states_is_a_note(spelling, length, tmp_path, capsys):
+    """Qwen's published recipe sets the rope alone; others lower the length of a model that was trained with YaRN."""
+    raw = without(LLAMA, "rope_parameters") | {"rope_theta": THETA["rope_theta"], "max_position_embeddings": length}
+    model = folder(tmp_path, raw | {spelling: YARN})
+    found = inspect(model)
+    assert found.sound and (found.window, found.length) == (32768, length)
+    [note] = found.notes
+    assert f"{length:,} tokens are promised" in note and "4 x 32,768 = 131,072" in note
+    run(shlex.split(note.partition("promise these: ")[2])[1:])
+    raised = inspect(model)
+    assert raised.sound and raised.length == 131072 and raised.notes == []
+    assert raised.specs["all"].factors == found.specs["all"].factors
+
+
+@pytest.mark.parametrize("length", [16384, 262144])
+def test_a_length_that_no_such_rope_has_is_a_problem(length, tmp_path):
+    found = inspect(folder(tmp_path, LLAMA | {"rope_parameters": YARN, "max_position_embeddings": length}))
+    assert [one.code for one in found.problems] == ["length-contradicts-factor"] and found.notes == []
+
+
+def test_a_recipe_that_sets_the_rope_alone_may_be_set(tmp_path, capsys):
+    model = folder(tmp_path, without(LLAMA, "rope_parameters") | {"rope_theta": 1e6})
+    assert run(["inspect", model, "--set", f"rope_scaling={json.dumps(without(YARN, 'rope_theta'))}"]) == 0
+
+
 @pytest.mark.parametrize("code", WRONG)
 def test_each_mistake_is_named(code, tmp_path):
     raw, key, seen = WRONG[code]
@@ -121,7 +150,7 @@ def test_each_mistake_is_named(code, tmp_path):
 
 
 # A command that sets a key mends; these need something a program cannot know, or write another checkpoint.
-BY_HAND = {"dynamic-scaling"}
+BY_HAND = {"dynamic-scaling", "head-count-invalid"}
 
 
 @pytest.mark.parametrize("code", sorted(set(WRONG) - BY_HAND))

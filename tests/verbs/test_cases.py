@@ -7,21 +7,31 @@ import shlex
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ropewalk import UserError, method
+from ropewalk import extend as extended
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.inspection import inspect
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from ropewalk.engines.agreement import check_export
+from ropewalk.engines.gguf.to_gguf import write_gguf
 from ropewalk.engines.handover import export
+from ropewalk.planning.planner import plan
 from ropewalk.rope import architecture, live
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.problems import BLOCKING
+from ropewalk.serving.server import _limit
 from tests import cases
+from tests.cli.test_main import byte_tokenizer
 
+WHOLE = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
 METHODS = ["yarn", "pi", "ntk-aware", "llama3", "none", "resonance+yarn", "dprope"]
 LATENT = {
     "deepseek_v2": cases.deepseek("deepseek_v2", topk_method="greedy"),
@@ -279,6 +289,56 @@ def test_two_readings_of_linear(tmp_path):
     assert read == {"silent": (1024, 4096), "before": (4096, 16384), "after": (1024, 4096), "tokenizer": (4096, 16384)}
 
 
+def test_a_factor_for_more_than_the_stated_length_is_read_alike_by_all(tmp_path, capsys):
+    """The rope is what factor and original length say; the promise is what the file states, for every verb."""
+    raw = cases.SOUND["Qwen's recipe"] | {"vocab_size": 300}
+    cases.build(tmp_path / "m", raw)
+    tokenizer = byte_tokenizer(300)
+    tokenizer.model_max_length = 16384
+    tokenizer.save_pretrained(tmp_path / "m")
+    model = str(tmp_path / "m")
+    full = cases.write(tmp_path / "full", raw | {"max_position_embeddings": 16384})
+    opened = Checkpoint.open(model)
+    whole = rope_config.read(Checkpoint.open(full).config)["all"]
+    assert opened.specs["all"].factors == whole.factors and opened.rope.attention_factor == whole.attention_factor
+    assert (opened.window, opened.promised, inspect(model).length, plan(model, 16384).length) == (4096,) * 4
+    assert opened.notes == inspect(model).notes and opened.notes[0] in plan(model, 16384).notes
+    for engine, length in (("vllm", "--max-model-len 4096"), ("sglang", "--context-length 4096")):
+        assert length in export(model, engine).profiles[-1].line
+    rows = {row.engine: row for row in check_export(tmp_path / "m")}
+    assert all(row.same_frequencies and row.usable for row in rows.values())
+    done = extend(model, 16384, method("yarn"), tmp_path / "out").rope_parameters["all"]
+    assert {key: done[key] for key in cases.YARN} == cases.YARN
+    with pytest.raises(UserError, match="the attention factor is what every engine computes"):
+        export(model, "vllm", out=tmp_path / "folded", fold=True)
+    written = write_gguf(model, tmp_path / "m.gguf")
+    back = Checkpoint.open(written.path)
+    assert (back.window, back.promised) == (4096, 4096) and back.rope.factors == pytest.approx(whole.factors, rel=1e-5)
+    assert _limit(opened, None, method("none"), False) == 4096
+    with pytest.raises(UserError, match="reads 4,096 tokens as it is, not 8,192"):
+        _limit(opened, 8192, method("none"), False)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_model_that_is_there_only_whole_is_loaded_extended_and_launched(kind, tmp_path):
+    text = cases.of(f"{kind}_text", max_position_embeddings=128, rope_theta=1e4, rope_scaling={
+        "rope_type": "default", "mrope_section": [2, 3, 3]})  # fmt: skip
+    text |= {"head_dim": 16} if kind == "qwen3_vl" else {}
+    small = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+    raw = {"model_type": kind, "text_config": text, "vision_config": small, "architectures": [WHOLE[kind]]}
+    source = cases.build(tmp_path / "m", raw)
+    live = Checkpoint.open(tmp_path / "m").load(device="cpu")
+    assert torch.equal(logits(live), logits(source))
+    done = extended(str(tmp_path / "m"), to=512, method="yarn", out=tmp_path / "out")
+    saved = Checkpoint.open(done.folder).load(device="cpu")
+    with method("yarn").on(live, to=512):
+        assert torch.equal(logits(live, 300), logits(saved, 300))
+    assert not torch.equal(logits(live, 300), logits(saved, 300))
+    line = done.launch["transformers"]
+    assert line == f"AutoModelForMultimodalLM.from_pretrained({str(done.folder)!r})"
+    assert torch.equal(logits(eval(line, {"AutoModelForMultimodalLM": AutoModelForMultimodalLM})), logits(saved))
+
+
 def test_a_scaling_that_goes_is_named(tmp_path):
     cases.build(tmp_path / "m", cases.llama(16384, rope_theta=1e5, rope_scaling=cases.LINEAR))
     replaced = extend(tmp_path / "m", 65536, method("yarn"), tmp_path / "replaced")
@@ -363,7 +423,7 @@ def test_a_printed_mend_mends(name, tmp_path):
         problem, words = commands[0]
         assert run(words) in (0, 1)
         assert (problem.code, problem.key) not in {(one.code, one.key) for one in inspect(model).problems}
-    by_hand = name == "no near name"
+    by_hand = name in ("no near name", "heads that do not divide")
     assert found.sound != by_hand
     if not by_hand:
         scaled = str(raw.get("rope_scaling", raw.get("rope_parameters")))

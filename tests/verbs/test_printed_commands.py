@@ -25,7 +25,6 @@ NOWHERE = {  # no method makes them look further
 }
 ONCE_MORE = {"linear, replaced": cases.llama(16384, rope_theta=1e5, rope_scaling=cases.LINEAR)}
 CASES = {**cases.SOUND, **NOWHERE, **ONCE_MORE}
-del CASES["three axes"]  # whose memory is not planned
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 

@@ -85,8 +85,12 @@ def configuration(file: RopeOfFile) -> PreTrainedConfig:
         if kind == "gemma3_text":
             near = {"rope_type": "default", "rope_theta": float(keys.get("rope.freq_base_swa", 10000.0))}
             parameters = {kind: near if kind == SLIDING else parameters for kind in layer_types(file)}
-        with rope_config.quiet():
-            made = AutoConfig.for_model(kind, **values, **more, rope_parameters=parameters)
+        try:
+            with rope_config.quiet():
+                made = AutoConfig.for_model(kind, **values, **more, rope_parameters=parameters)
+        except Exception as error:  # transformers raises many kinds here, all of them about the values
+            reason = str(error).strip().splitlines()[-1].removeprefix("ValueError: ").strip()
+            raise UserError(f"{file.path}: transformers makes no {kind} of its keys: {reason}", ORIGIN) from None
         if kind == "phi3":  # the attribute has priority over the key
             made.original_max_position_embeddings = file.spec().window
         tried.append(_difference(file, made))
@@ -236,6 +240,8 @@ def _state(file: RopeOfFile, config: PreTrainedConfig, dtype: Any) -> dict[str, 
     state = {}
     for name, place in stored.items():
         values = _values(file, place)
+        if not np.isfinite(values).all():
+            raise UserError(f"{file.path}: tensor {name!r} holds NaN or infinite numbers", ORIGIN)
         if file.architecture == "llama":
             values = halves(values, heads.get(name.split(".")[-2], 0))
         if file.architecture in ONE_PLUS and name.endswith("norm.weight"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,11 @@ from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION, SCALING_TYPES
 from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
-from ropewalk.rope.problems import Problem
+from ropewalk.rope.problems import ROUNDED, Problem
 from ropewalk.rope.spec import ALL
 
 ORIGIN = "Use the checkpoint that the file was made from."
+AGAINST = "Write it again with the rope of the checkpoint that it was made from:"
 SCALED_BY_TENSORS = ("phi3", "phimoe")  # the converter writes factors for them, and no type
 PLAUSIBLE = 8192  # tokens that models with the base 10,000 were trained on
 
@@ -34,7 +36,7 @@ def patch(file: RopeOfFile) -> str:
 
 def problems(file: RopeOfFile) -> Iterator[Problem]:
     """Misconfigurations; a sound file yields none."""
-    keys, again = file.keys, f"ropewalk inspect {file.path} --against CHECKPOINT {patch(file)}"
+    keys, again = file.keys, f"{AGAINST} ropewalk inspect {file.path} {patch(file)} --against, and its name."
     kind, factor = keys.get("rope.scaling.type"), keys.get("rope.scaling.factor", 0.0)
     if kind is not None and kind not in SCALING_TYPES:
         yield problem(
@@ -60,6 +62,15 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             file, "factor-invalid", "rope.scaling.factor", factor,
             "at least 1: lengths are multiplied by it, positions divided", _set(file, {"rope.scaling.factor": inverse}),
         )  # fmt: skip
+    lost = kind == "linear" and bool(original) and original < length
+    if factor == 0.0 and "rope.scale_linear" not in keys and (kind == "yarn" or lost):
+        meant = {"rope.scaling.factor": length / original} if original and original < length else {}
+        yield problem(
+            file, "factor-invalid", "rope.scaling.factor", keys.get("rope.scaling.factor"),
+            f"the factor of {kind}: without one llama.cpp rotates as the model that was not extended",
+            _set(file, meant or {"rope.scaling.type": None})
+            + ("" if meant else "   (what llama.cpp computes; by how much it was extended, only its checkpoint says)"),
+        )  # fmt: skip
     trained = original or length / max(factor, 1.0)
     if "rope.freq_base" not in keys and trained > PLAUSIBLE:
         yield problem(
@@ -81,6 +92,7 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
             _set(file, {"rope.scaling.type": "linear"}) + "   (or yarn, if that was meant)",
         )  # fmt: skip
     yield from _yarn_problems(file, kind, factor)
+    yield from _size_problems(file)
     for found in strange(file):
         why, mend = "transformers has no such model", ORIGIN
         if found.passed_over:
@@ -90,13 +102,60 @@ def problems(file: RopeOfFile) -> Iterator[Problem]:
         yield problem(
             file, "key-not-understood", found.key, found.seen, f"{found.allowed or 'no such key'}: {why}", mend
         )
-    if kind in ("linear", "yarn") and factor > 1 and original:
-        promised = round(original * factor)
-        if abs(keys["context_length"] - promised) > 0.01 * promised:
+    if (reached := _reached(file)) and original and not original <= length <= ROUNDED * reached:
+        yield problem(
+            file, "length-contradicts-factor", "context_length", length, f"{reached} = {original} x {factor:g}",
+            _set(file, {"context_length": reached}),
+        )  # fmt: skip
+
+
+def _reached(file: RopeOfFile) -> int:
+    """Tokens that a factor is for; 0 if there is none."""
+    factor, original = (file.keys.get(f"rope.scaling.{key}") or 0 for key in ("factor", "original_context_length"))
+    scaled = file.keys.get("rope.scaling.type") in ("linear", "yarn") and 1 < factor < math.inf
+    return round(original * factor) if scaled else 0
+
+
+def notes(file: RopeOfFile) -> list[str]:
+    """What to know of a sound file: a factor that is for more tokens than the file states."""
+    length, reached = file.keys["context_length"], _reached(file)
+    if ROUNDED * length >= reached or length < file.keys.get("rope.scaling.original_context_length", length + 1):
+        return []
+    return [
+        f"{length:,} tokens are promised: {file.architecture}.context_length says so, and llama-server gives no slot "
+        f"more; the factor is for {reached:,}. To promise these: {_set(file, {'context_length': reached})}"
+    ]
+
+
+def _size_problems(file: RopeOfFile) -> Iterator[Problem]:
+    """Layers and heads that the tensors do not have; a key that has one value per layer is not looked at."""
+    keys = file.keys
+    norms = [name for name in file.header.tensors if re.fullmatch(r"blk\.\d+\.attn_norm\.weight", name)]
+    if norms and len(norms) != keys.get("block_count", len(norms)):
+        yield problem(
+            file, "block-count-invalid", "block_count", keys["block_count"], f"{len(norms)}, as tensors have", ORIGIN
+        )
+    width, heads = keys.get("embedding_length"), keys.get("attention.head_count")
+    by_layer = f"{file.architecture}.attention.head_count_kv" in file.header.lists
+    if width is None or heads is None or by_layer:
+        return
+    size, groups = keys.get("attention.key_length") or width // heads, keys.get("attention.head_count_kv", heads)
+    if "attention.key_length" not in keys and width % heads:
+        yield problem(
+            file, "head-count-invalid", "attention.head_count", heads, f"a divisor of embedding_length {width}", ORIGIN
+        )
+        return
+    if heads % groups:
+        yield problem(
+            file, "head-count-invalid", "attention.head_count_kv", groups, f"a divisor of head_count {heads}", ORIGIN
+        )
+        return
+    for name, key, count in (("attn_q", "head_count", heads), ("attn_k", "head_count_kv", groups)):
+        place = file.header.tensors.get(f"blk.0.{name}.weight")
+        if place is not None and place.elements != count * size * width:
             yield problem(
-                file, "length-contradicts-factor", "context_length", keys["context_length"],
-                f"{promised} = {original} x {factor:g}; llama-server gives no slot more than this key says",
-                _set(file, {"context_length": promised}),
+                file, "head-count-invalid", f"attention.{key}", count,
+                f"{place.elements / (size * width):g} heads of {size}, as tensor blk.0.{name}.weight has", ORIGIN,
             )  # fmt: skip
 
 

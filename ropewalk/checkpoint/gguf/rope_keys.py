@@ -8,6 +8,7 @@ llama.cpp divides the plain frequencies by the tensor ``rope_freqs`` and multipl
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,8 +84,8 @@ def one_set(spec: RopeSpec) -> RopeSpec:
     return spec if spec.long_factors is None else replace(spec, factors=spec.long_factors, long_factors=None)
 
 
-def entries(spec: RopeSpec, architecture: str) -> Entries:
-    """The GGUF entries that say ``spec``.
+def entries(spec: RopeSpec, architecture: str, name: str) -> Entries:
+    """The GGUF entries that say ``spec``, of the checkpoint ``name``.
 
     Raises:
         UserError: if it switches between two factor sets, depends on the length, or llama.cpp has no slot for its
@@ -95,7 +96,7 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
         kind = "two factor sets" if spec.long_factors else "frequencies that depend on the length"
         raise UserError(
             f"rope_type {spec.rope_type!r} has {kind}; a GGUF says one rope for all lengths",
-            "Save a static method first: ropewalk extend MODEL --to LENGTH --method yarn -o OUT",
+            f"Save a static method first: {_extending(name, spec, 'yarn')}",
         )
     keys = {"context_length": spec.length, "rope.dimension_count": spec.rotary_dim, "rope.freq_base": spec.base}
     if spec.length != spec.window:
@@ -108,8 +109,9 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
         raise UserError(
             f"llama.cpp has no place for one factor per dimension in architecture {architecture!r}; the nearest rope "
             f"that it has is {native}",
-            f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT, and use that"
-            + ("; or write the weights as 'llama', which has room" if architecture == "qwen2" else ""),
+            f"{_extending(name, spec, native.method)}   (and use that"
+            + ("; or write the weights as 'llama', which has room" if architecture == "qwen2" else "")
+            + ")",
         )
     kept_apart = architecture in UNSTRETCHED_SLIDING and "rope.scaling.attn_factor" not in native.keys
     if spec.layer_type != ALL and not kept_apart:
@@ -121,15 +123,22 @@ def entries(spec: RopeSpec, architecture: str) -> Entries:
     return Entries(keys | native.keys, {})
 
 
+def _extending(name: str, spec: RopeSpec, method: str) -> str:
+    return shlex.join(["ropewalk", "extend", name, "--to", str(spec.length), "--method", method])
+
+
 def nearest(spec: RopeSpec) -> Native:
     """The rope without factors whose frequencies are nearest to those of ``spec``; its attention factor is kept."""
-    s = spec.scale(spec.length)
-    if s == 1.0:  # a flat configuration without its record does not say the window
-        s = max(1.0, *(f for f in spec.factors if f < REMOVED))
+    s, widest = spec.scale(spec.length), max(1.0, *(f for f in spec.factors if f < REMOVED))
+    window = round(spec.length / s)
+    if spec.rope_type == "yarn" and widest > s * (1 + SAME):  # its factor is for more than the promised length
+        s, window = float(f"{widest:.7g}"), spec.window
+    elif s == 1.0:  # a flat configuration without its record does not say the window
+        s, window = widest, round(spec.length / widest)
     yarn = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": s,
-        "rope.scaling.original_context_length": round(spec.length / s),
+        "rope.scaling.original_context_length": window,
     }
     candidates: list[tuple[str, dict[str, Any], float]] = [  # method, its keys, the attention factor that comes with it
         ("none", {}, 1.0),

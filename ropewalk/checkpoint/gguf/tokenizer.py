@@ -31,7 +31,7 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-STOCK = "Convert with llama.cpp's convert_hf_to_gguf.py, then: ropewalk inspect IN.gguf --against DIR --patch OUT.gguf"
+STOCK = "Convert it with llama.cpp's convert_hf_to_gguf.py, then write its rope: ropewalk inspect --against."
 CUTS = {(GPT2,): "gpt-2", (DIGITS, GPT2): "smollm", (LLAMA3,): "llama-bpe", (QWEN2,): "qwen2", (TEKKEN,): "tekken"}
 SAME_CUT = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}  # other names, when read
 PROBES = (
@@ -76,7 +76,7 @@ def add_tokenizer(writer: GGUFWriter, live: PreTrainedTokenizerBase, folder: Pat
         "unk": live.unk_token_id,
     }
     for name, identity in identities.items():
-        if identity is not None:
+        if identity is not None and identity < len(tokens):  # classes add some that the model has no row for
             getattr(writer, f"add_{name}_token_id")(int(identity))
     writer.add_add_bos_token(begin)
     writer.add_add_eos_token(end)
@@ -213,11 +213,14 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     _add_special(backend, get)
     _put_around(backend, get, begins)
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    roles = {
-        f"{ours}_token": get["tokens"][get[f"{name}_token_id"]]
-        for ours, name in names.items()
-        if f"{name}_token_id" in get
-    }
+    named = {ours: get[f"{name}_token_id"] for ours, name in names.items() if f"{name}_token_id" in get}
+    for ours, identity in named.items():
+        if not 0 <= identity < len(get["tokens"]):
+            raise UserError(
+                f"{path}: the {ours} token is {identity}, expected one of the {len(get['tokens']):,} tokens",
+                "Use the checkpoint that the file was made from.",
+            )
+    roles = {f"{ours}_token": get["tokens"][identity] for ours, identity in named.items()}
     made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles
     )

@@ -49,7 +49,7 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
             f"{source} rotates {file.rotary_dim} dimensions per head, {model} rotates {spec.rotary_dim}",
             "Give the checkpoint that the GGUF was made from, or an extension of it.",
         )
-    rope = entries(spec, file.architecture)
+    rope = entries(spec, file.architecture, checkpoint.name)
     out = file_to_write(out, written_here, [source], overwrite)
     _rewrite(file, rope, REWRITTEN, out, overwrite, checkpoint.specs, checkpoint.record)
     return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")

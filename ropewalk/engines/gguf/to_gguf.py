@@ -8,6 +8,7 @@ rotates halves (i, i + d/2). All others are written as what they are.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from ropewalk.checkpoint.gguf.hyperparameters import SLIDES, SLIDING
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
 from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer, differences
+from ropewalk.checkpoint.weights import is_finite
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
@@ -44,6 +46,11 @@ TIED = frozenset({"gemma", "gemma2"})  # have no tensor for the head
 BIASED = frozenset({"llama"})
 OTHER_NAMES = {"mixtral": "llama", "ministral3": "mistral3", "nemotron-nas": "deci"}  # model type -> architecture
 READABLE = frozenset({"F32", "F16", "BF16"})
+
+
+def holds_factors(model_type: str) -> bool:
+    """Whether the file that is written of a model has a place for one factor per dimension."""
+    return ARCHITECTURES.get(model_type) in SLOTS
 
 
 def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", overwrite: bool = False) -> Written:
@@ -106,7 +113,7 @@ def _rope(config: PreTrainedConfig, specs: Mapping[str, RopeSpec], spec: RopeSpe
         raise UserError(
             f"{name}: {spec.rotary_dim} of {spec.head_dim} dimensions rotate; llama.cpp's {architecture!r} rotates all"
         )
-    rope = entries(spec, architecture)
+    rope = entries(spec, architecture, name)
     near = [other.base for other in specs.values() if other.sliding and other is not spec]
     return replace(rope, keys=rope.keys | {"rope.freq_base_swa": near[0]}) if near else rope
 
@@ -133,8 +140,8 @@ def _expected(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
 def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     message = f"model_type is {kind!r}, a GGUF is written for {', '.join(sorted(ARCHITECTURES))}"
     convert = (
-        f"python convert_hf_to_gguf.py {name} --outfile IN.gguf (of llama.cpp), then: "
-        f"ropewalk inspect IN.gguf --against {name} --patch OUT.gguf"
+        f"python convert_hf_to_gguf.py {name} --outfile {name}.gguf (of llama.cpp), then: "
+        f"ropewalk inspect {name}.gguf --against {name} --patch {name}-patched.gguf"
     )
     if OTHER_NAMES.get(kind, kind) in SLOTS:
         return UserError(message, convert)
@@ -144,7 +151,7 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     return UserError(
         f"{message}, and llama.cpp has no place for one factor per dimension there; the nearest rope that it has is "
         f"{native}",
-        f"ropewalk extend MODEL --to {spec.length} --method {native.method} -o OUT",
+        shlex.join(["ropewalk", "extend", name, "--to", str(spec.length), "--method", native.method]),
     )
 
 
@@ -277,7 +284,10 @@ def _encoded(file: Path, source: str, change: Change, kind: GGMLQuantizationType
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as tensors:
-        values = neighbours(tensors.get_tensor(source).float().numpy(), change.heads)
+        stored = tensors.get_tensor(source)
+    if not is_finite(stored):
+        raise UserError(f"{file}: tensor {source!r} holds NaN or infinite numbers", "Download the file again.")
+    values = neighbours(stored.float().numpy(), change.heads)
     if change.plus_one:
         values = values + 1
     if kind.name == "F16" and float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):

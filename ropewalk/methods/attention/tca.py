@@ -79,7 +79,7 @@ class TCA(AttentionMethod):
         if layer.index >= len(self.plan) or len(self.plan[layer.index]) != layer.kv_heads:
             raise UserError(
                 f"{self.name}: the plan has no {layer.kv_heads} key heads for layer {layer.index}",
-                "Fit it on this model: ropewalk fit MODEL --method tca -o FILE.",
+                "Fit it on this model, with ropewalk fit.",
             )
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:

@@ -188,7 +188,7 @@ class FrequencyMethod(Method):
             raise UserError(
                 f"{self.id} cannot be written into this configuration: its layers take no rope type that says its "
                 f"frequencies{what}",
-                "Measure the model as it is on longer text: ropewalk compare MODEL --to LENGTH --methods none.",
+                f"Measure the model as it is on longer text: ropewalk compare, --to {target} --methods none.",
             )
         return flat
 

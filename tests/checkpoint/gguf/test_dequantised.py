@@ -124,7 +124,12 @@ def test_phi3_switches_between_its_two_sets(tmp_path):
     [
         ({"rope.scaling.factor": 4.0, "context_length": 256}, "scaling-type-missing"),
         ({"rope.scaling.type": "longrope", "context_length": 256}, "factors-missing"),
-        ({**YARN, "context_length": 64}, "length-contradicts-factor"),
+        ({**YARN, "context_length": 512}, "length-contradicts-factor"),
+        ({"rope.scaling.type": "yarn"}, "factor-invalid: llama.rope.scaling.factor is None"),
+        ({"attention.head_count": 6}, r"head_count is 6, expected a divisor of embedding_length 64|4 heads of"),
+        ({"attention.head_count_kv": 3}, "head_count_kv is 3, expected a divisor of head_count 4"),
+        ({"attention.head_count": 8}, "head_count is 8, expected 4 heads of 16"),
+        ({"block_count": 3}, "block_count is 3, expected 2, as tensors have"),
         ({"rope.dimension_count": 8}, "8 of 16 dimensions rotate"),
         ({"feed_forward_length": None}, "feed_forward_length' is missing"),
         (
