@@ -50,16 +50,16 @@ def contradicted(config: PreTrainedConfig, raw: Mapping[str, Any], model: str) -
         have = {}
     if want and want.keys() == have.keys() and all(_same(have[key], spec) for key, spec in want.items()):
         return []
-    inside = rope_config.text_config(config) is not config
+    inside = isinstance(raw.get("text_config"), dict)
     raw, prefix = (raw["text_config"], "text_config.") if inside else (raw, "")
     forget = f"{prefix}{rope_config.RECORD}=null"
     changes = _changes(rope_config.text_config(noted), raw) if want else {}
     restored = problems.find({**raw, **changes}, model)
     if not changes or any(one.code in problems.BLOCKING for one in restored):  # the record is at fault
         mend = shlex.join(["ropewalk", "inspect", model, "--set", forget])
-        return [
-            Problem(CODE, ALL, prefix + rope_config.RECORD, record["rope_parameters"], "the rope of the file", mend)
-        ]
+        seen = {key: record[key] for key in ("target", "rope_parameters")}
+        expected = "the rope and the length that stand in the file"
+        return [Problem(CODE, ALL, prefix + rope_config.RECORD, seen, expected, mend)]
     key, seen, expected = _first(raw, changes)
     words = [part for name, value in changes.items() for part in ("--set", f"{prefix}{name}={json.dumps(value)}")]
     mend = shlex.join(["ropewalk", "inspect", model, *words])
