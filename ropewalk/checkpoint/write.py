@@ -210,7 +210,14 @@ def extend(
 
 @contextmanager
 def trained_folder(
-    model: PreTrainedModel, checkpoint: Checkpoint, out: Path, to: int, record: Mapping[str, Any], overwrite: bool
+    model: PreTrainedModel,
+    checkpoint: Checkpoint,
+    out: Path,
+    record: Mapping[str, Any],
+    *,
+    length: int | None = None,
+    sources: Sequence[Path] = (),
+    overwrite: bool = False,
 ) -> Iterator[Path]:
     """Write a live model, trained from ``checkpoint``, as a folder that appears when the caller is done with it.
 
@@ -218,27 +225,30 @@ def trained_folder(
         model: whose weights and configuration are written.
         checkpoint: whose tokenizer and other files come along.
         out: the folder.
-        to: tokens that the tokenizer and generation are told of.
         record: for ``RECORD``.
+        length: tokens that tokenizer and generation are told of; None leaves them as they are.
+        sources: what else the folder is made of.
         overwrite: replace a folder that ropewalk wrote.
 
     Yields:
         The folder, to put more into.
 
     Raises:
-        UserError: as ``new_folder``, and where the configuration would be read as another one than the model has.
+        UserError: as ``new_folder``, and where the configuration would be read as another rope than the model's.
     """
-    with new_folder(out, [checkpoint.source], overwrite) as folder:
+    with new_folder(out, [checkpoint.source, *sources], overwrite) as folder:
         with rope_config.quiet():
-            if checkpoint.gguf is None:
-                bring_all(checkpoint.folder, [], folder, LEFT_OUT | {file.name for file in checkpoint.weights} | INDEX)
-            else:
-                checkpoint.tokenizer().save_pretrained(folder)
             model.save_pretrained(folder)
+            if checkpoint.gguf is not None:
+                checkpoint.tokenizer().save_pretrained(folder)
+        if checkpoint.gguf is None:
+            (folder / "generation_config.json").unlink(missing_ok=True)  # its own comes
+            weights = {file.relative_to(checkpoint.folder).as_posix() for file in checkpoint.weights}
+            bring_all(checkpoint.folder, [], folder, LEFT_OUT | weights | INDEX)
         write_text(folder / "config.json", config_text(model.config))
         _refuse_reread(folder, model)
-        _raise_limit(folder / "tokenizer_config.json", "model_max_length", to)
-        _raise_limit(folder / "generation_config.json", "max_length", to, add=False)
+        if length is not None:
+            raise_limits(folder, length)
         write_text(folder / RECORD, json.dumps({"ropewalk": __version__, **record}, indent=2) + "\n")
         yield folder
 

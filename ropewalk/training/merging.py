@@ -6,7 +6,7 @@ rounding took away is measured against what the adapter gave, and the written fi
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ropewalk import __version__
 from ropewalk.checkpoint.adapter_folder import AdapterFolder, alike
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.write import LEFT_OUT, bring_all, config_text, raise_limits
+from ropewalk.checkpoint.write import trained_folder
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import RECORD, folder_to_write
+from ropewalk.common.files import folder_to_write
 from ropewalk.common.results import Result
-from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.frequencies.frequency_method import check_live
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live as rope_live
@@ -83,6 +81,7 @@ def merge(
     dtype: str = "auto",
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    more: Callable[[Path], None] = lambda folder: None,
 ) -> Merged:
     """Write the base with the adapter in it, under the rope that the adapter was trained with.
 
@@ -96,6 +95,7 @@ def merge(
         dtype: of the new weights: "auto" (each as in the base), "float32", "bfloat16" or "float16".
         overwrite: replace ``out``, if ropewalk wrote it.
         trust_remote_code: run code that comes with the base.
+        more: puts more into the folder before it appears.
 
     Raises:
         UserError: if the base is another one, is quantised, or has another rope; or if the merged model does not
@@ -138,7 +138,7 @@ def merge(
     for name, one in model.named_parameters():
         one.data = one.data.to(dtypes[name])
     model.config.dtype = kind
-    _write(model, checkpoint, found, out, overwrite, rounded, ids)
+    _write(model, checkpoint, found, out, overwrite, rounded, ids, more)
     name = str(kind).removeprefix("torch.")
     return Merged(out, str(found.folder), checkpoint.name, found.trained if found.rope else "", name, effect, drift)
 
@@ -174,25 +174,19 @@ def _write(
     overwrite: bool,
     expected: Tensor,
     ids: Tensor,
+    more: Callable[[Path], None],
 ) -> None:
     """Write the folder, and read it back before it appears."""
-    source = checkpoint.folder
-    weights = {file.relative_to(source).as_posix() for file in checkpoint.weights} | {"model.safetensors.index.json"}
     record = {
-        "ropewalk": __version__,
         "merged": str(found.folder),
         "source": checkpoint.name,
         "method": None if found.extension is None else found.extension["method"],
     }
-    with new_folder(out, [source, found.folder], overwrite) as folder:
-        with rope_config.quiet():
-            model.save_pretrained(folder)
-        (folder / "generation_config.json").unlink(missing_ok=True)  # the base's own comes
-        bring_all(source, [], folder, {*LEFT_OUT, *weights})
-        write_text(folder / "config.json", config_text(model.config))
-        if found.extension is not None:
-            raise_limits(folder, int(found.extension["target"]))
-        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    length = None if found.extension is None else int(found.extension["target"])
+    with trained_folder(
+        model, checkpoint, out, record, length=length, sources=[found.folder], overwrite=overwrite
+    ) as folder:
         again = _said(Checkpoint(str(folder), checkpoint.trust_remote_code).load("float32", "cpu"), ids)
         if not (off := float((again - expected).abs().max())) < EXACT:
             raise UserError(f"what was written does not compute what was merged: off by {off:.2g}")
+        more(folder)

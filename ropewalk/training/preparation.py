@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ropewalk.checkpoint.write import trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
+from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.loop import ANY, Run
+from ropewalk.training.merging import merge
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from ropewalk.training.positions.training_positions import Ints
     from ropewalk.training.recipe import Recipe
 
+ADAPTER = "adapter"  # folder beside the merged weights
 LEFT = 3  # texts that are trained on for each that is kept aside, at least
 
 Texts = dict[str, "Ints"]
@@ -49,11 +56,32 @@ def digest_of(texts: Mapping[str, Ints]) -> str:
     return digest.hexdigest()[:16]
 
 
-def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> PreTrainedModel:
-    """The model of a checkpoint, with those weights trainable that the recipe says."""
+def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrainedModel, Adapter | None]:
+    """The model of a checkpoint, with those weights trainable that the recipe says, and its adapter if it gets one.
+
+    Raises:
+        UserError: if it cannot be loaded, or takes no adapter.
+    """
+    if recipe.trainable == "lora" and checkpoint.gguf is not None:
+        raise UserError(
+            f"{checkpoint.name} is quantised, and an adapter could not be merged into it",
+            f"Write it as a folder first: {checkpoint.extending(checkpoint.promised, 'none')}",
+        )
     model = checkpoint.load(recipe.dtype, device)
     model.config.use_cache = False
-    return model
+    if recipe.trainable == "all":
+        return model, None
+    return model, adapt(
+        model,
+        rank=recipe.rank,
+        alpha=recipe.alpha,
+        dropout=recipe.dropout,
+        targets=recipe.targets,
+        also=recipe.also,
+        quantise=None if recipe.quantise == "none" else recipe.quantise,
+        base=checkpoint.name,
+        seed=recipe.seed,
+    )
 
 
 def finished(run: Run, checkpoint: Checkpoint) -> list[str]:
@@ -75,3 +103,48 @@ def finished(run: Run, checkpoint: Checkpoint) -> list[str]:
             notes.append(f"{rope.id} cannot be written into a configuration: put it on to read past the window")
     run.model.config.use_cache = True
     return notes
+
+
+def written(
+    run: Run,
+    adapter: Adapter | None,
+    checkpoint: Checkpoint,
+    out: Path,
+    overwrite: bool,
+    more: Callable[[Path], None],
+) -> list[str]:
+    """Write the trained model as an ordinary folder, an adapter merged and beside it; what to know about it.
+
+    Args:
+        run: that is done, and ``finished``.
+        adapter: of its model.
+        checkpoint: that it began as.
+        out: folder that appears when it is whole.
+        overwrite: replace one that ropewalk wrote.
+        more: puts more into it.
+
+    Raises:
+        UserError: if it cannot be written, or does not compute what was trained.
+    """
+    window = trained_window(run.model.config)
+    if adapter is None:
+        record = {
+            "trained": run.recipe.name, "method": run.recipe.method, "source": checkpoint.name, "window": window,
+            "target": run.to, "scale": run.to / window,
+        }  # fmt: skip
+        with trained_folder(run.model, checkpoint, out, record, length=run.to, overwrite=overwrite) as folder:
+            more(folder)
+        return []
+    with TemporaryDirectory() as aside:
+        saved = adapter.save(Path(aside) / ADAPTER)
+
+        def beside(folder: Path) -> None:
+            shutil.copytree(saved, folder / ADAPTER)
+            more(folder)
+
+        done = merge(saved, out, checkpoint.name, overwrite=overwrite, more=beside,
+                     trust_remote_code=checkpoint.trust_remote_code)  # fmt: skip
+    return [
+        f"the adapter is merged, and lies in {ADAPTER}/ too; it moves log-probabilities by {done.effect:.2g}, rounding "
+        f"by {done.drift:.2g}"
+    ]

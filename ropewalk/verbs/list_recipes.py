@@ -59,5 +59,5 @@ def _trains(recipe: Recipe) -> str:
 
 @verb("recipes")
 def list_recipes(request: ListRecipesRequest) -> Recipes:
-    """List the recipes of training: papers' values on every axis, for ``train``."""
+    """List the recipes that 'ropewalk train' takes: papers' values on every axis."""
     return Recipes(RECIPES)

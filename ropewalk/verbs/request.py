@@ -268,16 +268,25 @@ class ModelRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveRequest(ModelRequest):
+class DeviceRequest(Request):
+    """About what computes.
+
+    Attributes:
+        device: auto (CUDA if there is one), cpu or cuda.
+    """
+
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRequest(DeviceRequest, ModelRequest):
     """About a model that runs.
 
     Attributes:
         dtype: auto (that of the checkpoint), float32, bfloat16 or float16.
-        device: auto (CUDA if there is one), cpu or cuda.
     """
 
     dtype: Dtype = "auto"
-    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

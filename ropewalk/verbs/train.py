@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 from ropewalk.common.lengths import show, whole
 from ropewalk.training.recipe import Recipe
 from ropewalk.verbs.request import (
+    DeviceRequest,
     Length,
     ModelRequest,
     Place,
@@ -41,7 +42,8 @@ def _overrides() -> type[Request]:
             continue
         kind = Length if one.name == "window" else {int: Number, str: str, float: float, bool: bool}.get(kind, Words)
         declared.append((one.name, kind | None, field(default=None, kw_only=True)))
-    told = "\n".join(f"    {name}: {text}" for name, text in attributes(Recipe).items())
+    described = attributes(Recipe)
+    told = "\n".join(f"    {name}: {described[name]}" for name, _, _ in declared)
     space = {
         "__doc__": f"Fields of a recipe, for those who want another value.\n\nAttributes:\n{told}",
         "__module__": __name__,
@@ -65,26 +67,24 @@ class RecipeRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(Overrides, TargetRequest, ModelRequest, RecipeRequest):  # type: ignore[misc]
+class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, RecipeRequest):  # type: ignore[misc]
     """What is trained, on what, and where it goes.
 
     Attributes:
-        data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
+        texts: To train on: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
         out: Folder to write; by default one here, named after the model, ``to`` and the recipe. States that a run can
             go on from lie in FOLDER.training until it is done.
-        test: Texts that are measured on; by default some of ``data``, which are then not trained on.
+        test: Texts that are measured on; by default some of those, which are then not trained on.
         keys: Pass keys per length and evaluation; 0: none.
-        device: auto (CUDA if there is one), cpu or cuda.
         overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
         dry_run: Say what it will take, and do nothing.
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
-    data: Source = field(kw_only=False)
+    texts: Source = field(kw_only=False)
     out: Place | None = None
     test: Source = ""
     keys: Number = 10
-    device: str = "auto"
     overwrite: bool = False
     dry_run: bool = False
     gpu: str = ""
@@ -104,8 +104,8 @@ class TrainRequest(Overrides, TargetRequest, ModelRequest, RecipeRequest):  # ty
 def train(request: TrainRequest) -> Trained | Forecast | None:
     """Train a model to a longer window, by a paper's recipe, and write a checkpoint that any engine loads.
 
-    It can be stopped at any moment; the same command goes on where it was. ``torchrun -m ropewalk train ...`` trains in
-    several processes.
+    It can be stopped at any moment; the same command goes on where it was. Under torchrun (torchrun -m ropewalk train)
+    several processes train together.
 
     Returns:
         What was seen, and where it is; with ``dry_run``, what it will take. None in all processes of torchrun but the
@@ -118,7 +118,6 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     import numpy as np
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.checkpoint.write import trained_folder
     from ropewalk.common.files import folder_to_write
     from ropewalk.common.progress import Progress, shown
     from ropewalk.evaluation.long_context import LongContext, Reading
@@ -129,7 +128,7 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     from ropewalk.texts.pieces import TokenUnits
     from ropewalk.training.forecast import forecast
     from ropewalk.training.loop import Run
-    from ropewalk.training.preparation import begun, digest_of, finished, held_out
+    from ropewalk.training.preparation import begun, digest_of, finished, held_out, written
     from ropewalk.training.processes import processes
     from ropewalk.training.states import States, beside
     from ropewalk.training.trained import Trained
@@ -148,7 +147,7 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     tokenizer = checkpoint.tokenizer()
     begin = np.asarray(opening(tokenizer), np.int64)
     texts = {
-        name: np.asarray(token_ids(text, tokenizer), np.int64) for name, text in load_documents(request.data).items()
+        name: np.asarray(token_ids(text, tokenizer), np.int64) for name, text in load_documents(request.texts).items()
     }
     if request.test:
         kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
@@ -165,9 +164,9 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
         return {"perplexity": by_position, "passkey": {str(n): asdict(one) for n, one in seen.passkeys.items()}}
 
     with processes() as together:
-        model = begun(checkpoint, recipe, request.device)
+        model, adapter = begun(checkpoint, recipe, request.device)
         asked = {
-            "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.data,
+            "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.texts,
             "texts": digest_of(texts), "processes": together.count,
         }  # fmt: skip
         states = States(beside(out), json.loads(json.dumps(asked)), together)
@@ -185,16 +184,10 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
             notes = finished(run, checkpoint)
             done = Trained(
                 folder_to_write(out, [checkpoint.source], request.overwrite),
-                recipe, checkpoint.name, request.data, request.to,
+                recipe, checkpoint.name, request.texts, request.to,
                 (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
             )  # fmt: skip
             if together.first:
-                window = trained_window(model.config)
-                record = {
-                    "trained": recipe.name, "method": recipe.method, "source": checkpoint.name, "window": window,
-                    "target": request.to, "scale": request.to / window,
-                }  # fmt: skip
-                with trained_folder(run.model, checkpoint, out, request.to, record, request.overwrite) as folder:
-                    done.write(folder)
+                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write)
         states.remove()
         return done if together.first else None

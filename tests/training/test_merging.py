@@ -12,6 +12,7 @@ import torch
 
 import ropewalk
 from ropewalk import UserError, YaRN
+from ropewalk.checkpoint import write as writing
 from ropewalk.cli.main import run
 from ropewalk.training import merging
 from ropewalk.training.adapters import adapt
@@ -104,7 +105,7 @@ def test_a_merge_that_computes_something_else_is_refused_and_leaves_nothing(adap
 
 
 def test_files_that_are_not_what_was_merged_are_refused(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "config_text", lambda config: json.dumps({**config.to_dict(), "rms_norm_eps": 0.01}))
+    monkeypatch.setattr(writing, "config_text", lambda config: json.dumps({**config.to_dict(), "rms_norm_eps": 0.01}))
     with pytest.raises(UserError, match="what was written does not compute what was merged"):
         ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["adapter"]

@@ -22,7 +22,6 @@ from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
 TO = 128
-NEEDED = {"longlora", "longqlora", "overnight"}  # other packages
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def refused(capsys, *words) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [entry.id for entry in RECIPES if entry.id not in NEEDED])
+@pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, capsys):
     found = json.loads(said(capsys, "train", name, model, texts, "-o", "out", *QUICK, "--json"))
     assert [one["step"] for one in found["log"]] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Trains the bundled model: ``python -m ropewalk.demo.train --out ropewalk/demo/model``.
+"""Trains the bundled model: ``python -m ropewalk.demo.pretrain --out ropewalk/demo/model``.
 
 A Llama of about 5.5 M parameters with a window of 512 tokens, small enough for a laptop CPU and trained long enough to
 retrieve anywhere inside its window. Resumable: state is written atomically every ``--save-every`` steps, and data

@@ -58,43 +58,43 @@ def test_held_out_modules_are_not_trained_on():
 
 def test_training_resumes_where_it_was(tmp_path, monkeypatch):
     """Two steps, a stop, two more steps: the same weights as four steps at once."""
-    from ropewalk.demo import train
+    from ropewalk.demo import pretrain
 
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr(train.ChunkedLoss, "chunk_loss", staticmethod(train._chunk_loss))
-    monkeypatch.setattr(train, "BATCH", 2)
-    monkeypatch.setattr(train, "DRILL_ROWS", 1)
+    monkeypatch.setattr(pretrain.ChunkedLoss, "chunk_loss", staticmethod(pretrain._chunk_loss))
+    monkeypatch.setattr(pretrain, "BATCH", 2)
+    monkeypatch.setattr(pretrain, "DRILL_ROWS", 1)
     documents = [text for _, text in sorted(corpus.held_out_sources().items())][:4]
     monkeypatch.setattr(corpus, "training_documents", lambda seed: documents)
-    monkeypatch.setattr(train, "VOCABULARY", 600)
-    tokens = 4 * train.BATCH * train.WINDOW
+    monkeypatch.setattr(pretrain, "VOCABULARY", 600)
+    tokens = 4 * pretrain.BATCH * pretrain.WINDOW
 
-    whole, *_ = train.train(tmp_path / "whole", tokens, save_every=1)
-    halfway = train.Rows.batch
+    whole, *_ = pretrain.train(tmp_path / "whole", tokens, save_every=1)
+    halfway = pretrain.Rows.batch
 
     def stop_at_two(rows, step):
         if step == 2:
             raise KeyboardInterrupt
         return halfway(rows, step)
 
-    monkeypatch.setattr(train.Rows, "batch", stop_at_two)
+    monkeypatch.setattr(pretrain.Rows, "batch", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
-        train.train(tmp_path / "parts", tokens, save_every=1)
-    monkeypatch.setattr(train.Rows, "batch", halfway)
-    parts, *_ = train.train(tmp_path / "parts", tokens, save_every=1)
+        pretrain.train(tmp_path / "parts", tokens, save_every=1)
+    monkeypatch.setattr(pretrain.Rows, "batch", halfway)
+    parts, *_ = pretrain.train(tmp_path / "parts", tokens, save_every=1)
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_chunked_loss_is_cross_entropy(monkeypatch):
-    from ropewalk.demo import train
+    from ropewalk.demo import pretrain
 
-    monkeypatch.setattr(train.ChunkedLoss, "chunk_loss", staticmethod(train._chunk_loss))
-    monkeypatch.setattr(train.ChunkedLoss, "size", 7)
+    monkeypatch.setattr(pretrain.ChunkedLoss, "chunk_loss", staticmethod(pretrain._chunk_loss))
+    monkeypatch.setattr(pretrain.ChunkedLoss, "size", 7)
     generator = torch.Generator().manual_seed(0)
     hidden, head = (torch.randn(n, 8, generator=generator, requires_grad=True) for n in (30, 50))
     targets = torch.randint(0, 50, (30,), generator=generator)
-    ours = train.ChunkedLoss.apply(hidden, head, targets)
+    ours = pretrain.ChunkedLoss.apply(hidden, head, targets)
     plain = torch.nn.functional.cross_entropy(hidden @ head.T, targets)
     assert torch.allclose(ours, plain, atol=1e-6)
     mine, theirs = torch.autograd.grad(ours, (hidden, head)), torch.autograd.grad(plain, (hidden, head))
