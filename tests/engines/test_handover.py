@@ -179,7 +179,7 @@ def test_per_layer_type_overrides_are_complete(tmp_path):
     ("arguments", "message"),
     [
         (["export", "MODEL", "-e", "tgi"], "engine is 'tgi'\nSay --engine transformers, vllm, sglang or llama.cpp."),
-        (["export", "MODEL", "-e", "vllm", "--to", "256", "--fold"], "Add -o OUT"),
+        (["export", "MODEL", "-e", "vllm", "--to", "256", "--fold"], "Name a folder to write with -o."),
         (["check-export", "MODEL", "--overrides", "{"], "--overrides is not valid JSON"),
         (["check-export", "MODEL", "--overrides", "[1]"], "--overrides holds a JSON list"),
         (["check-export", "MODEL", "--version", "tgi=1"], "Write --version vllm=0.11.2"),
