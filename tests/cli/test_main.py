@@ -272,7 +272,7 @@ def test_one_method_or_task_is_shown_by_its_name(capsys):
         ("export demo --output x --engine vllm", "did you mean '--out' (-o)?"),
         ("inspect demo -o x", "inspect has no option -o"),
         ("export demo", "With --gguf alone, a GGUF file is written."),
-        ("serve demo --per-request", "none is named\nropewalk serve demo --method yarn --to 1024 --per-request"),
+        ("serve demo --per-request", "none is named\nAdd one: --method yarn --to 1024"),
     ],
 )
 def test_a_wrong_line_is_told_what_was_meant(line, said, capsys):
@@ -285,7 +285,7 @@ def test_an_extended_folder_is_told_how_each_request_gets_its_own_factor(tmp_pat
     capsys.readouterr()
     err = refused(capsys, "serve", out, "--per-request")
     assert "stretched by yarn for every request alike" in err
-    assert f"ropewalk serve {out} --method yarn --to 2048 --per-request" in err
+    assert "Add it: --method yarn --to 2048" in err
 
 
 def test_the_bundled_model_is_called_demo(capsys):

@@ -245,7 +245,7 @@ def test_a_refusal_prints_no_line(name, engine, spelling, tmp_path):
 
 
 def test_every_line_is_known_for_one(tmp_path):
-    lines = launch.launch_lines(tmp_path, "llama", {}, 8)
+    lines = launch.launch_lines(tmp_path, config("llama"), {}, 8)
     lines |= {"told": launch.vllm_line(tmp_path, 8, past_derived=True)}
     assert all(map(launch.is_line, lines.values()))
     assert not any(map(launch.is_line, ["ropewalk export m --engine vllm", "Extend with yarn", ""]))
