@@ -146,9 +146,7 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
     for word in (word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)):
         if word not in (*flags, *letters, "--json") and not word.startswith("--no-"):
             hint = did_you_mean(word, [*flags, "--json"], flags)
-            for option, letter in SHORT.items():  # both ways to say it
-                hint = hint.replace(f"'--{option}'", f"'--{option}' ({letter})")
-            return f"{name} has no option {word}{hint}", mend
+            return f"{name} has no option {word}{hint}".replace("'--out'", "'--out' (-o)"), mend
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         message = f"{name} does not know what {error.unused_tokens[0]!r} is for"
         lists = any(option.kind is tuple for option in verb.options)

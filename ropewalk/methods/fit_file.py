@@ -215,16 +215,14 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
 
 def _line(method: Method, config: Any, to: int | None, whole: Method) -> str:
     """The command that fits a method, and how its file is used."""
-    name = getattr(config, "_name_or_path", "")
-    line = f"Fit {whole.unfitted} on this model, with ropewalk fit."
-    if name:
-        line = _command(name, whole.unfitted, to, method.name)
+    line = _command(str(getattr(config, "_name_or_path", "") or ""), whole.unfitted, to, method.name)
     return f"{line}\nThen say {method.name}(fitted={method.name}.json)."
 
 
 def _command(model: str, spelling: str, to: int | None, file: str) -> str:
-    target = ["--to", str(to)] if to else []
-    return shlex.join(["ropewalk", "fit", model, "--method", spelling, *target, "-o", f"{file}.json"])
+    """The line that fits a method; where the model has no name, a sentence."""
+    said = shlex.join(["--method", spelling, *(["--to", str(to)] if to else []), "-o", f"{file}.json"])
+    return f"ropewalk fit {shlex.quote(model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
 
 
 def _numbers(value: Any) -> bool:

@@ -53,17 +53,17 @@ def profiles(model: PreTrainedModel, method: Method, limit: int) -> list[Profile
     """
     static = isinstance(method, FrequencyMethod) and not method.runtime and "frequencies" in method.axes
     window = rope_config.trained_window(model.config)
-    name, record = str(model.config.name_or_path), rope_config.record_of(model.config)
+    record = rope_config.record_of(model.config)
     if method.id == "none" and record is not None:
         raise UserError(
-            f"{name} is stretched by {record['method']} for every request alike; --per-request needs the method, to "
+            f"the model is stretched by {record['method']} for every request alike; --per-request needs the method, to "
             "stretch each by its own factor",
-            shlex.join(["ropewalk", "serve", name, "--method", record["method"], "--to", str(limit), "--per-request"]),
+            f"Add it: --method {shlex.quote(record['method'])} --to {limit}",
         )
     if method.id == "none":
         raise UserError(
             "--per-request stretches requests by a method, and none is named",
-            f"ropewalk serve {shlex.quote(name)} --method yarn --to {max(limit, 2 * window)} --per-request",
+            f"Add one: --method yarn --to {max(limit, 2 * window)}",
         )
     if not static:
         raise UserError(

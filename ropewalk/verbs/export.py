@@ -66,7 +66,8 @@ def export(request: ExportRequest) -> Export | Written:
 
     if request.engine is None and request.gguf is None:
         raise UserError(
-            "export needs --engine", "Say --engine transformers, vllm, sglang or llama.cpp; --gguf alone writes a GGUF."
+            "export needs --engine",
+            "Say --engine transformers, vllm, sglang or llama.cpp. With --gguf alone, a GGUF file is written.",
         )
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:

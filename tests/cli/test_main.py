@@ -253,13 +253,54 @@ def test_missing_rope_theta(checkpoint, tmp_path, capsys):
     assert "rope-theta-missing" in err and "--set" in err
 
 
+def test_one_method_or_task_is_shown_by_its_name(capsys):
+    assert run(["methods", "YaRN"]) == 0
+    shown = capsys.readouterr().out
+    assert "beta_fast=32.0" in shown and "2309.00071" in shown and "ntk-aware" not in shown
+    assert run(["tasks", "niah"]) == 0
+    assert "Needle in a haystack" in (shown := capsys.readouterr().out) and "suites:" not in shown
+    assert "did you mean 'yarn'" in refused(capsys, "methods", "yarm")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "compare demo --to 1k --methods yarn(factor=4)",
+            "its factor is the target over the window\nSay the target with",
+        ),
+        ("export demo --output x --engine vllm", "did you mean '--out' (-o)?"),
+        ("inspect demo -o x", "inspect has no option -o"),
+        ("export demo", "With --gguf alone, a GGUF file is written."),
+        ("serve demo --per-request", "none is named\nAdd one: --method yarn --to 1024"),
+    ],
+)
+def test_a_wrong_line_is_told_what_was_meant(line, said, capsys):
+    assert said in refused(capsys, *line.split())
+
+
+def test_an_extended_folder_is_told_how_each_request_gets_its_own_factor(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert run(["extend", "demo", "--to", "2k", "-o", out]) == 0
+    capsys.readouterr()
+    err = refused(capsys, "serve", out, "--per-request")
+    assert "stretched by yarn for every request alike" in err
+    assert "Add it: --method yarn --to 2048" in err
+
+
+def test_the_bundled_model_is_called_demo(capsys):
+    assert run(["inspect", "demo"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "LlamaForCausalLM  demo"
+
+
 def test_contradictory_lengths(checkpoint, tmp_path, capsys):
     edit(
         checkpoint,
         rope_parameters={**THETA, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        max_position_embeddings=512,
     )
     err = refused(capsys, "extend", checkpoint, "--to", 512, "-o", tmp_path / "out")
-    assert "max_position_embeddings is 64, expected 256" in err
+    assert "max_position_embeddings is 512, expected 256" in err
     mend = err.splitlines()[-1].split("--set ")[1].strip("'")
     tokenizer = "tokenizer_config.json:model_max_length=256"
     assert run(["inspect", str(checkpoint), "--set", mend, "--set", tokenizer]) == 0

@@ -179,7 +179,7 @@ def test_per_layer_type_overrides_are_complete(tmp_path):
     ("arguments", "message"),
     [
         (["export", "MODEL", "-e", "tgi"], "engine is 'tgi'\nSay --engine transformers, vllm, sglang or llama.cpp."),
-        (["export", "MODEL", "-e", "vllm", "--to", "256", "--fold"], "Add -o OUT"),
+        (["export", "MODEL", "-e", "vllm", "--to", "256", "--fold"], "Name a folder to write with -o."),
         (["check-export", "MODEL", "--overrides", "{"], "--overrides is not valid JSON"),
         (["check-export", "MODEL", "--overrides", "[1]"], "--overrides holds a JSON list"),
         (["check-export", "MODEL", "--version", "tgi=1"], "Write --version vllm=0.11.2"),
@@ -245,7 +245,7 @@ def test_a_refusal_prints_no_line(name, engine, spelling, tmp_path):
 
 
 def test_every_line_is_known_for_one(tmp_path):
-    lines = launch.launch_lines(tmp_path, "llama", {}, 8)
+    lines = launch.launch_lines(tmp_path, config("llama"), {}, 8)
     lines |= {"told": launch.vllm_line(tmp_path, 8, past_derived=True)}
     assert all(map(launch.is_line, lines.values()))
     assert not any(map(launch.is_line, ["ropewalk export m --engine vllm", "Extend with yarn", ""]))

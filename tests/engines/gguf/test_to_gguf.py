@@ -219,7 +219,7 @@ def test_dynamic_and_two_factor_sets_are_refused():
     spec = RopeSpec.plain(1e4, 16, 64, length=256)
     for other in (replace(spec, rope_type="dynamic"), replace(spec, long_factors=(2.0,) * 8, rope_type="longrope")):
         with pytest.raises(UserError, match="one rope for all lengths"):
-            entries(other, "llama")
+            entries(other, "llama", "m")
 
 
 @pytest.mark.parametrize("spelling", ["resonance+yarn", "yarn(truncate=False)", "llama3"])
