@@ -302,8 +302,10 @@ def _try(model: nn.Module, engine: Engine) -> None:
     except UserError:
         raise
     except Exception as error:
+        kinds = ", ".join(sorted(set(getattr(body.config, "layer_types", None) or ["full_attention"])))
         raise UserError(
-            f"{type(model).__name__} cannot be read in chunks: {type(error).__name__}: {error}", MEND
+            f"{type(model).__name__} cannot be read in chunks; its layers are {kinds} ({type(error).__name__}: {error})",
+            MEND,
         ) from error
     off = float((torch.cat(found[::-1], 1) - expected).norm() / expected.norm())
     if not off <= TOLERANCE.get(expected.dtype, 0.1):
