@@ -22,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ropewalk.attention import cache_argument
 from ropewalk.attention.engine import Engine, attending_plainly
 from ropewalk.attention.forward import Standing
+from ropewalk.attention.merge import Own
 from ropewalk.common.errors import UserError
 from ropewalk.rope.live import decoder, restored, rotaries, still
 from ropewalk.rope.spec import ALL
@@ -29,7 +30,7 @@ from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
 from ropewalk.training.training_batch import Batch
 
-EMBEDDED = 16384  # tokens whose gradients go back to the embeddings together: each time costs one gradient of the table
+EMBEDDED = 8192  # tokens whose gradients go back to the embeddings together: each time costs one gradient of the table
 TRIED = 24  # tokens that a model is tried on, in chunks of TRIED_CHUNK
 TRIED_CHUNK = 7
 BY_LENGTH = ("dynamic", "longrope")  # rope types that go by the length of what a forward pass is given
@@ -118,13 +119,14 @@ class _Text:
         self.positions, self.documents = batch.position_ids, batch.document_ids
         self.on_cpu = batch.position_ids.cpu(), batch.document_ids.cpu() if batch.packed else None
         home = torch.device("cpu") if offload else batch.input_ids.device
-        self.cache = KeyValues(self.length, self.chunks[-1][0], home)
+        self.cache = KeyValues(self.length, home)
 
     def read(self, embedded: Tensor, start: int, end: int) -> Tensor:
         """Last hidden states of a chunk, [B, end - start, D]."""
         positions, documents = self.on_cpu
         whole = math.ceil(float(positions.max())) + 1
-        before = Standing(positions[:, :start], None if documents is None else documents[:, :start], whole)
+        documents_before = None if documents is None else documents[:, :start]
+        before = Standing(positions[:, :start], documents_before, whole, self.cache.own)
         self.cache.at(start, end, before)
         given: dict[str, Any] = cache_argument.as_argument(self.body, self.cache)
         if documents is not None:
@@ -169,6 +171,12 @@ class _Store:
     gradients: Tensor | None = None
     written: set[int] = field(default_factory=set)  # starts of chunks
 
+    def left(self, end: int) -> Tensor:
+        """The gradients at the first ``end`` tokens."""
+        if self.gradients is None:
+            self.gradients = torch.zeros_like(self.whole)
+        return self.gradients[:, :, :end]
+
 
 class KeyValues(Cache):
     """Keys and values of a whole text; reads see what lies before the present chunk, and gradients find their way back.
@@ -178,16 +186,16 @@ class KeyValues(Cache):
 
     Args:
         length: tokens of the text.
-        last: where its last chunk begins, which nothing later leaves gradients at.
         home: where stores are kept.
     """
 
-    def __init__(self, length: int, last: int, home: torch.device):
+    def __init__(self, length: int, home: torch.device):
         super().__init__(layers=[])
-        self.length, self.last, self.home = length, last, home
+        self.length, self.home = length, home
         self.start = self.end = 0
         self.standing: Standing | None = None
         self.stores: dict[tuple[int, int], _Store] = {}
+        self.returned: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by a layer's update, for its attention
 
     def at(self, start: int, end: int, before: Standing) -> None:
         """Go to a chunk; ``before`` says where the tokens before it stand."""
@@ -195,7 +203,20 @@ class KeyValues(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *more: Any, **keywords: Any) -> Any:
         """Keys and values of all tokens up to the chunk's end."""
-        return self._kept(key_states, layer_idx, 0), self._kept(value_states, layer_idx, 1)
+        found = self._kept(key_states, layer_idx, 0), self._kept(value_states, layer_idx, 1)
+        self.returned[layer_idx] = (*found, key_states, value_states)
+        return found
+
+    def own(self, layer: int, key: Tensor, value: Tensor) -> Own | None:
+        """Where attention leaves the gradients of what ``update`` returned, if it came there as it was."""
+        returned = self.returned.pop(layer, None)
+        if returned is None or returned[0] is not key or returned[1] is not value or not torch.is_grad_enabled():
+            return None
+        own_key, own_value = returned[2:]
+        if not (own_key.requires_grad and own_value.requires_grad and self.home == own_key.device):
+            return None
+        to_keys, to_values = (self.stores[layer, which].left(self.end) for which in (0, 1))
+        return Own(own_key, own_value, to_keys, to_values)
 
     def _kept(self, own: Tensor, layer: int, which: int) -> Tensor:
         store = self.stores.get((layer, which))
@@ -206,7 +227,7 @@ class KeyValues(Cache):
             store.written.add(self.start)
             store.whole[:, :, self.start : self.end] = own.detach()
         if own.requires_grad and torch.is_grad_enabled():
-            found: Tensor = _Placed.apply(own, store, self.start, self.end, self.last)
+            found: Tensor = _Placed.apply(own, store, self.start, self.end)
             return found
         return store.whole[:, :, : self.end].to(own.device)
 
@@ -223,22 +244,17 @@ class _Placed(torch.autograd.Function):
     """A chunk's own keys (or values) among those before it, which the store holds: nothing is copied."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, store: _Store, start: int, end: int, last: int) -> Tensor:
-        ctx.store, ctx.start, ctx.end, ctx.last = store, start, end, last
+    def forward(ctx: Any, own: Tensor, store: _Store, start: int, end: int) -> Tensor:
+        ctx.store, ctx.start, ctx.end = store, start, end
         return store.whole[:, :, :end].to(own.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), store, start = gradients, ctx.store, ctx.start
-        own = gradient[:, :, start:]
-        if start:
-            if store.gradients is None:
-                store.gradients = torch.zeros_like(store.whole[:, :, : ctx.last])
-            store.gradients[:, :, :start] += gradient[:, :, :start].to(store.whole.device)
-        if ctx.end <= ctx.last:
-            own = own + store.gradients[:, :, start : ctx.end].to(own.device)
-        return own, None, None, None, None
+        left = store.left(ctx.end)
+        left += gradient.to(left.device)
+        return left[:, :, start:].to(gradient.device), None, None, None
 
 
 @contextmanager
@@ -304,7 +320,8 @@ def _try(model: nn.Module, engine: Engine) -> None:
     except Exception as error:
         kinds = ", ".join(sorted(set(getattr(body.config, "layer_types", None) or ["full_attention"])))
         raise UserError(
-            f"{type(model).__name__} cannot be read in chunks; its layers are {kinds} ({type(error).__name__}: {error})",
+            f"{type(model).__name__} cannot be read in chunks; its layers are {kinds} "
+            f"({type(error).__name__}: {error})",
             MEND,
         ) from error
     off = float((torch.cat(found[::-1], 1) - expected).norm() / expected.norm())
