@@ -133,6 +133,7 @@ class _Text:
             given["document_ids"] = self.documents[:, start:end]
         positions_now = self.positions[:, start:end]
         hidden: Tensor = self.body(inputs_embeds=embedded, position_ids=positions_now, use_cache=False, **given)[0]
+        self.cache.standing = None  # it knows the cache: the stores would outlive the pass until garbage is collected
         return hidden
 
 
