@@ -310,10 +310,17 @@ class Engine:
         if turn is not attached.turn:  # keys under the old frequencies are of no use
             attached.turn, attached.memo = turn, KeyMemo()
         caching = self.caching and not key.requires_grad
+        own = None
+        if layout.cached is not None and attached.rope is None and view.sliced:
+            own = layout.cached.own(attached.layer.index, key, value)
+        if own is not None:
+            key, value = key.detach(), value.detach()
+        if view.keys < key.shape[-2]:
+            key, value = key[:, :, : view.keys], value[:, :, : view.keys]
         call = Call(
             self._tempered(attached, query, layout),
-            key[:, :, : view.keys],
-            value[:, :, : view.keys],
+            key,
+            value,
             self._regions_of(attached, sliding, layout.length),
             layout,
             view,
@@ -324,6 +331,7 @@ class Engine:
             sinks,
             replace(attached.layer, sliding=sliding, length=layout.length),
             attached.choosing,
+            own,
         )
         out = call.attend()
         if caching:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ropewalk.attention.merge import Own
 from ropewalk.common.errors import UserError
 
 Made = TypeVar("Made")
@@ -29,11 +30,13 @@ class Standing:
         positions: of the cached tokens, int64 or float32 [R, past] on the CPU.
         documents: theirs, int64 [B, past] on the CPU, or None.
         length: tokens of the whole text, of which this is the beginning; what depends on the length goes by it.
+        own: what a layer's cache returned, key and value -> where their gradients go, or None: into their graphs.
     """
 
     positions: Tensor
     documents: Tensor | None
     length: int
+    own: Callable[[int, Tensor, Tensor], Own | None] = lambda layer, key, value: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,11 @@ class View:
     keys: int
     positions: Tensor
     groups: tuple[Group, ...]
+
+    @property
+    def sliced(self) -> bool:
+        """Whether rows and keys of every group are views of a layer's keys."""
+        return all(isinstance(index, slice) for group in self.groups for index in (group.rows, group.keys))
 
 
 @dataclass(eq=False)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention.attending import Attending
-from ropewalk.attention.forward import Group, Index, Layout, View
+from ropewalk.attention.forward import ALL, Group, Index, Layout, View
 from ropewalk.attention.kernels import Backend, per_query_head
 from ropewalk.attention.key_memo import KeyMemo
-from ropewalk.attention.merge import Part, accumulate, attend, finish, nothing
+from ropewalk.attention.merge import Own, Part, accumulate, attend, finish, nothing
 from ropewalk.attention.recall import Text, meet
 from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
@@ -41,6 +41,7 @@ class Call:
         sinks: logits of a key without value, [H], or None.
         layer: the layer itself, for methods that pick keys by content.
         choosing: methods that pick keys by content; where there is none, regions are all.
+        own: where gradients of ``key`` and ``value`` go, if not into their graphs; for layers that are not turned here.
     """
 
     query: Tensor
@@ -56,6 +57,7 @@ class Call:
     sinks: Tensor | None
     layer: Layer
     choosing: tuple[Attending, ...] = ()
+    own: Own | None = None
 
     def attend(self) -> Tensor:
         """Output, [B, H, Q, Dv]; 0 for padding."""
@@ -75,7 +77,8 @@ class Call:
         return self.value.new_zeros(*self.query.shape[:-1], self.value.shape[-1]) if out is None else out
 
     def _group(self, group: Group, queries: Turned, keys: Turned) -> Tensor:
-        return attend(*self._parts(group, queries, keys), self.scale, self.backend, self.sinks)
+        own = None if self.own is None else _own(self.own, group)
+        return attend(*self._parts(group, queries, keys), self.scale, self.backend, self.sinks, own)
 
     def _chosen(self, group: Group, queries: Turned, keys: Turned) -> Tensor:
         """As ``_group``, with keys that are picked by content."""
@@ -173,9 +176,16 @@ def _tiles(group: Group, regions: tuple[Region, ...]) -> list[tuple[Region, Tile
 
 
 def _pick(x: Tensor, rows: Index, tokens: Index) -> Tensor:
-    """Rows and tokens of [B, H, P, D]; a view where both are slices."""
-    x = x[rows]
-    return x[:, :, tokens]
+    """Rows and tokens of [B, H, P, D]; a view where both are slices, and where they are all, ``x`` itself."""
+    x = x if rows is ALL else x[rows]
+    return x if tokens is ALL else x[:, :, tokens]
+
+
+def _own(own: Own, group: Group) -> Own:
+    """A group's part; its rows and keys are slices."""
+    to_keys, to_values = (_pick(x, group.rows, group.keys) for x in (own.to_keys, own.to_values))
+    key, value = (_pick(x, group.rows, group.queries) for x in (own.key, own.value))
+    return Own(key, value, to_keys, to_values)
 
 
 def _placed(out: Tensor, found: Tensor, group: Group) -> Tensor:

@@ -6,8 +6,9 @@ Two parts (o_1, l_1), (o_2, l_2) of a softmax merge to l = log(e^l_1 + e^l_2), o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ropewalk.attention.kernels import Backend, bounds_masks, dense
 from ropewalk.attention.tiles import Tile
+
+KEYS = 8192  # whose gradients a backward kernel returns at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,33 @@ class Part:
     tile: Tile
     heads: tuple[int, int] | None = None
 
+    def pieces(self) -> Iterator[Part]:
+        """The same scores in parts of at most ``KEYS`` keys, where that costs nothing."""
+        tile = self.tile
+        if tile.kind != "full" or tile.k1 - tile.k0 <= KEYS:
+            yield self
+            return
+        for k0 in range(tile.k0, tile.k1, KEYS):
+            yield replace(self, tile=replace(tile, k0=k0, k1=min(k0 + KEYS, tile.k1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """The last keys and values, which belong to a graph; those before them are constants that gradients are left at.
+
+    Attributes:
+        key: [B, Hkv, K', D], equal to the last K' keys.
+        value: [B, Hkv, K', Dv].
+        to_keys: gradients of all keys, [B, Hkv, K, D]; added to in place, and what is there at the last ones goes on
+            into the graph.
+        to_values: those of all values, [B, Hkv, K, Dv].
+    """
+
+    key: Tensor
+    value: Tensor
+    to_keys: Tensor
+    to_values: Tensor
+
 
 def attend(
     parts: Sequence[Part],
@@ -42,6 +72,7 @@ def attend(
     scale: float,
     backend: Backend,
     sinks: Tensor | None = None,
+    own: Own | None = None,
 ) -> Tensor:
     """Softmax attention over the union of ``parts``; differentiable in queries, keys, values and sinks.
 
@@ -53,11 +84,17 @@ def attend(
         scale: of the logits.
         backend: computes the tiles.
         sinks: logits of a key without value that every query sees (gpt-oss), [H], or None.
+        own: where gradients of ``keys``, a single one then, and ``values`` go, if not into their graphs.
 
     Returns:
         [B, H, Q, Dv] in the type of the queries; queries that see no key give 0.
     """
     tensors = (*queries, *keys)
+    if own is not None:
+        found: Tensor = _AttendKept.apply(
+            tuple(parts), scale, backend, sinks, values, *tensors, own.to_keys, own.to_values, own.key, own.value
+        )
+        return found
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, values)):
         out: Tensor = _Attend.apply(tuple(parts), len(queries), scale, backend, sinks, values, *tensors)
         return out
@@ -182,20 +219,76 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        do = gradients[0]
         out, lse, sinks, values, *tensors = ctx.saved_tensors
         queries, keys = tensors[: ctx.n_queries], tensors[ctx.n_queries :]
         sums = [torch.zeros_like(x, dtype=lse.dtype) for x in (values, *tensors)]  # tiles add up in float32
-        for part in ctx.parts:
-            q, o, total = (_rows(part, x) for x in (queries[part.query], out, lse))
-            k, v = (_columns(part, x, do.shape[1]) for x in (keys[part.key], values))
-            dq, dk, dv = _tile_backward(part, _rows(part, do), q, k, v, o, total, ctx.scale, ctx.backend)
-            _rows(part, sums[1 + part.query]).add_(dq)
-            _columns(part, sums[1 + ctx.n_queries + part.key], do.shape[1]).add_(dk)
-            _columns(part, sums[0], do.shape[1]).add_(dv)
-        d_sinks = None
-        if sinks is not None:
-            weight = (sinks.to(lse.dtype)[:, None] - lse).exp()
-            d_sinks = -(weight * (do * out).sum(-1).to(lse.dtype)).sum((0, 2)).to(sinks.dtype)
+        to_queries, to_keys = sums[1 : 1 + ctx.n_queries], sums[1 + ctx.n_queries :]
+        _backward(ctx, gradients[0], out, lse, queries, keys, values, to_queries, to_keys, sums[0])
         typed = (summed.to(x.dtype) for summed, x in zip(sums, (values, *tensors), strict=True))
-        return None, None, None, None, d_sinks, *typed
+        return None, None, None, None, _to_sinks(sinks, lse, gradients[0], out), *typed
+
+
+class _AttendKept(torch.autograd.Function):
+    """As ``_Attend``, with one rotation; gradients of keys and values are left where ``Own`` says, not summed anew."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parts: tuple[Part, ...],
+        scale: float,
+        backend: Backend,
+        sinks: Tensor | None,
+        values: Tensor,
+        query: Tensor,
+        key: Tensor,
+        to_keys: Tensor,
+        to_values: Tensor,
+        own_key: Tensor,
+        own_value: Tensor,
+    ) -> Tensor:
+        out, lse = _forward(parts, [query], [key], values, scale, backend, sinks)
+        ctx.save_for_backward(out, lse, sinks, values, query, key)
+        ctx.parts, ctx.scale, ctx.backend = parts, scale, backend
+        ctx.to_keys, ctx.to_values, ctx.own = to_keys, to_values, own_key.shape[-2]
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        out, lse, sinks, values, query, key = ctx.saved_tensors
+        summed = torch.zeros_like(query, dtype=lse.dtype)
+        to_keys, to_values = ctx.to_keys, ctx.to_values
+        _backward(ctx, gradients[0], out, lse, [query], [key], values, [summed], [to_keys], to_values)
+        own = to_keys[:, :, -ctx.own :], to_values[:, :, -ctx.own :]
+        d_sinks = _to_sinks(sinks, lse, gradients[0], out)
+        return None, None, None, d_sinks, None, summed.to(query.dtype), None, None, None, *own
+
+
+def _backward(
+    ctx: Any,
+    do: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    to_queries: Sequence[Tensor],
+    to_keys: Sequence[Tensor],
+    to_values: Tensor,
+) -> None:
+    """Add the gradients of all parts to ``to_queries``, ``to_keys`` and ``to_values`` in place."""
+    heads = do.shape[1]
+    for part in chain.from_iterable(part.pieces() for part in ctx.parts):
+        q, o, total = (_rows(part, x) for x in (queries[part.query], out, lse))
+        k, v = (_columns(part, x, heads) for x in (keys[part.key], values))
+        dq, dk, dv = _tile_backward(part, _rows(part, do), q, k, v, o, total, ctx.scale, ctx.backend)
+        _rows(part, to_queries[part.query]).add_(dq)
+        _columns(part, to_keys[part.key], heads).add_(dk)
+        _columns(part, to_values, heads).add_(dv)
+
+
+def _to_sinks(sinks: Tensor | None, lse: Tensor, do: Tensor, out: Tensor) -> Tensor | None:
+    if sinks is None:
+        return None
+    weight = (sinks.to(lse.dtype)[:, None] - lse).exp()
+    return -(weight * (do * out).sum(-1).to(lse.dtype)).sum((0, 2)).to(sinks.dtype)

@@ -24,6 +24,7 @@ from ropewalk.rope.spec import ALL
 
 TOKENS = 16
 PROBE = "ropewalk_probe"
+NO_INTERFACE = "does not attend through transformers' attention interface (AttentionInterface)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +62,10 @@ def attending(model: nn.Module) -> list[Rotating]:
     """
     if model not in _attending:
         seen, _ = watch(model, identity=False)
-        _refuse_none(model, seen)
+        if not seen:
+            raise UserError(f"{type(model).__name__} {NO_INTERFACE}, so documents and chunks cannot be followed")
         _attending[model] = [_layer(order, one) for order, one in enumerate(seen)]
     return _attending[model]
-
-
-def _refuse_none(model: nn.Module, seen: list[Seen]) -> None:
-    if not seen:
-        raise UserError(
-            f"{type(model).__name__} does not attend through transformers' attention interface "
-            "(AttentionInterface), so its positions cannot be remapped",
-            "Methods of kind frequencies work on it: ropewalk methods",
-        )
 
 
 def _layer(order: int, seen: Seen) -> Rotating:
@@ -88,7 +81,11 @@ def probe(model: nn.Module) -> list[Rotating]:
     """
     if model not in _probed:
         (plain, offered), (still, _) = watch(model, identity=False), watch(model, identity=True)
-        _refuse_none(model, plain)
+        if not plain:
+            raise UserError(
+                f"{type(model).__name__} {NO_INTERFACE}, so its positions cannot be remapped",
+                "Methods of kind frequencies work on it: ropewalk methods",
+            )
         _probed[model] = [_match(model, i, *pair, offered) for i, pair in enumerate(zip(plain, still, strict=True))]
     return _probed[model]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ropewalk.training.training_batch import Batch, Row
 
-JUMP = 40  # that positions leave out
+JUMP = 20  # that positions leave out
 
 
 def row(n: int, *lengths: int, jump: int | None = None, holes: slice | None = None, seed: int = 0) -> Row:
