@@ -17,7 +17,7 @@ from ropewalk.training.recipe import Recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-RECIPE, TRAINING = "recipe.json", "training.json"
+RECIPE, TRAINING, PAGE = "recipe.json", "training.json", "training.html"
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,7 +74,7 @@ class Trained(Result):
             console.print(table)
         for note in self.notes:
             console.print(note, soft_wrap=True)
-        console.print(f"\nwritten to {self.folder}", soft_wrap=True)
+        console.print(f"\nwritten to {self.folder}, which {PAGE} shows", soft_wrap=True)
 
     def _lines(self) -> list[tuple[tuple[str, str], str]]:
         first = self.readings[min(self.readings)]
@@ -99,6 +99,9 @@ class Trained(Result):
         }
 
     def write(self, folder: Path) -> None:
-        """Put recipe and log into the checkpoint's folder."""
+        """Put recipe, log and page into the checkpoint's folder."""
+        from ropewalk.training.training_page import render
+
         write_text(folder / RECIPE, json.dumps(self.recipe.to_dict(), indent=2) + "\n")
         write_text(folder / TRAINING, json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(folder / PAGE, render(self))
