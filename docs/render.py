@@ -23,6 +23,7 @@ from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler.qa import fictional
 from ropewalk.training.positions.entries import POSITIONS
+from ropewalk.training.recipes.recipe_entries import RECIPES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -39,6 +40,22 @@ def methods_table() -> str:
 def linked(paper: str) -> str:
     """A link to an arXiv id, or to an address without its https://."""
     return f"[{paper}](https://{'' if '/' in paper else 'arxiv.org/abs/'}{paper})" if paper else ""
+
+
+def recipes_table() -> str:
+    """The recipes that ``train`` takes."""
+    rows = ["| id | recipe | rope | samples | steps x samples | trains | source |", "|---|---|---|---|---|---|---|"]
+    for entry in RECIPES:
+        one = entry.load()
+        trains = "all" if one.trainable == "all" else " + ".join([f"rank {one.rank}", *one.also])
+        trains += ", on four bits" if one.quantise != "none" else ""
+        rope = f"`{one.method.partition('(')[0]}`"
+        stages = f", {len(one.stages)} stages" if one.stages else ""
+        rows.append(
+            f"| `{entry.id}` | {entry.title}: {entry.summary} | {rope} | `{one.positions}` | "
+            f"{one.steps:,} x {one.batch}{stages} | {trains} | {linked(entry.paper)} |"
+        )
+    return "\n".join(rows)
 
 
 def positions_table() -> str:
@@ -184,6 +201,7 @@ PARTS = {
     "rows": rows_table,
     "methods": methods_table,
     "positions": positions_table,
+    "recipes": recipes_table,
     "tasks": tasks_table,
     "demo": demo_table,
     "reach": reach_table,

@@ -44,7 +44,7 @@ def _plain(value: Any) -> str:
 def _verdict(trained: Trained) -> str:
     first, last = (trained.readings[step] for step in (min(trained.readings), max(trained.readings)))
     far = list(first["perplexity"])[-1:]
-    if not far or first is last:
+    if not far or len(trained.readings) < 2:
         return f"{len(trained.log):,} steps, a loss of {trained.log[-1].loss:.3f} at the end."
     before, after = (numbers.quantity(one["perplexity"][far[0]]["value"]) for one in (first, last))
     start, end = far[0].split("-")
