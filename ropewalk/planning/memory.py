@@ -28,14 +28,18 @@ class Optimizer:
     Attributes:
         states: on the device, the float32 master copy of half-precision weights included.
         host: in the host's memory.
+        master: whether ``states`` counts a master copy, which float32 weights are themselves.
     """
 
     states: float
     host: float = 0.0
+    master: bool = False
 
 
 OPTIMIZERS = {
-    "adamw": Optimizer(12),  # float32 master weights and two float32 moments
+    "adamw": Optimizer(12, master=True),  # float32 master weights and two float32 moments
+    "muon": Optimizer(8, master=True),  # one moment, as far as weights are matrices of layers
+    "adamw-8bit-master": Optimizer(6 + 8 / 256, master=True),
     "adamw-bf16": Optimizer(4),  # moments in the weights' type, no master copy
     "adamw-8bit": Optimizer(2 + 8 / 256),  # block-wise, one float32 scale per 256 (arXiv 2110.02861)
     "paged-adamw-8bit": Optimizer(0, 2 + 8 / 256),
@@ -53,6 +57,7 @@ class Training:
         rank: of the adapters.
         optimizer: key of ``OPTIMIZERS``.
         checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
+        float32_gradients: whether gradients of half-precision weights add up in float32.
         chunked_loss: logits of ``LOSS_CHUNK`` tokens at a time.
         tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
         offload: keep the layers' inputs in the host's memory.
@@ -67,6 +72,7 @@ class Training:
     rank: int = 16
     optimizer: str = "adamw"
     checkpointing: bool = False
+    float32_gradients: bool = False
     chunked_loss: bool = False
     tiled_mlp: bool = False
     offload: bool = False
@@ -188,10 +194,10 @@ def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int],
     full = how.trainable == "all"
     trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
     weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype) + (0 if full else trained * size)
-    own_master = 4 if size == 4 and how.optimizer == "adamw" else 0  # float32 weights are their own master copy
+    own_master = 4 if size == 4 and optimizer.master else 0
     return {
         "weights": weights // how.shard,
-        "gradients": trained * size // how.shard,
+        "gradients": trained * (4 if how.float32_gradients else size) // how.shard,
         "optimizer": int(trained * (optimizer.states - own_master) / how.shard),
         "gathered layers": 0 if how.shard == 1 else _gathered(shapes, how, size),
     }, int(trained * optimizer.host / how.shard)

@@ -206,7 +206,8 @@ def how(recipe: Recipe, dtype: str) -> Training:
         dtype="float32" if dtype == "float32" else "bfloat16",
         trainable="all" if recipe.trainable == "all" else adapters,  # type: ignore[arg-type]
         rank=recipe.rank,
-        optimizer={"adamw-8bit": "adamw-8bit"}.get(recipe.optimizer, "adamw"),
+        optimizer="adamw-8bit-master" if recipe.optimizer == "adamw-8bit" else recipe.optimizer,
+        float32_gradients=True,
         checkpointing=recipe.memory == "checkpointed",
         chunked_loss=True,
         recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,

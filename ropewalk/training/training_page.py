@@ -97,7 +97,11 @@ def _read(trained: Trained, key: str, title: str, printer: numbers.Printer, text
     x = svg.Axis.around("position in tokens, log scale" if key == "perplexity" else "length in tokens, log scale",
                         places, numbers.short_tokens, base=2, pad=0.03)  # fmt: skip
     values = [bound for one in series for p in one.points for bound in (p.estimate.value,) if bound is not None]
-    y = svg.Axis.around(key, values, printer, base=10, pad=0.1) if key == "perplexity" else svg.Axis("keys found", 0, 1, printer)
+    y = (
+        svg.Axis.around(key, values, printer, base=10, pad=0.1)
+        if key == "perplexity"
+        else svg.Axis("keys found", 0, 1, printer)
+    )
     charts: Sequence[Chart] = chart("", series, x, y, title, [])
     return Figure(title, text, charts, Table(columns, rows), subject="Evaluation")
 
