@@ -7,7 +7,6 @@ pass leaves, beside gradients of weights, those of the keys and values before it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -118,15 +117,15 @@ class _Text:
         self.chunks = [(a, min(a + chunk, self.length)) for a in range(0, self.length, chunk)]
         self.positions, self.documents = batch.position_ids, batch.document_ids
         self.on_cpu = batch.position_ids.cpu(), batch.document_ids.cpu() if batch.packed else None
+        self.reach = int(batch.position_ids.max()) + 1
         home = torch.device("cpu") if offload else batch.input_ids.device
         self.cache = KeyValues(self.length, home)
 
     def read(self, embedded: Tensor, start: int, end: int) -> Tensor:
         """Last hidden states of a chunk, [B, end - start, D]."""
         positions, documents = self.on_cpu
-        whole = math.ceil(float(positions.max())) + 1
         documents_before = None if documents is None else documents[:, :start]
-        before = Standing(positions[:, :start], documents_before, whole, self.cache.own)
+        before = Standing(positions[:, :start], documents_before, self.reach, self.cache.own)
         self.cache.at(start, end, before)
         given: dict[str, Any] = cache_argument.as_argument(self.body, self.cache)
         if documents is not None:

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from ropewalk import method
+from ropewalk.attention.engine import attending_plainly
 from ropewalk.methods.frequencies.harpe import HARPE
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.rotation import rotate, tables
@@ -275,3 +276,33 @@ def test_far_positions_stay_apart_under_autocast(use_cache):
     with HARPE(base_min=1e4, base_max=1e4).on(model, to=65536), torch.autocast("cpu", torch.bfloat16):
         got = model(ids, attention_mask=mask, position_ids=far, use_cache=use_cache).logits[0]
     assert (got - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@families
+def test_without_a_method_the_engine_is_the_model_itself(family):
+    """Jumps, fractions, padding in front; sliding windows count tokens; packed documents are those alone."""
+    model, ids, ones = tiny(family), tokens(2, 40), torch.ones(2, 40, dtype=torch.long)
+    jump = torch.arange(40)[None] + 15 * (torch.arange(40) >= 25)
+    padded = (torch.arange(40) >= torch.tensor([[9], [0]])).long()
+    inputs = [
+        {"attention_mask": ones, "position_ids": jump},
+        {"attention_mask": ones, "position_ids": jump / 3},
+        {"attention_mask": padded, "position_ids": (padded.cumsum(-1) - 1).clamp_min(0)},
+    ]
+    documents = (torch.arange(40) >= 18).long()[None]
+    packed = {"document_ids": documents, "position_ids": torch.arange(40)[None] - 18 * documents}
+    with torch.no_grad():
+        expected = [model(ids, use_cache=False, **given).logits for given in inputs]
+        alone = torch.cat([model(part, use_cache=False).logits for part in (ids[:, :18], ids[:, 18:])], 1)
+        with attending_plainly(model):
+            got = [model(ids, use_cache=False, **given).logits for given in inputs]
+            torch.testing.assert_close(model(ids, use_cache=False, **packed).logits, alone, atol=2e-5, rtol=1e-4)
+    expected[2][0, :9] = got[2][0, :9] = 0
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_where_a_method_is_on_the_engine_is_its_own():
+    model = tiny("llama")
+    with method("log-n").on(model), attending_plainly(model) as engine:
+        assert [one.name for one in engine.methods] == ["log-n"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ropewalk.attention.kernels import CPUFlash, Dense, backend_for
-from ropewalk.attention.merge import Part, attend, merge
+from ropewalk.attention.merge import Own, Part, attend, merge
 from ropewalk.attention.tiles import tiles
 
 B, N, D = 2, 90, 16
@@ -187,6 +187,27 @@ def test_parts_merge_in_any_order():
             merge(o, lse, outs[i], sums[i])
         close(o, (weights[..., None] * outs).sum(0), 1e-14)
         close(lse, sums.logsumexp(0), 1e-14)
+
+
+@pytest.mark.parametrize("pieces", [7, 8192])
+def test_gradients_of_keys_before_ones_own_are_left_where_they_stay(pieces, monkeypatch):
+    """The last 30 queries over all keys, of which the last 30 belong to the graph; something is left there already."""
+    monkeypatch.setattr("ropewalk.attention.merge.KEYS", pieces)
+    (query,), (key,), value = tensors("one part")
+    query = query[:, :, -30:].detach().requires_grad_()
+    parts = [Part(0, 0, tile) for tile in tiles(0 * m[-30:], m[-30:] + 1)]
+    asked = torch.randn(B, 4, 30, D)
+    expected = torch.autograd.grad(attend(parts, [query], [key], value, 0.25, CPUFlash()), (query, key, value), asked)
+
+    own_key, own_value = (x[:, :, -30:].detach().requires_grad_() for x in (key, value))
+    left = [torch.ones_like(x) for x in (key, value)]
+    own = Own(own_key, own_value, *left)
+    out = attend(parts, [query], [key.detach()], value.detach(), 0.25, CPUFlash(), own=own)
+    got = torch.autograd.grad(out, (query, own_key, own_value), asked)
+    torch.testing.assert_close(got[0], expected[0])
+    for to, belongs, wanted in zip(left, got[1:], expected[1:], strict=True):
+        torch.testing.assert_close(to, wanted + 1)
+        torch.testing.assert_close(belongs, wanted[:, :, -30:] + 1)
 
 
 def test_the_kernel_is_chosen_by_device_type_and_softcap():

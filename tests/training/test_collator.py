@@ -357,11 +357,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_tex
 
 @pytest.mark.parametrize(
     "block",
-    [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2, 3],
-    ids=["Trainer", "SFTTrainer", "loop", "adapter"],
+    [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2, 3, 4],
+    ids=["Trainer", "SFTTrainer", "loop", "adapter", "memory"],
 )
 def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(BLOCKS[block], "docs/training.md", "exec"), names)
