@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -75,6 +76,11 @@ class Recurrent:
         Raises:
             UserError: if head, attention or cache cannot be followed.
         """
+        if self.checkpoint and not hasattr(GradientCheckpointingLayer, KEEPS_CACHE):
+            raise UserError(
+                f"layers of transformers {transformers.__version__} lose their cache when they are computed again",
+                "Set checkpoint=False, or: pip install -U transformers",
+            )
         head = Head.of(model)
         with _followed(model, batch.position_ids) as engine:
             _try(model, engine)
