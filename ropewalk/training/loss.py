@@ -165,6 +165,7 @@ def _passes(
         total = z.sub_(largest).exp_().sum(1, keepdim=True)
         loss += ((largest + total.log() - own) * w).sum()
         if not any(wanted):
+            del z
             continue
         z.mul_(w / total).scatter_add_(1, y, -w)  # now the gradient of the logits
         if bent is not None:
@@ -180,6 +181,7 @@ def _passes(
             d_weight.addmm_(z.T, x)
         elif d_weight is not None:
             d_weight += z.T @ x
+        del z, own  # before the next block's are there
     if d_weight is not None:
         d_weight = d_weight.to(head.weight.dtype)
     if d_bias is not None and head.bias is not None:

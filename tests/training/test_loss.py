@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ropewalk.common.errors import UserError
+from ropewalk.planning.measure import peak_bytes
 from ropewalk.training.loss import Head
 from tests.architectures import build
 from tests.models import tiny, tokens
@@ -100,6 +101,16 @@ def test_the_head_of_a_model_gives_its_loss_and_gradients(name):
     assert set(got) == set(expected)
     for name, gradient in expected.items():
         assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_logits_of_one_block_are_held_at_a_time(softcap):
+    hidden, weight = torch.randn(512, 8, requires_grad=True), torch.randn(4096, 8, requires_grad=True)
+    head = Head(weight, block=64, softcap=softcap)
+    targets, weights = torch.zeros(512, dtype=torch.long), torch.ones(512)
+    held = peak_bytes(lambda: head.loss(hidden, targets, weights).backward())
+    block = 64 * 4096 * 4
+    assert block < held < (1.5 if softcap is None else 3.5) * block
 
 
 class Bent(nn.Linear):
