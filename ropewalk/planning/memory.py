@@ -17,6 +17,7 @@ from ropewalk.planning.shapes import Layer, Shapes
 
 WEIGHTS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int4": 0.5 + 2 / 128, "nf4": 0.5 + 0.127 / 8}
 # int4: a half-precision scale per 128 (GPTQ, AWQ); nf4: 0.127 bits of double-quantised scales (arXiv 2305.14314)
+EMBEDDED = 8192  # tokens whose embeddings are held together in a recurrent pass
 LOSS_CHUNK = 2048  # tokens per block of a chunked loss
 LONGEST = 2**24  # past it float32 positions are no longer whole numbers
 
@@ -59,6 +60,8 @@ class Training:
         checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
         float32_gradients: whether gradients of half-precision weights add up in float32.
         chunked_loss: logits of ``LOSS_CHUNK`` tokens at a time.
+        logits: numbers of a chunked loss's block, which holds one float32 buffer of them; 0: ``LOSS_CHUNK`` tokens, and
+            what their softmax takes.
         tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
         offload: keep the layers' inputs in the host's memory.
         recurrent: tokens of a chunk, where a text is read and gone back through in chunks, and keys, values and their
@@ -74,6 +77,7 @@ class Training:
     checkpointing: bool = False
     float32_gradients: bool = False
     chunked_loss: bool = False
+    logits: int = 0
     tiled_mlp: bool = False
     offload: bool = False
     recurrent: int = 0
@@ -176,7 +180,7 @@ def _recurrent(shapes: Shapes, how: Training, size: int, tokens: int, correction
     """A step on one chunk, beside what is kept of the whole text: embeddings, keys, values and their gradients."""
     chunk = training(shapes, replace(how, recurrent=0, sequence=1), how.recurrent, correction)
     kept = {
-        "embeddings and their gradient": 2 * shapes.hidden * size * tokens,
+        "embeddings and their gradient": 2 * shapes.hidden * size * min(tokens, EMBEDDED),
         "keys, values and gradients": 2 * size * tokens * sum(n * _key_value(layer, how) for layer, n in shapes.layers),
     }
     return Memory(chunk.parts | kept, chunk.host, chunk.moment)
@@ -239,10 +243,13 @@ def _backward(shapes: Shapes, layer: Layer, size: int, tokens: int, how: Trainin
 
 def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
     """Logits, their float32 softmax and its gradient; the last hidden states with theirs."""
-    rows = min(tokens, LOSS_CHUNK) if how.chunked_loss else tokens
+    block = how.logits // shapes.vocabulary if how.logits else LOSS_CHUNK
+    rows = min(tokens, max(1, block)) if how.chunked_loss else tokens
     ends = shapes.hidden * (3 * size + (4 if size == 2 else 0)) * tokens
     logits = shapes.vocabulary * rows
     head = shapes.vocabulary * shapes.hidden * size if how.trainable == "all" else 0  # its gradient, before it is added
+    if how.logits and how.chunked_loss:  # the head's gradient is float32, and adds up in place
+        return 4 * logits + (4 * shapes.vocabulary * shapes.hidden if how.trainable == "all" else 0) + ends
     if rows < tokens:  # the sum over earlier blocks is there as well
         return max(12 * logits + head, 8 * logits + 2 * head) + ends
     return max(12 * logits, 6 * logits + head) + ends

@@ -16,6 +16,7 @@ from ropewalk.planning.hardware import GIB, gpu, usable
 from ropewalk.planning.memory import Memory, Training
 from ropewalk.planning.shapes import Shapes, shapes
 from ropewalk.training.loop import Part, parts
+from ropewalk.training.loss import LOGITS
 from ropewalk.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def how(recipe: Recipe, dtype: str) -> Training:
         float32_gradients=True,
         checkpointing=recipe.memory == "checkpointed",
         chunked_loss=True,
+        logits=LOGITS,
         recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,
     )
 
