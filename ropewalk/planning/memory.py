@@ -248,8 +248,9 @@ def _loss(shapes: Shapes, how: Training, size: int, tokens: int) -> int:
     ends = shapes.hidden * (3 * size + (4 if size == 2 else 0)) * tokens
     logits = shapes.vocabulary * rows
     head = shapes.vocabulary * shapes.hidden * size if how.trainable == "all" else 0  # its gradient, before it is added
-    if how.logits and how.chunked_loss:  # the head's gradient is float32, and adds up in place
-        return 4 * logits + (4 * shapes.vocabulary * shapes.hidden if how.trainable == "all" else 0) + ends
+    if how.logits and how.chunked_loss:  # in float32: the head, if it is not, and its gradient, which adds up in place
+        copies = (size == 2) + (how.trainable == "all")
+        return 4 * logits + copies * 4 * shapes.vocabulary * shapes.hidden + ends
     if rows < tokens:  # the sum over earlier blocks is there as well
         return max(12 * logits + head, 8 * logits + 2 * head) + ends
     return max(12 * logits, 6 * logits + head) + ends

@@ -1,0 +1,91 @@
+"""What a training is said to take, against what it takes."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ropewalk.common.errors import UserError
+from ropewalk.planning import memory
+from ropewalk.planning.measure import peak_bytes
+from ropewalk.planning.shapes import shapes
+from ropewalk.training.forecast import forecast, how
+from ropewalk.training.loop import Run, passing, roped
+from ropewalk.training.recipe import Recipe
+from tests.models import config
+
+TOKENS, VOCABULARY = 4096, 32_000
+
+
+def llama() -> LlamaConfig:
+    return LlamaConfig(vocab_size=VOCABULARY, hidden_size=256, intermediate_size=704, num_hidden_layers=6,
+                       num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                       tie_word_embeddings=True)  # fmt: skip
+
+
+def bytes_of(tensors: Any) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", ["plain", "checkpointed", "recurrent"])
+def test_a_step_takes_what_was_said_within_a_tenth(kind: str, way: str) -> None:
+    model = LlamaForCausalLM(llama())
+    for one in model.parameters():
+        one.data = one.data.to(getattr(torch, kind))
+    recipe = Recipe(method="pi", steps=3, batch=1, memory=way, chunk=512, warmup=0)
+    rng = np.random.default_rng(0)
+    run = Run(recipe, model, TOKENS, [rng.integers(3, VOCABULARY, TOKENS) for _ in range(3)], np.array([1]))
+    with roped(model, recipe, run.parts[0]):
+        model.train()
+        passes = passing(recipe)
+        run._step(0, run.parts[0], run.samplers[0], passes)
+        gc.collect()
+        state = run.optimizer.state_dict()
+        moments = [one for each in state["state"].values() for one in each.values()]
+        staying = bytes_of(model.parameters()) + bytes_of(moments) + bytes_of(state["masters"].values())
+        peak = staying + peak_bytes(lambda: run._step(1, run.parts[0], run.samplers[0], passes))
+    said = memory.training(shapes(llama()), how(recipe, kind), TOKENS).total
+    assert said == pytest.approx(peak, rel=0.1), (said / 2**20, peak / 2**20)
+
+
+def small(**more: Any) -> Any:
+    usual: dict[str, Any] = dict(method="pi", batch=4)
+    found = config("llama", max_position_embeddings=64)
+    return forecast(found, Recipe(**{**usual, **more}), 256, 64, "m", dtype="float32")
+
+
+def test_stages_and_tokens_are_those_of_the_run() -> None:
+    one = small(steps=10)
+    assert one.tokens == 10 * 4 * 256
+    assert one.trained == one.parameters
+    assert small(steps=10, positions="pose").tokens == 10 * 4 * 64
+
+
+def test_switches_need_less_and_the_one_that_lengthens_most_comes_first() -> None:
+    one = small()
+    assert one.fits
+    assert all(other.bytes < one.memory.total for other in one.switches)
+    assert [other.longest for other in one.switches] == sorted((other.longest for other in one.switches), reverse=True)
+
+
+def test_what_does_not_fit_is_refused_with_the_switch_that_makes_it_fit() -> None:
+    one = small(micro=4)
+    object.__setattr__(one, "room", one.memory.total - 1)
+    with pytest.raises(UserError) as refused:
+        one.refuse_too_large()
+    assert refused.value.mend.startswith("Add --")
+    object.__setattr__(one, "room", 1)
+    with pytest.raises(UserError) as refused:
+        one.refuse_too_large()
+    assert "--to" in refused.value.mend
+
+
+def test_adapters_move_less() -> None:
+    assert small(trainable="lora").trained < small().trained
