@@ -29,7 +29,7 @@ from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.states import States
-from ropewalk.training.training_batch import Batch
+from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,9 @@ class Passing(Protocol):
 
     def backward(self, model: Any, batch: Batch, denominator: float) -> Tensor:
         """The weighted sum of losses over ``denominator``, gradients added to those of the parameters."""
+
+    def losses(self, model: Any, batch: Batch) -> Tensor:
+        """Every place's loss, float32 [B, N], 0 where there is no target; without gradients."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ class Run:
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.way = passing(self.recipe)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = [self._sampler(part) for part in self.parts]
         self.optimizer = Optimizer(
@@ -230,7 +234,6 @@ class Run:
         """
         torch.manual_seed(self.recipe.seed + self.processes.rank)
         done = self._go_on()
-        way = passing(self.recipe)
         for part, sampler in zip(self.parts, self.samplers, strict=True):
             if done >= part.start + part.steps and part is not self.parts[-1]:
                 continue
@@ -239,7 +242,7 @@ class Run:
                     self._read(0)
                 self.model.train()
                 for step in range(max(done, part.start), part.start + part.steps):
-                    self._step(step, part, sampler, way)
+                    self._step(step, part, sampler)
                     done = step + 1
                     if self._due(done, self.recipe.evaluate_every):
                         self._read(done)
@@ -252,30 +255,44 @@ class Run:
     def _due(self, done: int, every: int) -> bool:
         return every > 0 and done % every == 0
 
-    def _step(self, step: int, part: Part, sampler: Sampler, way: Passing) -> None:
-        began = time.perf_counter()
+    def batch(self, step: int, part: Part, sampler: Sampler) -> Batch:
+        """What this process reads in a step."""
         share = part.rows // self.processes.count
         mine = slice(self.processes.rank * share, (self.processes.rank + 1) * share)
-        rows = list(sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine))
-        batch = weighted(Batch.of(rows), self.recipe.loss)
-        read = sum(len(row.ids) for row in rows)
-        counts = self.processes.sum(torch.tensor([float(batch.weights.double().sum()), float(read)]).double())
-        denominator, tokens = counts.tolist()
+        rows = sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine)
+        return weighted(Batch.of(list(rows)), self.recipe.loss)
+
+    def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
+        """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.
+
+        Args:
+            batch: of this process.
+            micro: samples per forward pass.
+
+        Raises:
+            UserError: if no token has a loss.
+        """
+        mine = batch.weights.double().sum(), (batch.document_ids != PADDING).double().sum()
+        denominator, tokens = self.processes.sum(torch.stack(mine)).tolist()
         if denominator == 0:
-            raise UserError(f"no token of step {step + 1} has a loss", "Take longer samples, or more of them: --batch.")
+            raise UserError("no token of a step has a loss", "Take longer samples, or more of them: --batch.")
         device = self.model.device
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        for some in batch.split(micro):
+            loss += self.way.backward(self.model, some.to(device), denominator).double()
+        self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
+        return float(self.processes.sum(loss)), int(tokens)
+
+    def _step(self, step: int, part: Part, sampler: Sampler) -> None:
+        began, device = time.perf_counter(), self.model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        for some in batch.split(self.recipe.micro):
-            loss += way.backward(self.model, some.to(device), denominator).double()
-        self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
-        total = float(self.processes.sum(loss))
+        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro)
         rate = self._rate(step, part)
         taken = self.optimizer.step(rate)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         one = StepLog(
-            step + 1, total, taken.norm, rate * self.recipe.learning_rate, int(tokens),
+            step + 1, total, taken.norm, rate * self.recipe.learning_rate, tokens,
             time.perf_counter() - began, memory, taken.taken,
         )  # fmt: skip
         self.log.append(one)

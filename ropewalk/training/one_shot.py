@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,25 @@ class OneShot:
         Raises:
             UserError: if head or attention cannot be followed.
         """
+        with self._through(model, batch) as (head, hidden):
+            weights = batch.weights.flatten() / denominator
+            loss = head.loss(hidden, batch.targets.flatten(), weights)
+            loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of every place, float32 [B, N], 0 where there is no target; without gradients and weights.
+
+        Raises:
+            UserError: as ``backward``.
+        """
+        with self._through(model, batch) as (head, hidden):
+            return head.losses(hidden, batch.targets.flatten()).view(batch.targets.shape)
+
+    @contextmanager
+    def _through(self, model: nn.Module, batch: Batch) -> Iterator[tuple[Head, Tensor]]:
+        """The head, and the last hidden states of all places, [B * N, D]."""
         head, given = Head.of(model), {}
         with ExitStack() as stack:
             if batch.packed:
@@ -51,7 +71,4 @@ class OneShot:
             stack.enter_context(checkpointed(model, self.checkpoint))
             body: Any = decoder(model)
             hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
-            weights = batch.weights.flatten() / denominator
-            loss = head.loss(hidden.flatten(0, 1), batch.targets.flatten(), weights)
-            loss.backward()
-        return loss.detach()
+            yield head, hidden.flatten(0, 1)
