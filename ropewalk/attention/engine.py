@@ -532,6 +532,11 @@ def engaged(
         yield
 
 
+def engine_on(model: nn.Module) -> Engine | None:
+    """What a model attends through at the moment; None if by itself."""
+    return _ENGINES.get(id(decoder(model).config))
+
+
 @contextmanager
 def attending_plainly(model: nn.Module) -> Iterator[Engine]:
     """Attend as the model does, through the engine: with ``document_ids``, and caches that say where they stand.
@@ -545,7 +550,7 @@ def attending_plainly(model: nn.Module) -> Iterator[Engine]:
     Raises:
         UserError: if the model does not fit.
     """
-    on = _ENGINES.get(id(decoder(model).config))
+    on = engine_on(model)
     if on is not None:
         yield on
         return

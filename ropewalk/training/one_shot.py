@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +42,11 @@ class OneShot:
         Raises:
             UserError: if head or attention cannot be followed.
         """
-        with self._through(model, batch) as (head, hidden):
-            weights = batch.weights.flatten() / denominator
-            loss = head.loss(hidden, batch.targets.flatten(), weights)
+
+        def summed(head: Head, hidden: Tensor) -> Tensor:
+            return head.loss(hidden, batch.targets.flatten(), batch.weights.flatten() / denominator)
+
+        with self._read(model, batch, summed) as loss:
             loss.backward()
         return loss.detach()
 
@@ -55,13 +57,13 @@ class OneShot:
         Raises:
             UserError: as ``backward``.
         """
-        with self._through(model, batch) as (head, hidden):
-            return head.losses(hidden, batch.targets.flatten()).view(batch.targets.shape)
+        with self._read(model, batch, lambda head, hidden: head.losses(hidden, batch.targets.flatten())) as found:
+            return found.view(batch.targets.shape)
 
     @contextmanager
-    def _through(self, model: nn.Module, batch: Batch) -> Iterator[tuple[Head, Tensor]]:
-        """The head, and the last hidden states of all places, [B * N, D]."""
-        head, given = Head.of(model), {}
+    def _read(self, model: nn.Module, batch: Batch, use: Callable[[Head, Tensor], Tensor]) -> Iterator[Tensor]:
+        """What ``use`` makes of the last hidden states of all places, [B * N, D]; the backward pass belongs inside."""
+        given: dict[str, Any] = {}
         with ExitStack() as stack:
             if batch.packed:
                 stack.enter_context(attending_plainly(model))
@@ -69,6 +71,10 @@ class OneShot:
             else:
                 given["attention_mask"] = torch.ones_like(batch.input_ids)
             stack.enter_context(checkpointed(model, self.checkpoint))
-            body: Any = decoder(model)
-            hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
-            yield head, hidden.flatten(0, 1)
+
+            def forward() -> Tensor:
+                body: Any = decoder(model)
+                hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
+                return use(Head.of(model), hidden.flatten(0, 1))
+
+            yield forward()

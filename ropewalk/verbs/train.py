@@ -26,6 +26,7 @@ from ropewalk.verbs.request import (
 
 if TYPE_CHECKING:
     from ropewalk.training.forecast import Forecast
+    from ropewalk.training.self_test import SelfTest
     from ropewalk.training.trained import Trained
 
 Number = Annotated[int, Spelling(int, lambda value: whole(value, 0))]
@@ -78,6 +79,8 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         keys: Pass keys per length and evaluation; 0: none.
         overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
         dry_run: Say what it will take, and do nothing.
+        self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
+            nothing else: who sees whom, whose loss is counted, by which rope.
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
@@ -87,6 +90,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     keys: Number = 10
     overwrite: bool = False
     dry_run: bool = False
+    self_test: bool = False
     gpu: str = ""
 
     def resolved(self) -> Recipe:
@@ -101,15 +105,15 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
 
 
 @verb("train")
-def train(request: TrainRequest) -> Trained | Forecast | None:
+def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     """Train a model to a longer window, by a paper's recipe, and write a checkpoint that any engine loads.
 
     It can be stopped at any moment; the same command goes on where it was. Under torchrun (torchrun -m ropewalk train)
     several processes train together.
 
     Returns:
-        What was seen, and where it is; with ``dry_run``, what it will take. None in all processes of torchrun but the
-        first.
+        What was seen, and where it is; with ``dry_run``, what it will take; with ``self_test``, what was found
+        (``sound`` is False if something is wrong). None in all processes of torchrun but the first.
 
     Raises:
         UserError: for everything that a user can mend, before the first step.
@@ -130,6 +134,7 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     from ropewalk.training.loop import Run
     from ropewalk.training.preparation import begun, digest_of, finished, held_out, written
     from ropewalk.training.processes import processes
+    from ropewalk.training.self_test import self_test
     from ropewalk.training.states import States, beside
     from ropewalk.training.trained import Trained
 
@@ -172,6 +177,9 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
         states = States(beside(out), json.loads(json.dumps(asked)), together)
         cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
         run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
+        if request.self_test:
+            found = self_test(run, checkpoint.name, expected.memory.total)
+            return found if together.first else None
         with states.opened(request.overwrite), shown() as update:
 
             def heard(log: Any) -> None:
