@@ -28,6 +28,7 @@ from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
+from ropewalk.training.sharding import whole
 from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
 
@@ -144,7 +145,8 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
         running.append(method_of(recipe.attention))
     with ExitStack() as stack:
         if running:
-            stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
+            with whole(model):  # which is looked at
+                stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
         yield
 
 
@@ -323,18 +325,19 @@ class Run:
         """Measure, in evaluation mode, and with the random numbers of the training left as they are."""
         if self.measure is None or done in self.readings:
             return
-        if self.processes.first:
-            self.model.eval()
-            with torch.random.fork_rng(), torch.no_grad():
-                self.readings[done] = self.measure(self.model)
-            self.model.train()
-        self.processes.wait()
+        with whole(self.model):
+            if self.processes.first:
+                self.model.eval()
+                with torch.random.fork_rng(), torch.no_grad():
+                    self.readings[done] = self.measure(self.model)
+                self.model.train()
+            self.processes.wait()
 
     # What a run goes on from
 
     def _tensors(self, inner: Mapping[str, Any]) -> dict[str, Tensor]:
         """All tensors of a state, by name; none is a copy, but for those of chance."""
-        trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
+        trained = {name: one.detach() for name, one in self.optimizer.parameters.items()}
         chance = {str(self.processes.rank): torch.get_rng_state()}
         if self.model.device.type == "cuda":
             chance[f"cuda {self.processes.rank}"] = torch.cuda.get_rng_state(self.model.device)

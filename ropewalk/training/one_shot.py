@@ -14,6 +14,7 @@ from ropewalk.attention.engine import attending_plainly
 from ropewalk.rope.live import decoder
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
+from ropewalk.training.sharding import inside
 from ropewalk.training.training_batch import Batch
 
 
@@ -77,4 +78,4 @@ class OneShot:
                 hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
                 return use(Head.of(model), hidden.flatten(0, 1))
 
-            yield forward()
+            yield inside(model, forward)

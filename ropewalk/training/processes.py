@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,16 @@ class Processes:
         return value
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Make each tensor the sum over all processes, in place; those of one type go as one message."""
+        """Make each tensor the sum over all processes, in place; those of one type go as one message.
+
+        Gradients of sharded parameters come summed up already.
+        """
         if self.count == 1:
             return
         kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in tensors:
+            if isinstance(tensor, DTensor):
+                continue
             kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
         for some in kinds.values():
             whole = torch.cat([tensor.flatten() for tensor in some])
@@ -58,11 +64,15 @@ class Processes:
 ALONE = Processes()
 
 
+def launched() -> int:
+    """How many processes ``torchrun`` started, as the environment says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def processes() -> Iterator[Processes]:
     """Those that ``torchrun`` started, as the environment says; left as they were found."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 and not dist.is_initialized():
+    if launched() == 1 and not dist.is_initialized():
         yield ALONE
         return
     ours = not dist.is_initialized()

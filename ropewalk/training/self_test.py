@@ -27,6 +27,7 @@ from ropewalk.rope import live
 from ropewalk.rope.config import trained_window
 from ropewalk.training.loop import ANY, Part, Run, roped, weighted
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.sharding import is_sharded
 from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
@@ -298,10 +299,11 @@ def _compared(run: Run, part: Part) -> tuple[list[Finding], float]:
     seconds = (time.perf_counter() - began) * part.rows / (share * together.count)
     alone = torch.zeros((), dtype=torch.float64)
     denominator = float(whole.weights.double().sum())
+    copies = together.count if is_sharded(run.model) else 1  # whose gradients are summed up
     for one in whole.apart():
         if bool(one.weights.any()):
             alone += OneShot().backward(run.model, one.to(run.model.device), denominator).double().cpu()
-    expected = _norm(run.model)
+    expected = _norm(run.model) / copies
     near, close = ALIKE.get(run.model.dtype, HALF)
     many = f"{together.count} processes" if together.count > 1 else "the run"
     pairs = ("loss", loss, float(alone), near), ("gradient", norm, expected, close)
@@ -327,7 +329,7 @@ def _thinned(batch: Batch, micro: int) -> Batch:
 
 def _norm(model: nn.Module) -> float:
     """Of all gradients, which are gone afterwards."""
-    found = [one.grad for one in model.parameters() if one.grad is not None]
+    found = [one.grad.float() for one in model.parameters() if one.grad is not None]
     total = nn.utils.get_total_norm(found)
     model.zero_grad(set_to_none=True)
     return float(total.full_tensor() if isinstance(total, DTensor) else total)

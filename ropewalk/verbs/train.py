@@ -81,6 +81,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         dry_run: Say what it will take, and do nothing.
         self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
             nothing else: who sees whom, whose loss is counted, by which rope.
+        shard: Spread weights, gradients and optimizer over the processes of torchrun (FSDP2): each holds a part.
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
@@ -91,6 +92,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     overwrite: bool = False
     dry_run: bool = False
     self_test: bool = False
+    shard: bool = False
     gpu: str = ""
 
     def resolved(self) -> Recipe:
@@ -133,8 +135,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.forecast import forecast
     from ropewalk.training.loop import Run
     from ropewalk.training.preparation import begun, digest_of, finished, held_out, written
-    from ropewalk.training.processes import processes
+    from ropewalk.training.processes import launched, processes
     from ropewalk.training.self_test import self_test
+    from ropewalk.training.sharding import shard, weights
     from ropewalk.training.states import States, beside
     from ropewalk.training.trained import Trained
 
@@ -142,8 +145,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
     kind = str(text_config(checkpoint.config).dtype or "float32").removeprefix("torch.")
     expected = forecast(
-        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind
-    )
+        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind,
+        launched() if request.shard else 1,
+    )  # fmt: skip
     if request.dry_run:
         return expected
     request.refuse_unused(["gpu"], "where something is trained")
@@ -170,9 +174,11 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     with processes() as together:
         model, adapter = begun(checkpoint, recipe, request.device)
+        if request.shard:
+            shard(model, recipe, together)
         asked = {
             "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.texts,
-            "texts": digest_of(texts), "processes": together.count,
+            "texts": digest_of(texts),
         }  # fmt: skip
         states = States(beside(out), json.loads(json.dumps(asked)), together)
         cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
@@ -195,7 +201,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 recipe, checkpoint.name, request.texts, request.to,
                 (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
             )  # fmt: skip
+            held = weights(run.model)
             if together.first:
-                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write)
+                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write, held)
         states.remove()
         return done if together.first else None
