@@ -158,6 +158,7 @@ def forecast(
     device: str = "",
     dtype: str = "",
     shard: int = 1,
+    sequence: int = 1,
 ) -> Forecast:
     """What a recipe takes on a model; nothing is loaded.
 
@@ -170,6 +171,7 @@ def forecast(
         device: an accelerator, as ``plan`` takes it; empty: this machine.
         dtype: of the checkpoint.
         shard: processes that weights, gradients and optimizer are spread over.
+        sequence: processes that share every sequence.
 
     Raises:
         UserError: if model, recipe and target do not fit.
@@ -180,7 +182,7 @@ def forecast(
     largest = max(stages, key=lambda part: part.window)
 
     def needs(other: Recipe, tokens: int) -> Memory:
-        return memory.training(numbers, how(other, dtype, shard), tokens * min(other.micro, largest.rows))
+        return memory.training(numbers, how(other, dtype, shard, sequence), tokens * min(other.micro, largest.rows))
 
     def longest(other: Recipe) -> int:
         return memory.longest(lambda tokens: needs(other, tokens).total <= room)
@@ -208,7 +210,7 @@ def forecast(
     )
 
 
-def how(recipe: Recipe, dtype: str, shard: int = 1) -> Training:
+def how(recipe: Recipe, dtype: str, shard: int = 1, sequence: int = 1) -> Training:
     """A recipe as the planner counts it."""
     adapters = "qlora" if recipe.quantise == "nf4" else "lora"
     return Training(
@@ -222,6 +224,7 @@ def how(recipe: Recipe, dtype: str, shard: int = 1) -> Training:
         logits=LOGITS,
         recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,
         shard=shard,
+        sequence=sequence,
     )
 
 

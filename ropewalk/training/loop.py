@@ -28,6 +28,7 @@ from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
+from ropewalk.training.sequence import cut, refuse_spread
 from ropewalk.training.sharding import whole
 from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
@@ -119,13 +120,13 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
     return found
 
 
-def passing(recipe: Recipe) -> Passing:
+def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
     """The way through a batch that a recipe asks for."""
     if recipe.memory == "recurrent":
         from ropewalk.training.recurrent import Recurrent
 
         return Recurrent(chunk=recipe.chunk)
-    return OneShot(checkpoint=recipe.memory == "checkpointed")
+    return OneShot(recipe.memory == "checkpointed", processes.spread)
 
 
 @contextmanager
@@ -197,7 +198,7 @@ class Run:
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.way = passing(self.recipe)
+        self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = [self._sampler(part) for part in self.parts]
         self.optimizer = Optimizer(
@@ -210,11 +211,13 @@ class Run:
         )
         self._refuse_rest()
         for part in self.parts:
-            if part.rows % self.processes.count:
+            if part.rows % (readers := self.processes.readers):
                 raise UserError(
-                    f"a step is of {part.rows} samples, which {self.processes.count} processes cannot share evenly",
-                    f"Say --batch {-(-self.recipe.batch // self.processes.count) * self.processes.count}.",
+                    f"a step is of {part.rows} samples, which {readers} processes cannot share evenly",
+                    f"Say --batch {-(-self.recipe.batch // readers) * readers}.",
                 )
+        if self.processes.spread is not None:
+            refuse_spread(self.model, self.recipe, self.processes.spread)
 
     def _sampler(self, part: Part) -> Sampler:
         return Sampler(
@@ -259,10 +262,10 @@ class Run:
 
     def batch(self, step: int, part: Part, sampler: Sampler) -> Batch:
         """What this process reads in a step."""
-        share = part.rows // self.processes.count
-        mine = slice(self.processes.rank * share, (self.processes.rank + 1) * share)
+        share = part.rows // self.processes.readers
+        mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
         rows = sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine)
-        return weighted(Batch.of(list(rows)), self.recipe.loss)
+        return cut(weighted(Batch.of(list(rows)), self.recipe.loss), self.processes.spread)
 
     def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
         """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.engine import attending_plainly
+from ropewalk.attention.spread import Spread
 from ropewalk.rope.live import decoder
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
@@ -28,9 +29,11 @@ class OneShot:
 
     Attributes:
         checkpoint: keep each layer's input alone, and compute the rest again in the backward pass.
+        spread: processes that share each sequence; batches are the part of this one, and so are losses.
     """
 
     checkpoint: bool = False
+    spread: Spread | None = None
 
     def backward(self, model: nn.Module, batch: Batch, denominator: float) -> Tensor:
         """The weighted sum of the tokens' losses over ``denominator``; gradients are added to ``.grad``.
@@ -66,8 +69,9 @@ class OneShot:
         """What ``use`` makes of the last hidden states of all places, [B * N, D]; the backward pass belongs inside."""
         given: dict[str, Any] = {}
         with ExitStack() as stack:
-            if batch.packed:
-                stack.enter_context(attending_plainly(model))
+            if batch.packed or self.spread is not None:
+                engine = stack.enter_context(attending_plainly(model))
+                stack.enter_context(engine.spreading(self.spread))
                 given["document_ids"] = batch.document_ids
             else:
                 given["attention_mask"] = torch.ones_like(batch.input_ids)

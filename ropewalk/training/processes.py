@@ -12,6 +12,9 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
+from ropewalk.attention.spread import Spread
+from ropewalk.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -20,15 +23,27 @@ class Processes:
     Attributes:
         rank: from 0 on.
         count: of all.
+        spread: those that share every sequence with this one; None if each process has whole rows.
     """
 
     rank: int = 0
     count: int = 1
+    spread: Spread | None = None
 
     @property
     def first(self) -> bool:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def readers(self) -> int:
+        """How many share the rows of a step: processes, or groups of them."""
+        return self.count if self.spread is None else self.count // self.spread.count
+
+    @property
+    def reader(self) -> int:
+        """Which of them this one is, or belongs to."""
+        return self.rank if self.spread is None else self.rank // self.spread.count
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -70,9 +85,22 @@ def launched() -> int:
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
-    """Those that ``torchrun`` started, as the environment says; left as they were found."""
-    if launched() == 1 and not dist.is_initialized():
+def processes(sequence: int = 1) -> Iterator[Processes]:
+    """Those that ``torchrun`` started, as the environment says; left as they were found.
+
+    Args:
+        sequence: neighbours that share every sequence.
+
+    Raises:
+        UserError: if their number cannot be divided by that.
+    """
+    count = dist.get_world_size() if dist.is_initialized() else launched()
+    if count % sequence:
+        raise UserError(
+            f"{count} {'process' if count == 1 else 'processes'}, of which {sequence} are to share a sequence",
+            f"torchrun --nproc-per-node {sequence} -m ropewalk train ...",
+        )
+    if count == 1 and not dist.is_initialized():
         yield ALONE
         return
     ours = not dist.is_initialized()
@@ -81,7 +109,11 @@ def processes() -> Iterator[Processes]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        rank, spread = dist.get_rank(), None
+        if sequence > 1:
+            group, _ = dist.new_subgroups(sequence)
+            spread = Spread(group, rank % sequence, sequence)
+        yield Processes(rank, count, spread)
     finally:
         if ours:
             dist.destroy_process_group()

@@ -27,6 +27,7 @@ from ropewalk.rope import live
 from ropewalk.rope.config import trained_window
 from ropewalk.training.loop import ANY, Part, Run, roped, weighted
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.sequence import cut
 from ropewalk.training.sharding import is_sharded
 from ropewalk.training.training_batch import PADDING, Batch
 
@@ -206,16 +207,18 @@ def _perturbed(run: Run, part: Part) -> list[Finding]:
     """Change one token, and see whose losses change."""
     micro = min(run.recipe.micro, ROWS)
     sampler, together = run.samplers[run.parts.index(part)], run.processes
-    mine = slice(together.rank * micro, (together.rank + 1) * micro)
-    batch = Batch.of(list(sampler.rows(part.start, part.first, micro * together.count, mine))).to(run.model.device)
+    mine = slice(together.reader * micro, (together.reader + 1) * micro)
+    batch = Batch.of(list(sampler.rows(part.start, part.first, micro * together.readers, mine))).to(run.model.device)
     row, place = _place(batch)
     vocabulary = int(run.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     other = batch.input_ids.clone()
     other[row, place] = (other[row, place] + vocabulary // 2) % vocabulary
     inputs = batch, batch, replace(batch, input_ids=other)
-    before, again, after = (run.way.losses(run.model, one).float() for one in inputs)
+    before, again, after = (_losses(run, one) for one in inputs)
     routed = any(name.endswith("experts") for name, _ in run.model.named_modules())
     counts = together.sum(_seen(batch, row, place, before, (again - before).abs(), (after - before).abs(), routed))
+    if together.spread is not None:  # all of a group have seen the same
+        counts //= together.spread.count
     found = []
     for (what, changes), (there, wrong) in zip(KINDS.items(), counts.tolist(), strict=True):
         if not there:
@@ -226,6 +229,13 @@ def _perturbed(run: Run, part: Part) -> list[Finding]:
             words = f"{wrong:,} of {there:,} losses change with it" if wrong else f"{there:,} losses do not change"
             found.append(Finding(what, words, not wrong))
     return found
+
+
+def _losses(run: Run, batch: Batch) -> Tensor:
+    """Every place's loss, by the processes that share its sequence; float32 [B, N]."""
+    spread = run.processes.spread
+    found = run.way.losses(run.model, cut(batch, spread)).float()
+    return found if spread is None else spread.joined(found)[:, : batch.input_ids.shape[1]]
 
 
 KINDS = {  # what is looked at -> whether losses there must change
@@ -290,13 +300,13 @@ def _compared(run: Run, part: Part) -> tuple[list[Finding], float]:
     sampler, together = run.samplers[run.parts.index(part)], run.processes
     micro = min(run.recipe.micro, ROWS)
     share = 2 * micro
-    rows = list(sampler.rows(part.start, part.first, share * together.count))
+    rows = list(sampler.rows(part.start, part.first, share * together.readers))
     whole = _thinned(weighted(Batch.of(rows), run.recipe.loss), micro)
-    mine = list(whole.split(share))[together.rank]
+    mine = cut(list(whole.split(share))[together.reader], together.spread)
     began = time.perf_counter()
     loss, _ = run.gradients(mine, micro)
     norm = _norm(run.model)
-    seconds = (time.perf_counter() - began) * part.rows / (share * together.count)
+    seconds = (time.perf_counter() - began) * part.rows / (share * together.readers)
     alone = torch.zeros((), dtype=torch.float64)
     denominator = float(whole.weights.double().sum())
     copies = together.count if is_sharded(run.model) else 1  # whose gradients are summed up

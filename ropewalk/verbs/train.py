@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 from ropewalk.common.lengths import show, whole
 from ropewalk.training.recipe import Recipe
 from ropewalk.verbs.request import (
+    Count,
     DeviceRequest,
     Length,
     ModelRequest,
@@ -82,6 +83,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
             nothing else: who sees whom, whose loss is counted, by which rope.
         shard: Spread weights, gradients and optimizer over the processes of torchrun (FSDP2): each holds a part.
+        sequence_parallel: Processes that share every sequence, each with all tokens of some heads (Ulysses).
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
@@ -93,6 +95,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     dry_run: bool = False
     self_test: bool = False
     shard: bool = False
+    sequence_parallel: Count = 1
     gpu: str = ""
 
     def resolved(self) -> Recipe:
@@ -146,7 +149,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     kind = str(text_config(checkpoint.config).dtype or "float32").removeprefix("torch.")
     expected = forecast(
         checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind,
-        launched() if request.shard else 1,
+        launched() if request.shard else 1, request.sequence_parallel,
     )  # fmt: skip
     if request.dry_run:
         return expected
@@ -172,7 +175,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         by_position = {f"{start}-{end}": asdict(one) for (start, end), one in seen.by_position.items()}
         return {"perplexity": by_position, "passkey": {str(n): asdict(one) for n, one in seen.passkeys.items()}}
 
-    with processes() as together:
+    with processes(request.sequence_parallel) as together:
         model, adapter = begun(checkpoint, recipe, request.device)
         if request.shard:
             shard(model, recipe, together)
