@@ -29,7 +29,7 @@ from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.sequence import cut, refuse_spread
-from ropewalk.training.sharding import whole
+from ropewalk.training.sharding import is_sharded, whole
 from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
 
@@ -329,7 +329,7 @@ class Run:
         if self.measure is None or done in self.readings:
             return
         with whole(self.model):
-            if self.processes.first:
+            if self.processes.first or is_sharded(self.model):
                 self.model.eval()
                 with torch.random.fork_rng(), torch.no_grad():
                     self.readings[done] = self.measure(self.model)

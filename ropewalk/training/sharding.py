@@ -100,7 +100,10 @@ def inside(model: Any, forward: Callable[[], Any]) -> Any:
 
 @contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """All parameters of a sharded model whole in every process, so that each can use it alone; all must come here."""
+    """All parameters of a sharded model whole in every process, so that any part of it can be called.
+
+    All must come here, and do the same: layers are gathered ahead in the order of the forward passes before.
+    """
     parts = _parts(model)
     try:
         for one in parts:

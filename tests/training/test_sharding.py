@@ -10,6 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope.live import decoder
 from ropewalk.training.loop import Run
 from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.self_test import self_test
@@ -20,7 +21,7 @@ from tests.training.workers import in_two
 
 CASES: dict[str, dict[str, Any]] = {
     "packed": {"packing": "documents"},
-    "pose": {"positions": "pose", "memory": "checkpointed"},
+    "pose": {"positions": "pose", "memory": "checkpointed", "evaluate_every": 1},
     "s2": {"attention": "s2-attention"},
     "bfloat16": {"positions": "pose", "dtype": "bfloat16"},
 }
@@ -32,6 +33,13 @@ def model_for(case: str) -> Any:
         for one in model.parameters():
             one.data = one.data.bfloat16()
     return model
+
+
+def logit(model: Any) -> dict[str, float]:
+    """Read through the model and through its decoder."""
+    for n in (3, 5):
+        decoder(model)(input_ids=torch.arange(n)[None])
+    return {"logit": float(model(torch.arange(9)[None]).logits[0, -1, 5])}
 
 
 def sharded_run(case: str, together: Processes, states: States | None = None, **more: Any) -> Run:
@@ -50,7 +58,7 @@ def _whole(folder: Path, together: Processes) -> None:
         run = sharded_run(case, together)
         seen = self_test(run, "tiny", 0)
         assert seen.sound, seen
-        run.measure = lambda model: {"logit": float(model(torch.arange(9)[None]).logits[0, -1, 5])}
+        run.measure = logit
         run.run()
         held = weights(run.model)
         assert bool(held) is together.first
@@ -97,8 +105,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_that_share_the_weights_end_with_those_of_one(ended: Path) -> None:
     for case, more in CASES.items():
-        measured = {"measure": lambda model: {"logit": float(model(torch.arange(9)[None]).logits[0, -1, 5])}}
-        alone = trained(short(**more), model_for(case), **measured)
+        alone = trained(short(**more), model_for(case), measure=logit)
         held, log, readings = torch.load(ended / f"{case}.pt", weights_only=False)
         near = 1e-2 if case == "bfloat16" else 1e-6
         for (loss, norm), one in zip(log, alone.log, strict=True):
