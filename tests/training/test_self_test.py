@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from torch import Tensor
 from ropewalk import PositionInterpolation
 from ropewalk.training.loop import Run
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.self_test import SelfTest, self_test
 from ropewalk.training.training_batch import Batch
 from tests.models import tiny
 from tests.training.test_loop import BEGIN, TARGET, WINDOW, documents, plain, short
+from tests.training.workers import in_two
 
 
 def tried(run: Run) -> SelfTest:
@@ -175,3 +178,42 @@ def test_what_is_wrong_is_said() -> None:
     assert "WRONG" in repr(found) and "would not be what its recipe says" in repr(found)
     assert found.to_dict()["sound"] is False
     assert "nothing wrong" in repr(tried(run_of()))
+
+
+class Averaged(Run):
+    """The mean over two processes of their means."""
+
+    def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
+        together, self.processes = self.processes, ALONE
+        loss, tokens = super().gradients(batch, micro)
+        self.processes = together
+        for one in self.model.parameters():
+            one.grad /= together.count  # type: ignore[operator]
+        together.add_up(one.grad for one in self.model.parameters())  # type: ignore[misc]
+        return float(together.sum(torch.tensor(loss))) / together.count, tokens
+
+
+class Doubled(Run):
+    """Each process reads the rows of the first."""
+
+    def batch(self, *given: Any) -> Batch:
+        together, self.processes = self.processes, replace(self.processes, rank=0)
+        found = super().batch(*given)
+        self.processes = together
+        return found
+
+
+def _in_two(folder: Path, together: Processes) -> None:
+    twice, means = ["processes read each token once"], ["loss per token", "gradient per token"]
+    for kind, expected in ((Averaged, means), (Doubled, twice), (Run, [])):
+        run = kind(short(), plain(), TARGET, documents(), BEGIN, processes=together)
+        assert wrong(tried(run)) == expected
+    run = Run(short(packing="documents"), plain(), TARGET, documents(40, 17), BEGIN, processes=together)
+    if not together.first:  # one of them is enough
+        run.way = Through(lambda batch: replace(batch, document_ids=torch.zeros_like(batch.document_ids)))
+    assert "losses in other documents" in wrong(tried(run))
+
+
+@pytest.mark.slow
+def test_what_two_processes_do_wrong(tmp_path: Path) -> None:
+    in_two(_in_two, tmp_path)
