@@ -60,6 +60,7 @@ class Through(OneShot):
         {"attention": "s2-attention"},
         {"method": "entropy-abf"},
         {"batch": 1, "micro": 1},
+        {"memory": "recurrent", "chunk": 16, "positions": "pose"},
     ],
     ids=str,
 )
