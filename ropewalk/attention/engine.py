@@ -219,13 +219,6 @@ class Engine:
                     "Leave out --sequence-parallel.",
                 )
 
-    def _refuse_unspreadable(self, past: int, positions: Tensor | None, mask: Any) -> None:
-        if past or positions is None or mask is not None:
-            raise UserError(
-                "a part of a sequence is read with position_ids, and without a mask or a cache",
-                "Say documents in document_ids; padding is a document of its own.",
-            )
-
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
 
@@ -271,7 +264,11 @@ class Engine:
         past = 0 if cache is None else int(cache.get_seq_length())
         count = tokens.shape[1]
         if self.spread is not None:
-            self._refuse_unspreadable(past, positions, given.get("attention_mask"))
+            if past or positions is None or given.get("attention_mask") is not None:
+                raise UserError(
+                    "a part of a sequence is read with position_ids, and without a mask or a cache",
+                    "Say documents in document_ids; padding is a document of its own.",
+                )
             positions, count = self.spread.joined(positions), count * self.spread.count
             documents = None if documents is None else self.spread.joined(documents)
         self.cache = cache

@@ -49,11 +49,11 @@ def shard(model: PreTrainedModel, recipe: Recipe, processes: Processes) -> None:
         pass
     mesh = init_device_mesh(model.device.type, (processes.count,))
     how: Any = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
-    for one in (*layers, model):
-        fully_shard(one, **how, reshard_after_forward=True)
-    for one in _parts(model):
-        one.set_gradient_divide_factor(1.0)  # a loss is divided by the tokens of all processes already
-        one.set_force_sum_reduction_for_comms(True)  # gloo has no other
+    for module in (*layers, model):
+        fully_shard(module, **how, reshard_after_forward=True)
+    for part in _parts(model):
+        part.set_gradient_divide_factor(1.0)  # a loss is divided by the tokens of all processes already
+        part.set_force_sum_reduction_for_comms(True)  # gloo has no other
     plain = [name for name, one in model.named_parameters() if not isinstance(one, DTensor)]
     if plain:
         raise UserError(f"{plain[0]} and {len(plain) - 1} more were not sharded", "Leave out --shard.")
@@ -123,7 +123,7 @@ def weights(model: nn.Module) -> dict[str, Tensor] | None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     how = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    found: dict[str, Tensor] = get_model_state_dict(model, options=how)
+    found: dict[str, Any] = get_model_state_dict(model, options=how)
     names: dict[int, str] = {}
     for name, one in model.named_parameters(remove_duplicate=False):  # tied ones are gathered one by one
         if names.setdefault(id(one), name) in found:
