@@ -28,6 +28,7 @@ from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
 from ropewalk.attention.layer import Call
 from ropewalk.attention.regions import PLAIN, Layer, Region, Told, extended_layers
+from ropewalk.attention.spread import Spread
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import ON, Rotary, decoder, in_float32, restored
@@ -123,6 +124,7 @@ class Engine:
         self.sound = 0  # tokens up to which regions have been checked
         self.setting = ""  # what caches are filled under
         self.layout: Layout | None = None  # of the forward pass that is going on
+        self.spread: Spread | None = None  # processes that the sequence is spread over
         self.cache: Cache | None = None  # that it was given
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
@@ -187,6 +189,36 @@ class Engine:
         put_on = getattr(body, ON, "+".join(method.id for method in self.methods) or "plain attention")
         self.setting = f"{put_on} for {max(attached.layer.target for attached in self.attached):,} tokens"
 
+    @contextmanager
+    def spreading(self, spread: Spread | None) -> Iterator[None]:
+        """Forward passes are of a part of the tokens, and attention of a part of the heads.
+
+        Raises:
+            UserError: if a layer's heads cannot be shared out, or tokens meet elsewhere than in attention.
+        """
+        if spread is not None:
+            self._refuse_undividable(spread.count)
+        self.spread = spread
+        try:
+            yield
+        finally:
+            self.spread = None
+
+    def _refuse_undividable(self, count: int) -> None:
+        for attached in self.attached:
+            layer = attached.layer
+            if layer.kv_heads % count:
+                raise UserError(
+                    f"layer {layer.index} has {layer.heads} query heads and {layer.kv_heads} key-value heads, which "
+                    f"{count} processes cannot share evenly",
+                    "Take a --sequence-parallel that divides the key-value heads.",
+                )
+            if attached.choosing:
+                raise UserError(
+                    f"{attached.choosing[0].id} picks keys by all heads of a layer, of which a process has some",
+                    "Leave out --sequence-parallel.",
+                )
+
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
         soundness.check(method, replace(method.seen_as(layer), length=tokens), tokens)
 
@@ -230,13 +262,22 @@ class Engine:
                 "Give whole positions, or leave out methods that set positions.",
             )
         past = 0 if cache is None else int(cache.get_seq_length())
+        count = tokens.shape[1]
+        if self.spread is not None:
+            if past or positions is None or given.get("attention_mask") is not None:
+                raise UserError(
+                    "a part of a sequence is read with position_ids, and without a mask or a cache",
+                    "Say documents in document_ids; padding is a document of its own.",
+                )
+            positions, count = self.spread.joined(positions), count * self.spread.count
+            documents = None if documents is None else self.spread.joined(documents)
         self.cache = cache
         cache_owner.refuse_others(self._attended(cache), self.setting)
         mask = given.get("attention_mask")
         self.layout = Layout(
             past,
-            tokens.shape[1],
-            _visible(mask, past + tokens.shape[1]),
+            count,
+            _visible(mask, past + count),
             None if positions is None else _whole(positions.detach().cpu()),
             None if documents is None else documents.detach().cpu(),
             getattr(cache, "standing", None),
@@ -300,6 +341,10 @@ class Engine:
         sinks: Tensor | None,
     ) -> Tensor:
         """Attention of one layer, [B, H, Q, Dv]."""
+        spread, heads = self.spread, query.shape[1]
+        if spread is not None:
+            query, key, value = spread.to_heads(query), spread.to_heads(key), spread.to_heads(value)
+            sinks = None if sinks is None else sinks[spread.heads(heads)]
         if query.shape[-2] != layout.queries:
             raise UserError(f"{query.shape[-2]} queries reached attention, {layout.queries} tokens went into the model")
         attached.attended = True
@@ -307,6 +352,11 @@ class Engine:
         self._refuse_unseen(attached.layer, key.shape[-2], layout, kept is not None or sliding is not None)
         view = layout.view(key.shape[-2], kept)
         turn = None if attached.rope is None else attached.rope.at(layout.length)
+        if spread is not None and turn is not None and turn.inv_freq.ndim > 1:
+            raise UserError(
+                "heads rotate by frequencies of their own, and a process has some of the heads",
+                "Leave out --sequence-parallel.",
+            )
         if turn is not attached.turn:  # keys under the old frequencies are of no use
             attached.turn, attached.memo = turn, KeyMemo()
         caching = self.caching and not key.requires_grad
@@ -317,11 +367,12 @@ class Engine:
             key, value = key.detach(), value.detach()
         if view.keys < key.shape[-2]:
             key, value = key[:, :, : view.keys], value[:, :, : view.keys]
+        regions = self._regions_of(attached, sliding, layout.length)
         call = Call(
             self._tempered(attached, query, layout),
             key,
             value,
-            self._regions_of(attached, sliding, layout.length),
+            regions if spread is None else spread.regions(regions, heads),
             layout,
             view,
             turn,
@@ -336,7 +387,7 @@ class Engine:
         out = call.attend()
         if caching:
             attached.memo.end(key)
-        return out
+        return out if spread is None else spread.to_tokens(out)
 
     def _refuse_unseen(self, layer: Layer, slots: int, layout: Layout, may_forget: bool) -> None:
         """Refuse keys that the cache which was seen does not account for.
@@ -380,6 +431,8 @@ class Engine:
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query
+        if self.spread is not None and factor.shape[1] > 1:
+            factor = factor[:, self.spread.heads(factor.shape[1])]
         precise = torch.promote_types(query.dtype, torch.float32)
         return (query * factor.to(query.device, precise)).to(query.dtype)
 
@@ -532,6 +585,11 @@ def engaged(
         yield
 
 
+def engine_on(model: nn.Module) -> Engine | None:
+    """What a model attends through at the moment; None if by itself."""
+    return _ENGINES.get(id(decoder(model).config))
+
+
 @contextmanager
 def attending_plainly(model: nn.Module) -> Iterator[Engine]:
     """Attend as the model does, through the engine: with ``document_ids``, and caches that say where they stand.
@@ -545,7 +603,7 @@ def attending_plainly(model: nn.Module) -> Iterator[Engine]:
     Raises:
         UserError: if the model does not fit.
     """
-    on = _ENGINES.get(id(decoder(model).config))
+    on = engine_on(model)
     if on is not None:
         yield on
         return

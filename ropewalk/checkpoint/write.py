@@ -32,6 +32,7 @@ from ropewalk.rope.live import check, rounding
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from ropewalk.methods.base import Method
@@ -218,6 +219,7 @@ def trained_folder(
     length: int | None = None,
     sources: Sequence[Path] = (),
     overwrite: bool = False,
+    weights: dict[str, Tensor] | None = None,
 ) -> Iterator[Path]:
     """Write a live model, trained from ``checkpoint``, as a folder that appears when the caller is done with it.
 
@@ -229,6 +231,7 @@ def trained_folder(
         length: tokens that tokenizer and generation are told of; None leaves them as they are.
         sources: what else the folder is made of.
         overwrite: replace a folder that ropewalk wrote.
+        weights: of a model that does not hold them itself.
 
     Yields:
         The folder, to put more into.
@@ -238,13 +241,13 @@ def trained_folder(
     """
     with new_folder(out, [checkpoint.source, *sources], overwrite) as folder:
         with rope_config.quiet():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             if checkpoint.gguf is not None:
                 checkpoint.tokenizer().save_pretrained(folder)
         if checkpoint.gguf is None:
             (folder / "generation_config.json").unlink(missing_ok=True)  # its own comes
-            weights = {file.relative_to(checkpoint.folder).as_posix() for file in checkpoint.weights}
-            bring_all(checkpoint.folder, [], folder, LEFT_OUT | weights | INDEX)
+            files = {file.relative_to(checkpoint.folder).as_posix() for file in checkpoint.weights}
+            bring_all(checkpoint.folder, [], folder, LEFT_OUT | files | INDEX)
         write_text(folder / "config.json", config_text(model.config))
         _refuse_reread(folder, model)
         if length is not None:

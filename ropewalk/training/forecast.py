@@ -150,7 +150,15 @@ class Forecast(Result):
 
 
 def forecast(
-    config: PreTrainedConfig, recipe: Recipe, to: int, trained: int, name: str, device: str = "", dtype: str = ""
+    config: PreTrainedConfig,
+    recipe: Recipe,
+    to: int,
+    trained: int,
+    name: str,
+    device: str = "",
+    dtype: str = "",
+    shard: int = 1,
+    sequence: int = 1,
 ) -> Forecast:
     """What a recipe takes on a model; nothing is loaded.
 
@@ -162,6 +170,8 @@ def forecast(
         name: of the model.
         device: an accelerator, as ``plan`` takes it; empty: this machine.
         dtype: of the checkpoint.
+        shard: processes that weights, gradients and optimizer are spread over.
+        sequence: processes that share every sequence.
 
     Raises:
         UserError: if model, recipe and target do not fit.
@@ -172,7 +182,7 @@ def forecast(
     largest = max(stages, key=lambda part: part.window)
 
     def needs(other: Recipe, tokens: int) -> Memory:
-        return memory.training(numbers, how(other, dtype), tokens * min(other.micro, largest.rows))
+        return memory.training(numbers, how(other, dtype, shard, sequence), tokens * min(other.micro, largest.rows))
 
     def longest(other: Recipe) -> int:
         return memory.longest(lambda tokens: needs(other, tokens).total <= room)
@@ -200,7 +210,7 @@ def forecast(
     )
 
 
-def how(recipe: Recipe, dtype: str) -> Training:
+def how(recipe: Recipe, dtype: str, shard: int = 1, sequence: int = 1) -> Training:
     """A recipe as the planner counts it."""
     adapters = "qlora" if recipe.quantise == "nf4" else "lora"
     return Training(
@@ -213,6 +223,8 @@ def how(recipe: Recipe, dtype: str) -> Training:
         chunked_loss=True,
         logits=LOGITS,
         recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,
+        shard=shard,
+        sequence=sequence,
     )
 
 

@@ -28,8 +28,10 @@ from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
+from ropewalk.training.sequence import cut, refuse_spread
+from ropewalk.training.sharding import is_sharded, whole
 from ropewalk.training.states import States
-from ropewalk.training.training_batch import Batch
+from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +71,9 @@ class Passing(Protocol):
 
     def backward(self, model: Any, batch: Batch, denominator: float) -> Tensor:
         """The weighted sum of losses over ``denominator``, gradients added to those of the parameters."""
+
+    def losses(self, model: Any, batch: Batch) -> Tensor:
+        """Every place's loss, float32 [B, N], 0 where there is no target; without gradients."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,13 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
     return found
 
 
-def passing(recipe: Recipe) -> Passing:
+def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
     """The way through a batch that a recipe asks for."""
     if recipe.memory == "recurrent":
         from ropewalk.training.recurrent import Recurrent
 
         return Recurrent(chunk=recipe.chunk)
-    return OneShot(checkpoint=recipe.memory == "checkpointed")
+    return OneShot(recipe.memory == "checkpointed", processes.spread)
 
 
 @contextmanager
@@ -141,7 +146,8 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
         running.append(method_of(recipe.attention))
     with ExitStack() as stack:
         if running:
-            stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
+            with whole(model):  # which is looked at
+                stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
         yield
 
 
@@ -192,6 +198,7 @@ class Run:
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = [self._sampler(part) for part in self.parts]
         self.optimizer = Optimizer(
@@ -204,11 +211,13 @@ class Run:
         )
         self._refuse_rest()
         for part in self.parts:
-            if part.rows % self.processes.count:
+            if part.rows % (readers := self.processes.readers):
                 raise UserError(
-                    f"a step is of {part.rows} samples, which {self.processes.count} processes cannot share evenly",
-                    f"Say --batch {-(-self.recipe.batch // self.processes.count) * self.processes.count}.",
+                    f"a step is of {part.rows} samples, which {readers} processes cannot share evenly",
+                    f"Say --batch {-(-self.recipe.batch // readers) * readers}.",
                 )
+        if self.processes.spread is not None:
+            refuse_spread(self.model, self.recipe, self.processes.spread)
 
     def _sampler(self, part: Part) -> Sampler:
         return Sampler(
@@ -230,7 +239,6 @@ class Run:
         """
         torch.manual_seed(self.recipe.seed + self.processes.rank)
         done = self._go_on()
-        way = passing(self.recipe)
         for part, sampler in zip(self.parts, self.samplers, strict=True):
             if done >= part.start + part.steps and part is not self.parts[-1]:
                 continue
@@ -239,7 +247,7 @@ class Run:
                     self._read(0)
                 self.model.train()
                 for step in range(max(done, part.start), part.start + part.steps):
-                    self._step(step, part, sampler, way)
+                    self._step(step, part, sampler)
                     done = step + 1
                     if self._due(done, self.recipe.evaluate_every):
                         self._read(done)
@@ -252,30 +260,44 @@ class Run:
     def _due(self, done: int, every: int) -> bool:
         return every > 0 and done % every == 0
 
-    def _step(self, step: int, part: Part, sampler: Sampler, way: Passing) -> None:
-        began = time.perf_counter()
-        share = part.rows // self.processes.count
-        mine = slice(self.processes.rank * share, (self.processes.rank + 1) * share)
-        rows = list(sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine))
-        batch = weighted(Batch.of(rows), self.recipe.loss)
-        read = sum(len(row.ids) for row in rows)
-        counts = self.processes.sum(torch.tensor([float(batch.weights.double().sum()), float(read)]).double())
-        denominator, tokens = counts.tolist()
+    def batch(self, step: int, part: Part, sampler: Sampler) -> Batch:
+        """What this process reads in a step."""
+        share = part.rows // self.processes.readers
+        mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
+        rows = sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine)
+        return cut(weighted(Batch.of(list(rows)), self.recipe.loss), self.processes.spread)
+
+    def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
+        """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.
+
+        Args:
+            batch: of this process.
+            micro: samples per forward pass.
+
+        Raises:
+            UserError: if no token has a loss.
+        """
+        mine = batch.weights.double().sum(), (batch.document_ids != PADDING).double().sum()
+        denominator, tokens = self.processes.sum(torch.stack(mine)).tolist()
         if denominator == 0:
-            raise UserError(f"no token of step {step + 1} has a loss", "Take longer samples, or more of them: --batch.")
+            raise UserError("no token of a step has a loss", "Take longer samples, or more of them: --batch.")
         device = self.model.device
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        for some in batch.split(micro):
+            loss += self.way.backward(self.model, some.to(device), denominator).double()
+        self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
+        return float(self.processes.sum(loss)), int(tokens)
+
+    def _step(self, step: int, part: Part, sampler: Sampler) -> None:
+        began, device = time.perf_counter(), self.model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        loss = torch.zeros((), dtype=torch.float64, device=device)
-        for some in batch.split(self.recipe.micro):
-            loss += way.backward(self.model, some.to(device), denominator).double()
-        self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
-        total = float(self.processes.sum(loss))
+        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro)
         rate = self._rate(step, part)
         taken = self.optimizer.step(rate)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         one = StepLog(
-            step + 1, total, taken.norm, rate * self.recipe.learning_rate, int(tokens),
+            step + 1, total, taken.norm, rate * self.recipe.learning_rate, tokens,
             time.perf_counter() - began, memory, taken.taken,
         )  # fmt: skip
         self.log.append(one)
@@ -306,18 +328,19 @@ class Run:
         """Measure, in evaluation mode, and with the random numbers of the training left as they are."""
         if self.measure is None or done in self.readings:
             return
-        if self.processes.first:
-            self.model.eval()
-            with torch.random.fork_rng(), torch.no_grad():
-                self.readings[done] = self.measure(self.model)
-            self.model.train()
-        self.processes.wait()
+        with whole(self.model):
+            if self.processes.first or is_sharded(self.model):
+                self.model.eval()
+                with torch.random.fork_rng(), torch.no_grad():
+                    self.readings[done] = self.measure(self.model)
+                self.model.train()
+            self.processes.wait()
 
     # What a run goes on from
 
     def _tensors(self, inner: Mapping[str, Any]) -> dict[str, Tensor]:
         """All tensors of a state, by name; none is a copy, but for those of chance."""
-        trained = {name: one.detach() for name, one in self.model.named_parameters() if one.requires_grad}
+        trained = {name: one.detach() for name, one in self.optimizer.parameters.items()}
         chance = {str(self.processes.rank): torch.get_rng_state()}
         if self.model.device.type == "cuda":
             chance[f"cuda {self.processes.rank}"] = torch.cuda.get_rng_state(self.model.device)

@@ -114,6 +114,14 @@ class Head:
         loss: Tensor = _Loss.apply(self, targets, weights, hidden, self.weight, self.bias)
         return loss
 
+    @torch.no_grad()
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of each token, float32 at least, [M]; 0 where there is no target."""
+        found = hidden.new_zeros(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for some in (targets != IGNORED).nonzero()[:, 0].split(self.block):
+            found[some] = F.cross_entropy(self.logits(hidden[some]), targets[some], reduction="none")
+        return found
+
 
 class _Loss(torch.autograd.Function):
     """Gradients are taken in the forward pass, so that no logits are computed twice."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.engine import attending_plainly
+from ropewalk.attention.spread import Spread
 from ropewalk.rope.live import decoder
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
+from ropewalk.training.sharding import inside
 from ropewalk.training.training_batch import Batch
 
 
@@ -26,9 +29,11 @@ class OneShot:
 
     Attributes:
         checkpoint: keep each layer's input alone, and compute the rest again in the backward pass.
+        spread: processes that share each sequence; batches are the part of this one, and so are losses.
     """
 
     checkpoint: bool = False
+    spread: Spread | None = None
 
     def backward(self, model: nn.Module, batch: Batch, denominator: float) -> Tensor:
         """The weighted sum of the tokens' losses over ``denominator``; gradients are added to ``.grad``.
@@ -41,17 +46,40 @@ class OneShot:
         Raises:
             UserError: if head or attention cannot be followed.
         """
-        head, given = Head.of(model), {}
+
+        def summed(head: Head, hidden: Tensor) -> Tensor:
+            return head.loss(hidden, batch.targets.flatten(), batch.weights.flatten() / denominator)
+
+        with self._read(model, batch, summed) as loss:
+            loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of every place, float32 [B, N], 0 where there is no target; without gradients and weights.
+
+        Raises:
+            UserError: as ``backward``.
+        """
+        with self._read(model, batch, lambda head, hidden: head.losses(hidden, batch.targets.flatten())) as found:
+            return found.view(batch.targets.shape)
+
+    @contextmanager
+    def _read(self, model: nn.Module, batch: Batch, use: Callable[[Head, Tensor], Tensor]) -> Iterator[Tensor]:
+        """What ``use`` makes of the last hidden states of all places, [B * N, D]; the backward pass belongs inside."""
+        given: dict[str, Any] = {}
         with ExitStack() as stack:
-            if batch.packed:
-                stack.enter_context(attending_plainly(model))
+            if batch.packed or self.spread is not None:
+                engine = stack.enter_context(attending_plainly(model))
+                stack.enter_context(engine.spreading(self.spread))
                 given["document_ids"] = batch.document_ids
             else:
                 given["attention_mask"] = torch.ones_like(batch.input_ids)
             stack.enter_context(checkpointed(model, self.checkpoint))
-            body: Any = decoder(model)
-            hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
-            weights = batch.weights.flatten() / denominator
-            loss = head.loss(hidden.flatten(0, 1), batch.targets.flatten(), weights)
-            loss.backward()
-        return loss.detach()
+
+            def forward() -> Tensor:
+                body: Any = decoder(model)
+                hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
+                return use(Head.of(model), hidden.flatten(0, 1))
+
+            yield inside(model, forward)

@@ -17,6 +17,7 @@ from ropewalk.training.loop import ANY, Run
 from ropewalk.training.merging import merge
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
@@ -112,6 +113,7 @@ def written(
     out: Path,
     overwrite: bool,
     more: Callable[[Path], None],
+    weights: dict[str, Tensor] | None = None,
 ) -> list[str]:
     """Write the trained model as an ordinary folder, an adapter merged and beside it; what to know about it.
 
@@ -122,6 +124,7 @@ def written(
         out: folder that appears when it is whole.
         overwrite: replace one that ropewalk wrote.
         more: puts more into it.
+        weights: of a sharded model.
 
     Raises:
         UserError: if it cannot be written, or does not compute what was trained.
@@ -132,7 +135,9 @@ def written(
             "trained": run.recipe.name, "method": run.recipe.method, "source": checkpoint.name, "window": window,
             "target": run.to, "scale": run.to / window,
         }  # fmt: skip
-        with trained_folder(run.model, checkpoint, out, record, length=run.to, overwrite=overwrite) as folder:
+        with trained_folder(
+            run.model, checkpoint, out, record, length=run.to, overwrite=overwrite, weights=weights
+        ) as folder:
             more(folder)
         return []
     with TemporaryDirectory() as aside:

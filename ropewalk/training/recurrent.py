@@ -87,6 +87,24 @@ class Recurrent:
             with checkpointed(model, self.checkpoint):
                 return self._backward(model, head, batch, denominator)
 
+    @torch.no_grad()
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of every place, float32 [B, N], 0 where there is no target; without gradients and weights.
+
+        Raises:
+            UserError: as ``backward``.
+        """
+        head, found = Head.of(model), []
+        with _followed(model, batch.position_ids) as engine:
+            with torch.enable_grad():
+                _try(model, engine)
+            text, embeddings = _Text(model, batch, self.chunk, self.offload), _Embeddings(model, batch.input_ids)
+            for start, end in text.chunks:
+                hidden = text.read(embeddings.of(start, end), start, end)
+                losses = head.losses(hidden.flatten(0, 1), batch.targets[:, start:end].flatten())
+                found.append(losses.view(-1, end - start))
+        return torch.cat(found, 1)
+
     def _backward(self, model: nn.Module, head: Head, batch: Batch, denominator: float) -> Tensor:
         text = _Text(model, batch, self.chunk, self.offload)
         embeddings = _Embeddings(model, batch.input_ids)

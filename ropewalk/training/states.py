@@ -28,6 +28,7 @@ from ropewalk.common.whole import write_text
 from ropewalk.training.processes import ALONE, Processes
 
 ASKED, NOTES, LOCK, WRITING = "asked.json", "notes.json", "lock", "writing"
+CHANCE = "chance "
 STATE = re.compile(r"step-(\d{9})")
 
 
@@ -113,7 +114,9 @@ class States:
         return read_json(self._all()[-1] / NOTES, most=MOST)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Read the newest state into tensors, in place.
+        """Read the newest state into tensors, in place, whatever processes wrote it.
+
+        Chance (names that begin with ``CHANCE``) is of a process: what the state lacks of it stays as it is.
 
         Raises:
             UserError: if its names, shapes or types are others.
@@ -127,7 +130,8 @@ class States:
             held = reader.read_metadata().state_dict_metadata
         except (SafetensorError, OSError) as error:
             raise UserError(f"the state {state} cannot be read: {error}", "Begin anew: --overwrite.") from None
-        wrong = sorted({*held} ^ {*tensors})
+        tensors = {name: one for name, one in tensors.items() if name in held or not name.startswith(CHANCE)}
+        wrong = sorted(name for name in {*held} ^ {*tensors} if not name.startswith(CHANCE))
         if wrong:
             raise UserError(
                 f"the state {state} {'lacks' if wrong[0] in tensors else 'has'} {wrong[0]}, and {len(wrong) - 1} more "

@@ -88,6 +88,14 @@ class Batch:
             part = slice(start, start + rows)
             yield replace(self, **{one.name: getattr(self, one.name)[part] for one in fields(self)})
 
+    def apart(self) -> Iterator[Batch]:
+        """Every document of every row as a batch of its own; padding is left out."""
+        for row, documents in zip(self.split(1), self.document_ids, strict=True):
+            for document in documents.unique():
+                inside = documents == document
+                if document != PADDING:
+                    yield replace(row, **{one.name: getattr(row, one.name)[:, inside] for one in fields(self)})
+
 
 def _row(row: Row, width: int) -> tuple[Tensor, ...]:
     room = width - len(row.ids)

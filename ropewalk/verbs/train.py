@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 from ropewalk.common.lengths import show, whole
 from ropewalk.training.recipe import Recipe
 from ropewalk.verbs.request import (
+    Count,
     DeviceRequest,
     Length,
     ModelRequest,
@@ -26,6 +27,7 @@ from ropewalk.verbs.request import (
 
 if TYPE_CHECKING:
     from ropewalk.training.forecast import Forecast
+    from ropewalk.training.self_test import SelfTest
     from ropewalk.training.trained import Trained
 
 Number = Annotated[int, Spelling(int, lambda value: whole(value, 0))]
@@ -78,6 +80,10 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         keys: Pass keys per length and evaluation; 0: none.
         overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
         dry_run: Say what it will take, and do nothing.
+        self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
+            nothing else: who sees whom, whose loss is counted, by which rope.
+        shard: Spread weights, gradients and optimizer over the processes of torchrun (FSDP2): each holds a part.
+        sequence_parallel: Processes that share every sequence, each with all tokens of some heads (Ulysses).
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
@@ -87,6 +93,9 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     keys: Number = 10
     overwrite: bool = False
     dry_run: bool = False
+    self_test: bool = False
+    shard: bool = False
+    sequence_parallel: Count = 1
     gpu: str = ""
 
     def resolved(self) -> Recipe:
@@ -101,15 +110,15 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
 
 
 @verb("train")
-def train(request: TrainRequest) -> Trained | Forecast | None:
+def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     """Train a model to a longer window, by a paper's recipe, and write a checkpoint that any engine loads.
 
     It can be stopped at any moment; the same command goes on where it was. Under torchrun (torchrun -m ropewalk train)
     several processes train together.
 
     Returns:
-        What was seen, and where it is; with ``dry_run``, what it will take. None in all processes of torchrun but the
-        first.
+        What was seen, and where it is; with ``dry_run``, what it will take; with ``self_test``, what was found
+        (``sound`` is False if something is wrong). None in all processes of torchrun but the first.
 
     Raises:
         UserError: for everything that a user can mend, before the first step.
@@ -129,7 +138,9 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     from ropewalk.training.forecast import forecast
     from ropewalk.training.loop import Run
     from ropewalk.training.preparation import begun, digest_of, finished, held_out, written
-    from ropewalk.training.processes import processes
+    from ropewalk.training.processes import launched, processes
+    from ropewalk.training.self_test import self_test
+    from ropewalk.training.sharding import shard, weights
     from ropewalk.training.states import States, beside
     from ropewalk.training.trained import Trained
 
@@ -137,8 +148,9 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
     kind = str(text_config(checkpoint.config).dtype or "float32").removeprefix("torch.")
     expected = forecast(
-        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind
-    )
+        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind,
+        launched() if request.shard else 1, request.sequence_parallel,
+    )  # fmt: skip
     if request.dry_run:
         return expected
     request.refuse_unused(["gpu"], "where something is trained")
@@ -163,15 +175,20 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
         by_position = {f"{start}-{end}": asdict(one) for (start, end), one in seen.by_position.items()}
         return {"perplexity": by_position, "passkey": {str(n): asdict(one) for n, one in seen.passkeys.items()}}
 
-    with processes() as together:
+    with processes(request.sequence_parallel) as together:
         model, adapter = begun(checkpoint, recipe, request.device)
+        if request.shard:
+            shard(model, recipe, together)
         asked = {
             "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.texts,
-            "texts": digest_of(texts), "processes": together.count,
+            "texts": digest_of(texts),
         }  # fmt: skip
         states = States(beside(out), json.loads(json.dumps(asked)), together)
         cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
         run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
+        if request.self_test:
+            found = self_test(run, checkpoint.name, expected.memory.total)
+            return found if together.first else None
         with states.opened(request.overwrite), shown() as update:
 
             def heard(log: Any) -> None:
@@ -187,7 +204,8 @@ def train(request: TrainRequest) -> Trained | Forecast | None:
                 recipe, checkpoint.name, request.texts, request.to,
                 (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
             )  # fmt: skip
+            held = weights(run.model)
             if together.first:
-                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write)
+                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write, held)
         states.remove()
         return done if together.first else None

@@ -7,9 +7,10 @@ from ropewalk import method
 from ropewalk.attention import engine
 from ropewalk.common.errors import UserError
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.training_batch import Batch
 from tests.models import tiny
-from tests.training.passes import error, fractional, gradients, row, trainable, written_out
+from tests.training.passes import alone, error, fractional, gradients, row, trainable, written_out
 from tests.training.test_checkpointing import on
 
 BATCHES = {
@@ -33,6 +34,20 @@ def test_loss_and_gradients_are_those_of_documents_alone(family, kind):
         assert got == pytest.approx(loss, rel=1e-6)
         assert error(found, expected) <= 2e-6
     assert not on(model)
+
+
+@pytest.mark.parametrize("kind", ["padded", "a jump", "packed"])
+def test_every_place_has_its_loss(kind):
+    model, batch = tiny("llama"), BATCHES[kind]
+    for how in (OneShot(), Recurrent(chunk=17)):
+        losses = how.losses(model, batch)
+        assert losses.shape == batch.targets.shape and not losses[batch.targets < 0].any()
+        assert float((losses * batch.weights).sum()) / 50 == pytest.approx(written_out(model, batch)[0], rel=1e-6)
+        for one in alone(batch):
+            mine = (batch.document_ids == one.document_ids[0, 0]) & (batch.input_ids == one.input_ids[0, 0])
+            row, place = mine.nonzero()[0].tolist()
+            own = losses[row, place : place + one.targets.shape[1]]
+            assert torch.allclose(own, how.losses(model, one)[0], atol=2e-6)
 
 
 def test_packed_rows_are_never_masked_and_leave_nothing_behind(monkeypatch):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
 
-from ropewalk.training.processes import ALONE, processes
+from ropewalk.training.processes import ALONE, Processes, processes
 from tests.training.test_loop import short, trained
+from tests.training.workers import in_two
 
 CASES: dict[str, dict[str, Any]] = {
     "packed": {"packing": "documents"},
@@ -23,24 +21,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def _work(rank: int, port: int, folder: str) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
-    )
-    torch.set_num_threads(1)
-    with processes() as together:
-        for name, more in CASES.items():
-            run = trained(short(**more), processes=together)
-            weights = {key: one.detach() for key, one in run.model.named_parameters()}
-            torch.save((weights, [log.loss for log in run.log]), Path(folder) / f"{name}-{rank}.pt")
+def _work(folder: Path, together: Processes) -> None:
+    for name, more in CASES.items():
+        run = trained(short(**more), processes=together)
+        weights = {key: one.detach() for key, one in run.model.named_parameters()}
+        torch.save((weights, [log.loss for log in run.log]), folder / f"{name}-{together.rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_work, (port, str(tmp_path)), nprocs=2)
+    in_two(_work, tmp_path)
     for name, more in CASES.items():
         alone = trained(short(**more))
         for rank in (0, 1):
