@@ -16,7 +16,7 @@ from ropewalk.rope.live import decoder, rotaries, still
 from ropewalk.training.positions.training_positions import TrainingPositions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 LOOKED_AT = 1000  # texts whose length is looked at before the first step
 
@@ -101,7 +101,16 @@ def check_model(model: PreTrainedModel, positions: TrainingPositions, window: in
         check_rope(model, reach, f"Take samples of {promised} tokens or fewer.")
     else:
         check_rope(model, reach)
-    text = text_config(model.config)
+    check_windows(model.config, positions, to)
+
+
+def check_windows(config: PreTrainedConfig, positions: TrainingPositions, to: int) -> None:
+    """Refuse positions that jump where layers see a number of tokens.
+
+    Raises:
+        UserError: naming the layers and their window.
+    """
+    text = text_config(config)
     for kind in sorted(set(architecture.layers(text))):
         size = architecture.bound(text, kind)
         if positions.skips and size is not None and size < to:

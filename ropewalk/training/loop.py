@@ -22,6 +22,7 @@ from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.config import trained_window
+from ropewalk.training.checks import check_windows
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.processes import ALONE, Processes
@@ -210,6 +211,7 @@ class Run:
             clip=self.recipe.clip or None,
         )
         self._refuse_rest()
+        check_windows(self.model.config, self.recipe.layout(ANY), self.to)
         for part in self.parts:
             if part.rows % (readers := self.processes.readers):
                 raise UserError(
@@ -334,6 +336,7 @@ class Run:
                 with torch.random.fork_rng(), torch.no_grad():
                     self.readings[done] = self.measure(self.model)
                 self.model.train()
+            self.readings.setdefault(done, {})  # the others know that it is done
             self.processes.wait()
 
     # What a run goes on from

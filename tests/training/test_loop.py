@@ -176,6 +176,13 @@ def test_measuring_changes_no_weight() -> None:
     assert not any(seen)
 
 
+def test_windows_that_count_tokens_take_no_jumps() -> None:
+    model = tiny("gemma3", vocab_size=97)
+    with pytest.raises(UserError, match="counted without its jumps"):
+        Run(short(positions="pose"), model, 256, documents(tokens=400), BEGIN)
+    Run(short(), model, 256, documents(tokens=400), BEGIN)
+
+
 def test_processes_must_share_a_step_evenly() -> None:
     from ropewalk.training.processes import Processes
 
