@@ -49,8 +49,16 @@ def __getattr__(name: str) -> Any:
         return __dir__()
     places = {} if name.startswith("__") else _places()
     if name not in places:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_as_a_verb(name)}")
     return getattr(import_module(f"{__name__}.{places[name]}"), name)
+
+
+def _as_a_verb(name: str) -> str:
+    """What a word of the command line is called here, where that is another word."""
+    from ropewalk.verbs import NAMES
+
+    longer = next((one for one in NAMES if one in (f"list_{name}", f"{name}_adapter", f"run_{name}")), None)
+    return f"; ropewalk {name} is ropewalk.{longer}() in Python" if longer else ""
 
 
 def __dir__() -> list[str]:

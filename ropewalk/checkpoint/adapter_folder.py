@@ -68,7 +68,11 @@ class AdapterFolder(Result):
         """
         folder = Path(folder).expanduser()
         if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} holds no adapter: it has no {CONFIG}", "Give the folder of an adapter.")
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder", "Give the folder of an adapter.")
+            inner = next((one.parent for one in sorted(folder.glob(f"*/{CONFIG}"))), None)
+            mend = "Give the folder of an adapter." if inner is None else f"Give the one inside of it: {inner}"
+            raise UserError(f"{folder} holds no adapter: it has no {CONFIG}", mend)
         settings = read_json(folder / CONFIG)
         _refuse_strange(folder / CONFIG, settings)
         weights = folder / WEIGHTS

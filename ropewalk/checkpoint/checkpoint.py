@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 BUNDLED = Path(__file__).parents[1] / "demo" / "model"
+DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d+)?")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -361,6 +362,8 @@ class Checkpoint:
 
         from ropewalk.methods.frequencies.frequency_method import check_live
 
+        if not DEVICE.fullmatch(device):
+            raise UserError(f"device is {device!r}, expected auto, cpu or cuda", "Leave --device out.")
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if place.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(

@@ -29,7 +29,8 @@ app = cyclopts.App(
     help_format="plaintext",  # no markdown to parse, and none to trip over
     suppress_keyboard_interrupt=False,
 )
-SHORT = {"out": "-o", "method": "-m", "methods": "-m", "engine": "-e", "suite": "-s", "lengths": "-l"}
+SHORT = {"out": "-o", "method": "-m", "methods": "-m", "engine": "-e", "suite": "-s", "lengths": "-l",
+         "learning_rate": "--lr"}  # fmt: skip
 
 
 def command(verb: Verb[Any]) -> Callable[..., int]:

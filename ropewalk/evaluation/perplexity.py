@@ -47,9 +47,12 @@ class Window(NamedTuple):
 
 
 def perplexity(nll: Mean) -> Mean:
-    """The perplexity of a mean loss; its standard error by the delta method, its interval by the exponential."""
+    """The perplexity of a mean loss; its standard error by the delta method, its interval by the exponential.
+
+    No loss is below 0, so no perplexity is below 1.
+    """
     value = math.exp(nll.value)
-    low, high = (None if bound is None else math.exp(bound) for bound in (nll.low, nll.high))
+    low, high = (None if bound is None else math.exp(max(bound, 0.0)) for bound in (nll.low, nll.high))
     return Mean(value, None if nll.se is None else value * nll.se, low, high, nll.n)
 
 

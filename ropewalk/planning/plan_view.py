@@ -88,7 +88,8 @@ def _methods(made: Plan, console: Console) -> None:
 
 
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
-    verdict = Text("fits", "green") if ladder.fits else Text("does not fit", "red")
+    needed = ", ".join(step.name for step in ladder.steps[1:])
+    verdict = Text(f"fits{' with ' * bool(needed)}{needed}", "green") if ladder.fits else Text("does not fit", "red")
     console.print(f"\n{title}: ", verdict, f", {_parts(ladder.memory)}", sep="", soft_wrap=True)
     if len(ladder.steps) > 1:
         name, unit = _unit(ladder.memory.total)

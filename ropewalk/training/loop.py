@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,11 +35,10 @@ from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from ropewalk.methods.base import Method
+    from ropewalk.training.positions.training_positions import Ints
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,21 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
     return found
 
 
+def samplers(
+    recipe: Recipe, parts: Sequence[Part], documents: Sequence[Ints], begin: Ints, cue: tuple[int, ...]
+) -> list[Sampler]:
+    """Where the rows of each stage come from.
+
+    Raises:
+        UserError: if the texts are too short.
+    """
+    packed, apart = recipe.packing == "documents", recipe.scope == "document"
+    return [
+        Sampler(documents, begin, recipe.layout(cue), part.window, part.reach, packed, apart, recipe.seed)
+        for part in parts
+    ]
+
+
 def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
     """The way through a batch that a recipe asks for."""
     if recipe.memory == "recurrent":
@@ -188,8 +202,8 @@ class Run:
     recipe: Recipe
     model: PreTrainedModel
     to: int
-    documents: Sequence[NDArray[np.int64]]
-    begin: NDArray[np.int64]
+    documents: Sequence[Ints]
+    begin: Ints
     states: States | None = None
     processes: Processes = ALONE
     cue: tuple[int, ...] = ()
@@ -201,7 +215,7 @@ class Run:
     def __post_init__(self) -> None:
         self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
-        self.samplers = [self._sampler(part) for part in self.parts]
+        self.samplers = samplers(self.recipe, self.parts, self.documents, self.begin, self.cue)
         self.optimizer = Optimizer(
             self.model.named_parameters(),
             self.recipe.optimizer,
@@ -220,18 +234,6 @@ class Run:
                 )
         if self.processes.spread is not None:
             refuse_spread(self.model, self.recipe, self.processes.spread)
-
-    def _sampler(self, part: Part) -> Sampler:
-        return Sampler(
-            self.documents,
-            self.begin,
-            self.recipe.layout(self.cue),
-            part.window,
-            part.reach,
-            packed=self.recipe.packing == "documents",
-            apart=self.recipe.scope == "document",
-            seed=self.recipe.seed,
-        )
 
     def run(self) -> None:
         """Train to the end.
@@ -333,11 +335,17 @@ class Run:
         with whole(self.model):
             if self.processes.first or is_sharded(self.model):
                 self.model.eval()
-                with torch.random.fork_rng(), torch.no_grad():
+                with torch.random.fork_rng(), torch.no_grad(), self._to_be_written():
                     self.readings[done] = self.measure(self.model)
                 self.model.train()
             self.readings.setdefault(done, {})  # the others know that it is done
             self.processes.wait()
+
+    def _to_be_written(self) -> AbstractContextManager[None]:
+        """The rope that the model is written with, where it is trained under another one."""
+        if self.recipe.layout(ANY).rope == "extended":
+            return nullcontext()
+        return self.recipe.rope_method(self.parts[-1].stage).on(self.model, self.to)
 
     # What a run goes on from
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ropewalk.checkpoint.write import trained_folder
+from ropewalk.checkpoint.write import extension_notes, trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
 from ropewalk.training.adapters import Adapter, adapt
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.training.positions.training_positions import Ints
     from ropewalk.training.recipe import Recipe
+    from ropewalk.training.sampler import Sampler
 
 ADAPTER = "adapter"  # folder beside the merged weights
+FILLED = 0.5  # of samples, on average; less is said
 LEFT = 3  # texts that are trained on for each that is kept aside, at least
 
 Texts = dict[str, "Ints"]
@@ -85,25 +87,46 @@ def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrain
     )
 
 
-def finished(run: Run, checkpoint: Checkpoint) -> list[str]:
-    """Give the trained model the rope that it is written with; what to know about it.
+def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence[Sampler], measured: int) -> list[str]:
+    """What to know before a training: of the rope that the model has and gets, and of the texts.
+
+    Args:
+        checkpoint: that is trained.
+        recipe: by what.
+        to: target length in tokens.
+        samplers: of its stages.
+        measured: texts that perplexity is measured on.
+    """
+    rope, notes = recipe.rope_method(recipe.schedule_of_stages()[-1][0]), []
+    try:
+        rope.saved(checkpoint.config, to)  # type: ignore[attr-defined]
+        notes += extension_notes(checkpoint.config, rope, to)
+    except (UserError, AttributeError):
+        notes.append(
+            f"{rope.id} cannot be written into a configuration: the weights are, and it must be put on to read past "
+            "the window"
+        )
+    if recipe.layout(ANY).rope == "trained":
+        notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")
+    last = samplers[-1]
+    if last.left_out:
+        notes.append(f"{last.left_out:,} of {len(last.documents):,} texts are too short for a sample")
+    if last.filled < FILLED:
+        notes.append(f"texts are short: they fill {last.filled:.0%} of samples of {last.window:,} tokens")
+    if not measured:
+        notes.append(f"no text of {to:,} tokens is left to measure perplexity on: --test TEXTS names some")
+    return notes
+
+
+def finished(run: Run) -> None:
+    """Give the trained model the rope that it is written with.
 
     Raises:
         UserError: if its rope cannot be written.
     """
-    notes = []
-    last = run.parts[-1]
-    rope = run.recipe.rope_method(last.stage)
     if run.recipe.layout(ANY).rope == "trained":
-        rope.extend(run.model, run.to)
-        notes.append(f"trained for every factor, and written with {rope.id} for {run.to:,} tokens")
-    elif rope.name != "none" and trained_window(run.model.config) < last.rope:
-        try:
-            rope.saved(run.model.config, last.rope)  # type: ignore[attr-defined]
-        except (UserError, AttributeError):
-            notes.append(f"{rope.id} cannot be written into a configuration: put it on to read past the window")
+        run.recipe.rope_method(run.parts[-1].stage).extend(run.model, run.to)
     run.model.config.use_cache = True
-    return notes
 
 
 def written(

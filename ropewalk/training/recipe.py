@@ -68,27 +68,27 @@ class Recipe:
         batch: Samples per step, over all processes.
         micro: Samples per forward pass.
         optimizer: adamw, muon (matrices of layers; AdamW for the rest) or adamw-8bit.
-        learning_rate: Its peak.
-        beta1: Of the first moment.
-        beta2: Of the second moment.
+        learning_rate: Peak of the learning rate.
+        beta1: AdamW's, of the first moment.
+        beta2: AdamW's, of the second moment.
         weight_decay: Of all weights that are trained, norms and biases aside.
-        clip: Largest norm of the gradient; 0 never clips.
-        warmup: Steps until the peak.
-        warmup_from: Share of the peak that it begins with.
-        schedule: constant, linear or cosine, after the warmup.
-        floor: Share of the peak that it ends with.
+        clip: Largest norm of a step's gradient; 0: no clipping.
+        warmup: Steps until the learning rate's peak.
+        warmup_from: Share of the peak that the warmup begins with.
+        schedule: Learning rate after the warmup: constant, linear or cosine.
+        floor: Share of the peak that the schedule ends with.
         trainable: all weights, or low-rank adapters: lora.
-        rank: Of the adapters.
-        alpha: Of the adapters; their product is scaled by alpha / rank.
-        dropout: Of the adapters.
+        rank: Rank of the adapters.
+        alpha: Scale of the adapters: their product counts alpha / rank.
+        dropout: Dropout of what the adapters read.
         targets: Linear maps that get adapters: attention, all, or names such as q_proj,v_proj.
         also: What is trained beside the adapters: embeddings, norms.
         quantise: none, or nf4: the frozen weights in four bits.
         loss: What a step is the mean over: every token, or every sample (of its tokens' mean).
         memory: plain, checkpointed (layers are computed twice) or recurrent (activations of one chunk only; exact).
-        chunk: Tokens at a time of recurrent.
+        chunk: Tokens at a time, of memory recurrent.
         dtype: Of the weights in a forward pass: auto (the checkpoint's), float32 or bfloat16; the optimizer's are wide.
-        seed: Of all chance.
+        seed: Of order, positions, dropout and adapters.
         save_every: Steps between two states that a run can go on from.
         evaluate_every: Steps between two evaluations; 0: only before and after.
     """

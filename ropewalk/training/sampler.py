@@ -50,6 +50,11 @@ class Sampler:
                 f"the longest has {longest:,}",
                 "Give longer texts, a nearer target (--to), or positions that take short ones: pose.",
             )
+        if not self.packed and self._sampled < self.window:
+            raise UserError(
+                f"all texts together have {self._sampled:,} tokens, fewer than one sample of {self.window:,}",
+                "Give more texts.",
+            )
         if self.packed and not self.rows_per_epoch:
             raise UserError(
                 f"all texts together have {self._tokens:,} tokens, fewer than one row of {self.window:,}",
@@ -73,6 +78,17 @@ class Sampler:
     def left_out(self) -> int:
         """Documents that are too short for a sample."""
         return 0 if self.packed else len(self.documents) - len({i for i, _, _ in self.pieces})
+
+    @cached_property
+    def _sampled(self) -> int:
+        """Tokens of all pieces."""
+        return sum(end - start + len(self.begin) for _, start, end in self.pieces)
+
+    @property
+    def filled(self) -> float:
+        """How much of the window the texts fill, on average, 0 to 1."""
+        lengths = [min(end - start + len(self.begin), self.window) for _, start, end in self.pieces]
+        return 1.0 if self.packed else sum(lengths) / (len(lengths) * self.window)
 
     @cached_property
     def _tokens(self) -> int:

@@ -98,7 +98,7 @@ class SelfTest(Result):
         console.print(table)
         whose = "the process, Python and texts included," if self.device == "cpu" else "its tensors"
         console.print(
-            f"\na step takes about {self.seconds:.2g} s; at most {self.memory / GIB:.2f} GiB were {whose} and "
+            f"\na step takes about {self.seconds:,.3g} s; at most {self.memory / GIB:.2f} GiB were {whose} and "
             f"{self.forecast / GIB:.2f} GiB were expected",
             soft_wrap=True,
         )

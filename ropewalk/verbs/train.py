@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
+from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show, whole
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe import LEAST, Recipe
 from ropewalk.verbs.request import (
     Count,
     DeviceRequest,
     Length,
+    Method,
     ModelRequest,
     Place,
     Request,
@@ -30,7 +33,24 @@ if TYPE_CHECKING:
     from ropewalk.training.self_test import SelfTest
     from ropewalk.training.trained import Trained
 
-Number = Annotated[int, Spelling(int, lambda value: whole(value, 0))]
+
+def _id(value: Any) -> str:
+    word = getattr(value, "id", value)
+    if not isinstance(word, str):
+        raise TypeError
+    return word
+
+
+Number = Annotated[int, Spelling(int, partial(whole, least=0))]
+Positions = Annotated[str, Spelling("str | TrainingPositions", _id)]
+NOTHING_BUT = {  # fields that change nothing but under a value of another
+    "rank": ("trainable", "lora"),
+    "alpha": ("trainable", "lora"),
+    "dropout": ("trainable", "lora"),
+    "targets": ("trainable", "lora"),
+    "chunk": ("memory", "recurrent"),
+}
+
 CUE = " The text ends here."
 HELD_OUT = 8  # texts at most
 
@@ -42,7 +62,9 @@ def _overrides() -> type[Request]:
         kind = next(arg for arg in (*get_args(hints[one.name]), hints[one.name]) if arg is not NoneType)
         if one.name in ("name", "stages"):
             continue
-        kind = Length if one.name == "window" else {int: Number, str: str, float: float, bool: bool}.get(kind, Words)
+        whole_number = Annotated[int, Spelling(int, partial(whole, least=LEAST.get(one.name, 0)))]
+        special = {"window": Length, "method": Method, "attention": Method, "positions": Positions}
+        kind = special.get(one.name) or {int: whole_number, str: str, float: float, bool: bool}.get(kind, Words)
         declared.append((one.name, kind | None, field(default=None, kw_only=True)))
     described = attributes(Recipe)
     told = "\n".join(f"    {name}: {described[name]}" for name, _, _ in declared)
@@ -106,7 +128,14 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         named = Path(self.recipe)
         base = Recipe.from_dict(read_json(named)) if named.suffix == ".json" else recipe(self.recipe)
         names = [one.name for one in fields(Overrides)]
-        return base.with_changes({name: value for name in names if (value := getattr(self, name)) is not None})
+        said = {name: value for name in names if (value := getattr(self, name)) is not None}
+        made = base.with_changes(said)
+        for name, (other, needed) in NOTHING_BUT.items():
+            if name in said and getattr(made, other) != needed:
+                raise UserError(
+                    f"--{name} changes nothing where {other} is {getattr(made, other)}", f"Add --{other} {needed}."
+                )
+        return made
 
 
 @verb("train")
@@ -136,8 +165,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.texts.opening import opening
     from ropewalk.texts.pieces import TokenUnits
     from ropewalk.training.forecast import forecast
-    from ropewalk.training.loop import Run
-    from ropewalk.training.preparation import begun, digest_of, finished, held_out, written
+    from ropewalk.training.loop import Run, parts, samplers
+    from ropewalk.training.preparation import begun, digest_of, expected, finished, held_out, written
     from ropewalk.training.processes import launched, processes
     from ropewalk.training.self_test import self_test
     from ropewalk.training.sharding import shard, weights
@@ -146,16 +175,15 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
-    kind = str(text_config(checkpoint.config).dtype or "float32").removeprefix("torch.")
-    expected = forecast(
-        checkpoint.config, recipe, request.to, trained_window(checkpoint.config), checkpoint.name, request.gpu, kind,
+    kind, window = str(text_config(checkpoint.config).dtype or "float32"), trained_window(checkpoint.config)
+    forecasted = forecast(
+        checkpoint.config, recipe, request.to, window, checkpoint.name, request.gpu, kind.removeprefix("torch."),
         launched() if request.shard else 1, request.sequence_parallel,
     )  # fmt: skip
-    if request.dry_run:
-        return expected
-    request.refuse_unused(["gpu"], "where something is trained")
-    folder_to_write(out, [checkpoint.source], request.overwrite)
-    expected.refuse_too_large()
+    if not request.dry_run:
+        request.refuse_unused(["gpu"], "where something is trained")
+        folder_to_write(out, [checkpoint.source], request.overwrite)
+        forecasted.refuse_too_large()
     tokenizer = checkpoint.tokenizer()
     begin = np.asarray(opening(tokenizer), np.int64)
     texts = {
@@ -169,6 +197,13 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
         TokenUnits(tokenizer), request.to, HELD_OUT, keys=request.keys, seed=recipe.seed,
     )  # fmt: skip
+
+    cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
+    stages = parts(recipe, request.to, window, cue)
+    rows = samplers(recipe, stages, list(texts.values()), begin, cue)
+    notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents))
+    if request.dry_run:
+        return replace(forecasted, notes=notes)
 
     def measure(model: Any) -> dict[str, Any]:
         seen: Reading = ground.measure(model)
@@ -184,10 +219,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
             "texts": digest_of(texts),
         }  # fmt: skip
         states = States(beside(out), json.loads(json.dumps(asked)), together)
-        cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
         run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
         if request.self_test:
-            found = self_test(run, checkpoint.name, expected.memory.total)
+            found = self_test(run, checkpoint.name, forecasted.memory.total)
             return found if together.first else None
         with states.opened(request.overwrite), shown() as update:
 
@@ -198,7 +232,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
             run.heard = heard
             run.run()
-            notes = finished(run, checkpoint)
+            finished(run)
             done = Trained(
                 folder_to_write(out, [checkpoint.source], request.overwrite),
                 recipe, checkpoint.name, request.texts, request.to,
