@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import ropewalk
 from ropewalk.cli.main import run
+from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recipes.recipe_entries import RECIPES
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -91,6 +92,27 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
     table = said(capsys, "train", "yarn", model, texts, "--to", TO, "--dry-run")
     assert "--memory" in table
     assert os.listdir() == ["texts"]
+
+
+@pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
+def test_every_recipe_passes_the_self_test(name, model, texts, capsys):
+    assert "nothing wrong was found" in said(capsys, "train", name, model, texts, "-o", "out", *QUICK, "--self-test")
+
+
+def test_a_self_test_writes_nothing_and_says_by_its_code_what_is_wrong(model, texts, capsys, monkeypatch):
+    line = ["train", "pose", model, texts, "-o", "out", *QUICK, "--self-test"]
+    assert json.loads(said(capsys, *line, "--json"))["sound"] is True
+    plain = OneShot.losses
+    monkeypatch.setattr(OneShot, "losses", lambda *given: plain(*given).flip(1))  # the last sees the first
+    assert run(list(map(str, line))) == 1
+    assert "WRONG" in capsys.readouterr().out
+    assert sorted(path.name for path in Path().iterdir()) == ["texts"]
+
+
+def test_one_process_has_nobody_to_share_with(model, texts, capsys):
+    line = ["train", "pose", model, texts, "-o", "out", *QUICK]
+    assert "one process alone" in refused(capsys, *line, "--shard")
+    assert "2 are to share a sequence" in refused(capsys, *line, "--sequence-parallel", 2)
 
 
 def test_python_does_the_same(model, texts):
