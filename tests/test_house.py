@@ -76,7 +76,7 @@ COVERED = {
     "tests/verbs/test_request.py": "common/lengths",
     "tests/verbs/test_plan.py": "planning/calibrate planning/cost planning/hardware planning/measure "
     "planning/plan_view planning/planner planning/published",
-    "tests/demo/test_train.py": "demo/drills texts/builtin",
+    "tests/demo/test_pretrain.py": "demo/drills texts/builtin",
     "tests/verbs/test_cases.py": "rope/trial",
     "tests/report/test_table_and_picture.py": "report/picture report/table",
     "tests/serving/test_server.py": "serving/application serving/gate serving/job serving/protocol serving/sampling",

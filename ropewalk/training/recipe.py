@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16"),
 }
 LEAST = {
-    "steps": 1, "batch": 1, "micro": 1, "rank": 1, "chunk": 16, "save_every": 1, "evaluate_every": 0, "warmup": 0,
+    "steps": 1, "batch": 1, "micro": 1, "rank": 1, "chunk": 1, "save_every": 1, "evaluate_every": 0, "warmup": 0,
     "seed": 0, "window": 2,
 }  # fmt: skip
 

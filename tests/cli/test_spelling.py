@@ -43,7 +43,7 @@ def test_no_two_options_of_a_verb_are_spelled_alike(name):
 
 @pytest.mark.parametrize(("line", "said"), [
     ("eval demo", "'eval' is no verb; did you mean 'evaluate'?"),
-    ("list", "did you mean 'methods' or 'tasks'?"),
+    ("list", "did you mean 'methods' or 'tasks' or 'recipes'?"),
     ("some/model", "ropewalk inspect some/model to look at a model"),
     ("--to 2k", "no verb before --to"),
     ("extend demo --length 2k", "did you mean '--to'"),

@@ -156,7 +156,10 @@ def test_e2_leaves_the_rope_as_it_was_trained() -> None:
 
 
 def test_a_rope_that_no_configuration_says_is_on_while_it_trains() -> None:
-    method, base = trained(short(method="entropy-abf", steps=1, warmup=0)), trained(short(method="abf", steps=1, warmup=0))
+    method, base = (
+        trained(short(method="entropy-abf", steps=1, warmup=0)),
+        trained(short(method="abf", steps=1, warmup=0)),
+    )
     assert method.log[0].loss != base.log[0].loss
     assert next(iter(read(method.model.config).values())).is_plain
 
