@@ -103,7 +103,9 @@ class Forecast(Result):
         )
 
     def show(self, console: Console) -> None:
-        console.print(f"{self.recipe.name} to {self.to:,} tokens by {self.recipe.method}, on {self.model}", style="bold")
+        console.print(
+            f"{self.recipe.name} to {self.to:,} tokens by {self.recipe.method}, on {self.model}", style="bold"
+        )
         console.print(
             f"{self.recipe.steps:,} steps, {self.tokens:,} tokens; {self.trained:,} of {self.parameters:,} weights move"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,10 +64,11 @@ class Trained(Result):
         )
         losses = [one.loss for one in self.log]
         tail = losses[-max(1, len(losses) // 10) :]
-        console.print(f"loss {losses[0]:.3f} at first, {sum(tail) / len(tail):.3f} over the last tenth")
+        over = f"over the last {len(tail)} steps" if tail[1:] else "at last"
+        console.print(f"loss {losses[0]:.3f} at first, {sum(tail) / len(tail):.3f} {over}")
         if skipped:
             console.print(f"{skipped} steps had no finite gradient, and moved no weight")
-        if len(self.readings) > 1:
+        if len(self.readings) > 1 and self._lines():
             table = columns("", *(f">{'before' if not step else f'step {step:,}'}" for step in sorted(self.readings)))
             for name, label in self._lines():
                 cells = [self._cell(self.readings[step], name) for step in sorted(self.readings)]
@@ -74,7 +76,8 @@ class Trained(Result):
             console.print(table)
         for note in self.notes:
             console.print(note, soft_wrap=True)
-        console.print(f"\nwritten to {self.folder}, which {PAGE} shows", soft_wrap=True)
+        console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training", soft_wrap=True)
+        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}", soft_wrap=True)
 
     def _lines(self) -> list[tuple[tuple[str, str], str]]:
         first = self.readings[min(self.readings)]
