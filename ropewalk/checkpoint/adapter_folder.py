@@ -22,7 +22,7 @@ from ropewalk.common.lengths import show
 from ropewalk.common.outside import parse, read_json
 from ropewalk.common.results import Result
 from ropewalk.rope.config import spec_from_json
-from ropewalk.rope.spec import RopeSpec
+from ropewalk.rope.spec import STILL, RopeSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,7 +194,7 @@ def _alike(one: RopeSpec, other: RopeSpec) -> bool:
     return (
         one.style == other.style
         and one.inv_freq.shape == other.inv_freq.shape
-        and torch.allclose(one.inv_freq, other.inv_freq, rtol=1e-6, atol=1e-30)
+        and torch.allclose(one.inv_freq, other.inv_freq, rtol=1e-6, atol=STILL)
         and abs(one.attention_factor - other.attention_factor) <= 1e-6
         and abs(one.logit_scale - other.logit_scale) <= 1e-6
         and one.beside == other.beside

@@ -88,6 +88,8 @@ CATALOGUE: tuple[Entry, ...] = (
           "2412.07171"),
     Entry("cope", "CoPE (clipped RoPE)", "frequencies.cope:CoPE", "pairs that never finish a turn fade to no rotation",
           F, "claimed by ports", "yes: longrope", "2602.05258"),
+    Entry("drope", "DroPE", "frequencies.drope:DroPE", "no pair rotates; trained briefly at the window", F, "no",
+          "yes: longrope", "2512.12167"),
     Entry("self-extend", "SelfExtend", "attention.self_extend:SelfExtend", "exact positions near, grouped ones far", P,
           "yes", CODE, "2401.01325"),
     Entry("dca", "Dual Chunk Attention", "attention.dual_chunk:DualChunk",
@@ -130,6 +132,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("s2-attention", "Shifted sparse attention", "attention.s2:S2Attention",
           "groups, shifted for half of the heads; for training", "visibility", "no", "not needed: plain at inference",
           "2309.12307"),
+    Entry("scca", "SCCA (shifted cross chunk attention)", "attention.scca:SCCA",
+          "chunks of keys, shifted for groups of heads; for training", "visibility", "no",
+          "not needed: plain at inference", "2312.07305"),
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
-from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
+from ropewalk.rope.spec import ALL, STILL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -319,7 +319,7 @@ def check(model: nn.Module, expected: Mapping[str, RopeSpec | Frequencies], tole
 
 
 def _close(have: Tensor, expected: Tensor, tolerance: float) -> Tensor:
-    return torch.isclose(have.detach().double().cpu(), expected, rtol=tolerance, atol=1e-30)
+    return torch.isclose(have.detach().double().cpu(), expected, rtol=tolerance, atol=STILL)
 
 
 def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 ALL = "all"  # the layer type of models whose layers share one rotary embedding
+STILL = 2e-30  # radians per token, above all that the factor of a pair that does not rotate, 1e30, leaves in float32
 
 # Types whose shipped checkpoints were trained with the scaling in place: a further extension goes on top of it.
 TRAINED_IN = frozenset({"llama3", "longrope", "proportional"})

@@ -119,6 +119,23 @@ def s2(group: int, heads: int) -> Rule:
     return rule
 
 
+def scca(pattern: str, heads: int, chunk: int | None = None, groups: int = 4) -> Rule:
+    """A key that is moved back by its group's shift falls into the query's chunk."""
+
+    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
+        w = chunk or math.ceil(length / 4)
+        shares = groups if pattern == "flow" else 2
+        seen = []
+        for head in range(heads):
+            group = max(g for g in range(shares) if heads * g // shares <= head)
+            shift = group * w if pattern == "flow" else group * w // 2
+            moved = (n + shift) // w == m // w
+            seen.append(torch.where(m // w * w < shift, n < w, moved))
+        return Pairs(torch.stack(seen) & (m >= n), m - n)
+
+    return rule
+
+
 def gali_positions(length: int, window: int, local: int) -> list[Fraction]:
     """The paper's procedure: split the oldest whole positions into g, one after the other, until there are enough."""
     found = [Fraction(i) for i in range(min(length, window))]

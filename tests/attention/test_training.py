@@ -22,6 +22,8 @@ RULES = {
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "s2-attention(group_size=16)": oracle.s2(16, 4),
     "s2-attention": oracle.s2(N // 4, 4),
+    "scca": oracle.scca("flow", 4),
+    "scca(pattern='fixed', chunk=16)": oracle.scca("fixed", 4, 16),
 }
 every = pytest.mark.parametrize("spelling", RULES)
 
@@ -100,7 +102,7 @@ def test_a_layer_computed_again_sees_its_own_forward_pass(spelling):
     close(got, expected, 1e-6)
 
 
-@pytest.mark.parametrize("spelling", ["s2-attention(group_size=16)", "dca", "yarn+self-extend"])
+@pytest.mark.parametrize("spelling", ["s2-attention(group_size=16)", "scca(chunk=16)", "dca", "yarn+self-extend"])
 def test_packed_documents_have_the_gradients_of_documents_alone(spelling):
     model, ids = llama(), tokens(1, 80)
     documents = (torch.arange(80) >= 30).long()[None]

@@ -45,6 +45,7 @@ FACTORS: dict[str, list[float]] = {
     "clex(weights='zero')": [1, 1.639185, 2.686929, 3.440093, 4.404374, 7],
     "cope": [1, 1, 1, 1, 1.034944, 1e30],
     "cope(n=20)": [1, 1, 1, 1, 1.117855, 1e30],
+    "drope": [1e30] * 6,
     "harpe(base_min=500000, base_max=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
 }  # fmt: skip
 
@@ -69,6 +70,10 @@ PAIRS: dict[str, oracle.Rule] = {
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
     "s2-attention(group_size=16)": oracle.s2(16, 4),
+    "scca(chunk=16)": oracle.scca("flow", 4, 16),
+    "scca(chunk=7, groups=3)": oracle.scca("flow", 4, 7, 3),
+    "scca(pattern='fixed', chunk=16)": oracle.scca("fixed", 4, 16),
+    "scca(pattern='fixed', chunk=9)": oracle.scca("fixed", 4, 9),
     "dca(chunk_size=20, local_size=5)+yarn-temperature(growing=True)": oracle.yarn_temperature(
         L, None, oracle.dual_chunk(15, 20)
     ),
@@ -85,6 +90,8 @@ PAIRS: dict[str, oracle.Rule] = {
     "rerope(effective_window=16)": oracle.rerope(4),
     "log-n(effective_window=16)": oracle.log_n(16),
     "attention-alignment(tau=0.8)": oracle.heated(1.25),
+    "scca": oracle.scca("flow", 4),
+    "scca(pattern='fixed')": oracle.scca("fixed", 4),
     "head-scale(scales=((1.0, 1.3, 0.7, 1.6),))": oracle.heated([1.0, 1.3, 0.7, 1.6]),
 }
 
