@@ -42,7 +42,7 @@ LISTED = {
 # Other modules without a test file of their own -> the test that covers them.
 COVERED = {
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
-    "training/recipes/low_rank training/recipes/skipwise",
+    "training/recipes/low_rank training/recipes/recalibration training/recipes/skipwise",
     "tests/verbs/test_train.py": "training/preparation training/trained",
     "tests/evaluation/test_long_context_callback.py": "evaluation/long_context",
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "

@@ -178,6 +178,7 @@ def forecast(
     Raises:
         UserError: if model, recipe and target do not fit.
     """
+    recipe.require(config, to)
     numbers, stages = shapes(config), parts(recipe, to, trained, cue=(0,))
     dtype = dtype if recipe.dtype == "auto" else recipe.dtype
     place, room = _place(device)

@@ -213,6 +213,7 @@ class Run:
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.recipe.require(self.model.config, self.to)
         self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = samplers(self.recipe, self.parts, self.documents, self.begin, self.cue)

@@ -103,8 +103,8 @@ def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence
         notes += extension_notes(checkpoint.config, rope, to)
     except (UserError, AttributeError):
         notes.append(
-            f"{rope.id} cannot be written into a configuration: the weights are, and it must be put on to read past "
-            "the window"
+            f"{rope.id} cannot be written into a configuration: the weights are, and were trained with it, so that it "
+            f"must be put on to read texts of any length: --methods '{rope.id}'"
         )
     if recipe.layout(ANY).rope == "trained":
         notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
+from ropewalk.methods.catalogue import method as method_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from ropewalk.methods.base import Method
     from ropewalk.training.positions.training_positions import TrainingPositions
 
@@ -205,9 +208,34 @@ class Recipe:
 
     def rope_method(self, stage: Stage) -> Method:
         """The rope of a stage."""
-        from ropewalk.methods.catalogue import method
+        return method_of(stage.method or self.method)
 
-        return method(stage.method or self.method)
+    def require(self, config: PreTrainedConfig, to: int) -> None:
+        """Refuse ropes that lack what must be given, and an attention that has no gradient.
+
+        Args:
+            config: of the model.
+            to: target length in tokens.
+
+        Raises:
+            UserError: naming the stage, or the attention.
+        """
+        stages = self.schedule_of_stages()
+        for i, (stage, _) in enumerate(stages):
+            try:
+                self.rope_method(stage).require(config, to)
+            except UserError as error:
+                where = f"stage {i + 1} of {len(stages)} of {self.name}, to {stage.rope:g} of the target: "
+                raise UserError(where * (len(stages) > 1) + error.message, error.mend) from None
+        if self.attention == "full":
+            return
+        attention = method_of(self.attention)
+        attention.require(config, to)
+        if any(getattr(part, "by_content", False) for part in getattr(attention, "parts", (attention,))):
+            raise UserError(
+                f"attention {attention.id} picks keys by content, which has no gradient: nothing could be trained",
+                "Say --attention s2-attention, scca, or full.",
+            )
 
     def layout(self, cue: tuple[int, ...] = ()) -> TrainingPositions:
         """How samples are laid out.

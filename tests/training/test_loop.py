@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ropewalk import PositionInterpolation
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import read
+from ropewalk.rope.live import rotaries
 from ropewalk.training.loop import Run, StepLog, parts, weighted
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.states import States
@@ -162,6 +163,38 @@ def test_a_rope_that_no_configuration_says_is_on_while_it_trains() -> None:
     )
     assert method.log[0].loss != base.log[0].loss
     assert next(iter(read(method.model.config).values())).is_plain
+
+
+def test_heads_of_one_base_train_as_one_base() -> None:
+    heads, one = (
+        trained(short(method=method, warmup=0))
+        for method in ("harpe(base_min=500000.0, base_max=500000.0)", "abf(base=500000.0)")
+    )
+    assert [log.loss for log in heads.log] == pytest.approx([log.loss for log in one.log], rel=1e-5)
+    spread = trained(short(method="harpe(base_min=1000.0, base_max=500000.0)", steps=1, warmup=0))
+    assert abs(spread.log[0].loss - one.log[0].loss) > 1e-3
+
+
+@pytest.mark.parametrize("pattern", ["flow", "fixed"])
+def test_a_chunk_of_the_whole_text_is_full_attention(pattern: str) -> None:
+    cut, whole, full = (
+        trained(short(attention=attention, warmup=0))
+        for attention in (f"scca(pattern={pattern}, chunk=16)", f"scca(pattern={pattern}, chunk={TARGET})", "full")
+    )
+    assert [log.loss for log in whole.log] == pytest.approx([log.loss for log in full.log], rel=1e-5)
+    assert abs(cut.log[0].loss - full.log[0].loss) > 1e-3
+
+
+def test_the_factors_of_the_second_leg_replace_those_of_the_first() -> None:
+    seen: list[torch.Tensor] = []
+    legs = [f"longrope(factors={[1.0 + i * k for i in range(8)]})" for k in (0.25, 0.5)]
+    stages = (Stage(2, rope=0.75, reach=0.5, method=legs[0]), Stage(2, method=legs[1]))
+    run = Run(short(stages=stages), plain(), TARGET, documents(), BEGIN)
+    run.heard = lambda log: seen.append(rotaries(run.model)[0].inv_freq.clone())
+    run.run()
+    base = 1e4 ** (-torch.arange(0, 16, 2) / 16)
+    for step, k in enumerate((0.25, 0.25, 0.5, 0.5)):
+        assert torch.allclose(seen[step], base / (1 + k * torch.arange(8)))
 
 
 def test_measuring_changes_no_weight() -> None:

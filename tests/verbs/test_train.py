@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -61,15 +62,22 @@ def refused(capsys, *words) -> str:
 
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, capsys):
-    found = json.loads(said(capsys, "train", name, model, texts, "-o", "out", *QUICK, "--json"))
+    given = name
+    if name == "longrope":  # wants factors, of 8 pairs
+        given = "given.json"
+        recipe = longrope([1 + i / 8 for i in range(8)], [1 + i / 4 for i in range(8)])
+        (texts.parent / given).write_text(json.dumps(recipe.to_dict()))
+    found = json.loads(said(capsys, "train", given, model, texts, "-o", "out", *QUICK, "--json"))
     assert [one["step"] for one in found["log"]] == [1, 2, 3]
-    assert sorted(path.name for path in Path().iterdir() if path.name != "texts") == ["out"]
+    assert sorted(path.name for path in Path().iterdir() if path.name not in ("texts", given)) == ["out"]
     seen = json.loads(said(capsys, "inspect", "out", "--json"))
     assert not seen["problems"]
     before, after = (load_file(folder / "model.safetensors") for folder in (model, Path("out")))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[key], after[key]) for key in before) or name == "entropy-abf"
-    if name not in ("entropy-abf",):
+    if name in ("entropy-abf", "harpe"):
+        assert "cannot be written" in found["notes"][0]
+    else:
         assert seen["length"] == TO
     assert "training.json" in os.listdir("out")
 
@@ -131,6 +139,9 @@ def test_python_does_the_same(model, texts):
         (["pi", "--learning-rate", "nan"], "learning_rate"),
         (["pi", "--positions", "pose", "--packing", "documents"], "pick from one document"),
         (["pi", "--to", "1m"], "no text has"),
+        (["longrope"], "longrope has no factors"),
+        (["longrope", "--dry-run"], "longrope has no factors"),
+        (["pi", "--attention", "vertical-slash"], "no gradient"),
         (["segmented", "--window", 30], "multiple"),
         (["pi", "--gpu", "h100"], "--gpu changes nothing"),
         (["recipe.json"], "recipe.json"),

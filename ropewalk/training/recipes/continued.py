@@ -19,6 +19,21 @@ def entropy_abf() -> Recipe:
     )
 
 
+def harpe() -> Recipe:
+    """HARPE: a base for every head, the target's length from the first step on; 6 G tokens of 128k (arXiv 2412.07171).
+
+    Its batch and warmup are not known; here a step is of 4 M tokens.
+    """
+    return Recipe(
+        name="harpe",
+        method="harpe(base_min=1000000.0, base_max=5000000.0)",
+        packing="documents",
+        steps=1430,
+        batch=32,
+        learning_rate=2e-5,
+    )
+
+
 def prolong() -> Recipe:
     """ProLong: an eighth of the target, then all of it, documents apart (arXiv 2410.02660).
 

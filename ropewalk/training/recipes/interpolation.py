@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ropewalk.training.recipe import Recipe, Stage
 
 
@@ -32,6 +34,29 @@ def yarn() -> Recipe:
         batch=64,
         learning_rate=2e-5,
         warmup=20,
+        schedule="linear",
+    )
+
+
+def longrope(half: Sequence[float] = (), whole: Sequence[float] = ()) -> Recipe:
+    """LongRoPE: 400 steps at half of the target, then 600 at the target, each with its own factors (arXiv 2402.13753).
+
+    What follows in the paper is a search alone: for eight times as far, and for short texts.
+
+    Args:
+        half: one factor per pair of dimensions, as a search for half of the target found them.
+        whole: the same for the target. A recipe without factors is refused before its first step.
+    """
+    first, last = (f"longrope(factors={[*map(float, factors)]})" if factors else "" for factors in (half, whole))
+    return Recipe(
+        name="longrope",
+        method=last or "longrope",
+        steps=1000,
+        stages=(Stage(400, rope=0.5, reach=0.5, method=first), Stage(600)),
+        restart=True,
+        batch=32,
+        learning_rate=2e-5,
+        warmup=0,
         schedule="linear",
     )
 

@@ -44,6 +44,14 @@ def longqlora() -> Recipe:
     )
 
 
+def scca() -> Recipe:
+    """SCCA: shifted cross chunk attention in training, and adapters (arXiv 2312.07305).
+
+    The paper's numbers are not known; here are LongLoRA's.
+    """
+    return replace(longlora(), name="scca", attention="scca", also=())
+
+
 def overnight() -> Recipe:
     """Llama-3 ten-fold overnight: a base of 2e8, QLoRA of rank 32 and embeddings, 20,000 samples (arXiv 2404.19553)."""
     return Recipe(

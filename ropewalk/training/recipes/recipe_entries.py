@@ -41,6 +41,8 @@ RECIPES: tuple[RecipeEntry, ...] = (
     RecipeEntry("pi", "Position interpolation", "interpolation:pi", "1,000 steps at the target's length", "2306.15595"),
     RecipeEntry("yarn", "YaRN", "interpolation:yarn", "400 steps at half of the target, 200 at the whole factor",
                 "2309.00071"),
+    RecipeEntry("longrope", "LongRoPE", "interpolation:longrope",
+                "half of the target, then all of it; searched factors for each, which must be given", "2402.13753"),
     RecipeEntry("growlength", "GrowLength", "interpolation:growlength", "samples that double, at constant tokens",
                 "2310.00576"),
     RecipeEntry("pose", "PoSE", "skipwise:pose", "short samples with a jump; the one to begin with", "2309.10400"),
@@ -57,13 +59,17 @@ RECIPES: tuple[RecipeEntry, ...] = (
     RecipeEntry("longlora", "LongLoRA", "low_rank:longlora", "shifted sparse attention, adapters, embeddings, norms",
                 "2309.12307"),
     RecipeEntry("longqlora", "LongQLoRA", "low_rank:longqlora", "the same on weights in four bits", "2311.04879"),
+    RecipeEntry("scca", "SCCA", "low_rank:scca", "shifted cross chunk attention, adapters", "2312.07305"),
     RecipeEntry("overnight", "Llama-3 ten-fold overnight", "low_rank:overnight", "a large base and QLoRA",
                 "2404.19553"),
     RecipeEntry("entropy-abf", "Entropy-aware ABF", "continued:entropy_abf", "six steps on 100 long samples",
                 "2401.07004"),
+    RecipeEntry("harpe", "HARPE", "continued:harpe", "a base per head, in one stage", "2412.07171"),
     RecipeEntry("prolong", "ProLong", "continued:prolong", "two lengths, documents apart", "2410.02660"),
     RecipeEntry("llama-2-long", "Llama 2 Long", "continued:llama_2_long", "a larger base, 400 G tokens", "2309.16039"),
     RecipeEntry("lwm", "Large World Model", "continued:lwm", "five lengths, five bases", "2402.08268"),
+    RecipeEntry("drope", "DroPE", "recalibration:drope", "rotation dropped, recalibrated at the pretrained window",
+                "2512.12167"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}

@@ -1,9 +1,11 @@
 """``method.on``: nothing changes at s = 1, everything is put back, only what should change does."""
 
+import json
 import re
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from ropewalk import UserError, method
 from ropewalk.rope import live
@@ -23,7 +25,7 @@ from tests.matrix import (
     near,
     same,
 )
-from tests.models import shared, tiny
+from tests.models import shared, tiny, tokens
 
 HARPE = "harpe(base_min=1000000.0, base_max=5000000.0)"
 STATIC = [m for m in METHODS + VARIANTS if not method(m).runtime]
@@ -183,3 +185,36 @@ def test_fingerprints_tell_methods_apart():
 def test_a_runtime_method_that_does_not_act_has_another_fingerprint(spelling):
     chosen = method(spelling)
     assert chosen.fingerprint(shared("llama"), WINDOW) != chosen.fingerprint(shared("llama"), TARGET)
+
+
+# DroPE, by what a rotation is
+
+
+@torch.no_grad()
+def test_drope_is_no_cosine_but_one_and_no_sine_but_zero_and_so_is_its_export(tmp_path):
+    model, ids = tiny("llama").double(), tokens(2, 90)
+    rotary = model.model.rotary_emb
+    hook = rotary.register_forward_hook(lambda _, given, out: (torch.ones_like(out[0]), torch.zeros_like(out[1])))
+    dropped = model(ids).logits
+    hook.remove()
+    rotated = model(ids).logits
+    with method("drope").on(model, to=TARGET):
+        assert torch.equal(model(ids).logits, dropped)
+    assert not torch.allclose(rotated, dropped, atol=1e-2)
+
+    written = tiny("llama")
+    method("drope").extend(written, to=TARGET)
+    written.save_pretrained(tmp_path)
+    parameters = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
+    assert parameters["long_factor"] == parameters["short_factor"] == [1e30] * 8
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path).double()(ids).logits, dropped)
+
+
+@pytest.mark.parametrize(("layers", "order"), [(1, False), (2, True)])
+@torch.no_grad()
+def test_under_drope_one_layer_does_not_know_the_order_and_two_do(layers, order):
+    model, ids = tiny("llama", num_hidden_layers=layers).double(), tokens(1, 90)
+    other = torch.cat([ids[:, torch.randperm(89, generator=torch.Generator().manual_seed(0))], ids[:, -1:]], 1)
+    with method("drope").on(model, to=TARGET):
+        moved = (model(ids).logits[0, -1] - model(other).logits[0, -1]).abs().max()
+    assert (moved > 1e-3) == order and (order or moved < 1e-12)

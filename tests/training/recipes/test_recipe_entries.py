@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from ropewalk.common.errors import UserError
 from ropewalk.training.loop import parts
 from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES, recipe
 from ropewalk.training.schedule import factor
+from tests.models import shared
 
 IDS = [entry.id for entry in RECIPES]
 WINDOW, TARGET = 4096, 131072
@@ -42,6 +45,8 @@ def test_its_ropes_are_in_the_catalogue(name: str) -> None:
     [
         ("pi", 0, 2e-6), ("pi", 10, 1.1e-5), ("pi", 20, 2e-5), ("pi", 999, 2e-5),
         ("yarn", 10, 1e-5), ("yarn", 20, 2e-5), ("yarn", 210, 1e-5), ("yarn", 400, 0),
+        ("longrope", 0, 2e-5), ("longrope", 200, 1e-5), ("longrope", 400, 0), ("harpe", 1429, 2e-5),
+        ("drope", 50, 5e-5), ("drope", 100, 1e-4), ("drope", 2550, 5e-5), ("drope", 5000, 0),
         ("prolong", 250, 5e-6), ("prolong", 500, 1e-5), ("prolong", 2750, 5.5e-6), ("prolong", 5000, 1e-6),
         ("llama-2-long", 1000, 1e-5), ("llama-2-long", 2000, 2e-5), ("llama-2-long", 51000, 1.1e-5),
         ("llama-2-long", 100_000, 2e-6),
@@ -73,3 +78,34 @@ def test_yarns_second_leg_changes_the_rope_alone() -> None:
     first, second = parts(recipe("yarn"), TARGET, WINDOW)
     assert (first.reach, first.window) == (second.reach, second.window) == (TARGET // 2, TARGET // 2)
     assert (first.rope, second.rope) == (TARGET // 2, TARGET)
+
+
+def test_longropes_legs_have_their_factors_or_are_refused() -> None:
+    config = shared("llama").config
+    pairs = range(config.head_dim // 2)
+    half, whole = [1 + i / 7 for i in pairs], [1 + 3 * i / 7 for i in pairs]
+    first, second = (method.factors for stage in parts(longrope(half, whole), TARGET, WINDOW)
+                     for method in [longrope(half, whole).rope_method(stage.stage)])  # fmt: skip
+    assert (first, second) == (tuple(half), tuple(whole))
+    longrope(half, whole).require(config, TARGET)
+    with pytest.raises(UserError, match=r"stage 1 of 2 of longrope, to 0.5 of the target: longrope has no factors"):
+        recipe("longrope").require(config, TARGET)
+    with pytest.raises(UserError, match="stage 2 of 2"):
+        longrope(half).require(config, TARGET)
+
+
+def test_drope_trains_at_the_window_a_rope_for_the_target() -> None:
+    (only,) = parts(recipe("drope"), TARGET, WINDOW)
+    assert (only.window, only.reach, only.rope) == (WINDOW, WINDOW, TARGET)
+    assert only.steps * only.rows * only.window == pytest.approx(10.5e9, rel=1e-2)
+
+
+def test_harpes_tokens_are_the_papers() -> None:
+    (only,) = parts(recipe("harpe"), TARGET, WINDOW)
+    assert only.steps * only.rows * only.window == pytest.approx(6e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["vertical-slash", "dca+vertical-slash", "infllm"])
+def test_an_attention_without_gradients_is_refused(attention: str) -> None:
+    with pytest.raises(UserError, match="has no gradient"):
+        recipe("pi").with_changes({"attention": attention}).require(shared("llama").config, TARGET)
