@@ -11,11 +11,11 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 @dataclass(frozen=True)
 class DroPE(FrequencyMethod):
-    """No pair rotates any more: cos = 1 and sin = 0 at every position. Needs training, at the window that the model has.
+    """No pair rotates any more: cos = 1 and sin = 0 at every position. Needs training, at the window of the model.
 
-    What is left of positions is the causal mask, so that no length brings an angle that is new. Sliding-window layers of
-    mixed models go on rotating, as under every method; the paper's models have none. Its norms on queries and keys, and
-    its temperature at test time, are not here.
+    What is left of positions is the causal mask, so that no length brings an angle that is new. Sliding-window layers
+    of mixed models go on rotating, as under every method; the paper's models have none. Its norms on queries and keys,
+    and its temperature at test time, are not here.
     """
 
     name: ClassVar[str] = "drope"
