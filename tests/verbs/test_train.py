@@ -60,16 +60,22 @@ def refused(capsys, *words) -> str:
     return capsys.readouterr().err
 
 
+GIVEN = "given.json"
+
+
+def startable(name: str) -> str:
+    """A recipe by its name, or the file that holds it with the factors that it wants, of eight pairs."""
+    if name != "longrope":
+        return name
+    Path(GIVEN).write_text(json.dumps(longrope(*([1 + i / k for i in range(8)] for k in (8, 4))).to_dict()))
+    return GIVEN
+
+
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, capsys):
-    given = name
-    if name == "longrope":  # wants factors, of 8 pairs
-        given = "given.json"
-        recipe = longrope([1 + i / 8 for i in range(8)], [1 + i / 4 for i in range(8)])
-        (texts.parent / given).write_text(json.dumps(recipe.to_dict()))
-    found = json.loads(said(capsys, "train", given, model, texts, "-o", "out", *QUICK, "--json"))
+    found = json.loads(said(capsys, "train", startable(name), model, texts, "-o", "out", *QUICK, "--json"))
     assert [one["step"] for one in found["log"]] == [1, 2, 3]
-    assert sorted(path.name for path in Path().iterdir() if path.name not in ("texts", given)) == ["out"]
+    assert sorted(path.name for path in Path().iterdir() if path.name not in ("texts", GIVEN)) == ["out"]
     seen = json.loads(said(capsys, "inspect", "out", "--json"))
     assert not seen["problems"]
     before, after = (load_file(folder / "model.safetensors") for folder in (model, Path("out")))
@@ -104,7 +110,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
 
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_passes_the_self_test(name, model, texts, capsys):
-    assert "nothing wrong was found" in said(capsys, "train", name, model, texts, "-o", "out", *QUICK, "--self-test")
+    words = ["train", startable(name), model, texts, "-o", "out", *QUICK, "--self-test"]
+    assert "nothing wrong was found" in said(capsys, *words)
 
 
 def test_a_self_test_writes_nothing_and_says_by_its_code_what_is_wrong(model, texts, capsys, monkeypatch):
