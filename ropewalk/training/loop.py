@@ -195,6 +195,7 @@ class Run:
         cue: token ids of a sentence that ends a sample, for positions that need one.
         measure: asked before the first step, every ``evaluate_every`` and after the last; gives plain values.
         heard: told of every step.
+        noted: told of every measurement.
         log: of the steps done.
         readings: what ``measure`` gave, by steps done.
     """
@@ -209,6 +210,7 @@ class Run:
     cue: tuple[int, ...] = ()
     measure: Callable[[PreTrainedModel], Mapping[str, Any]] | None = None
     heard: Callable[[StepLog], None] = lambda log: None
+    noted: Callable[[int, Mapping[str, Any]], None] = lambda step, reading: None
     log: list[StepLog] = field(default_factory=list)
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -339,6 +341,8 @@ class Run:
                 with torch.random.fork_rng(), torch.no_grad(), self._to_be_written():
                     self.readings[done] = self.measure(self.model)
                 self.model.train()
+            if self.processes.first:
+                self.noted(done, self.readings[done])
             self.readings.setdefault(done, {})  # the others know that it is done
             self.processes.wait()
 

@@ -100,6 +100,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
             go on from lie in FOLDER.training until it is done.
         test: Texts that are measured on; by default some of those, which are then not trained on.
         keys: Pass keys per length and evaluation; 0: none.
+        track: Log every step and evaluation to tensorboard, wandb or trackio, if it is installed.
         overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
         dry_run: Say what it will take, and do nothing.
         self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
@@ -113,6 +114,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     out: Place | None = None
     test: Source = ""
     keys: Number = 10
+    track: str = ""
     overwrite: bool = False
     dry_run: bool = False
     self_test: bool = False
@@ -171,6 +173,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.self_test import self_test
     from ropewalk.training.sharding import shard, weights
     from ropewalk.training.states import States, beside
+    from ropewalk.training.tracking import kind_of, numbers, read, tracked
     from ropewalk.training.trained import Trained
 
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
@@ -182,6 +185,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     )  # fmt: skip
     if not request.dry_run:
         request.refuse_unused(["gpu"], "where something is trained")
+        kind_of(request.track)
         folder_to_write(out, [checkpoint.source], request.overwrite)
         forecasted.refuse_too_large()
     tokenizer = checkpoint.tokenizer()
@@ -223,14 +227,20 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         if request.self_test:
             found = self_test(run, checkpoint.name, forecasted.memory.total)
             return found if together.first else None
-        with states.opened(request.overwrite), shown() as update:
+        with (
+            states.opened(request.overwrite),
+            shown() as update,
+            tracked(request.track if together.first else "", out.name, out.parent, asked) as track,
+        ):
 
             def heard(log: Any) -> None:
                 if together.first:
+                    track(log.step, numbers(log))
                     speed = log.tokens / max(log.seconds, 1e-9)
                     update(Progress(log.step, recipe.steps, f"loss {log.loss:.3f}, {speed:,.0f} tokens/s"))
 
             run.heard = heard
+            run.noted = lambda step, reading: track(step, read(reading))
             run.run()
             finished(run)
             done = Trained(
