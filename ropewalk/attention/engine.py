@@ -365,6 +365,7 @@ class Engine:
             own = layout.cached.own(attached.layer.index, key, value)
         if own is not None:
             key, value = key.detach(), value.detach()
+        slots = key
         if view.keys < key.shape[-2]:
             key, value = key[:, :, : view.keys], value[:, :, : view.keys]
         regions = self._regions_of(attached, sliding, layout.length)
@@ -386,7 +387,7 @@ class Engine:
         )
         out = call.attend()
         if caching:
-            attached.memo.end(key)
+            attached.memo.end(slots)
         return out if spread is None else spread.to_tokens(out)
 
     def _refuse_unseen(self, layer: Layer, slots: int, layout: Layout, may_forget: bool) -> None:
