@@ -184,7 +184,13 @@ def plan(
         cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
         skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
         calibration=calibration,
-        notes=[*checkpoint.notes, *_standing(checkpoint, to, first), *_notes(config, numbers, window, to), *refusals, *why],
+        notes=[
+            *checkpoint.notes,
+            *_standing(checkpoint, to, first),
+            *_notes(config, numbers, window, to),
+            *refusals,
+            *why,
+        ],
         short_tax=SHORT_TAX if longer else (),
         commands=commands,
     )

@@ -144,8 +144,8 @@ class RopeSpec:
         """The spec that an extension starts from.
 
         ``linear``, ``dynamic`` and ``yarn`` are replaced: the plain frequencies and the pretrained window. What a model
-        was trained with (``llama3``, ``longrope``, and ``trained_in``) stays below the new factors, and what it is for is
-        the window.
+        was trained with (``llama3``, ``longrope``, and ``trained_in``) stays below the new factors, and the window
+        is the length that it is for.
 
         Args:
             on_top: overrides that choice.
