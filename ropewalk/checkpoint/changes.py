@@ -16,6 +16,7 @@ from ropewalk.checkpoint.edits import LENGTHS
 from ropewalk.checkpoint.weights import check_weights, compared
 from ropewalk.common.errors import UserError, cut, did_you_mean
 from ropewalk.common.lengths import said
+from ropewalk.common.outside import read_json
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import lookalikes, problems, record, trial
 from ropewalk.rope.config import STATED
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Impossible = Iterator[tuple[str, Any, str]]  # key, value seen, what is expected
 INNER = "text_config"
 FITS = trial.RUNS + 1
+SPECIAL = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
 COMMON = frozenset({*lookalikes.DECIDING, *WHOLE, *STATED, INNER, rope_config.RECORD, "auto_map", "torch_dtype"})
 TOGETHER = "Nothing was written. What belongs together goes in one line: --set KEY=VALUE --set KEY=VALUE."
 FORGET = (
@@ -55,11 +57,15 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
             if near and near != key and key not in before:
                 raise UserError(f"{file.name} has no key {key!r}; did you mean {near!r}?", "Nothing was written.")
         _refuse_new(file, impossible_beside(file.name, before), impossible_beside(file.name, after), changed)
+        if file.name == "generation_config.json" and (beside := file.with_name("config.json")).is_file():
+            raw = read_json(beside)
+            _refuse_new(file, _past_vocabulary(before, raw), _past_vocabulary(after, raw), changed)
         return
     for steps in changed:
         for key, hint in _unknown(steps, before, after):
             raise UserError(f"neither {file.name} nor transformers knows the key {key!r}{hint}", "Nothing was written.")
     _refuse_new(file, impossible(before), impossible(after), changed)
+    _refuse_new(file, _unusable(before), _unusable(after), changed)
     was, is_now = (_Looked.at(content, file.parent) for content in (before, after))
     old = {(one.code, one.key) for one in was.problems}
     mends = bool(old - {(one.code, one.key) for one in is_now.problems}) or any(impossible(before))
@@ -95,8 +101,44 @@ def _refuse_new(file: Path, before: Impossible, after: Impossible, changed: Sequ
     """Refuse values that no model can have, but for those that stand there already."""
     known, own = {key for key, *_ in before}, {".".join(steps) for steps in changed}
     for key, seen, expected in after:
-        if key not in known or key in own:
+        if key not in known or key in own or key.split(".")[0] in own:
             raise UserError(f"{file.name}: {key} would be {said(seen)}, expected {expected}", "Nothing was written.")
+
+
+def _past_vocabulary(content: Mapping[str, Any], config: Mapping[str, Any]) -> Impossible:
+    """Special tokens without a row of the embedding; published files have such, so they are refused only where set."""
+    inner = config.get(INNER)
+    size = (inner if isinstance(inner, dict) else config).get("vocab_size")
+    for key, value in content.items():
+        ids = value if isinstance(value, list) else [value]
+        if key in SPECIAL and isinstance(size, int) and any(isinstance(one, int) and one >= size for one in ids):
+            yield key, value, f"a number below the vocabulary's {size:,}"
+
+
+def _unusable(config: Mapping[str, Any]) -> Impossible:
+    """What no model of transformers can be made of; other engines know more, so it is refused only where it is set."""
+    import transformers
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as QUANTISED
+
+    yield from _past_vocabulary(config, config)
+    inner = config.get(INNER)
+    if isinstance(inner, dict):
+        yield from ((f"{INNER}.{key}", *more) for key, *more in _past_vocabulary(inner, config))  # type: ignore[misc]
+    for name in config.get("architectures") or []:
+        if "auto_map" not in config and not isinstance(getattr(transformers, name, None), type):
+            yield "architectures", config["architectures"], "names of classes of transformers"
+            break
+    quantised = config.get("quantization_config")
+    if quantised is not None and not isinstance(quantised, dict):
+        yield "quantization_config", quantised, "an object"
+    elif quantised is not None and not _bitsandbytes(quantised) and quantised.get("quant_method") not in QUANTISED:
+        known = ", ".join(sorted(QUANTISED))
+        yield "quantization_config.quant_method", quantised.get("quant_method"), f"one of {known}"
+
+
+def _bitsandbytes(quantised: Mapping[str, Any]) -> bool:
+    """Older files name no method where it is this one."""
+    return bool(quantised.get("load_in_8bit") or quantised.get("load_in_4bit"))
 
 
 def _said(changed: Sequence[list[str]], before: Any, after: Any) -> str:

@@ -335,7 +335,8 @@ class Checkpoint:
             except Exception as error:  # many kinds, all about the files
                 raise UserError(
                     f"no usable tokenizer in {self.folder}: {_first_line(error)}",
-                    "Copy tokenizer.json and tokenizer_config.json there.",
+                    "Copy tokenizer.json and tokenizer_config.json there"
+                    + (", from where the model came." if (self.folder / "tokenizer.json").exists() else "."),
                 ) from None
         vocabulary = int(text_config(self.config).vocab_size)
         unused = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}  # an image's, say

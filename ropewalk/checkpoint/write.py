@@ -267,7 +267,7 @@ def _refuse_reread(folder: Path, model: PreTrainedModel) -> None:
 def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:
     """What became of the scaling that a configuration had, and what does not change."""
     method = _saveable(method)
-    notes, starting = [], method.starting(config, on_top)
+    notes, starting, same = [], method.starting(config, on_top), kept(config, method, to, on_top)
     record = rope_config.record_of(config)
     if record is not None:
         window, had = record["window"], f"{record['method']} to {record['target']:,} tokens"
@@ -275,8 +275,10 @@ def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: b
     for key, spec in rope_config.pretrained_specs(config).items():
         if spec.sliding or spec.is_plain or record is not None:
             continue
-        had = f"{spec.rope_type} x{spec.length / spec.window:g}"
-        if starting[key].is_plain and spec.trained_in:
+        had = spec.scaling
+        if key in same:
+            notes.append(f"keeps {had}; only the length that is promised is raised, from {spec.length:,} to {to:,}")
+        elif starting[key].is_plain and spec.trained_in:
             notes.append(f"raises the factor of the {had} that the model was trained with")
         elif starting[key].is_plain:
             notes.append(f"replaces {had}; add --on-top if the model was trained with it")
@@ -292,6 +294,19 @@ def extension_notes(config: PreTrainedConfig, method: Method, to: int, on_top: b
             "only the length is raised, so measure it"
         )
     return notes
+
+
+def kept(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:
+    """Layer types that rotate after an extension as the configuration says now, so that only the length is raised."""
+    now, plan = rope_config.read(config), _saveable(method).static_plan(config, to, on_top)
+    return [
+        key
+        for key, found in plan.items()
+        if now[key].long_factors is None
+        and now[key].rope_type != "dynamic"  # which is another one past its window
+        and torch.allclose(found.inv_freq, now[key].inv_freq, rtol=1e-6, atol=1e-12)
+        and abs(found.attention_factor - now[key].attention_factor) < 1e-6
+    ]
 
 
 def unchanged(config: PreTrainedConfig, method: Method, to: int, on_top: bool | None = None) -> list[str]:

@@ -68,7 +68,7 @@ class Export(Result):
         keys: [FILE:]key -> value added for this engine.
         folded: tensors that took the attention factor.
         fold_error: largest difference of log-probabilities, folded against keys; None without folding.
-        notes: what became of the scaling that the configuration had, where it was extended.
+        notes: what became of the scaling that the configuration had, and why there is no native profile.
     """
 
     engine: str
@@ -177,18 +177,17 @@ def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method
     notes: list[str] = []
     if to is None:
         long = _profile("long", named, files, engine, {}, checkpoint.promised)
-        profiles = _native_too(checkpoint, files, named, engine, [long])
+        native: list[Profile] = []
+        if checkpoint.record is not None:
+            native, notes = _native_line(checkpoint, files, named, engine)
     else:
         assert method is not None
-        native, window = native_overrides(checkpoint)
         config, _ = extended_config(checkpoint.config, method, to, on_top)
-        notes = extension_notes(checkpoint.config, method, to, on_top)
         overrides = _overrides(rope_config.text_config(config), config)
-        profiles = [
-            _profile("native", named, files, engine, native or {}, window),
-            _profile("long", named, files, engine, overrides, to),
-        ]
-    return Export(engine, None, profiles, {}, [], None, notes)
+        long = _profile("long", named, files, engine, overrides, to)
+        native, why = _native_line(checkpoint, files, named, engine, on_top)
+        notes = [*extension_notes(checkpoint.config, method, to, on_top), *why]
+    return Export(engine, None, [*native, long], {}, [], None, notes)
 
 
 def _by_folder(
@@ -218,7 +217,11 @@ def _by_folder(
         keys = check.fix(long, engines=(engine,))
         parts = {"long": long}
         if two_profiles:
-            parts = {"native": _native_folder(checkpoint, stage / "native"), "long": long}
+            parts = {"native": _native_folder(checkpoint, stage / "native", on_top), "long": long}
+            if to is None and (undone := taken_away(checkpoint, on_top)):
+                notes.append(
+                    f"the native profile is without {undone}; if the model was trained with it, --on-top keeps it there"
+                )
         final = {name: out / name if two_profiles else out for name in parts}
         profiles = []
         for name, part in parts.items():
@@ -226,24 +229,28 @@ def _by_folder(
             files = Files.load(part, written.config)
             profiles.append(_profile(name, final[name], files, engine, {}, written.promised))
         if not two_profiles:
-            profiles = _native_too(written, files, out, engine, profiles)
+            if written.record is not None:
+                native, why = _native_line(written, files, out, engine)
+                profiles, notes = [*native, *profiles], [*notes, *why]
             for file in long.iterdir():
                 file.rename(stage / file.name)
             long.rmdir()
     return Export(engine, out, profiles, keys, folded, error, notes)
 
 
-def _native_too(
-    checkpoint: Checkpoint, files: Files, final: Path, engine: str, profiles: list[Profile]
-) -> list[Profile]:
-    """With the native profile in front, where the engine's line can bring it back."""
-    native, window = native_overrides(checkpoint)
-    if native is None:
-        return profiles
+def _native_line(
+    checkpoint: Checkpoint, files: Files, final: Path, engine: str, on_top: bool | None = None
+) -> tuple[list[Profile], list[str]]:
+    """The native profile, where the engine's line can bring it back; else why there is none."""
+    native, window = native_overrides(checkpoint, on_top)
     try:
-        return [_profile("native", final, files, engine, native, window), *profiles]
-    except UserError:  # llama.cpp has no flags for what a folded model needs
-        return profiles
+        return [_profile("native", final, files, engine, native or {}, window)], []
+    except UserError as error:  # no flags of llama.cpp for a folded model; one key of several inside another's
+        folder = shlex.quote(f"{final.name}-profiles")
+        return [], [
+            f"no line brings the native window of {window:,} tokens back: {error.message}; "
+            f"as folders: ropewalk export {shlex.quote(str(final))} --engine {engine} --two-profiles -o {folder}"
+        ]
 
 
 def _copied(source: Checkpoint, to: Path) -> None:
@@ -251,14 +258,25 @@ def _copied(source: Checkpoint, to: Path) -> None:
     bring_all(source.folder, source.weights, to)
 
 
-def native_overrides(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, int]:
-    """Keys that bring back the pretrained rope, and its window; None where the checkpoint has it already.
+def taken_away(checkpoint: Checkpoint, on_top: bool | None = None) -> str:
+    """What the native profile does not have of the checkpoint's rope, in words; empty if it has all.
 
-    Only what ropewalk extended is known well enough to be undone.
+    Whatever ropewalk extended is undone, and a scaling that an extension would replace, since it is no part of what the
+    model was trained with.
     """
-    if checkpoint.record is None:
-        return None, checkpoint.window
-    specs, window = checkpoint.starting(), checkpoint.window
+    if checkpoint.record is not None and not on_top:
+        return "the extension that ropewalk wrote"
+    starting = checkpoint.starting(on_top)
+    undone = [spec for key, spec in checkpoint.specs.items() if starting[key].is_plain and not spec.is_plain]
+    return ", ".join(dict.fromkeys(spec.scaling for spec in undone))
+
+
+def native_overrides(checkpoint: Checkpoint, on_top: bool | None = None) -> tuple[dict[str, Any] | None, int]:
+    """Keys that bring back the pretrained rope, and its window; None where the checkpoint has it already."""
+    specs = checkpoint.starting(on_top)
+    window = rope_config.window_of(specs)
+    if not taken_away(checkpoint, on_top):
+        return None, min(window, checkpoint.promised)
     native = copy.deepcopy(checkpoint.config)
     rope_config.write(native, {key: _as_parameters(spec) for key, spec in specs.items()}, window)
     return _overrides(rope_config.text_config(native), native), window
@@ -333,9 +351,11 @@ def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[
     """Flags on a GGUF of this folder; the keys are in the file where there are no overrides."""
     flags = f"-c {length}"
     if overrides:
-        architecture, _ = llama_cpp.converted(files)
+        architecture, metadata = llama_cpp.converted(files)
         parameters = overrides["rope_parameters"]
-        flags = llama_cpp.flags_for(parameters.get("full_attention", parameters), length, architecture)
+        flags = llama_cpp.flags_for(
+            parameters.get("full_attention", parameters), length, architecture, metadata.get("rope.scaling.type")
+        )
     want = check.meant(files, overrides)
     row = check.row("llama.cpp", files, want, length, Asked(flags=flags))
     if not row.sound:
@@ -343,10 +363,10 @@ def _llama_cpp_profile(name: str, final: Path, files: Files, overrides: Mapping[
     return Profile(name, length, final, launch.llama_cpp_line(final, flags), row)
 
 
-def _native_folder(source: Checkpoint, to: Path) -> Path:
+def _native_folder(source: Checkpoint, to: Path, on_top: bool | None) -> Path:
     """A copy of the source with the pretrained rope."""
     _copied(source, to)
-    overrides, window = native_overrides(source)
+    overrides, window = native_overrides(source, on_top)
     if overrides is not None:
         config = copy.deepcopy(source.config)
         keys = overrides.get("text_config", overrides)

@@ -27,8 +27,14 @@ ARCHITECTURES = {  # model_type -> GGUF's name
 PARTIAL = frozenset({"gptneox", "phi3", "phimoe", "glm4"})  # the converter reads partial_rotary_factor
 
 
-def flags_for(entry: Mapping[str, Any], length: int, architecture: str) -> str:
-    """The flags that make a GGUF of the unextended model rotate by ``entry`` (rope parameters) up to ``length``.
+def flags_for(entry: Mapping[str, Any], length: int, architecture: str, stored: str | None = None) -> str:
+    """The flags that make a GGUF rotate by ``entry`` (rope parameters) up to ``length``.
+
+    Args:
+        entry: rope parameters.
+        length: tokens.
+        architecture: GGUF's name of it.
+        stored: the scaling type that the file states, if it does.
 
     Raises:
         UserError: if no flags say it.
@@ -37,6 +43,7 @@ def flags_for(entry: Mapping[str, Any], length: int, architecture: str) -> str:
     flags = [f"-c {length}"]
     overrides = {}
     if kind == "default":
+        flags += ["--rope-scaling none"] if stored not in (None, "none") else []
         flags.append(f"--rope-freq-base {entry['rope_theta']!r}")
     elif kind in ("linear", "yarn"):
         flags.append(f"--rope-scaling {kind} --rope-scale {entry['factor']!r}")

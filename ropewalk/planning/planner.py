@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.write import extended_config, unchanged
+from ropewalk.checkpoint.write import extended_config, extension_notes, unchanged
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
@@ -21,7 +21,7 @@ from ropewalk.planning.hardware import DEFAULT, GIB, gpu, parse_memory, usable
 from ropewalk.planning.memory import Correction, Serving, Training
 from ropewalk.planning.published import SHORT_TAX, Published
 from ropewalk.planning.shapes import Shapes, shapes
-from ropewalk.rope.config import text_config
+from ropewalk.rope.config import full_attention, text_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,7 +161,8 @@ def plan(
         return advice.climb(Training(), advice.training_switches(numbers, devices), step, to, room).fits
 
     listed = advice.methods(config, to, to / window) if longer else []
-    commands, refusals = _next(checkpoint, to, listed) if longer else ([shlex.join(["ropewalk", "inspect", name])], [])
+    first, refusals = _reaching(config, to, listed) if longer else ("", [])
+    commands, why = _next(checkpoint, to, first) if longer else ([shlex.join(["ropewalk", "inspect", name])], [])
     return Plan(
         model=name,
         architecture=str((config.architectures or [config.model_type])[0]),
@@ -183,7 +184,13 @@ def plan(
         cost=cost(numbers, to, tokens, chosen, gpus, mfu, serve.how),
         skip_wise_cost=cost(numbers, window, tokens, chosen, gpus, mfu, serve.how) if longer else None,
         calibration=calibration,
-        notes=[*checkpoint.notes, *_notes(config, numbers, window, promised, to), *refusals],
+        notes=[
+            *checkpoint.notes,
+            *_standing(checkpoint, to, first),
+            *_notes(config, numbers, window, to),
+            *refusals,
+            *why,
+        ],
         short_tax=SHORT_TAX if longer else (),
         commands=commands,
     )
@@ -202,11 +209,20 @@ def _check_target(to: int, window: int, model: str) -> None:
         )
 
 
-def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int, to: int) -> list[str]:
+def _standing(checkpoint: Checkpoint, to: int, first: str) -> list[str]:
+    """What is to know of a rope that is extended already, and what ``first``, the method to begin with, makes of it."""
+    if checkpoint.promised <= checkpoint.window:
+        return []
+    full = full_attention(checkpoint.specs)
+    had = ", ".join(dict.fromkeys(spec.scaling for spec in full if not spec.is_plain))
+    what = "that covers the target"
+    if checkpoint.promised < to:
+        what = extension_notes(checkpoint.config, method(first), to)[0] if first else "no method extends it"
+    return [f"the configuration already extends the window to {checkpoint.promised:,} tokens ({had}): {what}"]
+
+
+def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, to: int) -> list[str]:
     notes = []
-    if promised > window:
-        enough = "already covers the target" if promised >= to else "is replaced by a new one"
-        notes.append(f"the configuration already extends the window to {promised:,} tokens, which {enough}")
     if to > window:
         notes.append(
             f"two profiles: a factor that is always on also changes short texts, so keep serving the original up to "
@@ -245,9 +261,8 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, promised: int
     return notes
 
 
-def _next(checkpoint: Checkpoint, to: int, listed: list[MethodAdvice]) -> tuple[list[str], list[str]]:
+def _next(checkpoint: Checkpoint, to: int, method: str) -> tuple[list[str], list[str]]:
     """The commands that run next, and notes on those that do not: what would refuse them is asked first."""
-    method, notes = _reaching(checkpoint.config, to, listed)
     words = [checkpoint.name, "--to", show(to), *(["--trust-remote-code"] if checkpoint.trust_remote_code else [])]
     compare = ["ropewalk", "compare", *words]
     lines = [compare if method == FIRST else [*compare, "--methods", method or "none"]]
@@ -259,8 +274,8 @@ def _next(checkpoint: Checkpoint, to: int, listed: list[MethodAdvice]) -> tuple[
             checkpoint.refuse_renamed()
             checkpoint.tokenizer()
     except UserError as error:
-        return [], [*notes, f"before anything can be run: {error.message}; then {' and '.join(commands)}"]
-    return commands, notes
+        return [], [f"before anything can be run: {error.message}; then {' and '.join(commands)}"]
+    return commands, []
 
 
 def _reaching(config: PreTrainedConfig, to: int, listed: list[MethodAdvice]) -> tuple[str, list[str]]:

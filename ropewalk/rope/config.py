@@ -348,7 +348,7 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     known = TRAINED_WITH_IT.match(str(text.model_type)) or plain.logit_scale != 1.0 or STAIRS in entry
     spec = plain = replace(plain, trained_in=bool(known or entry.get("finetuned")))
     if rope_type == "dynamic":  # plain inside the window; transformers measures growth from max_position_embeddings
-        spec = replace(plain, length=round(plain.window * float(factor or 1.0)))
+        spec = replace(plain, length=round(plain.window * float(factor or 1.0)), factor=float(factor or 1.0))
     elif rope_type != "default":
         name = None if layer_type == ALL else layer_type
         inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
@@ -361,6 +361,8 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
         else:
             factors = (plain.base_inv_freq / inv_freq.double()).clamp_max(1e30).tolist()
             spec = replace(spec, factors=tuple(factors), window=int(original or round(length / float(factor or 1.0))))
+            if rope_type != "proportional":
+                spec = replace(spec, factor=float(factor or 1.0))
         if rope_type == "linear":
             spec = replace(spec, factors=(float(factor or 1.0),) * len(spec.factors))
             if original is None and scales_the_stated(text, factor):

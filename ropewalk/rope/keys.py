@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import MOST, said
-from ropewalk.common.outside import RESTORE, read_json
+from ropewalk.common.outside import RESTORE, read_bytes, read_json
 
 LAYERS, HEADS, WIDTH, EXPERTS = 1 << 12, 1 << 14, 1 << 24, 1 << 16
 LARGEST_BASE, LARGEST_FACTOR = 1e18, 1e6  # published: 1e11 and 128
@@ -41,13 +42,22 @@ NUMBERS = frozenset(  # in a rope dict; of the others ``rope.problems`` says wha
     "mscale mscale_all_dim short_mscale long_mscale attn_factor alpha extrapolation_factor max_trained_positions "
     "llama_4_scaling_beta".split()
 )
+SHARES = frozenset(
+    "attention_dropout attn_dropout hidden_dropout hidden_dropout_prob attention_probs_dropout_prob attn_pdrop "
+    "resid_pdrop embd_pdrop resid_dropout embedding_dropout activation_dropout dropout classifier_dropout".split()
+)
 OF_GENERATION = dict.fromkeys("do_sample use_cache".split(), bool) | dict.fromkeys(
     "temperature top_p top_k min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty length_penalty "
     "no_repeat_ngram_size num_beams num_return_sequences".split(),
     float,
 )
+TOKENIZER, TOKENS = "tokenizer.json", "added_tokens.json"
+TOKEN_LISTS = frozenset({"additional_special_tokens", "extra_special_tokens", "model_input_names"})
+SIDES = frozenset({"padding_side", "truncation_side"})
+FEW = 64  # bytes
+MODEL = re.compile(rb'"model"\s*:\s*\{')
 LIMITS = frozenset({"model_max_length", "max_length", "max_new_tokens"})  # in tokens
-BESIDE = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")  # read too
+BESIDE = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", TOKENS)  # read too
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -70,13 +80,19 @@ def read_beside(file: Path) -> dict[str, Any]:
     if not os.path.lexists(file):
         return {}
     content = read_json(file)
-    for key, seen, expected in impossible_beside(file.name, content):
-        raise UserError(
-            f"{file}: {key} is {said(seen)}, expected {expected}",
-            shlex.join(["ropewalk", "inspect", str(file.parent), "--set", f"{file.name}:{key}=null"])
-            + "   (the default then counts)",
-        )
+    found = list(impossible_beside(file.name, content))
+    if found:
+        seen = "; ".join(f"{key} is {said(value)}, expected {expected}" for key, value, expected in found)
+        raise UserError(f"{file}: {seen}", _mend(file, [key for key, *_ in found]))
     return content
+
+
+def _mend(file: Path, keys: list[str]) -> str:
+    """One line for all faults of a file, if taking keys away mends them."""
+    if file.name in (TOKENS, TOKENIZER) or any("." in key or "=" in key or ":" in key for key in keys):
+        return RESTORE
+    words = [word for key in keys for word in ("--set", f"{file.name}:{key}=null")]
+    return shlex.join(["ropewalk", "inspect", str(file.parent), *words]) + "   (the default then counts)"
 
 
 def refuse_beside(folder: Path) -> None:
@@ -87,14 +103,29 @@ def refuse_beside(folder: Path) -> None:
     """
     for name in BESIDE:
         read_beside(folder / name)
+    file = folder / TOKENIZER
+    if os.path.lexists(file) and (content := read_bytes(file))[:FEW].lstrip()[:1] != b"{":
+        raise UserError(f"{file} is not valid JSON, expected an object with the key 'model'", RESTORE)
+    elif os.path.lexists(file) and not MODEL.search(content):
+        raise UserError(f"{file}: model is no object, expected an object", RESTORE)
 
 
 def impossible_beside(name: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Key, value seen and what is expected, in the content of a file of ``BESIDE``."""
-    for key, value in content.items() if name in BESIDE[:2] else ():
+    for key, value in content.items():
+        if name == TOKENS:
+            if not (type(value) is int and 0 <= value < WIDTH):
+                yield key, value, "the number of a token"
+            continue
+        if name == "special_tokens_map.json":
+            if expected := _expected_of_tokenizer(key, value) if value is not None else "":
+                yield key, value, expected
+            continue
         if value is None:
             continue
-        if key in LIMITS and not (_number(value) and math.isfinite(value) and value >= 1 and value == int(value)):
+        if name == "tokenizer_config.json" and (expected := _expected_of_tokenizer(key, value)):
+            yield key, value, expected
+        elif key in LIMITS and not (_number(value) and math.isfinite(value) and value >= 1 and value == int(value)):
             yield key, value, "a number of tokens above 0"
         elif name == "tokenizer_config.json":
             continue
@@ -106,6 +137,30 @@ def impossible_beside(name: str, content: Mapping[str, Any]) -> Iterator[tuple[s
             yield key, value, "finite numbers"
         elif (kind := OF_GENERATION.get(key)) and not (isinstance(value, bool) if kind is bool else _number(value)):
             yield key, value, "true or false" if kind is bool else "a number"
+
+
+def _expected_of_tokenizer(key: str, value: Any) -> str:
+    """What a key of a tokenizer must hold; empty if it does."""
+    one = key.endswith("_token") and not key.startswith(("add_", "use_", "split_"))
+    if one and not (isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))):
+        return "a token: a text, or an object with its content"
+    if key == "tokenizer_class" and not isinstance(value, str):
+        return "the name of a class"
+    if key == "chat_template" and not isinstance(value, str):
+        listed = isinstance(value, list) and all(
+            isinstance(one, dict) and {"name", "template"} <= one.keys() for one in value
+        )
+        named = isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+        return "" if listed or named else "a text, or several with their names"
+    if key == "added_tokens_decoder" and not (
+        isinstance(value, dict) and all(index.isdigit() and isinstance(one, dict) for index, one in value.items())
+    ):
+        return "an object: number of a token -> what it is"
+    if key in TOKEN_LISTS and not isinstance(value, (list, dict) if key == "extra_special_tokens" else list):
+        return "a list"
+    if key in SIDES and value not in ("left", "right"):
+        return "left or right"
+    return ""
 
 
 def _finite(value: Any) -> bool:
@@ -141,8 +196,12 @@ def impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield prefix + key, value, "a list of names"
         elif key == "model_type" and not isinstance(value, str):
             yield prefix + key, value, "a name"
-        elif key in ("dtype", "torch_dtype") and not isinstance(value, (str, dict)):
+        elif key in ("dtype", "torch_dtype") and not all(
+            map(_names_a_type, value.values() if isinstance(value, dict) else [value])
+        ):
             yield prefix + key, value, "the name of a type of numbers"
+        elif key in SHARES and not (value is False or (_number(value) and 0 <= value <= 1)):
+            yield prefix + key, value, "a share from 0 to 1"
         elif key.endswith(("_eps", "_epsilon")) and not (_number(value) and 0 <= value < 1):
             yield prefix + key, value, "a number from 0 to below 1"
         elif key == "text_config":
@@ -151,6 +210,14 @@ def impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             if key in OBJECTS:
                 yield from _impossible_rope(value, f"{prefix}{key}.")
             yield from ((prefix + path, one, "a number of at most 64 bits") for path, one in _vast(key, value))
+
+
+def _names_a_type(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, str) and (
+        value in ("", "auto") or isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
+    )
 
 
 def _number(value: Any) -> bool:

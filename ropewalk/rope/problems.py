@@ -17,7 +17,7 @@ from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
-from ropewalk.rope.spec import ALL
+from ropewalk.rope.spec import ALL, ROUNDED
 
 SCALED = READABLE - {"default"}
 SCALES_LOGITS = frozenset({"yarn", "longrope"})
@@ -52,7 +52,6 @@ MEANT = (
     ("linear", {"factor"}),
 )
 OF_SCALING = frozenset().union(*(keys for _, keys in MEANT))
-ROUNDED = 1.01  # by how much lengths that are meant to be the same differ
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings")
 
 

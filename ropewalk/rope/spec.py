@@ -18,6 +18,9 @@ STILL = 2e-30  # radians per token, above all that the factor of a pair that doe
 TRAINED_IN = frozenset({"llama3", "longrope", "proportional"})
 
 
+ROUNDED = 1.01  # by how much lengths that are meant to be the same differ
+
+
 @dataclass(frozen=True)
 class RopeSpec:
     """Rotary embedding of one layer type.
@@ -44,6 +47,7 @@ class RopeSpec:
         logit_scale: multiplier of all logits that attention takes from the rope parameters besides (latent attention:
             the square of 0.1 mscale_all_dim ln(factor) + 1). Methods keep it.
         beside: other rope parameters that the model may read; they go wherever the rope goes.
+        factor: of ``linear``, ``dynamic``, ``yarn`` or ``llama3`` as the configuration states it; else 0.
     """
 
     base: float
@@ -63,6 +67,7 @@ class RopeSpec:
     yarn: dict[str, float] = field(default_factory=dict, hash=False)
     logit_scale: float = 1.0
     beside: dict[str, Any] = field(default_factory=dict, hash=False)
+    factor: float = 0.0
 
     @classmethod
     def plain(cls, base: float, rotary_dim: int, window: int, **more: object) -> RopeSpec:
@@ -107,6 +112,17 @@ class RopeSpec:
         """True if other factors take over past the window."""
         return self.long_factors not in (None, self.factors)
 
+    @property
+    def scaling(self) -> str:
+        """The scaling that is stated, for people."""
+        return f"{self.rope_type} x{self.factor or self.length / self.window:g} of {self.window:,} tokens"
+
+    @property
+    def made_for(self) -> int:
+        """Tokens that the scaling is for: of YaRN and linear the factor says it, and ``length`` may promise less."""
+        far = round(self.factor * self.window) if self.rope_type in ("yarn", "linear") else 0
+        return far if far > ROUNDED * self.length else self.length
+
     def scale(self, target: int) -> float:
         """S = target / L, never below 1: a window is not made shorter."""
         return max(1.0, target / self.window)
@@ -128,8 +144,8 @@ class RopeSpec:
         """The spec that an extension starts from.
 
         ``linear``, ``dynamic`` and ``yarn`` are replaced: the plain frequencies and the pretrained window. What a model
-        was trained with (``llama3``, ``longrope``, and ``trained_in``) stays below the new factors, and the promised
-        length is the window.
+        was trained with (``llama3``, ``longrope``, and ``trained_in``) stays below the new factors, and the window
+        is the length that it is for.
 
         Args:
             on_top: overrides that choice.
@@ -138,11 +154,13 @@ class RopeSpec:
             return self
         if self.rope_type in TRAINED_IN or self.trained_in if on_top is None else on_top:
             factors = self.factors if self.long_factors is None else self.long_factors
-            return replace(self, window=self.length, factors=factors, long_factors=None, trained_in=True)
+            far = self.made_for
+            return replace(
+                self, window=far, length=far, factors=factors, long_factors=None, trained_in=True, factor=0.0
+            )
         ones = (1.0,) * len(self.factors)
-        return replace(
-            self, length=self.window, factors=ones, attention_factor=1.0, long_factors=None, rope_type="default"
-        )
+        plain: dict[str, Any] = {"factors": ones, "long_factors": None, "attention_factor": 1.0, "factor": 0.0}
+        return replace(self, length=self.window, rope_type="default", **plain)
 
 
 @dataclass(frozen=True)

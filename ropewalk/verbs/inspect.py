@@ -81,7 +81,16 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     if request.set:
         checkpoint.refuse_bundled()
         wrote = set_keys(checkpoint.place, request.set, refuse_worse)
-    found = replace(look(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
+    try:
+        looked = look(checkpoint)
+    except UserError as error:
+        if not wrote:
+            raise
+        names = ", ".join(file.name for file in wrote)
+        raise UserError(
+            f"{names} is written as said, and something else is still wrong: {error.message}", error.mend
+        ) from None
+    found = replace(looked, wrote={str(file): str(old) for file, old in wrote.items()})
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 
 import pytest
@@ -201,3 +202,75 @@ def test_files_beside_pass_their_gate_too(word, tmp_path, capsys):
     assert run(["inspect", folder, "--set", word]) == 2
     assert word.partition(":")[2].partition("=")[0] in capsys.readouterr().err
     assert (tmp_path / word.partition(":")[0]).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ('quantization_config={"quant_method":"foo"}', "quant_method would be 'foo', expected one of"),
+        ("quantization_config=foo", "expected an object"),
+        ("torch_dtype=float99", "the name of a type of numbers"),
+        ("dtype=Linear", "the name of a type of numbers"),
+        ("eos_token_id=99999", "a number below the vocabulary's"),
+        ("eos_token_id=[1,99999]", "a number below the vocabulary's"),
+        ("vocab_size=1", "a number below the vocabulary's"),
+        ("generation_config.json:eos_token_id=99999", "a number below the vocabulary's"),
+        ('architectures=["Foo"]', "names of classes of transformers"),
+        ("attention_dropout=3", "a share from 0 to 1"),
+        ("attention_dropout=-0.1", "a share from 0 to 1"),
+    ],
+)
+def test_values_that_nothing_runs_with_are_not_written(word, expected, tmp_path, capsys):
+    folder = cases.write(tmp_path, cases.llama(rope_parameters=ROPE, eos_token_id=2, dtype="float32"))
+    (tmp_path / "generation_config.json").write_text("{}")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert run(["inspect", folder, "--set", word]) == 2
+    assert expected in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+BAD = {
+    "tokenizer_config.json": {"tokenizer_class": 7, "eos_token": [1], "chat_template": 5, "padding_side": "up"},
+    "generation_config.json": {"temperature": "hot", "eos_token_id": "x", "do_sample": 3},
+    "special_tokens_map.json": {"bos_token": 3, "additional_special_tokens": "x"},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_line_mends_all_faults_of_a_file_beside(name, tmp_path, capsys):
+    tiny("llama").save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / name).write_text(json.dumps(BAD[name]))
+    assert run(["inspect", str(tmp_path / "m")]) == 2
+    said, mend = capsys.readouterr().err.split("\n", 1)
+    assert all(f"{key} is {value!r}" in said for key, value in BAD[name].items())
+    words = shlex.split(mend.partition("   (")[0])
+    assert run(words[1:]) == 0
+    assert not set(BAD[name]) & set(json.loads((tmp_path / "m" / name).read_text()))
+
+
+def test_a_fault_that_is_mended_alone_is_written_and_the_others_are_said(tmp_path, capsys):
+    tiny("llama").save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "generation_config.json"
+    file.write_text(json.dumps(BAD[file.name]))
+    assert run(["inspect", str(tmp_path / "m"), "--set", f"{file.name}:temperature=null"]) == 2
+    said = capsys.readouterr().err
+    assert "is written as said" in said and "do_sample is 3" in said and "temperature" not in said
+    assert "temperature" not in json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("text", ["{}", '{"model": 5}', "[]", "", '{"model": null, "added_tokens": []}'])
+@pytest.mark.parametrize("verb", [["inspect"], ["evaluate"]])
+def test_a_tokenizer_that_is_none_is_named(text, verb, tmp_path, capsys):
+    tiny("llama").save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").write_text(text)
+    assert run([*verb, str(tmp_path / "m")]) == 2
+    said = capsys.readouterr().err
+    assert "tokenizer.json" in said and "expected" in said
+    assert "Restore the file" in said
+
+
+def test_added_tokens_are_numbered(tmp_path, capsys):
+    tiny("llama").save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "added_tokens.json").write_text('{"<a>": "x"}')
+    assert run(["inspect", str(tmp_path / "m")]) == 2
+    assert "<a> is 'x', expected the number of a token" in capsys.readouterr().err

@@ -249,3 +249,64 @@ def test_every_line_is_known_for_one(tmp_path):
     lines |= {"told": launch.vllm_line(tmp_path, 8, past_derived=True)}
     assert all(map(launch.is_line, lines.values()))
     assert not any(map(launch.is_line, ["ropewalk export m --engine vllm", "Extend with yarn", ""]))
+
+
+SCALED = {
+    "yarn": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": WINDOW},
+    "linear": {"type": "linear", "factor": 4.0},
+    "dynamic": {"type": "dynamic", "factor": 4.0},
+}
+
+
+def scaled(model, kind, length=None):
+    """The model with a scaling as people add it: in the keys of older files."""
+    file = model / "config.json"
+    content = json.loads(file.read_text())
+    del content["rope_parameters"]
+    length = length or (WINDOW if kind == "dynamic" else 4 * WINDOW)
+    file.write_text(
+        json.dumps({**content, "rope_theta": 1e4, "rope_scaling": SCALED[kind], "max_position_embeddings": length})
+    )
+    return model
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_the_native_profile_is_without_a_scaling_that_was_added(model, kind, tmp_path):
+    plain = logits(loaded(model), SHORT)
+    scaled(model, kind)
+    names = {"vllm": "--hf-overrides", "sglang": "--json-model-override-args"}
+    for engine, name in names.items():
+        native = export(str(model), engine, 8 * WINDOW).profiles[0]
+        assert (native.name, native.length) == ("native", WINDOW)
+        overrides = json.loads(option(native.line, name))
+        assert torch.equal(logits(loaded(model, **overrides), SHORT), plain), engine
+    line = export(str(model), "transformers", 8 * WINDOW).profiles[0].line
+    assert torch.equal(logits(eval(line, {"AutoModelForCausalLM": AutoModelForCausalLM}).eval(), SHORT), plain)
+    export(str(model), "vllm", 8 * WINDOW, out=tmp_path / "out", two_profiles=True)
+    assert torch.equal(logits(loaded(tmp_path / "out" / "native"), SHORT), plain)
+
+
+@pytest.mark.parametrize("length", [WINDOW + 16, 4 * WINDOW])
+def test_llama_cpp_is_told_to_scale_nothing(model, length):
+    native = export(str(scaled(model, "yarn", length)), "llama.cpp", 8 * WINDOW).profiles[0]
+    assert native.name == "native" and "--rope-scaling none" in native.line and native.row.sound
+
+
+def test_two_profiles_of_a_scaling_that_was_added_are_two(model, tmp_path):
+    plain = logits(loaded(model), SHORT)
+    done = export(str(scaled(model, "yarn")), "vllm", out=tmp_path / "out", two_profiles=True)
+    assert [profile.length for profile in done.profiles] == [WINDOW, 4 * WINDOW]
+    assert torch.equal(logits(loaded(tmp_path / "out" / "native"), SHORT), plain)
+    assert "without yarn x4 of 64 tokens" in done.notes[0]
+
+
+def test_what_was_trained_in_is_native(model):
+    native = export(str(scaled(model, "yarn")), "vllm", 8 * WINDOW, on_top=True).profiles[0]
+    assert native.length == 4 * WINDOW and "overrides" not in native.line
+
+
+def test_a_native_profile_that_no_line_reaches_is_said(model, tmp_path):
+    spelling = "yarn(attention_factor=1.3)"
+    done = export(str(model), "llama.cpp", TARGET, method(spelling), out=tmp_path / "out", fold=True)
+    assert [profile.name for profile in done.profiles] == ["long"]
+    assert any("no line brings the native window of 64 tokens back" in note for note in done.notes)

@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ropewalk
 from ropewalk import FrequencyMethod, UserError, compose, method
 from ropewalk.attention.regions import Layer
+from ropewalk.checkpoint.inspection import inspect
+from ropewalk.checkpoint.write import config_text
 from ropewalk.methods.frequencies.none import Plain
 from tests.matrix import (
     TWICE,
@@ -509,7 +511,7 @@ def test_the_attention_implementation_does_not_matter(case):
 
 
 @every_entry
-def test_the_method_is_saved_or_refused_with_a_reason(entry):
+def test_the_method_is_saved_or_refused_with_a_reason(entry, tmp_path):
     model = tiny("llama", vocab_size=300)
     before, chosen = copy.deepcopy(model.config.to_dict()), entry.load().examples(model.config)[0]
     if not isinstance(chosen, FrequencyMethod) or entry.exportable.startswith("no"):
@@ -519,6 +521,8 @@ def test_the_method_is_saved_or_refused_with_a_reason(entry):
         assert not entry.exportable.startswith("yes")
         return
     chosen.extend(model, to=TWICE)
+    (tmp_path / "config.json").write_text(config_text(model.config))
+    assert inspect(tmp_path).problems == [], "what is written here is sound"
     again = type(model)(copy.deepcopy(model.config)).eval()
     again.load_state_dict(model.state_dict())
     assert torch.equal(logits(again, FULL), logits(model, FULL))

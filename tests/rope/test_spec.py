@@ -94,3 +94,11 @@ SPECS = st.builds(
 @given(SPECS)
 def test_specs_survive_json(spec):
     assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
+
+
+def test_on_top_of_a_rope_that_is_for_more_than_is_promised_starts_from_what_it_is_for():
+    spec = replace(SCALED, rope_type="yarn", factor=4.0, length=SCALED.window + 1)
+    start = spec.to_extend(on_top=True)
+    assert start.window == start.length == spec.made_for == 4 * SCALED.window
+    assert start.to_extend() == start, "decided once"
+    assert spec.to_extend(on_top=False).window == SCALED.window

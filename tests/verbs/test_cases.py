@@ -342,7 +342,7 @@ def test_a_model_that_is_there_only_whole_is_loaded_extended_and_launched(kind, 
 def test_a_scaling_that_goes_is_named(tmp_path):
     cases.build(tmp_path / "m", cases.llama(16384, rope_theta=1e5, rope_scaling=cases.LINEAR))
     replaced = extend(tmp_path / "m", 65536, method("yarn"), tmp_path / "replaced")
-    assert any("replaces linear x4; add --on-top" in note for note in replaced.notes)
+    assert any("replaces linear x4 of 4,096 tokens; add --on-top" in note for note in replaced.notes)
     kept = extend(tmp_path / "m", 65536, method("yarn"), tmp_path / "kept", on_top=True)
     assert kept.window == 16384 and any("goes on top of linear x4" in note for note in kept.notes)
     finetuned = cases.llama(16384, rope_theta=1e5, rope_scaling={**cases.YARN, "finetuned": True})

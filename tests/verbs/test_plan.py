@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ropewalk.checkpoint.write import extended_config, extension_notes
 from ropewalk.cli.main import run
+from ropewalk.methods.catalogue import method
 from ropewalk.planning.planner import plan
+from ropewalk.rope.config import read
 from tests.cli.test_main import edit, refused
 from tests.models import FAMILIES, config
 from tests.planning.test_shapes import llama_3_8b
@@ -132,3 +135,15 @@ def test_times_are_in_units_of_their_size_and_left_out_where_there_are_none(caps
     assert run("plan demo --to 2k --memory 8G".split()) == 0
     printed = capsys.readouterr().out
     assert "FLOPs" in printed and "device hours" not in printed
+
+
+def test_what_an_extension_makes_of_a_scaling_is_said(tmp_path):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+    made = config("llama", max_position_embeddings=80, rope_parameters=yarn)
+    made.save_pretrained(tmp_path / "yarn")
+    keeps = "keeps yarn x4 of 64 tokens; only the length that is promised is raised, from 80 to 256"
+    assert extension_notes(made, method("yarn"), 256) == [keeps]
+    assert any(note.endswith(keeps) for note in plan(str(tmp_path / "yarn"), 256).notes)
+    assert extension_notes(made, method("yarn"), 512)[0].startswith("replaces yarn x4 of 64 tokens")
+    changed, _ = extended_config(made, method("yarn"), 512, on_top=True)
+    assert max(read(changed)["all"].factors) == pytest.approx(8.0, rel=1e-5)

@@ -12,8 +12,8 @@ from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION, SCALING_TYPES
 from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
-from ropewalk.rope.problems import ROUNDED, Problem
-from ropewalk.rope.spec import ALL
+from ropewalk.rope.problems import Problem
+from ropewalk.rope.spec import ALL, ROUNDED
 
 ORIGIN = "Use the checkpoint that the file was made from."
 AGAINST = "Write it again with the rope of the checkpoint that it was made from:"

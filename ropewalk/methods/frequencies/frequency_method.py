@@ -88,7 +88,7 @@ class FrequencyMethod(Method):
         for key, rope in starting.items():
             if rope.sliding:
                 continue
-            target = to if to is not None else promised[key]
+            target = to if to is not None else max(promised[key], rope.window)  # less may be promised
             if target < rope.window:
                 raise UserError(
                     f"target {target:,} is shorter than the pretrained window of {rope.window:,} tokens",
