@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
@@ -161,6 +163,7 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
 
 def main() -> None:
     logging.lastResort = Log(logging.WARNING)
+    sys.unraisablehook = _again
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, _terminate)
@@ -169,6 +172,16 @@ def main() -> None:
     except Terminated as stop:  # before the work began, or while it was said
         code = 128 + stop.args[0]
     sys.exit(code)
+
+
+def _again(dropped: Any) -> None:
+    """A signal that came in a weak reference's callback or a ``__del__``, where errors are dropped, comes again."""
+    stop = dropped.exc_value
+    if not isinstance(stop, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    number = stop.args[0] if isinstance(stop, Terminated) else signal.SIGINT
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 def _terminate(number: int, _: object) -> None:

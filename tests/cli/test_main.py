@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -363,3 +366,39 @@ def test_code_of_the_checkpoint_is_not_run(checkpoint, capsys):
     edit(checkpoint, model_type="mystery", auto_map={"AutoConfig": "code.Config"})
     (checkpoint / "code.py").write_text("raise SystemExit('ran')")
     assert "--trust-remote-code" in refused(capsys, "inspect", checkpoint)
+
+
+HERE = os.environ | {"PYTHONPATH": str(Path(ropewalk.__file__).parents[1])}
+DROPPED = """
+import os, signal, sys, time, weakref
+from ropewalk.cli import main
+
+class Left:
+    pass
+
+def callback(_):
+    os.kill(os.getpid(), {number})
+    for _ in range(1000):
+        pass
+
+def work(arguments):
+    left = Left()
+    kept = weakref.ref(left, callback)
+    del left
+    try:
+        time.sleep(20)
+    except KeyboardInterrupt as stop:
+        return 128 + (stop.args[0] if isinstance(stop, main.Terminated) else signal.SIGINT)
+    return 0
+
+main.run = work
+main.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_errors_are_dropped_comes_again(number):
+    code = DROPPED.format(number=int(number))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=HERE)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
