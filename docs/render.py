@@ -50,7 +50,7 @@ def recipes_table() -> str:
         trains = "all" if one.trainable == "all" else " + ".join([f"rank {one.rank}", *one.also])
         trains += ", on four bits" if one.quantise != "none" else ""
         rope = f"`{one.method.partition('(')[0]}`"
-        stages = f", {len(one.stages)} stages" if one.stages else ""
+        stages = f", {len(one.stages)} stages" if one.stages[1:] else ""
         rows.append(
             f"| `{entry.id}` | {entry.title}: {entry.summary} | {rope} | `{one.positions}` | "
             f"{one.steps:,} x {one.batch}{stages} | {trains} | {linked(entry.paper)} |"
