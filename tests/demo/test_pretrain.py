@@ -56,6 +56,7 @@ def test_held_out_modules_are_not_trained_on():
     assert not library & set(held_out.values())
 
 
+@pytest.mark.slow
 def test_training_resumes_where_it_was(tmp_path, monkeypatch):
     """Two steps, a stop, two more steps: the same weights as four steps at once."""
     from ropewalk.demo import pretrain
