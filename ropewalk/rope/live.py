@@ -390,8 +390,11 @@ def _tables(rotary: Rotary, positions: list[int]) -> Any:
     """What the module itself returns, in float32; hooks of methods do not meet it."""
     probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
     arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
+    places = torch.tensor([positions], device=probe.device)
+    if "mrope_section" in (getattr(getattr(rotary.module, "config", None), "rope_parameters", None) or {}):
+        places = places.expand(3, 1, -1)  # an axis each for time, height and width; of text they are the same
     with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
-        return rotary.module.forward(probe, torch.tensor([positions], device=probe.device), **arguments)
+        return rotary.module.forward(probe, places, **arguments)
 
 
 def check_angles(model: nn.Module, position: int) -> float:
@@ -420,7 +423,7 @@ def _angle_error(rotary: Rotary, position: int) -> float:
     angles = rotary.inv_freq.detach().double().cpu() * position
     worst = 0.0
     for table, exact in zip(output, (angles.cos(), angles.sin()), strict=True):
-        values = table.flatten().double().cpu() / rotary.attention_scaling
+        values = table.reshape(-1, table.shape[-1])[0].double().cpu() / rotary.attention_scaling
         order = torch.cat([exact, exact]), exact.repeat_interleave(2), exact
         errors = [float((values - o).abs().max()) for o in order if o.shape == values.shape]
         worst = max(worst, min(errors, default=0.0))
