@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # two-sided 95 %
 UNSEEN_SKEW = 0.5  # of one document's mean, on either side; an exponential's is 2
+ENDS = (
+    1e-4  # rates nearer to 0 or 1 are taken for this one: there all tasks' rates are the same, to what can be computed
+)
 CONTEXTS, ALIKE = 4, 0.8  # so many contexts, in which answers correlate so much, are added to those that were seen
 
 
@@ -293,7 +296,7 @@ def _size(tallies: Sequence[Tally], sizes: Sequence[float], rate: float) -> floa
     tasks, n, right = len(sizes), np.array(sizes), np.array([one.mean for one in tallies])
     if tasks == 1 or not 0 < rate < 1:
         return float(tasks**2 / (1 / n).sum())
-    unit = n / n.max()
+    unit, rate = n / n.max(), min(max(rate, ENDS), 1 - ENDS)
 
     def likeliest(slope: NDArray[np.float64]) -> NDArray[np.float64]:  # where every log-likelihood has this slope
         twice = unit + slope

@@ -201,3 +201,18 @@ def test_the_standard_error_of_an_average_knows_about_contexts() -> None:
     assert np.mean([average(run).se for run in runs[:10]]) == pytest.approx(truth, rel=0.15)
     assert truth == pytest.approx(np.sqrt(0.85 * 0.15 / 50 / 13), rel=0.15)
     assert average([Tally(170, 200)] * 13).se < 0.6 * truth, "as if questions about one context were independent"
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 5])
+@pytest.mark.parametrize("cluster", [1.0, 2.0, 5.0, 20.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_tasks_of_which_one_has_all_right_have_an_interval(wrong, cluster, flip):
+    """The upper end lies so near to 1 that rates of tasks could not be told apart, and their variance was 0."""
+    totals = (20.0, 20.0 - wrong)
+    tallies = [
+        Tally(20 - one if flip else one, 20, 1.0, size) for one, size in zip(totals, (1.0, cluster), strict=True)
+    ]
+    found = average(tallies)
+    low, high = (1 - found.high, 1 - found.low) if flip else (found.low, found.high)
+    assert 0.5 < low < 1 - wrong / 40 < high <= 1
+    assert effective_size(tallies, 1 - 1e-12) == pytest.approx(effective_size(tallies, 1 - 1e-5), rel=0.05)
