@@ -53,7 +53,6 @@ def trained(name: str, steps: int, work: Path) -> dict[str, Any]:
         "perplexity before": found["readings"]["0"]["perplexity"],
         "pass keys": last["passkey"],
         "tokens": sum(one["tokens"] for one in found["log"]),
-        "seconds per step": sum(one["seconds"] for one in found["log"]) / len(found["log"]),
     }
 
 
