@@ -27,6 +27,7 @@ from ropewalk.training.one_shot import OneShot
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.recipe import Recipe, Stage
+from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.sequence import cut, refuse_spread
@@ -35,7 +36,7 @@ from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from ropewalk.methods.base import Method
     from ropewalk.training.positions.training_positions import Ints
@@ -138,8 +139,6 @@ def samplers(
 def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
     """The way through a batch that a recipe asks for."""
     if recipe.memory == "recurrent":
-        from ropewalk.training.recurrent import Recurrent
-
         return Recurrent(chunk=recipe.chunk)
     return OneShot(recipe.memory == "checkpointed", processes.spread)
 
@@ -153,7 +152,7 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
     running: list[Method] = []
     rope = recipe.rope_method(part.stage)
     if recipe.layout(ANY).rope == "extended" and rope.name != "none" and part.rope > trained_window(model.config):
-        if _saved(rope, model, part.rope):
+        if is_written(rope, model.config, part.rope):
             rope.extend(model, part.rope)
         else:
             running.append(rope)
@@ -169,12 +168,12 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
 ANY = (0,)  # a cue, where only the kind of positions is asked for
 
 
-def _saved(rope: Method, model: PreTrainedModel, to: int) -> bool:
+def is_written(rope: Method, config: PreTrainedConfig, to: int) -> bool:
     """Whether a configuration can say the method itself, not a stand-in."""
     if not isinstance(rope, FrequencyMethod) or rope.runtime:
         return False
     try:
-        rope.saved(model.config, to)
+        rope.saved(config, to)
     except UserError:
         return False
     return True

@@ -13,7 +13,7 @@ from ropewalk.checkpoint.write import extension_notes, trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
 from ropewalk.training.adapters import Adapter, adapt
-from ropewalk.training.loop import ANY, Run
+from ropewalk.training.loop import ANY, Run, is_written
 from ropewalk.training.merging import merge
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence
         measured: texts that perplexity is measured on.
     """
     rope, notes = recipe.rope_method(recipe.schedule_of_stages()[-1][0]), []
-    try:
-        rope.saved(checkpoint.config, to)  # type: ignore[attr-defined]
+    if is_written(rope, checkpoint.config, to):
         notes += extension_notes(checkpoint.config, rope, to)
-    except (UserError, AttributeError):
+    else:
         notes.append(
             f"{rope.id} cannot be written into a configuration: the weights are, and were trained with it, so that it "
             f"must be put on to read texts of any length: --methods '{rope.id}'"

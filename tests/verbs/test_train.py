@@ -130,6 +130,14 @@ def test_one_process_has_nobody_to_share_with(model, texts, capsys):
     assert "2 are to share a sequence" in refused(capsys, *line, "--sequence-parallel", 2)
 
 
+@pytest.mark.parametrize("method", ["dynamic-ntk", "entropy-abf", "self-extend"])
+def test_a_rope_that_is_not_written_is_said_beforehand(method, model, texts, capsys):
+    found = json.loads(
+        said(capsys, "train", "pose", model, texts, "--to", TO, "--method", method, "--dry-run", "--json")
+    )
+    assert any("cannot be written into a configuration" in note for note in found["notes"])
+
+
 def test_python_does_the_same(model, texts):
     found = ropewalk.train("pose", model, texts, to=TO, steps=1, batch=2, keys=0)
     assert found.folder.name.endswith(f"-{TO}-pose")
