@@ -171,8 +171,9 @@ class Recipe:
             object.__setattr__(self, name, float(value))
         if (hint is str and not isinstance(value, str)) or (hint is bool and not isinstance(value, bool)):
             raise UserError(f"{name} is {said(value)}, expected {'a word' if hint is str else 'true or false'}")
-        if name in ("targets", "also") and not all(isinstance(word, str) for word in value):
-            raise UserError(f"{name} is {said(value)}, expected words")
+        words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        if name in ("targets", "also") and not words:
+            raise UserError(f"{name} is {said(value)}, expected a list of words")
         if name == "stages" and not all(isinstance(stage, Stage) for stage in value):
             raise UserError(f"stages is {said(value)}, expected stages")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, make_dataclass, replac
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show, whole
@@ -59,12 +59,13 @@ def _overrides() -> type[Request]:
     """A Request with the fields of a recipe, each of which may be left to the recipe."""
     hints, declared = get_type_hints(Recipe), []
     for one in fields(Recipe):
-        kind = next(arg for arg in (*get_args(hints[one.name]), hints[one.name]) if arg is not NoneType)
         if one.name in ("name", "stages"):
             continue
+        hint = hints[one.name]
+        kind = Words if get_origin(hint) is tuple else next(x for x in (*get_args(hint), hint) if x is not NoneType)
         whole_number = Annotated[int, Spelling(int, partial(whole, least=LEAST.get(one.name, 0)))]
         special = {"window": Length, "method": Method, "attention": Method, "positions": Positions}
-        kind = special.get(one.name) or {int: whole_number, str: str, float: float, bool: bool}.get(kind, Words)
+        kind = special.get(one.name) or (whole_number if kind is int else kind)
         declared.append((one.name, kind | None, field(default=None, kw_only=True)))
     described = attributes(Recipe)
     told = "\n".join(f"    {name}: {described[name]}" for name, _, _ in declared)

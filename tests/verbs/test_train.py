@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,12 @@ import torch
 from safetensors.torch import load_file
 
 import ropewalk
-from ropewalk.cli.main import run
+from ropewalk.cli.main import app, run
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.recipe import CHOICES, Recipe
 from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES
+from ropewalk.verbs.train import NOTHING_BUT, TrainRequest
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
@@ -94,6 +98,27 @@ def test_the_recipe_that_is_written_repeats_the_run(model, texts, capsys):
     one, two = (load_file(f"{name}/model.safetensors") for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert Path("one/recipe.json").read_text() == Path("two/recipe.json").read_text()
+
+
+OTHER = {
+    "method": "ntk-aware", "positions": "pose(chunks=3)", "attention": "scca", "targets": ("q_proj", "v_proj"),
+    "also": ("embeddings", "norms"),
+}  # fmt: skip
+NEEDED = {name: {other: value} for name, (other, value) in NOTHING_BUT.items()}
+NEEDED |= {"also": {"trainable": "lora"}, "quantise": {"trainable": "lora"}, "scope": {"packing": "documents"}}
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Recipe) if one.name not in ("name", "stages")])
+def test_every_field_of_a_recipe_is_an_option(name):
+    old = getattr(Recipe(), name)
+    if name in CHOICES:
+        value = next(word for word in CHOICES[name] if word != old)
+    else:
+        value = OTHER.get(name, not old if isinstance(old, bool) else 0.5 if isinstance(old, float) else 7)
+    request = TrainRequest("pi", "model", "texts", to=TO, **{**NEEDED.get(name, {}), name: value})
+    assert getattr(request.resolved(), name) == value
+    _, bound, _ = app.parse_args(shlex.split(request.command)[1:])
+    assert TrainRequest(*bound.args, **{k: v for k, v in bound.kwargs.items() if k != "json"}) == request
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
