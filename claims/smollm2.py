@@ -28,7 +28,7 @@ TO = 32768
 MEASURED = ("secC2", "secJ5")  # 37,000 words each
 SHORTEST = 10_000  # bytes: what is shorter is contents and links
 RECIPE: dict[str, Any] = dict(
-    method="yarn", window=2048, steps=100, batch=4, learning_rate=2e-4, warmup=10, schedule="cosine", floor=0.1,
+    method="yarn", window=2048, steps=60, batch=4, learning_rate=2e-4, warmup=10, schedule="cosine", floor=0.1,
     trainable="lora", rank=16, alpha=32.0, targets=("all",), save_every=5, dtype="bfloat16",
 )  # fmt: skip
 
@@ -57,14 +57,14 @@ def main() -> None:
     parser.add_argument("prose", type=Path, help="folder of .md.gz")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/claims-smollm2"))
-    parser.add_argument("--samples", type=int, default=3, help="pass keys per length")
+    parser.add_argument("--samples", type=int, default=2, help="pass keys per length")
     given = parser.parse_args()
     texts, measured = unpacked(given.prose, given.work)
     base, trained = given.work / "base", given.work / "trained"
     if not (base / "config.json").exists():
         ropewalk.extend(given.model, to="8k", method="none", out=base)
     if not (trained / "training.json").exists():
-        ropewalk.train("pose", base, texts, to=TO, out=trained, test=measured, keys=0, **RECIPE)
+        ropewalk.train("pose", base, texts, to=TO, out=trained, documents=0, keys=0, **RECIPE)
     asked: dict[str, Any] = dict(tasks="ppl,passkey", lengths="8k,16k,32k", samples=given.samples, documents=2,
                                  data=measured, dtype="bfloat16")  # fmt: skip
     ropewalk.compare(base, to=TO, methods="none,yarn", out=given.work / "before", **asked)

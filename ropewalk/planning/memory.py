@@ -58,12 +58,14 @@ class Training:
         rank: of the adapters.
         optimizer: key of ``OPTIMIZERS``.
         checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
+        selective: of that rest, what attention computed is kept too.
         float32_gradients: whether gradients of half-precision weights add up in float32.
         chunked_loss: logits of ``LOSS_CHUNK`` tokens at a time.
         logits: numbers of a chunked loss's block, which holds one float32 buffer of them; 0: ``LOSS_CHUNK`` tokens, and
             what their softmax takes.
         tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
         offload: keep the layers' inputs in the host's memory.
+        host_optimizer: keep the optimizer and its master weights there, float32 weights' too, and gradients for a step.
         recurrent: tokens of a chunk, where a text is read and gone back through in chunks, and keys, values and their
             gradients are kept of all of it; 0: in one piece.
         shard: devices over which weights, gradients and optimizer are spread (FSDP, ZeRO-3).
@@ -75,11 +77,13 @@ class Training:
     rank: int = 16
     optimizer: str = "adamw"
     checkpointing: bool = False
+    selective: bool = False
     float32_gradients: bool = False
     chunked_loss: bool = False
     logits: int = 0
     tiled_mlp: bool = False
     offload: bool = False
+    host_optimizer: bool = False
     recurrent: int = 0
     shard: int = 1
     sequence: int = 1
@@ -159,6 +163,9 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
     if how.checkpointing and how.offload:
         host += shapes.depth * inputs
     staying["layer inputs"] = inputs * (2 if how.checkpointing and how.offload else shapes.depth)
+    if how.selective:
+        each = sum(n * (size * layer.query + 4 * layer.heads) for layer, n in shapes.layers)  # and log-sum-exps
+        staying["what attention computed"] = each * tokens
 
     works = [_backward(shapes, layer, size, tokens, how) for layer, _ in shapes.layers]
     worst = max(works, key=lambda work: sum(work.values()))
@@ -199,12 +206,15 @@ def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int],
     trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
     weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype) + (0 if full else trained * size)
     own_master = 4 if size == 4 and optimizer.master else 0
+    states, host = optimizer.states - own_master, optimizer.host
+    if how.host_optimizer:
+        states, host = 0.0, host + optimizer.states + (0 if optimizer.master else 4) + 4
     return {
         "weights": weights // how.shard,
         "gradients": trained * (4 if how.float32_gradients else size) // how.shard,
-        "optimizer": int(trained * (optimizer.states - own_master) / how.shard),
+        "optimizer": int(trained * states / how.shard),
         "gathered layers": 0 if how.shard == 1 else _gathered(shapes, how, size),
-    }, int(trained * optimizer.host / how.shard)
+    }, int(trained * host / how.shard)
 
 
 def _gathered(shapes: Shapes, how: Training, size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,13 +24,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 SWITCHES: tuple[dict[str, Any], ...] = (
+    {"memory": "selective"},
     {"memory": "checkpointed"},
     {"memory": "recurrent"},
+    {"memory": "recurrent-checkpointed"},
+    {"tiled_mlp": True},
+    {"offload": ("optimizer",)},
+    {"memory": "checkpointed", "offload": ("activations",)},
+    {"memory": "recurrent-checkpointed", "offload": ("activations", "optimizer")},
     {"optimizer": "adamw-8bit"},
     {"trainable": "lora"},
     {"trainable": "lora", "quantise": "nf4"},
     {"micro": 1},
 )
+HERE = "this machine"
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class Forecast(Result):
         for name, n in self.memory.parts.items():
             table.add_row(name, f"{n / GIB:.2f}")
         table.add_row("in all", f"{self.memory.total / GIB:.2f}", style="bold")
+        if self.memory.host:
+            table.add_row("beside, in the memory of the CPU", f"{self.memory.host / GIB:.2f}")
         console.print(table)
         console.print(
             f"{self.place} has {self.room / GIB:,.1f} GiB for it: {'it fits' if self.fits else 'it does not fit'}; "
@@ -185,6 +194,8 @@ def forecast(
     largest = max(stages, key=lambda part: part.window)
 
     def needs(other: Recipe, tokens: int) -> Memory:
+        if place == HERE:
+            other = replace(other, offload=())  # nothing moves
         return memory.training(numbers, how(other, dtype, shard, sequence), tokens * min(other.micro, largest.rows))
 
     def longest(other: Recipe) -> int:
@@ -195,7 +206,7 @@ def forecast(
         other = recipe.with_changes(changes)
         taken = needs(other, largest.window).total
         if other != recipe and taken < needs(recipe, largest.window).total:
-            options = " ".join(f"--{key} {value}" for key, value in changes.items() if getattr(recipe, key) != value)
+            options = " ".join(_typed(key, value) for key, value in changes.items() if getattr(recipe, key) != value)
             switches.append(Switch(options, taken, longest(other)))
     return Forecast(
         recipe=recipe,
@@ -222,10 +233,14 @@ def how(recipe: Recipe, dtype: str, shard: int = 1, sequence: int = 1) -> Traini
         rank=recipe.rank,
         optimizer="adamw-8bit-master" if recipe.optimizer == "adamw-8bit" else recipe.optimizer,
         float32_gradients=True,
-        checkpointing=recipe.memory == "checkpointed",
+        checkpointing=recipe.memory not in ("plain", "recurrent"),
+        selective=recipe.memory == "selective",
         chunked_loss=True,
         logits=LOGITS,
-        recurrent=recipe.chunk if recipe.memory == "recurrent" else 0,
+        recurrent=recipe.chunk if recipe.recurrent else 0,
+        tiled_mlp=recipe.tiled_mlp,
+        offload="activations" in recipe.offload,
+        host_optimizer="optimizer" in recipe.offload,
         shard=shard,
         sequence=sequence,
     )
@@ -239,6 +254,12 @@ def moving(numbers: Shapes, recipe: Recipe) -> int:
     return beside + recipe.rank * sum(n * layer.adaptable for layer, n in numbers.layers)
 
 
+def _typed(key: str, value: Any) -> str:
+    """A field of a recipe as an option."""
+    option = f"--{key.replace('_', '-')}"
+    return option if value is True else f"{option} {','.join(value) if isinstance(value, tuple) else value}"
+
+
 def _place(device: str) -> tuple[str, int]:
     """What the memory is of, and how much of it tensors can have."""
     if device:
@@ -247,4 +268,4 @@ def _place(device: str) -> tuple[str, int]:
     if torch.cuda.is_available():
         free = torch.cuda.get_device_properties(0).total_memory
         return torch.cuda.get_device_name(0), usable(free)
-    return "this machine", usable(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return HERE, usable(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -138,9 +138,10 @@ def samplers(
 
 def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
     """The way through a batch that a recipe asks for."""
-    if recipe.memory == "recurrent":
-        return Recurrent(chunk=recipe.chunk)
-    return OneShot(recipe.memory == "checkpointed", processes.spread)
+    offload, tiled = "activations" in recipe.offload, recipe.tiled_mlp
+    if recipe.recurrent:
+        return Recurrent(recipe.chunk, recipe.memory == "recurrent-checkpointed", offload, tiled)
+    return OneShot(recipe.memory != "plain", recipe.memory == "selective", offload, tiled, processes.spread)
 
 
 @contextmanager
@@ -225,6 +226,7 @@ class Run:
             betas=(self.recipe.beta1, self.recipe.beta2),
             weight_decay=self.recipe.weight_decay,
             clip=self.recipe.clip or None,
+            offload="optimizer" in self.recipe.offload and self.model.device.type != "cpu",
         )
         self._refuse_rest()
         check_windows(self.model.config, self.recipe.layout(ANY), self.to)

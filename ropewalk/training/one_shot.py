@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 
 from ropewalk.attention.engine import attending_plainly
 from ropewalk.attention.spread import Spread
+from ropewalk.common.errors import UserError
 from ropewalk.rope.live import decoder
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
 from ropewalk.training.sharding import inside
+from ropewalk.training.tiled_mlp import tiled_mlps
 from ropewalk.training.training_batch import Batch
 
 
@@ -29,11 +32,22 @@ class OneShot:
 
     Attributes:
         checkpoint: keep each layer's input alone, and compute the rest again in the backward pass.
+        selective: keep what attention computed as well, so that it is not computed again; takes ``checkpoint``.
+        offload: keep the layers' inputs in the host's memory; takes ``checkpoint``. On the CPU nothing moves.
+        tiled_mlp: MLPs over pieces of tokens, which are computed again.
         spread: processes that share each sequence; batches are the part of this one, and so are losses.
     """
 
     checkpoint: bool = False
+    selective: bool = False
+    offload: bool = False
+    tiled_mlp: bool = False
     spread: Spread | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("selective", "offload"):
+            if getattr(self, name) and not self.checkpoint:
+                raise UserError(f"{name} is about what a checkpoint keeps", "Set checkpoint=True too.")
 
     def backward(self, model: nn.Module, batch: Batch, denominator: float) -> Tensor:
         """The weighted sum of the tokens' losses over ``denominator``; gradients are added to ``.grad``.
@@ -75,11 +89,14 @@ class OneShot:
                 given["document_ids"] = batch.document_ids
             else:
                 given["attention_mask"] = torch.ones_like(batch.input_ids)
-            stack.enter_context(checkpointed(model, self.checkpoint))
+            stack.enter_context(checkpointed(model, self.checkpoint, self.selective))
+            stack.enter_context(tiled_mlps(model, self.tiled_mlp))
 
             def forward() -> Tensor:
                 body: Any = decoder(model)
                 hidden = body(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **given)[0]
                 return use(Head.of(model), hidden.flatten(0, 1))
 
-            yield inside(model, forward)
+            with save_on_cpu(batch.input_ids.is_cuda) if self.offload else nullcontext():
+                found = inside(model, forward)
+            yield found

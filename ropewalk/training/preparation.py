@@ -87,7 +87,9 @@ def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrain
     )
 
 
-def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence[Sampler], measured: int) -> list[str]:
+def expected(
+    checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence[Sampler], measured: int | None
+) -> list[str]:
     """What to know before a training: of the rope that the model has and gets, and of the texts.
 
     Args:
@@ -95,7 +97,7 @@ def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence
         recipe: by what.
         to: target length in tokens.
         samplers: of its stages.
-        measured: texts that perplexity is measured on.
+        measured: texts that perplexity is measured on; None if none was wanted.
     """
     rope, notes = recipe.rope_method(recipe.schedule_of_stages()[-1][0]), []
     if is_written(rope, checkpoint.config, to):
@@ -112,7 +114,7 @@ def expected(checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence
         notes.append(f"{last.left_out:,} of {len(last.documents):,} texts are too short for a sample")
     if last.filled < FILLED:
         notes.append(f"texts are short: they fill {last.filled:.0%} of samples of {last.window:,} tokens")
-    if not measured:
+    if measured == 0:
         notes.append(f"no text of {to:,} tokens is left to measure perplexity on: --test TEXTS names some")
     return notes
 

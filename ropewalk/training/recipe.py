@@ -25,13 +25,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainable": ("all", "lora"),
     "quantise": ("none", "nf4"),
     "loss": ("token", "sample"),
-    "memory": ("plain", "checkpointed", "recurrent"),
+    "memory": ("plain", "selective", "checkpointed", "recurrent", "recurrent-checkpointed"),
     "dtype": ("auto", "float32", "bfloat16"),
 }
 LEAST = {
     "steps": 1, "batch": 1, "micro": 1, "rank": 1, "chunk": 1, "save_every": 1, "evaluate_every": 0, "warmup": 0,
     "seed": 0, "window": 2,
 }  # fmt: skip
+
+
+OFFLOADED = ("activations", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,12 @@ class Recipe:
         also: What is trained beside the adapters: embeddings, norms.
         quantise: none, or nf4: the frozen weights in four bits.
         loss: What a step is the mean over: every token, or every sample (of its tokens' mean).
-        memory: plain, checkpointed (layers are computed twice) or recurrent (activations of one chunk only; exact).
+        memory: plain; selective (layers are computed twice, but for attention); checkpointed (layers are computed
+            twice); recurrent (activations of one chunk only; exact); recurrent-checkpointed (both).
         chunk: Tokens at a time, of memory recurrent.
+        offload: What waits in the memory of the CPU: activations (layer inputs of checkpointed, keys and values of
+            recurrent-checkpointed), optimizer (states and wide weights, which are moved there).
+        tiled_mlp: MLPs over pieces of as many tokens as the model is wide, computed twice.
         dtype: Of the weights in a forward pass: auto (the checkpoint's), float32 or bfloat16; the optimizer's are wide.
         seed: Of order, positions, dropout and adapters.
         save_every: Steps between two states that a run can go on from.
@@ -128,6 +135,8 @@ class Recipe:
     loss: str = "token"
     memory: str = "plain"
     chunk: int = 2048
+    offload: tuple[str, ...] = ()
+    tiled_mlp: bool = False
     dtype: str = "auto"
     seed: int = 0
     save_every: int = 100
@@ -147,6 +156,16 @@ class Recipe:
             raise UserError(
                 f"packing is {self.packing!r} with positions {self.positions!r}: those pick from one document",
                 "Pack with positions full, or leave packing out.",
+            )
+        for word in self.offload:
+            if word not in OFFLOADED:
+                raise UserError(
+                    f"offload has {said(word)}, expected {' or '.join(OFFLOADED)}{did_you_mean(word, OFFLOADED)}"
+                )
+        if "activations" in self.offload and self.memory in ("plain", "recurrent"):
+            raise UserError(
+                f"activations are to be offloaded, and memory {self.memory} keeps all that is computed where it is",
+                f"Say --memory {'recurrent-' * self.recurrent}checkpointed.",
             )
         if self.trainable == "all" and (self.quantise != "none" or self.also):
             raise UserError(
@@ -172,7 +191,7 @@ class Recipe:
         if (hint is str and not isinstance(value, str)) or (hint is bool and not isinstance(value, bool)):
             raise UserError(f"{name} is {said(value)}, expected {'a word' if hint is str else 'true or false'}")
         words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
-        if name in ("targets", "also") and not words:
+        if hint == tuple[str, ...] and not words:
             raise UserError(f"{name} is {said(value)}, expected a list of words")
         if name == "stages" and not all(isinstance(stage, Stage) for stage in value):
             raise UserError(f"stages is {said(value)}, expected stages")
@@ -191,6 +210,11 @@ class Recipe:
         if "warmup" in changes or changed.steps == self.steps:
             return changed
         return replace(changed, warmup=self.warmup * changed.steps // self.steps)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a text is read in chunks."""
+        return self.memory.startswith("recurrent")
 
     def schedule_of_stages(self) -> tuple[tuple[Stage, int], ...]:
         """The stages, each with the steps that it has in a run of ``steps``; a single one where none is named.

@@ -28,6 +28,7 @@ from ropewalk.rope.live import decoder, restored, rotaries, still
 from ropewalk.rope.spec import ALL
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
+from ropewalk.training.tiled_mlp import tiled_mlps
 from ropewalk.training.training_batch import Batch
 
 EMBEDDED = 8192  # tokens whose gradients go back to the embeddings together: each time costs one gradient of the table
@@ -53,11 +54,13 @@ class Recurrent:
         checkpoint: of these, keep each layer's input alone, and compute the rest again.
         offload: keep keys, values and their gradients in the host's memory; takes ``checkpoint``, else the chunk's
             activations would hold them all on the device again. On the CPU there is nothing to move.
+        tiled_mlp: MLPs over pieces of a chunk, which are computed again.
     """
 
     chunk: int = 2048
     checkpoint: bool = False
     offload: bool = False
+    tiled_mlp: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -84,7 +87,7 @@ class Recurrent:
         head = Head.of(model)
         with _followed(model, batch.position_ids) as engine:
             _try(model, engine)
-            with checkpointed(model, self.checkpoint):
+            with checkpointed(model, self.checkpoint), tiled_mlps(model, self.tiled_mlp):
                 return self._backward(model, head, batch, denominator)
 
     @torch.no_grad()

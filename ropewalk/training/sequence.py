@@ -42,9 +42,9 @@ def refuse_spread(model: PreTrainedModel, recipe: Recipe, spread: Spread) -> Non
     Raises:
         UserError: with what mends it.
     """
-    if recipe.memory == "recurrent":
+    if recipe.recurrent:
         raise UserError(
-            "memory is 'recurrent', which reads a sequence in pieces of its own",
+            f"memory is {recipe.memory!r}, which reads a sequence in pieces of its own",
             "Say --memory checkpointed, or leave out --sequence-parallel.",
         )
     for key, spec in read(model.config).items():

@@ -66,15 +66,19 @@ def _refuse(recipe: Recipe, processes: Processes) -> None:
         raise UserError(
             "one process alone has nothing to share weights with", "torchrun --nproc-per-node 2 -m ropewalk train ..."
         )
-    if recipe.memory == "recurrent":
+    if recipe.recurrent:
         raise UserError(
-            "memory is 'recurrent', which reads a text in pieces; sharded weights are whole in one forward pass only",
+            f"memory is {recipe.memory!r}, which reads a text in pieces; sharded weights are whole in one forward pass",
             "Say --memory checkpointed, or leave out --shard.",
         )
     if recipe.trainable != "all":
         raise UserError(
             f"trainable is {recipe.trainable!r}: adapters are small, and what they stand on is not sharded",
             "Leave out --shard.",
+        )
+    if "optimizer" in recipe.offload:
+        raise UserError(
+            "the optimizer is offloaded, and its parts are not moved", "Leave out --shard, or optimizer of --offload."
         )
     if recipe.optimizer != "adamw":
         raise UserError(

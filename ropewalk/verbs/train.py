@@ -52,7 +52,6 @@ NOTHING_BUT = {  # fields that change nothing but under a value of another
 }
 
 CUE = " The text ends here."
-HELD_OUT = 8  # texts at most
 
 
 def _overrides() -> type[Request]:
@@ -100,6 +99,8 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         out: Folder to write; by default one here, named after the model, ``to`` and the recipe. States that a run can
             go on from lie in FOLDER.training until it is done.
         test: Texts that are measured on; by default some of those, which are then not trained on.
+        documents: At most so many texts for perplexity, and no more than a quarter of those that are trained on; 0:
+            none.
         keys: Pass keys per length and evaluation; 0: none.
         track: Log every step and evaluation to tensorboard, wandb or trackio, if it is installed.
         overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
@@ -114,6 +115,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     texts: Source = field(kw_only=False)
     out: Place | None = None
     test: Source = ""
+    documents: Number = 8
     keys: Number = 10
     track: str = ""
     overwrite: bool = False
@@ -134,7 +136,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         said = {name: value for name in names if (value := getattr(self, name)) is not None}
         made = base.with_changes(said)
         for name, (other, needed) in NOTHING_BUT.items():
-            if name in said and getattr(made, other) != needed:
+            if name in said and not getattr(made, other).startswith(needed):
                 raise UserError(
                     f"--{name} changes nothing where {other} is {getattr(made, other)}", f"Add --{other} {needed}."
                 )
@@ -197,16 +199,16 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     if request.test:
         kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
     else:
-        texts, kept = held_out(texts, request.to - len(begin), HELD_OUT)
+        texts, kept = held_out(texts, request.to - len(begin), request.documents)
     ground = LongContext.of(
         [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
-        TokenUnits(tokenizer), request.to, HELD_OUT, keys=request.keys, seed=recipe.seed,
+        TokenUnits(tokenizer), request.to, request.documents, keys=request.keys, seed=recipe.seed,
     )  # fmt: skip
 
     cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
     stages = parts(recipe, request.to, window, cue)
     rows = samplers(recipe, stages, list(texts.values()), begin, cue)
-    notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents))
+    notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
     if request.dry_run:
         return replace(forecasted, notes=notes)
 

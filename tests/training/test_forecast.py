@@ -16,7 +16,7 @@ from ropewalk.planning.measure import peak_bytes
 from ropewalk.planning.shapes import shapes
 from ropewalk.training.forecast import forecast, how
 from ropewalk.training.loop import Run, roped
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe import CHOICES, Recipe
 from tests.models import config
 
 TOKENS, VOCABULARY = 4096, 32_000
@@ -33,13 +33,16 @@ def bytes_of(tensors: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-@pytest.mark.parametrize("way", ["plain", "checkpointed", "recurrent"])
-def test_a_step_takes_what_was_said_within_a_tenth(kind: str, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "kind", "tiled"),
+    [(way, kind, False) for way in CHOICES["memory"] for kind in ("float32", "bfloat16")]
+    + [("plain", "float32", True), ("checkpointed", "float32", True)],
+)
+def test_a_step_takes_what_was_said_within_a_tenth(way: str, kind: str, tiled: bool) -> None:
     model = LlamaForCausalLM(llama())
     for one in model.parameters():
         one.data = one.data.to(getattr(torch, kind))
-    recipe = Recipe(method="pi", steps=3, batch=1, memory=way, chunk=512, warmup=0)
+    recipe = Recipe(method="pi", steps=3, batch=1, memory=way, chunk=512, tiled_mlp=tiled, warmup=0)
     rng = np.random.default_rng(0)
     run = Run(recipe, model, TOKENS, [rng.integers(3, VOCABULARY, TOKENS) for _ in range(3)], np.array([1]))
     with roped(model, recipe, run.parts[0]):

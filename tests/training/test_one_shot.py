@@ -29,7 +29,7 @@ FAMILIES = ["llama", "gemma3", "gpt_oss", "phi3"]
 def test_loss_and_gradients_are_those_of_documents_alone(family, kind):
     model, batch = tiny(family, tie_word_embeddings=True), BATCHES[kind]
     loss, expected = written_out(model, batch)
-    for how in (OneShot(), OneShot(checkpoint=True)):
+    for how in (OneShot(), OneShot(checkpoint=True), OneShot(checkpoint=True, offload=True)):
         got, found = gradients(model.train(how.checkpoint), how, batch)
         assert got == pytest.approx(loss, rel=1e-6)
         assert error(found, expected) <= 2e-6

@@ -102,7 +102,7 @@ def test_the_recipe_that_is_written_repeats_the_run(model, texts, capsys):
 
 OTHER = {
     "method": "ntk-aware", "positions": "pose(chunks=3)", "attention": "scca", "targets": ("q_proj", "v_proj"),
-    "also": ("embeddings", "norms"),
+    "also": ("embeddings", "norms"), "offload": ("optimizer",),
 }  # fmt: skip
 NEEDED = {name: {other: value} for name, (other, value) in NOTHING_BUT.items()}
 NEEDED |= {"also": {"trainable": "lora"}, "quantise": {"trainable": "lora"}, "scope": {"packing": "documents"}}
