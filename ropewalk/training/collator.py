@@ -16,7 +16,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
 from ropewalk.training import checks
 from ropewalk.training.positions.entries import positions as positions_of
-from ropewalk.training.positions.training_positions import Ints, TrainingPositions
+from ropewalk.training.positions.training_positions import REDRAWN, Ints, TrainingPositions
 from ropewalk.training.training_batch import IGNORED
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 COLUMNS = {"input_ids", "labels", "attention_mask"}
 UNTOLD = -1
-REDRAWN = 1000  # draws, of which one holds a label
 TRIALS = 20  # batches, of which one has a jump
 Text = tuple[Ints, Ints]  # token ids and labels
 Chance = np.random.Generator

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.training.positions.training_positions import Ints, TrainingPositions
+from ropewalk.training.positions.training_positions import REDRAWN, Ints, TrainingPositions
 from ropewalk.training.training_batch import Row
 
 
@@ -154,6 +154,3 @@ class Sampler:
 
     def _chance(self, first: int, second: int, kind: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, kind, first, second])
-
-
-REDRAWN = 1000  # draws, of which one has a token with a loss

@@ -63,7 +63,14 @@ def _whole(folder: Path, together: Processes) -> None:
         held = weights(run.model)
         assert bool(held) is together.first
         if together.first:
-            torch.save((held, [(one.loss, one.norm) for one in run.log], run.readings), folder / f"{case}.pt")
+            torch.save(
+                (
+                    held,
+                    [(one.loss, one.norm) for one in run.log],
+                    {step: dict(one) for step, one in run.readings.items()},
+                ),
+                folder / f"{case}.pt",
+            )
 
 
 def _stopped(folder: Path, together: Processes) -> None:
@@ -106,7 +113,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_that_share_the_weights_end_with_those_of_one(ended: Path) -> None:
     for case, more in CASES.items():
         alone = trained(short(**more), model_for(case), measure=logit)
-        held, log, readings = torch.load(ended / f"{case}.pt", weights_only=False)
+        held, log, readings = torch.load(ended / f"{case}.pt", weights_only=True)
         near = 1e-2 if case == "bfloat16" else 1e-6
         for (loss, norm), one in zip(log, alone.log, strict=True):
             assert (loss, norm) == (pytest.approx(one.loss, rel=near), pytest.approx(one.norm, rel=20 * near)), case
@@ -128,7 +135,7 @@ def test_states_go_on_in_another_layout(ended: Path, tmp_path: Path) -> None:
         trained(short(**CASES["pose"]), model_for("pose"), states=states_of(tmp_path / "other"), heard=stopped)
     in_two(_stop, tmp_path)
     in_two(_stopped, tmp_path)
-    undisturbed, *_ = torch.load(ended / "pose.pt", weights_only=False)
+    undisturbed, *_ = torch.load(ended / "pose.pt", weights_only=True)
     same, other = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("same", "other"))
     states = states_of(tmp_path / "alone")
     with states.opened():

@@ -9,8 +9,7 @@ import pytest
 from ropewalk.cli.main import run
 from ropewalk.fitting.fitter import FITTERS
 from ropewalk.methods.catalogue import CATALOGUE
-from tests.models import tiny
-from tests.tokenizers import VOCABULARY, byte_level
+from tests.verbs.typed import refused, said
 
 QUICK = {  # small enough for a window of 64 and texts of 256 tokens
     "attention-alignment": ("attention-alignment", "queries=16"),
@@ -18,35 +17,6 @@ QUICK = {  # small enough for a window of 64 and texts of 256 tokens
     "squeezed": ("squeezed(observed=20, clusters=0.2)", "percentile=0.5"),
     "head-scale": ("head-scale", "steps=4, least=0.5"),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny("llama", vocab_size=VOCABULARY).save_pretrained(folder)
-    byte_level().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def texts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for i in range(3):
-        words = " ".join(str((7 * i + 11) * n * n % 1009) for n in range(300))
-        (folder / f"{i}.txt").write_text(words)
-    return folder
-
-
-def said(capsys, *words) -> str:
-    assert run(list(map(str, words))) == 0
-    return capsys.readouterr().out
-
-
-def refused(capsys, *words) -> str:
-    assert run(list(map(str, words))) == 2
-    return capsys.readouterr().err
 
 
 def test_what_is_measured_has_a_fitter_and_nothing_else():

@@ -24,44 +24,12 @@ from ropewalk.training.recipe import CHOICES, Recipe
 from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES
 from ropewalk.verbs.train import NOTHING_BUT, TrainRequest
-from tests.models import tiny
-from tests.tokenizers import VOCABULARY, byte_level
+from tests.verbs.typed import refused, said
 
 TO = 128
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny("llama", vocab_size=VOCABULARY).save_pretrained(folder)
-    byte_level().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def texts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for i in range(8):
-        words = " ".join(str((7 * i + 11) * n * n % 1009) for n in range(200))
-        (folder / f"{i}.txt").write_text(words)
-    return folder
-
-
 QUICK = ["--to", TO, "--steps", 3, "--batch", 2, "--keys", 2]
-
-
-def said(capsys, *words) -> str:
-    code = run(list(map(str, words)))
-    captured = capsys.readouterr()
-    assert code == 0, captured.err
-    return captured.out
-
-
-def refused(capsys, *words) -> str:
-    assert run(list(map(str, words))) == 2
-    return capsys.readouterr().err
 
 
 GIVEN = "given.json"

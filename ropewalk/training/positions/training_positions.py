@@ -14,6 +14,7 @@ from ropewalk.methods.base import spelled
 
 Ints = NDArray[np.int64]
 Numbers = NDArray[np.int64] | NDArray[np.float64]
+REDRAWN = 1000  # draws of a sample, of which one has a token with a loss
 
 
 @dataclass(frozen=True, eq=False)
