@@ -158,7 +158,12 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
         return str(error), mend
     missing = next((one for one in verb.options if error.argument.name in (one.flag, one.name.upper())), None)
     said = f"{error.argument.name}: {_flags(verb, missing.text)}" if missing else mend
-    return (f"{error.keyword} needs a value" if error.keyword else f"{name} needs {error.argument.name}"), said
+    if error.keyword:
+        return f"{error.keyword} needs a value", said
+    words = [one.name.upper() for one in verb.options if one.positional]
+    if error.argument.name in words[1:]:  # which one was left out, only the user knows
+        return f"{name} needs {' '.join(words)}, and there is none for {error.argument.name}", said
+    return f"{name} needs {error.argument.name}", said
 
 
 def main() -> None:

@@ -204,6 +204,8 @@ def forecast(
     switches = []
     for changes in SWITCHES:
         other = recipe.with_changes(changes)
+        if place == HERE and "offload" in changes:
+            continue
         taken = needs(other, largest.window).total
         if other != recipe and taken < needs(recipe, largest.window).total:
             options = " ".join(_typed(key, value) for key, value in changes.items() if getattr(recipe, key) != value)

@@ -85,6 +85,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def speaks() -> bool:
+    """Whether this is the one of these processes that tells the user."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def processes(sequence: int = 1) -> Iterator[Processes]:
     """Those that ``torchrun`` started, as the environment says; left as they were found.

@@ -172,7 +172,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.forecast import forecast
     from ropewalk.training.loop import Run, parts, samplers
     from ropewalk.training.preparation import begun, digest_of, expected, finished, held_out, written
-    from ropewalk.training.processes import launched, processes
+    from ropewalk.training.processes import launched, processes, speaks
     from ropewalk.training.self_test import self_test
     from ropewalk.training.sharding import shard, weights
     from ropewalk.training.states import States, beside
@@ -210,7 +210,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     rows = samplers(recipe, stages, list(texts.values()), begin, cue)
     notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
     if request.dry_run:
-        return replace(forecasted, notes=notes)
+        return replace(forecasted, notes=notes) if speaks() else None
 
     def measure(model: Any) -> dict[str, Any]:
         seen: Reading = ground.measure(model)
