@@ -12,6 +12,7 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result, columns
 from ropewalk.planning import memory
+from ropewalk.planning.cost import MFU, cost, show_hours
 from ropewalk.planning.hardware import GIB, gpu, usable
 from ropewalk.planning.memory import Memory, Training
 from ropewalk.planning.shapes import Shapes, shapes
@@ -38,6 +39,7 @@ SWITCHES: tuple[dict[str, Any], ...] = (
     {"micro": 1},
 )
 HERE = "this machine"
+AGAIN = 4 / 3  # of forward and backward pass, where a forward pass is made twice
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Forecast(Result):
         room: bytes that tensors can have there.
         longest: tokens of a sample that fit as it is.
         switches: what would need less, the one that lengthens most first.
+        hours: on accelerators that are named, at ``MFU`` of their peak; None for others.
         notes: what else to know.
     """
 
@@ -87,6 +90,7 @@ class Forecast(Result):
     room: int
     longest: int
     switches: Sequence[Switch]
+    hours: float | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -116,6 +120,8 @@ class Forecast(Result):
         console.print(
             f"{self.recipe.steps:,} steps, {self.tokens:,} tokens; {self.trained:,} of {self.parameters:,} weights move"
         )
+        if self.hours is not None:
+            console.print(f"about {show_hours(self.hours)} on {self.place}, at {MFU:.0%} of its peak")
         table = columns("stage", ">steps", ">samples a step", ">tokens of one", ">positions to", ">rope for")
         for i, part in enumerate(self.parts):
             numbers = (part.steps, part.rows, part.window, part.reach, part.rope)
@@ -145,7 +151,8 @@ class Forecast(Result):
 
     def to_dict(self) -> dict[str, Any]:
         own = {
-            name: getattr(self, name) for name in ("model", "to", "tokens", "trained", "parameters", "place", "room")
+            name: getattr(self, name)
+            for name in ("model", "to", "tokens", "trained", "parameters", "place", "room", "hours")
         }
         return {
             **own,
@@ -170,6 +177,7 @@ def forecast(
     dtype: str = "",
     shard: int = 1,
     sequence: int = 1,
+    devices: int = 1,
 ) -> Forecast:
     """What a recipe takes on a model; nothing is loaded.
 
@@ -183,6 +191,7 @@ def forecast(
         dtype: of the checkpoint.
         shard: processes that weights, gradients and optimizer are spread over.
         sequence: processes that share every sequence.
+        devices: that train together.
 
     Raises:
         UserError: if model, recipe and target do not fit.
@@ -210,6 +219,13 @@ def forecast(
         if other != recipe and taken < needs(recipe, largest.window).total:
             options = " ".join(_typed(key, value) for key, value in changes.items() if getattr(recipe, key) != value)
             switches.append(Switch(options, taken, longest(other)))
+    hours = None
+    if device:
+        works = [
+            cost(numbers, part.window, part.steps * part.rows * part.window, gpu(device), devices) for part in stages
+        ]
+        again = 1 if recipe.memory == "plain" else AGAIN
+        hours = again * sum(work.training_hours or 0.0 for work in works)
     return Forecast(
         recipe=recipe,
         model=name,
@@ -223,6 +239,7 @@ def forecast(
         room=room,
         longest=longest(recipe),
         switches=sorted(switches, key=lambda one: -one.longest),
+        hours=hours,
     )
 
 

@@ -184,7 +184,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     kind, window = str(text_config(checkpoint.config).dtype or "float32"), trained_window(checkpoint.config)
     forecasted = forecast(
         checkpoint.config, recipe, request.to, window, checkpoint.name, request.gpu, kind.removeprefix("torch."),
-        launched() if request.shard else 1, request.sequence_parallel,
+        launched() if request.shard else 1, request.sequence_parallel, launched(),
     )  # fmt: skip
     if not request.dry_run:
         request.refuse_unused(["gpu"], "where something is trained")

@@ -12,6 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.common.errors import UserError
 from ropewalk.planning import memory
+from ropewalk.planning.cost import cost
+from ropewalk.planning.hardware import gpu
 from ropewalk.planning.measure import peak_bytes
 from ropewalk.planning.shapes import shapes
 from ropewalk.training.forecast import forecast, how
@@ -91,3 +93,15 @@ def test_what_does_not_fit_is_refused_with_the_switch_that_makes_it_fit() -> Non
 
 def test_adapters_move_less() -> None:
     assert small(trainable="lora").trained < small().trained
+
+
+def test_hours_are_those_of_all_stages_on_a_named_accelerator() -> None:
+    found = config("llama", max_position_embeddings=64)
+    times = {
+        kind: forecast(found, Recipe(method="pi", batch=4, memory=kind), 256, 64, "m", "h100", "bfloat16", devices=n)
+        for kind, n in (("plain", 1), ("checkpointed", 2))
+    }
+    work = cost(shapes(found), 256, 1000 * 4 * 256, gpu("h100"))
+    assert times["plain"].hours == pytest.approx(work.training_hours)
+    assert times["checkpointed"].hours == pytest.approx(work.training_hours * 4 / 3 / 2)
+    assert small().hours is None
