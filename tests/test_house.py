@@ -71,6 +71,7 @@ COVERED = {
     "tests/engines/gguf/test_to_gguf.py": "engines/gguf/output",
     "tests/verbs/test_fit.py": "fitting/fitter",
     "tests/training/positions/test_entries.py": "training/positions/training_positions",
+    "tests/training/test_training_page.py": "training/readings",
     "tests/training/test_optimizers.py": "training/extras",
     "tests/cli/test_main.py": "common/errors checkpoint/write checkpoint/inspection checkpoint/inspection_view",
     "tests/verbs/test_request.py": "common/lengths",

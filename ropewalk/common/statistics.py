@@ -167,6 +167,22 @@ def cluster_mean(sums: ArrayLike, counts: ArrayLike) -> Mean:
     return Mean(value, se, value - se * low, value + se * high, n)
 
 
+def ratio(ours: ArrayLike, theirs: ArrayLike) -> Mean:
+    """How many times one geometric mean is the other, from pairs of logarithms: of two perplexities, from losses.
+
+    Args:
+        ours: [D] logarithms.
+        theirs: [D] of the same documents.
+
+    Returns:
+        The ratio, and the exponential of the interval of the mean difference.
+    """
+    difference = cluster_mean(np.subtract(ours, theirs), np.ones(np.size(ours)))
+    low, high = (None if bound is None else math.exp(bound) for bound in (difference.low, difference.high))
+    value = math.exp(difference.value)
+    return Mean(value, None if difference.se is None else value * difference.se, low, high, difference.n)
+
+
 def _unskewed(t: float, skew: float) -> float:
     """What Hall's transformation maps to ``t``."""
     return t if abs(skew) < 1e-6 else float(3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +33,12 @@ class Reading:
     Attributes:
         by_position: perplexity of the tokens at positions ``start <= t < end``.
         passkeys: length in tokens -> share of keys found.
+        losses: mean loss of those tokens in each text, nats; to compare readings of the same texts by.
     """
 
     by_position: Mapping[tuple[int, int], Mean]
     passkeys: Mapping[int, Mean]
+    losses: Mapping[tuple[int, int], Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +67,14 @@ class LongContext:
 
     def measure(self, model: PreTrainedModel) -> Reading:
         """Read the texts and ask for the keys; draws no number of anybody else's."""
-        return Reading(self._by_position(model), self._passkeys(model))
-
-    def _by_position(self, model: PreTrainedModel) -> dict[tuple[int, int], Mean]:
         if not len(self.documents):
-            return {}
+            return Reading({}, self._passkeys(model))
         edges = position_edges(self.to)
-        curve = position_curve(document_sums(model, self.documents, edges), edges)
-        return {(one.start, one.end): perplexity(one.nll) for one in curve}
+        sums = document_sums(model, self.documents, edges)
+        by_position = {(one.start, one.end): perplexity(one.nll) for one in position_curve(sums, edges)}
+        means = np.diff(sums, axis=1) / np.diff(edges)
+        losses = {place: column.tolist() for place, column in zip(by_position, means.T, strict=True)}
+        return Reading(by_position, self._passkeys(model), losses)
 
     def _passkeys(self, model: PreTrainedModel) -> dict[int, Mean]:
         found: dict[int, Mean] = {}

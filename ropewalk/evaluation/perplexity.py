@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Sums = NDArray[np.float64]
+LARGEST = 700.0  # nats: beyond it perplexities are no numbers any more
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,13 @@ def perplexity(nll: Mean) -> Mean:
 
     No loss is below 0, so no perplexity is below 1.
     """
-    value = math.exp(nll.value)
-    low, high = (None if bound is None else math.exp(max(bound, 0.0)) for bound in (nll.low, nll.high))
+    value = _exp(nll.value)
+    low, high = (None if bound is None else _exp(max(bound, 0.0)) for bound in (nll.low, nll.high))
     return Mean(value, None if nll.se is None else value * nll.se, low, high, nll.n)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, LARGEST))
 
 
 def prefix_sums(nll: Tensor, lengths: Sequence[int]) -> Sums:

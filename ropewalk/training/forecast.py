@@ -16,7 +16,7 @@ from ropewalk.planning.cost import MFU, cost, show_hours
 from ropewalk.planning.hardware import GIB, gpu, usable
 from ropewalk.planning.memory import Memory, Training
 from ropewalk.planning.shapes import Shapes, shapes
-from ropewalk.training.loop import Part, parts
+from ropewalk.training.loop import Part, parts, require_written
 from ropewalk.training.loss import LOGITS
 from ropewalk.training.recipe import Recipe
 
@@ -108,10 +108,15 @@ class Forecast(Result):
         enough = next((one for one in self.switches if one.bytes <= self.room), None)
         raise UserError(
             f"a step needs {self.memory.total / GIB:,.1f} GiB, and {self.place} has {self.room / GIB:,.1f} GiB for it",
-            f"Add {enough.options}, which needs {enough.bytes / GIB:,.1f} GiB."
-            if enough
-            else f"Samples of {self.longest:,} tokens would fit: take a nearer target, --to.",
+            f"Add {enough.options}, which needs {enough.bytes / GIB:,.1f} GiB." if enough else self._nearest(),
         )
+
+    def _nearest(self) -> str:
+        """What would come closest, where nothing fits."""
+        best = max(self.switches, key=lambda one: one.longest, default=None)
+        if best is None or best.longest <= self.longest:
+            return f"Samples of {self.longest:,} tokens would fit: take a nearer target, --to."
+        return f"Samples of up to {best.longest:,} tokens fit with {best.options}: take a nearer target, --to, as well."
 
     def show(self, console: Console) -> None:
         console.print(
@@ -197,6 +202,7 @@ def forecast(
         UserError: if model, recipe and target do not fit.
     """
     recipe.require(config, to)
+    require_written(recipe, config, to)
     numbers, stages = shapes(config), parts(recipe, to, trained, cue=(0,))
     dtype = dtype if recipe.dtype == "auto" else recipe.dtype
     place, room = _place(device)

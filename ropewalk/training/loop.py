@@ -23,16 +23,17 @@ from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.config import trained_window
 from ropewalk.training.checks import check_windows
-from ropewalk.training.one_shot import OneShot
+from ropewalk.training.one_shot import OneShot, require_apart
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.processes import ALONE, Processes
+from ropewalk.training.readings import CAME
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.sequence import cut, refuse_spread
 from ropewalk.training.sharding import is_sharded, whole
-from ropewalk.training.states import States
+from ropewalk.training.states import States, flat
 from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:
@@ -180,6 +181,30 @@ def is_written(rope: Method, config: PreTrainedConfig, to: int) -> bool:
     return True
 
 
+SAVED_EVERY = 300  # seconds after which a state is saved, whatever the number of steps
+SAVED_COST = 20  # times what saving took, after which it is done again
+
+
+def unwritten(recipe: Recipe, config: PreTrainedConfig, to: int) -> str:
+    """The rope that a recipe ends with, if no configuration can say it, else nothing."""
+    rope = recipe.rope_method(recipe.schedule_of_stages()[-1][0])
+    return "" if rope.name == "none" or is_written(rope, config, to) else rope.id
+
+
+def require_written(recipe: Recipe, config: PreTrainedConfig, to: int) -> None:
+    """Refuse a rope that no configuration can say where it is put on only when the training is over.
+
+    Raises:
+        UserError: naming it.
+    """
+    rope = unwritten(recipe, config, to)
+    if rope and recipe.layout(ANY).rope == "trained":
+        raise UserError(
+            f"{recipe.positions} trains for every rope, and is written with {rope}, which no configuration can say",
+            "Say --method pi, ntk-aware or yarn.",
+        )
+
+
 @dataclass(eq=False)
 class Run:
     """One training, from its first step or from a state to its last step.
@@ -193,11 +218,12 @@ class Run:
         states: where the run can go on from; None keeps none.
         processes: that train together.
         cue: token ids of a sentence that ends a sample, for positions that need one.
-        measure: asked before the first step, every ``evaluate_every`` and after the last; gives plain values.
+        measure: asked of the model as it came, before the first step, every ``evaluate_every`` and after the last, with
+            the rope that it will be written with and full attention; gives plain values.
         heard: told of every step.
         noted: told of every measurement.
         log: of the steps done.
-        readings: what ``measure`` gave, by steps done.
+        readings: what ``measure`` gave, by steps done; ``CAME``: of the model as it came, under its own rope.
     """
 
     recipe: Recipe
@@ -215,7 +241,9 @@ class Run:
     readings: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.saved, self.saving = time.monotonic(), 0.0  # when a state was saved, and the seconds that it took
         self.recipe.require(self.model.config, self.to)
+        require_written(self.recipe, self.model.config, self.to)
         self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = samplers(self.recipe, self.parts, self.documents, self.begin, self.cue)
@@ -229,6 +257,11 @@ class Run:
             offload="optimizer" in self.recipe.offload and self.model.device.type != "cpu",
         )
         self._refuse_rest()
+        if self.recipe.packing == "documents" and self.recipe.scope == "document":
+            training = self.model.training
+            with whole(self.model):
+                require_apart(self.model.train())
+            self.model.train(training)
         check_windows(self.model.config, self.recipe.layout(ANY), self.to)
         for part in self.parts:
             if part.rows % (readers := self.processes.readers):
@@ -246,27 +279,25 @@ class Run:
             UserError: if the model does not fit the recipe, or gradients stay without a finite norm.
         """
         torch.manual_seed(self.recipe.seed + self.processes.rank)
-        done = self._go_on()
+        done, steps, every = self._go_on(), self.recipe.steps, self.recipe.evaluate_every
+        if done == 0:
+            self._read(CAME)
         for part, sampler in zip(self.parts, self.samplers, strict=True):
-            if done >= part.start + part.steps and part is not self.parts[-1]:
-                continue
-            with roped(self.model, self.recipe, part):
-                if done == 0:
-                    self._read(0)
-                self.model.train()
-                for step in range(max(done, part.start), part.start + part.steps):
-                    self._step(step, part, sampler)
-                    done = step + 1
-                    if self._due(done, self.recipe.evaluate_every):
-                        self._read(done)
-                    if self._due(done, self.recipe.save_every) or done == self.recipe.steps:
-                        self._save(done)
-                if done == self.recipe.steps:
+            end = part.start + part.steps
+            while done < end:
+                if done == 0 or (every and done % every == 0):
                     self._read(done)
+                until = min(end, (done // every + 1) * every) if every else end
+                with roped(self.model, self.recipe, part):
+                    self.model.train()
+                    for step in range(done, until):
+                        self._step(step, part, sampler)
+                        self._save(step + 1)
+                done = until
+        with roped(self.model, self.recipe, self.parts[-1]):
+            pass  # also of a run that ended before it was written
+        self._read(steps)
         self.model.eval()
-
-    def _due(self, done: int, every: int) -> bool:
-        return every > 0 and done % every == 0
 
     def batch(self, step: int, part: Part, sampler: Sampler) -> Batch:
         """What this process reads in a step."""
@@ -329,7 +360,7 @@ class Run:
             raise UserError(
                 f"no weight would move: the learning rate is 0 in all of {self.recipe.steps} steps (its peak is "
                 f"{self.recipe.learning_rate:g}, after a warmup of {self.recipe.warmup})",
-                "Say --warmup 0, or more --steps.",
+                "Say --warmup 0, or more --steps." if self.recipe.learning_rate else "Say --learning-rate 2e-5.",
             )
 
     def _read(self, done: int) -> None:
@@ -339,19 +370,19 @@ class Run:
         with whole(self.model):
             if self.processes.first or is_sharded(self.model):
                 self.model.eval()
-                with torch.random.fork_rng(), torch.no_grad(), self._to_be_written():
+                rope = nullcontext() if done == CAME else self._to_be_written()
+                with torch.random.fork_rng(), torch.no_grad(), rope:
                     self.readings[done] = self.measure(self.model)
                 self.model.train()
-            if self.processes.first:
+            if self.processes.first and done != CAME:
                 self.noted(done, self.readings[done])
             self.readings.setdefault(done, {})  # the others know that it is done
             self.processes.wait()
 
     def _to_be_written(self) -> AbstractContextManager[None]:
-        """The rope that the model is written with, where it is trained under another one."""
-        if self.recipe.layout(ANY).rope == "extended":
-            return nullcontext()
-        return self.recipe.rope_method(self.parts[-1].stage).on(self.model, self.to)
+        """The rope that the model ends with, which is another one before the last stage."""
+        rope = self.recipe.rope_method(self.parts[-1].stage)
+        return nullcontext() if rope.name == "none" else rope.on(self.model, self.to)
 
     # What a run goes on from
 
@@ -361,13 +392,20 @@ class Run:
         chance = {str(self.processes.rank): torch.get_rng_state()}
         if self.model.device.type == "cuda":
             chance[f"cuda {self.processes.rank}"] = torch.cuda.get_rng_state(self.model.device)
-        return flat({"model": trained, "optimizer": inner, "chance": chance})
+        return flat({"model": trained, "optimizer": inner, "chance": chance}, " ")
 
     def _save(self, done: int) -> None:
-        if self.states is not None:
+        """Save a state if it is due: by steps, by time, or as the last one."""
+        if self.states is None:
+            return
+        recipe, began = self.recipe, time.monotonic()
+        late = float(began - self.saved > max(SAVED_EVERY, SAVED_COST * self.saving))
+        if done % recipe.save_every == 0 or done == recipe.steps or self.processes.sum(torch.tensor(late)):
             readings = {str(step): dict(one) for step, one in self.readings.items()}
             notes = {"log": [asdict(one) for one in self.log], "readings": readings}
             self.states.save(done, self._tensors(self.optimizer.state_dict()), notes)
+            self.saved = time.monotonic()
+            self.saving = self.saved - began
 
     def _go_on(self) -> int:
         """Take the newest state; steps done."""
@@ -386,14 +424,6 @@ class Run:
         self.readings.clear()
         self.readings.update({int(step): one for step, one in notes["readings"].items()})
         return done
-
-
-def flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Nested dictionaries as one, of names that a space joins."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        found |= {prefix + name: value} if isinstance(value, Tensor) else flat(value, f"{prefix}{name} ")
-    return found
 
 
 def weighted(batch: Batch, loss: str) -> Batch:

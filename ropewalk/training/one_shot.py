@@ -14,12 +14,43 @@ from torch.autograd.graph import save_on_cpu
 from ropewalk.attention.engine import attending_plainly
 from ropewalk.attention.spread import Spread
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import decoder
+from ropewalk.rope.live import decoder, still
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
 from ropewalk.training.sharding import inside
 from ropewalk.training.tiled_mlp import tiled_mlps
 from ropewalk.training.training_batch import Batch
+
+TRIED = 12  # tokens of each of two documents that a model is tried on
+TAIL = 3  # of the first one's, which are changed: those that a short convolution carries across
+UNMOVED = 1e-4  # of what hidden states change by elsewhere: experts round otherwise
+
+
+@torch.no_grad()
+def require_apart(model: nn.Module) -> None:
+    """Refuse a model in which a document of a packed row sees the one before it; no number of anybody's is drawn.
+
+    Raises:
+        UserError: also if attention cannot be followed, or has dropout.
+    """
+    body: Any = decoder(model)
+    device = next(body.parameters()).device
+    ids = torch.arange(3, 3 + 2 * TRIED, device=device)[None] % int(body.config.vocab_size)
+    other = ids.clone()
+    other[:, TRIED - TAIL : TRIED] = ids[:, :TAIL]
+    places = torch.arange(TRIED, device=device).repeat(2)[None]
+    given = {"position_ids": places, "document_ids": (torch.arange(2 * TRIED, device=device) // TRIED)[None]}
+    with torch.random.fork_rng(), attending_plainly(model):
+        body(input_ids=ids, use_cache=False, **given)  # in the mode that it is in: dropout of attention is refused
+        with still(body):
+            one, two = (body(input_ids=some, use_cache=False, **given)[0][0] for some in (ids, other))
+    moved = (two - one).abs().amax(-1)
+    if float(moved[TRIED:].max()) > UNMOVED * float(moved[:TRIED].max()):
+        raise UserError(
+            f"{type(model).__name__} carries something from one packed document to the next, beside attention: its "
+            "layers have states or convolutions",
+            "Say --packing none, or --scope sequence, where documents see each other.",
+        )
 
 
 @dataclass(frozen=True)

@@ -59,17 +59,25 @@ def digest_of(texts: Mapping[str, Ints]) -> str:
     return digest.hexdigest()[:16]
 
 
-def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrainedModel, Adapter | None]:
-    """The model of a checkpoint, with those weights trainable that the recipe says, and its adapter if it gets one.
+def refuse_quantised(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse adapters for a file that has no weights to merge them into.
 
     Raises:
-        UserError: if it cannot be loaded, or takes no adapter.
+        UserError: with the line that writes some.
     """
     if recipe.trainable == "lora" and checkpoint.gguf is not None:
         raise UserError(
             f"{checkpoint.name} is quantised, and an adapter could not be merged into it",
             f"Write it as a folder first: {checkpoint.extending(checkpoint.promised, 'none')}",
         )
+
+
+def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrainedModel, Adapter | None]:
+    """The model of a checkpoint, with those weights trainable that the recipe says, and its adapter if it gets one.
+
+    Raises:
+        UserError: if it cannot be loaded, or takes no adapter.
+    """
     model = checkpoint.load(recipe.dtype, device)
     model.config.use_cache = False
     if recipe.trainable == "all":
@@ -114,6 +122,8 @@ def expected(
         notes.append(f"{last.left_out:,} of {len(last.documents):,} texts are too short for a sample")
     if last.filled < FILLED:
         notes.append(f"texts are short: they fill {last.filled:.0%} of samples of {last.window:,} tokens")
+    if recipe.warmup >= recipe.steps:
+        notes.append(f"the warmup of {recipe.warmup:,} steps does not end in {recipe.steps:,}: --warmup says another")
     if measured == 0:
         notes.append(f"no text of {to:,} tokens is left to measure perplexity on: --test TEXTS names some")
     return notes

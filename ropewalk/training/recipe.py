@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from ropewalk.attention.attending import VISIBILITY
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
 from ropewalk.methods.catalogue import method as method_of
@@ -34,6 +36,7 @@ LEAST = {
 }  # fmt: skip
 
 
+RECIPE = "recipe.json"  # beside a checkpoint that one was trained by
 OFFLOADED = ("activations", "optimizer")
 
 
@@ -178,6 +181,8 @@ class Recipe:
         if isinstance(value, list):
             value = tuple(value)
             object.__setattr__(self, name, value)
+        if name == "name" and isinstance(value, str) and not re.fullmatch(r"[\w+.-]+", value):
+            raise UserError(f"name is {said(value)}, expected letters, digits, '-' and '_': folders are named after it")
         if name in CHOICES and value not in CHOICES[name]:
             hint_ = did_you_mean(value, CHOICES[name]) if isinstance(value, str) else ""
             raise UserError(f"{name} is {said(value)}, expected one of {', '.join(CHOICES[name])}{hint_}")
@@ -185,8 +190,9 @@ class Recipe:
             raise UserError(f"{name} is {said(value)}, expected a whole number from {LEAST[name]} on")
         if hint is float:
             right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-            if not right or (name in UP_TO_ONE and value > 1):
-                raise UserError(f"{name} is {said(value)}, expected a number from 0{' to 1' * (name in UP_TO_ONE)}")
+            if not right or (name in UP_TO_ONE and value > 1) or (name in BELOW_ONE and value >= 1):
+                most = " to 1" * (name in UP_TO_ONE) + ", below 1" * (name in BELOW_ONE)
+                raise UserError(f"{name} is {said(value)}, expected a number from 0{most}")
             object.__setattr__(self, name, float(value))
         if (hint is str and not isinstance(value, str)) or (hint is bool and not isinstance(value, bool)):
             raise UserError(f"{name} is {said(value)}, expected {'a word' if hint is str else 'true or false'}")
@@ -256,11 +262,14 @@ class Recipe:
             return
         attention = method_of(self.attention)
         attention.require(config, to)
-        if any(getattr(part, "by_content", False) for part in getattr(attention, "parts", (attention,))):
-            raise UserError(
-                f"attention {attention.id} picks keys by content, which has no gradient: nothing could be trained",
-                "Say --attention s2-attention, scca, or full.",
-            )
+        for part in getattr(attention, "parts", (attention,)):
+            if getattr(part, "by_content", False):
+                wrong = "picks keys by content, which has no gradient: nothing could be trained"
+            elif part.axes != {VISIBILITY}:
+                wrong = "changes more than who is seen, and is off in what is written: other positions would be trained"
+            else:
+                continue
+            raise UserError(f"attention {part.id} {wrong}", "Say --attention s2-attention, scca, or full.")
 
     def layout(self, cue: tuple[int, ...] = ()) -> TrainingPositions:
         """How samples are laid out.
@@ -295,7 +304,8 @@ class Recipe:
         return cls().with_changes({**content, "stages": tuple(_stage(stage) for stage in stages)})
 
 
-UP_TO_ONE = frozenset({"beta1", "beta2", "warmup_from", "floor", "dropout"})
+UP_TO_ONE = frozenset({"warmup_from", "floor"})
+BELOW_ONE = frozenset({"beta1", "beta2", "dropout"})
 
 
 def _stage(content: dict[str, Any]) -> Stage:

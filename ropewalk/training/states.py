@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import explained, resolved
+from ropewalk.common.lengths import said
 from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
 from ropewalk.training.processes import ALONE, Processes
@@ -85,13 +87,10 @@ class States:
             )
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)
         if (self.folder / ASKED).exists():
-            before = read_json(self.folder / ASKED)
-            differ = sorted(key for key in {*before, *self.asked} if before.get(key) != self.asked.get(key))
+            differ = self._differ(read_json(self.folder / ASKED))
             if differ and not overwrite:
-                key = differ[0]
                 raise UserError(
-                    f"{self.folder} holds states of a run that was asked for something else: {key} was "
-                    f"{before.get(key)!r}, is {self.asked.get(key)!r}",
+                    f"{self.folder} holds states of a run that was asked for something else: {'; '.join(differ[:3])}",
                     "Ask for the same to go on, choose another -o, or add --overwrite to begin anew.",
                 )
             if not differ:
@@ -100,8 +99,21 @@ class States:
                 shutil.rmtree(state)
         write_text(self.folder / ASKED, json.dumps(self.asked, indent=2) + "\n")
 
+    def _differ(self, before: Mapping[str, Any]) -> list[str]:
+        """What was asked for otherwise, in words."""
+        was, now = flat(before, "."), flat(self.asked, ".")
+        return [
+            f"{key} was {said(was.get(key))}, is {said(now.get(key))}"
+            for key in {**was, **now}
+            if was.get(key) != now.get(key)
+        ]
+
+    @property
+    def _anew(self) -> str:
+        return f"Begin anew: rm -r {shlex.quote(str(self.folder))}"
+
     def _all(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if _is_state(path))
+        return sorted(path for path in self.folder.iterdir() if _is_state(path)) if self.folder.exists() else []
 
     @property
     def latest(self) -> int | None:
@@ -110,8 +122,15 @@ class States:
         return int(found[-1].name.removeprefix("step-")) if found else None
 
     def notes(self) -> dict[str, Any]:
-        """What was noted with the newest state."""
-        return read_json(self._all()[-1] / NOTES, most=MOST)
+        """What was noted with the newest state.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        file = self._all()[-1] / NOTES
+        if not file.exists():
+            raise UserError(f"the state {file.parent} lacks {NOTES}", self._anew)
+        return read_json(file, most=MOST)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Read the newest state into tensors, in place, whatever processes wrote it.
@@ -129,14 +148,14 @@ class States:
         try:
             held = reader.read_metadata().state_dict_metadata
         except (SafetensorError, OSError) as error:
-            raise UserError(f"the state {state} cannot be read: {error}", "Begin anew: --overwrite.") from None
+            raise UserError(f"the state {state} cannot be read: {error}", self._anew) from None
         tensors = {name: one for name, one in tensors.items() if name in held or not name.startswith(CHANCE)}
         wrong = sorted(name for name in {*held} ^ {*tensors} if not name.startswith(CHANCE))
         if wrong:
             raise UserError(
                 f"the state {state} {'lacks' if wrong[0] in tensors else 'has'} {wrong[0]}, and {len(wrong) - 1} more "
                 "differ",
-                "Begin anew: --overwrite.",
+                self._anew,
             )
         for name, one in tensors.items():
             found = held[name]
@@ -144,7 +163,7 @@ class States:
             if (size, kind) != (tuple(one.shape), one.dtype):
                 raise UserError(
                     f"the state {state} has {name} as {kind} {list(size)}, expected {one.dtype} {list(one.shape)}",
-                    "Begin anew: --overwrite.",
+                    self._anew,
                 )
         with quiet():
             load(tensors, storage_reader=reader, no_dist=self.processes.count == 1)
@@ -179,11 +198,27 @@ class States:
 
     def remove(self) -> None:
         """Remove all states, when what they led to is written."""
-        if self.processes.first:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.processes.first:
+            return
+        with explained(self.folder):
+            for state in self._all():
+                shutil.rmtree(state)
+            for name in (ASKED, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody's file, or a link to a folder
+                self.folder.rmdir()
 
 
 MOST = 1 << 30  # bytes of notes
+
+
+def flat(content: Mapping[str, Any], between: str, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, of names that ``between`` joins."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        whole = prefix + name
+        found |= flat(value, between, whole + between) if isinstance(value, Mapping) else {whole: value}
+    return found
 
 
 def _is_state(path: Path) -> bool:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result, columns
+from ropewalk.common.statistics import Mean, ratio
 from ropewalk.common.whole import write_text
 from ropewalk.report import numbers
+from ropewalk.report.numbers import Estimate
 from ropewalk.training.loop import StepLog
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.readings import AS_IT_CAME, CAME, named, stretch, times
+from ropewalk.training.recipe import RECIPE, Recipe
+from ropewalk.training.states import MOST, States, beside
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-RECIPE, TRAINING, PAGE = "recipe.json", "training.json", "training.html"
+TRAINING, PAGE = "training.json", "training.html"
+PRINTERS: dict[str, numbers.Printer] = {"perplexity": numbers.quantity, "passkey": numbers.percent}
+PLAIN = "model", "data", "window", "to", "notes", "command", "rope"  # fields that are in its file as they are
+Key = tuple[str, str]  # perplexity or passkey, and its place
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,24 +39,29 @@ class Trained(Result):
         recipe: as it was resolved; ``ropewalk train FOLDER/recipe.json ...`` repeats it.
         model: as the user named it.
         data: the texts, as the user named them.
+        window: that the model had, in tokens.
         to: target length in tokens.
         texts: how many were trained on, and how many were too short for a sample.
         log: of every step.
-        readings: steps done -> perplexity by position and pass keys, measured.
+        readings: steps done -> perplexity by position and pass keys, measured with the rope that the model is written
+            with; ``CAME`` -> the same of the model as it came, with its own.
         notes: what else to know.
         command: the line that asks for the same.
+        rope: what must be put on to read texts, since no configuration says it; empty if one does.
     """
 
     folder: Path
     recipe: Recipe
     model: str
     data: str
+    window: int
     to: int
     texts: tuple[int, int]
     log: Sequence[StepLog]
     readings: Mapping[int, Mapping[str, Any]]
     notes: Sequence[str]
     command: str
+    rope: str = ""
 
     @property
     def tokens_per_second(self) -> float:
@@ -68,36 +82,54 @@ class Trained(Result):
         console.print(f"loss {losses[0]:.3f} at first, {sum(tail) / len(tail):.3f} {over}")
         if skipped:
             console.print(f"{skipped} steps had no finite gradient, and moved no weight")
-        if len(self.readings) > 1 and self._lines():
-            table = columns("", *(f">{'before' if not step else f'step {step:,}'}" for step in sorted(self.readings)))
-            for name, label in self._lines():
-                cells = [self._cell(self.readings[step], name) for step in sorted(self.readings)]
-                table.add_row(label, *cells)
+        if self.lines:
+            shown = [step for step in (CAME, 0, done) if step in self.readings]
+            table = columns("", *(f">{named(step)}" for step in shown), ">against as it came")
+            for key, label in self.lines.items():
+                cells = [numbers.in_full(self.estimate(step, key), PRINTERS[key[0]]) for step in shown]
+                table.add_row(label, *cells, times(self.change(key)))
             console.print(table)
         for note in self.notes:
             console.print(note, soft_wrap=True)
         console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training", soft_wrap=True)
-        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}", soft_wrap=True)
+        on = f" --methods {shlex.quote(self.rope)} --to {self.to}" if self.rope else ""
+        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}{on}", soft_wrap=True)
 
-    def _lines(self) -> list[tuple[tuple[str, str], str]]:
-        first = self.readings[min(self.readings)]
-        found = [(("perplexity", key), f"perplexity at {key}") for key in first["perplexity"]]
-        return found + [(("passkey", key), f"pass keys in {int(key):,}") for key in first["passkey"]]
+    @property
+    def lines(self) -> dict[Key, str]:
+        """What was measured, with its name for people."""
+        if not self.readings:
+            return {}
+        last = self.readings[max(self.readings)]
+        found = {("perplexity", place): f"perplexity at {stretch(place)}" for place in last["perplexity"]}
+        return found | {("passkey", place): f"pass keys in {int(place):,}" for place in last["passkey"]}
 
-    def _cell(self, reading: Mapping[str, Any], name: tuple[str, str]) -> str:
-        one = reading[name[0]].get(name[1])
-        if one is None:
-            return ""
-        printer = numbers.quantity if name[0] == "perplexity" else numbers.percent
-        return numbers.in_full(numbers.Estimate(one["value"], one["low"], one["high"], one["n"]), printer)
+    def estimate(self, step: int, key: Key) -> Estimate:
+        """What was measured at a step."""
+        one = self.readings[step][key[0]].get(key[1])
+        return Estimate() if one is None else Estimate(one["value"], one["low"], one["high"], one["n"])
+
+    def change(self, key: Key) -> Mean | None:
+        """The last perplexity over that of the model as it came, paired by text; None where there are no two."""
+        last = max(self.readings)
+        if key[0] != "perplexity" or not {CAME, last} <= self.readings.keys() or last == CAME:
+            return None
+        ours, theirs = (self.readings[step]["perplexity"][key[1]]["losses"] for step in (last, CAME))
+        return ratio(ours, theirs)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("model", "data", "to", "texts", "notes", "command")},
+            **{
+                name: getattr(self, name)
+                for name in ("model", "data", "window", "to", "texts", "notes", "command", "rope")
+            },
             "folder": str(self.folder),
             "recipe": self.recipe.to_dict(),
-            "log": [asdict(one) for one in self.log],
-            "readings": {str(step): one for step, one in sorted(self.readings.items())},
+            "log": [
+                {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row}
+                for row in (asdict(one).items() for one in self.log)
+            ],
+            "readings": {AS_IT_CAME if step == CAME else str(step): one for step, one in sorted(self.readings.items())},
             "tokens_per_second": self.tokens_per_second,
         }
 
@@ -108,3 +140,43 @@ class Trained(Result):
         write_text(folder / RECIPE, json.dumps(self.recipe.to_dict(), indent=2) + "\n")
         write_text(folder / TRAINING, json.dumps(self.to_dict(), indent=2) + "\n")
         write_text(folder / PAGE, render(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Trained:
+        """What ``write`` wrote.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        content = read_json(folder / TRAINING, most=MOST)
+        rows: list[dict[str, Any]] = [
+            {name: math.nan if value is None else value for name, value in one.items()} for one in content["log"]
+        ]
+        readings = {CAME if step == AS_IT_CAME else int(step): one for step, one in content["readings"].items()}
+        rest = {name: content[name] for name in ("model", "data", "window", "to", "notes", "command", "rope")}
+        recipe = Recipe.from_dict(content["recipe"])
+        return cls(
+            folder,
+            recipe,
+            texts=tuple(content["texts"]),
+            log=[StepLog(**one) for one in rows],
+            readings=readings,
+            **rest,
+        )
+
+
+def ended(out: Path, command: str) -> Trained | None:
+    """What the same command wrote that was stopped before its states were gone, which are removed now.
+
+    Args:
+        out: folder of the checkpoint.
+        command: that is asked for.
+    """
+    states = States(beside(out), {})
+    if not (out / TRAINING).is_file() or states.latest is None:
+        return None
+    found = Trained.read(out)
+    if found.command != command or states.latest != len(found.log):
+        return None
+    states.remove()
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.report import numbers, svg
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.page import LEADER_STYLES, PLAIN_STYLE, Chart, Figure, Table, chart, environment
+from ropewalk.training.readings import CAME, named, stretch, times
 
 if TYPE_CHECKING:
     from ropewalk.training.trained import Trained
@@ -26,39 +27,62 @@ def render(trained: Trained) -> str:
             model=trained.model,
             to=trained.to,
             verdict=_verdict(trained),
-            notes=trained.notes,
+            notes=[*_told(trained), *trained.notes],
             figures=[figure for figure in _figures(trained) if figure.charts or figure.table.rows],
             command=trained.command,
             texts_left_out=trained.texts[1],
             settings=[
-                (name, _plain(value)) for name, value in trained.recipe.to_dict().items() if value not in ([], ())
+                (name, _plain(value)) for name, value in trained.recipe.to_dict().items() if value not in ([], (), None)
             ],
         )
     )
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_plain, value))
+    return (
+        ", ".join(f"{name} {one}" for name, one in value.items() if one != "")
+        if isinstance(value, dict)
+        else str(value)
+    )
 
 
 def _verdict(trained: Trained) -> str:
-    first, last = (trained.readings[step] for step in (min(trained.readings), max(trained.readings)))
-    far = list(first["perplexity"])[-1:]
-    if not far or len(trained.readings) < 2:
+    far = [key for key in trained.lines if key[0] == "perplexity"][-1:]
+    change = trained.change(far[0]) if far else None
+    if change is None:
         return f"{len(trained.log):,} steps, a loss of {trained.log[-1].loss:.3f} at the end."
-    before, after = (numbers.quantity(one["perplexity"][far[0]]["value"]) for one in (first, last))
-    start, end = far[0].split("-")
+    last = max(trained.readings)
+    came, now = (numbers.quantity(trained.estimate(step, far[0]).value) for step in (CAME, last))
     return (
-        f"From {numbers.tokens(int(start))} to {numbers.tokens(int(end))} tokens into a text, the perplexity was "
-        f"{before}, and is {after}."
+        f"At positions {stretch(far[0][1])} of {change.n} texts that were not trained on, the perplexity was {came} as "
+        f"the model came, and is {now}: {times(change)}."
     )
+
+
+def _told(trained: Trained) -> list[str]:
+    """What the headline leaves out: the price in the window that the model had, and what is found."""
+    last, found = max(trained.readings, default=CAME), []
+    near = [
+        key
+        for key in trained.lines
+        if key[0] == "perplexity" and trained.window and int(key[1].split("-")[1]) <= trained.window
+    ][-1:]
+    if near and (change := trained.change(near[0])):
+        found.append(f"Within the window that it had, at positions {stretch(near[0][1])}: {times(change)}.")
+    for key in [key for key in trained.lines if key[0] == "passkey"][-1:]:
+        one = trained.estimate(last, key)
+        found.append(f"Of {one.n} pass keys in {int(key[1]):,} tokens, {numbers.percent(one.value)} are found.")
+    return found
 
 
 def _figures(trained: Trained) -> list[Figure]:
     read = (
         _read(trained, "perplexity", "Perplexity by position", numbers.quantity,
-              "Of the tokens in each stretch of positions of texts that were not trained on; lower is better. Bands "
-              "hold the true value in 95 of 100 such runs."),
+              "Of the tokens in each stretch of positions of texts that were not trained on; lower is better. The "
+              "table has 95 % intervals, which are wide where texts are few; the last row is paired by text, and so "
+              "is narrower."),
         _read(trained, "passkey", "Pass keys by length", numbers.percent,
               "The share of keys found that stand somewhere in texts of this length, with 95 % intervals."),
     )  # fmt: skip
@@ -84,16 +108,20 @@ def _read(trained: Trained, key: str, title: str, printer: numbers.Printer, text
     shown = steps if len(steps) <= 5 else [steps[0], *steps[1:-1][:: max(1, (len(steps) - 2) // 3)][:3], steps[-1]]
     series, rows = [], []
     for i, step in enumerate(shown):
-        name = "before" if step == 0 else f"step {step:,}"
+        name = named(step)
         found = _estimates(trained.readings[step][key])
         style = PLAIN_STYLE if i == 0 else LEADER_STYLES[(i - 1) % len(LEADER_STYLES)]
-        points = [svg.Point(x, one, f"{name}: {numbers.in_full(one, printer)}") for x, one in found.items()]
-        series.append(svg.Series(f"step-{step}", name, style, points))
+        drawn = {x: Estimate(one.value, n=one.n) if key == "perplexity" else one for x, one in found.items()}
+        points = [svg.Point(x, one, f"{name}: {numbers.in_full(found[x], printer)}") for x, one in drawn.items()]
+        series.append(svg.Series("came" if step == CAME else f"step-{step}", name, style, points))
         rows.append([name, *(numbers.in_full(one, printer) for one in found.values())])
     places = [point.x for one in series for point in one.points]
-    columns = [key_ if "-" in key_ else f"{int(key_):,}" for key_ in trained.readings[steps[0]][key]] if steps else []
     if not places:
         return Figure(title, text, [], Table([], []))
+    keys = [(key, place) for place in trained.readings[steps[-1]][key]]
+    columns = [stretch(place) if key == "perplexity" else f"{int(place):,}" for _, place in keys]
+    if key == "perplexity" and CAME in trained.readings:
+        rows.append(["last against as it came", *(times(trained.change(one)) for one in keys)])
     x = svg.Axis.around("position in tokens, log scale" if key == "perplexity" else "length in tokens, log scale",
                         places, numbers.short_tokens, base=2, pad=0.03)  # fmt: skip
     values = [bound for one in series for p in one.points for bound in (p.estimate.value,) if bound is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,7 @@ NOTHING_BUT = {  # fields that change nothing but under a value of another
     "chunk": ("memory", "recurrent"),
 }
 
+ANY_TIME = {"save_every", "evaluate_every", "micro", "memory", "chunk", "offload", "tiled_mlp"}  # changed on the way
 CUE = " The text ends here."
 
 
@@ -84,7 +86,8 @@ class RecipeRequest(Request):
     """By what it is trained.
 
     Attributes:
-        recipe: A paper's, as 'ropewalk recipes' lists them (pi, yarn, pose, ...), or the recipe.json of a training.
+        recipe: A paper's, as 'ropewalk recipes' lists them (pi, yarn, pose, ...), or the folder or the recipe.json of a
+            training.
     """
 
     recipe: Source = field(kw_only=False)
@@ -103,7 +106,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
             none.
         keys: Pass keys per length and evaluation; 0: none.
         track: Log every step and evaluation to tensorboard, wandb or trackio, if it is installed.
-        overwrite: Replace what is there, if ropewalk wrote it, and begin anew.
+        overwrite: Replace what is there, if ropewalk wrote it, and throw away states of another run.
         dry_run: Say what it will take, and do nothing.
         self_test: Try the training on some of its rows, on this very line (with torchrun, if it is run so), and do
             nothing else: who sees whom, whose loss is counted, by which rope.
@@ -128,9 +131,12 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     def resolved(self) -> Recipe:
         """The recipe with what was asked to be other."""
         from ropewalk.common.outside import read_json
+        from ropewalk.training.recipe import RECIPE
         from ropewalk.training.recipes.recipe_entries import recipe
 
         named = Path(self.recipe)
+        if (named / RECIPE).is_file():  # what a training wrote
+            named /= RECIPE
         base = Recipe.from_dict(read_json(named)) if named.suffix == ".json" else recipe(self.recipe)
         names = [one.name for one in fields(Overrides)]
         said = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -162,6 +168,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import folder_to_write
+    from ropewalk.common.fingerprints import model_fingerprint
     from ropewalk.common.progress import Progress, shown
     from ropewalk.evaluation.long_context import LongContext, Reading
     from ropewalk.rope.config import text_config, trained_window
@@ -170,14 +177,14 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.texts.opening import opening
     from ropewalk.texts.pieces import TokenUnits
     from ropewalk.training.forecast import forecast
-    from ropewalk.training.loop import Run, parts, samplers
-    from ropewalk.training.preparation import begun, digest_of, expected, finished, held_out, written
+    from ropewalk.training.loop import Run, parts, samplers, unwritten
+    from ropewalk.training.preparation import begun, digest_of, expected, finished, held_out, refuse_quantised, written
     from ropewalk.training.processes import launched, processes, speaks
     from ropewalk.training.self_test import self_test
     from ropewalk.training.sharding import shard, weights
     from ropewalk.training.states import States, beside
     from ropewalk.training.tracking import kind_of, numbers, read, tracked
-    from ropewalk.training.trained import Trained
+    from ropewalk.training.trained import Trained, ended
 
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
@@ -189,8 +196,11 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     if not request.dry_run:
         request.refuse_unused(["gpu"], "where something is trained")
         kind_of(request.track)
-        folder_to_write(out, [checkpoint.source], request.overwrite)
+        if not request.overwrite and (done := ended(out, request.command)):
+            return done if speaks() else None
+        place = folder_to_write(out, [checkpoint.source], request.overwrite)
         forecasted.refuse_too_large()
+    refuse_quantised(checkpoint, recipe)
     tokenizer = checkpoint.tokenizer()
     begin = np.asarray(opening(tokenizer), np.int64)
     texts = {
@@ -209,22 +219,34 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     stages = parts(recipe, request.to, window, cue)
     rows = samplers(recipe, stages, list(texts.values()), begin, cue)
     notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
+    if request.test and request.documents and not len(ground.documents):
+        longest = max((len(begin) + len(ids) for ids in kept.values()), default=0)
+        raise UserError(
+            f"no text of {request.test} has {request.to:,} tokens, the longest {longest:,}: none can be measured on",
+            "Name longer ones with --test, or say --documents 0.",
+        )
     if request.dry_run:
         return replace(forecasted, notes=notes) if speaks() else None
 
     def measure(model: Any) -> dict[str, Any]:
+        tell("measuring")
         seen: Reading = ground.measure(model)
-        by_position = {f"{start}-{end}": asdict(one) for (start, end), one in seen.by_position.items()}
+        by_position = {
+            f"{start}-{end}": {**asdict(one), "losses": seen.losses[start, end]}
+            for (start, end), one in seen.by_position.items()
+        }
         return {"perplexity": by_position, "passkey": {str(n): asdict(one) for n, one in seen.passkeys.items()}}
 
     with processes(request.sequence_parallel) as together:
         model, adapter = begun(checkpoint, recipe, request.device)
+        asked = {
+            "recipe": {name: value for name, value in recipe.to_dict().items() if name not in ANY_TIME},
+            "model": checkpoint.name, "weights and configuration": model_fingerprint(model)[:16], "to": request.to,
+            "data": request.texts, "contents of texts": digest_of(texts), "test": request.test,
+            "contents of test": digest_of(kept), "documents": request.documents, "keys": request.keys,
+        }  # fmt: skip
         if request.shard:
             shard(model, recipe, together)
-        asked = {
-            "recipe": recipe.to_dict(), "model": checkpoint.name, "to": request.to, "data": request.texts,
-            "texts": digest_of(texts),
-        }  # fmt: skip
         states = States(beside(out), json.loads(json.dumps(asked)), together)
         run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
         if request.self_test:
@@ -236,20 +258,30 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
             tracked(request.track if together.first else "", out.name, out.parent, asked) as track,
         ):
 
+            def tell(words: str) -> None:
+                if together.first:
+                    update(Progress(len(run.log), recipe.steps, words))
+
             def heard(log: Any) -> None:
                 if together.first:
                     track(log.step, numbers(log))
-                    speed = log.tokens / max(log.seconds, 1e-9)
-                    update(Progress(log.step, recipe.steps, f"loss {log.loss:.3f}, {speed:,.0f} tokens/s"))
+                tell(f"loss {log.loss:.3f}, {log.tokens / max(log.seconds, 1e-9):,.0f} tokens/s")
 
+            if together.first:
+                for note in notes:
+                    logging.getLogger("ropewalk").warning(note)
+                if states.latest:
+                    logging.getLogger("ropewalk").warning(
+                        f"going on behind step {states.latest:,}, from {states.folder}"
+                    )
             run.heard = heard
             run.noted = lambda step, reading: track(step, read(reading))
             run.run()
             finished(run)
             done = Trained(
-                folder_to_write(out, [checkpoint.source], request.overwrite),
-                recipe, checkpoint.name, request.texts, request.to,
+                place, recipe, checkpoint.name, request.texts, window, request.to,
                 (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
+                unwritten(recipe, checkpoint.config, request.to),
             )  # fmt: skip
             held = weights(run.model)
             if together.first:

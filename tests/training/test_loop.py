@@ -15,10 +15,13 @@ from ropewalk import PositionInterpolation
 from ropewalk.common.errors import UserError
 from ropewalk.rope.config import read
 from ropewalk.rope.live import rotaries
+from ropewalk.training import loop
 from ropewalk.training.loop import Run, StepLog, parts, weighted
+from ropewalk.training.readings import CAME
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.states import States
 from ropewalk.training.training_batch import Batch, Row
+from tests.architectures import build
 from tests.models import tiny
 
 WINDOW, TARGET = 32, 64
@@ -208,8 +211,48 @@ def test_measuring_changes_no_weight() -> None:
     recipe = short(evaluate_every=2)
     watched = trained(recipe, measure=measure)
     assert same(watched, trained(recipe))
-    assert sorted(watched.readings) == [0, 2, 4]
+    assert sorted(watched.readings) == [CAME, 0, 2, 4]
     assert not any(seen)
+
+
+def test_it_is_read_as_it_will_be_written_whatever_is_on_in_training() -> None:
+    """Under the last stage's rope, and with full attention; as it came, under its own."""
+    ids = torch.arange(3, 3 + TARGET)[None]
+
+    def measure(model: PreTrainedModel) -> dict[str, Any]:
+        return {"logits": model(ids).logits, "rope": rotaries(model)[0].module.inv_freq.clone()}
+
+    stages = Stage(2, rope=0.75, reach=0.75), Stage(2)
+    recipe = short(evaluate_every=1, stages=stages, attention="s2-attention(group_size=16)", learning_rate=1e-9)
+    run = trained(recipe, measure=measure)
+    came, other = plain().eval(), plain().eval()
+    PositionInterpolation().extend(other, to=TARGET)
+    for step, found in run.readings.items():
+        expected = came if step == CAME else other
+        assert torch.equal(found["rope"], rotaries(expected)[0].module.inv_freq), step
+        assert torch.allclose(found["logits"], expected(ids).logits, atol=1e-4), step
+    assert torch.equal(run.model.eval()(ids).logits, run.readings[4]["logits"])
+
+
+def test_a_state_is_saved_when_time_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(States, "save", lambda states, step, *_: saved.append(step))
+    trained(short(save_every=100), states=States(tmp_path / "run", {}))
+    assert saved == [4]
+    monkeypatch.setattr(loop, "SAVED_EVERY", 0)
+    monkeypatch.setattr(loop, "SAVED_COST", 0)
+    trained(short(save_every=100), states=States(tmp_path / "run", {}))
+    assert saved == [4, 1, 2, 3, 4]
+
+
+def test_rows_of_several_documents_are_refused_where_states_cross() -> None:
+    with pytest.raises(UserError, match="one packed document to the next"):
+        Run(short(packing="documents"), build("lfm2"), 256, documents(tokens=400), BEGIN)
+
+
+def test_a_rope_that_could_not_be_written_is_refused_before_the_first_step() -> None:
+    with pytest.raises(UserError, match="no configuration can say"):
+        Run(short(positions="e2", method="entropy-abf"), plain(), TARGET, documents(), BEGIN)
 
 
 def test_windows_that_count_tokens_take_no_jumps() -> None:

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ropewalk import method
 from ropewalk.attention import engine
 from ropewalk.common.errors import UserError
-from ropewalk.training.one_shot import OneShot
+from ropewalk.training.one_shot import OneShot, require_apart
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.training_batch import Batch
+from tests.architectures import build
 from tests.models import tiny
 from tests.training.passes import alone, error, fractional, gradients, row, trainable, written_out
 from tests.training.test_checkpointing import on
@@ -95,3 +97,28 @@ def test_what_is_frozen_gets_no_gradient():
 def test_checkpoints_are_refused_in_evaluation_mode():
     with pytest.raises(UserError, match="training mode"):
         OneShot(checkpoint=True).backward(tiny("llama"), BATCHES["packed"], 1.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "phi3", "glm4_moe"])
+def test_documents_apart_are_accepted(family):
+    require_apart((tiny if family in FAMILIES else build)(family).train())
+
+
+def side_by_side():
+    """A model whose layers attend and, beside, keep a state."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=16, max_position_embeddings=64)  # fmt: skip
+    states = dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon_h1", **sizes, **states, mamba_chunk_size=16))
+
+
+@pytest.mark.parametrize("name", ["lfm2", "minimax", "qwen3_next", "falcon_h1"])
+def test_what_carries_from_one_packed_document_to_the_next_is_refused(name):
+    with pytest.raises(UserError, match="document"):
+        require_apart((side_by_side() if name == "falcon_h1" else build(name)).train())
+
+
+def test_packed_rows_refuse_dropout_of_attention_before_the_first_step():
+    with pytest.raises(UserError, match="dropout"):
+        require_apart(tiny("llama", attention_dropout=0.1).train())

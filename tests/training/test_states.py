@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,43 @@ def test_states_lie_beside_what_they_lead_to(tmp_path: Path) -> None:
     states = saved(tmp_path / "run", 1)
     states.remove()
     assert not states.folder.exists()
+
+
+def test_what_differs_is_named_by_its_key(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "run", 1).folder
+    other, words = (
+        States(folder, ASKED | {"recipe": {"steps": 4}}),
+        "asked for something else: recipe.steps was 3, is 4",
+    )
+    with pytest.raises(UserError, match=re.escape(words)), other.opened():
+        pass
+
+
+def test_the_mend_of_a_broken_state_mends(tmp_path: Path) -> None:
+    states = saved(tmp_path / "run", 1)
+    for file in (states.folder / "step-000000001").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError) as refused:
+        states.load(tensors(0))
+    assert refused.value.mend.startswith("Begin anew: rm -r ")
+    subprocess.run(refused.value.mend.removeprefix("Begin anew: "), shell=True, check=True)
+    with states.opened():
+        assert states.latest is None
+
+
+def test_a_state_without_its_notes_is_refused(tmp_path: Path) -> None:
+    states = saved(tmp_path / "run", 1)
+    (states.folder / "step-000000001" / "notes.json").unlink()
+    with pytest.raises(UserError, match="lacks notes"):
+        states.notes()
+
+
+def test_only_what_is_ours_is_removed_in_the_end(tmp_path: Path) -> None:
+    states = saved(tmp_path / "run", 1)
+    (states.folder / "thesis.txt").write_text("mine")
+    states.remove()
+    assert [path.name for path in states.folder.iterdir()] == ["thesis.txt"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    saved(tmp_path / "link", 1).remove()
+    assert not list((tmp_path / "elsewhere").iterdir())

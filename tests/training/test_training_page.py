@@ -1,28 +1,42 @@
 """The page of a training says what was measured, and nothing of it as markup."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ropewalk.training.loop import StepLog
+from ropewalk.training.readings import CAME
 from ropewalk.training.recipe import Recipe
-from ropewalk.training.trained import Trained
+from ropewalk.training.states import States, beside
+from ropewalk.training.trained import TRAINING, Trained, ended
 from ropewalk.training.training_page import render
 
 
-def trained(steps: int = 3, readings: tuple[int, ...] = (0, 3), memory: int = 0, model: str = "demo") -> Trained:
-    one = {"value": 60.0, "low": 50.0, "high": 70.0, "n": 8}
+def reading(losses: list[float]) -> dict[str, Any]:
+    one = {"value": 60.0, "low": 50.0, "high": 70.0, "n": len(losses), "losses": losses}
     share = {"value": 0.5, "low": 0.2, "high": 0.8, "n": 10}
-    far = {"perplexity": {"1-128": one, "128-256": one | {"value": 54.5}}, "passkey": {"128": share, "256": share}}
+    return {"perplexity": {"1-128": one, "128-256": one | {"value": 54.5}}, "passkey": {"128": share, "256": share}}
+
+
+def trained(steps: int = 3, readings: tuple[int, ...] = (CAME, 0, 3), memory: int = 0, model: str = "demo") -> Trained:
+    came, later = reading([4.0, 4.5, 5.0]), reading([3.3, 3.8, 4.3])
     log = [StepLog(i + 1, 4.0 - i / 10, 1.0, 1e-5, 512, 0.5, memory) for i in range(steps)]
-    return Trained(Path("out"), Recipe(name="pose"), model, "texts", 256, (7, 2), log, dict.fromkeys(readings, far),
-                   ["a note"], "ropewalk train pose demo texts --to 256")  # fmt: skip
+    found = {step: came if step == CAME else later for step in readings}
+    command = "ropewalk train pose demo texts --to 256"
+    return Trained(Path("out"), Recipe(name="pose"), model, "texts", 128, 256, (7, 2), log, found, ["a note"], command)
 
 
 def test_it_shows_what_was_read_before_and_after() -> None:
     page = render(trained())
-    words = ("was 54.5, and is 54.5", "Perplexity by position", "Pass keys by length", "a note", "learning_rate",
-             "2 of the texts are too short", "ropewalk train pose demo texts --to 256")  # fmt: skip
+    words = (
+        "was 54.5 as the model came, and is 54.5: 0.497x (0.497 to 0.497)", "Within the window", "Of 10 pass keys",
+        "Perplexity by position", "Pass keys by length", "a note", "learning_rate", "2 of the texts are too short",
+        "ropewalk train pose demo texts --to 256",
+    )  # fmt: skip
     text = " ".join(page.split())
     for said in words:
         assert said in text
@@ -34,7 +48,7 @@ def test_memory_is_drawn_where_it_was_counted() -> None:
     assert ">Memory<" in render(trained(memory=1 << 30))
 
 
-@pytest.mark.parametrize(("steps", "readings"), [(1, (0, 1)), (500, (0, 100, 200, 300, 400, 500)), (2, (0,))])
+@pytest.mark.parametrize(("steps", "readings"), [(1, (CAME, 0, 1)), (500, (CAME, 0, 100, 200, 300, 400, 500)), (2, ())])
 def test_it_takes_runs_of_any_length(steps: int, readings: tuple[int, ...]) -> None:
     assert f"{steps:,} steps" in render(trained(steps, readings)) or len(readings) > 1
 
@@ -46,3 +60,25 @@ def test_names_are_no_markup() -> None:
 def test_a_person_at_a_prompt_sees_the_same() -> None:
     shown = repr(trained())
     assert "54.5 (50.0" in shown and "50% (20%" in shown
+
+
+def test_what_is_written_is_read_as_it_was(tmp_path: Path) -> None:
+    one = trained()
+    one.log[1:] = [replace(one.log[1], loss=math.nan)]
+    one.write(tmp_path)
+    assert "NaN" not in (tmp_path / TRAINING).read_text()
+    again = Trained.read(tmp_path)
+    assert math.isnan(again.log[1].loss) and again.log[0] == one.log[0]
+    assert again.readings == one.readings and again.recipe == one.recipe and again.texts == one.texts
+
+
+def test_a_run_that_was_stopped_before_its_states_were_gone_has_ended(tmp_path: Path) -> None:
+    one, states = trained(), States(beside(tmp_path / "out"), {})
+    (tmp_path / "out").mkdir()
+    one.write(tmp_path / "out")
+    assert ended(tmp_path / "out", one.command) is None
+    with states.opened():
+        states.save(3, {"a": torch.ones(2)}, {})
+    assert ended(tmp_path / "out", "another") is None and states.latest == 3
+    assert ended(tmp_path / "out", one.command) == replace(one, folder=tmp_path / "out")
+    assert not states.folder.exists()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,13 @@ def test_python_does_the_same(model, texts):
         (["longrope"], "longrope has no factors"),
         (["longrope", "--dry-run"], "longrope has no factors"),
         (["pi", "--attention", "vertical-slash"], "no gradient"),
+        (["pi", "--attention", "yarn"], "changes more than who is seen"),
+        (["pi", "--beta1", 1], "beta1"),
+        (["pi", "--learning-rate", 0, "--warmup", 0], "--learning-rate"),
+        (["e2", "--method", "entropy-abf"], "no configuration can say"),
+        (["pi", "--memory", "plain", "--offload", "activations"], "--memory checkpointed"),
+        (["pi", "--offload", "optimiser"], "optimizer"),
+        (["pi", "--test", "texts/0.txt", "--to", 2048], "no text"),
         (["segmented", "--window", 30], "multiple"),
         (["pi", "--gpu", "h100"], "--gpu changes nothing"),
         (["recipe.json"], "recipe.json"),
@@ -190,6 +198,29 @@ def test_states_of_another_run_are_not_gone_on_from(model, texts, capsys):
     states.mkdir()
     (states / "asked.json").write_text(json.dumps({"model": "another"}))
     assert "asked for something else" in refused(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
+
+
+def stop(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_it_does_not_go_on_on_another_base_of_the_same_name_or_on_other_texts(model, texts, capsys, monkeypatch):
+    base = Path(shutil.copytree(model, "base"))
+    line = ["train", "pose", base, texts, "-o", "out", *QUICK[:-2], "--keys", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("ropewalk.training.preparation.finished", stop)
+        assert run([*map(str, line)]) == 128 + signal.SIGINT
+    assert "keys was 0, is 3" in refused(capsys, *line[:-1], 3)
+    (texts / "9.txt").write_text("8 " * 400)
+    assert "contents of texts" in refused(capsys, *line)
+    (texts / "9.txt").unlink()
+    config = json.loads((base / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 5e5
+    (base / "config.json").write_text(json.dumps(config))
+    assert "weights and configuration" in refused(capsys, *line)
+    shutil.rmtree(base)
+    shutil.copytree(model, base)
+    said(capsys, *line, "--micro", 2, "--memory", "checkpointed")  # as after a lack of memory
 
 
 @pytest.mark.slow
