@@ -4,19 +4,18 @@
 
 All train on the standard library's sources, 120 steps of 8,192 tokens where a row does not say otherwise, at one
 learning rate for all weights and one for adapters, ours: the papers' are for models a thousand times as large.
-Perplexity is that of the tokens at positions 2,048 to 4,095 of texts that nobody was trained on; ``ratio`` is over that
-of PI's samples of full length, paired by text. Claims: PI (arXiv 2306.15595), 1,000 steps are enough where training
-without interpolation hardly extends; YaRN (2309.00071), the same in 400; PoSE (2309.10400), CREAM (2406.07138),
-EndPrompt: samples of the window do as well as full length, randomised positions do not; LongLoRA (2309.12307):
-adapters need embeddings and norms, shifted sparse attention does as well as full; Entropy-ABF (2401.07004): 100
-samples; DroPE (2512.12167): no rotation, recalibrated in the window. Finished trainings are kept in ``--work``.
+Perplexity is that of positions 2,896 to 4,095 of texts that nobody was trained on; ``ratio to pi`` is over that of PI's
+samples of full length, paired by text. Claims: PI (arXiv 2306.15595), 1,000 steps are enough where training without
+interpolation hardly extends; YaRN (2309.00071), the same in 400; PoSE (2309.10400), CREAM (2406.07138), EndPrompt:
+samples of the window do as well as full length, randomised positions do not; LongLoRA (2309.12307): adapters need
+embeddings and norms, shifted sparse attention does as well as full; Entropy-ABF (2401.07004): 100 samples; DroPE
+(2512.12167): no rotation, recalibrated in the window. Finished trainings are kept in ``--work``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -27,21 +26,14 @@ import torch
 import transformers
 
 import ropewalk
-from ropewalk.common.statistics import cluster_mean
-from ropewalk.evaluation.perplexity import document_sums, perplexity
-from ropewalk.methods.catalogue import method
+from ropewalk.common.statistics import ratio
 from ropewalk.texts.documents import load, token_ids
-from ropewalk.texts.opening import opening
-from ropewalk.training.loop import is_written
-from ropewalk.training.recipes.recipe_entries import recipe
 
 TO, WINDOW, STEPS, TOKENS = 4096, 512, 120, 8192
 FULL, SHORT = {"batch": TOKENS // TO}, {"batch": TOKENS // WINDOW}  # samples per step
 ALL, ADAPTERS = 3e-4, 2e-3  # learning rates
 LORA = FULL | {"learning_rate": ADAPTERS}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "untrained pi": ("pi", FULL | {"steps": 0}),
-    "untrained yarn": ("pi", FULL | {"method": "yarn", "steps": 0}),
     "pi": ("pi", FULL),
     "direct": ("pi", FULL | {"method": "none"}),
     "yarn": ("pi", FULL | {"method": "yarn"}),
@@ -78,49 +70,23 @@ def texts(work: Path, tokenizer: Any) -> tuple[Path, Path]:
     return folders
 
 
-def losses(model: Any, tokenizer: Any, aside: Path) -> list[float]:
-    """Losses of the far tokens of each text in nats, summed."""
-    begin = list(opening(tokenizer))
-    rows = [[*begin, *token_ids(text, tokenizer)][:TO] for _, text in sorted(load(str(aside)).items())]
-    near, far = document_sums(model, torch.tensor(rows), (TO // 2, TO)).T
-    found: list[float] = (far - near).tolist()
+def trained(row: str, work: Path) -> dict[str, Any]:
+    """What was seen of one row's training; made if it is not there."""
+    out, (name, more) = work / row.replace(" ", "-").replace(",", ""), ROWS[row]
+    if not (out / "training.json").exists():
+        trained_on, aside = texts(work, ropewalk.load("demo")[1])
+        more = {"steps": STEPS, "learning_rate": ALL} | more
+        ropewalk.train(name, "demo", trained_on, to=TO, out=out, test=aside, warmup=more["steps"] // 20, keys=10,
+                       schedule="constant", dtype="float32", save_every=20, seed=0, **more)  # fmt: skip
+    found: dict[str, Any] = json.loads((out / "training.json").read_text())
     return found
 
 
-def measured(row: str, work: Path) -> dict[str, Any]:
-    """What one row came to; trained if it is not there."""
-    kept = work / f"{row.replace(' ', '-').replace(',', '')}.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
-    model, tokenizer = ropewalk.load("demo")
-    trained_on, aside = texts(work, tokenizer)
-    name, more = ROWS[row]
-    more = {"steps": STEPS, "learning_rate": ALL} | more
-    rope = method(str(more.get("method", recipe(name).method)))
-    said: dict[str, Any] = {"recipe": name, "options": more}
-    out = kept.with_suffix("")
-    if more["steps"]:
-        if not (out / "training.json").exists():
-            ropewalk.train(name, "demo", trained_on, to=TO, out=out, test=aside, warmup=more["steps"] // 20, keys=20,
-                           schedule="constant", dtype="float32", save_every=20, seed=0, **more)  # fmt: skip
-        log = json.loads((out / "training.json").read_text())
-        said |= {"pass keys": log["readings"][str(more["steps"])]["passkey"],
-                 "tokens": sum(step["tokens"] for step in log["log"]),
-                 "seconds a step": float(np.median([step["seconds"] for step in log["log"]]))}  # fmt: skip
-        model = ropewalk.load(out)[0]
-    if not more["steps"] or not is_written(rope, model.config, TO):
-        rope.extend(model, to=TO)
-    said["losses"] = losses(model, tokenizer, aside)
-    kept.write_text(json.dumps(said))
-    return said
-
-
-def against(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """The ratio of two perplexities of the same texts, with its interval."""
-    difference = cluster_mean(np.subtract(ours, theirs), np.full(len(ours), TO - TO // 2))
-    low, high = (None if bound is None else math.exp(bound) for bound in (difference.low, difference.high))
-    return {"value": math.exp(difference.value), "low": low, "high": high, "n": difference.n}
+def far(seen: dict[str, Any], when: str) -> dict[str, Any]:
+    """What was read of the last stretch of positions: before ("as it came", "0") or after ("") the training."""
+    reading = seen["readings"][when or str(len(seen["log"]))]
+    found: dict[str, Any] = reading["perplexity"][list(reading["perplexity"])[-1]]
+    return found
 
 
 def main() -> None:
@@ -130,16 +96,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/claims-recipes"))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    base = measured("pi", given.work)["losses"]
-    rows = {}
+    base, rows = trained("pi", given.work), {}
     for row in given.only.split(";"):
-        found = measured(row, given.work)
-        far = found.pop("losses")
-        rows[row] = found | {"perplexity": asdict(perplexity(cluster_mean(far, np.full(len(far), TO - TO // 2)))),
-                             "ratio": against(far, base)}  # fmt: skip
-        ratio, keys = rows[row]["ratio"], {n: one["value"] for n, one in found.get("pass keys", {}).items()}
-        print(f"{row:26s} {rows[row]['perplexity']['value']:7.2f}  {ratio['value']:.3f} x pi ({ratio['low']:.3f} .. "
-              f"{ratio['high']:.3f}), keys {keys}", flush=True)  # fmt: skip
+        seen = trained(row, given.work)
+        after, last = far(seen, ""), seen["readings"][str(len(seen["log"]))]
+        rows[row] = {
+            "recipe": ROWS[row][0], "options": ROWS[row][1],
+            "tokens": sum(step["tokens"] for step in seen["log"]),
+            "seconds a step": float(np.median([step["seconds"] for step in seen["log"]])),
+            "perplexity as it came": far(seen, "as it came"), "perplexity untrained": far(seen, "0"),
+            "perplexity": after,
+            "ratio to pi": asdict(ratio(after["losses"], far(base, "")["losses"])), "pass keys": last["passkey"],
+        }  # fmt: skip
+        one, keys = rows[row]["ratio to pi"], {n: key["value"] for n, key in last["passkey"].items()}
+        print(f"{row:26s} {far(seen, '0')['value']:7.2f} -> {after['value']:7.2f}  {one['value']:.3f} x pi "
+              f"({one['low']:.3f} .. {one['high']:.3f}), keys {keys}", flush=True)  # fmt: skip
         common = {"to": TO, "steps": STEPS, "tokens per step": TOKENS, "torch": torch.__version__,
                   "transformers": transformers.__version__, "machine": platform.machine(),
                   "threads": torch.get_num_threads()}  # fmt: skip

@@ -28,7 +28,7 @@ TO = 32768
 MEASURED = ("secC2", "secJ5")  # 37,000 words each
 SHORTEST = 10_000  # bytes: what is shorter is contents and links
 RECIPE: dict[str, Any] = dict(
-    method="yarn", window=2048, steps=60, batch=4, learning_rate=2e-4, warmup=10, schedule="cosine", floor=0.1,
+    method="yarn", window=2048, steps=60, batch=2, micro=2, learning_rate=2e-4, warmup=10, schedule="cosine", floor=0.1,
     trainable="lora", rank=16, alpha=32.0, targets=("all",), save_every=5, dtype="bfloat16",
 )  # fmt: skip
 

@@ -257,7 +257,9 @@ class Recipe:
                 self.rope_method(stage).require(config, to)
             except UserError as error:
                 where = f"stage {i + 1} of {len(stages)} of {self.name}, to {stage.rope:g} of the target: "
-                raise UserError(where * (len(stages) > 1) + error.message, error.mend) from None
+                of_each = " They are the method of each stage, in a recipe.json: docs/training.md has one."
+                several = len(stages) > 1
+                raise UserError(where * several + error.message, (error.mend or "") + of_each * several) from None
         if self.attention == "full":
             return
         attention = method_of(self.attention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -163,6 +164,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     Raises:
         UserError: for everything that a user can mend, before the first step.
     """
+    if request.self_test:
+        request.refuse_unused(["dry_run"], "in a self-test")
     recipe = request.resolved()
     import numpy as np
 
@@ -219,6 +222,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     stages = parts(recipe, request.to, window, cue)
     rows = samplers(recipe, stages, list(texts.values()), begin, cue)
     notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
+    if request.track == "tensorboard":
+        notes.append(f"tensorboard --logdir {shlex.quote(f'{out}.tensorboard')} shows it meanwhile")
     if request.test and request.documents and not len(ground.documents):
         longest = max((len(begin) + len(ids) for ids in kept.values()), default=0)
         raise UserError(
