@@ -83,12 +83,17 @@ class Trained(Result):
         if skipped:
             console.print(f"{skipped} steps had no finite gradient, and moved no weight")
         if self.lines:
-            shown = [step for step in (CAME, 0, done) if step in self.readings]
-            table = columns("", *(f">{named(step)}" for step in shown), ">against as it came")
+            *earlier, last = [step for step in (CAME, 0, done) if step in self.readings]
+            table = columns("", *(f">{named(step)}" for step in (*earlier, last)), ">last against as it came")
             for key, label in self.lines.items():
-                cells = [numbers.in_full(self.estimate(step, key), PRINTERS[key[0]]) for step in shown]
+                cells = [PRINTERS[key[0]](self.estimate(step, key).value) for step in (*earlier, last)]
+                if key[0] == "passkey":
+                    cells[-1] = numbers.in_full(self.estimate(last, key), PRINTERS[key[0]])
                 table.add_row(label, *cells, times(self.change(key)))
             console.print(table)
+            counts = [change.n for key in self.lines if (change := self.change(key))]
+            if counts:
+                console.print(f"in brackets 95 % intervals, of the ratios over {counts[0]} texts, paired")
         for note in self.notes:
             console.print(note, soft_wrap=True)
         console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training", soft_wrap=True)

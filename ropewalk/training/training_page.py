@@ -70,7 +70,9 @@ def _told(trained: Trained) -> list[str]:
         if key[0] == "perplexity" and trained.window and int(key[1].split("-")[1]) <= trained.window
     ][-1:]
     if near and (change := trained.change(near[0])):
-        found.append(f"Within the window that it had, at positions {stretch(near[0][1])}: {times(change)}.")
+        found.append(
+            f"Within the window that it had, at positions {stretch(near[0][1])}, it is {times(change)} what it was."
+        )
     for key in [key for key in trained.lines if key[0] == "passkey"][-1:]:
         one = trained.estimate(last, key)
         found.append(f"Of {one.n} pass keys in {int(key[1]):,} tokens, {numbers.percent(one.value)} are found.")

@@ -59,7 +59,7 @@ def test_names_are_no_markup() -> None:
 
 def test_a_person_at_a_prompt_sees_the_same() -> None:
     shown = repr(trained())
-    assert "54.5 (50.0" in shown and "50% (20%" in shown
+    assert "54.5" in shown and "50% (20%" in shown and "over 3 texts, paired" in shown
 
 
 def test_what_is_written_is_read_as_it_was(tmp_path: Path) -> None:
