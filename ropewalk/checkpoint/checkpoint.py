@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from ropewalk.checkpoint.adapter_folder import CONFIG as ADAPTER
 from ropewalk.checkpoint.adapter_folder import AdapterFolder
 from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
 from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
+from ropewalk.checkpoint.unwritten import Unwritten
 from ropewalk.checkpoint.weights import (
     check_weights,
     read_headers,
@@ -28,6 +30,7 @@ from ropewalk.checkpoint.weights import (
     warn_left_out,
 )
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD, record_in
 from ropewalk.common.lengths import show
 from ropewalk.common.outside import spelled
 from ropewalk.rope import config as rope_config
@@ -215,6 +218,23 @@ class Checkpoint:
     def record(self) -> dict[str, Any] | None:
         """How ropewalk extended it, as its configuration notes; None if it did not."""
         return rope_config.record_of(self.config)
+
+    @property
+    def _recorded(self) -> Path:
+        """The folder in which ropewalk's record lies, if there is one; of a hub id it is fetched alone."""
+        if not Path(self.place).expanduser().exists():
+            from transformers.utils import cached_file
+
+            with quiet(), suppress(OSError):  # no record, or no network
+                cached_file(self.place, RECORD)
+        return self.config_file.parent
+
+    @cached_property
+    def unwritten(self) -> Unwritten | None:
+        """The rope that its weights were trained with, where its configuration does not say it."""
+        if self.gguf is not None:
+            return None
+        return Unwritten.of(self.name, record_in(self._recorded), self.config)
 
     @cached_property
     def specs(self) -> dict[str, RopeSpec]:

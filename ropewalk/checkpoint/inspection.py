@@ -126,6 +126,8 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
     text = text_config(config)
     window, length = window_of(specs), promised_by(specs)
     found += _tokenizer_problems(checkpoint.config_file.parent, name, window, length)
+    if checkpoint.unwritten is not None:
+        found.append(checkpoint.unwritten.problem)
     record = checkpoint.record
     dtype = str(text.dtype or config.dtype or "bfloat16").removeprefix("torch.")
     return Inspection(

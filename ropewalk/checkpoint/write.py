@@ -193,6 +193,10 @@ def extend(
     }
     with new_folder(out, [source], overwrite) as folder:
         notes = [*_fill(folder, checkpoint), *extension_notes(config, method, to, on_top)]
+        if checkpoint.unwritten is not None:
+            notes.append(
+                f"the weights were trained with {checkpoint.unwritten.seen}, which {method.id} takes the place of"
+            )
         write_text(folder / "config.json", config_text(changed))
         _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
         raise_limits(folder, to)

@@ -147,6 +147,8 @@ def export(
 
         method = YaRN()
     checkpoint = Checkpoint.open(model)
+    if checkpoint.unwritten is not None:
+        checkpoint.unwritten.refuse(checkpoint.unwritten.line("serve", "--method"))
     if checkpoint.gguf is not None:
         return _of_gguf(checkpoint, checkpoint.gguf, engine, to, method, out)
     if out is None:

@@ -336,6 +336,9 @@ def open_contestant(name: str, experiment: Experiment) -> Contestant:
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(name, experiment.trust_remote_code)
+    needs = checkpoint.unwritten
+    if needs is not None and not needs.among(method.spelling for method in experiment.methods):
+        needs.refuse(f"{needs.line('evaluate', '--methods')}   (to compare: have it among --methods)")
     window, length = reach(checkpoint.config)
     if window is not None and length is not None:  # before weights are read
         require_beyond(experiment.methods, experiment.target(length), window)

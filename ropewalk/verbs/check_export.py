@@ -124,6 +124,8 @@ def check_export(request: CheckExportRequest) -> Agreement:
             wrote = agreement.fix(place, asked, write=write)
             Checkpoint.open(place)  # what is unsound all the same is refused, and goes back
     checkpoint = Checkpoint.open(request.folder)  # as it is now
+    if checkpoint.unwritten is not None:
+        checkpoint.unwritten.refuse(checkpoint.unwritten.line("serve", "--method"))
     return Agreement(request.folder, agreement.check_export(place, asked, checkpoint.config), wrote)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ropewalk.common.results import Result
@@ -54,4 +55,6 @@ def load(request: LiveRequest) -> Loaded:
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    if checkpoint.unwritten is not None:
+        logging.getLogger("ropewalk").warning("%s; %s", checkpoint.unwritten.warning, checkpoint.unwritten.in_python)
     return Loaded(checkpoint.load(request.dtype, request.device), checkpoint.tokenizer())

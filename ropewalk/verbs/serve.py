@@ -71,6 +71,9 @@ def serve(request: ServeRequest) -> None:
     chosen = method(request.method)
     with bind(request.host, request.port) as listening:
         checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+        needs = checkpoint.unwritten
+        if needs is not None and not needs.among([chosen.spelling]):
+            needs.refuse(needs.line("serve", "--method"))
         run(
             checkpoint,
             checkpoint.load(request.dtype, request.device),

@@ -72,6 +72,8 @@ def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", ov
     gguf()  # a missing library is said before any work
     quantiser = None if dtype in TYPES else quantise.command(dtype)
     checkpoint = Checkpoint.open(model)
+    if checkpoint.unwritten is not None:
+        checkpoint.unwritten.refuse(checkpoint.unwritten.line("serve", "--method"))
     spec, config, name = checkpoint.rope, text_config(checkpoint.config), checkpoint.place
     rope = _rope(config, checkpoint.specs, spec, name)
     architecture = ARCHITECTURES[config.model_type]
