@@ -219,22 +219,29 @@ class Checkpoint:
         """How ropewalk extended it, as its configuration notes; None if it did not."""
         return rope_config.record_of(self.config)
 
-    @property
-    def _recorded(self) -> Path:
-        """The folder in which ropewalk's record lies, if there is one; of a hub id it is fetched alone."""
+    @cached_property
+    def made(self) -> dict[str, Any]:
+        """What ropewalk noted of how it made the folder; of a hub id it is fetched alone. Empty if it did not."""
+        if self.gguf is not None:
+            return {}
         if not Path(self.place).expanduser().exists():
             from transformers.utils import cached_file
 
             with quiet(), suppress(OSError):  # no record, or no network
                 cached_file(self.place, RECORD)
-        return self.config_file.parent
+        return record_in(self.config_file.parent)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """That its weights were trained under another rope than the pretrained one, as the folder notes it."""
+        if self.made.get("method") in (None, "none"):
+            return {}
+        return {key: self.made[key] for key in ("trained", "merged") if key in self.made}
 
     @cached_property
     def unwritten(self) -> Unwritten | None:
         """The rope that its weights were trained with, where its configuration does not say it."""
-        if self.gguf is not None:
-            return None
-        return Unwritten.of(self.name, record_in(self._recorded), self.config)
+        return Unwritten.of(self.name, self.made, self.config) if self.training else None
 
     @cached_property
     def specs(self) -> dict[str, RopeSpec]:

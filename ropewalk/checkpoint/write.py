@@ -190,6 +190,7 @@ def extend(
         "window": window,
         "target": to,
         "scale": to / window,
+        **checkpoint.training,
     }
     with new_folder(out, [source], overwrite) as folder:
         notes = [*_fill(folder, checkpoint), *extension_notes(config, method, to, on_top)]

@@ -64,7 +64,8 @@ class Export(Result):
     Attributes:
         engine: one of ``ENGINES``.
         folder: what was written; None where a launch line says it all.
-        profiles: native and long; long alone where the pretrained rope is not known.
+        profiles: native and long; long alone where the pretrained rope is not known, or weights were trained away from
+            it.
         keys: [FILE:]key -> value added for this engine.
         folded: tensors that took the attention factor.
         fold_error: largest difference of log-probabilities, folded against keys; None without folding.
@@ -180,14 +181,14 @@ def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method
     if to is None:
         long = _profile("long", named, files, engine, {}, checkpoint.promised)
         native: list[Profile] = []
-        if checkpoint.record is not None:
+        if checkpoint.record is not None and not checkpoint.training:
             native, notes = _native_line(checkpoint, files, named, engine)
     else:
         assert method is not None
         config, _ = extended_config(checkpoint.config, method, to, on_top)
         overrides = _overrides(rope_config.text_config(config), config)
         long = _profile("long", named, files, engine, overrides, to)
-        native, why = _native_line(checkpoint, files, named, engine, on_top)
+        native, why = ([], []) if checkpoint.training else _native_line(checkpoint, files, named, engine, on_top)
         notes = [*extension_notes(checkpoint.config, method, to, on_top), *why]
     return Export(engine, None, [*native, long], {}, [], None, notes)
 
@@ -204,6 +205,11 @@ def _by_folder(
     on_top: bool | None,
 ) -> Export:
     source = checkpoint.folder
+    if two_profiles and checkpoint.training:
+        raise UserError(
+            f"{checkpoint.name} has no native profile: its weights were trained under the rope that it has now",
+            "Leave out --two-profiles.",
+        )
     out = folder_to_write(out, [source], overwrite)
     _ = checkpoint.weights
     notes: list[str] = []
@@ -231,7 +237,7 @@ def _by_folder(
             files = Files.load(part, written.config)
             profiles.append(_profile(name, final[name], files, engine, {}, written.promised))
         if not two_profiles:
-            if written.record is not None:
+            if written.record is not None and not checkpoint.training:
                 native, why = _native_line(written, files, out, engine)
                 profiles, notes = [*native, *profiles], [*notes, *why]
             for file in long.iterdir():

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD
 from ropewalk.engines import launch, vllm
 from ropewalk.engines.agreement import Asked, check_export, fix
 from ropewalk.engines.handover import export
@@ -310,3 +311,29 @@ def test_a_native_profile_that_no_line_reaches_is_said(model, tmp_path):
     done = export(str(model), "llama.cpp", TARGET, method(spelling), out=tmp_path / "out", fold=True)
     assert [profile.name for profile in done.profiles] == ["long"]
     assert any("no line brings the native window of 64 tokens back" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("how", [{"trained": "pose"}, {"merged": "adapter"}], ids=str)
+def test_weights_that_were_trained_to_be_long_have_no_native_profile(engine, how, model, tmp_path, capsys):
+    """They read short texts by the rope of their training too; its copies and extensions are no other."""
+    folder = extend(str(model), TARGET, method("yarn"), tmp_path / "trained").folder
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**record, **how}))
+    longer = extend(str(folder), 2 * TARGET, method("yarn"), tmp_path / "longer").folder
+    copied = export(str(folder), engine, out=tmp_path / "copied")
+    for done in (copied, *(export(str(one), engine) for one in (folder, longer, tmp_path / "copied"))):
+        assert [one.name for one in done.profiles] == ["long"]
+        assert "short text" not in repr(done)
+    if engine != "llama.cpp":
+        assert [one.name for one in export(str(folder), engine, 2 * TARGET).profiles] == ["long"]
+    with pytest.raises(UserError, match="has no native profile"):
+        export(str(folder), engine, out=tmp_path / "two", two_profiles=True)
+
+
+@pytest.mark.parametrize(
+    "record", [{"trained": "own", "method": "none"}, {"merged": "adapter", "method": None}], ids=str
+)
+def test_weights_that_were_trained_by_the_pretrained_rope_have_one(record, model):
+    (model / RECORD).write_text(json.dumps(record))
+    assert [one.name for one in export(str(model), "vllm", TARGET).profiles] == ["native", "long"]
