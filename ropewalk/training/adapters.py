@@ -41,7 +41,7 @@ WORDS = ("attention", "all")
 NAME = "default"  # peft's, of the one adapter
 IN_A_LAYER = re.compile(r"\.\d+\.")
 ATTENTION = re.compile(r"\.(self_attn|self_attention|attention|attn)\.")
-ROWS = 256  # of the embedding, in the digest
+ROWS, FEW = 256, 4  # of the embedding and of each linear layer, in the digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,9 +218,13 @@ def load(model: PreTrainedModel, folder: str | Path, quantise: str | None = None
 
 
 def digest(model: PreTrainedModel) -> str:
-    """Tells bases apart, whatever type they were loaded in: of norms, and of the first rows of the embedding."""
+    """Tells bases apart, whatever type they were loaded in: of norms, and of some rows of all that factors are put to.
+
+    Fine-tuned siblings may share embeddings and norms, where these were not trained.
+    """
     found = dict(model.named_parameters())
     tensors: list[Tensor] = [found[name] for name in _norms(model)] + [found[_embedding(model)][:ROWS]]
+    tensors += [one.weight[:FEW] for one in _linear(model).values() if one.weight.is_floating_point()]
     if any(one.is_meta for one in tensors):
         return ""
     whole = hashlib.sha256()

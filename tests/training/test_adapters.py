@@ -243,6 +243,20 @@ def test_other_weights_of_the_same_shapes_are_another_base(tmp_path):
         load(other, folder)
 
 
+@pytest.mark.parametrize("quantise", [None, "nf4"])
+@pytest.mark.parametrize("moving", ["_proj", "layers.1.mlp.down_proj"])
+def test_a_sibling_whose_linear_layers_alone_were_trained_is_another_base(moving, quantise, tmp_path):
+    folder = adapt(extended(), base="BASE", quantise=quantise).save(tmp_path / "adapter")
+    load(extended(), folder)
+    sibling = extended()
+    with torch.no_grad():
+        for name, one in sibling.named_parameters():
+            if moving in name:
+                one.add_(torch.randn(one.shape, generator=torch.Generator().manual_seed(0)) * 0.02)
+    with pytest.raises(UserError, match=r"trained on other weights.*\nTake its base: BASE"):
+        load(sibling, folder)
+
+
 def test_the_digest_is_that_of_the_base_in_every_type_and_state():
     model = halved(extended())
     mark = digest(model)
