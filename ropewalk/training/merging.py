@@ -6,6 +6,7 @@ rounding took away is measured against what the adapter gave, and the written fi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 ROWS, TOKENS, SEED = 2, 64, 0  # of the random texts on which models are compared
 EXACT = 1e-3  # of log-probabilities in float32: summation in another order
-FAINT = 0.5  # of the adapter's effect, from which on rounding is worth a word
+FAINT = 0.25  # of the adapter's effect, from which on rounding is worth a word
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +62,20 @@ class Merged(Result):
         """Whether rounding is not small beside what the adapter does."""
         return self.drift > FAINT * self.effect
 
+    def notes(self, adapter: str | Path = "") -> list[str]:
+        """What to know of it.
+
+        Args:
+            adapter: where the adapter lies now, if elsewhere than it was merged from.
+        """
+        if not self.faint:
+            return []
+        line = ["ropewalk", "merge", str(adapter or self.adapter), "--base", self.base, "--dtype", "float32"]
+        return [
+            f"rounding to {self.dtype} is not small beside what so weak an adapter does; float32 keeps it: "
+            f"{shlex.join([*line, '-o', f'{self.folder}-float32'])}"
+        ]
+
     def show(self, console: Console) -> None:
         console.print(f"{self.adapter} merged into {self.base}, {self.dtype}", soft_wrap=True)
         console.print(self.rope, soft_wrap=True)
@@ -69,8 +84,8 @@ class Merged(Result):
             f"{self.drift:.2g}",
             soft_wrap=True,
         )
-        if self.faint:
-            console.print("rounding is not small beside so weak an adapter; --dtype float32 keeps it", soft_wrap=True)
+        for note in self.notes():
+            console.print(note, soft_wrap=True)
         console.print(f"written to {self.folder}", soft_wrap=True)
 
 
