@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class AdapterFolder(Result):
         rope: layer type -> the rope that it was trained under; None if it does not say.
         extension: how ropewalk extended the base for that; None if it did not.
         digest: of the base's weights; empty if it does not say.
+        training: what a folder's record says of the training; empty if it does not say.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class AdapterFolder(Result):
     rope: dict[str, RopeSpec] | None = None
     extension: dict[str, Any] | None = None
     digest: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path) -> AdapterFolder:
@@ -91,7 +93,8 @@ class AdapterFolder(Result):
             content = parse(said)
             rope = {key: spec_from_json(entry) for key, entry in content["rope"].items()}
             extension = content["extension"] and dict(content["extension"])
-            return cls(folder, base, settings, header, rope, extension, str(content["digest"]))
+            training = dict(content.get("training", {}))
+            return cls(folder, base, settings, header, rope, extension, str(content["digest"]), training)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{weights}: what ropewalk noted of the rope cannot be read: {error!r}", "Download the file again."
@@ -208,9 +211,12 @@ def spoken(specs: Mapping[str, RopeSpec]) -> str:
     return "a rope of " + "; ".join(dict.fromkeys(said))
 
 
-def described(rope: Mapping[str, Any], extension: Mapping[str, Any] | None, digest: str) -> dict[str, str]:
+def described(
+    rope: Mapping[str, Any], extension: Mapping[str, Any] | None, digest: str, training: Mapping[str, Any]
+) -> dict[str, str]:
     """The metadata that says these."""
-    return {"format": "pt", KEY: json.dumps({"rope": rope, "extension": extension, "digest": digest})}
+    said = {"rope": rope, "extension": extension, "digest": digest, "training": training}
+    return {"format": "pt", KEY: json.dumps(said)}
 
 
 def _kinds(names: list[str]) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,13 +95,21 @@ class Adapter:
         """Name in the file -> copy on the CPU. Of a sharded model every process must ask, and each gets all."""
         return {name: _gathered(one) for name, one in self.parameters().items()}
 
-    def save(self, out: str | Path, overwrite: bool = False, tensors: dict[str, Tensor] | None = None) -> Path:
+    def save(
+        self,
+        out: str | Path,
+        overwrite: bool = False,
+        tensors: dict[str, Tensor] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write the adapter as peft does, with the rope of the model in the header of its weights.
 
         Args:
             out: folder that appears when it is complete.
             overwrite: replace one that ropewalk wrote.
             tensors: what ``tensors`` gave, where one process writes what all gathered.
+            training: for the record of folders that the adapter is merged into: by which recipe ("trained"), under
+                which "method", to which "target" in tokens.
 
         Returns:
             The folder.
@@ -126,9 +134,8 @@ class Adapter:
         ).to_dict()
         content = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         with new_folder(Path(out), [], overwrite) as folder:
-            save_file(
-                tensors or self.tensors(), folder / WEIGHTS, described(rope, record_of(self.model.config), self.digest)
-            )
+            metadata = described(rope, record_of(self.model.config), self.digest, training or {})
+            save_file(tensors or self.tensors(), folder / WEIGHTS, metadata)
             write_text(folder / CONFIG, json.dumps(content, indent=2, sort_keys=True) + "\n")
         return Path(out)
 

@@ -196,6 +196,7 @@ def _write(
         "merged": str(found.folder),
         "source": checkpoint.name,
         "method": None if found.extension is None else found.extension["method"],
+        **found.training,
     }
     length = None if found.extension is None else int(found.extension["target"])
     with trained_folder(

@@ -13,6 +13,7 @@ from ropewalk.checkpoint.unwritten import CODE
 from ropewalk.checkpoint.write import extend
 from ropewalk.cli.main import run
 from ropewalk.common.files import RECORD
+from ropewalk.training.adapters import adapt
 from tests.engines.gguf.checkpoints import checkpoint
 
 HARPE = "harpe(base_min=1000000.0, base_max=5000000.0)"
@@ -88,6 +89,16 @@ def test_a_rope_that_the_configuration_says_is_no_problem(method, spelling, tmp_
 def test_a_configuration_that_says_another_rope_is_one(method, spelling, tmp_path):
     found = Checkpoint.open(trained(tmp_path, method, spelling)).unwritten
     assert found is not None and found.among([f"{method}+logn"]) and not found.among(["none", "pi"])
+
+
+def test_a_model_that_an_adapter_is_merged_into_says_the_rope_of_its_training(tmp_path):
+    base = checkpoint(tmp_path)
+    model, _ = ropewalk.load(base, device="cpu")
+    training = {"trained": "own", "method": "entropy-abf", "target": 256}
+    adapt(model).save(tmp_path / "adapter", training=training)
+    ropewalk.merge_adapter(tmp_path / "adapter", base=base, out=tmp_path / "merged")
+    needs = Checkpoint.open(tmp_path / "merged").unwritten
+    assert needs is not None and (needs.method, needs.target) == ("entropy-abf", 256)
 
 
 @pytest.mark.parametrize("record", [{}, {"method": "dca"}, {"trained": "own", "method": None, "target": 256}, []])
