@@ -6,8 +6,6 @@ run's own model, way through a batch and processes are tried on rows of the run,
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
 
 ROWS = 2  # of a forward pass at most
 COMPARED = 4  # processes whose rows are read again by one
+SEARCHED = 256  # rows, for one that has what the recipe has: a second document, or a jump
 FEW = 3  # tokens of a row that keep their loss in some passes, so that a mean of means is another number
 EXACT = 1e-6  # of a loss: the rounding of float32; what does not depend on a token does not even change by that
 ROUTED = 0.05  # of the perturbation's own effect: experts are given other numbers of tokens, and round otherwise
@@ -51,11 +50,13 @@ class Finding:
         what: it is.
         seen: in words.
         sound: whether it is as it must be; None: there was nothing to see.
+        wanted: whether the recipe has it, so that it is missed where there was nothing to see.
     """
 
     what: str
     seen: str
     sound: bool | None
+    wanted: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,8 +70,7 @@ class SelfTest(Result):
         processes: that took part.
         findings: in their order.
         seconds: that a step takes, as far as the sample tells.
-        memory: largest bytes of tensors on the device, or, on a CPU, of the whole process.
-        device: cpu or cuda.
+        memory: largest bytes of tensors on a GPU; None on a CPU, where Python and the texts cannot be told from them.
         forecast: bytes that were expected of a step.
     """
 
@@ -80,8 +80,7 @@ class SelfTest(Result):
     processes: int
     findings: Sequence[Finding]
     seconds: float
-    memory: int
-    device: str
+    memory: int | None
     forecast: int
 
     @property
@@ -96,13 +95,20 @@ class SelfTest(Result):
             mark = {True: "ok", False: "WRONG", None: "-"}[one.sound]
             table.add_row(one.what, mark, one.seen, style="bold red" if one.sound is False else "")
         console.print(table)
-        whose = "the process, Python and texts included," if self.device == "cpu" else "its tensors"
+        took = "" if self.memory is None else f"its tensors took {self.memory / GIB:.2f} GiB at most, and "
         console.print(
-            f"\na step takes about {self.seconds:,.3g} s; at most {self.memory / GIB:.2f} GiB were {whose} and "
-            f"{self.forecast / GIB:.2f} GiB were expected",
+            f"\na step takes about {self.seconds:,.3g} s; {took}{self.forecast / GIB:.2f} GiB are expected",
             soft_wrap=True,
         )
-        console.print("nothing wrong was found" if self.sound else "this training would not be what its recipe says")
+        missed = ", ".join(one.what for one in self.findings if one.sound is None and one.wanted)
+        if not self.sound:
+            console.print("this training would not be what its recipe says")
+        elif missed:
+            console.print(
+                f"not tried, for no row that was looked at has any: {missed}; all else is right", soft_wrap=True
+            )
+        else:
+            console.print("nothing wrong was found")
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "sound": self.sound}
@@ -130,16 +136,12 @@ def self_test(run: Run, model: str, forecast: int) -> SelfTest:
                 continue
             with _trained_steadily(run.model):
                 findings.append(_shared(run, part, run.batch(part.start, part, sampler)))
-                findings += _perturbed(run, part)
-                compared, seconds = _compared(run, part)
+                first = part.first + _searched(run, part)
+                findings += _perturbed(run, part, first)
+                compared, seconds = _compared(run, part, first)
                 findings += compared
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return SelfTest(
-        run.recipe.name, model, run.to, run.processes.count, findings, seconds, memory, device.type, forecast
-    )
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return SelfTest(run.recipe.name, model, run.to, run.processes.count, findings, seconds, memory, forecast)
 
 
 # The rope
@@ -203,26 +205,44 @@ def _counted(batch: Batch) -> Tensor:
 # Who sees whom
 
 
-def _perturbed(run: Run, part: Part) -> list[Finding]:
-    """Change one token, and see whose losses change."""
+def _wanted(run: Run, part: Part) -> dict[str, bool]:
+    """Which of ``KINDS`` the recipe has, that not every row has."""
+    sampler, layout = run.samplers[run.parts.index(part)], run.recipe.layout(ANY)
+    jumps = layout.skips and layout.rope == "extended"  # what is trained for every factor is squeezed evenly
+    return {"losses in other documents": sampler.packed and sampler.apart, "losses behind a jump": jumps}
+
+
+def _searched(run: Run, part: Part) -> int:
+    """How many rows to pass over until some have what the recipe has; 0 where none are found."""
+    sampler, count = run.samplers[run.parts.index(part)], min(run.recipe.micro, ROWS) * run.processes.readers
+    for passed in range(0, SEARCHED if any(_wanted(run, part).values()) else 0, count):
+        batch = Batch.of(list(sampler.rows(part.start, part.first + passed, count)))
+        if batch.packed or bool(_jumps(batch).any()):
+            return passed
+    return 0
+
+
+def _perturbed(run: Run, part: Part, first: int) -> list[Finding]:
+    """Change a token, and the last one of its document where another follows, and see whose losses change."""
     micro = min(run.recipe.micro, ROWS)
     sampler, together = run.samplers[run.parts.index(part)], run.processes
     mine = slice(together.reader * micro, (together.reader + 1) * micro)
-    batch = Batch.of(list(sampler.rows(part.start, part.first, micro * together.readers, mine))).to(run.model.device)
-    row, place = _place(batch)
+    batch = Batch.of(list(sampler.rows(part.start, first, micro * together.readers, mine))).to(run.model.device)
+    row, places = _places(batch)
     vocabulary = int(run.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     other = batch.input_ids.clone()
-    other[row, place] = (other[row, place] + vocabulary // 2) % vocabulary
+    other[row, places] = (other[row, places] + vocabulary // 2) % vocabulary
     inputs = batch, batch, replace(batch, input_ids=other)
     before, again, after = (_losses(run, one) for one in inputs)
     routed = any(name.endswith("experts") for name, _ in run.model.named_modules())
-    counts = together.sum(_seen(batch, row, place, before, (again - before).abs(), (after - before).abs(), routed))
+    counts = together.sum(_seen(batch, row, places[0], before, (again - before).abs(), (after - before).abs(), routed))
     if together.spread is not None:  # all of a group have seen the same
         counts //= together.spread.count
-    found = []
+    found, wanted = [], _wanted(run, part)
     for (what, changes), (there, wrong) in zip(KINDS.items(), counts.tolist(), strict=True):
         if not there:
-            found.append(Finding(what, "the rows that were tried have none", None))
+            searched = f"none in {SEARCHED} rows" if wanted.get(what) else "the rows that were tried have none"
+            found.append(Finding(what, searched, None, wanted.get(what, False)))
         elif changes:
             found.append(Finding(what, "they do not change with it" if wrong else "they change with it", not wrong))
         else:
@@ -247,17 +267,22 @@ KINDS = {  # what is looked at -> whether losses there must change
 }
 
 
-def _place(batch: Batch) -> tuple[int, int]:
-    """Row and place of a token to change: the last one before a jump, else in the middle of the middle document."""
+def _places(batch: Batch) -> tuple[int, list[int]]:
+    """Row and places of tokens of one document to change.
+
+    It is the last one before a jump. Else it is in the middle of a document, and, where another document follows, the
+    last one too: what leaks no further than to the next token shows there alone.
+    """
     for row, jumps in enumerate(_jumps(batch)):
         if bool(jumps.any()):
-            return row, int(jumps.nonzero()[int(jumps.sum()) // 2]) - 1
-    documents = batch.document_ids[0]
-    names = documents[documents != PADDING].unique()
-    sizes = torch.stack([(documents == name).sum() for name in names])
-    middle = names[len(names) // 2] if int(sizes[len(names) // 2]) > FEW else names[int(sizes.argmax())]
-    inside = (documents == middle).nonzero()[:, 0]
-    return 0, int(inside[len(inside) // 2])
+            return row, [int(jumps.nonzero()[int(jumps.sum()) // 2]) - 1]
+    several = [bool((ids[ids != PADDING] != ids[0]).any()) for ids in batch.document_ids]
+    row = several.index(True) if True in several else 0
+    names, sizes = batch.document_ids[row][batch.document_ids[row] != PADDING].unique_consecutive(return_counts=True)
+    followed = max(len(names) - 1, 1)
+    middle = followed // 2 if int(sizes[followed // 2]) > FEW else int(sizes[:followed].argmax())
+    start, size = int(sizes[:middle].sum()), int(sizes[middle])
+    return row, [start + size // 2, start + size - 1] if several[row] else [start + size // 2]
 
 
 def _jumps(batch: Batch) -> Tensor:
@@ -295,12 +320,12 @@ def _seen(batch: Batch, row: int, place: int, losses: Tensor, noise: Tensor, cha
 # Whose loss it is
 
 
-def _compared(run: Run, part: Part) -> tuple[list[Finding], float]:
+def _compared(run: Run, part: Part, first: int) -> tuple[list[Finding], float]:
     """Loss and gradient of all processes against those of one, which reads a document at a time; seconds of a step."""
     sampler, together = run.samplers[run.parts.index(part)], run.processes
     micro = min(run.recipe.micro, ROWS)
     share = 2 * micro
-    rows = list(sampler.rows(part.start, part.first, share * together.readers))
+    rows = list(sampler.rows(part.start, first, share * together.readers))
     whole = _thinned(weighted(Batch.of(rows), run.recipe.loss), micro)
     mine = cut(list(whole.split(share))[together.reader], together.spread)
     began = time.perf_counter()

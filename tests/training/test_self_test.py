@@ -95,6 +95,45 @@ def test_a_leak_across_documents() -> None:
     assert wrong(tried(run)) == ["losses in other documents", "loss per token", "gradient per token"]
 
 
+def test_a_leak_of_one_token_across_documents() -> None:
+    """A short convolution that does not know where documents end."""
+    run = run_of(packing="documents")
+    run.model.get_input_embeddings().register_forward_hook(lambda *given: given[-1] + given[-1].roll(1, 1))
+    assert "losses in other documents" in wrong(tried(run))
+
+
+def test_rows_are_searched_for_a_second_document() -> None:
+    """A row in nine has an end of a document."""
+    run = Run(short(packing="documents", seed=1), plain(), TARGET, documents(4, 9 * TARGET), BEGIN, cue=(5, 6))
+    part, sampler = run.parts[-1], run.samplers[-1]
+    assert not Batch.of(list(sampler.rows(0, part.first, 2))).packed
+    found = tried(run)
+    assert {one.what: one.sound for one in found.findings}["losses in other documents"] is True
+    assert "nothing wrong was found" in repr(found)
+    run.way = Through(lambda batch: replace(batch, document_ids=torch.zeros_like(batch.document_ids)))
+    assert wrong(tried(run)) == ["losses in other documents", "loss per token", "gradient per token"]
+
+
+@pytest.mark.parametrize(
+    ("more", "texts", "missed"),
+    [
+        ({"packing": "documents"}, documents(1, 9 * TARGET), "losses in other documents"),
+        ({"positions": "pose"}, documents(40, 2), "losses behind a jump"),
+    ],
+    ids=["one document", "documents without room for a jump"],
+)
+def test_what_no_row_has_is_said_to_be_untried(more: dict[str, Any], texts: Any, missed: str) -> None:
+    run = Run(short(**more), plain(), TARGET, texts, BEGIN, cue=(5, 6))
+    found = tried(run)
+    assert found.sound and f"not tried, for no row that was looked at has any: {missed};" in repr(found)
+    assert "nothing wrong" not in repr(found)
+
+
+def test_on_a_cpu_the_expected_memory_is_said_alone() -> None:
+    found = tried(run_of())
+    assert found.memory is None and "s; 1.00 GiB are expected" in repr(found)
+
+
 def test_a_leak_across_rows() -> None:
     class Leaking(OneShot):
         def losses(self, model: Any, batch: Batch) -> Tensor:
