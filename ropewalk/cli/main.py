@@ -113,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be what is gone
-            errors.print("stopped: nothing is half written, and finished samples are kept; the same command goes on")
+            errors.print("stopped: nothing is half written, and finished work is kept; the same command goes on")
         return 128 + (stop.args[0] if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         return 0
