@@ -273,7 +273,10 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except BaseException as caught:
+        error = _failed(caught)
+        if not isinstance(error, Exception):  # a stop
+            raise error from None
         number = _number(error)
         if number is None and not isinstance(error, OSError):
             raise
@@ -284,6 +287,13 @@ def explained(path: Path) -> Iterator[None]:
             ) from None
         said = os.strerror(number) if number else error
         raise UserError(f"cannot write {path}: {said}", "Choose a folder that you may write.") from None
+
+
+def _failed(error: BaseException) -> BaseException:
+    """What failed: torch's distributed checkpoints raise one error for those of all processes; a stop goes first."""
+    failures = getattr(error, "failures", None)
+    found = [one for one, _ in failures.values()] if isinstance(failures, dict) else []
+    return min(found, key=lambda one: isinstance(one, Exception), default=error)
 
 
 def _number(error: Exception) -> int | None:

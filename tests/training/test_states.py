@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from ropewalk.common.errors import UserError
 from ropewalk.training.states import States, beside
@@ -75,6 +79,40 @@ def test_a_folder_of_somebody_elses_is_left_alone(name: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=name), States(tmp_path / "run", ASKED).opened(overwrite=True):
         pass
     assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_said_and_the_state_before_stays(tmp_path: Path) -> None:
+    states = saved(tmp_path / "run", 1)
+    before = {name: torch.zeros_like(one) for name, one in tensors(0).items()}
+    with (
+        states.opened(),
+        largest_file(1 << 10),
+        pytest.raises(UserError, match=r"(cannot write|no room for) .*run: (File too large|the disk has)"),
+    ):
+        states.save(2, {"big": torch.zeros(1 << 12)}, {})
+    assert states.latest == 1
+    states.load(before)
+
+
+def test_a_stop_while_a_state_is_written_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt(15)
+
+    states = saved(tmp_path / "run", 1)
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", stopped)
+    with states.opened(), pytest.raises(KeyboardInterrupt) as stop:
+        states.save(2, tensors(2), {})
+    assert stop.value.args == (15,) and states.latest == 1
 
 
 @pytest.mark.parametrize("change", ["lacks", "has", "shape"])
