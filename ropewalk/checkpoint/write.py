@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 LINKED = (".safetensors", ".bin", ".gguf")  # large and never changed: hard links where the file system allows
 LEFT_OUT = frozenset({"config.json", RECORD})
 INDEX = frozenset({"model.safetensors.index.json"})
+OF_OTHER_WEIGHTS = frozenset(  # the card and the logs of a training, by the names that transformers and ropewalk give
+    "README.md training_log.json trainer_state.json trainer_log.jsonl training_args.bin all_results.json "
+    "train_results.json eval_results.json recipe.json training.json training.html".split()
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +234,7 @@ def trained_folder(
 
     Args:
         model: whose weights and configuration are written.
-        checkpoint: whose tokenizer and other files come along.
+        checkpoint: whose tokenizer and other files come along, but for what is said of its own weights.
         out: the folder.
         record: for ``RECORD``.
         length: tokens that tokenizer and generation are told of; None leaves them as they are.
@@ -252,7 +256,7 @@ def trained_folder(
         if checkpoint.gguf is None:
             (folder / "generation_config.json").unlink(missing_ok=True)  # its own comes
             files = {file.relative_to(checkpoint.folder).as_posix() for file in checkpoint.weights}
-            bring_all(checkpoint.folder, [], folder, LEFT_OUT | files | INDEX)
+            bring_all(checkpoint.folder, [], folder, LEFT_OUT | files | INDEX | OF_OTHER_WEIGHTS)
         write_text(folder / "config.json", config_text(model.config))
         _refuse_reread(folder, model)
         if length is not None:

@@ -13,6 +13,7 @@ import torch
 import ropewalk
 from ropewalk import UserError, YaRN
 from ropewalk.checkpoint import write as writing
+from ropewalk.checkpoint.checkpoint import BUNDLED
 from ropewalk.cli.main import run
 from ropewalk.training import merging
 from ropewalk.training.adapters import adapt
@@ -72,6 +73,16 @@ def test_it_is_in_the_precision_of_the_base_and_says_what_that_costs(tmp_path, c
     apart = (logits(again) - logits(model)).float().log_softmax(-1).std()  # of what was trained over 4 bits
     assert apart < 1
     assert run(["merge", adapter, "-o", out]) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_what_is_said_of_the_bases_weights_does_not_come_along_and_its_licence_does(adapter, tmp_path):
+    shutil.copytree(BUNDLED, tmp_path / "base")
+    for name in ("LICENSE", "USE_POLICY.md", "chat_template.jinja", "trainer_state.json", "recipe.json"):
+        (tmp_path / "base" / name).write_text("{}")
+    ropewalk.merge_adapter(adapter, base=tmp_path / "base", out=tmp_path / "out")
+    before, after = ({file.name for file in (tmp_path / name).iterdir()} for name in ("base", "out"))
+    assert before - after == {"README.md", "training_log.json", "trainer_state.json", "recipe.json"}
+    assert after - before == {"ropewalk.json"}
 
 
 def test_an_extended_folder_is_a_base_too_and_one_of_another_rope_is_not(adapter, tmp_path):
