@@ -41,22 +41,24 @@ class PositionsEntry:
         return loaded
 
 
+ANY = "any, if all together fill a sample"
+
 POSITIONS: tuple[PositionsEntry, ...] = (
     PositionsEntry("full", "Full length", "full_length:FullLength", "every token at its place, at the full price",
                    "the target", "extended", "2306.15595"),
-    PositionsEntry("pose", "PoSE", "pose:PoSE", "chunks of one text, a random jump between them", "any", "extended",
+    PositionsEntry("pose", "PoSE", "pose:PoSE", "chunks of one text, a random jump between them", ANY, "extended",
                    "2309.10400"),
     PositionsEntry("cream", "CREAM", "cream:CREAM", "head, tail, and a middle drawn towards the middle of the target",
                    "a window", "extended", "2406.07138"),
     PositionsEntry("endprompt", "EndPrompt", "endprompt:EndPrompt",
-                   "a text in one piece, a cue at the end of the target", "any", "extended",
+                   "a text in one piece, a cue at the end of the target", ANY, "extended",
                    "github.com/clx1415926/EndPrompt"),
     PositionsEntry("endprompt-pose", "EndPrompt + PoSE", "endprompt_pose:EndPromptPoSE",
-                   "chunks with a jump, and the cue", "any", "extended", "github.com/clx1415926/EndPrompt"),
-    PositionsEntry("e2", "E2-LLM", "e2:E2LLM", "a random scale per step and a random offset", "any", "as trained",
+                   "chunks with a jump, and the cue", ANY, "extended", "github.com/clx1415926/EndPrompt"),
+    PositionsEntry("e2", "E2-LLM", "e2:E2LLM", "a random scale per step and a random offset", ANY, "as trained",
                    "2401.06951"),
     PositionsEntry("randpos", "Randomised positions", "randomized:RandomizedPositions",
-                   "a sorted random subset of the target; the negative control", "any", "extended", "2305.16843"),
+                   "a sorted random subset of the target; the negative control", ANY, "extended", "2305.16843"),
     PositionsEntry("segmented", "Segmented sequences", "segmented:Segmented",
                    "segments of a long text, at their true positions", "the target", "extended", "2310.14633"),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 import ropewalk
 from ropewalk import Picks, TrainingPositions, UserError
-from ropewalk.training.positions.entries import POSITIONS, positions
+from ropewalk.training.positions.entries import ANY, POSITIONS, positions
 
 WINDOW, TARGET, LONG = 64, 256, 300
 
@@ -40,7 +40,7 @@ def test_an_entry_loads_the_class_of_its_name_which_is_public(entry):
 @every_entry
 def test_an_entry_says_what_the_class_needs(entry):
     made = entry.load().examples()[0]
-    long = {"any": made.shortest(64, 512) < 64, "a window": made.shortest(64, 512) == 64}
+    long = {ANY: made.shortest(64, 512) < 64, "a window": made.shortest(64, 512) == 64}
     assert long.get(entry.texts, entry.texts == "the target" and made.shortest(64, 512) == 512)
     assert entry.rope == {"extended": "extended", "trained": "as trained"}[made.rope]
 
