@@ -2,7 +2,7 @@
 
     python claims/recipes.py --json claims/results/recipes.json [--only pi,pose]
 
-All train on the standard library's sources, 120 steps of 8,192 tokens where a row does not say otherwise, at one
+All train on the standard library's sources, 60 steps of 8,192 tokens where a row does not say otherwise, at one
 learning rate for all weights and one for adapters, ours: the papers' are for models a thousand times as large.
 Perplexity is that of positions 2,896 to 4,095 of texts that nobody was trained on; ``ratio to pi`` is over that of PI's
 samples of full length, paired by text. Claims: PI (arXiv 2306.15595), 1,000 steps are enough where training without
@@ -29,7 +29,7 @@ import ropewalk
 from ropewalk.common.statistics import ratio
 from ropewalk.texts.documents import load, token_ids
 
-TO, WINDOW, STEPS, TOKENS = 4096, 512, 120, 8192
+TO, WINDOW, STEPS, TOKENS = 4096, 512, 60, 8192
 FULL, SHORT = {"batch": TOKENS // TO}, {"batch": TOKENS // WINDOW}  # samples per step
 ALL, ADAPTERS = 3e-4, 2e-3  # learning rates
 LORA = FULL | {"learning_rate": ADAPTERS}
@@ -76,8 +76,8 @@ def trained(row: str, work: Path) -> dict[str, Any]:
     if not (out / "training.json").exists():
         trained_on, aside = texts(work, ropewalk.load("demo")[1])
         more = {"steps": STEPS, "learning_rate": ALL} | more
-        ropewalk.train(name, "demo", trained_on, to=TO, out=out, test=aside, warmup=more["steps"] // 20, keys=10,
-                       schedule="constant", dtype="float32", save_every=20, seed=0, **more)  # fmt: skip
+        ropewalk.train(name, "demo", trained_on, to=TO, out=out, test=aside, warmup=more["steps"] // 20, keys=5,
+                       schedule="constant", dtype="float32", save_every=10, seed=0, **more)  # fmt: skip
     found: dict[str, Any] = json.loads((out / "training.json").read_text())
     return found
 

@@ -163,19 +163,19 @@ def written(
     Raises:
         UserError: if it cannot be written, or does not compute what was trained.
     """
-    window = trained_window(run.model.config)
+    window, rope = trained_window(run.model.config), run.recipe.rope_method(run.parts[-1].stage).spelling
+    record = {
+        "trained": run.recipe.name, "method": rope, "source": checkpoint.name, "window": window, "target": run.to,
+        "scale": run.to / window,
+    }  # fmt: skip
     if adapter is None:
-        record = {
-            "trained": run.recipe.name, "method": run.recipe.method, "source": checkpoint.name, "window": window,
-            "target": run.to, "scale": run.to / window,
-        }  # fmt: skip
         with trained_folder(
             run.model, checkpoint, out, record, length=run.to, overwrite=overwrite, weights=weights
         ) as folder:
             more(folder)
         return []
     with TemporaryDirectory() as aside:
-        saved = adapter.save(Path(aside) / ADAPTER)
+        saved = adapter.save(Path(aside) / ADAPTER, training=record)
 
         def beside(folder: Path) -> None:
             shutil.copytree(saved, folder / ADAPTER)
@@ -185,5 +185,6 @@ def written(
                      trust_remote_code=checkpoint.trust_remote_code)  # fmt: skip
     return [
         f"the adapter is merged, and lies in {ADAPTER}/ too; it moves log-probabilities by {done.effect:.2g}, rounding "
-        f"by {done.drift:.2g}"
+        f"by {done.drift:.2g}",
+        *done.notes(out / ADAPTER),
     ]
