@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ropewalk.attention.attending import VISIBILITY
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
 from ropewalk.methods.catalogue import method as method_of
@@ -264,14 +263,14 @@ class Recipe:
             return
         attention = method_of(self.attention)
         attention.require(config, to)
-        for part in getattr(attention, "parts", (attention,)):
-            if getattr(part, "by_content", False):
-                wrong = "picks keys by content, which has no gradient: nothing could be trained"
-            elif part.axes != {VISIBILITY}:
-                wrong = "changes more than who is seen, and is off in what is written: other positions would be trained"
-            else:
-                continue
-            raise UserError(f"attention {part.id} {wrong}", "Say --attention s2-attention, scca, or full.")
+        parts = getattr(attention, "parts", (attention,))
+        if any(getattr(part, "by_content", False) for part in parts):
+            wrong = "picks keys by content, which has no gradient: nothing could be trained"
+        elif any(part.axes != {"visibility"} for part in parts):
+            wrong = "changes more than who is seen, and is off in what is written: other positions would be trained"
+        else:
+            return
+        raise UserError(f"attention {attention.id} {wrong}", "Say --attention s2-attention, scca, or full.")
 
     def layout(self, cue: tuple[int, ...] = ()) -> TrainingPositions:
         """How samples are laid out.
