@@ -102,6 +102,8 @@ CATALOGUE: tuple[Entry, ...] = (
           CODE, "kexue.fm/archives/9708"),
     Entry("string", "STRING", "attention.string:STRING", "far keys take well-trained distances a second time", P, "yes",
           CODE, "2410.18745"),
+    Entry("dope", "DoPE", "attention.dope:DoPE", "heads whose rotated keys are nearly of rank one do not rotate", P,
+          "fit", CODE, "2511.09146"),
     Entry("lm-infinite", "LM-Infinite", "attention.lm_infinite:LMInfinite", "the first tokens and the last W", V, "yes",
           CODE, "2308.16137"),
     Entry("streaming-llm", "StreamingLLM", "attention.streaming:StreamingLLM",

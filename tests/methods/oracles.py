@@ -2,7 +2,7 @@
 
 - ``FACTORS``: w / w' of a frequency method at d = 128, b = 10000, L = 4096, T = 16384, from hand or the authors' code.
 - ``PAIRS``: an attention method's formula for every pair of a query and a key.
-- ``CHOICES``: methods that choose keys by content, by plain loops, at L = 32, T = 128.
+- ``CHOICES``: methods that choose keys by content, or heads, by plain loops, at L = 32, T = 128.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ CHOICES: dict[str, Callable[[Seen], choices.Choice]] = {
     "squeezed(prefix=60, threshold=0.02, clusters=0.25, observed=20)": (
         lambda seen: choices.squeezed(seen, 60, 0.02, 0.25, 20)
     ),
+    "dope(heads=((1,),))": lambda seen: choices.dope(seen, {1}),
     f"tca(block=8, local=16, plan=({PLAN},))": lambda seen: choices.tca(seen, 8, 16, PLAN),
     "vertical-slash(vertical=12, slash=20, sinks=3, near=5, last=10, threshold=100)": (
         lambda seen: choices.vertical_slash(seen, choices.plain, 12, 20, 3, 5, 10)

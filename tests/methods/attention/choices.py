@@ -205,6 +205,10 @@ def squeezed(seen, prefix, threshold, clusters, observed):
     return distances
 
 
+def dope(seen, still):
+    return lambda head, m: {n: 0 if head // seen.group in still else m - n for n in range(m + 1)}
+
+
 def tca(seen, block, local, plan, budgets=None):
     """``budgets`` collects the budgets that were given out."""
     n_tokens = seen.q.shape[1]
