@@ -27,7 +27,7 @@ class NoisyHeads:
 
     Attributes:
         share: of all key heads that rotate, those with the least entropy; one at least.
-        rank: eigenvalues that count, the largest first; 0 means all.
+        rank: eigenvalues that count, the largest first; 0 means all. With few, H is small where all of them are, too.
     """
 
     share: float = 0.1

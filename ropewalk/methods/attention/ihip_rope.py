@@ -90,7 +90,7 @@ class IHipRoPE(AttentionMethod):
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
         w = rope_config.trained_window(config)
-        alone = cls(early_layers=1, sinks=w // 16, window=w // 4, kept=w // 8, stages=(w // 8, w // 32), block=1)
+        alone = cls(early_layers=1, sinks=w // 16, window=w // 4, kept=w // 8, stages=(w // 32,), block=1)
         return alone, replace(alone, block=w // 16)
 
     @property
