@@ -40,7 +40,7 @@ class _Cut:
     id: ClassVar[str] = "self-test"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
     fit = None
-    length_dependent = by_content = by_layer = False
+    length_dependent = by_content = by_layer = far = False
     sets_regions = True
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:

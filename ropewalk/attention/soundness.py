@@ -8,7 +8,7 @@ The rules, for every query at position m up to the target, head by head:
     coverage    every key up to m, or one at least if the method decides visibility
     elementwise maps and temperatures give for a token what they give for it among fewer tokens
     positions   maps give one finite number per token, and move none if the method does not decide positions
-    distances   0 <= q_pos(m) - k_pos(n) <= trained window, where the method decides positions
+    distances   0 <= q_pos(m) - k_pos(n) <= trained window, where the method decides positions; any length if it is far
     temperature one finite number above 0 per query, or per head and query
 
 All queries are looked at as long as regions times queries stay below 2^22, evenly spread runs of them beyond that.
@@ -18,6 +18,7 @@ Distances are looked at from each of them to the ends of its keys and a few betw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import NoReturn
 
 import torch
@@ -47,6 +48,7 @@ class _Check:
     def __init__(self, method: Attending, layer: Layer, tokens: int):
         self.method, self.layer, self.tokens = method, layer, tokens
         self.asked = Told.to(method, layer)
+        self.farthest = inf if method.far else layer.window
         regions = method.regions(self.asked)
         if not isinstance(regions, tuple) or not regions:
             self._refuse(f"regions gives {regions!r}, expected a tuple of regions")
@@ -197,7 +199,7 @@ class _Check:
             for at in shown:
                 keys = k[int(lo[at]) : int(hi[at])]
                 near, far = float(q[at] - keys.max()), float(q[at] - keys.min())
-                if near < 0 or far > self.layer.window:
+                if near < 0 or far > self.farthest:
                     worst = keys.argmax() if near < 0 else keys.argmin()
                     self._refuse_distance(i, int(m[at]), int(lo[at]) + int(worst), near if near < 0 else far)
 
@@ -213,15 +215,15 @@ class _Check:
             for share in (0.0, 0.23, 0.5, 0.81, 1.0):
                 n = lo + ((last - lo) * share).long()
                 distance = q - region.k_pos(n).double()
-                outside = (distance < 0) | (distance > self.layer.window)
+                outside = (distance < 0) | (distance > self.farthest)
                 if bool(outside.any()):
                     at = int(outside.nonzero()[0])
                     self._refuse_distance(i, int(m[at]), int(n[at]), float(distance[at]))
 
     def _refuse_distance(self, i: int, m: int, n: int, distance: float) -> NoReturn:
         self._refuse(
-            f"region {i} lets the query at {m} meet the key at {n} at a distance of {distance:g}, expected 0 to the "
-            f"{self.layer.window} tokens that the model was trained on"
+            f"region {i} lets the query at {m} meet the key at {n} at a distance of {distance:g}, expected "
+            + ("0 or more" if self.method.far else f"0 to the {self.layer.window} tokens that the model was trained on")
         )
 
     def _position(self, i: int, name: str, found: Tensor) -> Tensor:

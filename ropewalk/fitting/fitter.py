@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FITTERS = {  # method -> "module:Class" of this package
     "attention-alignment": "temperature:Temperature",
+    "dope": "noisy_heads:NoisyHeads",
     "head-scale": "head_scales:HeadScales",
     "squeezed": "threshold:Threshold",
     "tca": "budgets:Budgets",

@@ -100,8 +100,14 @@ class Method:
         """Options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
 
-    def fingerprint(self, model: nn.Module, to: int) -> str:
-        """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it."""
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it.
+
+        Args:
+            model: a live transformers model.
+            to: target length in tokens.
+            whole: the method that this one is a part of.
+        """
         raise TypeError(f"{type(self).__name__} has no fingerprint")
 
     def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:

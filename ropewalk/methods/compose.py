@@ -123,9 +123,10 @@ class Composed(_Joined):
     def cache_exact(self) -> bool:  # type: ignore[override]
         return all(part.cache_exact for part in self.parts)
 
-    def fingerprint(self, model: nn.Module, to: int) -> str:
-        self.require(model, to)
-        return digest(*(part.fingerprint(model, self._stretched(model, to)) for part in self.parts), to)
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        self.require(model, to, whole)
+        stretched = self._stretched(model, to)
+        return digest(*(part.fingerprint(model, stretched, whole or self) for part in self.parts), to)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:

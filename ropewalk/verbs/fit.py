@@ -16,7 +16,7 @@ class FitRequest(LiveRequest):
     """What is to be measured, and on what.
 
     Attributes:
-        method: attention-alignment, tca, squeezed or head-scale; with others that are to be on as well:
+        method: attention-alignment, tca, squeezed, dope or head-scale; with others that are to be on as well:
             yarn+head-scale.
         out: File to write.
         overwrite: Replace a fit file that is there.

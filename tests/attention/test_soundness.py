@@ -37,6 +37,10 @@ class Strange(AttentionMethod):
         return None if self.tempered is None else self.tempered(m)
 
 
+class Far(Strange):
+    far: ClassVar[bool] = True
+
+
 class Hiding(Strange):
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
 
@@ -110,6 +114,12 @@ def test_distances_stay_in_the_trained_window():
     message = refused(near(), far(q_pos=lambda m: m, k_pos=lambda n: n))
     assert "region 1 lets the query at" in message and "expected 0 to the 64 tokens" in message
     assert "distance of -" in refused(near(), far(q_pos=zero, k_pos=lambda n: n % 8))
+
+
+def test_far_methods_leave_keys_where_they_are_and_never_ahead():
+    assert "expected 0 to the 64 tokens" in refused(Region())
+    soundness.check(Far((Region(),)), LAYER, LAYER.target)
+    assert "expected 0 or more" in refused(Region(k_pos=lambda n: n + 1), kind=Far)
 
 
 def test_positions_are_finite_and_one_per_token():

@@ -2,7 +2,7 @@
 
 - ``FACTORS``: w / w' of a frequency method at d = 128, b = 10000, L = 4096, T = 16384, from hand or the authors' code.
 - ``PAIRS``: an attention method's formula for every pair of a query and a key.
-- ``CHOICES``: methods that choose keys by content, by plain loops, at L = 32, T = 128.
+- ``CHOICES``: methods that choose keys by content, or heads, by plain loops, at L = 32, T = 128.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ FACTORS: dict[str, list[float]] = {
     "yarn": [1, 1, 1.529412, 2.363636, 4, 4],
     "yarn(truncate=False)": [1, 1, 1.525094, 2.459707, 4, 4],
     "yarn(ramp='paper')": [1, 1, 2.607400, 3.627380, 4, 4],
+    "mr-rope": [1, 1, 1.360790, 2.291959, 4, 4],
+    "mr-rope(rise='uniform')": [1, 1, 1.896155, 2.904846, 4, 4],
     "abf": [1, 1.636583, 2.678403, 3.426454, 4.383429, 6.956340],
     "abf(rule='ntk')": [1, 1.422015, 2.022126, 2.411350, 2.875493, 4],
     "abf(base=500000)": [1, 2.659148, 7.071068, 11.530715, 18.803015, 47.035265],
@@ -103,10 +105,17 @@ CHOICES: dict[str, Callable[[Seen], choices.Choice]] = {
     "longcache(sinks=2, local=9, span=4, recalled=3, votes=1, block=1)": (
         lambda seen: choices.longcache(seen, 2, 9, 4, 3, 1, 1)
     ),
+    "ihip-rope(early_layers=1, sinks=2, window=9, kept=8, stages=(8, 2), block=4)": (
+        lambda seen: choices.ihip(seen, "chunk", 2, 9, 16, (8, 2), 4)
+    ),
+    "ihip-rope(early_layers=0, sinks=2, window=9, kept=8, stages=(8, 2), block=4)": (
+        lambda seen: choices.ihip(seen, "relative", 2, 9, 8, (8, 2), 4)
+    ),
     "longheads(chunk=4, attended=32)": lambda seen: choices.longheads(seen, 4, 8),
     "squeezed(prefix=60, threshold=0.02, clusters=0.25, observed=20)": (
         lambda seen: choices.squeezed(seen, 60, 0.02, 0.25, 20)
     ),
+    "dope(heads=((1,),))": lambda seen: choices.dope(seen, {1}),
     f"tca(block=8, local=16, plan=({PLAN},))": lambda seen: choices.tca(seen, 8, 16, PLAN),
     "vertical-slash(vertical=12, slash=20, sinks=3, near=5, last=10, threshold=100)": (
         lambda seen: choices.vertical_slash(seen, choices.plain, 12, 20, 3, 5, 10)

@@ -43,6 +43,7 @@ def test_ids_read_back(spelling):
 
 OPTIONS = [
     "yarn(beta_fast=16.0, beta_slow=2.0, attention_factor=1.5, truncate=False, ramp='paper')",
+    "mr-rope(beta_fast=16.0, beta_slow=2.0, rise='uniform', attention_factor=1.5)",
     "ntk-aware(stretch=2.0)",
     "dynamic-ntk(form='hf', factor=4.0)",
     "ntk-by-parts(low=2.0, high=16.0)",
@@ -118,6 +119,9 @@ def test_loose_spellings(loose, canonical):
         ("longrope(factors=3)", "option factors is 3, expected a value like ()"),
         ("clex(weights=3)", "option weights is 3"),
         ("yarn(beta_fast=0.5)", "expected 0 < slow <= fast"),
+        ("mr-rope(beta_fast=0.5)", "expected 0 < slow <= fast"),
+        ("mr-rope(attention_factor=0)", "attention_factor is 0.0, expected a number above 0"),
+        ("mr-rope(rise='steep')", "option rise is 'steep', expected 'progressive' or 'uniform'"),
         ("yarn(attention_factor=0)", "attention_factor is 0.0, expected a number above 0"),
         ("ntk-by-parts(low=40)", "low is 40.0, high is 32.0, expected 0 < low < high"),
         ("abf(base=1)", "base is 1.0, expected a number above 1"),

@@ -76,7 +76,7 @@ def test_every_method_as_its_name_alone_changes_something_or_refuses(name):
 
 def test_the_methods_that_refuse_by_name_alone():
     assert set(BARE) == {
-        "attention-alignment", "tca", "squeezed", "head-scale", "clex", "longrope", "harpe",
+        "attention-alignment", "tca", "squeezed", "head-scale", "dope", "clex", "longrope", "harpe",
     }  # fmt: skip
 
 
@@ -219,7 +219,9 @@ def test_longer_texts_and_other_methods_beside_it_are_refused(file, tmp_path):
     scales = {"scales": ((1.0, 0.5, 1.5, 2.0),) * 2}
     on_top = fit(method="head-scale", found=scales, options={}, beside=method(tca).spelling)
     on_top.written(tmp_path / "scales.json")
-    with method(f"{tca}+head-scale(fitted={tmp_path / 'scales.json'})").on(model, to=TARGET):
+    joined = method(f"{tca}+head-scale(fitted={tmp_path / 'scales.json'})")
+    assert joined.fingerprint(model, TARGET) == method(joined.spelling).fingerprint(model, TARGET)
+    with joined.on(model, to=TARGET):
         pass
 
 

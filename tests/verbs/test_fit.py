@@ -15,6 +15,7 @@ QUICK = {  # small enough for a window of 64 and texts of 256 tokens
     "attention-alignment": ("attention-alignment", "queries=16"),
     "tca": ("tca(block=8, local=16)", "tolerance=0.8"),
     "squeezed": ("squeezed(observed=20, clusters=0.2)", "percentile=0.5"),
+    "dope": ("dope", "share=0.3"),
     "head-scale": ("head-scale", "steps=4, least=0.5"),
 }
 
@@ -55,7 +56,7 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-m", "yarn"], "yarn has nothing to fit Methods that have: attention-alignment, head-scale, "),
+        (["-m", "yarn"], "yarn has nothing to fit Methods that have: attention-alignment, dope, head-scale, "),
         (["-m", "tca+attention-alignment"], "several things to fit, attention-alignment and tca"),
         (["-m", "tca", "--settings", "tolerence=1"], "the fit of tca has no option 'tolerence'; did you mean"),
         (["-m", "attention-alignment", "--settings", "by='min'"], "option by is 'min', expected 'max' or 'entropy'"),

@@ -30,6 +30,7 @@ class AttentionMethod(Method):
     Attributes:
         by_content: whether the method picks keys by content (``recall`` or ``keep``); then it is for inference only.
         by_layer: whether ``temperature`` looks at the layer's index.
+        far: whether ``regions`` leave some keys at distances beyond the window, as the plain model does.
         effective_window: treat the model as trained on this many tokens only (large positions are trained least);
             None means the window that its configuration states.
     """
@@ -39,6 +40,7 @@ class AttentionMethod(Method):
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS})
     by_content: ClassVar[bool] = False
     by_layer: ClassVar[bool] = False
+    far: ClassVar[bool] = False
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         """Disjoint regions of keys; together, all that a query sees."""
@@ -85,8 +87,8 @@ class AttentionMethod(Method):
             )
         return replace(layer, window=self.effective_window)
 
-    def fingerprint(self, model: nn.Module, to: int) -> str:
-        self.require(model, to)
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        self.require(model, to, whole)
         specs = rope_config.read(model.config)  # type: ignore[arg-type]
         numbers = sorted((key, spec.window, spec.inv_freq.tolist()) for key, spec in specs.items())
         return digest("attention", __version__, self.id, to, numbers)

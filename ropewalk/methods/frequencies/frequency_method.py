@@ -113,8 +113,8 @@ class FrequencyMethod(Method):
         """Layer type -> the rope that this method starts from; see ``rope.config.starting_specs``."""
         return rope_config.starting_specs(config, on_top, self.raises)
 
-    def fingerprint(self, model: nn.Module, to: int) -> str:
-        self.require(model, to)
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        self.require(model, to, whole)
         plan = self.plan(model.config, to)  # type: ignore[arg-type]
         numbers = {key: (f.inv_freq.tolist(), f.attention_factor) for key, f in plan.items()}
         if not self.runtime:

@@ -19,12 +19,17 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 DEFAULT_BETAS = (32.0, 1.0)
 
 
-def kept_by_index(rope: RopeSpec, beta_fast: float, beta_slow: float, truncate: bool) -> Tensor:
-    """Share of each frequency that is kept, linear in the dimension's index: the ramp of all public code; [d/2]."""
+def ramp_ends(rope: RopeSpec, beta_fast: float, beta_slow: float, truncate: bool = True) -> tuple[float, float]:
+    """Indices of the dimensions that make ``beta_fast`` and ``beta_slow`` turns; ``truncate`` makes them whole."""
     low, high = rope.index_of_turns(beta_fast), rope.index_of_turns(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    return max(low, 0), min(high, rope.rotary_dim - 1)
+
+
+def kept_by_index(rope: RopeSpec, beta_fast: float, beta_slow: float, truncate: bool) -> Tensor:
+    """Share of each frequency that is kept, linear in the dimension's index: the ramp of all public code; [d/2]."""
+    low, high = ramp_ends(rope, beta_fast, beta_slow, truncate)
     if low == high:
         high += 0.001
     index = torch.arange(rope.rotary_dim // 2, dtype=torch.float64)

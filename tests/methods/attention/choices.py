@@ -80,6 +80,55 @@ def longcache(seen, sinks, local, span, recalled, votes, block):
     return distances
 
 
+def ihip(seen, style, sinks, window, kept, stages, block):
+    """``kept`` is that of the layer."""
+    tokens_ = seen.q.shape[1]
+
+    @functools.cache
+    def chosen(head, first):
+        end = first - window + 1
+        queries = list(range(first, min(first + block, tokens_)))
+
+        def score(token, place, half, count):
+            if token >= end:
+                return -math.inf
+            m = torch.tensor(queries).double()[:, None]
+            q_at, k_at = {
+                "chunk": (m.clamp_max(count + window), place),
+                "relative": (torch.full_like(m, window + 1), half),
+                "exact": (m, token),
+            }[style]
+            key = seen.rotated(seen.k[head, token], k_at)
+            return float((seen.rotated(seen.q[head, queries], q_at) @ key).max())
+
+        def stands_for(place, start, size, count):
+            best = score(start, place, 0, count)
+            while size > 1:
+                size //= 2
+                left, right = score(start, place, 0, count), score(start + size, place, 1, count)
+                best, start = max(left, right), start + size if right > left else start
+            return best
+
+        pieces, before = [*range(sinks, end, stages[0])], stages[0]
+        for i, size in enumerate(stages):
+            pieces = [start + offset for start in pieces for offset in range(0, before, size)]
+            scores = [stands_for(place, start, size, len(pieces)) for place, start in enumerate(pieces)]
+            ranked = sorted(range(len(pieces)), key=lambda place: -scores[place])
+            goes_on = ranked[: kept * 4 ** (len(stages) - 1 - i) // size]
+            pieces, before = [pieces[place] for place in sorted(goes_on)], size
+        return [n for start in pieces for n in range(start, start + before) if n < end]
+
+    def distances(head, m):
+        first = m // block * block
+        end = first - window + 1
+        if end <= sinks:
+            return {n: m - n for n in range(m + 1)}
+        older = [*range(sinks), *chosen(head, first)]
+        return {n: m - (end - len(older) + i) for i, n in enumerate(older)} | {n: m - n for n in range(end, m + 1)}
+
+    return distances
+
+
 def longheads(seen, size, k):
     def bidirectional(head, start):
         n = range(start, start + size)
@@ -154,6 +203,10 @@ def squeezed(seen, prefix, threshold, clusters, observed):
         return {n: m - n for n in range(m + 1) if m < prefix or n not in dropped}
 
     return distances
+
+
+def dope(seen, still):
+    return lambda head, m: {n: 0 if head // seen.group in still else m - n for n in range(m + 1)}
 
 
 def tca(seen, block, local, plan, budgets=None):

@@ -1,11 +1,11 @@
-"""InfLLM, ReAttention, LongHeads and LM-Infinite's recall, query by query, against choices made with plain loops."""
+"""Methods that retrieve, query by query, against choices made with plain loops."""
 
 import pytest
 import torch
 
 from ropewalk import UserError, method
 from tests.matrix import logits, near
-from tests.methods.attention.choices import infllm, longcache, longheads
+from tests.methods.attention.choices import ihip, infllm, longcache, longheads
 from tests.methods.attention.pairs import TARGET, N, distinct, error, one_layer, read
 from tests.models import in_pieces, shared, step, tiny, tokens
 
@@ -31,6 +31,15 @@ def test_longcache_lists_the_spans_with_the_most_votes(block, votes, span, kv_he
     spelling = f"longcache(sinks=2, local=9, span={span}, recalled=3, votes={votes}, block={block})"
     for seen in read(one_layer(num_key_value_heads=kv_heads), spelling, distinct(2), [N]):
         assert error(seen, longcache(seen, 2, 9, span, 3, votes, block), range(0, N, 5)) <= 1e-6
+
+
+@pytest.mark.parametrize("style", ["chunk", "relative", "exact"])
+@pytest.mark.parametrize(("stages", "block", "kv_heads"), [((1,), 1, 4), ((8, 4, 1), 3, 2), ((4,), 5, 1)])
+def test_ihip_rope_scores_by_the_style_of_the_layer(stages, block, kv_heads, style):
+    layers = f"late={style}, early_layers=0"
+    spelling = f"ihip-rope({layers}, sinks=2, window=9, kept=8, stages={stages}, block={block})"
+    (seen,) = read(one_layer(num_key_value_heads=kv_heads), spelling, distinct(1), [N])
+    assert error(seen, ihip(seen, style, 2, 9, 8, stages, block), range(0, N, 11)) <= 1e-6
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -70,6 +79,17 @@ def test_lm_infinite_recalls_from_a_layer_on():
     assert torch.equal(got[:, :-1], plain[:, :-1]) and not torch.equal(got[:, -1], plain[:, -1])
 
 
+def test_layers_of_ihip_rope_score_by_styles_of_their_own():
+    model, ids = shared("llama"), distinct(1) % 90  # 2 layers
+    sizes = "early_layers=1, sinks=2, window=8, kept=8, stages=(4, 1), block=4"
+    found = []
+    for early in ("chunk", "relative"):
+        for late in ("chunk", "relative"):
+            with method(f"ihip-rope({sizes}, early={early}, late={late})").on(model, to=TARGET):
+                found.append(logits(model, ids))
+    assert not any(near(one, other, 1e-4) for i, one in enumerate(found) for other in found[:i])
+
+
 # Identities
 
 
@@ -87,6 +107,26 @@ def test_longcache_that_recalls_all_is_the_plain_model():
 
 def test_longcache_that_recalls_nothing_has_the_shape_of_a_lambda():
     (seen,) = read(one_layer(), "longcache(sinks=3, local=8, recalled=0, block=1)", distinct(1), [N])
+
+    def distances(head, m):
+        listed = [n for n in range(m + 1) if n < 3 or m - n < 8]
+        return {n: len(listed) - 1 - i for i, n in enumerate(listed)}
+
+    assert error(seen, distances, range(0, N, 4)) <= 1e-6
+
+
+@pytest.mark.parametrize("style", ["chunk", "relative", "exact"])
+def test_ihip_rope_that_keeps_all_is_the_plain_model(style):
+    model, ids = tiny("llama", max_position_embeddings=4096), tokens(2, N)
+    plain = logits(model, ids)
+    with method(f"ihip-rope(early={style}, early_layers=1, sinks=3, window=7, kept=104, block=4, stages=(8,))").on(
+        model
+    ):
+        assert near(logits(model, ids), plain)
+
+
+def test_ihip_rope_that_keeps_nothing_has_the_shape_of_a_lambda():
+    (seen,) = read(one_layer(), "ihip-rope(sinks=3, window=8, kept=0, block=1)", distinct(1), [N])
 
     def distances(head, m):
         listed = [n for n in range(m + 1) if n < 3 or m - n < 8]
@@ -133,6 +173,13 @@ def test_a_cache_without_its_queries_is_refused(spelling):
         ("infllm(block_size=3)", "representatives is 4, expected at most block_size = 3"),
         ("longcache(sinks=4, local=8, span=4, recalled=5, block=2)",
          "sinks + recalled * span + local + block - 1 = 4 + 5 * 4 + 8 + 2 - 1 = 33, expected at most the 32"),
+        ("ihip-rope(sinks=2, window=8, kept=10, stages=(1,), block=4)",
+         "sinks + 2 kept + window + block - 1 = 2 + 20 + 8 + 4 - 1 = 33, expected at most the 32"),
+        ("ihip-rope(early_layers=0, sinks=2, window=8, kept=20, stages=(1,), block=4)",
+         "sinks + kept + window + block - 1 = 2 + 20 + 8 + 4 - 1 = 33, expected at most the 32"),
+        ("ihip-rope(kept=6, stages=(8, 4))", "kept is 6, expected a multiple of 4"),
+        ("ihip-rope(stages=(8, 3))", "stages is (8, 3), expected falling powers of two"),
+        ("ihip-rope(stages=(4, 4))", "stages is (4, 4), expected falling powers of two"),
         ("longheads(chunk=8, attended=40)", "attended is 40, expected at most the 32 trained tokens"),
         ("longheads(chunk=5, attended=32)", "expected attended = k * chunk with k at least 3"),
         ("longheads(chunk=16)", "expected attended = k * chunk with k at least 3"),
@@ -147,7 +194,15 @@ def test_options_that_do_not_fit_are_refused_with_the_formula(spelling, message)
 
 @pytest.mark.parametrize(
     "spelling",
-    ["infllm(topk=0)", "infllm(sinks=-1)", "longcache(span=0)", "longheads(block=0)", "lm-infinite(recalled=-1)"],
+    [
+        "infllm(topk=0)",
+        "infllm(sinks=-1)",
+        "longcache(span=0)",
+        "longheads(block=0)",
+        "lm-infinite(recalled=-1)",
+        "ihip-rope(window=0)",
+        "ihip-rope(early_layers=-1)",
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(spelling):
     with pytest.raises(UserError, match="expected a number above"):
@@ -169,6 +224,6 @@ def test_frequencies_and_temperatures_join():
 def test_a_default_fits_any_usual_window():
     for window in (2048, 4096, 8192, 131072):
         model = tiny("llama", max_position_embeddings=window)
-        for name in ("infllm", "longcache", "longheads"):
+        for name in ("infllm", "longcache", "longheads", "ihip-rope"):
             with method(name).on(model, to=4 * window):
                 pass

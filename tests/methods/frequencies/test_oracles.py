@@ -68,6 +68,32 @@ def test_yarn_attention_factor(s, t):
     assert method("yarn").frequencies(ROPE, 4096 * s).attention_factor == near(t)
 
 
+@pytest.mark.parametrize(
+    ("spelling", "s", "expected"),
+    [  # pairs 20, 21, 25, 30, 35, 40, 45, 46
+        ("mr-rope", 16, [1, 1.007930, 1.125792, 1.544115, 2.580269, 5.253076, 13.029445, 16]),
+        ("mr-rope", 4, [1, math.nan, 1.061033, 1.242624, 1.606322, 2.291959, 3.609632, 4]),
+        ("mr-rope(rise='uniform')", 16, [1, 1.112531, 1.704361, 2.904846, 4.950905, 8.438129, 14.381616, 16]),
+    ],
+)
+def test_mr_rope_against_the_official_code(spelling, s, expected):
+    found = factors(spelling, target=4096 * s)[[20, 21, 25, 30, 35, 40, 45, 46]].tolist()
+    stated = [(a, b) for a, b in zip(found, expected, strict=True) if not math.isnan(b)]
+    assert [a for a, _ in stated] == near([b for _, b in stated])
+    assert method(spelling).frequencies(ROPE, 4096 * s).attention_factor == near(0.1 * math.log(s) + 1)
+
+
+@pytest.mark.parametrize("rise", ["progressive", "uniform"])
+def test_mr_rope_with_one_bound_is_a_step(rise):
+    found = factors(f"mr-rope(beta_fast=4, beta_slow=4, rise={rise})").tolist()
+    assert found == near([1] * 36 + [4] * 28)  # 35.4 turns into a step between 35 and 36
+
+
+def test_mr_rope_does_not_reach_s_where_every_pair_turns_often():
+    last = factors("mr-rope", RopeSpec.plain(10000.0, 128, 131072), 4 * 131072)[-1]
+    assert 1 < last < 4
+
+
 def test_paper_ramp_is_ntk_by_parts_with_a_temperature():
     paper, parts = (method(m).frequencies(ROPE, TARGET) for m in ("yarn(ramp='paper')", "ntk-by-parts"))
     assert torch.allclose(paper.inv_freq, parts.inv_freq, rtol=1e-14)
@@ -278,14 +304,17 @@ SPECS = st.builds(
 SCALES = st.floats(1, 64)
 
 
-@given(SPECS, SCALES, st.sampled_from(["pi", "ntk-aware", "ntk-by-parts", "llama3", "yarn", "yarn(ramp='paper')"]))
+INTERPOLATING = ["pi", "ntk-aware", "ntk-by-parts", "llama3", "yarn", "yarn(ramp='paper')", "mr-rope"]
+
+
+@given(SPECS, SCALES, st.sampled_from(INTERPOLATING))
 def test_interpolating_methods_stretch_by_at_most_s(rope, s, spelling):
     target = round(rope.window * s)
     f = factors(spelling, rope, target)
     assert float(f.min()) >= 1 - 1e-9 and float(f.max()) <= rope.scale(target) * (1 + 1e-9)
 
 
-STRETCHING = ["ntk-aware", "ntk-by-parts", "yarn", "abf", "longembed-rope", "clex(weights='zero', step=0.5)"]
+STRETCHING = ["ntk-aware", "ntk-by-parts", "yarn", "mr-rope", "abf", "longembed-rope", "clex(weights='zero', step=0.5)"]
 
 
 @given(SPECS, SCALES, st.sampled_from(STRETCHING))
