@@ -37,12 +37,13 @@ class Recipes(Result, Sequence[RecipeEntry]):
         return self.recipes[index]
 
     def show(self, console: Console) -> None:
-        wide = console.width >= 120
-        table = columns("recipe", "rope", "samples", "trains", ">steps", "paper", *(["what it does"] if wide else []))
+        wide = console.width >= 140
+        more = ("rope", "samples", "trains", "paper") if wide else ()
+        table = columns("recipe", ">steps", "what it does", *more)
         for entry in self.recipes:
             one = entry.load()
-            cells = [entry.id, _rope(one), one.positions, _trains(one), f"{one.steps:,}", entry.paper]
-            table.add_row(*cells, *([entry.summary] if wide else []))
+            cells = [_rope(one), one.positions, _trains(one), entry.paper] if wide else []
+            table.add_row(entry.id, f"{one.steps:,}", entry.summary, *cells)
         console.print(table)
         console.print("\nEvery field of a recipe is an option: ropewalk train pose MODEL DATA --to 32k --steps 200")
 
