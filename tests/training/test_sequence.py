@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "pose": {"positions": "pose"},
     "s2": {"attention": "s2-attention"},
     "odd": {"window": 31, "positions": "pose"},
-    "regions": {"attention": "dca(chunk_size=20, local_size=5)"},
+    "regions": {"method": "dca(chunk_size=20, local_size=5)"},
     "gpt_oss": {"packing": "documents", "method": "none"},
     "e2": {"positions": "e2"},
     "sharded": {"packing": "documents"},

@@ -55,22 +55,16 @@ def states_of(folder: Path, together: Processes = ALONE) -> States:
 
 def _whole(folder: Path, together: Processes) -> None:
     for case in CASES:
-        run = sharded_run(case, together)
-        seen = self_test(run, "tiny", 0)
+        seen = self_test(sharded_run(case, together), "tiny", 0)  # which leaves the rope on
         assert seen.sound, seen
+        run = sharded_run(case, together)
         run.measure = logit
         run.run()
         held = weights(run.model)
         assert bool(held) is together.first
         if together.first:
-            torch.save(
-                (
-                    held,
-                    [(one.loss, one.norm) for one in run.log],
-                    {step: dict(one) for step, one in run.readings.items()},
-                ),
-                folder / f"{case}.pt",
-            )
+            log, readings = [(one.loss, one.norm) for one in run.log], {n: dict(one) for n, one in run.readings.items()}
+            torch.save((held, log, readings), folder / f"{case}.pt")
 
 
 def _stopped(folder: Path, together: Processes) -> None:
