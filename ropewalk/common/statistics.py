@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # two-sided 95 %
+LARGEST = 700.0  # nats: beyond it exponentials are no numbers any more
 UNSEEN_SKEW = 0.5  # of one document's mean, on either side; an exponential's is 2
 ENDS = (
     1e-4  # rates nearer to 0 or 1 are taken for this one: there all tasks' rates are the same, to what can be computed
@@ -167,6 +168,11 @@ def cluster_mean(sums: ArrayLike, counts: ArrayLike) -> Mean:
     return Mean(value, se, value - se * low, value + se * high, n)
 
 
+def exp(nats: float) -> float:
+    """The exponential, or the largest that is still told apart from infinity."""
+    return math.exp(min(nats, LARGEST))
+
+
 def ratio(ours: ArrayLike, theirs: ArrayLike) -> Mean:
     """How many times one geometric mean is the other, from pairs of logarithms: of two perplexities, from losses.
 
@@ -178,8 +184,8 @@ def ratio(ours: ArrayLike, theirs: ArrayLike) -> Mean:
         The ratio, and the exponential of the interval of the mean difference.
     """
     difference = cluster_mean(np.subtract(ours, theirs), np.ones(np.size(ours)))
-    low, high = (None if bound is None else math.exp(bound) for bound in (difference.low, difference.high))
-    value = math.exp(difference.value)
+    low, high = (None if bound is None else exp(bound) for bound in (difference.low, difference.high))
+    value = exp(difference.value)
     return Mean(value, None if difference.se is None else value * difference.se, low, high, difference.n)
 
 

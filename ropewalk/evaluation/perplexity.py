@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ropewalk.backends.nll import BATCH_TOKENS, token_nll
-from ropewalk.common.statistics import Mean, cluster_mean
+from ropewalk.common.statistics import Mean, cluster_mean, exp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Sums = NDArray[np.float64]
-LARGEST = 700.0  # nats: beyond it perplexities are no numbers any more
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,9 @@ def perplexity(nll: Mean) -> Mean:
 
     No loss is below 0, so no perplexity is below 1.
     """
-    value = _exp(nll.value)
-    low, high = (None if bound is None else _exp(max(bound, 0.0)) for bound in (nll.low, nll.high))
+    value = exp(nll.value)
+    low, high = (None if bound is None else exp(max(bound, 0.0)) for bound in (nll.low, nll.high))
     return Mean(value, None if nll.se is None else value * nll.se, low, high, nll.n)
-
-
-def _exp(nats: float) -> float:
-    return math.exp(min(nats, LARGEST))
 
 
 def prefix_sums(nll: Tensor, lengths: Sequence[int]) -> Sums:

@@ -64,7 +64,7 @@ class Training:
         logits: numbers of a chunked loss's block, which holds one float32 buffer of them; 0: ``LOSS_CHUNK`` tokens, and
             what their softmax takes.
         tiled_mlp: the MLP over pieces of as many tokens as the model is wide.
-        offload: keep the layers' inputs in the host's memory.
+        offload: keep the layers' inputs in the host's memory; where ``recurrent``, keys and values instead.
         host_optimizer: keep the optimizer and its master weights there, float32 weights' too, and gradients for a step.
         recurrent: tokens of a chunk, where a text is read and gone back through in chunks, and keys, values and their
             gradients are kept of all of it; 0: in one piece.
@@ -185,12 +185,15 @@ def training(shapes: Shapes, how: Training, length: int, correction: Correction 
 
 def _recurrent(shapes: Shapes, how: Training, size: int, tokens: int, correction: Correction) -> Memory:
     """A step on one chunk, beside what is kept of the whole text: embeddings, keys, values and their gradients."""
-    chunk = training(shapes, replace(how, recurrent=0, sequence=1), how.recurrent, correction)
+    chunk = training(shapes, replace(how, recurrent=0, sequence=1, offload=False), how.recurrent, correction)
+    widths = [(n, _key_value(layer, how)) for layer, n in shapes.layers]
+    stores = 2 * size * tokens * sum(n * width for n, width in widths)
+    at_work = 2 * size * tokens * max(width for _, width in widths)  # of one layer, where the stores are on the host
     kept = {
         "embeddings and their gradient": 2 * shapes.hidden * size * min(tokens, EMBEDDED),
-        "keys, values and gradients": 2 * size * tokens * sum(n * _key_value(layer, how) for layer, n in shapes.layers),
+        "keys, values and gradients": at_work if how.offload else stores,
     }
-    return Memory(chunk.parts | kept, chunk.host, chunk.moment)
+    return Memory(chunk.parts | kept, chunk.host + how.offload * stores, chunk.moment)
 
 
 def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int], int]:

@@ -218,7 +218,10 @@ def forecast(
 
     switches = []
     for changes in SWITCHES:
-        other = recipe.with_changes(changes)
+        try:
+            other = recipe.with_changes(changes)
+        except UserError:  # does not go with what was asked for
+            continue
         if place == HERE and "offload" in changes:
             continue
         taken = needs(other, largest.window).total

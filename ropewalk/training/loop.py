@@ -259,9 +259,11 @@ class Run:
         self._refuse_rest()
         if self.recipe.packing == "documents" and self.recipe.scope == "document":
             training = self.model.training
-            with whole(self.model):
-                require_apart(self.model.train())
-            self.model.train(training)
+            try:
+                with whole(self.model):
+                    require_apart(self.model.train())
+            finally:
+                self.model.train(training)
         check_windows(self.model.config, self.recipe.layout(ANY), self.to)
         for part in self.parts:
             if part.rows % (readers := self.processes.readers):
@@ -420,6 +422,8 @@ class Run:
         if self.model.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"chance cuda {self.processes.rank}"], self.model.device)
         notes = self.states.notes()
+        if not {"log", "readings"} <= notes.keys():
+            raise UserError(f"the notes of the state in {self.states.folder} hold no log", self.states.anew)
         self.log[:] = [StepLog(**one) for one in notes["log"]]
         self.readings.clear()
         self.readings.update({int(step): one for step, one in notes["readings"].items()})

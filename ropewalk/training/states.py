@@ -87,7 +87,7 @@ class States:
             )
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)
         if (self.folder / ASKED).exists():
-            differ = self._differ(read_json(self.folder / ASKED))
+            differ = self._differ(read_json(self.folder / ASKED, mend=self.anew))
             if differ and not overwrite:
                 raise UserError(
                     f"{self.folder} holds states of a run that was asked for something else: {'; '.join(differ[:3])}",
@@ -109,7 +109,8 @@ class States:
         ]
 
     @property
-    def _anew(self) -> str:
+    def anew(self) -> str:
+        """What to do about states that cannot be read."""
         return f"Begin anew: rm -r {shlex.quote(str(self.folder))}"
 
     def _all(self) -> list[Path]:
@@ -129,8 +130,8 @@ class States:
         """
         file = self._all()[-1] / NOTES
         if not file.exists():
-            raise UserError(f"the state {file.parent} lacks {NOTES}", self._anew)
-        return read_json(file, most=MOST)
+            raise UserError(f"the state {file.parent} lacks {NOTES}", self.anew)
+        return read_json(file, most=MOST, mend=self.anew)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Read the newest state into tensors, in place, whatever processes wrote it.
@@ -148,14 +149,14 @@ class States:
         try:
             held = reader.read_metadata().state_dict_metadata
         except (SafetensorError, OSError) as error:
-            raise UserError(f"the state {state} cannot be read: {error}", self._anew) from None
+            raise UserError(f"the state {state} cannot be read: {error}", self.anew) from None
         tensors = {name: one for name, one in tensors.items() if name in held or not name.startswith(CHANCE)}
         wrong = sorted(name for name in {*held} ^ {*tensors} if not name.startswith(CHANCE))
         if wrong:
             raise UserError(
                 f"the state {state} {'lacks' if wrong[0] in tensors else 'has'} {wrong[0]}, and {len(wrong) - 1} more "
                 "differ",
-                self._anew,
+                self.anew,
             )
         for name, one in tensors.items():
             found = held[name]
@@ -163,7 +164,7 @@ class States:
             if (size, kind) != (tuple(one.shape), one.dtype):
                 raise UserError(
                     f"the state {state} has {name} as {kind} {list(size)}, expected {one.dtype} {list(one.shape)}",
-                    self._anew,
+                    self.anew,
                 )
         with quiet():
             load(tensors, storage_reader=reader, no_dist=self.processes.count == 1)

@@ -19,6 +19,7 @@ from ropewalk.rope.live import decoder, still
 NAMES = ("mlp", "feed_forward", "moe")  # in the name of a layer's child
 TRIED = 7  # tokens that each is tried on, in two pieces
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the results' size; half precision: 0.02
+TINY = 1e-30  # MLPs that begin with zeros give zeros
 MEND = "Leave out tiled_mlp; memory='recurrent' bounds the MLP too."
 
 _tried: WeakSet[nn.Module] = WeakSet()
@@ -85,6 +86,6 @@ def _try(module: nn.Module, forward: Callable[[Tensor], Tensor], hidden: Tensor)
         parts = [forward(piece.contiguous()) for piece in some.split(TRIED // 2 + 1, -2)]
     if not isinstance(whole, Tensor) or whole.shape != some.shape:
         raise UserError(f"{type(module).__name__} gives more than hidden states", MEND)
-    error = float((torch.cat(parts, -2) - whole).norm() / whole.norm())
+    error = float((torch.cat(parts, -2) - whole).norm() / whole.norm().clamp_min(TINY))
     if not error <= TOLERANCE.get(whole.dtype, 0.02):
         raise UserError(f"results of {type(module).__name__} are off by {error:.2g} of their size in pieces", MEND)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.errors import UserError
 from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean, ratio
@@ -151,7 +152,7 @@ class Trained(Result):
         """What ``write`` wrote.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if it cannot be read; KeyError, TypeError or ValueError if it is of another kind.
         """
         content = read_json(folder / TRAINING, most=MOST)
         rows: list[dict[str, Any]] = [
@@ -171,7 +172,7 @@ class Trained(Result):
 
 
 def ended(out: Path, command: str) -> Trained | None:
-    """What the same command wrote that was stopped before its states were gone, which are removed now.
+    """What the same command wrote that was stopped before its states were gone.
 
     Args:
         out: folder of the checkpoint.
@@ -180,8 +181,8 @@ def ended(out: Path, command: str) -> Trained | None:
     states = States(beside(out), {})
     if not (out / TRAINING).is_file() or states.latest is None:
         return None
-    found = Trained.read(out)
-    if found.command != command or states.latest != len(found.log):
+    try:
+        found = Trained.read(out)
+    except (UserError, KeyError, TypeError, ValueError):  # another's, or of another version
         return None
-    states.remove()
-    return found
+    return found if found.command == command and states.latest == len(found.log) else None

@@ -133,10 +133,10 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         """The recipe with what was asked to be other."""
         from ropewalk.common.outside import read_json
         from ropewalk.training.recipe import RECIPE
-        from ropewalk.training.recipes.recipe_entries import recipe
+        from ropewalk.training.recipes.recipe_entries import RECIPES, recipe
 
         named = Path(self.recipe)
-        if (named / RECIPE).is_file():  # what a training wrote
+        if self.recipe not in {entry.id for entry in RECIPES} and (named / RECIPE).is_file():  # what a training wrote
             named /= RECIPE
         base = Recipe.from_dict(read_json(named)) if named.suffix == ".json" else recipe(self.recipe)
         names = [one.name for one in fields(Overrides)]
@@ -200,6 +200,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         request.refuse_unused(["gpu"], "where something is trained")
         kind_of(request.track)
         if not request.overwrite and (done := ended(out, request.command)):
+            with processes(request.sequence_parallel) as together:
+                together.wait()  # until all have seen the states
+                States(beside(out), {}, together).remove()
             return done if speaks() else None
         place = folder_to_write(out, [checkpoint.source], request.overwrite)
         forecasted.refuse_too_large()

@@ -105,3 +105,14 @@ def test_hours_are_those_of_all_stages_on_a_named_accelerator() -> None:
     assert times["plain"].hours == pytest.approx(work.training_hours)
     assert times["checkpointed"].hours == pytest.approx(work.training_hours * 4 / 3 / 2)
     assert small().hours is None
+
+
+@pytest.mark.parametrize("way", [way for way in CHOICES["memory"] if way not in ("plain", "recurrent")])
+def test_offloaded_activations_are_counted_in_every_way_that_has_them(way: str) -> None:
+    found = config("llama", max_position_embeddings=64, num_hidden_layers=6)
+    usual: dict[str, Any] = dict(method="pi", batch=4, memory=way, chunk=32)
+    with_, without = (
+        forecast(found, Recipe(**usual, offload=offload), 256, 64, "m", "h100", "float32")
+        for offload in (("activations",), ())
+    )
+    assert with_.memory.total < without.memory.total and with_.memory.host > without.memory.host

@@ -178,6 +178,10 @@ def test_a_state_without_its_notes_is_refused(tmp_path: Path) -> None:
     (states.folder / "step-000000001" / "notes.json").unlink()
     with pytest.raises(UserError, match="lacks notes"):
         states.notes()
+    (states.folder / "asked.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON") as refused, states.opened():
+        pass
+    assert refused.value.mend == states.anew
 
 
 def test_only_what_is_ours_is_removed_in_the_end(tmp_path: Path) -> None:

@@ -81,4 +81,11 @@ def test_a_run_that_was_stopped_before_its_states_were_gone_has_ended(tmp_path: 
         states.save(3, {"a": torch.ones(2)}, {})
     assert ended(tmp_path / "out", "another") is None and states.latest == 3
     assert ended(tmp_path / "out", one.command) == replace(one, folder=tmp_path / "out")
-    assert not states.folder.exists()
+    (tmp_path / "out" / TRAINING).write_text("{}")
+    assert ended(tmp_path / "out", one.command) is None
+
+
+def test_a_model_that_diverged_is_shown() -> None:
+    one = trained()
+    one.readings[3] = reading([900.0, 1000.0, 2000.0])
+    assert "e+304" in render(one) and "e+304" in repr(one)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import ropewalk
 from ropewalk.cli.main import app, run
 from ropewalk.training.one_shot import OneShot
-from ropewalk.training.recipe import CHOICES, Recipe
+from ropewalk.training.recipe import CHOICES, Recipe, Stage
 from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES
 from ropewalk.verbs.train import NOTHING_BUT, TrainRequest
@@ -124,6 +124,18 @@ def test_one_process_has_nobody_to_share_with(model, texts, capsys):
     line = ["train", "pose", model, texts, "-o", "out", *QUICK]
     assert "one process alone" in refused(capsys, *line, "--shard")
     assert "2 are to share a sequence" in refused(capsys, *line, "--sequence-parallel", 2)
+
+
+def test_a_last_rope_that_is_not_written_leaves_nothing_of_the_one_before_it(model, texts, capsys):
+    stages = [{"steps": 1, "method": "pi", "rope": 0.5, "reach": 0.5}, {"steps": 1, "method": "entropy-abf"}]
+    content = Recipe(steps=2, batch=2, warmup=0).to_dict()
+    content["stages"] = [Stage(**one).__dict__ for one in stages]
+    Path("two.json").write_text(json.dumps(content))
+    said(capsys, "train", "two.json", model, texts, "-o", "out", "--to", TO, "--keys", 0)
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["rope_parameters"]["rope_type"] == "default" and config["max_position_embeddings"] == 64
+    line = "evaluate out --methods entropy-abf --to 128 --tasks ppl --data texts --documents 2 --lengths 128 -o seen"
+    said(capsys, *line.split())
 
 
 @pytest.mark.parametrize("method", ["dynamic-ntk", "entropy-abf", "self-extend"])
