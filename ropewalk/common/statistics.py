@@ -18,9 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 Z = 1.959963984540054  # two-sided 95 %
 LARGEST = 700.0  # nats: beyond it exponentials are no numbers any more
 UNSEEN_SKEW = 0.5  # of one document's mean, on either side; an exponential's is 2
-ENDS = (
-    1e-4  # rates nearer to 0 or 1 are taken for this one: there all tasks' rates are the same, to what can be computed
-)
+# Rates nearer to 0 or 1 are taken for this one: there all tasks' rates are the same, to what can be computed.
+ENDS = 1e-4
 CONTEXTS, ALIKE = 4, 0.8  # so many contexts, in which answers correlate so much, are added to those that were seen
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ropewalk.checkpoint.write import extension_notes, trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
-from ropewalk.rope.config import trained_window
+from ropewalk.rope.config import record_of, trained_window
 from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.loop import ANY, Run, is_written, unwritten
 from ropewalk.training.merging import merge
@@ -138,7 +138,7 @@ def finished(run: Run) -> None:
     """
     if run.recipe.layout(ANY).rope == "trained":
         run.recipe.rope_method(run.parts[-1].stage).extend(run.model, run.to)
-    elif unwritten(run.recipe, run.model.config, run.to) and getattr(run.model.config, "ropewalk", None):
+    elif unwritten(run.recipe, run.model.config, run.to) and record_of(run.model.config):
         method("none").extend(run.model, trained_window(run.model.config))  # of an earlier stage, or of the base
     run.model.config.use_cache = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.report import numbers, svg
@@ -111,21 +111,22 @@ def _read(trained: Trained, key: str, title: str, printer: numbers.Printer, text
     series, rows = [], []
     for i, step in enumerate(shown):
         name = named(step)
-        found = _estimates(trained.readings[step][key])
+        places = trained.readings[step][key]
+        found = {float(place.split("-")[-1]): trained.estimate(step, (key, place)) for place in places}
         style = PLAIN_STYLE if i == 0 else LEADER_STYLES[(i - 1) % len(LEADER_STYLES)]
         drawn = {x: Estimate(one.value, n=one.n) if key == "perplexity" else one for x, one in found.items()}
         points = [svg.Point(x, one, f"{name}: {numbers.in_full(found[x], printer)}") for x, one in drawn.items()]
         series.append(svg.Series("came" if step == CAME else f"step-{step}", name, style, points))
         rows.append([name, *(numbers.in_full(one, printer) for one in found.values())])
-    places = [point.x for one in series for point in one.points]
-    if not places:
+    drawn_at = [point.x for one in series for point in one.points]
+    if not drawn_at:
         return Figure(title, text, [], Table([], []))
     keys = [(key, place) for place in trained.readings[steps[-1]][key]]
     columns = [stretch(place) if key == "perplexity" else f"{int(place):,}" for _, place in keys]
     if key == "perplexity" and CAME in trained.readings:
         rows.append(["last against as it came", *(times(trained.change(one)) for one in keys)])
     x = svg.Axis.around("position in tokens, log scale" if key == "perplexity" else "length in tokens, log scale",
-                        places, numbers.short_tokens, base=2, pad=0.03)  # fmt: skip
+                        drawn_at, numbers.short_tokens, base=2, pad=0.03)  # fmt: skip
     values = [bound for one in series for p in one.points for bound in (p.estimate.value,) if bound is not None]
     y = (
         svg.Axis.around(key, values, printer, base=10, pad=0.1)
@@ -134,14 +135,6 @@ def _read(trained: Trained, key: str, title: str, printer: numbers.Printer, text
     )
     charts: Sequence[Chart] = chart("", series, x, y, title, [])
     return Figure(title, text, charts, Table(columns, rows), subject="Evaluation")
-
-
-def _estimates(reading: Mapping[str, Mapping[str, Any]]) -> dict[float, Estimate]:
-    """The end of a stretch, or a length -> what was measured."""
-    return {
-        float(key.split("-")[-1]): Estimate(one["value"], one["low"], one["high"], one["n"])
-        for key, one in reading.items()
-    }
 
 
 def _by_step(trained: Trained, title: str, text: str, name: str, of: Callable[[Any], float]) -> Figure:
