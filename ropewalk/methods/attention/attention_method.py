@@ -97,3 +97,22 @@ class AttentionMethod(Method):
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
         with engaged(model, to, [self]):
             yield
+
+
+class BlockwiseMethod(AttentionMethod):
+    """Queries of a block pick their keys together: with blocks of one none sees the future, however a text is cut."""
+
+    by_content: ClassVar[bool] = True
+
+    @property
+    def together(self) -> int | None:
+        """Queries of a block; None means a number that goes by the layer."""
+        raise NotImplementedError
+
+    @property
+    def cache_exact(self) -> bool:  # type: ignore[override]
+        return self.together == 1
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self.together == 1

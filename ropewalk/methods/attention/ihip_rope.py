@@ -17,7 +17,7 @@ from torch import Tensor
 from ropewalk.attention.recall import Recalled, Text, gathered, members
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
-from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, BlockwiseMethod
 from ropewalk.methods.base import Method, require_above
 from ropewalk.rope import config as rope_config
 
@@ -38,7 +38,7 @@ class _Sizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class IHipRoPE(AttentionMethod):
+class IHipRoPE(BlockwiseMethod):
     """First tokens, chosen chunks and the latest W tokens; what is older than these is counted up to them anew.
 
     Chunks are halved down to one token that stands for them, each time towards the half whose first token has the
@@ -78,7 +78,6 @@ class IHipRoPE(AttentionMethod):
 
     name: ClassVar[str] = "ihip-rope"
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
-    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_above(0, self, "window", "block")
@@ -94,12 +93,8 @@ class IHipRoPE(AttentionMethod):
         return alone, replace(alone, block=w // 16)
 
     @property
-    def cache_exact(self) -> bool:  # type: ignore[override]
-        return self.block == 1
-
-    @property
-    def causal(self) -> bool:  # type: ignore[override]
-        return self.block == 1
+    def together(self) -> int | None:
+        return self.block
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         sizes = self._sizes(layer)

@@ -18,7 +18,7 @@ from ropewalk.attention.kernels import per_query_head
 from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
-from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, BlockwiseMethod
 from ropewalk.methods.base import Method, require_above
 from ropewalk.rope import config as rope_config
 
@@ -29,7 +29,7 @@ _Count = TypeVar("_Count", int, Tensor)
 
 
 @dataclass(frozen=True)
-class InfLLM(AttentionMethod):
+class InfLLM(BlockwiseMethod):
     """Keys less than W away keep their distance; all others that a query sees are met at distance W - 1.
 
     What left the window is cut into blocks. A key's weight is its mean rotated dot product with the W queries that
@@ -58,7 +58,6 @@ class InfLLM(AttentionMethod):
 
     name: ClassVar[str] = "infllm"
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
-    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_above(0, self, "window", "block_size", "topk", "representatives", "execution_block")
@@ -71,12 +70,8 @@ class InfLLM(AttentionMethod):
         return replace(together, execution_block=1), together
 
     @property
-    def cache_exact(self) -> bool:  # type: ignore[override]
-        return self.execution_block == 1
-
-    @property
-    def causal(self) -> bool:  # type: ignore[override]
-        return self.execution_block == 1
+    def together(self) -> int | None:
+        return self.execution_block
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         w, run = self._sizes(layer)

@@ -18,7 +18,7 @@ from ropewalk.attention.kernels import per_query_head
 from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
-from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
+from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, BlockwiseMethod
 from ropewalk.methods.base import Method, require_above
 from ropewalk.rope import config as rope_config
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LongHeads(AttentionMethod):
+class LongHeads(BlockwiseMethod):
     """Of the chunks of l tokens, each head of a query sees k: the first, the last two, and k - 3 that it chooses.
 
     Chosen chunks lie next to each other in text order, at positions 0 .. k l - 1; a query with at most k chunks reads
@@ -48,7 +48,6 @@ class LongHeads(AttentionMethod):
 
     name: ClassVar[str] = "longheads"
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
-    by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_above(0, self, "chunk", "attended", "block")
@@ -60,12 +59,8 @@ class LongHeads(AttentionMethod):
         return alone, replace(alone, block=w // 8)
 
     @property
-    def cache_exact(self) -> bool:  # type: ignore[override]
-        return self.block == 1
-
-    @property
-    def causal(self) -> bool:  # type: ignore[override]
-        return self.block == 1
+    def together(self) -> int | None:
+        return self.block
 
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         size, k = self._sizes(layer)
