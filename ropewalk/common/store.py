@@ -99,6 +99,13 @@ class SampleStore:
         if self._opened is not None:
             self._opened.close()
 
+    def remove(self) -> None:
+        """Close the store, and remove its file with what SQLite keeps beside it."""
+        self.close()
+        self._opened = None
+        for end in ("", "-wal", "-shm") if self.path is not None else ():
+            Path(f"{self.path}{end}").unlink(missing_ok=True)
+
     def __enter__(self) -> SampleStore:
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 from ropewalk import __version__
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.common.store import Records, SampleStore
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import options_of
 from ropewalk.methods.compose import compose
@@ -22,6 +23,7 @@ from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.config import promised_by, read, trained_window
 from ropewalk.texts.documents import tokenise
 from ropewalk.texts.opening import opening
+from ropewalk.texts.pieces import TokenUnits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,9 +32,12 @@ FITTERS = {  # method -> "module:Class" of this package
     "attention-alignment": "temperature:Temperature",
     "dope": "noisy_heads:NoisyHeads",
     "head-scale": "head_scales:HeadScales",
+    "longrope": "rope_factors:RopeFactors",
     "squeezed": "threshold:Threshold",
     "tca": "budgets:Budgets",
 }
+
+Progress = Callable[..., None]  # (done, total, words = "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,9 @@ class Ground:
         window: tokens that the model was trained on.
         to: target length in tokens.
         others: methods that are on as well.
-        progress: told steps done and in all.
+        progress: told steps done and in all, and what there is to say of them.
+        units: of the model's tokenizer, for those who plant needles.
+        records: what was measured of candidates before, for those who search.
     """
 
     model: PreTrainedModel
@@ -57,7 +64,9 @@ class Ground:
     window: int
     to: int
     others: tuple[Method, ...] = ()
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Progress = lambda done, total, words="": None
+    units: TokenUnits | None = None
+    records: Records = field(default_factory=SampleStore)
 
     def texts(self, length: int) -> Tensor:
         """Pieces of documents, spread evenly over all there are: int64 [up to samples, length].
@@ -65,6 +74,15 @@ class Ground:
         Raises:
             UserError: if no document is that long.
         """
+        return _spread(self._pieces(length), self.samples)
+
+    def texts_and_others(self, length: int) -> tuple[Tensor, Tensor]:
+        """The same of every other piece, and as many of those between them, which tell what was found by chance."""
+        pieces = self._pieces(length)
+        others = _spread(pieces[1::2], self.samples) if pieces[1:] else torch.zeros(0, length, dtype=torch.int64)
+        return _spread(pieces[::2], self.samples), others
+
+    def _pieces(self, length: int) -> list[list[int]]:
         head, step = len(self.bos), length - len(self.bos)
         cut = [
             [*self.bos, *document[start : start + step]]
@@ -74,8 +92,7 @@ class Ground:
         if not cut:
             longest = max(map(len, self.documents), default=0)
             raise UserError(f"no text has {length:,} tokens, the longest has {longest:,}", "Give longer texts: --data.")
-        count = min(self.samples, len(cut))
-        return torch.tensor([cut[i * len(cut) // count] for i in range(count)])
+        return cut
 
     def shared(self) -> int:
         """How many tokens all documents start with."""
@@ -84,6 +101,12 @@ class Ground:
     def with_method(self, method: Method) -> Any:
         """A context in which ``method`` is on, with all others."""
         return compose(method, *self.others).on(self.model, self.to)
+
+
+def _spread(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
+    """At most ``count`` of them, evenly over all."""
+    count = min(count, len(pieces))
+    return torch.tensor([pieces[i * len(pieces) // count] for i in range(count)])
 
 
 @dataclass(frozen=True)
@@ -133,9 +156,11 @@ def fit(
     to: int | None = None,
     settings: str = "",
     samples: int = 8,
+    seed: int | None = None,
     name: str = "",
     source: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, words="": None,
+    records: Records | None = None,
 ) -> Fit:
     """Measure what ``method`` lacks, on a model and texts.
 
@@ -148,9 +173,11 @@ def fit(
             it promises no more.
         settings: of the search, by keyword.
         samples: at most so many texts are read.
+        seed: of what the search draws; None: the fitter's own.
         name: of the model, for the file.
         source: of the texts, for the file.
-        progress: told steps done and in all.
+        progress: told steps done and in all, and what there is to say of them.
+        records: what was measured of candidates before; a search that was stopped goes on from there.
 
     Raises:
         UserError: for everything that a user can mend.
@@ -166,6 +193,10 @@ def fit(
         )
     (part,) = chosen
     search = fitter(part.name, settings)
+    if seed is not None:
+        if "seed" not in {one.name for one in fields(search)}:  # type: ignore[arg-type]
+            raise UserError(f"the fit of {part.name} draws nothing: it has no seed", "Leave out --seed.")
+        search = replace(search, seed=seed)  # type: ignore[type-var]
     others = tuple(one for one in parts if one is not part)
     for other in others:
         other.require(model, to)
@@ -174,7 +205,8 @@ def fit(
     if samples < 1:
         raise UserError(f"samples is {samples}, expected at least 1")
     ids = list(tokenise(documents, tokenizer, 2).values())
-    ground = Ground(model, ids, opening(tokenizer), samples, window, target, others, progress)
+    ground = Ground(model, ids, opening(tokenizer), samples, window, target, others, progress, TokenUnits(tokenizer),
+                    SampleStore() if records is None else records)  # fmt: skip
     found = search.search(part, ground)
     texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
     return Fit(

@@ -74,7 +74,12 @@ class Fit(Result):
         of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
         console.print(of, soft_wrap=True)
         for words, value in self.seen.items():
-            console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
+            if isinstance(value, dict):  # of several methods, an interval each
+                for name, one in value.items():
+                    bounds = f" ({one['low']:.4g} to {one['high']:.4g})" if one["low"] is not None else ""
+                    console.print(f"{words} {name}: {one['value']:.4g}{bounds}", soft_wrap=True)
+            elif not isinstance(value, list):
+                console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
         for name, value in self.found.items():
             if not isinstance(value, tuple):
                 console.print(f"{name}: {value:.5g}")

@@ -25,12 +25,12 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.adapter_folder import CONFIG, PREFIX, WEIGHTS, AdapterFolder, described
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.extras import extra
 from ropewalk.common.files import listed
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.frequencies.frequency_method import check_live
 from ropewalk.rope.config import quiet, read, record_of, spec_to_json
 from ropewalk.rope.live import decoder
-from ropewalk.training.extras import extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.extras import extra
 from ropewalk.common.files import listed
-from ropewalk.training.extras import extra
 
 OPTIMIZERS = ("adamw", "muon", "adamw-8bit")
 TYPES = (torch.float32, torch.bfloat16)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.training.extras import extra
+from ropewalk.common.extras import extra
 from ropewalk.training.loop import StepLog
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}

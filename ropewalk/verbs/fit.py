@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Place, Source, verb
+from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, Place, Source, verb
 
 if TYPE_CHECKING:
     from ropewalk.methods.fit_file import Fit
@@ -16,15 +17,16 @@ class FitRequest(LiveRequest):
     """What is to be measured, and on what.
 
     Attributes:
-        method: attention-alignment, tca, squeezed, dope or head-scale; with others that are to be on as well:
+        method: longrope, attention-alignment, tca, squeezed, dope or head-scale; with others that are to be on as well:
             yarn+head-scale.
         out: File to write.
         overwrite: Replace a fit file that is there.
         to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
             window where it promises no more.
         data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
-        settings: Of the search, by keyword: by='max', tolerance=0.1, percentile=0.5, steps=200.
+        settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200.
         samples: At most so many texts.
+        seed: Of what the search draws; by default 0.
     """
 
     method: Method
@@ -34,11 +36,14 @@ class FitRequest(LiveRequest):
     data: Source = "topics"
     settings: str = ""
     samples: Count = 8
+    seed: Number | None = None
 
 
 @verb("fit")
 def fit(request: FitRequest) -> Fit:
     """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
+
+    A search that was stopped goes on: its candidates lie beside the file, in FILE.candidates, until it is written.
 
     Returns:
         What was found, and all that it was found for.
@@ -48,6 +53,7 @@ def fit(request: FitRequest) -> Fit:
     """
     from ropewalk.common.files import file_to_write
     from ropewalk.common.progress import Progress, shown
+    from ropewalk.common.store import SampleStore
     from ropewalk.methods import catalogue
 
     method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
@@ -59,7 +65,8 @@ def fit(request: FitRequest) -> Fit:
     file_to_write(request.out, is_fit, overwrite=request.overwrite)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    with shown() as update:
+    candidates = Path(f"{request.out}.candidates")
+    with shown() as update, SampleStore(candidates) as records:
         update(Progress(0, 0, f"opening {request.model}"))
         found = measure(
             checkpoint.load(request.dtype, request.device),
@@ -69,8 +76,13 @@ def fit(request: FitRequest) -> Fit:
             to=request.to,
             settings=request.settings,
             samples=request.samples,
+            seed=request.seed,
             name=request.model,
             source=request.data,
-            progress=lambda done, total: update(Progress(done, total, f"fitting {method.id}")),
-        )
-    return found.written(request.out, request.overwrite)
+            progress=lambda done, total, words="": update(
+                Progress(done, total, f"fitting {method.id}" + (f", {words}" if words else ""))
+            ),
+            records=records,
+        ).written(request.out, request.overwrite)
+    records.remove()
+    return found

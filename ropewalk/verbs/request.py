@@ -96,6 +96,7 @@ Numbers = Annotated[tuple[int, ...], Spelling(str | list[int], _numbers, lambda 
 Method = Annotated[str, Spelling("str | Method", _named)]
 Dtype = Annotated[str, Spelling(str, _dtype)]  # bfloat16, bf16, torch.bfloat16
 Count = Annotated[int, Spelling(int, lengths.whole)]
+Number = Annotated[int, Spelling(int, partial(lengths.whole, least=0))]
 Port = Annotated[int, Spelling(int, partial(lengths.whole, least=0, most=65535))]
 Place = Annotated[Path, Spelling(str | Path, spelled)]
 Source = Annotated[str, Spelling(str | Path, _named_place)]  # a file or a folder, or what has a name: a hub id, stdlib

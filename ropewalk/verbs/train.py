@@ -20,6 +20,7 @@ from ropewalk.verbs.request import (
     Length,
     Method,
     ModelRequest,
+    Number,
     Place,
     Request,
     Source,
@@ -43,7 +44,6 @@ def _id(value: Any) -> str:
     return word
 
 
-Number = Annotated[int, Spelling(int, partial(whole, least=0))]
 Positions = Annotated[str, Spelling("str | TrainingPositions", _id)]
 NOTHING_BUT = {  # fields that change nothing but under a value of another
     "rank": ("trainable", "lora"),

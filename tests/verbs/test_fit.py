@@ -17,6 +17,7 @@ QUICK = {  # small enough for a window of 64 and texts of 256 tokens
     "squeezed": ("squeezed(observed=20, clusters=0.2)", "percentile=0.5"),
     "dope": ("dope", "share=0.3"),
     "head-scale": ("head-scale", "steps=4, least=0.5"),
+    "longrope": ("longrope", "rounds=1"),
 }
 
 
@@ -63,7 +64,9 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
         (["-m", "attention-alignment", "--samples", "0"], "samples: '0' is no whole number"),
         (["-m", "attention-alignment", "--to", "64"], "expected queries <= window < target"),
         (["-m", "attention-alignment", "--to", "8k"], "no text has 8,192 tokens"),
-        (["-m", "longrope+tca"], "longrope has no factors"),
+        (["-m", "clex+tca"], "clex has no weights"),
+        (["-m", "longrope", "--seed", "-1"], "is no whole number from 0"),
+        (["-m", "dope", "--seed", "1"], "the fit of dope draws nothing: it has no seed"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(words, message, model, texts, capsys):

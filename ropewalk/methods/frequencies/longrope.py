@@ -1,4 +1,4 @@
-"""LongRoPE: one searched factor per dimension (arXiv 2402.13753). This is its application; factors are given."""
+"""LongRoPE: one searched factor per dimension (arXiv 2402.13753). Its search is ``fitting.rope_factors``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class LongRoPE(FrequencyMethod):
     attention_factor: float | None = None
 
     name: ClassVar[str] = "longrope"
-    given: ClassVar[tuple[str, ...]] = ("factors",)
-    how_given: ClassVar[str] = "Give them as longrope(factors=[...]), as a search for this model and target found them."
+    measured: ClassVar[tuple[str, ...]] = ("factors",)
 
     def __post_init__(self) -> None:
         require_above(0, self, "attention_factor")
@@ -46,7 +45,7 @@ class LongRoPE(FrequencyMethod):
         ):
             raise UserError(
                 f"longrope has {len(self.factors)} factors, expected {rope.rotary_dim // 2} numbers above 0",
-                self.how_given,
+                "Give those that a search for this model and target found: longrope(factors=[...]), or fit them.",
             )
         t = math.sqrt(1 + math.log(rope.scale(target)) / math.log(rope.window))
         return Frequencies(

@@ -1,4 +1,4 @@
-"""Packages that only some trainings need, or the message that says how to get them."""
+"""Packages that only some verbs need, or the message that says how to get them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from types import ModuleType
 from ropewalk.common.errors import UserError
 
 
-def extra(package: str, what: str) -> ModuleType:
+def extra(package: str, what: str, group: str = "train") -> ModuleType:
     """An optional package.
 
     Args:
-        package: "peft" or "bitsandbytes".
+        package: "peft", "bitsandbytes" or "cmaes".
         what: needs it, in the plural, for the message.
+        group: of ropewalk's extras, that brings it.
 
     Raises:
         UserError: if it is not installed.
@@ -25,6 +26,6 @@ def extra(package: str, what: str) -> ModuleType:
     try:
         return import_module(package)
     except ImportError:
-        raise UserError(f"{what} need the package {package!r}", "pip install 'ropewalk[train]'") from None
+        raise UserError(f"{what} need the package {package!r}", f"pip install 'ropewalk[{group}]'") from None
     finally:
         logger.setLevel(level)

@@ -1,0 +1,160 @@
+"""Candidates against the best one so far: all read the same texts in one order, and who surely loses reads no further.
+
+A text is 16 pieces, and the difference of two candidates is taken piece by piece, so that what makes a text hard for
+both cancels: most candidates are told apart by their first text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ropewalk.common.statistics import Mean, exp, ratio
+from ropewalk.fitting.scoring import Losses, Scoring
+from ropewalk.methods.base import Method
+
+SURE = 2.0  # standard errors of a mean difference
+STEEP = 10.0  # what a nat of tax too much costs, so that a search turns around
+
+# Yields methods, is sent how good they are (lower is better, in nats), and ends when it has seen enough.
+Search = Generator[Sequence[Method], Sequence[float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What is known of a candidate.
+
+    Attributes:
+        method: the candidate.
+        far: mean losses of the pieces that it read, in nats, [pieces].
+        near: mean loss of each text's first window, in nats, [texts]; none of a candidate that was dropped.
+    """
+
+    method: Method
+    far: Losses
+    near: Losses | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it read all texts."""
+        return self.near is not None
+
+    @property
+    def loss(self) -> float:
+        return float(self.far.mean())
+
+    def tax(self, plain: Losses) -> float:
+        """By how many nats short texts are read worse than by the plain model."""
+        assert self.near is not None
+        return float(np.mean(self.near - plain))
+
+
+@dataclass(eq=False)
+class Race:
+    """A search's candidates.
+
+    Attributes:
+        scoring: what they read.
+        plain: the model as it is.
+        drop: whether candidates that surely lose are dropped; else every one reads everything.
+        tax: how much worse short texts may be read, as a share of the perplexity; None: it does not matter.
+        tell: called after every candidate.
+        ran: all candidates, in order.
+    """
+
+    scoring: Scoring
+    plain: Method
+    drop: bool = True
+    tax: float | None = None
+    tell: Callable[[Race], None] = lambda race: None
+    ran: dict[str, Standing] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.near = self.scoring.near(self.plain)
+        self.best: Standing | None = None
+
+    def run(self, search: Search) -> None:
+        """Follow a search to its end."""
+        told: list[float] | None = None
+        while True:
+            try:
+                candidates = search.send(told) if told is not None else next(search)  # type: ignore[arg-type]
+            except StopIteration:
+                return
+            told = self._placed(list({method.id: method for method in candidates}.values()), candidates)
+
+    def _placed(self, new: Sequence[Method], candidates: Sequence[Method]) -> list[float]:
+        """How good candidates are: the best one's cost and the mean difference to it, on the texts that they read."""
+        self._read([method for method in new if method.id not in self.ran])
+        for standing in self.ran.values():
+            if standing.whole and (self.best is None or self._cost(standing) < self._cost(self.best)):
+                self.best = standing
+        assert self.best is not None
+        found = []
+        for standing in (self.ran[method.id] for method in candidates):
+            apart = float(np.mean(standing.far - self.best.far[: len(standing.far)]))
+            found.append(self._cost(standing) if standing.whole else self._cost(self.best) + apart)
+        return found
+
+    def _read(self, new: Sequence[Method]) -> None:
+        """Text by text, those that have not surely lost against the one that is ahead."""
+        pieces: dict[str, Losses] = {method.id: np.zeros(0) for method in new}
+        running = list(new)
+        for row in range(len(self.scoring.rows)):
+            for method in running:
+                pieces[method.id] = np.append(pieces[method.id], self.scoring.far(method, row))
+            if self.drop and row + 1 < len(self.scoring.rows):
+                read = [pieces[method.id] for method in running]
+                if self.best is not None:
+                    read.append(self.best.far[: len(read[0])])
+                ahead = min(read, key=np.mean)
+                lost = [method for method in running if _loses(pieces[method.id], ahead)]
+                running = [method for method in running if method not in lost]
+                for method in lost:
+                    self._keep(Standing(method, pieces[method.id], None))
+        for method in running:
+            self._keep(Standing(method, pieces[method.id], self.scoring.near(method)))
+
+    def _keep(self, standing: Standing) -> None:
+        self.ran[standing.method.id] = standing
+        self.tell(self)
+
+    def _cost(self, standing: Standing) -> float:
+        if self.tax is None:
+            return standing.loss
+        return standing.loss + STEEP * max(0.0, standing.tax(self.near) - float(np.log1p(self.tax)))
+
+    def chosen(self) -> Standing | None:
+        """The best of those that read all texts and keep the tax; None if there is none."""
+        front = self.front()
+        kept = [one for one in front if self.tax is None or exp(one.tax(self.near)) <= 1 + self.tax]
+        return kept[-1] if kept else None
+
+    def front(self) -> list[Standing]:
+        """Those that no other one beats in both, far texts and short ones; the cheapest tax first."""
+        whole = sorted((s for s in self.ran.values() if s.whole), key=lambda s: (s.tax(self.near), s.loss))
+        found: list[Standing] = []
+        for standing in whole:
+            if not found or standing.loss < found[-1].loss:
+                found.append(standing)
+        return found
+
+
+def _loses(ours: Losses, ahead: Losses) -> bool:
+    """Whether a candidate is surely worse than the one that is ahead, on the same pieces."""
+    apart = ours - ahead
+    return len(apart) > 2 and bool(apart.mean() > SURE * apart.std(ddof=1) / len(apart) ** 0.5)
+
+
+def compared(ours: Method, theirs: Method, scoring: Scoring) -> Mean:
+    """How many times the perplexity of one method is that of another, on all texts, with an interval over texts."""
+    texts = range(len(scoring.rows))
+    mine, yours = ([scoring.far(method, row).mean() for row in texts] for method in (ours, theirs))
+    return ratio(mine, yours)
+
+
+def perplexity(standing: Standing) -> float:
+    """Of the far tokens that it read."""
+    return exp(standing.loss)

@@ -1,0 +1,185 @@
+"""One factor per rotated pair of dimensions, searched on texts, for ``longrope``."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.extras import extra
+from ropewalk.fitting.fitter import Found, Ground
+from ropewalk.fitting.genetic import Genetic, Individual
+from ropewalk.fitting.race import Search
+from ropewalk.fitting.searching import Searching
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.frequencies.ntk import NTKAware
+from ropewalk.methods.frequencies.pi import PositionInterpolation
+from ropewalk.methods.frequencies.yarn import YaRN
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.spec import RopeSpec
+
+SEEDS: tuple[FrequencyMethod, ...] = (PositionInterpolation(), NTKAware(), YaRN())
+SPREAD = 0.1  # of the first draws, in log factors
+COOLER = 0.3  # log attention factor per unit of its coordinate: it matters more than a factor does
+ROUNDS = 20
+PAPER_ROUNDS = 40
+DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
+
+
+@dataclass(frozen=True)
+class RopeFactors(Searching):
+    """Factors that never fall with the dimension, by one of three searches.
+
+    spline: log factors are piecewise linear in the log wavelength, and the attention factor is searched as well, by
+    CMA-ES (arXiv 1604.00772), from the best of PI, NTK and YaRN. longrope: every factor, in hundredths from 1 to
+    1.25 s, by the genetic search of LongRoPE (2402.13753). longrope2: those of s to 2 s behind a critical dimension,
+    which is searched as well, and what follows from them before it (2502.20082).
+
+    Attributes:
+        space: spline, longrope or longrope2.
+        knots: of the spline.
+        rounds: of the search; 0: 20 for the spline, the papers' 40 else.
+    """
+
+    space: Literal["spline", "longrope", "longrope2"] = "spline"
+    knots: int = 6
+    rounds: int = 0
+
+    def search(self, method: LongRoPE, ground: Ground) -> Found:
+        """The factors; with the spline, also the attention factor, unless the user gave it."""
+        self.check()
+        rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
+        s = rope.scale(ground.to)
+        if s <= 1:
+            raise UserError(
+                f"a target of {ground.to:,} tokens is within the window of {rope.window:,}: nothing is to be found",
+                f"Say --to {2 * rope.window}, or more.",
+            )
+        if not (2 <= self.knots <= rope.rotary_dim // 2 and self.rounds >= 0):
+            raise UserError(f"longrope: {self}, expected 2 to {rope.rotary_dim // 2} knots, and no negative rounds")
+        if self.space == "spline":
+            made = Spline(rope, s, self.knots, method.attention_factor, self.rounds or ROUNDS, self.seed)
+            return self.found(ground, made.search(SEEDS, ground.to), made.total + len(SEEDS), SEEDS)
+        genetic = self.genetic(rope, s)
+        firsts = self._firsts(genetic, rope, ground.to)
+        total = genetic.population + genetic.rounds * (genetic.mutations + genetic.crossings)
+        return self.found(ground, _methods(genetic, firsts, method.attention_factor), total, SEEDS)
+
+    def genetic(self, rope: RopeSpec, s: float) -> Genetic:
+        """The papers' search."""
+        half, rounds = rope.rotary_dim // 2, self.rounds or PAPER_ROUNDS
+        if self.space == "longrope":
+            return Genetic(half, 1.0, 1.25 * s, rounds=rounds, seed=self.seed)
+        return Genetic(half, s, 2 * s, starts=critical_dimensions(rope), rounds=rounds, seed=self.seed)
+
+    def _firsts(self, genetic: Genetic, rope: RopeSpec, to: int) -> list[Individual]:
+        if self.space == "longrope":
+            return [Individual(0, tuple(factors_of(seed, rope, to).tolist())) for seed in SEEDS]
+        draw = random.Random(f"first/{self.seed}")
+        return [genetic.drawn(draw) for _ in range(DRAWN)]
+
+
+def critical_dimensions(rope: RopeSpec) -> range:
+    """Where LongRoPE2 looks for the critical dimension: from the pairs of ten turns in the window to those of one."""
+    first, last = (
+        math.ceil(rope.rotary_dim / 2 * math.log(rope.window / (2 * math.pi * turns)) / math.log(rope.base))
+        for turns in (10, 1)
+    )
+    last = min(max(last, 1), rope.rotary_dim // 2 - 1)
+    return range(min(max(first, 1), last), last + 1)
+
+
+def factors_of(method: FrequencyMethod, rope: RopeSpec, to: int) -> NDArray[np.float64]:
+    """By what a method divides each frequency: [d/2]."""
+    return (rope.inv_freq / method.at(rope, to).inv_freq).double().numpy()
+
+
+def _methods(genetic: Genetic, firsts: Sequence[Individual], attention_factor: float | None) -> Search:
+    search = genetic.search(firsts)
+    told = None
+    while True:
+        try:
+            asked = search.send(told) if told is not None else next(search)  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        told = yield [LongRoPE(one.factors, attention_factor) for one in asked]
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Log factors piecewise linear in the log wavelength, which CMA-ES searches by their rises from knot to knot.
+
+    Attributes:
+        rope: whose wavelengths.
+        s: target over window; no factor is above 1.25 s.
+        knots: evenly over the log wavelengths.
+        attention_factor: the given one; None: it is searched as well.
+        rounds: of ``population`` candidates each.
+        seed: of all draws.
+    """
+
+    rope: RopeSpec
+    s: float
+    knots: int
+    attention_factor: float | None
+    rounds: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Coordinates."""
+        return self.knots + (self.attention_factor is None)
+
+    @property
+    def population(self) -> int:
+        """CMA-ES's own for so many coordinates."""
+        return 4 + math.floor(3 * math.log(self.size))
+
+    @property
+    def total(self) -> int:
+        return self.rounds * self.population
+
+    def method(self, x: NDArray[np.float64]) -> LongRoPE:
+        """What coordinates mean; a negative rise counts as its size, so that factors never fall."""
+        places = np.linspace(0, 1, self.knots)
+        logs = np.minimum(np.cumsum(np.abs(x[: self.knots])), math.log(1.25 * self.s))
+        factors = np.exp(np.interp(self._wavelengths(), places, logs))
+        t = float(np.exp(COOLER * x[-1])) if self.attention_factor is None else self.attention_factor
+        return LongRoPE(tuple(factors.tolist()), t)
+
+    def coordinates(self, factors: NDArray[np.float64], t: float) -> NDArray[np.float64]:
+        """Those that come nearest to some factors."""
+        logs = np.interp(np.linspace(0, 1, self.knots), self._wavelengths(), np.log(factors))
+        rises = np.maximum(np.diff(np.maximum(logs, 0), prepend=0.0), 0)
+        return np.append(rises, math.log(t) / COOLER) if self.attention_factor is None else rises
+
+    def _wavelengths(self) -> NDArray[np.float64]:
+        """Log wavelengths of the plain rope, from 0 to 1."""
+        logs = -self.rope.base_inv_freq.log().numpy()
+        found: NDArray[np.float64] = (logs - logs[0]) / (logs[-1] - logs[0])
+        return found
+
+    def search(self, seeds: Sequence[FrequencyMethod], to: int) -> Search:
+        """From the best seed; every seed is a candidate as it is."""
+        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
+        firsts = []
+        for seed in seeds:
+            own = seed.at(self.rope, to).attention_factor / self.rope.attention_factor
+            t = own if self.attention_factor is None else self.attention_factor
+            firsts.append((factors_of(seed, self.rope, to), t))
+        losses = yield [LongRoPE(tuple(factors.tolist()), t) for factors, t in firsts]
+        mean = self.coordinates(*firsts[int(np.argmin(losses))])
+        strategy = cmaes.CMA(mean, SPREAD, seed=self.seed, population_size=self.population)
+        for _ in range(self.rounds):
+            asked = [strategy.ask() for _ in range(self.population)]
+            losses = yield [self.method(x) for x in asked]
+            strategy.tell(list(zip(asked, losses, strict=True)))
+            if strategy.should_stop():
+                return

@@ -1,0 +1,111 @@
+"""What candidates of a search are told apart by: losses of far tokens, in texts that all of them read alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ropewalk.backends.nll import BATCH_TOKENS, token_nll
+from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.common.store import content_key
+from ropewalk.methods.base import Method
+from ropewalk.methods.compose import compose
+from ropewalk.tasks.niah import NeedleInHaystack
+
+if TYPE_CHECKING:
+    from ropewalk.fitting.fitter import Ground
+
+PIECES = 16  # of a text's far tokens; what is compared
+NEEDLE_WITHIN = 0.3  # of the text: the needle stands near the start (LongRoPE2, arXiv 2502.20082)
+
+Objective = Literal["perplexity", "needles"]
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """Losses of methods on rows of the target length, each read once: what was read before comes out of the store.
+
+    Attributes:
+        ground: model, store and other methods.
+        rows: int64 [D, T]. Of needles, the last tokens are the answer.
+        scored: how many of a row's last tokens count.
+    """
+
+    ground: Ground
+    rows: Tensor
+    scored: int
+    read: list[int] = field(default_factory=lambda: [0])  # tokens that were read, by all candidates
+
+    @classmethod
+    def of_texts(cls, ground: Ground, texts: Tensor) -> Scoring:
+        """The tokens of the second half count: what a model reads behind far more than it was trained to."""
+        return cls(ground, texts, texts.shape[1] // 2)
+
+    @classmethod
+    def of_needles(cls, ground: Ground, texts: Tensor, seed: int) -> Scoring:
+        """Only the answers' tokens count: a code that was hidden near the start is asked for at the end."""
+        if ground.units is None:
+            raise UserError("needles cannot be planted without a tokenizer")
+        chance, rows = random.Random(f"needles/{seed}"), []
+        for text in texts.tolist():
+            task = NeedleInHaystack(tuple(text[len(ground.bos) :]), start=0)
+            sample = task.sample(ground.to, chance, ground.units, NEEDLE_WITHIN * chance.random())
+            rows.append((sample.prompt, sample.answer))
+        least = min(len(answer) for _, answer in rows)
+        return cls(ground, torch.tensor([[*prompt, *answer] for prompt, answer in rows]), least)
+
+    @cached_property
+    def _where(self) -> dict[str, object]:
+        """All that a loss depends on, but for the method and the row."""
+        beside = "+".join(other.id for other in self.ground.others)
+        return {"model": model_fingerprint(self.ground.model), "beside": beside, "to": self.ground.to}
+
+    def far(self, method: Method, row: int) -> Losses:
+        """Mean losses of a row's far tokens, in nats, piece by piece: [up to 16]."""
+        losses = self._losses(method, self.rows[row : row + 1], self.scored)
+        return np.array([part.mean() for part in np.array_split(losses[0], min(PIECES, self.scored))])
+
+    def near(self, method: Method) -> Losses:
+        """Mean loss of each text's first window, read by itself, in nats: [D]."""
+        short = self.rows[:, : self.ground.window]
+        return np.concatenate(
+            [self._losses(method, some, short.shape[1] - 1).mean(1) for some in short.split(self._together)]
+        )
+
+    @property
+    def _together(self) -> int:
+        return max(1, BATCH_TOKENS // self.ground.window)
+
+    def _losses(self, method: Method, ids: Tensor, keep: int) -> Losses:
+        key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep})
+        if (known := self.ground.records.get([key]).get(key)) is None:
+            with self.ground.with_method(method):
+                losses = token_nll(self.ground.model, ids, keep=keep)
+            self.read[0] += ids.numel()
+            known = {"losses": losses.tolist()}
+            self.ground.records.put({key: known})
+        return np.array(known["losses"])
+
+
+def require_causal(methods: Sequence[Method]) -> None:
+    """Refuse methods whose losses tell nothing.
+
+    Raises:
+        UserError: if one reads tokens that come later.
+    """
+    for method in methods:
+        if not compose(method).causal:
+            raise UserError(
+                f"{method.id} sees tokens that come later, so that its losses tell nothing",
+                "Search by what it finds: --settings by=needles.",
+            )

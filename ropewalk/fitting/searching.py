@@ -1,0 +1,108 @@
+"""A search from its texts to what it found: who raced, what it cost, and how it holds on texts that nobody searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import exp
+from ropewalk.fitting.fitter import Found, Ground
+from ropewalk.fitting.race import Race, Search, Standing, compared, perplexity
+from ropewalk.fitting.scoring import Objective, Scoring, require_causal
+from ropewalk.methods.frequencies.none import Plain
+
+if TYPE_CHECKING:
+    from ropewalk.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Searching:
+    """What all searches have in common.
+
+    Attributes:
+        by: perplexity, of the second half of the texts; or needles, planted near their start: only the answers count.
+        race: whether candidates that surely lose are dropped after a text; else every one reads all of them.
+        tax: how much worse texts within the window may be read, 0.01: by a hundredth of their perplexity; None: it
+            does not matter.
+        seed: of all draws.
+    """
+
+    by: Objective = "perplexity"
+    race: bool = True
+    tax: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: naming one.
+        """
+        if self.tax is not None and not self.tax >= 0:
+            raise UserError(f"tax is {self.tax}, expected a share of 0 or more", "Say --settings tax=0.01.")
+
+    def found(self, ground: Ground, search: Search, total: int, rivals: Sequence[Method]) -> Found:
+        """Follow a search.
+
+        Args:
+            ground: model and texts.
+            search: what yields candidates.
+            total: how many they will be, at most.
+            rivals: whom the best is compared with, on other texts than those it was found on.
+
+        Raises:
+            UserError: if texts are too short, or no candidate keeps the tax.
+        """
+        texts, others = ground.texts_and_others(ground.to)
+        if self.by == "perplexity":
+            require_causal([*rivals, *ground.others])
+        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
+
+        def tell(race: Race) -> None:
+            ground.progress(len(race.ran), total, "" if race.best is None else f"best {perplexity(race.best):.4g}")
+
+        race = Race(scoring, Plain(), self.race, self.tax, tell)
+        race.run(search)
+        best = race.chosen()
+        if best is None:
+            least = exp(min(standing.tax(race.near) for standing in race.front())) - 1
+            raise UserError(
+                f"no candidate reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
+                f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
+            )
+        return Found(options_of(best), texts, self._seen(race, best, rivals, checking))
+
+    def _scoring(self, ground: Ground, texts: Any) -> Scoring:
+        if self.by == "needles" and len(texts):
+            return Scoring.of_needles(ground, texts, self.seed)
+        return Scoring.of_texts(ground, texts)
+
+    def _seen(self, race: Race, best: Standing, rivals: Sequence[Method], checking: Scoring) -> dict[str, Any]:
+        texts, length = race.scoring.rows.shape
+        what = "far tokens" if self.by == "perplexity" else "answers"
+        seen: dict[str, Any] = {
+            "candidates": len(race.ran),
+            "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
+            "tokens that were read": race.scoring.read[0],
+            "as a share of all candidates' texts": race.scoring.read[0] / (len(race.ran) * texts * length),
+            f"perplexity of {what}": perplexity(best),
+            "perplexity of short texts, times the plain model's": exp(best.tax(race.near)),
+        }
+        if len(checking.rows):
+            versus = {rival.id: compared(best.method, rival, checking) for rival in rivals}
+            seen["on other texts, times the perplexity of"] = {
+                name: {"value": one.value, "low": one.low, "high": one.high, "n": one.n} for name, one in versus.items()
+            }
+        seen["front"] = [
+            {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
+            for one in race.front()
+        ]
+        return seen
+
+
+def options_of(standing: Standing) -> dict[str, Any]:
+    """The options that were searched."""
+    return standing.method.changed()
