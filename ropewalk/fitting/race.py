@@ -16,7 +16,7 @@ from ropewalk.fitting.scoring import Losses, Scoring
 from ropewalk.methods.base import Method
 
 SURE = 2.0  # standard errors of a mean difference
-STEEP = 10.0  # what a nat of tax too much costs, so that a search turns around
+UNPAID = 10.0  # nats by which any candidate that keeps the tax is better than any that does not
 
 # Yields methods, is sent how good they are (lower is better, in nats), and ends when it has seen enough.
 Search = Generator[Sequence[Method], Sequence[float], None]
@@ -29,17 +29,14 @@ class Standing:
     Attributes:
         method: the candidate.
         far: mean losses of the pieces that it read, in nats, [pieces].
-        near: mean loss of each text's first window, in nats, [texts]; none of a candidate that was dropped.
+        near: mean loss of each text's first window, in nats, [texts]; None where it was not read.
+        whole: whether it read all texts.
     """
 
     method: Method
     far: Losses
     near: Losses | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it read all texts."""
-        return self.near is not None
+    whole: bool
 
     @property
     def loss(self) -> float:
@@ -59,7 +56,8 @@ class Race:
         scoring: what they read.
         plain: the model as it is.
         drop: whether candidates that surely lose are dropped; else every one reads everything.
-        tax: how much worse short texts may be read, as a share of the perplexity; None: it does not matter.
+        tax: how much worse short texts may be read, as a share of the perplexity; they are read first then, and who
+            pays more reads nothing else. None: it does not matter.
         tell: called after every candidate.
         ran: all candidates, in order.
     """
@@ -73,7 +71,12 @@ class Race:
 
     def __post_init__(self) -> None:
         self.near = self.scoring.near(self.plain)
-        self.best: Standing | None = None
+        self.best: Standing | None = None  # of those that read all texts
+
+    @property
+    def least_tax(self) -> float:
+        """The least of all candidates whose short texts were read, in nats."""
+        return min(standing.tax(self.near) for standing in self.ran.values() if standing.near is not None)
 
     def run(self, search: Search) -> None:
         """Follow a search to its end."""
@@ -86,26 +89,42 @@ class Race:
             told = self._placed(list({method.id: method for method in candidates}.values()), candidates)
 
     def _placed(self, new: Sequence[Method], candidates: Sequence[Method]) -> list[float]:
-        """How good candidates are: the best one's cost and the mean difference to it, on the texts that they read."""
+        """How good candidates are, in nats: of those that lost, as good as the best and the mean difference to it."""
         self._read([method for method in new if method.id not in self.ran])
         for standing in self.ran.values():
-            if standing.whole and (self.best is None or self._cost(standing) < self._cost(self.best)):
+            if standing.whole and (self.best is None or standing.loss < self.best.loss):
                 self.best = standing
+        return [self._cost(self.ran[method.id]) for method in candidates]
+
+    def _cost(self, standing: Standing) -> float:
+        if standing.whole:
+            return standing.loss
+        best = 0.0 if self.best is None else self.best.loss
+        if not len(standing.far):
+            return best + UNPAID + self._excess(standing)
         assert self.best is not None
-        found = []
-        for standing in (self.ran[method.id] for method in candidates):
-            apart = float(np.mean(standing.far - self.best.far[: len(standing.far)]))
-            found.append(self._cost(standing) if standing.whole else self._cost(self.best) + apart)
-        return found
+        return best + float(np.mean(standing.far - self.best.far[: len(standing.far)]))
+
+    def _excess(self, standing: Standing) -> float:
+        """By how many nats too much a candidate taxes short texts."""
+        return 0.0 if self.tax is None else standing.tax(self.near) - float(np.log1p(self.tax))
 
     def _read(self, new: Sequence[Method]) -> None:
         """Text by text, those that have not surely lost against the one that is ahead."""
+        near: dict[str, Losses] = {}
         pieces: dict[str, Losses] = {method.id: np.zeros(0) for method in new}
         running = list(new)
+        if self.tax is not None:
+            near = {method.id: self.scoring.near(method) for method in new}
+            for method in new:
+                standing = Standing(method, pieces[method.id], near[method.id], False)
+                if self._excess(standing) > 0:
+                    running.remove(method)
+                    self._keep(standing)
         for row in range(len(self.scoring.rows)):
             for method in running:
                 pieces[method.id] = np.append(pieces[method.id], self.scoring.far(method, row))
-            if self.drop and row + 1 < len(self.scoring.rows):
+            if self.drop and running and row + 1 < len(self.scoring.rows):
                 read = [pieces[method.id] for method in running]
                 if self.best is not None:
                     read.append(self.best.far[: len(read[0])])
@@ -113,24 +132,14 @@ class Race:
                 lost = [method for method in running if _loses(pieces[method.id], ahead)]
                 running = [method for method in running if method not in lost]
                 for method in lost:
-                    self._keep(Standing(method, pieces[method.id], None))
+                    self._keep(Standing(method, pieces[method.id], near.get(method.id), False))
         for method in running:
-            self._keep(Standing(method, pieces[method.id], self.scoring.near(method)))
+            short = near[method.id] if method.id in near else self.scoring.near(method)
+            self._keep(Standing(method, pieces[method.id], short, True))
 
     def _keep(self, standing: Standing) -> None:
         self.ran[standing.method.id] = standing
         self.tell(self)
-
-    def _cost(self, standing: Standing) -> float:
-        if self.tax is None:
-            return standing.loss
-        return standing.loss + STEEP * max(0.0, standing.tax(self.near) - float(np.log1p(self.tax)))
-
-    def chosen(self) -> Standing | None:
-        """The best of those that read all texts and keep the tax; None if there is none."""
-        front = self.front()
-        kept = [one for one in front if self.tax is None or exp(one.tax(self.near)) <= 1 + self.tax]
-        return kept[-1] if kept else None
 
     def front(self) -> list[Standing]:
         """Those that no other one beats in both, far texts and short ones; the cheapest tax first."""

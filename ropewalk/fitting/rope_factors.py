@@ -27,7 +27,7 @@ from ropewalk.rope.spec import RopeSpec
 
 SEEDS: tuple[FrequencyMethod, ...] = (PositionInterpolation(), NTKAware(), YaRN())
 SPREAD = 0.1  # of the first draws, in log factors
-COOLER = 0.3  # log attention factor per unit of its coordinate: it matters more than a factor does
+COOLER = 0.3  # nats of the attention factor per unit of its coordinate: it matters more than a factor does
 ROUNDS = 20
 PAPER_ROUNDS = 40
 DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
@@ -37,10 +37,10 @@ DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
 class RopeFactors(Searching):
     """Factors that never fall with the dimension, by one of three searches.
 
-    spline: log factors are piecewise linear in the log wavelength, and the attention factor is searched as well, by
-    CMA-ES (arXiv 1604.00772), from the best of PI, NTK and YaRN. longrope: every factor, in hundredths from 1 to
-    1.25 s, by the genetic search of LongRoPE (2402.13753). longrope2: those of s to 2 s behind a critical dimension,
-    which is searched as well, and what follows from them before it (2502.20082).
+    spline: log factors are those of the best of PI, NTK and YaRN, and what is piecewise linear in the log wavelength,
+    which CMA-ES searches (arXiv 1604.00772), and the attention factor with it. longrope: every factor, in hundredths
+    from 1 to 1.25 s, by the genetic search of LongRoPE (2402.13753). longrope2: those of s to 2 s behind a critical
+    dimension, which is searched as well, and what follows from them before it (2502.20082).
 
     Attributes:
         space: spline, longrope or longrope2.
@@ -114,7 +114,7 @@ def _methods(genetic: Genetic, firsts: Sequence[Individual], attention_factor: f
 
 @dataclass(frozen=True)
 class Spline:
-    """Log factors piecewise linear in the log wavelength, which CMA-ES searches by their rises from knot to knot.
+    """A seed's log factors and what is piecewise linear in the log wavelength, which CMA-ES searches.
 
     Attributes:
         rope: whose wavelengths.
@@ -146,19 +146,15 @@ class Spline:
     def total(self) -> int:
         return self.rounds * self.population
 
-    def method(self, x: NDArray[np.float64]) -> LongRoPE:
-        """What coordinates mean; a negative rise counts as its size, so that factors never fall."""
-        places = np.linspace(0, 1, self.knots)
-        logs = np.minimum(np.cumsum(np.abs(x[: self.knots])), math.log(1.25 * self.s))
-        factors = np.exp(np.interp(self._wavelengths(), places, logs))
-        t = float(np.exp(COOLER * x[-1])) if self.attention_factor is None else self.attention_factor
-        return LongRoPE(tuple(factors.tolist()), t)
-
-    def coordinates(self, factors: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-        """Those that come nearest to some factors."""
-        logs = np.interp(np.linspace(0, 1, self.knots), self._wavelengths(), np.log(factors))
-        rises = np.maximum(np.diff(np.maximum(logs, 0), prepend=0.0), 0)
-        return np.append(rises, math.log(t) / COOLER) if self.attention_factor is None else rises
+    def method(self, seed: LongRoPE, x: NDArray[np.float64]) -> LongRoPE:
+        """What is ``x`` from a seed, in nats, at every knot, and in its attention factor; made to rise."""
+        bend = np.interp(self._wavelengths(), np.linspace(0, 1, self.knots), x[: self.knots])
+        logs = np.clip(np.log(seed.factors) + bend, 0, math.log(1.25 * self.s))
+        t = seed.attention_factor
+        if self.attention_factor is None:
+            assert t is not None
+            t *= math.exp(COOLER * x[-1])
+        return LongRoPE(tuple(np.exp(np.maximum.accumulate(logs)).tolist()), t)
 
     def _wavelengths(self) -> NDArray[np.float64]:
         """Log wavelengths of the plain rope, from 0 to 1."""
@@ -173,13 +169,13 @@ class Spline:
         for seed in seeds:
             own = seed.at(self.rope, to).attention_factor / self.rope.attention_factor
             t = own if self.attention_factor is None else self.attention_factor
-            firsts.append((factors_of(seed, self.rope, to), t))
-        losses = yield [LongRoPE(tuple(factors.tolist()), t) for factors, t in firsts]
-        mean = self.coordinates(*firsts[int(np.argmin(losses))])
-        strategy = cmaes.CMA(mean, SPREAD, seed=self.seed, population_size=self.population)
+            firsts.append(LongRoPE(tuple(factors_of(seed, self.rope, to).tolist()), t))
+        losses = yield firsts
+        best = firsts[int(np.argmin(losses))]
+        strategy = cmaes.CMA(np.zeros(self.size), SPREAD, seed=self.seed, population_size=self.population)
         for _ in range(self.rounds):
             asked = [strategy.ask() for _ in range(self.population)]
-            losses = yield [self.method(x) for x in asked]
+            losses = yield [self.method(best, x) for x in asked]
             strategy.tell(list(zip(asked, losses, strict=True)))
             if strategy.should_stop():
                 return

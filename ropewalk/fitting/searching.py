@@ -66,9 +66,9 @@ class Searching:
 
         race = Race(scoring, Plain(), self.race, self.tax, tell)
         race.run(search)
-        best = race.chosen()
+        best = race.best
         if best is None:
-            least = exp(min(standing.tax(race.near) for standing in race.front())) - 1
+            least = exp(race.least_tax) - 1
             raise UserError(
                 f"no candidate reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",

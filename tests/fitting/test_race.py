@@ -1,0 +1,121 @@
+"""A race finds whom a full comparison finds, reads less, and says what it costs in short texts."""
+
+import numpy as np
+import pytest
+
+from ropewalk.fitting.race import Race, compared
+from ropewalk.methods.frequencies.abf import AdjustedBase
+from ropewalk.methods.frequencies.none import Plain
+
+TEXTS, PIECES = 6, 16
+
+
+class Rows:
+    """Losses drawn by text, and by method: how hard a piece is, how good a method is, and noise of its own."""
+
+    def __init__(self, noise=0.05, tax=lambda quality: 0.0):
+        self.rows, self.noise, self.tax, self.asked = range(TEXTS), noise, tax, []
+
+    def far(self, method, row):
+        self.asked.append((method.id, row))
+        hard = np.random.default_rng([row]).normal(3, 1, PIECES)
+        own = np.random.default_rng([row, round(1e6 * quality(method))]).normal(0, self.noise, PIECES)
+        return hard + quality(method) + own
+
+    def near(self, method):
+        return np.full(TEXTS, 3.0 if method.name == "none" else 3 + self.tax(quality(method)))
+
+
+def quality(method):
+    return 0.0 if method.name == "none" else method.base / 1e6
+
+
+def candidates(count=40, seed=0):
+    return [AdjustedBase(base=float(base)) for base in np.random.default_rng(seed).uniform(5e4, 2e6, count)]
+
+
+def rounds(methods, size=8, seen=None):
+    for first in range(0, len(methods), size):
+        losses = yield methods[first : first + size]
+        if seen is not None:
+            seen.append(losses)
+
+
+def raced(rows, methods, **how):
+    race = Race(rows, Plain(), **how)
+    race.run(rounds(methods))
+    return race
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_is_the_one_that_reading_everything_finds(seed):
+    methods, quick, full = candidates(seed=seed), Rows(), Rows()
+    first, second = raced(quick, methods), raced(full, methods, drop=False)
+    assert first.best.method == second.best.method == min(methods, key=quality)
+    assert len(full.asked) == len(methods) * TEXTS and len(quick.asked) < len(full.asked) / 3
+    assert len(set(quick.asked)) == len(quick.asked), "no text is read twice"
+
+
+def test_who_was_dropped_read_all_texts_in_order_up_to_one():
+    rows = Rows()
+    race = raced(rows, candidates())
+    for name, standing in race.ran.items():
+        read = [row for method, row in rows.asked if method == name]
+        assert read == list(range(len(read))) and len(standing.far) == PIECES * len(read)
+        assert standing.whole == (len(read) == TEXTS)
+    assert not all(standing.whole for standing in race.ran.values())
+
+
+def test_equals_are_not_dropped():
+    race = raced(Rows(noise=1.0), [AdjustedBase(base=1e6 + i) for i in range(20)])
+    assert sum(standing.whole for standing in race.ran.values()) > 10
+
+
+def test_a_search_is_told_losses_in_the_order_of_its_candidates_and_dropped_ones_by_difference():
+    methods, seen = candidates(), []
+    race = Race(Rows(), Plain())
+    race.run(rounds([*methods, methods[0]], seen=seen))
+    told = np.concatenate(seen)
+    assert len(told) == len(methods) + 1
+    truth = np.array([quality(method) for method in methods])
+    assert np.corrcoef(told[:-1], truth)[0, 1] > 0.99, "whatever they read, they are told apart alike"
+
+
+def test_the_front_and_the_tax():
+    rows = Rows(noise=0.0, tax=lambda quality: 1 / (1 + 10 * quality))  # the better far away, the worse on short texts
+    race = raced(rows, candidates(), drop=False)
+    front = race.front()
+    losses, taxes = [one.loss for one in front], [one.tax(race.near) for one in front]
+    assert len(front) == 40 and losses == sorted(losses, reverse=True) and taxes == sorted(taxes)
+    limit = np.expm1(taxes[17])
+    for drop in (False, True):
+        kept = raced(rows, candidates(), drop=drop, tax=float(limit) + 1e-9)
+        assert kept.best.method == front[17].method, "though better ones, which pay more, were there"
+        assert kept.least_tax == pytest.approx(min(taxes))
+    none = raced(rows, candidates(), tax=0.0)
+    assert none.best is None and not any(standing.whole for standing in none.ran.values())
+
+
+def test_who_does_not_keep_the_tax_reads_no_long_text_and_comes_behind_all_who_do():
+    rows, seen = Rows(tax=lambda quality: 0.2 * quality), []
+    race = Race(rows, Plain(), tax=0.1)
+    methods = candidates()
+    race.run(rounds(methods, seen=seen))
+    told = dict(zip((method.id for method in methods), np.concatenate(seen), strict=True))
+    keeps = {method.id: 0.2 * quality(method) <= np.log(1.1) for method in methods}
+    assert {name for name, _ in rows.asked} == {name for name, kept in keeps.items() if kept}
+    assert max(told[name] for name in told if keeps[name]) < min(told[name] for name in told if not keeps[name])
+    unpaid = [method for method in methods if not keeps[method.id]]
+    assert sorted(unpaid, key=quality) == sorted(unpaid, key=lambda one: race._cost(race.ran[one.id]))
+
+
+def test_one_whom_another_beats_in_both_is_not_on_the_front():
+    rows = Rows(noise=0.0, tax=lambda quality: quality)
+    front = raced(rows, candidates(), drop=False).front()
+    assert [one.method for one in front] == [min(candidates(), key=quality)]
+
+
+def test_two_methods_are_compared_by_text():
+    ours, theirs = AdjustedBase(base=1e5), AdjustedBase(base=3e5)
+    found = compared(ours, theirs, Rows(noise=0.01))
+    assert found.n == TEXTS and found.low < np.exp(-0.2) < found.high and found.high < 1

@@ -1,0 +1,187 @@
+"""Searched factors: what the spline can say, what it finds, and a search that goes on as if nothing had happened."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ropewalk import UserError
+from ropewalk.backends.nll import token_nll
+from ropewalk.common.store import SampleStore
+from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
+from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.rope.spec import RopeSpec
+from tests.fitting.grounds import ground
+from tests.models import shared, tokens
+
+ROPE = RopeSpec.plain(1e4, 64, 512)
+TEXTS = tokens(8, 256)
+
+
+def spline(**more):
+    return Spline(**{"rope": ROPE, "s": 8.0, "knots": 6, "attention_factor": None, "rounds": 30, "seed": 0, **more})
+
+
+@pytest.mark.parametrize(
+    ("base", "dim", "window", "first", "last"), [(1e4, 96, 2048, 19, 31), (5e5, 128, 8192, 24, 35)]
+)
+def test_critical_dimensions_of_the_papers_models(base, dim, window, first, last):
+    assert critical_dimensions(RopeSpec.plain(base, dim, window)) == range(first, last + 1)
+
+
+def test_a_tiny_window_has_a_critical_dimension_too():
+    found = critical_dimensions(RopeSpec.plain(1e4, 16, 16))
+    assert len(found) >= 1 and 1 <= found[0] <= found[-1] <= 7
+
+
+def seeds(**more):
+    return next(spline(**more).search(SEEDS, 4096))
+
+
+def test_the_search_begins_with_the_seeds_as_they_are():
+    for seed, one in zip(SEEDS, seeds(), strict=True):
+        here, there = seed.at(ROPE, 4096), one.at(ROPE, 4096)
+        torch.testing.assert_close(here.inv_freq, there.inv_freq, rtol=1e-12, atol=0)
+        assert here.attention_factor == pytest.approx(there.attention_factor)
+        still = spline().method(one, np.zeros(7))
+        assert still.factors == pytest.approx(one.factors) and still.attention_factor == one.attention_factor
+
+
+def test_whatever_the_coordinates_factors_rise_within_their_bounds():
+    draw = np.random.default_rng(0)
+    for seed in seeds() * 30:
+        factors = spline().method(seed, draw.normal(0, 2, 7)).factors
+        assert list(factors) == sorted(factors) and factors[0] >= 1 and factors[-1] <= 10 + 1e-9
+
+
+def test_a_bend_at_one_knot_is_felt_between_its_neighbours():
+    ntk, x = seeds()[1], np.zeros(7)
+    x[2] = 0.1  # of 6 knots: where a fifth of the log wavelengths are from it, there is nothing
+    moved = np.log(np.array(spline().method(ntk, x).factors) / ntk.factors)
+    places = np.arange(32) / 31
+    assert moved == pytest.approx(0.1 * np.maximum(0, 1 - 5 * np.abs(places - 0.4)), abs=1e-9)
+
+
+def test_a_given_attention_factor_is_not_searched():
+    given = spline(attention_factor=1.3)
+    assert given.size == 6 and given.method(seeds(attention_factor=1.3)[0], np.ones(6)).attention_factor == 1.3
+    assert all(one.attention_factor == 1.3 for one in seeds(attention_factor=1.3))
+
+
+def test_the_spline_finds_what_was_planted():
+    places = spline()._wavelengths()
+    wanted, t = np.exp(np.interp(places, [0, 0.5, 0.8, 1], np.log([1, 1.2, 6, 8]))), 1.15
+
+    def loss(method):
+        return float(np.mean((np.log(method.factors) - np.log(wanted)) ** 2) + np.log(method.attention_factor / t) ** 2)
+
+    search = spline().search(SEEDS, 4096)
+    asked = next(search)
+    every = list(map(loss, asked))
+    first = min(every)
+    while True:
+        try:
+            asked = search.send([loss(one) for one in asked])
+        except StopIteration:
+            break
+        every += map(loss, asked)
+    assert len(every) == 3 + 30 * spline().population and min(every) < first / 10
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(SampleStore):
+    """A store at whose n-th record the process is killed."""
+
+    left = 10**9
+
+    def put(self, records):
+        super().put(records)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+@pytest.mark.parametrize("space", ["spline", "longrope", "longrope2"])
+def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, monkeypatch):
+    if space != "spline":
+        genetic = RopeFactors.genetic
+        small = {"population": 6, "mutations": 2, "crossings": 2, "parents": 4}
+        monkeypatch.setattr(RopeFactors, "genetic", lambda *of: type(made := genetic(*of))(**{**vars(made), **small}))
+    fitter, model = RopeFactors(space=space, rounds=2, seed=3), shared("llama")
+
+    def searched(records):
+        return fitter.search(LongRoPE(), ground(model, TEXTS, records=records, samples=3))
+
+    undisturbed = searched(SampleStore())
+    for after in (1, 7, 20):
+        store = Dying(tmp_path / space)
+        store.left = after
+        with store, pytest.raises(Killed):
+            searched(store)
+    with SampleStore(tmp_path / space) as store:
+        found = searched(store)
+    read = found.seen.pop("tokens that were read"), undisturbed.seen.pop("tokens that were read")
+    del found.seen["as a share of all candidates' texts"], undisturbed.seen["as a share of all candidates' texts"]
+    assert found.options == undisturbed.options and found.seen == undisturbed.seen
+    assert read[0] < read[1], "what was read before counts for the search that read it"
+
+
+def test_what_is_found_is_the_best_of_the_searched_texts_and_is_compared_on_others():
+    model, of = shared("llama"), ground(shared("llama"), TEXTS, samples=4)
+    found = RopeFactors(rounds=3).search(LongRoPE(), of)
+    searched, others = of.texts_and_others(256)
+    assert found.texts.tolist() == searched.tolist()
+    assert not {tuple(row) for row in searched.tolist()} & {tuple(row) for row in others.tolist()}
+
+    def loss(method, ids):
+        with method.on(model, 256):
+            return token_nll(model, ids, keep=128).double().mean(1)
+
+    best = LongRoPE(**found.options)
+    assert loss(best, searched).mean() <= min(loss(seed, searched).mean() for seed in SEEDS) + 1e-6
+    for seed in SEEDS:
+        one = found.seen["on other texts, times the perplexity of"][seed.id]
+        assert one["n"] == 4
+        assert math.log(one["value"]) == pytest.approx(
+            float((loss(best, others) - loss(seed, others)).mean()), abs=1e-5
+        )
+    tax = float((token_nll_near(model, best, searched) - token_nll_near(model, Plain(), searched)).mean().exp())
+    assert found.seen["perplexity of short texts, times the plain model's"] == pytest.approx(tax, rel=1e-5)
+
+
+def token_nll_near(model, method, ids):
+    with method.on(model, 256):
+        return token_nll(model, ids[:, :64]).double().mean(1)
+
+
+def test_a_tax_is_kept_or_refused():
+    of = ground(shared("llama"), TEXTS, samples=2)
+    free = RopeFactors(rounds=3).search(LongRoPE(), of)
+    front = free.seen["front"]
+    assert [one["tax"] for one in front] == sorted(one["tax"] for one in front)
+    limit = float(np.nextafter(front[len(front) // 2]["tax"], 2)) - 1
+    kept = RopeFactors(rounds=3, tax=max(limit, 0.0)).search(LongRoPE(), of)
+    assert kept.seen["perplexity of short texts, times the plain model's"] <= 1 + max(limit, 0.0)
+    with pytest.raises(UserError, match=r"tax is -1"):
+        RopeFactors(tax=-1.0).search(LongRoPE(), of)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "message"),
+    [
+        ({"knots": 1}, {}, "expected 2 to 8 knots"),
+        ({"knots": 9}, {}, "expected 2 to 8 knots"),
+        ({"rounds": -1}, {}, "no negative rounds"),
+        ({}, {"to": 64}, "within the window"),
+        ({}, {"to": 512}, "no text has 512 tokens"),
+        ({"by": "needles"}, {}, "without a tokenizer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings, more, message):
+    with pytest.raises(UserError, match=message):
+        RopeFactors(**settings).search(LongRoPE(), ground(shared("llama"), TEXTS, **more))

@@ -1,0 +1,85 @@
+"""Losses of candidates: those of the plain way, each read once, and none without the method on."""
+
+import numpy as np
+import pytest
+import torch
+
+import ropewalk
+from ropewalk import UserError
+from ropewalk.backends.nll import token_nll
+from ropewalk.common.store import SampleStore
+from ropewalk.fitting.scoring import PIECES, Scoring, require_causal
+from ropewalk.methods.attention.vertical_slash import VerticalSlash
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.methods.frequencies.pi import PositionInterpolation
+from ropewalk.methods.frequencies.yarn import YaRN
+from ropewalk.texts.pieces import TokenUnits
+from tests.fitting.grounds import ground
+from tests.models import shared, tokens
+
+IDS = tokens(3, 256)
+
+
+def scoring(**more):
+    of = ground(shared("llama"), IDS, **more)
+    return Scoring.of_texts(of, of.texts(256))
+
+
+def test_far_tokens_are_those_of_the_second_half_and_near_ones_a_window_by_itself():
+    model, one, pi = shared("llama"), scoring(), PositionInterpolation()
+    with pi.on(model, 256):
+        far, near = token_nll(model, IDS)[:, -128:], token_nll(model, IDS[:, :64])
+    for row in range(3):
+        np.testing.assert_allclose(one.far(pi, row), far[row].view(PIECES, -1).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(one.near(pi), near.mean(1), rtol=1e-5)
+    assert not np.allclose(one.far(pi, 0), one.far(Plain(), 0), rtol=1e-5)
+
+
+def test_what_was_read_is_not_read_again_whoever_asks(tmp_path):
+    with SampleStore(tmp_path / "candidates") as records:
+        first = scoring(records=records)
+        losses = first.far(YaRN(), 1), first.near(YaRN())
+        assert first.read == [256 + 3 * 64]
+        again = scoring(records=records)
+        for one, other in zip(losses, (again.far(YaRN(), 1), again.near(YaRN())), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert again.read == [0]
+        again.far(YaRN(beta_fast=31.0), 1)
+        again.far(YaRN(), 2)
+        assert again.read == [512]
+        beside = scoring(records=records, others=(VerticalSlash(),))
+        beside.far(YaRN(), 1)
+        assert beside.read == [256], "beside another method it is another number"
+
+
+def test_another_model_has_other_losses(tmp_path):
+    with SampleStore(tmp_path / "candidates") as records:
+        scoring(records=records).far(YaRN(), 0)
+        of = ground(shared("qwen3"), IDS, records=records)
+        other = Scoring.of_texts(of, of.texts(256))
+        other.far(YaRN(), 0)
+        assert other.read == [256]
+
+
+def test_needles_stand_near_the_start_and_only_their_answers_count():
+    model, tokenizer = ropewalk.load("demo")
+    text = torch.tensor([tokenizer("The sea is wide, and the ships on it are small. " * 200).input_ids[:1024]] * 4)
+    of = ground(model, text, window=512, bos=TokenUnits(tokenizer).bos, units=TokenUnits(tokenizer))
+    found = Scoring.of_needles(of, text, seed=0)
+    assert found.rows.shape == (4, 1024)
+    for row in found.rows.tolist():
+        before, _, asked = tokenizer.decode(row).rpartition("What is the access code for ")
+        city, code = asked.partition("?")[0], asked.rsplit(" ", 1)[1]
+        hidden = f"The access code for {city} is {code}."
+        assert hidden in before and before.index(hidden) < 0.35 * len(before)
+    with PositionInterpolation().on(model, 1024):
+        plain = token_nll(model, found.rows[:1], keep=found.scored)[0]
+    assert found.scored < 10
+    np.testing.assert_allclose(found.far(PositionInterpolation(), 0), plain, rtol=1e-4)
+    assert Scoring.of_needles(of, text, seed=1).rows.tolist() != found.rows.tolist()
+    assert Scoring.of_needles(of, text, seed=0).rows.tolist() == found.rows.tolist()
+
+
+def test_what_reads_ahead_has_no_losses():
+    with pytest.raises(UserError, match="vertical-slash sees tokens that come later"):
+        require_causal([YaRN(), VerticalSlash()])
