@@ -44,7 +44,7 @@ class Scoring:
     ground: Ground
     rows: Tensor
     scored: int
-    read: list[int] = field(default_factory=lambda: [0])  # tokens that were read, by all candidates
+    tokens: list[int] = field(default_factory=lambda: [0])  # of all that was asked, read now or before
 
     @classmethod
     def of_texts(cls, ground: Ground, texts: Tensor) -> Scoring:
@@ -88,10 +88,10 @@ class Scoring:
 
     def _losses(self, method: Method, ids: Tensor, keep: int) -> Losses:
         key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep})
+        self.tokens[0] += ids.numel()
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
                 losses = token_nll(self.ground.model, ids, keep=keep)
-            self.read[0] += ids.numel()
             known = {"losses": losses.tolist()}
             self.ground.records.put({key: known})
         return np.array(known["losses"])

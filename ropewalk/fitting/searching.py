@@ -86,8 +86,8 @@ class Searching:
         seen: dict[str, Any] = {
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
-            "tokens that were read": race.scoring.read[0],
-            "as a share of all candidates' texts": race.scoring.read[0] / (len(race.ran) * texts * length),
+            "tokens of all candidates": race.scoring.tokens[0],
+            "as a share of their reading all texts": race.scoring.tokens[0] / (len(race.ran) * texts * length),
             f"perplexity of {what}": perplexity(best),
             "perplexity of short texts, times the plain model's": exp(best.tax(race.near)),
         }
