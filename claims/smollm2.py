@@ -6,8 +6,8 @@
         --json claims/results/smollm2.json
 
 English prose of book length: two of its texts are kept aside and measured on, the others are trained on, in samples of
-2,048 tokens. Measured as it came, with YaRN alone, and trained: perplexity by position, of which that of the first 8k is
-the tax on short texts, and pass keys in 8k, 16k and 32k. Everything lies in ``--work``, and a stopped run goes on.
+2,048 tokens. Measured as it came, with YaRN alone, and trained: perplexity by position (that of the first 8k is
+the tax on short texts), and pass keys in 8k, 16k and 32k. Everything lies in ``--work``, and a stopped run goes on.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def work(job: Job, store: Records) -> None:
         measure(backend, plan, job.part, store, method.id)
 
 
-def _ignore_interrupts() -> None:
+def ignore_interrupts() -> None:
     """Leave Ctrl-C and the end of a terminal, which reach the whole group, to the process that started the workers."""
     for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
@@ -159,7 +160,7 @@ def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
     left = list(todo)
     for attempt in range(ATTEMPTS):
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as pool:
             running: dict[Future[None], Job] = {pool.submit(_work_locally, job, store, workers): job for job in left}
             try:
                 for future in as_completed(running):
@@ -185,18 +186,8 @@ def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
 
 def _on_ray(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
     """Every job when it is finished; the store stays on this machine, behind an actor."""
-    try:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ImportError:
-        raise UserError("workers on Ray need ray", "pip install 'ropewalk[ray]'") from None
-    if not ray.is_initialized():
-        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
-    keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(SampleStore).remote(str(store.absolute()))
-    gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers)
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_work_on_ray)
-    try:
+    with on_ray(store) as (ray, keeper):
+        remote = ray.remote(num_cpus=1, num_gpus=gpu_share(ray, workers), max_retries=ATTEMPTS - 1)(_work_on_ray)
         waiting = list(todo)
         running: dict[Any, Job] = {}
         while waiting or running:
@@ -206,6 +197,30 @@ def _on_ray(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             ray.get(ready)
             yield running.pop(ready)
+
+
+def _work_on_ray(job: Job, keeper: Any) -> None:
+    work(job, Kept(keeper))
+
+
+@contextmanager
+def on_ray(store: Path) -> Iterator[tuple[Any, Any]]:
+    """Ray, and a store on this machine behind an actor, which is gone on leaving.
+
+    Raises:
+        UserError: if ray is not installed, a task fails, or a worker is lost.
+    """
+    try:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    except ImportError:
+        raise UserError("workers on Ray need ray", "pip install 'ropewalk[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
+    keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(SampleStore).remote(str(store.absolute()))
+    try:
+        yield ray, keeper
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, UserError) else UserError(f"a job failed: {error}")) from None
     except ray.exceptions.RayError as error:
@@ -215,17 +230,26 @@ def _on_ray(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
         ray.kill(keeper)
 
 
-def _work_on_ray(job: Job, keeper: Any) -> None:
-    import ray
+def gpu_share(ray: Any, workers: int) -> float:
+    """Of a GPU, for each of so many workers."""
+    return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / workers)
 
-    class Remote:
-        """The store behind the actor."""
 
-        def get(self, keys: Iterable[str]) -> dict[str, Record]:
-            found: dict[str, Record] = ray.get(keeper.get.remote(list(keys)))
-            return found
+class Kept:
+    """The records of a store behind an actor of Ray."""
 
-        def put(self, records: Mapping[str, Record]) -> None:
-            ray.get(keeper.put.remote(dict(records)))
+    def __init__(self, keeper: Any):
+        self.keeper = keeper
 
-    work(job, Remote())
+    def get(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The records that are there, by key."""
+        import ray
+
+        found: dict[str, Record] = ray.get(self.keeper.get.remote(list(keys)))
+        return found
+
+    def put(self, records: Mapping[str, Record]) -> None:
+        """Keep records."""
+        import ray
+
+        ray.get(self.keeper.put.remote(dict(records)))

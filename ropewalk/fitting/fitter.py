@@ -55,6 +55,7 @@ class Ground:
         progress: told steps done and in all, and what there is to say of them.
         units: of the model's tokenizer, for those who plant needles.
         records: what was measured of candidates before, for those who search.
+        turn: which of how many workers this is, that do the same and share their records.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class Ground:
     progress: Progress = lambda done, total, words="": None
     units: TokenUnits | None = None
     records: Records = field(default_factory=SampleStore)
+    turn: tuple[int, int] = (0, 1)
 
     def texts(self, length: int) -> Tensor:
         """Pieces of documents, spread evenly over all there are: int64 [up to samples, length].
@@ -161,6 +163,7 @@ def fit(
     source: str = "",
     progress: Progress = lambda done, total, words="": None,
     records: Records | None = None,
+    turn: tuple[int, int] = (0, 1),
 ) -> Fit:
     """Measure what ``method`` lacks, on a model and texts.
 
@@ -178,6 +181,7 @@ def fit(
         source: of the texts, for the file.
         progress: told steps done and in all, and what there is to say of them.
         records: what was measured of candidates before; a search that was stopped goes on from there.
+        turn: which of how many workers this is, that do the same and share their records.
 
     Raises:
         UserError: for everything that a user can mend.
@@ -206,7 +210,7 @@ def fit(
         raise UserError(f"samples is {samples}, expected at least 1")
     ids = list(tokenise(documents, tokenizer, 2).values())
     ground = Ground(model, ids, opening(tokenizer), samples, window, target, others, progress, TokenUnits(tokenizer),
-                    SampleStore() if records is None else records)  # fmt: skip
+                    SampleStore() if records is None else records, turn)  # fmt: skip
     found = search.search(part, ground)
     texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
     return Fit(

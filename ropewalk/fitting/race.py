@@ -58,6 +58,7 @@ class Race:
         drop: whether candidates that surely lose are dropped; else every one reads everything.
         tax: how much worse short texts may be read, as a share of the perplexity; they are read first then, and who
             pays more reads nothing else. None: it does not matter.
+        turn: which of how many workers this is, that follow the same search and share a store.
         tell: called after every candidate.
         ran: all candidates, in order.
     """
@@ -66,6 +67,7 @@ class Race:
     plain: Method
     drop: bool = True
     tax: float | None = None
+    turn: tuple[int, int] = (0, 1)
     tell: Callable[[Race], None] = lambda race: None
     ran: dict[str, Standing] = field(default_factory=dict)
 
@@ -115,14 +117,14 @@ class Race:
         pieces: dict[str, Losses] = {method.id: np.zeros(0) for method in new}
         running = list(new)
         if self.tax is not None:
-            near = {method.id: self.scoring.near(method) for method in new}
+            near = {method.id: self.scoring.near(method) for method in self._turned(new)}
             for method in new:
                 standing = Standing(method, pieces[method.id], near[method.id], False)
                 if self._excess(standing) > 0:
                     running.remove(method)
                     self._keep(standing)
         for row in range(len(self.scoring.rows)):
-            for method in running:
+            for method in self._turned(running):
                 pieces[method.id] = np.append(pieces[method.id], self.scoring.far(method, row))
             if self.drop and running and row + 1 < len(self.scoring.rows):
                 read = [pieces[method.id] for method in running]
@@ -136,6 +138,12 @@ class Race:
         for method in running:
             short = near[method.id] if method.id in near else self.scoring.near(method)
             self._keep(Standing(method, pieces[method.id], short, True))
+
+    def _turned(self, methods: Sequence[Method]) -> Sequence[Method]:
+        """The same, from the place on where this worker's share begins: what others read meanwhile is in the store."""
+        worker, workers = self.turn
+        first = worker * len(methods) // workers
+        return [*methods[first:], *methods[:first]]
 
     def _keep(self, standing: Standing) -> None:
         self.ran[standing.method.id] = standing

@@ -64,7 +64,7 @@ class Searching:
         def tell(race: Race) -> None:
             ground.progress(len(race.ran), total, "" if race.best is None else f"best {perplexity(race.best):.4g}")
 
-        race = Race(scoring, Plain(), self.race, self.tax, tell)
+        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(search)
         best = race.best
         if best is None:

@@ -119,3 +119,15 @@ def test_two_methods_are_compared_by_text():
     ours, theirs = AdjustedBase(base=1e5), AdjustedBase(base=3e5)
     found = compared(ours, theirs, Rows(noise=0.01))
     assert found.n == TEXTS and found.low < np.exp(-0.2) < found.high and found.high < 1
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_begin_at_their_share_and_all_find_the_same(workers):
+    alone = raced(Rows(), candidates())
+    for worker in range(workers):
+        rows = Rows()
+        race = raced(rows, candidates(), turn=(worker, workers))
+        assert race.best.method == alone.best.method and race.ran.keys() == alone.ran.keys()
+        first = [method.id for method in candidates()[:8]][worker * 8 // workers]
+        assert rows.asked[0] == (first, 0)
+        assert sorted(rows.asked) == sorted(raced(Rows(), candidates()).scoring.asked)

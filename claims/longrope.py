@@ -1,0 +1,111 @@
+"""LongRoPE's claim (arXiv 2402.13753): without training, searched factors beat PI, NTK and YaRN at their best factor.
+
+    python claims/longrope.py --json claims/results/longrope.json
+    python claims/longrope.py --model SMOLLM2 --to 16k --data PROSE --searched 2 --rounds 3 \
+        --json claims/results/longrope-smollm2.json
+
+The search is that of ``ropewalk fit``; the factor of each rival is chosen of several, on the same texts that the search
+reads. All are then read on other texts: ``ratio`` is the perplexity of the second half of each with the found factors
+over that with the rival, paired by text. What was measured stays in ``--work``, and a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import ropewalk
+from ropewalk.common.lengths import parse
+from ropewalk.common.statistics import exp, ratio
+from ropewalk.common.store import SampleStore
+from ropewalk.fitting.fitter import Ground
+from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, factors_of
+from ropewalk.fitting.scoring import Scoring
+from ropewalk.methods.base import Method
+from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.rope import config as rope_config
+from ropewalk.rope.config import trained_window
+from ropewalk.texts.documents import load, tokenise
+from ropewalk.texts.opening import opening
+from ropewalk.texts.pieces import TokenUnits
+
+STRETCHES = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of target over window
+
+
+def losses(scoring: Scoring, method: Method) -> list[float]:
+    return [float(scoring.far(method, row).mean()) for row in range(len(scoring.rows))]
+
+
+def rivals(scoring: Scoring, to: int) -> dict[str, tuple[float, LongRoPE]]:
+    """Of each, the best stretch, and the method as factors."""
+    rope = rope_config.full_attention(rope_config.starting_specs(scoring.ground.model.config))[0]
+    found = {}
+    for seed in SEEDS:
+        tried = []
+        for stretch in STRETCHES:
+            length = max(round(stretch * to), rope.window)
+            t = seed.at(rope, length).attention_factor / rope.attention_factor
+            method = LongRoPE(tuple(factors_of(seed, rope, length).tolist()), t)
+            tried.append((sum(losses(scoring, method)), stretch, method))
+        found[seed.id] = min(tried, key=lambda one: one[0])[1:]
+    return found
+
+
+def seen(scoring: Scoring, ours: Method, theirs: Method) -> dict[str, Any]:
+    mine, yours = losses(scoring, ours), losses(scoring, theirs)
+    return {**asdict(ratio(mine, yours)), "perplexity": exp(sum(yours) / len(yours))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--to", default="4k")
+    parser.add_argument("--data", default="stdlib")
+    parser.add_argument("--searched", type=int, default=5, help="texts that are searched on")
+    parser.add_argument("--others", type=int, default=16, help="texts that are read in the end, at most")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/claims-longrope"))
+    given = parser.parse_args()
+    to = parse(given.to)
+    model, tokenizer = ropewalk.load(given.model, dtype="bfloat16")
+    bos, every = opening(tokenizer), tokenise(load(given.data), tokenizer, 2).values()
+    long = sorted(ids[:to] for ids in every if len(ids) >= to)
+    given.work.mkdir(parents=True, exist_ok=True)
+    with SampleStore(given.work / f"candidates-{to}") as records:
+        ground = Ground(model, long[: 2 * given.searched], bos, given.searched, trained_window(model.config), to,
+                        progress=lambda done, total, words="": print(f"{done}/{total} {words}", flush=True),
+                        units=TokenUnits(tokenizer), records=records)  # fmt: skip
+        texts, _ = ground.texts_and_others(to)
+        begun = time.time()
+        found = RopeFactors(rounds=given.rounds).search(LongRoPE(), ground)
+        ours, seconds = LongRoPE(**found.options), time.time() - begun
+        best = rivals(Scoring.of_texts(ground, texts), to)
+        last = Scoring.of_texts(ground, torch.tensor(long[2 * given.searched :][: given.others]))
+        rows = {name: {"stretch": stretch, **seen(last, ours, method)} for name, (stretch, method) in best.items()}
+        rows["none"] = seen(last, ours, Plain())
+        mine = losses(last, ours)
+    for name, row in rows.items():
+        print(f"{row['value']:.3f} ({row['low']:.3f} .. {row['high']:.3f}) of the perplexity of {name}, "
+              f"{row['perplexity']:.2f}, at {row.get('stretch', 1)} s")  # fmt: skip
+    content = {
+        "model": Path(given.model).name, "to": to, "data": Path(given.data).name, "searched": len(texts),
+        "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "machine": platform.machine(),
+        "perplexity": exp(sum(mine) / len(mine)),
+        "options": found.options, "seen": {k: v for k, v in found.seen.items() if k != "front"}, "against": rows,
+    }  # fmt: skip
+    given.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
