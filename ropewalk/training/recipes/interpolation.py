@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ropewalk.training.recipe import Recipe, Stage
 
@@ -38,16 +39,19 @@ def yarn() -> Recipe:
     )
 
 
-def longrope(half: Sequence[float] = (), whole: Sequence[float] = ()) -> Recipe:
+def longrope(half: Sequence[float] | str = (), whole: Sequence[float] | str = ()) -> Recipe:
     """LongRoPE: 400 steps at half of the target, then 600 at the target, each with its own factors (arXiv 2402.13753).
 
-    What follows in the paper is a search alone: for eight times as far, and for short texts.
+    What follows in the paper is a search alone: for eight times as far, on the model that was trained.
 
     Args:
-        half: one factor per pair of dimensions, as a search for half of the target found them.
+        half: one factor per pair of dimensions, as a search for half of the target found them, or its file.
         whole: the same for the target. A recipe without factors is refused before its first step.
+
+    Raises:
+        UserError: if a file is no fit of longrope.
     """
-    first, last = (f"longrope(factors={[*map(float, factors)]})" if factors else "" for factors in (half, whole))
+    first, last = map(_searched, (half, whole))
     return Recipe(
         name="longrope",
         method=last or "longrope",
@@ -77,3 +81,14 @@ def growlength() -> Recipe:
         warmup=20,
         warmup_from=0.1,
     )
+
+
+def _searched(factors: Sequence[float] | str) -> str:
+    """LongRoPE with given factors, or those of a file: as values, for the weights are about to move."""
+    if not factors:
+        return ""
+    from ropewalk.methods.fit_file import fitted
+    from ropewalk.methods.frequencies.longrope import LongRoPE
+
+    found = fitted(LongRoPE, factors, {}) if isinstance(factors, str) else LongRoPE(tuple(map(float, factors)))
+    return replace(found).id  # type: ignore[type-var]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError, did_you_mean
@@ -31,10 +33,16 @@ class RecipeEntry:
     summary: str
     paper: str
 
-    def load(self) -> Recipe:
+    def load(self, **files: str) -> Recipe:
+        """The recipe, with what it is given."""
+        return self.function(**files)
+
+    @property
+    def function(self) -> Callable[..., Recipe]:
+        """What makes it."""
         module, name = self.where.split(":")
-        function: Callable[[], Recipe] = getattr(import_module(f"ropewalk.training.recipes.{module}"), name)
-        return function()
+        made: Callable[..., Recipe] = getattr(import_module(f"ropewalk.training.recipes.{module}"), name)
+        return made
 
 
 RECIPES: tuple[RecipeEntry, ...] = (
@@ -75,12 +83,22 @@ RECIPES: tuple[RecipeEntry, ...] = (
 BY_ID = {entry.id: entry for entry in RECIPES}
 
 
-def recipe(name: str) -> Recipe:
-    """A recipe by its id.
+def recipe(spelling: str) -> Recipe:
+    """A recipe by its id, with what it is given of files: ``longrope(half=half.json, whole=whole.json)``.
 
     Raises:
-        UserError: for one that there is not.
+        UserError: for one that there is not, or what it does not take.
     """
+    name, bracket, rest = spelling.partition("(")
     if name not in BY_ID:
         raise UserError(f"no recipe {name!r}{did_you_mean(name, BY_ID)}", f"There are {', '.join(BY_ID)}.")
-    return BY_ID[name].load()
+    if not bracket:
+        return BY_ID[name].load()
+    takes = list(signature(BY_ID[name].function).parameters)
+    given = dict(re.findall(r"(\w+)\s*=\s*([^,\s][^,]*?)\s*(?:,|$)", rest.removesuffix(")")))
+    if not rest.endswith(")") or not given or not given.keys() <= set(takes):
+        raise UserError(
+            f"cannot read {spelling}: {name} takes {' and '.join(takes) or 'nothing'}",
+            f"Write it as {name}" + (f"({', '.join(f'{one}=FILE' for one in takes)})." if takes else "."),
+        )
+    return BY_ID[name].load(**given)

@@ -1,16 +1,21 @@
 """Every recipe of the list: plain values of its paper, that a run can be made of. Oracles are the papers' numbers."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ropewalk.common.errors import UserError
+from ropewalk.fitting.rope_factors import RopeFactors
+from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.training.loop import parts
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.training.recipes.recipe_entries import RECIPES, recipe
 from ropewalk.training.schedule import factor
-from tests.models import shared
+from tests.fitting.grounds import ground
+from tests.models import shared, tokens
 
 IDS = [entry.id for entry in RECIPES]
 WINDOW, TARGET = 4096, 131072
@@ -92,6 +97,38 @@ def test_longropes_legs_have_their_factors_or_are_refused() -> None:
         recipe("longrope").require(config, TARGET)
     with pytest.raises(UserError, match="stage 2 of 2"):
         longrope(half).require(config, TARGET)
+
+
+def test_longropes_legs_take_what_a_search_wrote(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = shared("llama")
+    wanted = {}
+    for name, to in (("half", 128), ("whole", 256)):
+        found = RopeFactors(rounds=1).search(LongRoPE(), ground(model, tokens(4, to), to=to))
+        fit = Fit("longrope", found.options, {}, "", to, {"name": "tiny", "fingerprint": "0"}, {}, {}, {}, "0")
+        fit.written(Path(f"{name}.json"))
+        wanted[name] = LongRoPE(**found.options)
+    made = recipe("longrope(half=half.json, whole=whole.json)")
+    assert [made.rope_method(stage.stage) for stage in parts(made, 256, 64)] == [wanted["half"], wanted["whole"]]
+    made.require(model.config, 256)
+    assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made, "as values: the files may go"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("longrope(hole=a.json)", "longrope takes half and whole Write it as longrope(half=FILE, whole=FILE)."),
+        ("longrope(half=a.json", "longrope takes half and whole"),
+        ("longrope()", "longrope takes half and whole"),
+        ("pose(half=a.json)", "pose takes nothing Write it as pose."),
+        ("longrope(half=nowhere.json)", "nowhere.json"),
+        ("lngrope(half=a.json)", "no recipe 'lngrope'; did you mean"),
+    ],
+)
+def test_what_a_recipe_does_not_take_is_refused(spelling, message) -> None:
+    with pytest.raises(UserError) as raised:
+        recipe(spelling)
+    assert message in " ".join(str(raised.value).split())
 
 
 def test_drope_trains_at_the_window_a_rope_for_the_target() -> None:
