@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -66,11 +66,20 @@ class RopeFactors(Searching):
             raise UserError(f"longrope: {self}, expected 2 to {rope.rotary_dim // 2} knots, and no negative rounds")
         if self.space == "spline":
             made = Spline(rope, s, self.knots, method.attention_factor, self.rounds or ROUNDS, self.seed)
-            return self.found(ground, made.search(SEEDS, ground.to), made.total + len(SEEDS), SEEDS)
-        genetic = self.genetic(rope, s)
-        firsts = self._firsts(genetic, rope, ground.to)
-        total = genetic.population + genetic.rounds * (genetic.mutations + genetic.crossings)
-        return self.found(ground, _methods(genetic, firsts, method.attention_factor), total, SEEDS)
+            known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
+            found = self.found(ground, made.search(SEEDS, ground.to), made.total + len(SEEDS), SEEDS, known)
+        else:
+            genetic = self.genetic(rope, s)
+            firsts = self._firsts(genetic, rope, ground.to)
+            total = genetic.population + genetic.rounds * (genetic.mutations + genetic.crossings)
+            t = method.attention_factor
+            known = {
+                seed.id: LongRoPE(genetic.clipped(first).factors, t)
+                for seed, first in zip(SEEDS, firsts, strict=False)
+                if self.space == "longrope"
+            }
+            found = self.found(ground, _methods(genetic, firsts, t), total, SEEDS, known)
+        return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.to)})
 
     def genetic(self, rope: RopeSpec, s: float) -> Genetic:
         """The papers' search."""
@@ -99,6 +108,12 @@ def critical_dimensions(rope: RopeSpec) -> range:
 def factors_of(method: FrequencyMethod, rope: RopeSpec, to: int) -> NDArray[np.float64]:
     """By what a method divides each frequency: [d/2]."""
     return (rope.inv_freq / method.at(rope, to).inv_freq).double().numpy()
+
+
+def pairs(rope: RopeSpec, to: int) -> list[dict[str, float]]:
+    """Of every rotated pair of dimensions, its wavelength in tokens and the factors of PI, NTK and YaRN."""
+    columns = {"wavelength": rope.wavelengths.numpy(), **{seed.id: factors_of(seed, rope, to) for seed in SEEDS}}
+    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _methods(genetic: Genetic, firsts: Sequence[Individual], attention_factor: float | None) -> Search:
@@ -162,14 +177,16 @@ class Spline:
         found: NDArray[np.float64] = (logs - logs[0]) / (logs[-1] - logs[0])
         return found
 
+    def first(self, seed: FrequencyMethod, to: int) -> LongRoPE:
+        """A seed as a candidate."""
+        own = seed.at(self.rope, to).attention_factor / self.rope.attention_factor
+        t = own if self.attention_factor is None else self.attention_factor
+        return LongRoPE(tuple(factors_of(seed, self.rope, to).tolist()), t)
+
     def search(self, seeds: Sequence[FrequencyMethod], to: int) -> Search:
         """From the best seed; every seed is a candidate as it is."""
         cmaes = extra("cmaes", "searches by CMA-ES", "fit")
-        firsts = []
-        for seed in seeds:
-            own = seed.at(self.rope, to).attention_factor / self.rope.attention_factor
-            t = own if self.attention_factor is None else self.attention_factor
-            firsts.append(LongRoPE(tuple(factors_of(seed, self.rope, to).tolist()), t))
+        firsts = [self.first(seed, to) for seed in seeds]
         losses = yield firsts
         best = firsts[int(np.argmin(losses))]
         strategy = cmaes.CMA(np.zeros(self.size), SPREAD, seed=self.seed, population_size=self.population)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.statistics import exp
@@ -44,7 +46,14 @@ class Searching:
         if self.tax is not None and not self.tax >= 0:
             raise UserError(f"tax is {self.tax}, expected a share of 0 or more", "Say --settings tax=0.01.")
 
-    def found(self, ground: Ground, search: Search, total: int, rivals: Sequence[Method]) -> Found:
+    def found(
+        self,
+        ground: Ground,
+        search: Search,
+        total: int,
+        rivals: Sequence[Method],
+        known: Mapping[str, Method] | None = None,
+    ) -> Found:
         """Follow a search.
 
         Args:
@@ -52,6 +61,7 @@ class Searching:
             search: what yields candidates.
             total: how many they will be, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
+            known: candidates that are methods people know, by their ids: the page names them.
 
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
@@ -73,17 +83,21 @@ class Searching:
                 f"no candidate reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
-        return Found(options_of(best), texts, self._seen(race, best, rivals, checking))
+        return Found(options_of(best), texts, self._seen(race, best, rivals, checking, known or {}))
 
     def _scoring(self, ground: Ground, texts: Any) -> Scoring:
         if self.by == "needles" and len(texts):
             return Scoring.of_needles(ground, texts, self.seed)
         return Scoring.of_texts(ground, texts)
 
-    def _seen(self, race: Race, best: Standing, rivals: Sequence[Method], checking: Scoring) -> dict[str, Any]:
+    def _seen(
+        self, race: Race, best: Standing, rivals: Sequence[Method], checking: Scoring, known: Mapping[str, Method]
+    ) -> dict[str, Any]:
+        course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
         what = "far tokens" if self.by == "perplexity" else "answers"
         seen: dict[str, Any] = {
+            "window": race.scoring.ground.window,
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
             "tokens of all candidates": race.scoring.tokens[0],
@@ -100,7 +114,28 @@ class Searching:
             {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
             for one in race.front()
         ]
-        return seen
+        return seen | {"course": course}
+
+
+def _course(race: Race, best: Standing, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every candidate in its turn: how many texts it read, and how well; of one that is known by name, also its tax.
+
+    The perplexity of one that was dropped is the best one's, times the ratio of both on what it read.
+    """
+    pieces, found = len(best.far) // len(race.scoring.rows), []
+    for standing in race.ran.values():
+        one: dict[str, Any] = {"texts": len(standing.far) // pieces}
+        if len(standing.far):
+            apart = float(np.mean(standing.far - best.far[: len(standing.far)]))
+            one["perplexity"] = exp(best.loss + apart)
+        near = standing.near
+        if standing.method.id in names:
+            one["name"] = names[standing.method.id]
+            near = race.scoring.near(standing.method) if near is None else near
+        if near is not None:
+            one["tax"] = exp(float(np.mean(near - race.near)))
+        found.append(one)
+    return found
 
 
 def options_of(standing: Standing) -> dict[str, Any]:

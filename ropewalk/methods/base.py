@@ -79,7 +79,7 @@ class Method:
         if self.fit is None:
             return self.id
         chosen = {k: v for k, v in self.changed().items() if k not in self.fit.found}
-        return spelled(self.name, {**chosen, "fitted": self.fit.path})
+        return spelled(self.name, chosen | self.fit.asked)
 
     @property
     def unfitted(self) -> str:

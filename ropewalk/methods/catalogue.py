@@ -52,6 +52,7 @@ class Entry:
 F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
 CODE = "no: needs code at run time"
 LARGEST_OPTION = 1e18  # of a number
+PICK = "tax"  # beside a fitted file: which of its front
 CATALOGUE: tuple[Entry, ...] = (
     Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
           "yes: as it is"),
@@ -210,10 +211,15 @@ def _one(spelling: str) -> Method:
     cls = entry(match.group(1)).load()
     options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured else "")
     if "fitted" not in options:
+        if PICK in options and cls.measured:
+            raise UserError(
+                f"{cls.name}: {PICK} picks from what was fitted, and no file is named",
+                f"Say {cls.name}(fitted=FILE, {PICK}={options[PICK]}).",
+            )
         return cls(**options)
     from ropewalk.methods.fit_file import fitted
 
-    return fitted(cls, options.pop("fitted"), options)
+    return fitted(cls, options.pop("fitted"), options, options.pop(PICK, None))
 
 
 def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any]:
@@ -223,7 +229,8 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
         cls: whose fields are the options.
         name: that errors name.
         text: Python literals by keyword; words may stand without quotes.
-        file: a further option, the name of a file, which may stand without quotes.
+        file: a further option, the name of a file, which may stand without quotes; and with it ``tax``, a number that
+            picks from what is in there.
 
     Raises:
         UserError: for what cannot be read, unknown options, and values of another type than the option's.
@@ -232,7 +239,7 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
         bare = rf"((?:^|,)\s*(?i:{file})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
         text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
     known = {f.name: f for f in fields(cls)}
-    names = [*known, file] if file else list(known)
+    names = [*known, file, PICK] if file else list(known)
     spelled = re.sub(KEYWORD, lambda match: match[1] or find(match[2], names) or match[2].replace("-", "_"), text)
     options = _literals(f"{name}({text})", spelled)
     for option, value in options.items():
@@ -248,6 +255,9 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
             )
         if option in known:
             options[option] = _typed(name, option, known[option], value)
+        elif option == PICK:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_OPTION:
+                raise UserError(f"{name}: {PICK} is {said(value)}, expected a share such as 0.01, a hundredth")
         elif not isinstance(value, str):
             raise UserError(f"{name}: option {option} is {value!r}, expected the name of a file")
     return options

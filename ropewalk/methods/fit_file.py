@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, cut
 from ropewalk.common.outside import read_json, spelled
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_file
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 KIND = "ropewalk fit"
+AGAIN = "Make it again, with ropewalk fit."
 SHOWN = 12  # characters of a hash
 
 
@@ -40,6 +42,9 @@ class Fit(Result):
         settings: of the search.
         seen: what the search measured on the way.
         ropewalk: version.
+        path: of its file.
+        page: the page beside it, if there is one.
+        tax: by which ``found`` was picked from the front.
     """
 
     method: str
@@ -53,6 +58,8 @@ class Fit(Result):
     seen: dict[str, Any]
     ropewalk: str
     path: str = field(default="", compare=False)
+    page: str = field(default="", compare=False)
+    tax: float | None = field(default=None, compare=False)
 
     def written(self, path: Path, overwrite: bool = False) -> Fit:
         """The same, in a file that is written atomically.
@@ -66,7 +73,49 @@ class Fit(Result):
         return replace(self, path=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "path"}
+        """What its file holds."""
+        return {one.name: asdict(self)[one.name] for one in fields(self) if one.compare}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options that ask for it."""
+        return {"fitted": self.path} | ({} if self.tax is None else {"tax": self.tax})
+
+    @property
+    def use(self) -> str:
+        """What puts it on, with what it was fitted beside."""
+        how = ", ".join(f"{name}={value}" for name, value in self.asked.items())
+        return f"{self.method}({how})" + (f"+{self.beside}" if self.beside else "")
+
+    def picked(self, tax: float) -> Fit:
+        """The same with other options of the front: the best on far texts of those that keep a tax on short ones.
+
+        Args:
+            tax: by what share of the plain model's perplexity short texts may be read worse, 0.01: by a hundredth.
+
+        Raises:
+            UserError: if there is no front, or none on it keeps the tax.
+        """
+        front = self.seen.get("front")
+        if front is None:
+            raise UserError(
+                f"{self.path} has no front of long texts against short ones, so that a tax picks nothing",
+                "Leave tax out, or fit what is searched for: --method longrope.",
+            )
+        if not (isinstance(front, list) and front and all(map(_on_front, front))):
+            raise UserError(
+                f"fit file {self.path}: its front is {cut(repr(front))}, expected options, perplexity and tax of each",
+                AGAIN,
+            )
+        kept = [one for one in front if one["tax"] <= 1 + tax]
+        if not kept:
+            least = min(one["tax"] for one in front) - 1
+            raise UserError(
+                f"nothing on the front of {self.path} keeps tax={tax:g}: the least there is {least:.4g}",
+                f"Say tax={math.ceil(least * 1000) / 1000}, or more.",
+            )
+        options = min(kept, key=lambda one: float(one["perplexity"]))["options"]
+        return replace(self, found={name: _tuples(value) for name, value in options.items()}, tax=tax)
 
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
@@ -83,9 +132,9 @@ class Fit(Result):
         for name, value in self.found.items():
             if not isinstance(value, tuple):
                 console.print(f"{name}: {value:.5g}")
-        use = f"{self.method}(fitted={self.path})" + (f"+{self.beside}" if self.beside else "")
-        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{use}"]
-        console.print(f"written to {self.path}; compare it:\n{shlex.join(line)}", soft_wrap=True)
+        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{self.use}"]
+        where = f"{self.path}; its page is {self.page}" if self.page else self.path
+        console.print(f"written to {where}; compare it:\n{shlex.join(line)}", soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -94,21 +143,20 @@ class Fit(Result):
         Raises:
             UserError: if there is none, or it is not what ``write`` writes.
         """
-        again = "Make it again, with ropewalk fit."
-        content = read_json(path, mend=again)
-        expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.name != "path"}
+        content = read_json(path, mend=AGAIN)
+        expected = {f.name: str(f.type).partition("[")[0] for f in fields(cls) if f.compare}
         kind = content.pop("kind", None)
         if kind != KIND:
-            raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", again)
+            raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", AGAIN)
         if content.keys() != expected.keys():
-            raise UserError(f"fit file {path} has the keys {sorted(content)}, expected {sorted(expected)}", again)
+            raise UserError(f"fit file {path} has the keys {sorted(content)}, expected {sorted(expected)}", AGAIN)
         for key, value in content.items():
             if type(value).__name__ != expected[key]:
-                raise UserError(f"fit file {path}: {key} is {value!r}, expected a {expected[key]}", again)
+                raise UserError(f"fit file {path}: {key} is {value!r}, expected a {expected[key]}", AGAIN)
         if not {"name", "fingerprint"} <= content["model"].keys():
-            raise UserError(f"fit file {path}: model is {content['model']}, expected name and fingerprint", again)
+            raise UserError(f"fit file {path}: model is {content['model']}, expected name and fingerprint", AGAIN)
         if not all(map(_numbers, content["found"].values())):
-            raise UserError(f"fit file {path}: found is {content['found']}, expected numbers", again)
+            raise UserError(f"fit file {path}: found is {content['found']}, expected numbers", AGAIN)
         for key in ("found", "options"):
             content[key] = {name: _tuples(value) for name, value in content[key].items()}
         return cls(**content, path=str(path))
@@ -134,11 +182,17 @@ def is_fit(file: Path) -> bool:
     return True
 
 
-def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
-    """A method with the measured options of a file; ``options`` are what the user says beside it.
+def fitted(cls: type[Method], file: str, options: dict[str, Any], tax: float | None = None) -> Method:
+    """A method with the measured options of a file.
+
+    Args:
+        cls: the method's class.
+        file: as the user spells it.
+        options: what the user says beside it.
+        tax: picks others of the file's front.
 
     Raises:
-        UserError: if the file is of another method, or was measured under other options.
+        UserError: if the file is of another method, or was measured under other options, or none keeps the tax.
     """
     fit = Fit.read(spelled(file))
     if fit.method != cls.name:
@@ -146,6 +200,8 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any]) -> Method:
             f"{file} was fitted for {fit.method}, not for {cls.name}",
             f"Say {fit.method}(fitted={file}), or fit this one: {fit.again(cls.name, fit.to)}",
         )
+    if tax is not None:
+        fit = fit.picked(tax)
     measured = fit.options | fit.found
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(measured.keys() - known) or sorted(set(cls.measured) - fit.found.keys()):
@@ -228,6 +284,16 @@ def _command(model: str, spelling: str, to: int | None, file: str) -> str:
     """The line that fits a method; where the model has no name, a sentence."""
     said = shlex.join(["--method", spelling, *(["--to", str(to)] if to else []), "-o", f"{file}.json"])
     return f"ropewalk fit {shlex.quote(model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
+
+
+def _on_front(one: Any) -> bool:
+    """Whether something is what a front is made of."""
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("options"), dict)
+        and all(map(_numbers, one["options"].values()))
+        and all(_numbers(value := one.get(key)) and math.isfinite(value) for key in ("perplexity", "tax"))
+    )
 
 
 def _numbers(value: Any) -> bool:
