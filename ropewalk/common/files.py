@@ -215,8 +215,8 @@ def _has_version(file: Path) -> bool:
     return isinstance(versions, dict) and "ropewalk" in versions
 
 
-def _has_title(file: Path) -> bool:
-    """Whether a report.html is ropewalk's."""
+def is_page(file: Path) -> bool:
+    """Whether a page is ropewalk's."""
     with open(file, "rb") as stream:
         return "· ropewalk</title>".encode() in stream.read(1 << 16)
 
@@ -230,7 +230,7 @@ def _has_answers(file: Path) -> bool:
 
 RESULTS: dict[str, Callable[[Path], bool]] = {  # file -> whether ropewalk wrote it
     "results.json": _has_version,
-    "report.html": _has_title,
+    "report.html": is_page,
     "answers.jsonl": _has_answers,
 }
 

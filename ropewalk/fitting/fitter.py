@@ -137,14 +137,20 @@ class Fitter(Protocol):
         """
 
 
+def loaded(method: str) -> type[Fitter]:
+    """The class of a method's fitter."""
+    module, name = FITTERS[method].split(":")
+    cls: type[Fitter] = getattr(import_module(f"ropewalk.fitting.{module}"), name)
+    return cls
+
+
 def fitter(method: str, settings: str = "") -> Fitter:
     """The fitter of a method, with settings as a user writes them: ``tolerance=0.1, candidates=64``.
 
     Raises:
         UserError: for settings that it does not have.
     """
-    module, name = FITTERS[method].split(":")
-    cls = getattr(import_module(f"ropewalk.fitting.{module}"), name)
+    cls = loaded(method)
     made: Fitter = cls(**options_of(cls, f"the fit of {method}", settings))
     return made
 

@@ -292,8 +292,12 @@ def _on_front(one: Any) -> bool:
         isinstance(one, dict)
         and isinstance(one.get("options"), dict)
         and all(map(_numbers, one["options"].values()))
-        and all(_numbers(value := one.get(key)) and math.isfinite(value) for key in ("perplexity", "tax"))
+        and all(_finite(one.get(key)) for key in ("perplexity", "tax"))
     )
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _numbers(value: Any) -> bool:

@@ -129,12 +129,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One method's line."""
+    """One method's line; or, not ``joined``, points of many things, which have no name at their end."""
 
     key: str
     title: str
     style: Style
     points: Sequence[Point]
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,8 @@ def line_chart(
     ticks = y.ticks(6 if narrow else 8)
     left = 10 + CHARACTER * max((len(y.label(t)) for t in ticks), default=0)
     level = [mark for mark in marks if mark.horizontal]
-    longest = max((len(one) for one in (*(s.title for s in drawn), *(mark.label for mark in level))), default=0)
+    named = [s for s in drawn if s.joined]
+    longest = max((len(one) for one in (*(s.title for s in named), *(mark.label for mark in level))), default=0)
     leader = 22 if narrow else 34
     gutter = min(leader + BOLD * CHARACTER * longest, width * (0.36 if narrow else 0.25))
     frame = Frame(x, y, left, 42, width - left - gutter, height - 42 - 46)
@@ -231,6 +233,7 @@ def line_chart(
     tags = [
         Tag(s.title, s.style.ink, s.style.quiet, s.key, *_pixels(_shown(s)[-1], f))
         for s, f in zip(drawn, frames, strict=True)
+        if s.joined
     ] + [Tag(mark.label, "", True, None, frame.right - 7, frame.at_y(mark.value)) for mark in level]
     names = [tag.lines(gutter - leader) for tag in tags]
     heights = spread([tag.y for tag in tags], [LINE * len(lines) for lines in names], frame.top, frame.bottom)
@@ -405,23 +408,27 @@ def _intervals(series: Series, frame: Frame, whiskers: bool) -> Markup:
 def _line(series: Series, order: int, frame: Frame) -> Markup:
     """A line and its markers; where points are many, markers are few and staggered by ``order``."""
     points = _shown(series)
+    if not series.joined:
+        return element("g", *(_marker(series, p, frame, 0.6) for p in points), class_=f"{series.style.ink} cloud")
     steps = ["M{:.1f} {:.1f}".format(*_pixels(points[0], frame))]
     for before, after in pairwise(points):
         both_beyond = _is_beyond(before, frame) and _is_beyond(after, frame)
         steps.append(("M" if both_beyond else "L") + "{:.1f} {:.1f}".format(*_pixels(after, frame)))
     stride = math.ceil(len(points) / 24) * (1 if len(points) <= 24 else 3)
-    markers = [
-        element(
-            "path",
-            element("title", f"{series.title}: {point.note}"),
-            d=BEYOND if _is_beyond(point, frame) else MARKERS[series.style.marker],
-            transform="translate({:.1f} {:.1f})".format(*_pixels(point, frame)),
-            class_="marker",
-        )
-        for point in points[order % stride :: stride]
-    ]
+    markers = [_marker(series, point, frame) for point in points[order % stride :: stride]]
     line = element("path", d="".join(steps), class_="line", stroke_dasharray=series.style.dash)
     return element("g", line, *markers, class_=series.style.ink, data_method=series.key)
+
+
+def _marker(series: Series, point: Point, frame: Frame, size: float = 1.0) -> Markup:
+    place = "translate({:.1f} {:.1f})".format(*_pixels(point, frame))
+    return element(
+        "path",
+        element("title", f"{series.title}: {point.note}"),
+        d=BEYOND if _is_beyond(point, frame) else MARKERS[series.style.marker],
+        transform=place if size == 1 else f"{place} scale({size:g})",
+        class_="marker",
+    )
 
 
 def _label(tag: Tag, lines: Sequence[str], y: float, frame: Frame, leader: float) -> Markup:

@@ -43,7 +43,9 @@ class FitRequest(LiveRequest):
 def fit(request: FitRequest) -> Fit:
     """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
 
-    A search that was stopped goes on: its candidates lie beside the file, in FILE.candidates, until it is written.
+    A search also writes its page, FILE.html for FILE.json, with a front of long texts against short ones, of which
+    longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its candidates lie beside the
+    file, in FILE.candidates, until it is written.
 
     Returns:
         What was found, and all that it was found for.
@@ -51,7 +53,7 @@ def fit(request: FitRequest) -> Fit:
     Raises:
         UserError: for everything that a user can mend; nothing is written then.
     """
-    from ropewalk.common.files import file_to_write
+    from ropewalk.common.files import file_to_write, is_page
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore
     from ropewalk.methods import catalogue
@@ -59,10 +61,15 @@ def fit(request: FitRequest) -> Fit:
     method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.fitting.fitter import fit as measure
+    from ropewalk.fitting.fitting_page import has_page, page_of
+    from ropewalk.fitting.fitting_page import write as write_page
     from ropewalk.methods.fit_file import is_fit
     from ropewalk.texts.documents import load as load_documents
 
     file_to_write(request.out, is_fit, overwrite=request.overwrite)
+    page = page_of(request.out) if has_page(method) else None
+    if page:
+        file_to_write(page, is_page, overwrite=request.overwrite)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     candidates = Path(f"{request.out}.candidates")
@@ -84,5 +91,7 @@ def fit(request: FitRequest) -> Fit:
             ),
             records=records,
         ).written(request.out, request.overwrite)
+    if page:
+        found = write_page(found, page, request.overwrite)
     records.remove()
     return found

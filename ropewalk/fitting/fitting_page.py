@@ -1,0 +1,322 @@
+"""A search as one self-contained page: what was found, what else there is to choose, and how it was come by."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.files import is_page
+from ropewalk.common.whole import new_file
+from ropewalk.fitting.fitter import FITTERS, loaded
+from ropewalk.fitting.searching import Searching
+from ropewalk.methods.catalogue import BY_NAME
+from ropewalk.report import numbers, svg
+from ropewalk.report.numbers import Estimate
+from ropewalk.report.page import LEADER_STYLES, Figure, Table, chart, environment
+
+if TYPE_CHECKING:
+    from ropewalk.methods.base import Method
+    from ropewalk.methods.fit_file import Fit
+
+FOUND, *OTHERS = LEADER_STYLES
+FRONT = svg.Style("plain", None, "circle")
+QUIET = svg.Style("muted", None, "circle")
+AROUND = 4.0  # what lies further from the front than so many times its width is left out of the drawing
+LEAST = 0.005, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
+ABOVE = 1.1  # times the first best perplexity: the upper end of a search's course
+DIGITS = 15  # of a tax
+VERSUS = "on other texts, times the perplexity of"
+TAX = "perplexity of short texts, times the plain model's"
+SHARE = "as a share of all candidates' texts"
+
+
+def page_of(file: Path) -> Path:
+    """Where the page of a fit lies: beside its file, ``factors.html`` of ``factors.json``, else ``FILE.html``."""
+    return file.with_suffix(".html") if file.suffix == ".json" else Path(f"{file}.html")
+
+
+def has_page(method: Method) -> bool:
+    """Whether the fit of a method, alone or composed with others, ends with a front."""
+    names = {part.name for part in getattr(method, "parts", (method,))}
+    return any(issubclass(loaded(name), Searching) for name in names & FITTERS.keys())
+
+
+def write(fit: Fit, path: Path, overwrite: bool = False) -> Fit:
+    """Write the page atomically.
+
+    Returns:
+        The fit, which knows its page.
+
+    Raises:
+        UserError: if something is there already (with ``overwrite``, if it is no page), or the place cannot be written.
+    """
+    with new_file(path, is_page, [], overwrite) as file:
+        file.write_text(render(fit), "utf-8")
+    return replace(fit, page=str(path))
+
+
+def render(fit: Fit) -> str:
+    """The page of a fit that has a front."""
+    return (
+        environment()
+        .get_template("fit.html.j2")
+        .render(
+            method=_title(fit.method),
+            model=fit.model["name"],
+            to=fit.to,
+            beside=fit.beside,
+            verdict=_verdict(fit),
+            notes=list(_notes(fit)),
+            command=_command(fit),
+            figures=list(_figures(fit)),
+            settings=list(_settings(fit)),
+        )
+    )
+
+
+def _title(method: str) -> str:
+    return BY_NAME[method].title if method in BY_NAME else method
+
+
+def _what(fit: Fit) -> str:
+    """What counts."""
+    return "answers" if fit.settings.get("by") == "needles" else "far tokens"
+
+
+def _versus(fit: Fit) -> dict[str, Estimate]:
+    """Rivals, the best one first, and how many times their perplexity that of what was found is."""
+    found = {_title(name): Estimate(**one) for name, one in fit.seen.get(VERSUS, {}).items()}
+    return dict(sorted(found.items(), key=lambda item: -(item[1].value or 0.0)))
+
+
+def _bounds(one: Estimate) -> str:
+    spread = numbers.interval(one, numbers.quantity)
+    return f" ({spread})" if spread else ""
+
+
+def _verdict(fit: Fit) -> str:
+    versus = _versus(fit)
+    if not versus:
+        reached = numbers.quantity(fit.seen[f"perplexity of {_what(fit)}"])
+        return f"A perplexity of {reached} on {_what(fit)}; there were no other texts to check it on."
+    name, one = next(iter(versus.items()))
+    texts = f"{one.n} texts that were not searched on" if one.n != 1 else "a text that was not searched on"
+    return f"On {texts}, {numbers.quantity(one.value)} times the perplexity of {name}{_bounds(one)}."
+
+
+def _notes(fit: Fit) -> Iterator[str]:
+    versus, what, seen, data = _versus(fit), _what(fit), fit.seen, fit.data
+    if versus:
+        ends = [(name, one.low, one.high) for name, one in versus.items()]
+        unsure = [name for name, low, high in ends if low is None or high is None or low <= 1 <= high]
+        worse = [name for name, low, _ in ends if low is not None and low > 1]
+        others = [f"{numbers.quantity(one.value)} times that of {name}{_bounds(one)}" for name, one in versus.items()]
+        yield (
+            f"Counted are {what}; intervals are 95 %, paired by text."
+            + (f" It is {' and '.join(others[1:])}." if others[1:] else "")
+            + (f" It is worse than {' and '.join(worse)}." if worse else "")
+            + (f" Against {' and '.join(unsure)} nothing is sure: more texts tell." if unsure else "")
+        )
+    yield (
+        f"On the texts that were searched on, the perplexity of {what} is "
+        f"{_value(seen[f'perplexity of {what}'])}, and that of short texts, the first {seen['window']:,} tokens of "
+        f"each, is {_tax(seen[TAX] - 1)} against the plain model."
+    )
+    yield (
+        f"{seen['candidates']:,} candidates were tried on {data['texts']:,} texts of "
+        f"{data['tokens'] // data['texts']:,} tokens. They read {seen['tokens that were read']:,} tokens, "
+        f"{numbers.percent(seen[SHARE])} of what reading every text takes."
+    )
+
+
+def _command(fit: Fit) -> str:
+    """What applies it: a checkpoint where one can say it, else a comparison."""
+    exportable = not fit.beside and BY_NAME[fit.method].exportable.startswith("yes")
+    verb, option, use = ("extend", "--method", fit.use) if exportable else ("compare", "--methods", f"none,{fit.use}")
+    return shlex.join(["ropewalk", verb, fit.model["name"], "--to", str(fit.to), option, use])
+
+
+def _tax(share: float | None) -> str:
+    """A share with its sign, to three digits: ``+1.25%``."""
+    return numbers.NOTHING if share is None else f"{100 * share:+.3g}%".replace("-", "\N{MINUS SIGN}")
+
+
+def _value(perplexity: float) -> str:
+    """To four digits: candidates differ by little."""
+    return f"{perplexity:.4g}" if perplexity < 1e4 else numbers.quantity(perplexity)
+
+
+def _figures(fit: Fit) -> Iterator[Figure]:
+    course = fit.seen.get("course", [])
+    looks = dict(zip((one["name"] for one in course if "name" in one), chain(OTHERS, repeat(QUIET)), strict=False))
+    yield _front(fit, course, looks)
+    yield _choice(fit)
+    if course:
+        yield _course(fit, course)
+    if "pairs" in fit.seen:
+        yield _factors(fit, looks)
+
+
+def _point(one: Mapping[str, Any], n: int, note: str = "") -> svg.Point:
+    """A candidate of the front's chart."""
+    tax, perplexity = one["tax"] - 1, one["perplexity"]
+    said = f"{_tax(tax)} on short texts, {_value(perplexity)} on long ones{note}"
+    if one.get("texts", n) < n:
+        said += f", by {one['texts']} of {n} texts, after which it was dropped"
+    return svg.Point(tax, Estimate(perplexity), said)
+
+
+def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, svg.Style]) -> Figure:
+    """Long texts against short ones."""
+    front, n, what = fit.seen["front"], fit.data["texts"], _what(fit)
+    known = [one for one in course if "name" in one and {"tax", "perplexity"} <= one.keys()]
+    whole = [one for one in course if "name" not in one and one["texts"] == n and "tax" in one]
+    chosen = [one for one in front if _same(one, fit)]
+    axes = []
+    for i, of in enumerate((lambda one: one["tax"], lambda one: math.log(one["perplexity"]))):
+        low, high = (end(map(of, front)) for end in (min, max))
+        room = AROUND * max(high - low, LEAST[i])
+        axes.append((of, low - room, high + room))
+    near = [one for one in (*whole, *known) if all(low <= of(one) <= high for of, low, high in axes)]
+    beyond = [f"{_title(one['name'])} ({_point(one, n).note})" for one in known if one not in near]
+    series = [
+        svg.Series("tried", "tried", QUIET, [_point(one, n) for one in whole if one in near], joined=False),
+        svg.Series("front", "front", FRONT, [_point(one, n) for one in front]),
+        *(svg.Series(one["name"], _title(one["name"]), looks[one["name"]], [_point(one, n)])
+          for one in known if one in near),
+        svg.Series("found", "found", FOUND, [_point(one, n) for one in chosen[:1]]),
+    ]  # fmt: skip
+    points = [point for one in series for point in one.points]
+    x = svg.Axis.around("perplexity of short texts", [p.x for p in points], _tax, pad=0.06)
+    y = svg.Axis.around(f"perplexity of {what}, log scale", [p.estimate.value or 1.0 for p in points], numbers.tick,
+                        10, pad=0.08)  # fmt: skip
+    text = (
+        "The perplexity of short texts, against the plain model's, and that of long ones: lower is better. Nobody "
+        "beats a point of the front in both. Faint points are the others that read all texts; what was dropped on the "
+        "way has no place here, but for the methods that people know."
+    )
+    if beyond:
+        text += f" Far off: {'; '.join(beyond)}."
+    return Figure("Long texts against short ones", text, chart("", series, x, y, "Front", []), Table([], []))
+
+
+def _same(one: Mapping[str, Any], fit: Fit) -> bool:
+    return bool(fit.picked(one["tax"] - 1).found == fit.found)
+
+
+def _choice(fit: Fit) -> Figure:
+    """The points of the front, with what picks them."""
+    rows = []
+    for one in fit.seen["front"]:
+        tax = picking(fit, one)
+        rows.append([f"tax={tax:.{DIGITS}g}", _tax(one["tax"] - 1), _value(one["perplexity"])])
+        if _same(one, fit):
+            rows[-1][0] += ", as found"
+    use = f"{fit.method}(fitted={fit.path}, {rows[0][0].partition(',')[0]})"
+    text = (
+        f"Say how much worse short texts may be read, and the best that keeps to it is taken, without another search: "
+        f"{use}. These are all that were found; a limit on the search itself (--settings tax=0.01) finds more below it."
+    )
+    return Figure("Pick another", text, [], Table(["short texts", _what(fit)], rows), subject="Option")
+
+
+def picking(fit: Fit, one: Mapping[str, Any]) -> float:
+    """The tax of the fewest digits that picks a point of the front."""
+    share = one["tax"] - 1
+    for digits in range(2, DIGITS):
+        tax = math.ceil(share * 10**digits) / 10**digits
+        if tax >= share and fit.picked(tax) == fit.picked(share):
+            return tax
+    return float(share)
+
+
+def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Figure:
+    """The best so far."""
+    n, limit = fit.data["texts"], fit.settings.get("tax")
+    best, line, cloud = math.inf, [], []
+    for i, one in enumerate(course, 1):
+        value = one.get("perplexity")
+        if value is None:
+            continue
+        if one["texts"] == n and (limit is None or one["tax"] <= 1 + limit):
+            best = min(best, value)
+        if best < math.inf:
+            line.append(svg.Point(i, Estimate(best), f"candidate {i:,}: {_value(best)}"))
+        said = f"candidate {i:,}, {one['texts']} of {n} texts: {_value(value)}"
+        cloud.append(svg.Point(i, Estimate(value), said))
+    top = ABOVE * max((point.estimate.value or 0.0 for point in line), default=1.0)
+    inside = [point for point in cloud if (point.estimate.value or 0.0) <= top]
+    series = [
+        svg.Series("tried", "tried", QUIET, inside, joined=False),
+        svg.Series("best", "best so far", FOUND, line),
+    ]
+    x = svg.Axis.around("candidates", [p.x for p in cloud], lambda value: f"{value or 0:,.0f}", pad=0.02)
+    y = svg.Axis.around(f"perplexity of {_what(fit)}, log scale",
+                        [p.estimate.value or 1.0 for p in (*line, *inside)], numbers.tick, 10, pad=0.08)  # fmt: skip
+    left = Counter(one["texts"] for one in course)
+    dropped = [f"{left[i]:,} after {i} of {n} texts" for i in sorted(left) if 0 < i < n]
+    text = "Lower is better. " + (
+        f"Dropped as surely worse than the best were {', '.join(dropped)}; {left[n]:,} read all."
+        if dropped
+        else f"{left[n]:,} candidates read all texts."
+    )
+    if left[0]:
+        text += f" {left[0]:,} tax short texts more than {_tax(limit)}, and read nothing else."
+    text += (
+        " A faint point is a candidate; of one that was dropped it is what the found one has, times the ratio of both "
+        "on what it read."
+    )
+    if len(cloud) > len(inside):
+        text += f" {len(cloud) - len(inside):,} lie above."
+    return Figure("The search", text, chart("", series, x, y, "Best so far", []), Table([], []))
+
+
+def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Figure:
+    """By what each wavelength is stretched."""
+    pairs, window = fit.seen["pairs"], fit.seen["window"]
+    waves = [one["wavelength"] for one in pairs]
+    found = {"found": (FOUND, fit.found["factors"])} | {
+        name: (looks.get(name, QUIET), [one[name] for one in pairs]) for name in pairs[0] if name != "wavelength"
+    }
+    series = [
+        svg.Series(name, _title(name), style, [
+            svg.Point(wave, Estimate(factor), f"a wavelength of {numbers.quantity(wave)}: {numbers.quantity(factor)}")
+            for wave, factor in zip(waves, factors, strict=True)
+        ])
+        for name, (style, factors) in found.items()
+    ]  # fmt: skip
+    rows = [
+        [f"{i}", numbers.quantity(wave), *(numbers.quantity(factors[i]) for _, factors in found.values())]
+        for i, wave in enumerate(waves)
+    ]
+    x = svg.Axis.around("wavelength in tokens, log scale", waves, numbers.tick, 10, pad=0.02)
+    y = svg.Axis.around("factor, log scale", [p.estimate.value or 1.0 for s in series for p in s.points],
+                        numbers.tick, 10, pad=0.06)  # fmt: skip
+    marks = [svg.Mark(window, f"window {numbers.tokens(window)}")]
+    text = (
+        "By what the wavelength of each rotated pair of dimensions is stretched. Pairs beyond the window have not been "
+        "seen in a full turn."
+    )
+    columns = ["wavelength", *(_title(name) for name in found)]
+    drawn = chart("", series, x, y, "Factors", marks)
+    return Figure("The factors", text, drawn, Table(columns, rows), subject="Pair")
+
+
+def _settings(fit: Fit) -> Iterator[tuple[str, str]]:
+    """Name and value of what it was found by and for."""
+    yield "file", fit.path
+    yield "model", f"{fit.model['name']}, {fit.model['fingerprint'][:12]}"
+    yield from ((name, str(value)) for name, value in fit.options.items())
+    yield from ((name, str(value)) for name, value in fit.settings.items() if value is not None)
+    yield (
+        "texts",
+        f"{fit.data['source']}: {fit.data['texts']:,}, {fit.data['tokens']:,} tokens, {fit.data['hash'][:12]}",
+    )
+    yield from ((name, numbers.quantity(value)) for name, value in fit.found.items() if not isinstance(value, tuple))
+    yield "ropewalk", fit.ropewalk
