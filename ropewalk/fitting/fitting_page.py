@@ -16,6 +16,7 @@ from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import FITTERS, loaded
 from ropewalk.fitting.searching import Searching
 from ropewalk.methods.catalogue import BY_NAME
+from ropewalk.methods.fit_file import options_on
 from ropewalk.report import numbers, svg
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.page import LEADER_STYLES, Figure, Table, chart, environment
@@ -28,7 +29,7 @@ FOUND, *OTHERS = LEADER_STYLES
 FRONT = svg.Style("plain", None, "circle")
 QUIET = svg.Style("muted", None, "circle")
 AROUND = 4.0  # what lies further from the front than so many times its width is left out of the drawing
-LEAST = 0.005, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
+LEAST = 0.02, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
 ABOVE = 1.1  # times the first best perplexity: the upper end of a search's course
 DIGITS = 15  # of a tax
 VERSUS = "on other texts, times the perplexity of"
@@ -149,7 +150,7 @@ def _tax(share: float | None) -> str:
 
 def _value(perplexity: float) -> str:
     """To four digits: candidates differ by little."""
-    return f"{perplexity:.4g}" if perplexity < 1e4 else numbers.quantity(perplexity)
+    return f"{perplexity:#.4g}".removesuffix(".") if 1 <= perplexity < 1e4 else numbers.quantity(perplexity)
 
 
 def _figures(fit: Fit) -> Iterator[Figure]:
@@ -177,7 +178,7 @@ def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, sv
     front, n, what = fit.seen["front"], fit.data["texts"], _what(fit)
     known = [one for one in course if "name" in one and {"tax", "perplexity"} <= one.keys()]
     whole = [one for one in course if "name" not in one and one["texts"] == n and "tax" in one]
-    chosen = [one for one in front if _same(one, fit)]
+    chosen = [one for one in front if options_on(one) == fit.found]
     axes = []
     for i, of in enumerate((lambda one: one["tax"], lambda one: math.log(one["perplexity"]))):
         low, high = (end(map(of, front)) for end in (min, max))
@@ -206,17 +207,13 @@ def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, sv
     return Figure("Long texts against short ones", text, chart("", series, x, y, "Front", []), Table([], []))
 
 
-def _same(one: Mapping[str, Any], fit: Fit) -> bool:
-    return bool(fit.picked(one["tax"] - 1).found == fit.found)
-
-
 def _choice(fit: Fit) -> Figure:
     """The points of the front, with what picks them."""
     rows = []
     for one in fit.seen["front"]:
         tax = picking(fit, one)
         rows.append([f"tax={tax:.{DIGITS}g}", _tax(one["tax"] - 1), _value(one["perplexity"])])
-        if _same(one, fit):
+        if options_on(one) == fit.found:
             rows[-1][0] += ", as found"
     use = f"{fit.method}(fitted={fit.path}, {rows[0][0].partition(',')[0]})"
     text = (
@@ -226,12 +223,12 @@ def _choice(fit: Fit) -> Figure:
     return Figure("Pick another", text, [], Table(["short texts", _what(fit)], rows), subject="Option")
 
 
-def picking(fit: Fit, one: Mapping[str, Any]) -> float:
+def picking(fit: Fit, one: dict[str, Any]) -> float:
     """The tax of the fewest digits that picks a point of the front."""
     share = one["tax"] - 1
     for digits in range(2, DIGITS):
         tax = math.ceil(share * 10**digits) / 10**digits
-        if tax >= share and fit.picked(tax) == fit.picked(share):
+        if fit.picked(tax).found == options_on(one):
             return tax
     return float(share)
 
@@ -248,8 +245,8 @@ def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Figure:
             best = min(best, value)
         if best < math.inf:
             line.append(svg.Point(i, Estimate(best), f"candidate {i:,}: {_value(best)}"))
-        said = f"candidate {i:,}, {one['texts']} of {n} texts: {_value(value)}"
-        cloud.append(svg.Point(i, Estimate(value), said))
+        note = f"candidate {i:,}, {one['texts']} of {n} texts: {_value(value)}"
+        cloud.append(svg.Point(i, Estimate(value), note))
     top = ABOVE * max((point.estimate.value or 0.0 for point in line), default=1.0)
     inside = [point for point in cloud if (point.estimate.value or 0.0) <= top]
     series = [
@@ -281,7 +278,7 @@ def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Figure:
     """By what each wavelength is stretched."""
     pairs, window = fit.seen["pairs"], fit.seen["window"]
     waves = [one["wavelength"] for one in pairs]
-    found = {"found": (FOUND, fit.found["factors"])} | {
+    found: dict[str, tuple[svg.Style, Sequence[float]]] = {"found": (FOUND, fit.found["factors"])} | {
         name: (looks.get(name, QUIET), [one[name] for one in pairs]) for name in pairs[0] if name != "wavelength"
     }
     series = [

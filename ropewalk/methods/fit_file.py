@@ -114,8 +114,7 @@ class Fit(Result):
                 f"nothing on the front of {self.path} keeps tax={tax:g}: the least there is {least:.4g}",
                 f"Say tax={math.ceil(least * 1000) / 1000}, or more.",
             )
-        options = min(kept, key=lambda one: float(one["perplexity"]))["options"]
-        return replace(self, found={name: _tuples(value) for name, value in options.items()}, tax=tax)
+        return replace(self, found=options_on(min(kept, key=lambda one: float(one["perplexity"]))), tax=tax)
 
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
@@ -286,6 +285,11 @@ def _command(model: str, spelling: str, to: int | None, file: str) -> str:
     return f"ropewalk fit {shlex.quote(model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
 
 
+def options_on(one: dict[str, Any]) -> dict[str, Any]:
+    """The options of a point of a front."""
+    return {name: _tuples(value) for name, value in one["options"].items()}
+
+
 def _on_front(one: Any) -> bool:
     """Whether something is what a front is made of."""
     return (
@@ -302,7 +306,7 @@ def _finite(value: Any) -> bool:
 
 def _numbers(value: Any) -> bool:
     """Whether a value is a number or lists of numbers."""
-    return all(map(_numbers, value)) if isinstance(value, list) else type(value) in (int, float)
+    return all(map(_numbers, value)) if isinstance(value, (list, tuple)) else type(value) in (int, float)
 
 
 def _tuples(value: Any) -> Any:

@@ -160,7 +160,7 @@ class Tag:
 
     def lines(self, width: float) -> list[str]:
         """The name, broken so that it fits; cut where even ``LINES`` lines are too few."""
-        room = int(width / (CHARACTER if self.quiet else BOLD * CHARACTER))
+        room = int(width / (CHARACTER if self.quiet else BOLD * CHARACTER) + 1e-6)  # what just fits, fits
         return textwrap.wrap(self.name, room, max_lines=LINES, placeholder="…") or [""]
 
 

@@ -74,6 +74,22 @@ def test_what_cannot_be_fitted_is_refused(words, message, model, texts, capsys):
     assert not Path("x.json").exists()
 
 
+def test_a_search_writes_its_page_beside_the_file_and_replaces_nothing_else(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "-m", "longrope", "--settings", "rounds=1", "--samples", 2
+    Path("factors.html").write_text("<title>mine</title>")
+    for more in ([], ["--overwrite"]):
+        assert "did not write it" in refused(capsys, *words, "-o", "factors.json", *more)
+    assert Path("factors.html").read_text() == "<title>mine</title>" and not Path("factors.json").exists()
+    printed = said(capsys, *words, "-o", "other.json")
+    assert "written to other.json; its page is other.html;" in printed
+    assert "longrope(fitted=other.json)" in Path("other.html").read_text()
+    Path("other.json").unlink()
+    assert "other.html exists already" in refused(capsys, *words, "-o", "other.json")
+    found = json.loads(said(capsys, *words, "-o", "other.json", "--overwrite", "--json"))
+    assert found == {key: value for key, value in json.loads(Path("other.json").read_text()).items() if key != "kind"}
+    assert not list(Path().glob("*.candidates*"))
+
+
 def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
     (texts / "thesis.md").write_text("years of work")
     assert "did not write it" in refused(capsys, "fit", "nowhere", "-m", "tca", "-o", texts / "thesis.md")
