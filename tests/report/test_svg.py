@@ -104,6 +104,19 @@ def test_a_chart_is_well_formed_and_labels_its_lines(width: int) -> None:
     assert "note 20" in "".join(root.itertext())
 
 
+def test_points_of_many_things_are_all_drawn_without_a_line_or_a_name() -> None:
+    root = draw(replace(series([10.0] * 60), joined=False), replace(series([10, 20]), title="found"))
+    (cloud,) = by_class(root, "cloud")
+    assert len(by_class(cloud, "marker")) == 60 and not by_class(cloud, "line")
+    assert [label.text for label in by_class(root, "label")] == ["found", "level"]
+
+
+@pytest.mark.parametrize("name", ["found", "front", "best", "a", "windows!!"])
+def test_a_name_for_which_the_gutter_was_made_stays_in_one_line(name: str) -> None:
+    line = svg.line_chart([replace(series([10, 20]), title=name)], axis(60, 4200, 2), axis(5, 100, 10), "")
+    assert [label.text for label in by_class(ElementTree.fromstring(line), "label")] == [name]
+
+
 @pytest.mark.parametrize("width", [1000, 380])
 def test_names_lie_outside_of_the_plot_and_none_is_cut(width: int) -> None:
     line = replace(series([10, 20, 30]), title="Needle in a haystack of many words")
