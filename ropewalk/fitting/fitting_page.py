@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.files import is_page
 from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import FITTERS, loaded
-from ropewalk.fitting.searching import Searching
+from ropewalk.fitting.searching import LONG, SHARE, SHORT, TOKENS, VERSUS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import options_on
 from ropewalk.report import numbers, svg
@@ -32,9 +32,6 @@ AROUND = 4.0  # what lies further from the front than so many times its width is
 LEAST = 0.02, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
 ABOVE = 1.1  # times the first best perplexity: the upper end of a search's course
 DIGITS = 15  # of a tax
-VERSUS = "on other texts, times the perplexity of"
-TAX = "perplexity of short texts, times the plain model's"
-SHARE = "as a share of all candidates' texts"
 
 
 def page_of(file: Path) -> Path:
@@ -75,7 +72,7 @@ def render(fit: Fit) -> str:
             verdict=_verdict(fit),
             notes=list(_notes(fit)),
             command=_command(fit),
-            figures=list(_figures(fit)),
+            figures=[figure for figure in _figures(fit) if figure.charts or figure.table.rows],
             settings=list(_settings(fit)),
         )
     )
@@ -87,7 +84,7 @@ def _title(method: str) -> str:
 
 def _what(fit: Fit) -> str:
     """What counts."""
-    return "answers" if fit.settings.get("by") == "needles" else "far tokens"
+    return LONG[fit.settings["by"]].removeprefix("perplexity of ")
 
 
 def _versus(fit: Fit) -> dict[str, Estimate]:
@@ -104,7 +101,7 @@ def _bounds(one: Estimate) -> str:
 def _verdict(fit: Fit) -> str:
     versus = _versus(fit)
     if not versus:
-        reached = numbers.quantity(fit.seen[f"perplexity of {_what(fit)}"])
+        reached = numbers.quantity(fit.seen[LONG[fit.settings["by"]]])
         return f"A perplexity of {reached} on {_what(fit)}; there were no other texts to check it on."
     name, one = next(iter(versus.items()))
     texts = f"{one.n} texts that were not searched on" if one.n != 1 else "a text that was not searched on"
@@ -126,12 +123,12 @@ def _notes(fit: Fit) -> Iterator[str]:
         )
     yield (
         f"On the texts that were searched on, the perplexity of {what} is "
-        f"{_value(seen[f'perplexity of {what}'])}, and that of short texts, the first {seen['window']:,} tokens of "
-        f"each, is {_tax(seen[TAX] - 1)} against the plain model."
+        f"{_value(seen[LONG[fit.settings['by']]])}, and that of short texts, the first {seen['window']:,} tokens of "
+        f"each, is {_tax(seen[SHORT] - 1)} against the plain model."
     )
     yield (
         f"{seen['candidates']:,} candidates were tried on {data['texts']:,} texts of "
-        f"{data['tokens'] // data['texts']:,} tokens. They read {seen['tokens that were read']:,} tokens, "
+        f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, "
         f"{numbers.percent(seen[SHARE])} of what reading every text takes."
     )
 

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 
+# What a search has seen, by the words that a terminal shows.
+TOKENS = "tokens of all candidates"
+SHARE = "as a share of their reading all texts"
+LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
+SHORT = "perplexity of short texts, times the plain model's"
+VERSUS = "on other texts, times the perplexity of"
+
+
 @dataclass(frozen=True)
 class Searching:
     """What all searches have in common.
@@ -93,21 +101,21 @@ class Searching:
     def _seen(
         self, race: Race, best: Standing, rivals: Sequence[Method], checking: Scoring, known: Mapping[str, Method]
     ) -> dict[str, Any]:
+        tokens = race.scoring.tokens[0]  # before more are read for the page
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
-        what = "far tokens" if self.by == "perplexity" else "answers"
         seen: dict[str, Any] = {
             "window": race.scoring.ground.window,
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
-            "tokens of all candidates": race.scoring.tokens[0],
-            "as a share of their reading all texts": race.scoring.tokens[0] / (len(race.ran) * texts * length),
-            f"perplexity of {what}": perplexity(best),
-            "perplexity of short texts, times the plain model's": exp(best.tax(race.near)),
+            TOKENS: tokens,
+            SHARE: tokens / (len(race.ran) * texts * length),
+            LONG[self.by]: perplexity(best),
+            SHORT: exp(best.tax(race.near)),
         }
         if len(checking.rows):
             versus = {rival.id: compared(best.method, rival, checking) for rival in rivals}
-            seen["on other texts, times the perplexity of"] = {
+            seen[VERSUS] = {
                 name: {"value": one.value, "low": one.low, "high": one.high, "n": one.n} for name, one in versus.items()
             }
         seen["front"] = [

@@ -11,13 +11,13 @@ from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.fitting.fitter import fit as measured
 from ropewalk.fitting.fitting_page import has_page, page_of, picking, render, write
+from ropewalk.fitting.searching import LONG, SHARE, SHORT, TOKENS, VERSUS
 from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.live import decoder
 from tests.models import shared, tiny
 from tests.tokenizers import VOCABULARY, byte_level
 
 TAXES, PERPLEXITIES = (0.998, 1.0041, 1.00412, 1.05, 2.5), (20.0, 19.5, 19.1, 19.05, 18.0)
-VERSUS = "on other texts, times the perplexity of"
 
 
 def factors(i: int) -> tuple[float, ...]:
@@ -46,9 +46,9 @@ def made(chosen: int = 4, **seen) -> Fit:
         data={"source": "topics", "texts": 4, "tokens": 1024, "hash": "0" * 64},
         settings={"by": "perplexity", "tax": None, "seed": 7},
         seen={
-            "window": 64, "candidates": 8, "of them dropped early": 2, "tokens that were read": 7000,
-            "as a share of all candidates' texts": 0.854, "perplexity of far tokens": PERPLEXITIES[chosen],
-            "perplexity of short texts, times the plain model's": TAXES[chosen],
+            "window": 64, "candidates": 8, "of them dropped early": 2, TOKENS: 7000,
+            SHARE: 0.854, LONG["perplexity"]: PERPLEXITIES[chosen],
+            SHORT: TAXES[chosen],
             VERSUS: {
                 "pi": {"value": 0.2, "low": 0.1, "high": 0.3, "n": 4},
                 "yarn": {"value": 0.97, "low": 0.93, "high": 1.02, "n": 4},
@@ -244,7 +244,7 @@ def test_a_search_has_all_that_its_page_says(tmp_path):
     assert len(written.seen["course"]) == written.seen["candidates"] and len(written.seen["pairs"]) == 8
     for one in written.seen["course"]:
         if one["texts"] == written.data["texts"]:
-            assert one["perplexity"] >= written.seen["perplexity of far tokens"] * (1 - 1e-9)
+            assert one["perplexity"] >= written.seen[LONG["perplexity"]] * (1 - 1e-9)
     for one in written.seen["front"]:
         tax = picking(written, one)
         chosen = method(f"longrope(fitted={written.path}, tax={tax})")
