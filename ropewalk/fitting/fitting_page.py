@@ -29,7 +29,7 @@ FOUND, *OTHERS = LEADER_STYLES
 FRONT = svg.Style("plain", None, "circle")
 QUIET = svg.Style("muted", None, "circle")
 AROUND = 4.0  # what lies further from the front than so many times its width is left out of the drawing
-LEAST = 0.02, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
+LEAST = 0.03, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
 ABOVE = 1.1  # times the first best perplexity: the upper end of a search's course
 DIGITS = 15  # of a tax
 
