@@ -59,7 +59,7 @@ class Race:
         tax: how much worse short texts may be read, as a share of the perplexity; they are read first then, and who
             pays more reads nothing else. None: it does not matter.
         turn: which of how many workers this is, that follow the same search and share a store.
-        tell: called after every candidate.
+        tell: called after every candidate, with how many there were and the best so far.
         ran: all candidates, in order.
     """
 
@@ -68,7 +68,7 @@ class Race:
     drop: bool = True
     tax: float | None = None
     turn: tuple[int, int] = (0, 1)
-    tell: Callable[[Race], None] = lambda race: None
+    tell: Callable[[int, Standing | None], None] = lambda ran, best: None
     ran: dict[str, Standing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class Race:
 
     def _keep(self, standing: Standing) -> None:
         self.ran[standing.method.id] = standing
-        self.tell(self)
+        self.tell(len(self.ran), self.best)
 
     def front(self) -> list[Standing]:
         """Those that no other one beats in both, far texts and short ones; the cheapest tax first."""

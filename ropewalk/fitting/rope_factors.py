@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from ropewalk.common.extras import extra
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
 from ropewalk.fitting.race import Search
-from ropewalk.fitting.searching import Searching
+from ropewalk.fitting.searching import SHARES, Searching
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.ntk import NTKAware
@@ -30,6 +31,7 @@ SPREAD = 0.1  # of the first draws, in log factors
 COOLER = 0.3  # nats of the attention factor per unit of its coordinate: it matters more than a factor does
 ROUNDS = 20
 PAPER_ROUNDS = 40
+FRONT_ROUNDS = 4  # below each limit to the tax
 DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
 
 
@@ -67,7 +69,9 @@ class RopeFactors(Searching):
         if self.space == "spline":
             made = Spline(rope, s, self.knots, method.attention_factor, self.rounds or ROUNDS, self.seed)
             known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
-            found = self.found(ground, made.search(SEEDS, ground.to), made.total + len(SEEDS), SEEDS, known)
+            total = made.total + len(SEEDS) + len(SHARES) * FRONT_ROUNDS * made.population
+            cheaper = partial(made.around, rounds=FRONT_ROUNDS)
+            found = self.found(ground, made.search(SEEDS, ground.to), total, SEEDS, known, cheaper)
         else:
             genetic = self.genetic(rope, s)
             firsts = self._firsts(genetic, rope, ground.to)
@@ -185,12 +189,15 @@ class Spline:
 
     def search(self, seeds: Sequence[FrequencyMethod], to: int) -> Search:
         """From the best seed; every seed is a candidate as it is."""
-        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
         firsts = [self.first(seed, to) for seed in seeds]
         losses = yield firsts
-        best = firsts[int(np.argmin(losses))]
+        yield from self.around(firsts[int(np.argmin(losses))], self.rounds)
+
+    def around(self, best: LongRoPE, rounds: int) -> Search:
+        """From any candidate."""
+        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
         strategy = cmaes.CMA(np.zeros(self.size), SPREAD, seed=self.seed, population_size=self.population)
-        for _ in range(self.rounds):
+        for _ in range(rounds):
             asked = [strategy.ask() for _ in range(self.population)]
             losses = yield [self.method(best, x) for x in asked]
             strategy.tell(list(zip(asked, losses, strict=True)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 
+SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 # What a search has seen, by the words that a terminal shows.
 TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
@@ -61,6 +63,7 @@ class Searching:
         total: int,
         rivals: Sequence[Method],
         known: Mapping[str, Method] | None = None,
+        cheaper: Callable[[Any], Search] | None = None,
     ) -> Found:
         """Follow a search.
 
@@ -70,6 +73,8 @@ class Searching:
             total: how many they will be, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
             known: candidates that are methods people know, by their ids: the page names them.
+            cheaper: a short search around the best candidate, followed under limits to the tax where none is set: a
+                race for long texts alone drops those that cost short ones less.
 
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
@@ -79,8 +84,8 @@ class Searching:
             require_causal([*rivals, *ground.others])
         scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
 
-        def tell(race: Race) -> None:
-            ground.progress(len(race.ran), total, "" if race.best is None else f"best {perplexity(race.best):.4g}")
+        def tell(ran: int, best: Standing | None) -> None:
+            ground.progress(ran, total, "" if best is None else f"best {perplexity(best):.4g}")
 
         race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(search)
@@ -91,7 +96,18 @@ class Searching:
                 f"no candidate reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
+        if cheaper is not None and self.tax is None:
+            self._widen(race, best, cheaper)
+            best = race.front()[-1]
         return Found(options_of(best), texts, self._seen(race, best, rivals, checking, known or {}))
+
+    def _widen(self, race: Race, best: Standing, cheaper: Callable[[Any], Search]) -> None:
+        """Candidates for the front, under shares of the best one's tax."""
+        for share in SHARES if best.tax(race.near) > 0 else ():
+            tell, limit = partial(_told, race, len(race.ran)), math.expm1(share * best.tax(race.near))
+            below = Race(race.scoring, race.plain, self.race, limit, race.turn, tell)
+            below.run(cheaper(best.method))
+            race.ran |= {name: one for name, one in below.ran.items() if one.whole or name not in race.ran}
 
     def _scoring(self, ground: Ground, texts: Any) -> Scoring:
         if self.by == "needles" and len(texts):
@@ -123,6 +139,10 @@ class Searching:
             for one in race.front()
         ]
         return seen | {"course": course}
+
+
+def _told(race: Race, before: int, ran: int, best: Standing | None) -> None:
+    race.tell(before + ran, race.best)
 
 
 def _course(race: Race, best: Standing, names: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ropewalk.fitting.race import Race, compared
+from ropewalk.fitting.searching import Searching
 from ropewalk.methods.frequencies.abf import AdjustedBase
 from ropewalk.methods.frequencies.none import Plain
 
@@ -131,3 +132,19 @@ def test_workers_begin_at_their_share_and_all_find_the_same(workers):
         first = [method.id for method in candidates()[:8]][worker * 8 // workers]
         assert rows.asked[0] == (first, 0)
         assert sorted(rows.asked) == sorted(raced(Rows(), candidates()).scoring.asked)
+
+
+def test_a_front_is_widened_by_those_that_a_race_for_long_texts_drops():
+    rows = Rows(tax=lambda quality: 0.5 / (1 + 10 * quality))  # the better far away, the worse on short texts
+    race = raced(rows, candidates())
+    best, before, thin = race.best, dict(race.ran), len(race.front())
+    told = []
+    race.tell = lambda ran, best: told.append((ran, best))
+    Searching()._widen(race, best, lambda around: rounds([around, *candidates(seed=1), *candidates()]))
+    front = race.front()
+    taxes = [one.tax(race.near) / best.tax(race.near) for one in front]
+    assert front[-1].method == best.method and len(front) > thin
+    assert min(taxes) <= 1 / 3 < max(tax for tax in taxes if tax <= 2 / 3) < 1
+    assert before.keys() <= race.ran.keys()
+    assert all(race.ran[name].whole or not one.whole for name, one in before.items()), "what was read stays read"
+    assert told[0][0] > len(before) and {one for _, one in told} == {best}
