@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.common.store import Records, SampleStore
 from ropewalk.methods.base import Method
-from ropewalk.methods.catalogue import options_of
+from ropewalk.methods.catalogue import CATALOGUE, options_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.config import promised_by, read, trained_window
@@ -36,8 +36,10 @@ FITTERS = {  # method -> "module:Class" of this package
     "squeezed": "threshold:Threshold",
     "tca": "budgets:Budgets",
 }
+OPTIONS = "option_values:OptionValues"  # of methods that run without a fit, and have options to search
 
 Progress = Callable[..., None]  # (done, total, words = "")
+AnyFitter = TypeVar("AnyFitter")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +141,7 @@ class Fitter(Protocol):
 
 def loaded(method: str) -> type[Fitter]:
     """The class of a method's fitter."""
-    module, name = FITTERS[method].split(":")
+    module, name = FITTERS.get(method, OPTIONS).split(":")
     cls: type[Fitter] = getattr(import_module(f"ropewalk.fitting.{module}"), name)
     return cls
 
@@ -176,7 +178,8 @@ def fit(
     Args:
         model: in evaluation mode; left as it was.
         tokenizer: its tokenizer.
-        method: one that can be fitted, alone or composed with others, which are on while it is fitted.
+        method: one that can be fitted, alone or composed with others, which are on while it is fitted; of several,
+            the one that does not run without.
         documents: texts by name; none needs to be as long as the target for every method.
         to: target length in tokens; None means what the configuration promises, or four times the trained window where
             it promises no more.
@@ -193,39 +196,70 @@ def fit(
         UserError: for everything that a user can mend.
     """
     parts = list(getattr(method, "parts", (method,)))
-    chosen = [part for part in parts if part.name in FITTERS]
+    measured = [part for part in parts if part.measured]
+    chosen = measured or [part for part in parts if part.tunable]
     if not chosen:
-        raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(FITTERS))}.")
+        have = [entry.id for entry in CATALOGUE if (kind := entry.load()).measured or kind.tunable]
+        raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(have))}.")
     if len(chosen) > 1:
         names = " and ".join(one.name for one in chosen)
         raise UserError(
             f"{method.id} has several things to fit, {names}", f"Fit one at a time: --method {parts[0].name}."
         )
     (part,) = chosen
-    search = fitter(part.name, settings)
-    if seed is not None:
-        if "seed" not in {one.name for one in fields(search)}:  # type: ignore[arg-type]
-            raise UserError(f"the fit of {part.name} draws nothing: it has no seed", "Leave out --seed.")
-        search = replace(search, seed=seed)  # type: ignore[type-var]
+    search = seeded(fitter(part.name, settings), seed, part.name)
     others = tuple(one for one in parts if one is not part)
     for other in others:
         other.require(model, to)
+    ground = prepared(model, tokenizer, documents, to, samples, others, progress, records, turn)
+    return recorded(part, search.search(part, ground), ground, search, name, source)
+
+
+def seeded(search: AnyFitter, seed: int | None, name: str) -> AnyFitter:
+    """A search that draws from ``seed``; None leaves it its own.
+
+    Raises:
+        UserError: if it draws nothing.
+    """
+    if seed is None:
+        return search
+    if "seed" not in {one.name for one in fields(search)}:  # type: ignore[arg-type]
+        raise UserError(f"the fit of {name} draws nothing: it has no seed", "Leave out --seed.")
+    return replace(search, seed=seed)  # type: ignore[type-var]
+
+
+def prepared(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Mapping[str, str],
+    to: int | None,
+    samples: int,
+    others: tuple[Method, ...],
+    progress: Progress,
+    records: Records | None,
+    turn: tuple[int, int],
+) -> Ground:
+    """What is measured on; arguments as of ``fit``."""
     window, promised = trained_window(model.config), promised_by(read(model.config))
     target = to if to is not None else promised if promised > window else 4 * window
     if samples < 1:
         raise UserError(f"samples is {samples}, expected at least 1")
     ids = list(tokenise(documents, tokenizer, 2).values())
-    ground = Ground(model, ids, opening(tokenizer), samples, window, target, others, progress, TokenUnits(tokenizer),
-                    SampleStore() if records is None else records, turn)  # fmt: skip
-    found = search.search(part, ground)
+    return Ground(model, ids, opening(tokenizer), samples, window, target, others, progress, TokenUnits(tokenizer),
+                  SampleStore() if records is None else records, turn)  # fmt: skip
+
+
+def recorded(part: Method, found: Found, ground: Ground, search: object, name: str, source: str) -> Fit:
+    """What a search found of a method, with all that it was found for."""
     texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
+    config: Any = ground.model.config
     return Fit(
         method=part.name,
         found=found.options,
         options={key: value for key, value in part.changed().items() if key not in found.options},
-        beside="+".join(other.spelling for other in others),
-        to=target,
-        model={"name": name or str(model.config.name_or_path), "fingerprint": model_fingerprint(model)},
+        beside="+".join(other.spelling for other in ground.others),
+        to=ground.to,
+        model={"name": name or str(config.name_or_path), "fingerprint": model_fingerprint(ground.model)},
         data={"source": source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
         settings=asdict(search),  # type: ignore[call-overload]
         seen=found.seen,

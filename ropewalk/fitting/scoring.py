@@ -107,5 +107,5 @@ def require_causal(methods: Sequence[Method]) -> None:
         if not compose(method).causal:
             raise UserError(
                 f"{method.id} sees tokens that come later, so that its losses tell nothing",
-                "Search by what it finds: --settings by=needles.",
+                "Let its queries choose one by one, where it has an option for that: longcache(block=1).",
             )

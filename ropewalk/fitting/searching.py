@@ -80,8 +80,7 @@ class Searching:
             UserError: if texts are too short, or no candidate keeps the tax.
         """
         texts, others = ground.texts_and_others(ground.to)
-        if self.by == "perplexity":
-            require_causal([*rivals, *ground.others])
+        require_causal([*rivals, *ground.others])
         scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
 
         def tell(ran: int, best: Standing | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import MISSING, fields
 from math import inf
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import parse, show
 from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.live import ON, decoder
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Method:
         exact_near: whether a text of few tokens (an eighth of the window at least) is read as by the plain model, bit
             for bit, when the target is the window.
         measured: options that ``ropewalk fit`` finds on a model; the method does not run without them.
+        tunable: numbers among the options that it also runs without, which ``ropewalk fit`` searches, and where.
         given: options that the user must give; the method does not run without them.
         how_given: a sentence that says how.
         fit: where measured options come from, if a file holds them.
@@ -46,6 +48,7 @@ class Method:
     name: ClassVar[str]
     axes: ClassVar[frozenset[str]]
     measured: ClassVar[tuple[str, ...]] = ()
+    tunable: ClassVar[Mapping[str, Range]] = {}
     given: ClassVar[tuple[str, ...]] = ()
     how_given: ClassVar[str] = ""
     fit: Fit | None = None
@@ -84,7 +87,8 @@ class Method:
     @property
     def unfitted(self) -> str:
         """The spelling without measured options, as ``ropewalk fit`` takes it."""
-        redone = () if self.absent(self.measured) else self.measured  # what is given in part stays
+        measured = self.measured if self.fit is None else self.fit.found
+        redone = () if self.absent(self.measured) else measured  # what is given in part stays
         return spelled(self.name, {k: v for k, v in self.changed().items() if k not in redone})
 
     def absent(self, options: tuple[str, ...]) -> list[str]:

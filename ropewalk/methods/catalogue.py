@@ -209,7 +209,7 @@ def _one(spelling: str) -> Method:
     if match is None:
         raise UserError(f"cannot read method {said(spelling)}", "Write it as name or name(option=value, option=value).")
     cls = entry(match.group(1)).load()
-    options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured else "")
+    options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured or cls.tunable else "")
     if "fitted" not in options:
         if PICK in options and cls.measured:
             raise UserError(

@@ -84,6 +84,8 @@ class Fit(Result):
     @property
     def use(self) -> str:
         """What puts it on, with what it was fitted beside."""
+        if not self.path:
+            return self.spelling
         how = ", ".join(f"{name}={value}" for name, value in self.asked.items())
         return f"{self.method}({how})" + (f"+{self.beside}" if self.beside else "")
 
@@ -131,9 +133,14 @@ class Fit(Result):
         for name, value in self.found.items():
             if not isinstance(value, tuple):
                 console.print(f"{name}: {value:.5g}")
+        if not self.found:
+            console.print(f"nothing that was tried is better than {self.method} as it is")
+        if self.path and not any(isinstance(value, tuple) for value in self.found.values()):
+            console.print(f"without its file: {self.spelling}", soft_wrap=True)
         line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{self.use}"]
         where = f"{self.path}; its page is {self.page}" if self.page else self.path
-        console.print(f"written to {where}; compare it:\n{shlex.join(line)}", soft_wrap=True)
+        written = f"written to {where}; " if where else ""
+        console.print(f"{written}compare it:\n{shlex.join(line)}", soft_wrap=True)
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -159,6 +166,13 @@ class Fit(Result):
         for key in ("found", "options"):
             content[key] = {name: _tuples(value) for name, value in content[key].items()}
         return cls(**content, path=str(path))
+
+    @property
+    def spelling(self) -> str:
+        """What says it in full, without a file."""
+        from ropewalk.methods.base import spelled
+
+        return spelled(self.method, self.options | self.found) + (f"+{self.beside}" if self.beside else "")
 
     def again(self, spelling: str, to: int) -> str:
         """The command that fits a method on the same model."""

@@ -17,9 +17,9 @@ class FitRequest(LiveRequest):
     """What is to be measured, and on what.
 
     Attributes:
-        method: longrope, attention-alignment, tca, squeezed, dope or head-scale; with others that are to be on as well:
-            yarn+head-scale.
-        out: File to write.
+        method: What is measured, longrope, attention-alignment, tca, squeezed, dope or head-scale, or a method whose
+            options can be searched, such as yarn; with others that are to be on as well: yarn+head-scale.
+        out: File to write; options that are numbers can be said without one.
         overwrite: Replace a fit file that is there.
         to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
             window where it promises no more.
@@ -30,7 +30,7 @@ class FitRequest(LiveRequest):
     """
 
     method: Method
-    out: Place
+    out: Place | None = None
     overwrite: bool = False
     to: Length | None = None
     data: Source = "topics"
@@ -53,6 +53,7 @@ def fit(request: FitRequest) -> Fit:
     Raises:
         UserError: for everything that a user can mend; nothing is written then.
     """
+    from ropewalk.common.errors import UserError
     from ropewalk.common.files import file_to_write, is_page
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore
@@ -66,13 +67,19 @@ def fit(request: FitRequest) -> Fit:
     from ropewalk.methods.fit_file import is_fit
     from ropewalk.texts.documents import load as load_documents
 
-    file_to_write(request.out, is_fit, overwrite=request.overwrite)
-    page = page_of(request.out) if has_page(method) else None
-    if page:
-        file_to_write(page, is_page, overwrite=request.overwrite)
+    page = None
+    if request.out is not None:
+        file_to_write(request.out, is_fit, overwrite=request.overwrite)
+        page = page_of(request.out) if has_page(method) else None
+        if page:
+            file_to_write(page, is_page, overwrite=request.overwrite)
+    elif any(part.measured for part in getattr(method, "parts", (method,))):
+        raise UserError(
+            f"what is found for {method.id} cannot be said without a file", f"Name one: -o {method.name}.json."
+        )
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    candidates = Path(f"{request.out}.candidates")
+    candidates = None if request.out is None else Path(f"{request.out}.candidates")
     with shown() as update, SampleStore(candidates) as records:
         update(Progress(0, 0, f"opening {request.model}"))
         found = measure(
@@ -90,7 +97,9 @@ def fit(request: FitRequest) -> Fit:
                 Progress(done, total, f"fitting {method.id}" + (f", {words}" if words else ""))
             ),
             records=records,
-        ).written(request.out, request.overwrite)
+        )
+        if request.out is not None:
+            found = found.written(request.out, request.overwrite)
     if page:
         found = write_page(found, page, request.overwrite)
     records.remove()

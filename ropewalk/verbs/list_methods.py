@@ -70,7 +70,7 @@ def _options(of: Entry) -> list[str]:
     """Each option with its default, as it is written in brackets."""
     kind = of.load()
     found = [f"{one.name}={one.default}" if one.default is not MISSING else one.name for one in fields(kind)]  # type: ignore[arg-type]
-    return found + ["fitted=FILE of ropewalk fit"] * bool(kind.measured)
+    return found + ["fitted=FILE of ropewalk fit"] * bool(kind.measured or kind.tunable)
 
 
 @verb("methods")

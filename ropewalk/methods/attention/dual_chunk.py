@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from ropewalk.attention.regions import Layer, Map, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class DualChunk(AttentionMethod):
     local_size: int | None = None
 
     name: ClassVar[str] = "dca"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "chunk_size": Range(9 / 16, 1, of="window", whole=True),
+        "local_size": Range(1 / 32, 1 / 2, of="window", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "chunk_size", "local_size")

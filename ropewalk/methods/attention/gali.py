@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class GALI(AttentionMethod):
     chunk: int | None = None
 
     name: ClassVar[str] = "gali"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "local_window": Range(1 / 12, 3 / 4, of="window", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "local_window", "chunk")

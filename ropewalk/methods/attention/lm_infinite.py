@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +13,7 @@ from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
 from ropewalk.methods.base import Method, require_above
+from ropewalk.methods.ranges import Range
 from ropewalk.rope import config as rope_config
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class LMInfinite(AttentionMethod):
     recall_from_layer: int = 4
 
     name: ClassVar[str] = "lm-infinite"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "window": Range(1 / 4, 1, of="window", whole=True),
+        "sinks": Range(1, 100, whole=True),
+    }
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
 
     def __post_init__(self) -> None:

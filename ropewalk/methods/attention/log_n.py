@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ropewalk.attention.regions import Layer
 from ropewalk.methods.attention.attention_method import TEMPERATURE, AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class YaRNTemperature(AttentionMethod):
     growing: bool = False
 
     name: ClassVar[str] = "yarn-temperature"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "coefficient": Range(0.01, 1),
+    }
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
 
     def __post_init__(self) -> None:

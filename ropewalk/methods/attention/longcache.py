@@ -5,7 +5,7 @@ arXiv 2407.15176.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +17,7 @@ from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
 from ropewalk.methods.base import Method, require_above
+from ropewalk.methods.ranges import Range
 from ropewalk.rope import config as rope_config
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class LongCache(AttentionMethod):
     block: int | None = None
 
     name: ClassVar[str] = "longcache"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "local": Range(1 / 4, 3 / 4, of="window", whole=True),
+    }
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
     by_content: ClassVar[bool] = True
     cache_exact: ClassVar[bool] = False

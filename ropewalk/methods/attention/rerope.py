@@ -6,6 +6,7 @@ its own: ``rerope+log-n``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class ReRoPE(AttentionMethod):
     window: int | None = None
 
     name: ClassVar[str] = "rerope"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "window": Range(1 / 12, 3 / 4, of="window", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "window")
@@ -61,6 +66,10 @@ class LeakyReRoPE(ReRoPE):
     slope_divisor: float | None = None
 
     name: ClassVar[str] = "leaky-rerope"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "window": Range(1 / 12, 3 / 4, of="window", whole=True),
+        "slope_divisor": Range(1, 4, of="scale"),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "window", "slope_divisor")

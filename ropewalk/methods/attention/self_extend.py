@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class SelfExtend(AttentionMethod):
     window: int | None = None
 
     name: ClassVar[str] = "self-extend"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "group": Range(1, 4, of="scale", whole=True),
+        "window": Range(1 / 16, 3 / 4, of="window", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "group", "window")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from ropewalk.attention.regions import Layer, Region
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 from ropewalk.rope import config as rope_config
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ class StreamingLLM(AttentionMethod):
     recent: int | None = None
 
     name: ClassVar[str] = "streaming-llm"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "sinks": Range(1 / 512, 1 / 8, of="window", whole=True),
+        "recent": Range(1 / 4, 7 / 8, of="window", whole=True),
+    }
     axes: ClassVar[frozenset[str]] = frozenset({POSITIONS, VISIBILITY})
 
     def __post_init__(self) -> None:

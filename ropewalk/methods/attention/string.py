@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import require_above
+from ropewalk.methods.ranges import Range
 
 LOCAL = 128  # tokens; the paper tries 128, 256 and 512
 
@@ -32,6 +34,10 @@ class STRING(AttentionMethod):
     local: int | None = None
 
     name: ClassVar[str] = "string"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "shift": Range(1 / 8, 7 / 8, of="window", whole=True),
+        "local": Range(1 / 64, 1 / 8, of="window", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "shift", "local")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ import torch
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.ntk import ntk_base, rebased
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -49,6 +51,9 @@ class AdjustedBase(FrequencyMethod):
     rule: Literal["critical", "ntk", "bound"] = "critical"
 
     name: ClassVar[str] = "abf"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "base": Range(1, 100, of="base"),
+    }
 
     def __post_init__(self) -> None:
         require_above(1, self, "base")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ class CoPE(FrequencyMethod):
     n: int | None = None
 
     name: ClassVar[str] = "cope"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "n": Range(0.25, 1, of="pairs", whole=True),
+    }
 
     def __post_init__(self) -> None:
         require_above(1, self, "n")

@@ -8,6 +8,7 @@ that nothing reads, so that every layer is scaled in all models that were traine
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.ntk import rebased
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -30,6 +32,9 @@ class EntropyABF(FrequencyMethod):
     base: float = 500000.0
 
     name: ClassVar[str] = "entropy-abf"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "base": Range(1, 1000, of="base"),
+    }
     axes: ClassVar[frozenset[str]] = frozenset({"frequencies", "temperature"})
     runtime: ClassVar[bool] = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -39,6 +41,14 @@ class Giraffe(FrequencyMethod):
         require_above(0, self, "period", "stretch")
         if not 0 <= self.k < math.inf:
             raise UserError(f"giraffe: k is {self.k!r}, expected a number of at least 0")
+
+    @property
+    def tunable(self) -> Mapping[str, Range]:  # type: ignore[override]
+        return {
+            "linear": {"stretch": Range(0.25, 4)},
+            "power": {"k": Range(0.01, 10)},
+            "truncated": {"period": Range(1 / 8, 8, of="window", whole=True)},
+        }[self.basis]
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         w = rope.inv_freq

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.ntk import rebased
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -22,6 +24,9 @@ class LongEmbedRoPE(FrequencyMethod):
     ratio: float = 10.0
 
     name: ClassVar[str] = "longembed-rope"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "ratio": Range(1, 100),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "ratio")

@@ -5,6 +5,7 @@ Source: https://github.com/mattian7/mrRoPE, there called YaRN-radix.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,6 +15,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.yarn import ramp_ends
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.formulas import yarn_magnitude
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -39,6 +41,11 @@ class MrRoPE(FrequencyMethod):
     attention_factor: float | None = None
 
     name: ClassVar[str] = "mr-rope"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "beta_fast": Range(5, 256),
+        "beta_slow": Range(0.125, 4),
+        "attention_factor": Range(0.9, 1.45),
+    }
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_slow <= self.beta_fast:

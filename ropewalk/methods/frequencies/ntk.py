@@ -5,11 +5,13 @@ First described in posts by bloc97; section 3.1 of arXiv 2309.00071.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -35,6 +37,9 @@ class NTKAware(FrequencyMethod):
     stretch: float = 1.0
 
     name: ClassVar[str] = "ntk-aware"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "stretch": Range(0.5, 4),
+    }
 
     def __post_init__(self) -> None:
         require_above(0, self, "stretch")

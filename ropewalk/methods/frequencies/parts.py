@@ -5,6 +5,7 @@ Section 3.2 of arXiv 2309.00071; with other bounds it is Llama 3's scaling.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
@@ -34,6 +36,10 @@ class NTKByParts(FrequencyMethod):
     high: float = 32.0
 
     name: ClassVar[str] = "ntk-by-parts"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "low": Range(0.125, 2),
+        "high": Range(2.5, 256),
+    }
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.parts import kept_by_turns
+from ropewalk.methods.ranges import Range
 from ropewalk.rope.formulas import yarn_magnitude
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -55,6 +57,11 @@ class YaRN(FrequencyMethod):
     ramp: Literal["code", "paper"] = "code"
 
     name: ClassVar[str] = "yarn"
+    tunable: ClassVar[Mapping[str, Range]] = {
+        "beta_fast": Range(5, 256),
+        "beta_slow": Range(0.125, 4),
+        "attention_factor": Range(0.9, 1.45),
+    }
     raises: ClassVar[frozenset[str]] = frozenset({"yarn"})
 
     def __post_init__(self) -> None:

@@ -1,0 +1,156 @@
+"""The numbers among a method's options, searched on texts, for every method that says where to look (``tunable``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.extras import extra
+from ropewalk.fitting.fitter import Found, Ground
+from ropewalk.fitting.race import UNPAID, Search
+from ropewalk.fitting.scoring import require_causal
+from ropewalk.fitting.searching import Searching
+from ropewalk.methods.base import Method, require_beyond
+from ropewalk.rope import config as rope_config
+
+SPREAD = 0.2  # of the first draws, as a share of an option's range
+GRID = 7  # values of a single option in the first round
+DIGITS = 4  # of a value, so that people can write it
+
+
+@dataclass(frozen=True)
+class OptionValues(Searching):
+    """Options that differ from their defaults are the user's and stay; of the others, those that are tunable.
+
+    On a log scale, from the defaults: two and more by CMA-ES (arXiv 1604.00772), one by grids, each three times finer
+    than the one before around its best value.
+
+    Attributes:
+        rounds: of the search.
+    """
+
+    rounds: int = 8
+
+    def search(self, method: Method, ground: Ground) -> Found:
+        """The options that are better than the defaults; none, where the defaults are the best of what was tried."""
+        self.check()
+        if self.rounds < 1:
+            raise UserError(f"rounds is {self.rounds}, expected at least 1")
+        require_beyond([method], ground.to, ground.window)
+        require_causal([method])
+        space = Space.of(method, ground)
+        if not space.bounds:
+            raise UserError(
+                f"{method.id} has nothing to fit: all of {', '.join(method.tunable)} are given",
+                f"Leave one out: --method {method.name}.",
+            )
+        found = self.found(ground, space.search(self.rounds, self.seed), space.total(self.rounds), [method])
+        front = [{**one, "options": space.searched(one["options"])} for one in found.seen["front"]]
+        return replace(found, options=space.searched(found.options), seen=found.seen | {"front": front})
+
+
+@dataclass(frozen=True)
+class Space:
+    """The methods that a method becomes by other values of some options: points of a cube.
+
+    Attributes:
+        method: at its defaults, but for what the user chose.
+        bounds: option -> its least and its largest value, and whether it is whole.
+        works: whether the model takes a method.
+    """
+
+    method: Method
+    bounds: dict[str, tuple[float, float, bool]]
+    works: Callable[[Method], bool] = lambda method: True
+
+    @classmethod
+    def of(cls, method: Method, ground: Ground, works: Callable[[Method], bool] | None = None) -> Space:
+        """The space of a method on a model, for the ground's target."""
+        rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
+        if window := getattr(method, "effective_window", None):
+            rope = replace(rope, window=window)
+        free = {name: one for name, one in method.tunable.items() if name not in method.changed()}
+        bounds = {name: (*one.bounds(rope, ground.to), one.whole) for name, one in free.items()}
+        return cls(method, bounds, works or (lambda made: goes_on(made, ground) is None))
+
+    def searched(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Of some options, those that are searched here."""
+        return {name: value for name, value in options.items() if name in self.bounds}
+
+    def total(self, rounds: int) -> int:
+        """How many candidates a search has, at most."""
+        return 1 + rounds * self._population
+
+    @property
+    def _population(self) -> int:
+        """Of two options and more, CMA-ES's own."""
+        return GRID if len(self.bounds) == 1 else 4 + math.floor(3 * math.log(max(1, len(self.bounds))))
+
+    def at(self, x: Sequence[float]) -> Method | None:
+        """The method at a point, each coordinate from 0 to 1; None if there is none, or the model does not take it."""
+        values: dict[str, float] = {}
+        for (name, (low, high, whole)), place in zip(self.bounds.items(), x, strict=True):
+            value = low * (high / low) ** min(max(float(place), 0.0), 1.0)
+            values[name] = round(value) if whole else float(f"{value:.{DIGITS}g}")
+        try:
+            made = replace(self.method, **values)  # type: ignore[type-var]
+        except UserError:
+            return None
+        return made if self.works(made) else None
+
+    def start(self) -> list[float]:
+        """Where the defaults are; an option's own rule is in the middle."""
+        places = []
+        for name, (low, high, _) in self.bounds.items():
+            value = getattr(self.method, name)
+            wide = value is not None and high > low
+            places.append(min(max(math.log(value / low) / math.log(high / low), 0.0), 1.0) if wide else 0.5)
+        return places
+
+    def search(self, rounds: int, seed: int) -> Search:
+        """The method as it is, and then others of the space."""
+        yield [self.method]
+        yield from self._grids(rounds) if len(self.bounds) == 1 else self._evolution(rounds, seed)
+
+    def _grids(self, rounds: int) -> Search:
+        step, center, known = 1 / (GRID - 1), 0.5, dict[float, float]()
+        for i in range(rounds):
+            places = [center + step * (j - GRID // 2) for j in range(GRID)]
+            places = [place for place in places if -1e-9 < place < 1 + 1e-9 and (i == 0 or place != center)]
+            known |= zip(places, (yield from self._asked([[place] for place in places])), strict=True)
+            center, step = min(known, key=known.__getitem__), step / 3
+
+    def _evolution(self, rounds: int, seed: int) -> Search:
+        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
+        cube = np.tile([0.0, 1.0], (len(self.bounds), 1))
+        mean = np.array(self.start())
+        strategy = cmaes.CMA(mean, SPREAD, bounds=cube, seed=seed, population_size=self._population)
+        for _ in range(rounds):
+            points = [strategy.ask() for _ in range(self._population)]
+            losses = yield from self._asked(points)
+            strategy.tell(list(zip(points, losses, strict=True)))
+            if strategy.should_stop():
+                return
+
+    def _asked(
+        self, points: Sequence[Sequence[float]]
+    ) -> Generator[Sequence[Method], Sequence[float], Sequence[float]]:
+        """How good points are; those that no method stands at, worse than all others."""
+        made = [self.at(point) for point in points]
+        methods = [one for one in made if one is not None]
+        losses = iter((yield methods) if methods else ())
+        return [2 * UNPAID if one is None else next(losses) for one in made]
+
+
+def goes_on(method: Method, ground: Ground) -> str | None:
+    """Why the model does not take a method; None if it does."""
+    try:
+        with ground.with_method(method):
+            return None
+    except UserError as error:
+        return error.message
