@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
@@ -23,6 +24,7 @@ from ropewalk.common.whole import new_folder, write_text
 from ropewalk.engines import agreement as check
 from ropewalk.engines import launch, llama_cpp
 from ropewalk.engines.agreement import Asked, Row
+from ropewalk.engines.gguf.to_gguf import holds_factors
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import formulas
@@ -30,6 +32,7 @@ from ropewalk.rope.spec import ALL, Frequencies, RopeSpec, served
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedConfig
 
     from ropewalk.methods.base import Method
 
@@ -155,6 +158,28 @@ def export(
     if out is None:
         return _by_line(checkpoint, engine, to, method, on_top)
     return _by_folder(checkpoint, engine, to, method, out, fold, two_profiles, overwrite, on_top)
+
+
+def refuse_unread(config: PreTrainedConfig, method: Method, to: int, engine: str) -> None:
+    """Refuse what an engine would not rotate as meant, whatever keys are written for it; needs no weights.
+
+    Raises:
+        UserError: saying what differs, or that no configuration says the method.
+    """
+    changed, parameters = extended_config(config, method, to)
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_text(place / "config.json", config_text(changed))
+        if engine == "llama.cpp" and in_gguf(changed, parameters):
+            return
+        check.fix(place, engines=(engine,))
+        _profile("long", place, Files.load(place), engine, {}, to)
+
+
+def in_gguf(config: PreTrainedConfig, parameters: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether llama.cpp gets a rope as a file that holds one factor per dimension, which its own converter drops."""
+    kinds = {str(entry.get("rope_type")) for entry in parameters.values()}
+    return "longrope" in kinds and holds_factors(str(rope_config.text_config(config).model_type))
 
 
 def _of_gguf(

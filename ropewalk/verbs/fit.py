@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, Place, Source, verb
 
 if TYPE_CHECKING:
+    from ropewalk.fitting.recommendation import Recommendation
     from ropewalk.methods.fit_file import Fit
+
+
+AUTO = "auto"  # in the place of a method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +24,15 @@ class FitRequest(LiveRequest):
 
     Attributes:
         method: What is measured, longrope, attention-alignment, tca, squeezed, dope or head-scale, or a method whose
-            options can be searched, such as yarn; with others that are to be on as well: yarn+head-scale.
+            options can be searched, such as yarn; with others that are to be on as well: yarn+head-scale. Or auto: the
+            best of the catalogue.
         out: File to write; options that are numbers can be said without one.
         overwrite: Replace a fit file that is there.
         to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
             window where it promises no more.
         data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
-        settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200.
+        settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200; of auto,
+            also its limits: "exportable=true, engine=vllm, tax=0.01".
         samples: At most so many texts.
         seed: Of what the search draws; by default 0.
     """
@@ -40,15 +48,17 @@ class FitRequest(LiveRequest):
 
 
 @verb("fit")
-def fit(request: FitRequest) -> Fit:
+def fit(request: FitRequest) -> Fit | Recommendation:
     """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
+
+    With the method auto, methods that need no training race under the limits in the settings, and one is recommended.
 
     A search also writes its page, FILE.html for FILE.json, with a front of long texts against short ones, of which
     longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its candidates lie beside the
     file, in FILE.candidates, until it is written.
 
     Returns:
-        What was found, and all that it was found for.
+        What was found, and all that it was found for; of auto, the method to take.
 
     Raises:
         UserError: for everything that a user can mend; nothing is written then.
@@ -59,34 +69,39 @@ def fit(request: FitRequest) -> Fit:
     from ropewalk.common.store import SampleStore
     from ropewalk.methods import catalogue
 
-    method = catalogue.method(request.method)  # mistakes in names show before anything is loaded
+    automatic = request.method.strip().lower() == AUTO
+    method = None if automatic else catalogue.method(request.method)  # mistakes show before anything is loaded
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.fitting.fitter import fit as measure
     from ropewalk.fitting.fitting_page import has_page, page_of
     from ropewalk.fitting.fitting_page import write as write_page
+    from ropewalk.fitting.recommending import Recommending, recommend
     from ropewalk.methods.fit_file import is_fit
     from ropewalk.texts.documents import load as load_documents
 
     page = None
     if request.out is not None:
         file_to_write(request.out, is_fit, overwrite=request.overwrite)
-        page = page_of(request.out) if has_page(method) else None
+        page = page_of(request.out) if method is not None and has_page(method) else None
         if page:
             file_to_write(page, is_page, overwrite=request.overwrite)
-    elif any(part.measured for part in getattr(method, "parts", (method,))):
+    elif method is not None and any(part.measured for part in getattr(method, "parts", (method,))):
         raise UserError(
             f"what is found for {method.id} cannot be said without a file", f"Name one: -o {method.name}.json."
         )
+    if method is None:
+        Recommending.read(request.settings)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     candidates = None if request.out is None else Path(f"{request.out}.candidates")
     with shown() as update, SampleStore(candidates) as records:
         update(Progress(0, 0, f"opening {request.model}"))
-        found = measure(
-            checkpoint.load(request.dtype, request.device),
-            checkpoint.tokenizer(),
-            method,
-            documents,
+        what = "racing methods" if method is None else f"fitting {method.id}"
+        search: Callable[..., Any] = recommend if method is None else partial(measure, method=method)
+        found = search(
+            model=checkpoint.load(request.dtype, request.device),
+            tokenizer=checkpoint.tokenizer(),
+            documents=documents,
             to=request.to,
             settings=request.settings,
             samples=request.samples,
@@ -94,7 +109,7 @@ def fit(request: FitRequest) -> Fit:
             name=request.model,
             source=request.data,
             progress=lambda done, total, words="": update(
-                Progress(done, total, f"fitting {method.id}" + (f", {words}" if words else ""))
+                Progress(done, total, what + (f", {words}" if words else ""))
             ),
             records=records,
         )
@@ -103,4 +118,5 @@ def fit(request: FitRequest) -> Fit:
     if page:
         found = write_page(found, page, request.overwrite)
     records.remove()
-    return found
+    answer: Fit | Recommendation = found
+    return answer

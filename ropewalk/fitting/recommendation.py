@@ -1,0 +1,178 @@
+"""Which method to take: what a race over the catalogue ends in."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ropewalk.common.lengths import show
+from ropewalk.common.results import Result, columns
+from ropewalk.common.statistics import Mean
+from ropewalk.methods.fit_file import Fit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 60  # characters of a spelling in a table
+How = Literal["extend", "export", "gguf", "serve", "nothing"]
+
+
+@dataclass(frozen=True)
+class Against:
+    """The recommended method against another one, on texts that nobody searched on.
+
+    Attributes:
+        method: the other one's spelling.
+        times: how many times the other one's perplexity the recommended method has; paired by text.
+    """
+
+    method: str
+    times: Mean
+
+    @property
+    def sure(self) -> bool:
+        """Whether the recommended method is surely the better one."""
+        return self.times.high is not None and self.times.high < 1
+
+    def values(self) -> dict[str, Any]:
+        """The ratio and its interval, as fit files hold it."""
+        return {name: getattr(self.times, name) for name in ("value", "low", "high", "n")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The best candidate of one method.
+
+    Attributes:
+        method: its spelling.
+        times: how many times the recommended one's perplexity it has, on those texts of the search that it read; None
+            where it read none, since it taxes short texts too much.
+        texts: how many that were.
+    """
+
+    method: str
+    times: float | None
+    texts: int
+
+
+@dataclass(frozen=True, repr=False)
+class Recommendation(Result):
+    """One method for a model, a target and the user's limits.
+
+    Attributes:
+        method: its spelling, in full.
+        to: target length in tokens.
+        model: name and fingerprint.
+        settings: the limits, and how much was tried.
+        rivals: the recommended method against the best of another name, if there is one, and against the plain model.
+        short: how many times the plain model's perplexity it has on texts within the window, on other texts too.
+        families: every method that took part.
+        left_out: method -> why it did not take part.
+        data: source and number of texts, searched on and compared on.
+        candidates: how many were tried.
+        tokens: how many were read.
+        how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
+        fit: the options that were found; None if it is as good at its defaults.
+    """
+
+    method: str
+    to: int
+    model: dict[str, str]
+    settings: dict[str, Any]
+    rivals: list[Against]
+    short: Mean
+    families: list[Family]
+    left_out: dict[str, str]
+    data: dict[str, Any]
+    candidates: int
+    tokens: int
+    how: How
+    fit: Fit | None
+
+    @property
+    def lines(self) -> list[str]:
+        """What applies it; none if it is the plain model."""
+        use = f"{self.fit.method}(fitted={self.fit.path})" if self.fit and self.fit.path else self.method
+        name, to = self.model["name"], str(self.to)
+        out = f"{Path(name).name}-{show(self.to)}"
+        method = ["--to", to, "--method", use]
+        engine = self.settings["engine"]
+        words: dict[How, list[list[str]]] = {
+            "nothing": [],
+            "extend": [["extend", name, *method, "-o", out]],
+            "export": [["export", name, "--engine", engine, *method, "-o", f"{out}-{engine}"]],
+            "gguf": [
+                ["extend", name, *method, "-o", out],
+                ["export", out, "--engine", engine, "--gguf", f"{out}.gguf"],
+            ],
+            "serve": [["serve", name, *method]],
+        }
+        return [shlex.join(["ropewalk", *line]) for line in words[self.how]]
+
+    def written(self, path: Path, overwrite: bool = False) -> Recommendation:
+        """The same, with what was found in a file; a method at its defaults is said by its name.
+
+        Raises:
+            UserError: as ``Fit.written``.
+        """
+        return self if self.fit is None else replace(self, fit=self.fit.written(path, overwrite))
+
+    @property
+    def runner_up(self) -> str:
+        """Spelling of the best of another name; empty if nothing else took part."""
+        return next((one.method for one in self.rivals if one.method != "none"), "")
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is surely better than all that it was compared with."""
+        return bool(self.rivals) and all(one.sure for one in self.rivals)
+
+    def to_dict(self) -> dict[str, Any]:
+        rivals = [{"method": one.method, **asdict(one.times), "sure": one.sure} for one in self.rivals]
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("how", "fit")}
+        return plain | {
+            "rivals": rivals,
+            "short": asdict(self.short),
+            "families": [asdict(one) for one in self.families],
+            "runner_up": self.runner_up,
+            "sure": self.sure,
+            "found": {} if self.fit is None else self.fit.found,
+            "file": "" if self.fit is None else self.fit.path,
+            "lines": self.lines,
+        }
+
+    def show(self, console: Console) -> None:
+        table = columns("method", ">times the best", ">texts")
+        for family in self.families:
+            times = "over the tax" if family.times is None else f"{family.times:.4f}"
+            table.add_row(shortened(family.method), times, str(family.texts))
+        console.print(table)
+        whys: dict[str, list[str]] = {}
+        for name, why in self.left_out.items():
+            whys.setdefault(why, []).append(name)
+        for why, names in whys.items():
+            console.print(f"left out, {why}: {', '.join(names)}", style="dim", soft_wrap=True)
+        tried = f"{self.candidates} candidates, {self.tokens:,} tokens; compared on {self.data['compared']} other texts"
+        console.print(f"\n{tried}", soft_wrap=True)
+        console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold", soft_wrap=True)
+        for one in self.rivals:
+            who = "the model as it is" if one.method == "none" else shortened(one.method)
+            verdict = "" if one.sure else "; not surely better"
+            console.print(f"{_interval(one.times)} times the perplexity of {who}{verdict}", soft_wrap=True)
+        console.print(f"{_interval(self.short)} times the plain model's on texts within the window", soft_wrap=True)
+        if not self.lines:
+            console.print("Leave the model as it is: no method that took part reads far tokens better.")
+        for line in self.lines:
+            console.print(line, soft_wrap=True)
+
+
+def _interval(mean: Mean) -> str:
+    bounds = "" if mean.low is None else f" ({mean.low:.4g} to {mean.high:.4g})"
+    return f"{mean.value:.4g}{bounds}"
+
+
+def shortened(spelling: str) -> str:
+    """A spelling that fits into a line."""
+    return spelling if len(spelling) <= SHOWN else f"{spelling[: SHOWN - 3]}..."

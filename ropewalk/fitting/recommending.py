@@ -1,0 +1,223 @@
+"""A race over the catalogue: methods at their defaults, then the options of the best, ending in one to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ropewalk.checkpoint.write import extended_config
+from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import exp, ratio
+from ropewalk.engines.handover import called, in_gguf
+from ropewalk.fitting.entrants import Entrants, seed_for_factors
+from ropewalk.fitting.fitter import Found, Ground, Progress, prepared, recorded, seeded
+from ropewalk.fitting.option_values import Space
+from ropewalk.fitting.race import Race, Search, Standing, compared, perplexity
+from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
+from ropewalk.fitting.rope_factors import SEEDS, Spline
+from ropewalk.fitting.scoring import Scoring
+from ropewalk.fitting.searching import Searching
+from ropewalk.methods.base import Method, require_beyond
+from ropewalk.methods.catalogue import options_of
+from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.frequencies.none import Plain
+from ropewalk.rope import config as rope_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ropewalk.common.store import Records
+
+
+KNOTS = 6  # of the factors' spline
+ALIKE = 1e-4  # nats; a method's frequencies as factors read as it does, but for rounding
+
+
+@dataclass(frozen=True)
+class Recommending(Searching):
+    """Which methods may be recommended, and how much is tried.
+
+    Attributes:
+        exportable: only those that a configuration says.
+        engine: only what this one reads of a configuration: transformers, vllm, sglang or llama.cpp.
+        families: so many of the best methods have their options searched.
+        rounds: of each such search.
+        factors: rounds of the search for LongRoPE's factors, where the limits allow it; 0: none.
+    """
+
+    exportable: bool = False
+    engine: str = ""
+    families: int = 3
+    rounds: int = 4
+    factors: int = 8
+
+    @classmethod
+    def read(cls, settings: str) -> Recommending:
+        """From settings as a user writes them: ``exportable=true, tax=0.01, engine=vllm``.
+
+        Raises:
+            UserError: for unknown ones, and limits that contradict each other.
+        """
+        options = options_of(cls, "the fit of auto", settings)
+        if engine := options.get("engine"):
+            options["engine"] = called(engine)
+            if options.get("exportable") is False:
+                raise UserError(
+                    f"engine={engine} and exportable=false contradict each other: engines read configurations alone",
+                    "Leave one of them out; methods that need code are served by ropewalk serve.",
+                )
+        return cls(**options)
+
+    def check(self) -> None:
+        super().check()
+        for name, least in (("families", 0), ("rounds", 1), ("factors", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+    def run(self, ground: Ground, name: str, source: str) -> Recommendation:
+        """Race, compare, recommend.
+
+        Raises:
+            UserError: if texts are too short or too few, or nobody keeps the limits.
+        """
+        self.check()
+        require_beyond(SEEDS, ground.to, ground.window)
+        texts, others = ground.texts_and_others(ground.to)
+        if len(others) < 2:
+            raise UserError(
+                f"the texts have {len(texts) + len(others)} pieces of {ground.to:,} tokens, expected at least 4: half "
+                "are searched on, and half tell what was found by chance",
+                "Give more texts, --data, or let more of them be read, --samples.",
+            )
+        rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
+        entrants = Entrants(ground, self.exportable, self.engine, self.by == "perplexity")
+        methods, left_out = entrants.sorted_out(rope)
+        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
+        spline = Spline(rope, rope.scale(ground.to), min(KNOTS, rope.rotary_dim // 2), None, self.factors, self.seed)
+        total = len(methods) + self.families * 7 * self.rounds + spline.total
+
+        def tell(race: Race) -> None:
+            best = "" if race.best is None else f"best {race.best.method.name} {perplexity(race.best):.4g}"
+            ground.progress(min(len(race.ran), total), total + 1, best)
+
+        race = Race(scoring, Plain(), self.race, self.tax, tell)
+        race.run(self._search(race, entrants, methods, spline))
+        best = self._best(race)
+        ground.progress(total, total + 1, "comparing on other texts")
+        return self._ending(race, best, checking, left_out, name, source)
+
+    def _search(self, race: Race, entrants: Entrants, methods: list[Method], spline: Spline) -> Search:
+        plain, ground = Plain(), entrants.ground
+        defaults = [method for method in methods if not isinstance(method, LongRoPE)]
+        costs = dict(zip([plain, *defaults], (yield [plain, *defaults]), strict=True))
+        ranked = sorted(defaults, key=costs.__getitem__)
+        for method in [one for one in ranked if one.tunable][: self.families]:
+            space = Space.of(method, ground, lambda made: not entrants.refusal(made))
+            yield from space.search(self.rounds, self.seed)
+        if self.factors and len(defaults) < len(methods):
+            whole = sorted((one for one in race.ran.values() if one.whole), key=lambda one: one.loss)
+            best = seed_for_factors([one.method for one in whole if one.method != plain], spline.rope, ground.to)
+            yield from spline.search([*SEEDS, *best], ground.to)
+
+    def _best(self, race: Race) -> Standing:
+        """The first of those that are, but for rounding, the best.
+
+        Raises:
+            UserError: if all but the plain model tax short texts too much.
+        """
+        assert race.best is not None
+        best = race.best.loss + ALIKE
+        others = [one for one in race.ran.values() if one.method != race.plain]
+        if others and not any(len(one.far) for one in others):
+            least = exp(min(one.tax(race.near) for one in others)) - 1
+            raise UserError(
+                f"no method reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
+                f"Say tax={math.ceil(least * 1000) / 1000}, or more.",
+            )
+        return next(one for one in race.ran.values() if one.whole and one.loss <= best)
+
+    def _ending(
+        self, race: Race, best: Standing, checking: Scoring, left_out: Mapping[str, str], name: str, source: str
+    ) -> Recommendation:
+        ground, plain = race.scoring.ground, Plain()
+        families = _families(race, best)
+        runners_up = [method for method, _ in families if method.name not in (best.method.name, plain.name)][:1]
+        against = [one for one in (*runners_up, plain) if one != best.method]
+        rivals = [Against(one.id, compared(best.method, one, checking)) for one in against]
+        seen = {
+            "candidates": len(race.ran),
+            "on other texts, times the perplexity of": {one.method: one.values() for one in rivals},
+        }
+        found = Found(best.method.changed(), race.scoring.rows, seen)
+        fit = recorded(best.method, found, ground, self, name, source)
+        return Recommendation(
+            method=best.method.id,
+            to=ground.to,
+            model=fit.model,
+            settings=fit.settings,
+            rivals=rivals,
+            short=ratio(checking.near(best.method), checking.near(plain)),
+            families=[family for _, family in families],
+            left_out=dict(left_out),
+            data={"source": source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
+            candidates=len(race.ran),
+            tokens=race.scoring.read[0] + checking.read[0],
+            how=self._how(ground, best.method),
+            fit=fit if found.options else None,
+        )
+
+    def _how(self, ground: Ground, method: Method) -> How:
+        """How a method is put to use."""
+        if isinstance(method, Plain):
+            return "nothing"
+        try:
+            config, parameters = extended_config(ground.model.config, method, ground.to)
+        except UserError:
+            return "serve"
+        if self.engine == "llama.cpp" and in_gguf(config, parameters):
+            return "gguf"
+        return "export" if self.engine else "extend"
+
+
+def _families(race: Race, best: Standing) -> list[tuple[Method, Family]]:
+    """The best candidate of every method, the best first; what reads as the best does is no other method."""
+    found: dict[str, tuple[float, Method, Family]] = {}
+    pieces = len(best.far) // len(race.scoring.rows)
+    for one in race.ran.values():
+        apart = one.far - best.far[: len(one.far)]
+        if one is not best and len(apart) and float(np.abs(apart).max()) < ALIKE:
+            continue
+        cost = float(apart.mean()) if len(apart) else math.inf
+        family = Family(one.method.id, exp(cost) if len(apart) else None, len(apart) // pieces)
+        if one.method.name not in found or cost < found[one.method.name][0]:
+            found[one.method.name] = cost, one.method, family
+    ranked = sorted(found.values(), key=lambda known: known[0])
+    return [(method, family) for _, method, family in ranked]
+
+
+def recommend(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Mapping[str, str],
+    *,
+    to: int | None = None,
+    settings: str = "",
+    samples: int = 8,
+    seed: int | None = None,
+    name: str = "",
+    source: str = "",
+    progress: Progress = lambda done, total, words="": None,
+    records: Records | None = None,
+) -> Recommendation:
+    """Race the catalogue's methods that need no training, and recommend one; arguments as of ``fitter.fit``.
+
+    Raises:
+        UserError: for everything that a user can mend.
+    """
+    search = seeded(Recommending.read(settings), seed, "auto")
+    ground = prepared(model, tokenizer, documents, to, samples, (), progress, records)
+    return search.run(ground, name, source)
