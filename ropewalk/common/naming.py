@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 def plain(name: str) -> str:
@@ -15,3 +16,8 @@ def find(word: str, known: Iterable[str]) -> str | None:
     """The one of the ``known`` names that ``word`` spells; None if none is."""
     names = list(known)
     return word if word in names else {plain(name): name for name in names}.get(plain(word))
+
+
+def spelled(name: str, options: dict[str, Any]) -> str:
+    """``name``, or ``name(option=value, ...)``."""
+    return name + (f"({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else "")

@@ -15,7 +15,7 @@ from ropewalk.methods.fit_file import Fit
 if TYPE_CHECKING:
     from rich.console import Console
 
-SHOWN = 60  # characters of a spelling in a table
+SHOWN = 50  # characters of a spelling in a table
 How = Literal["extend", "export", "gguf", "serve", "nothing"]
 
 
@@ -164,6 +164,8 @@ class Recommendation(Result):
         console.print(f"{_interval(self.short)} times the plain model's on texts within the window", soft_wrap=True)
         if not self.lines:
             console.print("Leave the model as it is: no method that took part reads far tokens better.")
+        if self.how == "serve":
+            console.print("It needs code at run time; for what any engine reads: --settings exportable=true")
         for line in self.lines:
             console.print(line, soft_wrap=True)
 
@@ -175,4 +177,4 @@ def _interval(mean: Mean) -> str:
 
 def shortened(spelling: str) -> str:
     """A spelling that fits into a line."""
-    return spelling if len(spelling) <= SHOWN else f"{spelling[: SHOWN - 3]}..."
+    return spelling if len(spelling) <= SHOWN else f"{spelling.partition('(')[0]}(...)"

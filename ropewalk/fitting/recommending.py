@@ -53,7 +53,7 @@ class Recommending(Searching):
     engine: str = ""
     families: int = 3
     rounds: int = 4
-    factors: int = 8
+    factors: int = 6
 
     @classmethod
     def read(cls, settings: str) -> Recommending:
@@ -93,6 +93,7 @@ class Recommending(Searching):
                 "are searched on, and half tell what was found by chance",
                 "Give more texts, --data, or let more of them be read, --samples.",
             )
+        texts = texts[::2]  # where methods are near to each other, the others tell how near
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         entrants = Entrants(ground, self.exportable, self.engine, self.by == "perplexity")
         methods, left_out = entrants.sorted_out(rope)

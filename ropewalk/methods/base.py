@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import parse, show
+from ropewalk.common.naming import spelled
 from ropewalk.methods.fit_file import Fit, refuse_elsewhere, refuse_unfitted
 from ropewalk.methods.ranges import Range
 from ropewalk.rope.live import ON, decoder
@@ -166,11 +167,6 @@ class Method:
     def why_not_saved(self) -> str:
         """The reason, for methods that cannot be saved in a configuration."""
         return "it needs code at run time"
-
-
-def spelled(name: str, options: dict[str, Any]) -> str:
-    """``name``, or ``name(option=value, ...)``."""
-    return name + (f"({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else "")
 
 
 def _is_default(method: Method, field: Any) -> bool:

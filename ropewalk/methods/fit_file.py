@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common import naming
 from ropewalk.common.errors import UserError, cut
 from ropewalk.common.outside import read_json, spelled
 from ropewalk.common.results import Result
@@ -170,9 +171,7 @@ class Fit(Result):
     @property
     def spelling(self) -> str:
         """What says it in full, without a file."""
-        from ropewalk.methods.base import spelled
-
-        return spelled(self.method, self.options | self.found) + (f"+{self.beside}" if self.beside else "")
+        return naming.spelled(self.method, self.options | self.found) + (f"+{self.beside}" if self.beside else "")
 
     def again(self, spelling: str, to: int) -> str:
         """The command that fits a method on the same model."""

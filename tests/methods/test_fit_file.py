@@ -157,7 +157,7 @@ def test_other_options_are_refused_and_the_same_ones_are_not(file):
         method(f"tca(fitted={file}, effective_window=32)")
 
 
-@pytest.mark.parametrize("spelling", ["yarn(fitted=x.json)", "tca(fitted=3)", "tca(fitted=)", "tca(fitted='')"])
+@pytest.mark.parametrize("spelling", ["pi(fitted=x.json)", "tca(fitted=3)", "tca(fitted=)", "tca(fitted='')"])
 def test_what_takes_no_file_or_none_is_refused(spelling):
     with pytest.raises(UserError):
         method(spelling)

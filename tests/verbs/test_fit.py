@@ -1,14 +1,20 @@
 """``ropewalk fit`` as a user types it, and the file in the hands of other verbs."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import ropewalk
+from ropewalk import UserError
 from ropewalk.cli.main import run
 from ropewalk.fitting.fitter import FITTERS
-from ropewalk.methods.catalogue import CATALOGUE
+from ropewalk.methods import catalogue
+from ropewalk.methods.catalogue import CATALOGUE, entry
+from ropewalk.methods.fit_file import Fit
+from tests.models import shared
 from tests.verbs.typed import refused, said
 
 QUICK = {  # small enough for a window of 64 and texts of 256 tokens
@@ -23,6 +29,57 @@ QUICK = {  # small enough for a window of 64 and texts of 256 tokens
 
 def test_what_is_measured_has_a_fitter_and_nothing_else():
     assert set(FITTERS) == {entry.id for entry in CATALOGUE if entry.load().measured}
+
+
+def test_what_is_measured_is_not_searched_as_well():
+    assert not [entry.id for entry in CATALOGUE if entry.load().measured and entry.load().tunable]
+
+
+TUNABLE = [entry.id for entry in CATALOGUE if entry.load().tunable and entry.load().causal is True]
+
+
+@pytest.mark.parametrize("name", TUNABLE)
+def test_options_of_every_method_that_names_them_are_searched_and_used(name, model, texts, capsys):
+    words = "fit", model, "-m", name, "--to", 256, "--data", texts, "--samples", 2, "--settings", "rounds=1"
+    found = json.loads(said(capsys, *words, "-o", "found.json", "--json"))
+    method = entry(name).load()()
+    assert found["found"].keys() <= method.tunable.keys() and found["settings"]["rounds"] == 1
+    use = catalogue.method(f"{name}(fitted=found.json)")
+    assert {key: getattr(use, key) for key in found["found"]} == found["found"]
+    without = catalogue.method(Fit.read(Path("found.json")).spelling)
+    assert without == use and without.id == use.id
+
+
+def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts, capsys):
+    words = "fit", model, "-m", "ntk-aware", "--data", texts, "--samples", 2, "--settings", "rounds=2"
+    alone, kept = said(capsys, *words), said(capsys, *words, "-o", "ntk.json")
+    assert not Path("ntk.json.candidates").exists()
+    (spelling,) = re.findall(r"ntk-aware\(stretch=[0-9.]+\)", alone)
+    assert f"without its file: {spelling}" in kept and "written to ntk.json" in kept
+    compare = ["compare", model, "--to", 256, "--tasks", "ppl", "--data", texts, "--out", "run", "--json"]
+    found = json.loads(said(capsys, *compare, "--methods", f"{spelling},ntk-aware(fitted=ntk.json),ntk-aware"))
+    searched, default = ([r["value"] for r in found["rows"] if r["method"] == m] for m in (spelling, "ntk-aware"))
+    assert len(searched) == len(default) > 0 and searched != default
+    longer = refused(capsys, "compare", model, "--to", 512, "--methods", "ntk-aware(fitted=ntk.json)")
+    assert "was fitted for 256 tokens, and 512 are the target" in longer and "--method ntk-aware --to 512" in longer
+    with pytest.raises(UserError, match="was fitted on .*; this model is"):
+        catalogue.method("ntk-aware(fitted=ntk.json)").require(shared("llama"), 256)
+
+
+def test_auto_ends_in_a_line_that_applies_it(model, texts, capsys):
+    settings = "exportable=true, families=1, rounds=1, factors=1"
+    result = ropewalk.fit(model, method="auto", to=256, data=texts, samples=4, settings=settings, out="best.json")
+    found, shown = json.loads(result.to_json()), repr(result)
+    assert shown.splitlines()[-1] == found["lines"][0] and "times the perplexity of the model as it is" in shown
+    assert found["rivals"][-1]["method"] == "none" and found["runner_up"] == found["rivals"][0]["method"]
+    assert found["file"] == ("best.json" if found["found"] else "") and not Path("best.json.candidates").exists()
+    _, *line = shlex.split(found["lines"][0])
+    assert line[0] == "extend" and found["method"].partition("(")[0] in said(capsys, *line)
+
+
+def test_what_cannot_be_said_needs_a_file(model, texts, capsys):
+    told = refused(capsys, "fit", model, "-m", "longrope", "--to", 256, "--data", texts)
+    assert "cannot be said without a file" in told and "-o longrope.json" in told
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -57,7 +114,12 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-m", "yarn"], "yarn has nothing to fit Methods that have: attention-alignment, dope, head-scale, "),
+        (["-m", "pi"], "pi has nothing to fit Methods that have: abf, attention-alignment, cope, dca, dope, "),
+        (["-m", "yarn+yarn-temperature"], "several things to fit, yarn and yarn-temperature"),
+        (["-m", "yarn(beta_fast=9,beta_slow=2,attention_factor=1.1)"], "all of beta_fast, beta_slow, attention_factor"),
+        (["-m", "longcache"], "sees tokens that come later"),
+        (["-m", "auto", "--settings", "engine=vllm, exportable=false"], "contradict each other"),
+        (["-m", "auto", "--to", "8k"], "no text has 8,192 tokens"),
         (["-m", "tca+attention-alignment"], "several things to fit, attention-alignment and tca"),
         (["-m", "tca", "--settings", "tolerence=1"], "the fit of tca has no option 'tolerence'; did you mean"),
         (["-m", "attention-alignment", "--settings", "by='min'"], "option by is 'min', expected 'max' or 'entropy'"),

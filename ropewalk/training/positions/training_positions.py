@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.methods.base import spelled
+from ropewalk.common.naming import spelled
 
 Ints = NDArray[np.int64]
 Numbers = NDArray[np.int64] | NDArray[np.float64]
