@@ -272,6 +272,9 @@ class _Words(ast.NodeTransformer):
         word = node.id.lower()
         return ast.Constant(float(word) if word in ("nan", "inf") else self.KNOWN.get(word, node.id))
 
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        return ast.Constant(ast.unparse(node))  # llama.cpp
+
 
 def _literals(spelling: str, text: str) -> dict[str, Any]:
     try:

@@ -138,6 +138,12 @@ def test_a_tax_that_nobody_keeps_is_refused_with_one_that_somebody_does(monkeypa
     assert recommended(of(), tax=least, families=0, factors=0).families[-1].times is not None
 
 
+def test_limits_are_read_as_people_write_them():
+    found = Recommending.read("exportable=true, tax=0.01, engine=llama.cpp")
+    assert (found.exportable, found.tax, found.engine) == (True, 0.01, "llama.cpp")
+    assert Recommending.read("engine=vLLM").engine == "vllm"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -62,7 +62,7 @@ def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts
     assert len(searched) == len(default) > 0 and searched != default
     longer = refused(capsys, "compare", model, "--to", 512, "--methods", "ntk-aware(fitted=ntk.json)")
     assert "was fitted for 256 tokens, and 512 are the target" in longer and "--method ntk-aware --to 512" in longer
-    with pytest.raises(UserError, match="was fitted on .*; this model is"):
+    with pytest.raises(UserError, match=r"was fitted on .*; this model is"):
         catalogue.method("ntk-aware(fitted=ntk.json)").require(shared("llama"), 256)
 
 
