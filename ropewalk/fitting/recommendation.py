@@ -72,7 +72,7 @@ class Recommendation(Result):
         left_out: method -> why it did not take part.
         data: source and number of texts, searched on and compared on.
         candidates: how many were tried.
-        tokens: how many were read.
+        tokens: that they read, and that the comparison read.
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
         fit: the options that were found; None if it is as good at its defaults.
     """

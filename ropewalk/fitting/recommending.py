@@ -105,7 +105,7 @@ class Recommending(Searching):
             best = "" if race.best is None else f"best {race.best.method.name} {perplexity(race.best):.4g}"
             ground.progress(min(len(race.ran), total), total + 1, best)
 
-        race = Race(scoring, Plain(), self.race, self.tax, tell)
+        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(self._search(race, entrants, methods, spline))
         best = self._best(race)
         ground.progress(total, total + 1, "comparing on other texts")
@@ -166,7 +166,7 @@ class Recommending(Searching):
             left_out=dict(left_out),
             data={"source": source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
             candidates=len(race.ran),
-            tokens=race.scoring.read[0] + checking.read[0],
+            tokens=race.scoring.tokens[0] + checking.tokens[0],
             how=self._how(ground, best.method),
             fit=fit if found.options else None,
         )
@@ -213,6 +213,7 @@ def recommend(
     source: str = "",
     progress: Progress = lambda done, total, words="": None,
     records: Records | None = None,
+    turn: tuple[int, int] = (0, 1),
 ) -> Recommendation:
     """Race the catalogue's methods that need no training, and recommend one; arguments as of ``fitter.fit``.
 
@@ -220,5 +221,5 @@ def recommend(
         UserError: for everything that a user can mend.
     """
     search = seeded(Recommending.read(settings), seed, "auto")
-    ground = prepared(model, tokenizer, documents, to, samples, (), progress, records)
+    ground = prepared(model, tokenizer, documents, to, samples, (), progress, records, turn)
     return search.run(ground, name, source)

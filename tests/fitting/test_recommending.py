@@ -67,9 +67,8 @@ def test_the_best_is_compared_on_other_texts_with_the_runner_up_and_the_plain_mo
 
 def test_what_was_read_before_is_not_read_again(free):
     found, records = free
-    again = recommended(of(records=records))
-    assert again.tokens == 0 < found.tokens
-    assert (again.method, again.rivals, again.families) == (found.method, found.rivals, found.families)
+    known = len(records)
+    assert recommended(of(records=records)) == found and len(records) == known > 100
 
 
 def test_what_must_be_exportable_is():
