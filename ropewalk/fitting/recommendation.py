@@ -74,7 +74,8 @@ class Recommendation(Result):
         candidates: how many were tried.
         tokens: that they read, and that the comparison read.
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
-        fit: the options that were found; None if it is as good at its defaults.
+        fit: the options that were found; None if it is taken at its defaults.
+        unwritten: the file that was asked for, where there is nothing to write.
     """
 
     method: str
@@ -90,6 +91,7 @@ class Recommendation(Result):
     tokens: int
     how: How
     fit: Fit | None
+    unwritten: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -112,12 +114,14 @@ class Recommendation(Result):
         return [shlex.join(["ropewalk", *line]) for line in words[self.how]]
 
     def written(self, path: Path, overwrite: bool = False) -> Recommendation:
-        """The same, with what was found in a file; a method at its defaults is said by its name.
+        """The same, with what was found in a file; of a method at its defaults there is nothing to write.
 
         Raises:
             UserError: as ``Fit.written``.
         """
-        return self if self.fit is None else replace(self, fit=self.fit.written(path, overwrite))
+        if self.fit is None:
+            return replace(self, unwritten=str(path))
+        return replace(self, fit=self.fit.written(path, overwrite))
 
     @property
     def runner_up(self) -> str:
@@ -131,7 +135,9 @@ class Recommendation(Result):
 
     def to_dict(self) -> dict[str, Any]:
         rivals = [{"method": one.method, **asdict(one.times), "sure": one.sure} for one in self.rivals]
-        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("how", "fit")}
+        plain = {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("how", "fit", "unwritten")
+        }
         return plain | {
             "rivals": rivals,
             "short": asdict(self.short),
@@ -164,6 +170,10 @@ class Recommendation(Result):
         console.print(f"{_interval(self.short)} times the plain model's on texts within the window", soft_wrap=True)
         if not self.lines:
             console.print("Leave the model as it is: no method that took part reads far tokens better.")
+        if self.unwritten:
+            console.print(f"{self.unwritten} is not written: the method's name says it all.", soft_wrap=True)
+        elif self.fit is not None and self.fit.path:
+            console.print(f"written to {self.fit.path}", soft_wrap=True)
         if self.how == "serve":
             console.print("It needs code at run time; for what any engine reads: --settings exportable=true")
         for line in self.lines:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +70,18 @@ def test_what_was_read_before_is_not_read_again(free):
     found, records = free
     known = len(records)
     assert recommended(of(records=records)) == found and len(records) == known > 100
+
+
+def test_what_was_found_goes_into_a_file_and_a_method_at_its_defaults_needs_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(Entrants, "sorted_out", lambda *of: ([method("giraffe")], {}))
+    found = recommended(of(), rounds=2)
+    assert found.fit is not None and found.method.startswith("giraffe(period=")
+    assert "not written" in repr(replace(found, fit=None).written(tmp_path / "none.json"))
+    assert not (tmp_path / "none.json").exists()
+    kept = found.written(tmp_path / "kept.json")
+    assert f"giraffe(fitted={tmp_path / 'kept.json'})" in kept.lines[0] and found.method in found.lines[0]
+    assert kept.to_dict()["file"] == str(tmp_path / "kept.json")
+    assert method(f"{kept.fit.method}(fitted={kept.fit.path})") == method(found.method)
 
 
 def test_what_must_be_exportable_is():
