@@ -157,6 +157,26 @@ def fitter(method: str, settings: str = "") -> Fitter:
     return made
 
 
+def fitted_part(method: Method) -> Method:
+    """What ``fit`` fits of a method: of several that are joined, the one that does not run without.
+
+    Raises:
+        UserError: if there is none, or more than one.
+    """
+    parts = list(getattr(method, "parts", (method,)))
+    measured = [part for part in parts if part.measured]
+    chosen = measured or [part for part in parts if part.tunable]
+    if not chosen:
+        have = [entry.id for entry in CATALOGUE if (kind := entry.load()).measured or kind.tunable]
+        raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(have))}.")
+    if len(chosen) > 1:
+        names = " and ".join(one.name for one in chosen)
+        raise UserError(
+            f"{method.id} has several things to fit, {names}", f"Fit one at a time: --method {parts[0].name}."
+        )
+    return chosen[0]
+
+
 def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -195,20 +215,9 @@ def fit(
     Raises:
         UserError: for everything that a user can mend.
     """
-    parts = list(getattr(method, "parts", (method,)))
-    measured = [part for part in parts if part.measured]
-    chosen = measured or [part for part in parts if part.tunable]
-    if not chosen:
-        have = [entry.id for entry in CATALOGUE if (kind := entry.load()).measured or kind.tunable]
-        raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(have))}.")
-    if len(chosen) > 1:
-        names = " and ".join(one.name for one in chosen)
-        raise UserError(
-            f"{method.id} has several things to fit, {names}", f"Fit one at a time: --method {parts[0].name}."
-        )
-    (part,) = chosen
+    part = fitted_part(method)
     search = seeded(fitter(part.name, settings), seed, part.name)
-    others = tuple(one for one in parts if one is not part)
+    others = tuple(one for one in getattr(method, "parts", ()) if one is not part)
     for other in others:
         other.require(model, to)
     ground = prepared(model, tokenizer, documents, to, samples, others, progress, records, turn)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.files import is_page
 from ropewalk.common.whole import new_file
-from ropewalk.fitting.fitter import FITTERS, loaded
+from ropewalk.fitting.fitter import fitted_part, loaded
 from ropewalk.fitting.searching import LONG, SHARE, SHORT, TOKENS, VERSUS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import options_on
@@ -40,9 +40,12 @@ def page_of(file: Path) -> Path:
 
 
 def has_page(method: Method) -> bool:
-    """Whether the fit of a method, alone or composed with others, ends with a front."""
-    names = {part.name for part in getattr(method, "parts", (method,))}
-    return any(issubclass(loaded(name), Searching) for name in names & FITTERS.keys())
+    """Whether the fit of a method, alone or composed with others, ends with a front.
+
+    Raises:
+        UserError: if there is nothing to fit.
+    """
+    return issubclass(loaded(fitted_part(method).name), Searching)
 
 
 def write(fit: Fit, path: Path, overwrite: bool = False) -> Fit:

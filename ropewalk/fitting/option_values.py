@@ -49,7 +49,9 @@ class OptionValues(Searching):
                 f"{method.id} has nothing to fit: all of {', '.join(method.tunable)} are given",
                 f"Leave one out: --method {method.name}.",
             )
-        found = self.found(ground, space.search(self.rounds, self.seed), space.total(self.rounds), [method])
+        found = self.found(
+            ground, space.search(self.rounds, self.seed), space.total(self.rounds), [method], {method.id: method}
+        )
         front = [{**one, "options": space.searched(one["options"])} for one in found.seen["front"]]
         return replace(found, options=space.searched(found.options), seen=found.seen | {"front": front})
 

@@ -20,7 +20,7 @@ from ropewalk.fitting.race import Race, Search, Standing, compared, perplexity
 from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
 from ropewalk.fitting.rope_factors import SEEDS, Spline
 from ropewalk.fitting.scoring import Scoring
-from ropewalk.fitting.searching import Searching
+from ropewalk.fitting.searching import VERSUS, Searching
 from ropewalk.methods.base import Method, require_beyond
 from ropewalk.methods.catalogue import options_of
 from ropewalk.methods.frequencies.longrope import LongRoPE
@@ -101,9 +101,9 @@ class Recommending(Searching):
         spline = Spline(rope, rope.scale(ground.to), min(KNOTS, rope.rotary_dim // 2), None, self.factors, self.seed)
         total = len(methods) + self.families * 7 * self.rounds + spline.total
 
-        def tell(race: Race) -> None:
-            best = "" if race.best is None else f"best {race.best.method.name} {perplexity(race.best):.4g}"
-            ground.progress(min(len(race.ran), total), total + 1, best)
+        def tell(ran: int, best: Standing | None) -> None:
+            words = "" if best is None else f"best {best.method.name} {perplexity(best):.4g}"
+            ground.progress(min(ran, total), total + 1, words)
 
         race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(self._search(race, entrants, methods, spline))
@@ -151,7 +151,7 @@ class Recommending(Searching):
         rivals = [Against(one.id, compared(best.method, one, checking)) for one in against]
         seen = {
             "candidates": len(race.ran),
-            "on other texts, times the perplexity of": {one.method: one.values() for one in rivals},
+            VERSUS: {one.method: one.values() for one in rivals},
         }
         found = Found(best.method.changed(), race.scoring.rows, seen)
         fit = recorded(best.method, found, ground, self, name, source)

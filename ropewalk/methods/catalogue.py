@@ -211,7 +211,7 @@ def _one(spelling: str) -> Method:
     cls = entry(match.group(1)).load()
     options = options_of(cls, cls.name, match.group(2) or "", "fitted" if cls.measured or cls.tunable else "")
     if "fitted" not in options:
-        if PICK in options and cls.measured:
+        if PICK in options:
             raise UserError(
                 f"{cls.name}: {PICK} picks from what was fitted, and no file is named",
                 f"Say {cls.name}(fitted=FILE, {PICK}={options[PICK]}).",

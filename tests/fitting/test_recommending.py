@@ -73,13 +73,13 @@ def test_what_was_read_before_is_not_read_again(free):
 
 
 def test_what_was_found_goes_into_a_file_and_a_method_at_its_defaults_needs_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(Entrants, "sorted_out", lambda *of: ([method("giraffe")], {}))
-    found = recommended(of(), rounds=2)
-    assert found.fit is not None and found.method.startswith("giraffe(period=")
+    monkeypatch.setattr(Entrants, "sorted_out", lambda *of: ([method("yarn")], {}))
+    found = recommended(of(), rounds=3)
+    assert found.fit is not None and found.method.startswith("yarn(beta_fast=")
     assert "not written" in repr(replace(found, fit=None).written(tmp_path / "none.json"))
     assert not (tmp_path / "none.json").exists()
     kept = found.written(tmp_path / "kept.json")
-    assert f"giraffe(fitted={tmp_path / 'kept.json'})" in kept.lines[0] and found.method in found.lines[0]
+    assert f"yarn(fitted={tmp_path / 'kept.json'})" in kept.lines[0] and found.method in found.lines[0]
     assert kept.to_dict()["file"] == str(tmp_path / "kept.json")
     assert method(f"{kept.fit.method}(fitted={kept.fit.path})") == method(found.method)
 

@@ -44,6 +44,7 @@ def test_options_of_every_method_that_names_them_are_searched_and_used(name, mod
     found = json.loads(said(capsys, *words, "-o", "found.json", "--json"))
     method = entry(name).load()()
     assert found["found"].keys() <= method.tunable.keys() and found["settings"]["rounds"] == 1
+    assert Path("found.html").exists()
     use = catalogue.method(f"{name}(fitted=found.json)")
     assert {key: getattr(use, key) for key in found["found"]} == found["found"]
     without = catalogue.method(Fit.read(Path("found.json")).spelling)
