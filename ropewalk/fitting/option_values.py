@@ -43,6 +43,11 @@ class OptionValues(Searching):
             raise UserError(f"rounds is {self.rounds}, expected at least 1")
         require_beyond([method], ground.to, ground.window)
         require_causal([method])
+        if method.length_dependent:
+            raise UserError(
+                f"{method.id} reads every length otherwise, so that the losses of one reading are not its own",
+                f"Leave out what makes it so: --method {method.name}.",
+            )
         space = Space.of(method, ground)
         if not space.bounds:
             raise UserError(

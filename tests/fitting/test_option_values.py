@@ -8,6 +8,7 @@ import torch
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.fitting.option_values import OptionValues, Space
+from ropewalk.methods.attention.lm_infinite import LMInfinite
 from ropewalk.methods.attention.longcache import LongCache
 from ropewalk.methods.attention.self_extend import SelfExtend
 from ropewalk.methods.frequencies.giraffe import Giraffe
@@ -102,6 +103,7 @@ def test_what_is_found_is_at_least_as_good_as_the_defaults_and_what_is_chosen_st
         (YaRN(), {}, {"to": 64}, "not beyond the window of 64"),
         (YaRN(), {"tax": -1.0}, {}, "tax is -1"),
         (LongCache(), {}, {}, "sees tokens that come later"),
+        (LMInfinite(recalled=4), {}, {}, "reads every length otherwise"),
         (LongCache(), {"by": "needles"}, {}, "sees tokens that come later"),
         (YaRN(), {}, {"others": (LongCache(),)}, "sees tokens that come later"),
         (SelfExtend(group=1), {}, {}, "reach"),
