@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, Place, Source, verb
 
 if TYPE_CHECKING:
+    from ropewalk.common.store import Records
     from ropewalk.fitting.recommendation import Recommendation
+    from ropewalk.methods.base import Method as AnyMethod
     from ropewalk.methods.fit_file import Fit
-
 
 AUTO = "auto"  # in the place of a method
 
@@ -35,6 +38,8 @@ class FitRequest(LiveRequest):
             also its limits: "exportable=true, engine=vllm, tax=0.01".
         samples: At most so many texts.
         seed: Of what the search draws; by default 0.
+        on: Where further workers of a search run: local (processes of this machine) or ray (a Ray cluster).
+        workers: How many of them read candidates at the same time, this process counted; each loads the model.
     """
 
     method: Method
@@ -45,6 +50,8 @@ class FitRequest(LiveRequest):
     settings: str = ""
     samples: Count = 8
     seed: Number | None = None
+    on: str = "local"
+    workers: Count = 1
 
 
 @verb("fit")
@@ -67,22 +74,18 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     from ropewalk.common.files import file_to_write, is_page
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore
-    from ropewalk.methods import catalogue
 
-    automatic = request.method.strip().lower() == AUTO
-    method = None if automatic else catalogue.method(request.method)  # mistakes show before anything is loaded
-    from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.fitting.fitter import fit as measure
+    method = _method(request)  # mistakes show before anything is loaded
+    from ropewalk.fitting.alongside import alongside
     from ropewalk.fitting.fitting_page import has_page, page_of
     from ropewalk.fitting.fitting_page import write as write_page
-    from ropewalk.fitting.recommending import Recommending, recommend
+    from ropewalk.fitting.recommending import Recommending
     from ropewalk.methods.fit_file import is_fit
-    from ropewalk.texts.documents import load as load_documents
 
-    page = None
+    page, searched = None, method is None or has_page(method)
     if request.out is not None:
         file_to_write(request.out, is_fit, overwrite=request.overwrite)
-        page = page_of(request.out) if method is not None and has_page(method) else None
+        page = page_of(request.out) if method is not None and searched else None
         if page:
             file_to_write(page, is_page, overwrite=request.overwrite)
     elif method is not None and any(part.measured for part in getattr(method, "parts", (method,))):
@@ -91,28 +94,22 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         )
     if method is None:
         Recommending.read(request.settings)
-    documents = load_documents(request.data)
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
-    candidates = None if request.out is None else Path(f"{request.out}.candidates")
-    with shown() as update, SampleStore(candidates) as records:
+    elif request.workers > 1 and not searched:
+        raise UserError(f"{method.id} is measured in one reading, by one worker", "Leave out --workers.")
+    with ExitStack() as opened:
+        update = opened.enter_context(shown())
+        place = request.out
+        if place is None and request.workers > 1:
+            place = Path(opened.enter_context(TemporaryDirectory())) / "fit"
+        candidates = None if place is None else Path(f"{place}.candidates")
+        records = opened.enter_context(SampleStore(candidates))
         update(Progress(0, 0, f"opening {request.model}"))
+        if candidates is not None:
+            opened.enter_context(alongside(partial(_found, request), candidates, request.on, request.workers))
         what = "racing methods" if method is None else f"fitting {method.id}"
-        search: Callable[..., Any] = recommend if method is None else partial(measure, method=method)
-        found = search(
-            model=checkpoint.load(request.dtype, request.device),
-            tokenizer=checkpoint.tokenizer(),
-            documents=documents,
-            to=request.to,
-            settings=request.settings,
-            samples=request.samples,
-            seed=request.seed,
-            name=request.model,
-            source=request.data,
-            progress=lambda done, total, words="": update(
-                Progress(done, total, what + (f", {words}" if words else ""))
-            ),
-            records=records,
-        )
+        found = _found(request, records, (0, request.workers), lambda done, total, words="": update(
+            Progress(done, total, what + (f", {words}" if words else ""))
+        ))  # fmt: skip
         if request.out is not None:
             found = found.written(request.out, request.overwrite)
     if page:
@@ -120,3 +117,42 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     records.remove()
     answer: Fit | Recommendation = found
     return answer
+
+
+def _method(request: FitRequest) -> AnyMethod | None:
+    """The method to fit; None where it is to be found."""
+    from ropewalk.methods import catalogue
+
+    return None if request.method.strip().lower() == AUTO else catalogue.method(request.method)
+
+
+def _found(
+    request: FitRequest,
+    records: Records,
+    turn: tuple[int, int],
+    progress: Callable[..., None] = lambda done, total, words="": None,
+) -> Any:
+    """What a worker does, the first or a further one: open the model, and search."""
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.fitting.fitter import fit as measure
+    from ropewalk.fitting.recommending import recommend
+    from ropewalk.texts.documents import load as load_documents
+
+    method = _method(request)
+    documents = load_documents(request.data)
+    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    search: Callable[..., Any] = recommend if method is None else partial(measure, method=method)
+    return search(
+        model=checkpoint.load(request.dtype, request.device),
+        tokenizer=checkpoint.tokenizer(),
+        documents=documents,
+        to=request.to,
+        settings=request.settings,
+        samples=request.samples,
+        seed=request.seed,
+        name=request.model,
+        source=request.data,
+        progress=progress,
+        records=records,
+        turn=turn,
+    )

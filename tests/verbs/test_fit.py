@@ -163,3 +163,18 @@ def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
 def test_a_mend_names_the_model_as_the_user_did(line, capsys):
     assert run(line.split()) == 2
     assert "ropewalk fit demo --method" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(model, texts, capsys):
+    words = "fit", model, "-m", "longrope", "--to", 256, "--data", texts, "--settings", "rounds=2"
+    alone = said(capsys, *words, "-o", "one.json", "--json")
+    together = said(capsys, *words, "-o", "two.json", "--json", "--workers", 2)
+    assert json.loads(alone) == json.loads(together)
+    assert not list(Path().glob("*.candidates*"))
+
+
+def test_a_fit_that_is_no_search_takes_one_worker(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "-o", "x.json", "--workers", 2
+    assert "dope is measured in one reading, by one worker" in refused(capsys, *words, "-m", "dope")
+    assert "on is 'there'" in refused(capsys, *words, "-m", "longrope", "--on", "there")
