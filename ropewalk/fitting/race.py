@@ -1,4 +1,4 @@
-"""Candidates against the best one so far: all read the same texts in one order, and who surely loses reads no further.
+"""Candidates against the best one so far: all read the same texts in one order, and stop where they can gain nothing.
 
 A text is 16 pieces, and the difference of two candidates is taken piece by piece, so that what makes a text hard for
 both cancels: most candidates are told apart by their first text.
@@ -16,6 +16,7 @@ from ropewalk.fitting.scoring import Losses, Scoring
 from ropewalk.methods.base import Method
 
 SURE = 2.0  # standard errors of a mean difference
+GAIN = 1e-3  # nats, a thousandth of the perplexity: less is not worth reading on; where a search ends, all are alike
 UNPAID = 10.0  # nats by which any candidate that keeps the tax is better than any that does not
 
 # Yields methods, is sent how good they are (lower is better, in nats), and ends when it has seen enough.
@@ -112,7 +113,7 @@ class Race:
         return 0.0 if self.tax is None else standing.tax(self.near) - float(np.log1p(self.tax))
 
     def _read(self, new: Sequence[Method]) -> None:
-        """Text by text, those that have not surely lost against the one that is ahead."""
+        """Text by text, those that may yet be better than the one that is ahead."""
         near: dict[str, Losses] = {}
         pieces: dict[str, Losses] = {method.id: np.zeros(0) for method in new}
         running = list(new)
@@ -131,7 +132,7 @@ class Race:
                 if self.best is not None:
                     read.append(self.best.far[: len(read[0])])
                 ahead = min(read, key=np.mean)
-                lost = [method for method in running if _loses(pieces[method.id], ahead)]
+                lost = [m for m in running if pieces[m.id] is not ahead and _loses(pieces[m.id], ahead)]
                 running = [method for method in running if method not in lost]
                 for method in lost:
                     self._keep(Standing(method, pieces[method.id], near.get(method.id), False))
@@ -160,9 +161,9 @@ class Race:
 
 
 def _loses(ours: Losses, ahead: Losses) -> bool:
-    """Whether a candidate is surely worse than the one that is ahead, on the same pieces."""
+    """Whether a candidate surely gains less than ``GAIN`` on the one that is ahead, by the same pieces."""
     apart = ours - ahead
-    return len(apart) > 2 and bool(apart.mean() > SURE * apart.std(ddof=1) / len(apart) ** 0.5)
+    return len(apart) > 2 and bool(apart.mean() + GAIN > SURE * apart.std(ddof=1) / len(apart) ** 0.5)
 
 
 def compared(ours: Method, theirs: Method, scoring: Scoring) -> Mean:

@@ -72,6 +72,19 @@ def test_equals_are_not_dropped():
     assert sum(standing.whole for standing in race.ran.values()) > 10
 
 
+def test_where_all_are_alike_one_text_is_enough():
+    rows = Rows(noise=1e-4)
+    race = raced(rows, [AdjustedBase(base=1e6 + i) for i in range(40)])
+    assert len(rows.asked) < 50 and race.best.whole
+    better = AdjustedBase(base=1e6 - 2e3)  # by two thousandths of a nat
+    race.run(iter_once([better]))
+    assert race.best.method == better
+
+
+def iter_once(methods):
+    yield methods
+
+
 def test_a_search_is_told_losses_in_the_order_of_its_candidates_and_dropped_ones_by_difference():
     methods, seen = candidates(), []
     race = Race(Rows(), Plain())
