@@ -23,6 +23,7 @@ from ropewalk.common.files import RECORD, folder_to_write
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.base import USE_IT_LIVE
+from ropewalk.methods.fit_file import refuse_elsewhere
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import trial
@@ -94,6 +95,25 @@ def extended_config(
     _verify(method, changed, meant, to)
     trial.compare(config, changed, meant, method.rounding(config, to, on_top))
     return changed, parameters
+
+
+def refuse_fitted_elsewhere(checkpoint: Checkpoint, method: Method, to: int) -> None:
+    """Refuse a method that was fitted on other weights, or for another length than is written.
+
+    A configuration does not tell what weights are beside it: they are loaded, as they were when the method was fitted.
+
+    Raises:
+        UserError: naming both.
+    """
+    for part in getattr(method, "parts", (method,)):
+        if part.fit is None:
+            continue
+        if part.fit.to != to:
+            raise UserError(
+                f"{part.fit.path} was fitted for {part.fit.to:,} tokens, and {to:,} are to be written",
+                f"Say --to {part.fit.to}, or fit it anew: {part.fit.again(part.unfitted, to)}",
+            )
+        refuse_elsewhere(part, checkpoint.load(part.fit.model.get("dtype", "auto"), "cpu"), to, method)
 
 
 def _saveable(method: Method) -> FrequencyMethod:
@@ -183,6 +203,7 @@ def extend(
     config = checkpoint.config
     method = _saveable(method)
     changed, parameters = extended_config(config, method, to, on_top)
+    refuse_fitted_elsewhere(checkpoint, method, to)
     source, _ = checkpoint.source, checkpoint.weights
     out = folder_to_write(out, [source], overwrite)
     checkpoint.refuse_renamed()

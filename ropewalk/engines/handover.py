@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint import fold as folding
 from ropewalk.checkpoint.checkpoint import Checkpoint
-from ropewalk.checkpoint.write import bring_all, config_text, extend, extended_config, extension_notes
+from ropewalk.checkpoint.write import (
+    bring_all,
+    config_text,
+    extend,
+    extended_config,
+    extension_notes,
+    refuse_fitted_elsewhere,
+)
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import RECORD, folder_to_write
@@ -151,6 +158,8 @@ def export(
 
         method = YaRN()
     checkpoint = Checkpoint.open(model)
+    if to is not None and method is not None:
+        refuse_fitted_elsewhere(checkpoint, method, to)
     if checkpoint.unwritten is not None:
         checkpoint.unwritten.refuse(checkpoint.unwritten.line("serve", "--method"))
     if checkpoint.gguf is not None:

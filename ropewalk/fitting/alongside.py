@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ def alongside(work: Work, store: Path, on: str, workers: int) -> Iterator[None]:
         UserError: if there is no such place or number, or Ray is missing.
     """
     check(on, workers)
+    if on == "ray" and workers == 1:
+        raise UserError("on is 'ray', and workers is 1: that is this process alone", "Say --workers 2, or more.")
     if workers == 1:
         yield
     elif on == "local":
@@ -77,9 +80,18 @@ def _locally(work: Work, store: Path, turn: Turn, threads: int) -> None:
     import torch
 
     ignore_interrupts()
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     torch.set_num_threads(threads)
     with SampleStore(store) as records:
         _quietly(work, records, turn)
+
+
+def _end_with_the_first() -> None:
+    """Wait for the process that started this one, which may be killed; nobody else would stop it."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+    os._exit(1)
 
 
 def _remotely(work: Work, keeper: Any, turn: Turn) -> None:

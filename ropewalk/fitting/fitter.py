@@ -78,39 +78,63 @@ class Ground:
         Raises:
             UserError: if no document is that long.
         """
-        return _spread(self._pieces(length), self.samples)
+        return _spread([piece for pieces in self._pieces(length) for piece in pieces], self.samples)
 
-    def texts_and_others(self, length: int) -> tuple[Tensor, Tensor]:
-        """The same of every other piece, and as many of those between them, which tell what was found by chance."""
-        pieces = self._pieces(length)
-        others = _spread(pieces[1::2], self.samples) if pieces[1:] else torch.zeros(0, length, dtype=torch.int64)
-        return _spread(pieces[::2], self.samples), others
+    def texts_and_others(self, length: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Texts to search on, as many others that tell what was found by chance, and which document each of these is of.
 
-    def _pieces(self, length: int) -> list[list[int]]:
+        No piece is there twice. Others are of other documents; where there is but one, of its other half: they are
+        more alike than other documents would be.
+        """
+        seen: set[tuple[int, ...]] = set()
+        documents = []
+        for pieces in self._pieces(length):
+            new = [piece for piece in dict.fromkeys(map(tuple, pieces)) if piece not in seen]
+            seen |= set(new)
+            documents += [new] if new else []
+        if len(documents) == 1:
+            (only,) = documents
+            documents = [only[: (len(only) + 1) // 2], only[(len(only) + 1) // 2 :]]
+        searched, others = (_taken(half, self.samples) for half in (documents[::2], documents[1::2]))
+        none = torch.zeros(0, length, dtype=torch.int64)
+        rows = torch.tensor([piece for _, piece in others]) if others else none
+        return torch.tensor([piece for _, piece in searched]), rows, [which for which, _ in others]
+
+    def _pieces(self, length: int) -> list[list[list[int]]]:
+        """Of every document that is long enough, its pieces."""
         head, step = len(self.bos), length - len(self.bos)
         cut = [
-            [*self.bos, *document[start : start + step]]
+            [[*self.bos, *document[start : start + step]] for start in range(head, len(document) - step + 1, step)]
             for document in self.documents
-            for start in range(head, len(document) - step + 1, step)
         ]
-        if not cut:
+        if not any(cut):
             longest = max(map(len, self.documents), default=0)
             raise UserError(f"no text has {length:,} tokens, the longest has {longest:,}", "Give longer texts: --data.")
-        return cut
+        return [pieces for pieces in cut if pieces]
 
     def shared(self) -> int:
         """How many tokens all documents start with."""
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.documents, strict=False)))
 
     def with_method(self, method: Method) -> Any:
-        """A context in which ``method`` is on, with all others."""
-        return compose(method, *self.others).on(self.model, self.to)
+        """A context in which ``method`` is on, with all others; the plain model is these alone."""
+        parts = [one for one in (method, *self.others) if one.name != "none" or not self.others]
+        return compose(*parts).on(self.model, self.to)
 
 
 def _spread(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
     """At most ``count`` of them, evenly over all."""
     count = min(count, len(pieces))
     return torch.tensor([pieces[i * len(pieces) // count] for i in range(count)])
+
+
+def _taken(documents: Sequence[Sequence[tuple[int, ...]]], count: int) -> list[tuple[int, tuple[int, ...]]]:
+    """At most ``count`` pieces, of as many documents as there are; of one document, evenly over it."""
+    if len(documents) == 1:
+        (only,), count = documents, min(count, len(documents[0]))
+        return [(0, only[i * len(only) // count]) for i in range(count)]
+    turns = [(place, which) for which, pieces in enumerate(documents) for place in range(len(pieces))]
+    return [(which, documents[which][place]) for place, which in sorted(turns)[:count]]
 
 
 @dataclass(frozen=True)
@@ -164,15 +188,23 @@ def fitted_part(method: Method) -> Method:
         UserError: if there is none, or more than one.
     """
     parts = list(getattr(method, "parts", (method,)))
-    measured = [part for part in parts if part.measured]
-    chosen = measured or [part for part in parts if part.tunable]
+    lacking = [part for part in parts if part.absent(part.measured)]
+    free = [part for part in parts if part.fit is None and not part.measured and part.tunable.keys() - part.changed()]
+    chosen = lacking or free
+    if not chosen and any(part.measured or part.tunable for part in parts):
+        raise UserError(
+            f"{method.id} has nothing to fit: all of it is given",
+            f"Leave out what is to be found: --method {parts[0].name}.",
+        )
     if not chosen:
         have = [entry.id for entry in CATALOGUE if (kind := entry.load()).measured or kind.tunable]
         raise UserError(f"{method.id} has nothing to fit", f"Methods that have: {', '.join(sorted(have))}.")
     if len(chosen) > 1:
         names = " and ".join(one.name for one in chosen)
         raise UserError(
-            f"{method.id} has several things to fit, {names}", f"Fit one at a time: --method {parts[0].name}."
+            f"{method.id} has several things to fit, {names}",
+            f"Fit one, --method {chosen[0].name} -o one.json, and then the other beside it: --method "
+            f'"{"+".join([f"{chosen[0].name}(fitted=one.json)", *(one.name for one in chosen[1:])])}".',
         )
     return chosen[0]
 
@@ -268,7 +300,11 @@ def recorded(part: Method, found: Found, ground: Ground, search: object, name: s
         options={key: value for key, value in part.changed().items() if key not in found.options},
         beside="+".join(other.spelling for other in ground.others),
         to=ground.to,
-        model={"name": name or str(config.name_or_path), "fingerprint": model_fingerprint(ground.model)},
+        model={
+            "name": name or str(config.name_or_path),
+            "fingerprint": model_fingerprint(ground.model),
+            "dtype": str(ground.model.dtype).removeprefix("torch."),
+        },
         data={"source": source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
         settings=asdict(search),  # type: ignore[call-overload]
         seen=found.seen,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ropewalk.common.statistics import Mean, exp, ratio
+from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import LARGEST, Mean, exp, ratio
 from ropewalk.fitting.scoring import Losses, Scoring
 from ropewalk.methods.base import Method
 
@@ -74,6 +75,11 @@ class Race:
 
     def __post_init__(self) -> None:
         self.near = self.scoring.near(self.plain)
+        if self.near.max() >= LARGEST:
+            raise UserError(
+                "the model's own losses are no finite numbers: weights hold NaN, or numbers too large for their type",
+                "Say --dtype float32, or download the checkpoint again.",
+            )
         self.best: Standing | None = None  # of those that read all texts
 
     @property
@@ -92,7 +98,7 @@ class Race:
             told = self._placed(list({method.id: method for method in candidates}.values()), candidates)
 
     def _placed(self, new: Sequence[Method], candidates: Sequence[Method]) -> list[float]:
-        """How good candidates are, in nats: of those that lost, as good as the best and the mean difference to it."""
+        """How good candidates are, in nats: of those that lost, worse than the best by the mean difference to it."""
         self._read([method for method in new if method.id not in self.ran])
         for standing in self.ran.values():
             if standing.whole and (self.best is None or standing.loss < self.best.loss):
@@ -105,8 +111,8 @@ class Race:
         best = 0.0 if self.best is None else self.best.loss
         if not len(standing.far):
             return best + UNPAID + self._excess(standing)
-        assert self.best is not None
-        return best + float(np.mean(standing.far - self.best.far[: len(standing.far)]))
+        assert self.best is not None  # who lost to another one may have read better, by chance, than the best did
+        return best + max(GAIN, float(np.mean(standing.far - self.best.far[: len(standing.far)])))
 
     def _excess(self, standing: Standing) -> float:
         """By how many nats too much a candidate taxes short texts."""
@@ -166,11 +172,26 @@ def _loses(ours: Losses, ahead: Losses) -> bool:
     return len(apart) > 2 and bool(apart.mean() + GAIN > SURE * apart.std(ddof=1) / len(apart) ** 0.5)
 
 
-def compared(ours: Method, theirs: Method, scoring: Scoring) -> Mean:
-    """How many times the perplexity of one method is that of another, on all texts, with an interval over texts."""
-    texts = range(len(scoring.rows))
-    mine, yours = ([scoring.far(method, row).mean() for row in texts] for method in (ours, theirs))
-    return ratio(mine, yours)
+def compared(ours: Method, theirs: Method, scoring: Scoring, documents: Sequence[int]) -> Mean:
+    """How many times the perplexity of one method is that of another, with an interval over documents.
+
+    Args:
+        ours: the one.
+        theirs: the other.
+        scoring: the texts.
+        documents: which each text is a piece of; where all are of one, the interval is over its pieces.
+    """
+    rows = range(len(scoring.rows))
+    apart = np.array([scoring.far(ours, row).mean() - scoring.far(theirs, row).mean() for row in rows])
+    return over_documents(apart, documents)
+
+
+def over_documents(apart: Losses, documents: Sequence[int]) -> Mean:
+    """The ratio of two perplexities, from differences of losses, [texts], and the document of each."""
+    kinds = sorted(set(documents))
+    if len(kinds) > 1:
+        apart = np.array([apart[np.array(documents) == kind].mean() for kind in kinds])
+    return ratio(apart, np.zeros(len(apart)))
 
 
 def perplexity(standing: Standing) -> float:

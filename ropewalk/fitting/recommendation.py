@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean
-from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.fit_file import Fit, is_fit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,10 +116,14 @@ class Recommendation(Result):
     def written(self, path: Path, overwrite: bool = False) -> Recommendation:
         """The same, with what was found in a file; of a method at its defaults there is nothing to write.
 
+        A fit file that may be overwritten is then removed: it holds what another search found.
+
         Raises:
             UserError: as ``Fit.written``.
         """
         if self.fit is None:
+            if overwrite and is_fit(path):
+                path.unlink()
             return replace(self, unwritten=str(path))
         return replace(self, fit=self.fit.written(path, overwrite))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
-from ropewalk.common.statistics import exp, ratio
+from ropewalk.common.statistics import exp
 from ropewalk.engines.handover import called, in_gguf
 from ropewalk.fitting.entrants import Entrants, seed_for_factors
 from ropewalk.fitting.fitter import Found, Ground, Progress, prepared, recorded, seeded
 from ropewalk.fitting.option_values import Space
-from ropewalk.fitting.race import Race, Search, Standing, compared, perplexity
+from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
 from ropewalk.fitting.rope_factors import SEEDS, Spline
 from ropewalk.fitting.scoring import Scoring
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 KNOTS = 6  # of the factors' spline
+NEAREST = 4  # methods that may be the runner-up
 ALIKE = 1e-4  # nats; a method's frequencies as factors read as it does, but for rounding
 
 
@@ -86,7 +87,7 @@ class Recommending(Searching):
         """
         self.check()
         require_beyond(SEEDS, ground.to, ground.window)
-        texts, others = ground.texts_and_others(ground.to)
+        texts, others, documents = ground.texts_and_others(ground.to)
         if len(others) < 2:
             raise UserError(
                 f"the texts have {len(texts) + len(others)} pieces of {ground.to:,} tokens, expected at least 4: half "
@@ -97,7 +98,7 @@ class Recommending(Searching):
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         entrants = Entrants(ground, self.exportable, self.engine, self.by == "perplexity")
         methods, left_out = entrants.sorted_out(rope)
-        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
+        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others, "others")
         spline = Spline(rope, rope.scale(ground.to), min(KNOTS, rope.rotary_dim // 2), None, self.factors, self.seed)
         total = len(methods) + self.families * 7 * self.rounds + spline.total
 
@@ -109,7 +110,7 @@ class Recommending(Searching):
         race.run(self._search(race, entrants, methods, spline))
         best = self._best(race)
         ground.progress(total, total + 1, "comparing on other texts")
-        return self._ending(race, best, checking, left_out, name, source)
+        return self._ending(race, best, checking, documents, left_out, name, source)
 
     def _search(self, race: Race, entrants: Entrants, methods: list[Method], spline: Spline) -> Search:
         plain, ground = Plain(), entrants.ground
@@ -142,13 +143,23 @@ class Recommending(Searching):
         return next(one for one in race.ran.values() if one.whole and one.loss <= best)
 
     def _ending(
-        self, race: Race, best: Standing, checking: Scoring, left_out: Mapping[str, str], name: str, source: str
+        self,
+        race: Race,
+        best: Standing,
+        checking: Scoring,
+        documents: Sequence[int],
+        left_out: Mapping[str, str],
+        name: str,
+        source: str,
     ) -> Recommendation:
         ground, plain = race.scoring.ground, Plain()
         families = _families(race, best)
-        runners_up = [method for method, _ in families if method.name not in (best.method.name, plain.name)][:1]
+        near_it = [method for method, _ in families if method.name not in (best.method.name, plain.name)][:NEAREST]
+        rows = range(len(race.scoring.rows))  # some of them were dropped, and read no more than a text
+        losses = {method.id: sum(float(race.scoring.far(method, row).mean()) for row in rows) for method in near_it}
+        runners_up = sorted(near_it, key=lambda method: losses[method.id])[:1]
         against = [one for one in (*runners_up, plain) if one != best.method]
-        rivals = [Against(one.id, compared(best.method, one, checking)) for one in against]
+        rivals = [Against(one.id, compared(best.method, one, checking, documents)) for one in against]
         seen = {
             "candidates": len(race.ran),
             VERSUS: {one.method: one.values() for one in rivals},
@@ -161,7 +172,7 @@ class Recommending(Searching):
             model=fit.model,
             settings=fit.settings,
             rivals=rivals,
-            short=ratio(checking.near(best.method), checking.near(plain)),
+            short=over_documents(checking.near(best.method) - checking.near(plain), documents),
             families=[family for _, family in families],
             left_out=dict(left_out),
             data={"source": source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
@@ -196,7 +207,7 @@ def _families(race: Race, best: Standing) -> list[tuple[Method, Family]]:
         family = Family(one.method.id, exp(cost) if len(apart) else None, len(apart) // pieces)
         if one.method.name not in found or cost < found[one.method.name][0]:
             found[one.method.name] = cost, one.method, family
-    ranked = sorted(found.values(), key=lambda known: known[0])
+    ranked = sorted(found.values(), key=lambda known: (-known[2].texts, known[0]))  # who read further was not dropped
     return [(method, family) for _, method, family in ranked]
 
 

@@ -46,7 +46,7 @@ class RopeFactors(Searching):
 
     Attributes:
         space: spline, longrope or longrope2.
-        knots: of the spline.
+        knots: of the spline; no more than there are pairs of dimensions.
         rounds: of the search; 0: 20 for the spline, the papers' 40 else.
     """
 
@@ -64,10 +64,12 @@ class RopeFactors(Searching):
                 f"a target of {ground.to:,} tokens is within the window of {rope.window:,}: nothing is to be found",
                 f"Say --to {2 * rope.window}, or more.",
             )
-        if not (2 <= self.knots <= rope.rotary_dim // 2 and self.rounds >= 0):
-            raise UserError(f"longrope: {self}, expected 2 to {rope.rotary_dim // 2} knots, and no negative rounds")
+        half = rope.rotary_dim // 2
+        if self.rounds < 0 or self.knots < 2 or half < 2:
+            key, value, least = ("rounds", self.rounds, 0) if self.rounds < 0 else ("knots", min(self.knots, half), 2)
+            raise UserError(f"{key} is {value}, expected {least} or more; there are {half} pairs of dimensions")
         if self.space == "spline":
-            made = Spline(rope, s, self.knots, method.attention_factor, self.rounds or ROUNDS, self.seed)
+            made = Spline(rope, s, min(self.knots, half), method.attention_factor, self.rounds or ROUNDS, self.seed)
             known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
             total = made.total + len(SEEDS) + len(SHARES) * FRONT_ROUNDS * made.population
             cheaper = partial(made.around, rounds=FRONT_ROUNDS)

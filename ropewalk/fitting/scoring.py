@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from ropewalk.backends.nll import BATCH_TOKENS, token_nll
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.common.store import content_key
+from ropewalk.common.statistics import LARGEST
+from ropewalk.common.store import Record, content_key
 from ropewalk.methods.base import Method
 from ropewalk.methods.compose import compose
 from ropewalk.tasks.niah import NeedleInHaystack
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 PIECES = 16  # of a text's far tokens; what is compared
 NEEDLE_WITHIN = 0.3  # of the text: the needle stands near the start (LongRoPE2, arXiv 2502.20082)
 
-Objective = Literal["perplexity", "needles"]
 Losses = NDArray[np.float64]
 
 
@@ -52,8 +52,12 @@ class Scoring:
         return cls(ground, texts, texts.shape[1] // 2)
 
     @classmethod
-    def of_needles(cls, ground: Ground, texts: Tensor, seed: int) -> Scoring:
-        """Only the answers' tokens count: a code that was hidden near the start is asked for at the end."""
+    def of_needles(cls, ground: Ground, texts: Tensor, seed: int | str) -> Scoring:
+        """Only the answers' tokens count: a code that was hidden near the start is asked for at the end.
+
+        Raises:
+            UserError: without a tokenizer, or where texts do not hold a needle.
+        """
         if ground.units is None:
             raise UserError("needles cannot be planted without a tokenizer")
         chance, rows = random.Random(f"needles/{seed}"), []
@@ -92,9 +96,27 @@ class Scoring:
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
                 losses = token_nll(self.ground.model, ids, keep=keep)
-            known = {"losses": losses.tolist()}
+            known = {"losses": losses.nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST).tolist()}
             self.ground.records.put({key: known})
-        return np.array(known["losses"])
+        return _kept(known, len(ids), keep)
+
+
+def _kept(record: Record, rows: int, columns: int) -> Losses:
+    """Losses as they were kept.
+
+    Raises:
+        UserError: if something else was.
+    """
+    try:
+        losses = np.array(record["losses"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        losses = np.zeros(0)
+    if losses.shape != (rows, columns) or not np.isfinite(losses).all():
+        raise UserError(
+            f"a candidate's losses are kept as {str(record)[:60]}, expected {rows} x {columns} numbers",
+            "Remove the file of candidates beside the one that is to be written (its name ends in .candidates).",
+        )
+    return losses
 
 
 def require_causal(methods: Sequence[Method]) -> None:

@@ -6,21 +6,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.statistics import exp
+from ropewalk.common.statistics import Mean, exp
 from ropewalk.fitting.fitter import Found, Ground
-from ropewalk.fitting.race import Race, Search, Standing, compared, perplexity
-from ropewalk.fitting.scoring import Objective, Scoring, require_causal
+from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
+from ropewalk.fitting.scoring import Scoring, require_causal
 from ropewalk.methods.frequencies.none import Plain
 
 if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 
+SEEDS = 2**32
 SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 # What a search has seen, by the words that a terminal shows.
 TOKENS = "tokens of all candidates"
@@ -28,6 +29,9 @@ SHARE = "as a share of their reading all texts"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
 VERSUS = "on other texts, times the perplexity of"
+SHORT_OTHERS = "on other texts, short ones, times the perplexity of"
+OTHERS = "other texts"
+DOCUMENTS = "documents that they are of"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Searching:
         seed: of all draws.
     """
 
-    by: Objective = "perplexity"
+    by: Literal["perplexity", "needles"] = "perplexity"
     race: bool = True
     tax: float | None = None
     seed: int = 0
@@ -53,8 +57,12 @@ class Searching:
         Raises:
             UserError: naming one.
         """
+        if self.by not in LONG:
+            raise UserError(f"by is {self.by!r}, expected {' or '.join(LONG)}", "Say --settings by=needles.")
         if self.tax is not None and not self.tax >= 0:
             raise UserError(f"tax is {self.tax}, expected a share of 0 or more", "Say --settings tax=0.01.")
+        if not 0 <= self.seed < SEEDS:
+            raise UserError(f"seed is {self.seed}, expected 0 to {SEEDS - 1:,}", "Say --seed 1.")
 
     def found(
         self,
@@ -79,9 +87,9 @@ class Searching:
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
         """
-        texts, others = ground.texts_and_others(ground.to)
+        texts, others, documents = ground.texts_and_others(ground.to)
         require_causal([*rivals, *ground.others])
-        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others)
+        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others, "others")
 
         def tell(ran: int, best: Standing | None) -> None:
             ground.progress(ran, total, "" if best is None else f"best {perplexity(best):.4g}")
@@ -98,7 +106,7 @@ class Searching:
         if cheaper is not None and self.tax is None:
             self._widen(race, best, cheaper)
             best = race.front()[-1]
-        return Found(options_of(best), texts, self._seen(race, best, rivals, checking, known or {}))
+        return Found(options_of(best), texts, self._seen(race, best, rivals, checking, documents, known or {}))
 
     def _widen(self, race: Race, best: Standing, cheaper: Callable[[Any], Search]) -> None:
         """Candidates for the front, under shares of the best one's tax."""
@@ -108,13 +116,19 @@ class Searching:
             below.run(cheaper(best.method))
             race.ran |= {name: one for name, one in below.ran.items() if one.whole or name not in race.ran}
 
-    def _scoring(self, ground: Ground, texts: Any) -> Scoring:
+    def _scoring(self, ground: Ground, texts: Any, which: str = "searched") -> Scoring:
         if self.by == "needles" and len(texts):
-            return Scoring.of_needles(ground, texts, self.seed)
+            return Scoring.of_needles(ground, texts, f"{which}/{self.seed}")
         return Scoring.of_texts(ground, texts)
 
     def _seen(
-        self, race: Race, best: Standing, rivals: Sequence[Method], checking: Scoring, known: Mapping[str, Method]
+        self,
+        race: Race,
+        best: Standing,
+        rivals: Sequence[Method],
+        checking: Scoring,
+        documents: Sequence[int],
+        known: Mapping[str, Method],
     ) -> dict[str, Any]:
         tokens = race.scoring.tokens[0]  # before more are read for the page
         course = _course(race, best, {method.id: name for name, method in known.items()})
@@ -129,15 +143,21 @@ class Searching:
             SHORT: exp(best.tax(race.near)),
         }
         if len(checking.rows):
-            versus = {rival.id: compared(best.method, rival, checking) for rival in rivals}
-            seen[VERSUS] = {
-                name: {"value": one.value, "low": one.low, "high": one.high, "n": one.n} for name, one in versus.items()
-            }
+            versus = {rival.id: compared(best.method, rival, checking, documents) for rival in rivals}
+            seen[VERSUS] = {name: _bounded(one) for name, one in versus.items()}
+            near = checking.near(best.method) - checking.near(race.plain)
+            seen[SHORT_OTHERS] = {race.plain.id: _bounded(over_documents(near, documents))}
+            seen[OTHERS] = len(checking.rows)
+            seen[DOCUMENTS] = len(set(documents))
         seen["front"] = [
             {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
             for one in race.front()
         ]
         return seen | {"course": course}
+
+
+def _bounded(one: Mean) -> dict[str, Any]:
+    return {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
 
 
 def _told(race: Race, before: int, ran: int, best: Standing | None) -> None:

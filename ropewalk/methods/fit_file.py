@@ -225,6 +225,9 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any], tax: float | N
                 f"{file} was fitted with {name} = {at!r}, not {value!r}",
                 f"Leave {name} out, or fit with it: {fit.again(f'{cls.name}({name}={value!r})', fit.to)}",
             )
+    for name, value in measured.items():
+        if isinstance(value, tuple) != isinstance(cls.__dataclass_fields__[name].default, tuple):  # type: ignore[attr-defined]
+            raise UserError(f"{file}: {name} is {value!r}, which {cls.name} cannot use", "Fit it again.")
     try:
         made = cls(**measured)
     except (TypeError, ValueError) as error:

@@ -9,13 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ropewalk.checkpoint.write import extension_notes, trained_folder
+from ropewalk.checkpoint.write import extension_notes, refuse_fitted_elsewhere, trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
+from ropewalk.methods.fit_file import fitted
+from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.rope.config import record_of, trained_window
 from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.loop import ANY, Run, is_written, unwritten
 from ropewalk.training.merging import merge
+from ropewalk.training.recipes.recipe_entries import BY_ID, files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +61,24 @@ def digest_of(texts: Mapping[str, Ints]) -> str:
     for ids in texts.values():
         digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
     return digest.hexdigest()[:16]
+
+
+def refuse_fits_elsewhere(spelling: str, checkpoint: Checkpoint, to: int) -> None:
+    """Refuse a recipe's fit files that are of another model, or of another length than their leg.
+
+    Args:
+        spelling: of the recipe, as the user writes it.
+        checkpoint: what is to be trained.
+        to: target length in tokens.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if spelling.partition("(")[0] not in BY_ID:
+        return
+    legs = {"half": to // 2, "whole": to}
+    for leg, file in files_of(spelling)[1].items():
+        refuse_fitted_elsewhere(checkpoint, fitted(LongRoPE, file, {}), legs[leg])
 
 
 def refuse_quantised(checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, Place, Source, verb
 
 if TYPE_CHECKING:
-    from ropewalk.common.store import Records
+    from ropewalk.common.store import Records, SampleStore
     from ropewalk.fitting.recommendation import Recommendation
     from ropewalk.methods.base import Method as AnyMethod
     from ropewalk.methods.fit_file import Fit
 
 AUTO = "auto"  # in the place of a method
+MARK = "whose candidates these are"  # key in their store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +77,21 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     from ropewalk.common.store import SampleStore
 
     method = _method(request)  # mistakes show before anything is loaded
+    from ropewalk.evaluation.workers import check
     from ropewalk.fitting.alongside import alongside
     from ropewalk.fitting.fitting_page import has_page, page_of
     from ropewalk.fitting.fitting_page import write as write_page
     from ropewalk.fitting.recommending import Recommending
     from ropewalk.methods.fit_file import is_fit
 
+    check(request.on, request.workers)
     page, searched = None, method is None or has_page(method)
+    sources = [place for place in (Path(request.model), Path(request.data)) if place.exists()]
     if request.out is not None:
-        file_to_write(request.out, is_fit, overwrite=request.overwrite)
+        file_to_write(request.out, is_fit, sources, request.overwrite)
         page = page_of(request.out) if method is not None and searched else None
         if page:
-            file_to_write(page, is_page, overwrite=request.overwrite)
+            file_to_write(page, is_page, sources, request.overwrite)
     elif method is not None and any(part.measured for part in getattr(method, "parts", (method,))):
         raise UserError(
             f"what is found for {method.id} cannot be said without a file", f"Name one: -o {method.name}.json."
@@ -103,6 +107,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
             place = Path(opened.enter_context(TemporaryDirectory())) / "fit"
         candidates = None if place is None else Path(f"{place}.candidates")
         records = opened.enter_context(SampleStore(candidates))
+        _mark(records, request, method)
         update(Progress(0, 0, f"opening {request.model}"))
         if candidates is not None:
             opened.enter_context(alongside(partial(_found, request), candidates, request.on, request.workers))
@@ -117,6 +122,29 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     records.remove()
     answer: Fit | Recommendation = found
     return answer
+
+
+def _mark(records: SampleStore, request: FitRequest, method: AnyMethod | None) -> None:
+    """Say in the store whose candidates it holds, so that nobody else's are removed with it.
+
+    Raises:
+        UserError: if it holds others.
+    """
+    from ropewalk.common.errors import UserError
+
+    mark = {"method": AUTO if method is None else method.id, "model": request.model, "to": request.to}
+    there = records.get([MARK]).get(MARK)
+    if there is None and len(records):
+        raise UserError(
+            f"{records.path} is a store of something else", "Choose another file, -o FILE, or move that one away."
+        )
+    if there is not None and there != mark:
+        raise UserError(
+            f"{records.path} holds the candidates of another search, which was not finished: {there['method']} on "
+            f"{there['model']}",
+            "Finish it by its own command, choose another file, -o FILE, or remove that one.",
+        )
+    records.put({MARK: mark})
 
 
 def _method(request: FitRequest) -> AnyMethod | None:

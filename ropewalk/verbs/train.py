@@ -181,7 +181,16 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.texts.pieces import TokenUnits
     from ropewalk.training.forecast import forecast
     from ropewalk.training.loop import Run, parts, samplers, unwritten
-    from ropewalk.training.preparation import begun, digest_of, expected, finished, held_out, refuse_quantised, written
+    from ropewalk.training.preparation import (
+        begun,
+        digest_of,
+        expected,
+        finished,
+        held_out,
+        refuse_fits_elsewhere,
+        refuse_quantised,
+        written,
+    )
     from ropewalk.training.processes import launched, processes, speaks
     from ropewalk.training.self_test import self_test
     from ropewalk.training.sharding import shard, weights
@@ -190,6 +199,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.trained import Trained, ended
 
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
     kind, window = str(text_config(checkpoint.config).dtype or "float32"), trained_window(checkpoint.config)
     forecasted = forecast(

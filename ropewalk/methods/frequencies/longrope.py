@@ -40,11 +40,11 @@ class LongRoPE(FrequencyMethod):
         return (cls(factors=tuple(1 + 3 * i / (half - 1) for i in range(half))),)
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
-        if len(self.factors) != rope.rotary_dim // 2 or not all(
-            isinstance(f, (int, float)) and f > 0 for f in self.factors
-        ):
+        wrong = [f for f in self.factors if not (isinstance(f, (int, float)) and 0 < f < math.inf)]
+        if wrong or len(self.factors) != rope.rotary_dim // 2:
+            among = f", {wrong[0]!r} among them" if wrong else ""
             raise UserError(
-                f"longrope has {len(self.factors)} factors, expected {rope.rotary_dim // 2} numbers above 0",
+                f"longrope has {len(self.factors)} factors{among}, expected {rope.rotary_dim // 2} numbers above 0",
                 "Give those that a search for this model and target found: longrope(factors=[...]), or fit them.",
             )
         t = math.sqrt(1 + math.log(rope.scale(target)) / math.log(rope.window))

@@ -89,11 +89,21 @@ def recipe(spelling: str) -> Recipe:
     Raises:
         UserError: for one that there is not, or what it does not take.
     """
+    name, given = files_of(spelling)
+    return BY_ID[name].load(**given)
+
+
+def files_of(spelling: str) -> tuple[str, dict[str, str]]:
+    """A recipe's id, and the files that it is given.
+
+    Raises:
+        UserError: as ``recipe``.
+    """
     name, bracket, rest = spelling.partition("(")
     if name not in BY_ID:
         raise UserError(f"no recipe {name!r}{did_you_mean(name, BY_ID)}", f"There are {', '.join(BY_ID)}.")
     if not bracket:
-        return BY_ID[name].load()
+        return name, {}
     takes = list(signature(BY_ID[name].function).parameters)
     given = dict(re.findall(r"(\w+)\s*=\s*([^,\s][^,]*?)\s*(?:,|$)", rest.removesuffix(")")))
     if not rest.endswith(")") or not given or not given.keys() <= set(takes):
@@ -101,4 +111,4 @@ def recipe(spelling: str) -> Recipe:
             f"cannot read {spelling}: {name} takes {' and '.join(takes) or 'nothing'}",
             f"Write it as {name}" + (f"({', '.join(f'{one}=FILE' for one in takes)})." if takes else "."),
         )
-    return BY_ID[name].load(**given)
+    return name, given
