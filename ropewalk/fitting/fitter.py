@@ -81,7 +81,7 @@ class Ground:
         return _spread([piece for pieces in self._pieces(length) for piece in pieces], self.samples)
 
     def texts_and_others(self, length: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Texts to search on, as many others that tell what was found by chance, and which document each of these is of.
+        """Texts to search on, as many others that tell what was found by chance, and the document of each of these.
 
         No piece is there twice. Others are of other documents; where there is but one, of its other half: they are
         more alike than other documents would be.

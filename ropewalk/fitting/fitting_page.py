@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.files import is_page
 from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import fitted_part, loaded
-from ropewalk.fitting.searching import LONG, SHARE, SHORT, TOKENS, VERSUS, Searching
+from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import options_on
 from ropewalk.report import numbers, svg
@@ -107,7 +107,8 @@ def _verdict(fit: Fit) -> str:
         reached = numbers.quantity(fit.seen[LONG[fit.settings["by"]]])
         return f"A perplexity of {reached} on {_what(fit)}; there were no other texts to check it on."
     name, one = next(iter(versus.items()))
-    texts = f"{one.n} texts that were not searched on" if one.n != 1 else "a text that was not searched on"
+    texts, documents = fit.seen[OTHER_TEXTS], fit.seen[DOCUMENTS]
+    texts = f"{texts} texts of {documents} document{'s' * (documents != 1)} that were not searched on"
     return f"On {texts}, {numbers.quantity(one.value)} times the perplexity of {name}{_bounds(one)}."
 
 
@@ -119,7 +120,7 @@ def _notes(fit: Fit) -> Iterator[str]:
         worse = [name for name, low, _ in ends if low is not None and low > 1]
         others = [f"{numbers.quantity(one.value)} times that of {name}{_bounds(one)}" for name, one in versus.items()]
         yield (
-            f"Counted are {what}; intervals are 95 %, paired by text."
+            f"Counted are {what}; intervals are 95 %, over documents, or over the texts of one."
             + (f" It is {' and '.join(others[1:])}." if others[1:] else "")
             + (f" It is worse than {' and '.join(worse)}." if worse else "")
             + (f" Against {' and '.join(unsure)} nothing is sure: more texts tell." if unsure else "")
@@ -264,7 +265,8 @@ def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Figure:
         else f"{left[n]:,} candidates read all texts."
     )
     if left[0]:
-        text += f" {left[0]:,} tax short texts more than {_tax(limit)}, and read nothing else."
+        more = _tax(limit) if limit is not None else "a part of what the best one does, a limit to widen the front"
+        text += f" {left[0]:,} tax short texts more than {more}, and read nothing else."
     text += (
         " A faint point is a candidate; of one that was dropped it is what the found one has, times the ratio of both "
         "on what it read."

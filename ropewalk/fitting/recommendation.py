@@ -169,7 +169,11 @@ class Recommendation(Result):
         console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold", soft_wrap=True)
         for one in self.rivals:
             who = "the model as it is" if one.method == "none" else shortened(one.method)
-            verdict = "" if one.sure else "; not surely better"
+            verdict = (
+                ""
+                if one.sure
+                else "; not surely better" + (", nor better at all there" if one.times.value >= 1 else "")
+            )
             console.print(f"{_interval(one.times)} times the perplexity of {who}{verdict}", soft_wrap=True)
         console.print(f"{_interval(self.short)} times the plain model's on texts within the window", soft_wrap=True)
         if not self.lines:

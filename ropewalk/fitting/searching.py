@@ -15,6 +15,7 @@ from ropewalk.common.statistics import Mean, exp
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.scoring import Scoring, require_causal
+from ropewalk.methods.fit_file import VERSUS
 from ropewalk.methods.frequencies.none import Plain
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
-VERSUS = "on other texts, times the perplexity of"
 SHORT_OTHERS = "on other texts, short ones, times the perplexity of"
-OTHERS = "other texts"
+OTHER_TEXTS = "other texts"
 DOCUMENTS = "documents that they are of"
 
 
@@ -138,7 +138,7 @@ class Searching:
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
             TOKENS: tokens,
-            SHARE: tokens / (len(race.ran) * texts * length),
+            SHARE: tokens / (len(race.ran) * texts * (length + race.scoring.ground.window)),
             LONG[self.by]: perplexity(best),
             SHORT: exp(best.tax(race.near)),
         }
@@ -147,7 +147,7 @@ class Searching:
             seen[VERSUS] = {name: _bounded(one) for name, one in versus.items()}
             near = checking.near(best.method) - checking.near(race.plain)
             seen[SHORT_OTHERS] = {race.plain.id: _bounded(over_documents(near, documents))}
-            seen[OTHERS] = len(checking.rows)
+            seen[OTHER_TEXTS] = len(checking.rows)
             seen[DOCUMENTS] = len(set(documents))
         seen["front"] = [
             {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 KIND = "ropewalk fit"
+VERSUS = "on other texts, times the perplexity of"  # of what a search has seen: rivals, with intervals
 AGAIN = "Make it again, with ropewalk fit."
 SHOWN = 12  # characters of a hash
 
@@ -119,6 +120,24 @@ class Fit(Result):
             )
         return replace(self, found=options_on(min(kept, key=lambda one: float(one["perplexity"]))), tax=tax)
 
+    @property
+    def rival(self) -> str:
+        """Of those that a search was compared with, the one that comes nearest, or is ahead; empty if there is none."""
+        versus = self.seen.get(VERSUS, {})
+        return max(versus, key=lambda name: float(versus[name]["value"]), default="")
+
+    @property
+    def verdict(self) -> str:
+        """Whether what was found is better than its rivals; empty if it was compared with none."""
+        if not self.rival:
+            return ""
+        one = self.seen[VERSUS][self.rival]
+        if one["low"] is not None and one["low"] > 1:
+            return f"it is worse than {self.rival} on texts that were not searched on: take {self.rival}"
+        if one["high"] is not None and one["high"] < 1:
+            return f"it is better than {', '.join(self.seen[VERSUS])} on texts that were not searched on"
+        return f"it is not surely better than {self.rival} on texts that were not searched on"
+
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
         beside = f" beside {self.beside}" if self.beside else ""
@@ -135,10 +154,14 @@ class Fit(Result):
             if not isinstance(value, tuple):
                 console.print(f"{name}: {value:.5g}")
         if not self.found:
-            console.print(f"nothing that was tried is better than {self.method} as it is")
+            console.print(f"nothing that was tried is better than {naming.spelled(self.method, self.options)} as it is")
+        elif self.verdict:
+            console.print(self.verdict, style="bold", soft_wrap=True)
         if self.path and not any(isinstance(value, tuple) for value in self.found.values()):
             console.print(f"without its file: {self.spelling}", soft_wrap=True)
-        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", f"none,{self.use}"]
+        methods = ",".join(dict.fromkeys(["none", *[self.rival] * bool(self.rival), self.use]))
+        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", methods]
+        line += ["--data", self.data["source"]] if self.data["source"] else []
         where = f"{self.path}; its page is {self.page}" if self.page else self.path
         written = f"written to {where}; " if where else ""
         console.print(f"{written}compare it:\n{shlex.join(line)}", soft_wrap=True)

@@ -253,10 +253,12 @@ class Recipe:
         stages = self.schedule_of_stages()
         for i, (stage, _) in enumerate(stages):
             try:
-                self.rope_method(stage).require(config, to)
+                self.rope_method(stage).require(config, round(stage.rope * to))
             except UserError as error:
                 where = f"stage {i + 1} of {len(stages)} of {self.name}, to {stage.rope:g} of the target: "
-                of_each = " They are the method of each stage, in a recipe.json: docs/training.md has one."
+                of_each = " They are the method of each stage, in a recipe.json."
+                if self.name == "longrope":
+                    of_each = " The recipe takes the files of both legs: longrope(half=FILE, whole=FILE)."
                 several = len(stages) > 1
                 raise UserError(where * several + error.message, (error.mend or "") + of_each * several) from None
         if self.attention == "full":

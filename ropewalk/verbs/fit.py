@@ -37,7 +37,7 @@ class FitRequest(LiveRequest):
         data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
         settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200; of auto,
             also its limits: "exportable=true, engine=vllm, tax=0.01".
-        samples: At most so many texts.
+        samples: At most so many texts of the target's length; a search reads as many others in the end.
         seed: Of what the search draws; by default 0.
         on: Where further workers of a search run: local (processes of this machine) or ray (a Ray cluster).
         workers: How many of them read candidates at the same time, this process counted; each loads the model.
@@ -69,7 +69,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         What was found, and all that it was found for; of auto, the method to take.
 
     Raises:
-        UserError: for everything that a user can mend; nothing is written then.
+        UserError: for everything that a user can mend; no fit file and no page are written then.
     """
     from ropewalk.common.errors import UserError
     from ropewalk.common.files import file_to_write, is_page

@@ -11,7 +11,7 @@ from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.fitting.fitter import fit as measured
 from ropewalk.fitting.fitting_page import has_page, page_of, picking, render, write
-from ropewalk.fitting.searching import LONG, SHARE, SHORT, TOKENS, VERSUS
+from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
 from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.live import decoder
 from tests.models import shared, tiny
@@ -49,6 +49,8 @@ def made(chosen: int = 4, **seen) -> Fit:
             "window": 64, "candidates": 8, "of them dropped early": 2, TOKENS: 7000,
             SHARE: 0.854, LONG["perplexity"]: PERPLEXITIES[chosen],
             SHORT: TAXES[chosen],
+            OTHER_TEXTS: 4,
+            DOCUMENTS: 2,
             VERSUS: {
                 "pi": {"value": 0.2, "low": 0.1, "high": 0.3, "n": 4},
                 "yarn": {"value": 0.97, "low": 0.93, "high": 1.02, "n": 4},
@@ -72,7 +74,7 @@ def text_of(page: str) -> str:
 def test_it_says_what_was_found_against_the_best_of_the_others_and_how_sure_it_is(file):
     page = text_of(render(Fit.read(file)))
     for said in (
-        "On 4 texts that were not searched on, 0.970 times the perplexity of YaRN (0.930 … 1.02)",
+        "On 4 texts of 2 documents that were not searched on, 0.970 times the perplexity of YaRN (0.930 … 1.02)",
         "It is 0.200 times that of Position Interpolation (0.100 … 0.300)", "Against YaRN nothing is sure",
         "the perplexity of far tokens is 18.00, and that of short texts, the first 64 tokens of each, is +150%",
         "8 candidates were tried on 4 texts of 256 tokens. They read 7,000 tokens, 85% of what",

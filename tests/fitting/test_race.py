@@ -129,10 +129,29 @@ def test_one_whom_another_beats_in_both_is_not_on_the_front():
     assert [one.method for one in front] == [min(candidates(), key=quality)]
 
 
-def test_two_methods_are_compared_by_text():
+def test_two_methods_are_compared_by_document():
     ours, theirs = AdjustedBase(base=1e5), AdjustedBase(base=3e5)
-    found = compared(ours, theirs, Rows(noise=0.01))
-    assert found.n == TEXTS and found.low < np.exp(-0.2) < found.high and found.high < 1
+    rows = Rows(noise=0.01)
+    apart = [float((rows.far(ours, row) - rows.far(theirs, row)).mean()) for row in range(TEXTS)]
+    each = compared(ours, theirs, rows, range(TEXTS))
+    assert each.n == TEXTS and each.low < np.exp(-0.2) < each.high and each.high < 1
+    assert each.value == pytest.approx(np.exp(np.mean(apart)))
+    pairs = compared(ours, theirs, rows, [0, 0, 1, 1, 2, 2])
+    assert pairs.n == 3 and pairs.value == pytest.approx(each.value), "pieces of one document count once"
+    uneven = compared(ours, theirs, rows, [0, 0, 0, 0, 0, 1])
+    assert uneven.value == pytest.approx(np.exp((np.mean(apart[:5]) + apart[5]) / 2))
+    assert compared(ours, theirs, rows, [4] * TEXTS) == each, "of one document there is nothing else to count"
+
+
+def test_who_lost_to_another_is_told_worse_than_the_best():
+    class Misleading(Rows):  # the second reads the first text best of all but the third, and the others badly
+        def far(self, method, row):
+            value = {1e5: 5.0, 2e5: 1.0 if row == 0 else 5.0, 3e5: 0.9 if row == 0 else 1.1}[method.base]
+            return np.full(PIECES, value) + np.random.default_rng([row, int(method.base)]).normal(0, 1e-3, PIECES)
+
+    seen, one = [], [AdjustedBase(base=base) for base in (1e5, 2e5, 3e5)]
+    Race(Misleading(), Plain()).run(rounds(one, seen=seen))
+    assert int(np.argmin(seen[0])) == 2 and seen[0][1] > seen[0][2]
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -51,7 +51,7 @@ def test_the_best_is_compared_on_other_texts_with_the_runner_up_and_the_plain_mo
     assert found.families[0].times == pytest.approx(1, abs=1e-4) and found.families[0].method == found.method
     assert [one.method for one in found.rivals] == [found.runner_up, "none"]
     assert method(found.runner_up).name not in (method(found.method).name, "none")
-    model, (_, others) = shared("llama"), of().texts_and_others(256)
+    model, (_, others, _) = shared("llama"), of().texts_and_others(256)
 
     def losses(spelling):
         with method(spelling).on(model, 256):
@@ -122,7 +122,7 @@ def test_engines_are_asked_as_export_asks_them(engine):
 
 def tax(spelling):
     """How many times the plain model's perplexity a method has within the window, on the texts of the search."""
-    model, (searched, _) = shared("llama"), of().texts_and_others(256)
+    model, (searched, _, _) = shared("llama"), of().texts_and_others(256)
 
     def near(one):
         with method(one).on(model, 256):

@@ -21,6 +21,12 @@ ROPE = RopeSpec.plain(1e4, 64, 512)
 TEXTS = tokens(8, 256)
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Searches for the front of a round each."""
+    monkeypatch.setattr("ropewalk.fitting.rope_factors.FRONT_ROUNDS", 1)
+
+
 def spline(**more):
     return Spline(**{"rope": ROPE, "s": 8.0, "knots": 6, "attention_factor": None, "rounds": 30, "seed": 0, **more})
 
@@ -133,7 +139,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, mo
 def test_what_is_found_is_the_best_of_the_searched_texts_and_is_compared_on_others():
     model, of = shared("llama"), ground(shared("llama"), TEXTS, samples=4)
     found = RopeFactors(rounds=3).search(LongRoPE(), of)
-    searched, others = of.texts_and_others(256)
+    searched, others, _ = of.texts_and_others(256)
     assert found.texts.tolist() == searched.tolist()
     assert not {tuple(row) for row in searched.tolist()} & {tuple(row) for row in others.tolist()}
 
@@ -158,6 +164,13 @@ def token_nll_near(model, method, ids):
         return token_nll(model, ids[:, :64]).double().mean(1)
 
 
+def test_a_spline_has_no_more_knots_than_there_are_pairs():
+    found = RopeFactors(rounds=1, knots=99).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2))
+    assert found == dataclasses.replace(
+        RopeFactors(rounds=1, knots=8).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2)), texts=found.texts
+    )
+
+
 def test_a_tax_is_kept_or_refused():
     of = ground(shared("llama"), TEXTS, samples=2)
     free = RopeFactors(rounds=3).search(LongRoPE(), of)
@@ -173,9 +186,10 @@ def test_a_tax_is_kept_or_refused():
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [
-        ({"knots": 1}, {}, "expected 2 to 8 knots"),
-        ({"knots": 9}, {}, "expected 2 to 8 knots"),
-        ({"rounds": -1}, {}, "no negative rounds"),
+        ({"knots": 1}, {}, "knots is 1, expected 2 or more; there are 8 pairs"),
+        ({"by": "needle"}, {}, "by is 'needle', expected perplexity or needles"),
+        ({"seed": -1}, {}, "seed is -1, expected 0 to"),
+        ({"rounds": -1}, {}, "rounds is -1, expected 0 or more"),
         ({}, {"to": 64}, "within the window"),
         ({}, {"to": 512}, "no text has 512 tokens"),
         ({"by": "needles"}, {}, "without a tokenizer"),

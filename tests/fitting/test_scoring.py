@@ -1,5 +1,7 @@
 """Losses of candidates: those of the plain way, each read once, and none without the method on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,14 @@ import ropewalk
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
+from ropewalk.fitting.race import Race
 from ropewalk.fitting.scoring import PIECES, Scoring, require_causal
+from ropewalk.fitting.searching import Searching
 from ropewalk.methods.attention.vertical_slash import VerticalSlash
 from ropewalk.methods.frequencies.none import Plain
 from ropewalk.methods.frequencies.pi import PositionInterpolation
 from ropewalk.methods.frequencies.yarn import YaRN
+from ropewalk.rope.live import ON, decoder
 from ropewalk.texts.pieces import TokenUnits
 from tests.fitting.grounds import ground
 from tests.models import shared, tokens
@@ -96,3 +101,76 @@ def test_needles_stand_near_the_start_and_only_their_answers_count():
 def test_what_reads_ahead_has_no_losses():
     with pytest.raises(UserError, match="vertical-slash sees tokens that come later"):
         require_causal([YaRN(), VerticalSlash()])
+
+
+def pieces(rows):
+    return {tuple(row) for row in rows.tolist()}
+
+
+def test_texts_that_are_searched_and_others_are_of_other_documents():
+    ids = tokens(5, 256).tolist()
+    of = ground(shared("llama"), tokens(1, 64), samples=3)
+    of = dataclasses.replace(of, documents=[*ids, ids[0], ids[1][:63]])
+    searched, others, documents = of.texts_and_others(64)
+    home = {tuple(row[start : start + 64]): which for which, row in enumerate(ids) for start in range(0, 256, 64)}
+    assert {home[piece] for piece in pieces(searched)} == {0, 2, 4}, "of as many documents as there are"
+    assert [2 * which + 1 for which in documents] == [home[tuple(row)] for row in others.tolist()] == [1, 3, 1]
+    assert len(pieces(searched)) == len(pieces(others)) == 3
+
+
+def test_of_one_document_the_halves():
+    (row,) = tokens(1, 512).tolist()
+    of = dataclasses.replace(ground(shared("llama"), tokens(1, 64), samples=8), documents=[row, row])
+    searched, others, documents = of.texts_and_others(64)
+    assert searched.flatten().tolist() == row[:256] and others.flatten().tolist() == row[256:]
+    assert documents == [0] * 4, "a copy is no other document"
+    only = dataclasses.replace(of, documents=[row[:64]]).texts_and_others(64)
+    assert only[0].tolist() == [row[:64]] and only[1].shape == (0, 64) and only[2] == []
+
+
+def test_other_texts_are_asked_for_other_codes():
+    model, tokenizer = ropewalk.load("demo")
+    text = torch.tensor([tokenizer("The sea is wide, and the ships on it are small. " * 200).input_ids[:1024]] * 4)
+    of = ground(model, text, window=512, bos=TokenUnits(tokenizer).bos, units=TokenUnits(tokenizer))
+    fitter = Searching(by="needles", seed=1)
+    ends = [fitter._scoring(of, text, which).rows[:, -4:].tolist() for which in ("searched", "others")]
+    assert all(one != other for one, other in zip(*ends, strict=True))
+
+
+def test_losses_that_are_no_numbers_are_the_worst_or_the_end(monkeypatch):
+    bad = {"pi"}
+
+    def overflow(model, ids, **how):
+        return token_nll(model, ids, **how) * (float("nan") if bad & {getattr(decoder(model), ON, "none")} else 1)
+
+    monkeypatch.setattr("ropewalk.fitting.scoring.token_nll", overflow)
+    one = scoring()
+    assert (one.far(PositionInterpolation(), 0) == 700).all()
+    race = Race(one, Plain())
+    race.run(iter_once([PositionInterpolation(), YaRN()]))
+    assert race.best.method == YaRN()
+    bad.add("none")
+    with pytest.raises(UserError, match="own losses are no finite numbers"):
+        Race(scoring(), Plain())
+
+
+def iter_once(methods):
+    yield methods
+
+
+@pytest.mark.parametrize(
+    "record", [{"x": 1}, {"losses": [1, 2]}, {"losses": "much"}, {"losses": [[float("inf")] * 128]}]
+)
+def test_losses_that_nobody_kept_are_refused(record):
+    class Damaged(SampleStore):
+        def get(self, keys):
+            return dict.fromkeys(keys, record)
+
+    with pytest.raises(UserError, match="expected 1 x 128 numbers"):
+        scoring(records=Damaged()).far(YaRN(), 0)
+
+
+def test_beside_others_the_plain_model_is_these_alone():
+    pi = PositionInterpolation()
+    beside, alone = scoring(others=(pi,)), scoring()
+    np.testing.assert_array_equal(beside.far(Plain(), 0), alone.far(pi, 0))

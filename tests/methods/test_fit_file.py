@@ -185,7 +185,7 @@ def broken(content: dict, *path: str, value: object) -> str:
         (lambda c: broken(c, "found", value={}), "do not agree on the option 'plan'"),
         (lambda c: broken(c, "options", "blok", value=8), "do not agree on the option 'blok'"),
         (lambda c: broken(c, "options", "block", value=7), "block is 7"),
-        (lambda c: broken(c, "found", "plan", value=3), "values that tca cannot use"),
+        (lambda c: broken(c, "found", "plan", value=3), "plan is 3, which tca cannot use"),
     ],
 )
 def test_what_is_no_fit_file_is_refused(file, change, message):

@@ -3,17 +3,21 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import ropewalk
 from ropewalk import UserError
 from ropewalk.cli.main import run
+from ropewalk.common.store import SampleStore
 from ropewalk.fitting.fitter import FITTERS
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import CATALOGUE, entry
 from ropewalk.methods.fit_file import Fit
+from ropewalk.verbs.fit import MARK
 from tests.models import shared
 from tests.verbs.typed import refused, said
 
@@ -117,7 +121,7 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
     [
         (["-m", "pi"], "pi has nothing to fit Methods that have: abf, attention-alignment, cope, dca, dope, "),
         (["-m", "yarn+yarn-temperature"], "several things to fit, yarn and yarn-temperature"),
-        (["-m", "yarn(beta_fast=9,beta_slow=2,attention_factor=1.1)"], "all of beta_fast, beta_slow, attention_factor"),
+        (["-m", "yarn(beta_fast=9,beta_slow=2,attention_factor=1.1)"], "has nothing to fit: all of it is given"),
         (["-m", "longcache"], "sees tokens that come later"),
         (["-m", "auto", "--settings", "engine=vllm, exportable=false"], "contradict each other"),
         (["-m", "auto", "--to", "8k"], "no text has 8,192 tokens"),
@@ -178,3 +182,59 @@ def test_a_fit_that_is_no_search_takes_one_worker(model, texts, capsys):
     words = "fit", model, "--to", 256, "--data", texts, "-o", "x.json", "--workers", 2
     assert "dope is measured in one reading, by one worker" in refused(capsys, *words, "-m", "dope")
     assert "on is 'there'" in refused(capsys, *words, "-m", "longrope", "--on", "there")
+
+
+@pytest.fixture
+def factors(model, texts, capsys):
+    """A fit of longrope to 256 tokens."""
+    said(capsys, "fit", model, "-m", "longrope", "--to", 256, "--data", texts, "--settings", "rounds=1", "-o", "f.json")
+    return "longrope(fitted=f.json)"
+
+
+def test_a_fit_is_written_into_no_other_model_and_for_no_other_length(model, factors, capsys):
+    other = Path("other")
+    shutil.copytree(model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 0.25
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    for words in (["extend", other, "-o", "x"], ["export", other, "--engine", "vllm", "-o", "x"]):
+        message = refused(capsys, *words, "--to", 256, "--method", factors)
+        assert "f.json was fitted on" in message and "this model is" in message
+    short = refused(capsys, "extend", model, "--to", 128, "--method", factors, "-o", "x")
+    assert "f.json was fitted for 256 tokens, and 128 are to be written" in short
+    assert not Path("x").exists()
+    said(capsys, "extend", model, "--to", 256, "--method", factors, "-o", "x")
+    assert json.loads(Path("x/config.json").read_text())["max_position_embeddings"] == 256
+
+
+def test_a_recipe_takes_fits_of_its_model_and_of_its_legs(model, texts, factors, capsys):
+    words = "fit", model, "-m", "longrope", "--data", texts, "--settings", "rounds=1"
+    said(capsys, *words, "--to", 128, "-o", "half.json")
+    train = "--out", "y", "--to", 256, "--dry-run"
+    said(capsys, "train", "longrope(half=half.json, whole=f.json)", model, texts, *train)
+    for spelling, message in (
+        ("longrope(half=f.json, whole=half.json)", "f.json was fitted for 256 tokens, and 128 are"),
+        ("longrope(half=half.json, whole=half.json)", "half.json was fitted for 128 tokens, and 256 are"),
+    ):
+        assert message in refused(capsys, "train", spelling, model, texts, *train)
+
+
+def test_what_was_given_is_not_searched(model, texts, factors, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "-o", "x.json", "--settings", "rounds=1"
+    assert "all of it is given" in refused(capsys, *words, "-m", factors)
+    assert "all of it is given" in refused(capsys, *words, "-m", f"longrope(factors={[2.0] * 8})")
+    beside = refused(capsys, *words, "-m", f"{factors}+self-extend")
+    assert "f.json was fitted by itself, and is used beside self-extend" in beside, "nor is it silently fitted anew"
+
+
+def test_a_store_of_something_else_is_neither_used_nor_removed(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "-o", "x.json", "--settings", "rounds=1"
+    with SampleStore("x.json.candidates") as store:
+        store.put({"a": {"answer": 1}})
+    assert "is a store of something else" in refused(capsys, *words, "-m", "longrope")
+    with SampleStore("x.json.candidates") as store:
+        assert len(store) == 1
+        store.remove()
+    with SampleStore("x.json.candidates") as store:
+        store.put({MARK: {"method": "yarn", "model": "another", "to": 128}})
+    assert "another search, which was not finished: yarn on another" in refused(capsys, *words, "-m", "longrope")
