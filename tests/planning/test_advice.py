@@ -102,7 +102,7 @@ def test_methods_say_what_extend_would_write():
     assert found["yarn"].written == "yarn x16" and found["pi"].written == "linear x16"
     assert found["ntk-aware"].rope_parameters["all"]["rope_theta"] == pytest.approx(5e5 * 16 ** (128 / 126))
     assert found["harpe"].why_not == "run-time code, options needed" and not found["harpe"].written
-    assert found["longrope"].why_not == "options needed"
+    assert found["longrope"].why_not == "fit first"
     assert {one.why_not for one in found.values() if "fit" in one.training_free} == {"run-time code, fit first"}
     assert found["cope"].written == "longrope x1 to no rotation"
 

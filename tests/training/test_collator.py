@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from trl import SFTConfig, SFTTrainer
 import ropewalk
 from ropewalk import CREAM, E2LLM, EndPrompt, FullLength, PoSE, SkipwiseCollator, UserError
 from ropewalk.training.positions.entries import POSITIONS
-from ropewalk.training.recipe import Recipe
 from tests.models import tiny
 from tests.tokenizers import byte_level
 from tests.training.runs import BACKENDS, TARGET, WINDOW, Recorder, arguments, equal, model_for, texts, trainer, weights
@@ -359,19 +357,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_tex
 
 @pytest.mark.parametrize(
     "block",
-    [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3, 4, 5],
-    ids=["recipe", "Trainer", "SFTTrainer", "loop", "adapter", "memory"],
+    [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2, 3, 4],
+    ids=["Trainer", "SFTTrainer", "loop", "adapter", "memory"],
 )
 def test_the_lines_of_the_page_run(block, tmp_path, monkeypatch):
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 5
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(BLOCKS[block], "docs/training.md", "exec"), names)
     if block == 0:
-        assert len(Recipe.from_dict(json.loads((tmp_path / "recipe.json").read_text())).stages) == 2
-    if block == 1:
         saved = ropewalk.inspect(str(tmp_path / "out/last"))
         logs = names["trainer"].state.log_history
         assert saved.sound and saved.length == 2048 and sum("eval_passkey_2048" in log for log in logs) == 2
-    if block == 4:
+    if block == 3:
         assert ropewalk.inspect("merged").length == 2048 and ropewalk.inspect("adapter").base == "demo"
