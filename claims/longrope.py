@@ -38,7 +38,7 @@ from ropewalk.texts.documents import load, tokenise
 from ropewalk.texts.opening import opening
 from ropewalk.texts.pieces import TokenUnits
 
-STRETCHES = (0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of target over window
+STRETCHES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of target over window
 
 
 def losses(scoring: Scoring, method: Method) -> list[float]:
