@@ -158,8 +158,6 @@ def export(
 
         method = YaRN()
     checkpoint = Checkpoint.open(model)
-    if to is not None and method is not None:
-        refuse_fitted_elsewhere(checkpoint, method, to)
     if checkpoint.unwritten is not None:
         checkpoint.unwritten.refuse(checkpoint.unwritten.line("serve", "--method"))
     if checkpoint.gguf is not None:
@@ -220,6 +218,7 @@ def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method
     else:
         assert method is not None
         config, _ = extended_config(checkpoint.config, method, to, on_top)
+        refuse_fitted_elsewhere(checkpoint, method, to)
         overrides = _overrides(rope_config.text_config(config), config)
         long = _profile("long", named, files, engine, overrides, to)
         native, why = ([], []) if checkpoint.training else _native_line(checkpoint, files, named, engine, on_top)
