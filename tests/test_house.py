@@ -72,7 +72,7 @@ COVERED = {
     "tests/verbs/test_fit.py": "fitting/fitter",
     "tests/training/positions/test_entries.py": "training/positions/training_positions",
     "tests/training/test_training_page.py": "training/readings",
-    "tests/fitting/test_rope_factors.py": "fitting/searching",
+    "tests/fitting/test_rope_factors.py": "fitting/searching fitting/evolution",
     "tests/fitting/test_recommending.py": "fitting/entrants fitting/recommendation",
     "tests/training/test_optimizers.py": "common/extras",
     "tests/cli/test_main.py": "common/errors checkpoint/write checkpoint/inspection checkpoint/inspection_view",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
+from ropewalk.fitting.evolution import evolution, population
 from ropewalk.fitting.fitter import Found, Ground
-from ropewalk.fitting.race import UNPAID, Search
+from ropewalk.fitting.race import Search, followed
 from ropewalk.fitting.scoring import require_causal
 from ropewalk.fitting.searching import Searching
 from ropewalk.methods.base import Method, require_beyond
@@ -96,9 +96,9 @@ class Space:
     @property
     def _population(self) -> int:
         """Of two options and more, CMA-ES's own."""
-        return GRID if len(self.bounds) == 1 else 4 + math.floor(3 * math.log(max(1, len(self.bounds))))
+        return GRID if len(self.bounds) == 1 else population(max(1, len(self.bounds)))
 
-    def at(self, x: Sequence[float]) -> Method | None:
+    def at(self, x: Iterable[float]) -> Method | None:
         """The method at a point, each coordinate from 0 to 1; None if there is none, or the model does not take it."""
         values: dict[str, float] = {}
         for (name, (low, high, whole)), place in zip(self.bounds.items(), x, strict=True):
@@ -122,36 +122,21 @@ class Space:
     def search(self, rounds: int, seed: int) -> Search:
         """The method as it is, and then others of the space."""
         yield [self.method]
-        yield from self._grids(rounds) if len(self.bounds) == 1 else self._evolution(rounds, seed)
+        points: Generator[Sequence[Any], Sequence[float], None]
+        if len(self.bounds) == 1:
+            points = self._grids(rounds)
+        else:
+            cube = np.tile([0.0, 1.0], (len(self.bounds), 1))
+            points = evolution(np.array(self.start()), SPREAD, rounds, seed, cube)
+        yield from followed(points, self.at)
 
-    def _grids(self, rounds: int) -> Search:
+    def _grids(self, rounds: int) -> Generator[Sequence[Sequence[float]], Sequence[float], None]:
         step, center, known = 1 / (GRID - 1), 0.5, dict[float, float]()
         for i in range(rounds):
             places = [center + step * (j - GRID // 2) for j in range(GRID)]
             places = [place for place in places if -1e-9 < place < 1 + 1e-9 and (i == 0 or place != center)]
-            known |= zip(places, (yield from self._asked([[place] for place in places])), strict=True)
+            known |= zip(places, (yield [[place] for place in places]), strict=True)
             center, step = min(known, key=known.__getitem__), step / 3
-
-    def _evolution(self, rounds: int, seed: int) -> Search:
-        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
-        cube = np.tile([0.0, 1.0], (len(self.bounds), 1))
-        mean = np.array(self.start())
-        strategy = cmaes.CMA(mean, SPREAD, bounds=cube, seed=seed, population_size=self._population)
-        for _ in range(rounds):
-            points = [strategy.ask() for _ in range(self._population)]
-            losses = yield from self._asked(points)
-            strategy.tell(list(zip(points, losses, strict=True)))
-            if strategy.should_stop():
-                return
-
-    def _asked(
-        self, points: Sequence[Sequence[float]]
-    ) -> Generator[Sequence[Method], Sequence[float], Sequence[float]]:
-        """How good points are; those that no method stands at, worse than all others."""
-        made = [self.at(point) for point in points]
-        methods = [one for one in made if one is not None]
-        losses = iter((yield methods) if methods else ())
-        return [2 * UNPAID if one is None else next(losses) for one in made]
 
 
 def goes_on(method: Method, ground: Ground) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ UNPAID = 10.0  # nats by which any candidate that keeps the tax is better than a
 
 # Yields methods, is sent how good they are (lower is better, in nats), and ends when it has seen enough.
 Search = Generator[Sequence[Method], Sequence[float], None]
+Point = TypeVar("Point")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +94,15 @@ class Race:
         told: list[float] | None = None
         while True:
             try:
-                candidates = search.send(told) if told is not None else next(search)  # type: ignore[arg-type]
+                candidates = search.send(told)  # type: ignore[arg-type]
             except StopIteration:
                 return
-            told = self._placed(list({method.id: method for method in candidates}.values()), candidates)
+            told = self._placed(candidates)
 
-    def _placed(self, new: Sequence[Method], candidates: Sequence[Method]) -> list[float]:
+    def _placed(self, candidates: Sequence[Method]) -> list[float]:
         """How good candidates are, in nats: of those that lost, worse than the best by the mean difference to it."""
-        self._read([method for method in new if method.id not in self.ran])
+        new = {method.id: method for method in candidates if method.id not in self.ran}
+        self._read(list(new.values()))
         for standing in self.ran.values():
             if standing.whole and (self.best is None or standing.loss < self.best.loss):
                 self.best = standing
@@ -164,6 +167,21 @@ class Race:
             if not found or standing.loss < found[-1].loss:
                 found.append(standing)
         return found
+
+
+def followed(
+    points: Generator[Sequence[Point], Sequence[float], None], method: Callable[[Point], Method | None]
+) -> Search:
+    """A search over points as one over methods; a point at which there is none is worse than all others."""
+    losses: list[float] | None = None
+    while True:
+        try:
+            made = [method(point) for point in points.send(losses)]  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        methods = [one for one in made if one is not None]
+        told = iter((yield methods) if methods else ())
+        losses = [2 * UNPAID if one is None else next(told) for one in made]
 
 
 def _loses(ours: Losses, ahead: Losses) -> bool:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
+from ropewalk.fitting.evolution import evolution, population
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
-from ropewalk.fitting.race import Search
+from ropewalk.fitting.race import Search, followed
 from ropewalk.fitting.searching import SHARES, Searching
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.longrope import LongRoPE
@@ -84,7 +84,8 @@ class RopeFactors(Searching):
                 for seed, first in zip(SEEDS, firsts, strict=False)
                 if self.space == "longrope"
             }
-            found = self.found(ground, _methods(genetic, firsts, t), total, SEEDS, known)
+            search = followed(genetic.search(firsts), lambda one: LongRoPE(one.factors, t))
+            found = self.found(ground, search, total, SEEDS, known)
         return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.to)})
 
     def genetic(self, rope: RopeSpec, s: float) -> Genetic:
@@ -122,17 +123,6 @@ def pairs(rope: RopeSpec, to: int) -> list[dict[str, float]]:
     return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _methods(genetic: Genetic, firsts: Sequence[Individual], attention_factor: float | None) -> Search:
-    search = genetic.search(firsts)
-    told = None
-    while True:
-        try:
-            asked = search.send(told) if told is not None else next(search)  # type: ignore[arg-type]
-        except StopIteration:
-            return
-        told = yield [LongRoPE(one.factors, attention_factor) for one in asked]
-
-
 @dataclass(frozen=True)
 class Spline:
     """A seed's log factors and what is piecewise linear in the log wavelength, which CMA-ES searches.
@@ -160,8 +150,8 @@ class Spline:
 
     @property
     def population(self) -> int:
-        """CMA-ES's own for so many coordinates."""
-        return 4 + math.floor(3 * math.log(self.size))
+        """Candidates of a round."""
+        return population(self.size)
 
     @property
     def total(self) -> int:
@@ -197,11 +187,5 @@ class Spline:
 
     def around(self, best: LongRoPE, rounds: int) -> Search:
         """From any candidate."""
-        cmaes = extra("cmaes", "searches by CMA-ES", "fit")
-        strategy = cmaes.CMA(np.zeros(self.size), SPREAD, seed=self.seed, population_size=self.population)
-        for _ in range(rounds):
-            asked = [strategy.ask() for _ in range(self.population)]
-            losses = yield [self.method(best, x) for x in asked]
-            strategy.tell(list(zip(asked, losses, strict=True)))
-            if strategy.should_stop():
-                return
+        points = evolution(np.zeros(self.size), SPREAD, rounds, self.seed)
+        return followed(points, lambda x: self.method(best, x))
