@@ -12,10 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import safe_open
-
-from ropewalk.checkpoint.weights import Header, read_headers
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import listed
 from ropewalk.common.lengths import show
@@ -26,6 +22,8 @@ from ropewalk.rope.spec import STILL, RopeSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ropewalk.checkpoint.weights import Header
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of all names in the file
@@ -75,6 +73,10 @@ class AdapterFolder(Result):
             inner = next((one.parent for one in sorted(folder.glob(f"*/{CONFIG}"))), None)
             mend = "Give the folder of an adapter." if inner is None else f"Give the one inside of it: {inner}"
             raise UserError(f"{folder} holds no adapter: it has no {CONFIG}", mend)
+        from safetensors import safe_open
+
+        from ropewalk.checkpoint.weights import read_headers
+
         settings = read_json(folder / CONFIG)
         _refuse_strange(folder / CONFIG, settings)
         weights = folder / WEIGHTS
@@ -193,6 +195,8 @@ def alike(one: Mapping[str, RopeSpec], other: Mapping[str, RopeSpec]) -> bool:
 def _alike(one: RopeSpec, other: RopeSpec) -> bool:
     def by_length(spec: RopeSpec) -> Any:
         return spec.long_factors and (spec.long_factors, spec.window), spec.rope_type == "dynamic" and spec.length
+
+    import torch
 
     return (
         one.style == other.style

@@ -11,38 +11,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ropewalk.checkpoint.adapter_folder import CONFIG as ADAPTER
 from ropewalk.checkpoint.adapter_folder import AdapterFolder
-from ropewalk.checkpoint.gguf import dequantised, from_gguf, mistakes
-from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
 from ropewalk.checkpoint.unwritten import Unwritten
-from ropewalk.checkpoint.weights import (
-    check_weights,
-    read_headers,
-    refuse_cast,
-    refuse_incomplete,
-    refuse_no_numbers,
-    refuse_renamed,
-    refuse_twice,
-    refuse_unjoined,
-    warn_left_out,
-)
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, record_in
 from ropewalk.common.lengths import show
 from ropewalk.common.outside import spelled
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import problems, record
+from ropewalk.rope import plain_config, problems, record
 from ropewalk.rope.config import quiet, text_config
 from ropewalk.rope.keys import read_config, refuse_beside
-from ropewalk.rope.trial import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
+    from ropewalk.rope.plain_config import PlainConfig
     from ropewalk.rope.problems import Problem
     from ropewalk.rope.spec import RopeSpec
 
@@ -143,6 +130,8 @@ class Checkpoint:
 
     @cached_property
     def _file(self) -> RopeOfFile:
+        from ropewalk.checkpoint.gguf import from_gguf
+
         assert self.gguf is not None
         return from_gguf.read(self.gguf)
 
@@ -175,7 +164,11 @@ class Checkpoint:
     def problems(self) -> list[Problem]:
         """Misconfigurations; empty for a sound model."""
         if self.gguf is not None:
+            from ropewalk.checkpoint.gguf import mistakes
+
             return list(mistakes.problems(self._file))
+        if self.plain is not None:  # no gaps that defaults would fill
+            return problems.find(self.raw, self.place)
         found = problems.find(self.raw, self.place, defaults(self.raw))
         try:
             return [*record.contradicted(self.config, self.raw, self.place), *found]
@@ -185,7 +178,11 @@ class Checkpoint:
     @cached_property
     def notes(self) -> list[str]:
         """What to know of the window that it promises, sound as it is."""
-        return mistakes.notes(self._file) if self.gguf is not None else problems.notes(self.raw, self.place)
+        if self.gguf is None:
+            return problems.notes(self.raw, self.place)
+        from ropewalk.checkpoint.gguf import mistakes
+
+        return mistakes.notes(self._file)
 
     def refuse_unsound(self) -> None:
         """Raise the first problem that leaves the pretrained rope in doubt.
@@ -207,6 +204,8 @@ class Checkpoint:
             UserError: if transformers refuses it.
         """
         if self.gguf is not None:
+            from ropewalk.checkpoint.gguf import dequantised
+
             config = dequantised.configuration(self._file)
         else:
             config = rope_config.load_config(self.place, self.trust_remote_code)
@@ -215,9 +214,19 @@ class Checkpoint:
         return config
 
     @cached_property
+    def plain(self) -> PlainConfig | None:
+        """What its config.json says, if that is all there is to it; None where transformers has to be asked."""
+        return plain_config.read(self.raw) if self.gguf is None else None
+
+    @property
+    def outline(self) -> PreTrainedConfig:
+        """The configuration for those who only read ropes and sizes in it: without transformers where that can be."""
+        return self.config if self.plain is None else cast("PreTrainedConfig", self.plain)
+
+    @cached_property
     def record(self) -> dict[str, Any] | None:
         """How ropewalk extended it, as its configuration notes; None if it did not."""
-        return rope_config.record_of(self.config)
+        return rope_config.record_of(self.outline)
 
     @cached_property
     def made(self) -> dict[str, Any]:
@@ -241,7 +250,7 @@ class Checkpoint:
     @cached_property
     def unwritten(self) -> Unwritten | None:
         """The rope that its weights were trained with, where its configuration does not say it."""
-        return Unwritten.of(self.name, self.made, self.config) if self.training else None
+        return Unwritten.of(self.name, self.made, self.outline) if self.training else None
 
     @cached_property
     def specs(self) -> dict[str, RopeSpec]:
@@ -250,7 +259,7 @@ class Checkpoint:
         Raises:
             UserError: if it has no rope that can be described so.
         """
-        return rope_config.read(self.config)
+        return rope_config.read(self.outline)
 
     @cached_property
     def rope(self) -> RopeSpec:
@@ -267,7 +276,7 @@ class Checkpoint:
 
     def starting(self, on_top: bool | None = None) -> dict[str, RopeSpec]:
         """Layer type -> the rope that an extension starts from; see ``rope.config.starting_specs``."""
-        return rope_config.starting_specs(self.config, on_top)
+        return rope_config.starting_specs(self.outline, on_top)
 
     @cached_property
     def window(self) -> int:
@@ -324,6 +333,8 @@ class Checkpoint:
         Raises:
             UserError: naming the file that is missing, truncated or not safetensors.
         """
+        from ropewalk.checkpoint.weights import check_weights
+
         return check_weights(self.folder) if self.gguf is None else [self._file.path]
 
     def refuse_renamed(self) -> None:
@@ -332,12 +343,18 @@ class Checkpoint:
         Raises:
             UserError: naming the file or the tensors, the likely cause and the mend.
         """
+        from ropewalk.checkpoint.weights import refuse_renamed
+
         if self.gguf is None:
             refuse_renamed(self.weights, self.config)
 
     def dequantised(self) -> str:
         """A sentence on what a GGUF file's weights are when they are loaded; empty for other checkpoints."""
-        return "" if self.gguf is None else dequantised.size(self._file, self.config)
+        if self.gguf is None:
+            return ""
+        from ropewalk.checkpoint.gguf import dequantised
+
+        return dequantised.size(self._file, self.config)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, the same one at every call.
@@ -352,6 +369,8 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         if self.gguf is not None:
+            from ropewalk.checkpoint.gguf.tokenizer import tokenizer_of
+
             tokenizer = tokenizer_of(self.gguf)
         else:
             try:
@@ -388,6 +407,7 @@ class Checkpoint:
         """
         import torch
 
+        from ropewalk.checkpoint.weights import refuse_no_numbers
         from ropewalk.methods.frequencies.frequency_method import check_live
 
         if not DEVICE.fullmatch(device):
@@ -421,7 +441,12 @@ class Checkpoint:
 
     def _live(self, dtype: str) -> PreTrainedModel:
         if self.gguf is not None:
+            from ropewalk.checkpoint.gguf import dequantised
+
             return dequantised.model(self._file, self.config, dtype)
+        from ropewalk.checkpoint import weights
+        from ropewalk.rope.trial import auto_class
+
         try:
             with quiet():
                 loaded: Any = auto_class(self.config).from_pretrained(
@@ -434,13 +459,13 @@ class Checkpoint:
                     ignore_mismatched_sizes=True,  # so that they are reported
                 )
         except RuntimeError as error:
-            refuse_unjoined(self.folder, error)
+            weights.refuse_unjoined(self.folder, error)
             raise
         live: PreTrainedModel = loaded[0]
-        warn_left_out(self.folder, refuse_incomplete(self.folder, live, loaded[1], self.config))
-        header = read_headers(self.weights)
-        refuse_twice(self.folder, live.base_model_prefix, header)
-        refuse_cast(self.folder, live, header)
+        weights.warn_left_out(self.folder, weights.refuse_incomplete(self.folder, live, loaded[1], self.config))
+        header = weights.read_headers(self.weights)
+        weights.refuse_twice(self.folder, live.base_model_prefix, header)
+        weights.refuse_cast(self.folder, live, header)
         return live
 
 

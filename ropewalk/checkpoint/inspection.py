@@ -98,7 +98,7 @@ class Inspection(Result):
                 **spec_to_json(spec),
                 "critical_dimension": spec.critical_dimension,
                 "dimensions_without_a_full_turn": spec.rotary_dim // 2 - spec.critical_dimension,
-                "wavelengths": spec.wavelengths.tolist(),
+                "wavelengths": list(spec.wavelengths),
             }
             for key, spec in self.specs.items()
         }
@@ -116,7 +116,7 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
     checkpoint = Checkpoint.open(model, trust_remote_code, sound=False)
     found, name = list(checkpoint.problems), checkpoint.name
     try:
-        config, specs = checkpoint.config, checkpoint.specs
+        config, specs = checkpoint.outline, checkpoint.specs
     except UserError as error:
         if not found:
             raise

@@ -119,7 +119,7 @@ def factors_of(method: FrequencyMethod, rope: RopeSpec, to: int) -> NDArray[np.f
 
 def pairs(rope: RopeSpec, to: int) -> list[dict[str, float]]:
     """Of every rotated pair of dimensions, its wavelength in tokens and the factors of PI, NTK and YaRN."""
-    columns = {"wavelength": rope.wavelengths.numpy(), **{seed.id: factors_of(seed, rope, to) for seed in SEEDS}}
+    columns = {"wavelength": rope.wavelengths, **{seed.id: factors_of(seed, rope, to) for seed in SEEDS}}
     return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope.plain_config import PlainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -39,7 +40,7 @@ ROPE_KEY = re.compile(r"""rope_\w+(?:\[\w+\])?(?:\.get\(\s*|\[)["'](\w+)["']""")
 
 def source(config: PreTrainedConfig) -> str:
     """The source of the module that holds the model of a configuration; empty if there is none."""
-    module = type(config).__module__
+    module = config.module if isinstance(config, PlainConfig) else type(config).__module__
     return _source(_beside(module)) or _source(_borrowed(str(config.model_type)))
 
 
@@ -63,12 +64,17 @@ def _borrowed(model_type: str) -> str:
 def _source(wanted: str) -> str:
     if not wanted:
         return ""
+    top, *inner = wanted.split(".")
     try:
-        found = sys.modules.get(wanted)
-        file = getattr(found, "__file__", None) or getattr(importlib.util.find_spec(wanted), "origin", None)
-        return Path(str(file)).read_text("utf-8") if file else ""
+        if file := getattr(sys.modules.get(wanted), "__file__", None):
+            return Path(file).read_text("utf-8")
+        spec = importlib.util.find_spec(top)  # of a name without dots nothing is imported
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if (found := Path(folder, *inner).with_suffix(".py")).is_file():
+                return found.read_text("utf-8")
     except (ImportError, OSError, ValueError):
-        return ""
+        pass
+    return ""
 
 
 def keys_read(config: PreTrainedConfig) -> frozenset[str]:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import RESTORE
-from ropewalk.rope import architecture, formulas
+from ropewalk.rope import architecture
 from ropewalk.rope.keys import LARGEST_BASE, read_beside, read_config
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
 RECORD = "ropewalk"  # key beside the rope parameters: how ropewalk extended them; save_pretrained keeps it
@@ -230,12 +231,11 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
     Raises:
         UserError: for M-RoPE and other embeddings that have no such description, or contradictory keys.
     """
-    with quiet():
-        table = rope_parameters(config)
-        try:
-            specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
-        except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
-            raise UserError(f"the rope parameters cannot be read: {type(error).__name__}: {error}", RESTORE) from None
+    table = rope_parameters(config)
+    try:
+        specs = {layer_type: _read_one(config, layer_type, entry) for layer_type, entry in table.items()}
+    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"the rope parameters cannot be read: {type(error).__name__}: {error}", RESTORE) from None
     record = record_of(config)
     if record is not None:
         specs = {key: replace(spec, window=int(record.get("window", spec.window))) for key, spec in specs.items()}
@@ -311,9 +311,6 @@ def spec_to_json(spec: RopeSpec) -> dict[str, Any]:
 
 
 def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any]) -> RopeSpec:
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
     text = text_config(config)
     rope_type = str(entry.get("rope_type") or "default")
     if rope_type == "mrope":  # three positions per token, which are equal in text
@@ -350,9 +347,8 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     if rope_type == "dynamic":  # plain inside the window; transformers measures growth from max_position_embeddings
         spec = replace(plain, length=round(plain.window * float(factor or 1.0)), factor=float(factor or 1.0))
     elif rope_type != "default":
-        name = None if layer_type == ALL else layer_type
-        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
-        spec = replace(plain, attention_factor=_amplitude(text, entry) or float(attention_factor))
+        inv_freq, attention_factor = _initial(text, rope_type, layer_type)
+        spec = replace(plain, attention_factor=_amplitude(text, entry) or attention_factor)
         original: Any = entry.get("original_max_position_embeddings")
         if rope_type == "longrope":
             short, long = (tuple(map(float, entry[key])) for key in ("short_factor", "long_factor"))
@@ -376,6 +372,17 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
         reach = architecture.reach(text)
         spec = replace(spec, sliding=reach is not None and reach <= spec.window)
     return _turning(spec)
+
+
+def _initial(text: PreTrainedConfig, rope_type: str, layer_type: str) -> tuple[Tensor, float]:
+    """Frequencies and attention factor as transformers derives them."""
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    name = None if layer_type == ALL else layer_type
+    with quiet():
+        inv_freq, factor = ROPE_INIT_FUNCTIONS[rope_type](text, torch.device("cpu"), layer_type=name)
+    return inv_freq, float(factor)
 
 
 def _amplitude(text: PreTrainedConfig, entry: Mapping[str, Any]) -> float | None:
@@ -446,7 +453,9 @@ def logit_scale(text: PreTrainedConfig, rope_type: str, entry: Mapping[str, Any]
     m, factor = entry.get("mscale_all_dim"), entry.get("factor")
     if rope_type == "default" or not m or not factor or "mscale_all_dim" not in architecture.keys_read(text):
         return 1.0
-    return formulas.yarn_magnitude(float(factor), float(m)) ** 2
+    from ropewalk.rope.formulas import yarn_magnitude
+
+    return yarn_magnitude(float(factor), float(m)) ** 2
 
 
 def _beside(entry: Mapping[str, Any]) -> dict[str, Any]:

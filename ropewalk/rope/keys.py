@@ -42,6 +42,7 @@ NUMBERS = frozenset(  # in a rope dict; of the others ``rope.problems`` says wha
     "mscale mscale_all_dim short_mscale long_mscale attn_factor alpha extrapolation_factor max_trained_positions "
     "llama_4_scaling_beta".split()
 )
+COMMON = frozenset({"float32", "bfloat16", "float16"})  # types of weights
 SHARES = frozenset(
     "attention_dropout attn_dropout hidden_dropout hidden_dropout_prob attention_probs_dropout_prob attn_pdrop "
     "resid_pdrop embd_pdrop resid_dropout embedding_dropout activation_dropout dropout classifier_dropout".split()
@@ -213,11 +214,13 @@ def impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def _names_a_type(value: Any) -> bool:
-    import torch
+    if not isinstance(value, str):
+        return False
+    if (name := value.removeprefix("torch.")) in COMMON or value in ("", "auto"):
+        return True
+    import torch  # knows them all, and takes a second to load
 
-    return isinstance(value, str) and (
-        value in ("", "auto") or isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
-    )
+    return isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def _number(value: Any) -> bool:

@@ -9,8 +9,6 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ropewalk.common.errors import UserError
 from ropewalk.rope import architecture, problems
 from ropewalk.rope import config as rope_config
@@ -69,17 +67,17 @@ def contradicted(config: PreTrainedConfig, raw: Mapping[str, Any], model: str) -
 
 def _same(one: RopeSpec, other: RopeSpec) -> bool:
     """Whether two ropes are one, to rounding."""
-    pairs = [(one.inv_freq, other.inv_freq)]
     if (one.long_factors is None) != (other.long_factors is None) or one.rotary_dim != other.rotary_dim:
         return False
+    pairs = [*zip(one.wavelengths, other.wavelengths, strict=True)]
     if one.long_factors is not None and other.long_factors is not None:
-        pairs.append((torch.tensor(one.long_factors), torch.tensor(other.long_factors)))
+        pairs += zip(one.long_factors, other.long_factors, strict=True)
     return (
         one.length == other.length
         and one.beside == other.beside
         and math.isclose(one.attention_factor, other.attention_factor, rel_tol=CLOSE)
         and math.isclose(one.logit_scale, other.logit_scale, rel_tol=CLOSE)
-        and all(torch.allclose(*pair, rtol=CLOSE, atol=1e-15) for pair in pairs)
+        and all(math.isclose(1 / a, 1 / b, rel_tol=CLOSE, abs_tol=1e-15) for a, b in pairs)
     )
 
 

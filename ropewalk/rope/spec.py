@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # who asks for no tensor does not wait for torch
+    from torch import Tensor
 
 ALL = "all"  # the layer type of models whose layers share one rotary embedding
 STILL = 2e-30  # radians per token, above all that the factor of a pair that does not rotate, 1e30, leaves in float32
@@ -78,28 +78,33 @@ class RopeSpec:
     @cached_property
     def base_inv_freq(self) -> Tensor:
         """w_i = base ** (-2i/d) in radians per token, float64 [d/2]."""
+        import torch
+
         exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float64) / self.rotary_dim
         return 1.0 / torch.tensor(self.base, dtype=torch.float64) ** exponents
 
     @cached_property
     def inv_freq(self) -> Tensor:
         """Frequencies in use inside the window, w_i / f_i, float64 [d/2]."""
+        import torch
+
         return self.base_inv_freq / torch.tensor(self.factors, dtype=torch.float64)
 
     @cached_property
-    def wavelengths(self) -> Tensor:
-        """Tokens per turn, float64 [d/2]; inf where a dimension does not rotate."""
-        return 2 * math.pi / self.inv_freq
+    def wavelengths(self) -> tuple[float, ...]:
+        """Tokens per turn, 2 pi f_i / w_i, [d/2]."""
+        d = self.rotary_dim
+        return tuple(2 * math.pi * f * self.base ** (2 * i / d) for i, f in enumerate(self.factors))
 
     @cached_property
-    def turns(self) -> Tensor:
-        """Turns made inside the pretrained window, r_i = L / wavelength_i, float64 [d/2]."""
-        return self.window / self.wavelengths
+    def turns(self) -> tuple[float, ...]:
+        """Turns made inside the pretrained window, r_i = L / wavelength_i, [d/2]."""
+        return tuple(self.window / wavelength for wavelength in self.wavelengths)
 
     @property
     def critical_dimension(self) -> int:
         """First index that does not complete a turn inside the window; d/2 if all do."""
-        return int((self.turns >= 1).sum())
+        return sum(turns >= 1 for turns in self.turns)
 
     @property
     def is_plain(self) -> bool:
@@ -134,7 +139,7 @@ class RopeSpec:
         """
         if all(f == 1.0 for f in self.factors):
             return self.rotary_dim * math.log(self.window / (2 * math.pi * turns)) / (2 * math.log(self.base))
-        logs = self.turns.clamp_min(1e-300).log().tolist()
+        logs = [math.log(max(turns, 1e-300)) for turns in self.turns]
         right = next((i for i, value in enumerate(logs) if value < math.log(turns)), len(logs) - 1)
         right = max(right, 1)
         step = logs[right] - logs[right - 1]

@@ -73,12 +73,13 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
-    from ropewalk.checkpoint.changes import refuse_worse
-    from ropewalk.checkpoint.edits import set_keys
     from ropewalk.checkpoint.inspection import inspect as look
 
     wrote: dict[Path, Path] = {}
     if request.set:
+        from ropewalk.checkpoint.changes import refuse_worse
+        from ropewalk.checkpoint.edits import set_keys
+
         checkpoint.refuse_bundled()
         wrote = set_keys(checkpoint.place, request.set, refuse_worse)
     try:

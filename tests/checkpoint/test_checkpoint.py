@@ -55,7 +55,7 @@ def test_a_verb_opens_its_model_once(name, tmp_path, monkeypatch, capsys):
     for where in (AutoConfig, transformers.AutoConfig):
         monkeypatch.setattr(where, "from_pretrained", counted)
     assert run(LINES[name].format(model=model, out=tmp_path / "out").split()) == 0, capsys.readouterr().err
-    assert read.count(str(model)) == 1
+    assert read.count(str(model)) == (name != "inspect")  # a plain file says itself all that is asked there
 
 
 def test_the_promised_length_has_one_rule():

@@ -48,7 +48,7 @@ class CoPE(FrequencyMethod):
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         rotating = int((rope.inv_freq > 0).sum())  # they come first; the others stand still in a proportional rope
-        n = int((rope.turns[:rotating] < 1).sum()) if self.n is None else self.n
+        n = sum(turns < 1 for turns in rope.turns[:rotating]) if self.n is None else self.n
         if not 2 <= n <= rotating:
             said = "pairs with a period beyond the window" if self.n is None else "given as n"
             raise UserError(

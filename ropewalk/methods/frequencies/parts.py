@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
@@ -18,9 +19,9 @@ from ropewalk.methods.ranges import Range
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
 
-def kept_by_turns(turns: Tensor, low: float, high: float) -> Tensor:
+def kept_by_turns(rope: RopeSpec, low: float, high: float) -> Tensor:
     """Share of each frequency that is kept: 0 below ``low`` turns, 1 above ``high``, linear between; [d/2]."""
-    return ((turns - low) / (high - low)).clamp(0, 1)
+    return ((torch.tensor(rope.turns, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NTKByParts(FrequencyMethod):
         require_above(0, self, "high")
 
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
-        kept = kept_by_turns(rope.turns, self.low, self.high)
+        kept = kept_by_turns(rope, self.low, self.high)
         return Frequencies((1 - kept) * rope.inv_freq / rope.scale(target) + kept * rope.inv_freq)
 
     def native(self, rope: RopeSpec, target: int) -> dict[str, Any]:

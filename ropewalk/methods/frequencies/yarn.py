@@ -76,7 +76,7 @@ class YaRN(FrequencyMethod):
         if self.ramp == "code":
             kept = kept_by_index(rope, fast, slow, bool(rope.yarn.get("truncate", self.truncate)))
         else:
-            kept = kept_by_turns(rope.turns, slow, fast)
+            kept = kept_by_turns(rope, slow, fast)
         above, below = (
             yarn_magnitude(s, rope.yarn.get(key, default))
             for key, default in (("mscale", 1.0), ("mscale_all_dim", 0.0))
