@@ -15,7 +15,7 @@ TOLD := ^(torch|transformers|huggingface_hub|tokenizers|safetensors|numpy|openai
 # The oldest transformers of pyproject.toml, and the newest huggingface_hub that it takes.
 OLDEST := s/^(transformers)==[^ ]*/\1==5.16.0/; s/^(huggingface-hub)==[^ ]*/\1==1.33.0/
 
-.PHONY: demo test test-oldest test-newest slow check fmt lock bench docs engines
+.PHONY: demo test test-oldest test-newest slow check fmt lock bench docs site notebook wheel engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
@@ -49,15 +49,27 @@ fmt: $(VENV)/dev
 lock:                             ## constraints.txt, for every Python; what is in it stays unless LOCK=--upgrade
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python $(INSTALL) uv
-	printf '%s\n' '$(TORCH)' '$(TRANSFORMERS)' | $(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --constraint - \
+	printf '%s\n' '$(TORCH)' '$(TRANSFORMERS)' | $(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra docs --constraint - \
 	  --universal --python-version 3.10 --no-annotate --no-header --quiet --output-file constraints.txt $(LOCK)
-	{ echo '# Every distribution that make demo, make test and CI install, for every Python that ropewalk supports.'; \
+	{ echo '# Every distribution that make demo, make test, make site and CI install, for every Python that ropewalk supports.'; \
 	  echo '# `make lock` writes it; without what only CUDA builds of torch bring. What ropewalk works with: pyproject.toml.'; \
 	  sed -E '/^(cuda-|nvidia-|triton=)/d; s/\+cpu//' constraints.txt; } > $(VENV)-lock/constraints.txt
 	cp $(VENV)-lock/constraints.txt constraints.txt
 
 docs: $(VENV)/dev                 ## methods table and results in README and docs
 	$(BIN)/python docs/render.py
+
+site: $(VENV)/docs                ## the documentation as pages, in runs/site; a warning or a dead link is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -d runs/site.doctrees docs runs/site
+	$(BIN)/python docs/links.py runs/site
+	@echo 'site: runs/site/index.html'
+
+notebook: $(VENV)/dev             ## docs/notebooks, run anew, with what they show
+	$(BIN)/python docs/notebooks/execute.py
+
+wheel: $(VENV)/dev                ## dist/, built, and tried in an environment without the sources
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 bench: $(VENV)/dev                ## speed, ours against the plain way, into bench/results
 	for name in $(basename $(notdir $(filter-out bench/engines.py, $(wildcard bench/*.py)))); do \
@@ -103,6 +115,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/dev
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(VENV)-oldest/dev: pyproject.toml constraints.txt

@@ -27,7 +27,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
     from ropewalk.common.terminal import Terminal
 
     console = Terminal(stderr=True)
-    watched = console.is_terminal or console.is_jupyter
+    watched = console.is_terminal
     columns = (
         bars.SpinnerColumn(), bars.TextColumn("{task.description}", markup=False), bars.BarColumn(),
         bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),

@@ -21,10 +21,13 @@ def visible(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console to which every string is plain text; styles come as ``rich.text.Text`` or ``style=``."""
+    """A console to which every string is plain text; styles come as ``rich.text.Text`` or ``style=``.
+
+    In a notebook it writes where it is told to, as everywhere: rich would display every line there, a second time.
+    """
 
     def __init__(self, **how: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **how)
+        super().__init__(markup=False, emoji=False, highlight=False, force_jupyter=False, **how)
 
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(visible(text), **how)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from html.parser import HTMLParser
 
+import pytest
+import rich.console
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -68,3 +70,16 @@ def test_a_notebook_says_every_word_of_the_terminal():
     words = " ".join([*(cell for row in Cells(page.html()).rows for cell in row), Cells(page.html()).around])
     for word in terminal.file.getvalue().split():
         assert word in words or not word.isalnum()
+
+
+def test_in_a_notebook_nothing_is_displayed_line_by_line(monkeypatch):
+    outside = Notebook()
+    shown(outside)
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *_: pytest.fail("displayed by rich"))
+    page = Notebook()
+    shown(page)
+    assert page.html() == outside.html()
+    file = io.StringIO()
+    shown(Terminal(file=file))
+    assert "before <i> the table" in file.getvalue()
