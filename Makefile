@@ -60,7 +60,7 @@ docs: $(VENV)/dev                 ## methods table and results in README and doc
 	$(BIN)/python docs/render.py
 
 site: $(VENV)/docs                ## the documentation as pages, in runs/site; a warning or a dead link is an error
-	$(BIN)/python -m sphinx -b html -W --keep-going -q -d runs/site.doctrees docs runs/site
+	$(BIN)/python -m sphinx -b html -E -a -W --keep-going -q -d runs/site.doctrees docs runs/site
 	$(BIN)/python docs/links.py runs/site
 	@echo 'site: runs/site/index.html'
 

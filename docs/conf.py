@@ -41,8 +41,6 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
-python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 pygments_dark_style = "github-dark"
 
@@ -54,8 +52,7 @@ def block(*lines: str) -> str:
 
 def documented(name: str, directive: str = "autoclass") -> str:
     """The docstring of a public name, under that name."""
-    found = getattr(ropewalk, name)
-    return block(f".. {directive}:: {found.__module__}.{found.__qualname__}")
+    return block(f".. {directive}:: ropewalk.{name}")
 
 
 def source(paper: str) -> str:
@@ -94,7 +91,7 @@ def kinds(room: str) -> list[Entry]:
 
 def positions() -> Iterable[str]:
     for entry in POSITIONS:
-        yield f"### {entry.title}\n"
+        yield f"## {entry.title}\n"
         yield f"`{entry.id}`: {entry.summary}. A text needs: {entry.texts}. {source(entry.paper)}\n"
         yield documented(entry.where.partition(":")[2])
 
@@ -126,11 +123,15 @@ def fill(app: Sphinx, page: str, text: list[str]) -> None:
     text[0] = re.sub(r"<!-- api: (\w+) -->", lambda match: "\n".join(PARTS[match[1]]()), text[0])
 
 
-def link_papers(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Links the arXiv ids of a docstring."""
-    lines[:] = [re.sub(r"arXiv (\d{4}\.\d{5})", r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line) for line in lines]
+def reworded(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Links the arXiv ids of a docstring; the attributes of a class are its options, which is how it is made."""
+    lines[:] = [
+        "Args:" if what == "class" and line == "Attributes:" else
+        re.sub(r"arXiv (\d{4}\.\d{5})", r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line)
+        for line in lines
+    ]  # fmt: skip
 
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", fill)
-    app.connect("autodoc-process-docstring", link_papers)
+    app.connect("autodoc-process-docstring", reworded, priority=400)  # before napoleon reads it

@@ -1,7 +1,11 @@
 """The package as a whole: what importing it costs, which names it has, and what the built wheel carries."""
 
+import os
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -41,12 +45,43 @@ def test_names_follow_from_the_verbs_and_the_catalogue():
         ropewalk.YaNR  # noqa: B018
 
 
+def built(source: Path, folder: Path) -> set[str]:
+    """The names in the wheel that is made of ``source``; it and the source distribution lie in ``folder``."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
 @pytest.mark.slow
-def test_the_wheel_carries_what_the_demo_needs(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("ropewalk-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
-    assert {f"ropewalk/demo/model/{name}" for name in model} | {"ropewalk/report/page.html.j2"} <= names
-    assert not any(name.startswith(("tests/", "docs/", "benchmarks/")) for name in names)
+def test_the_wheel_has_the_package_whole_and_nothing_else(tmp_path):
+    names = built(ROOT, tmp_path)
+    files = {f.relative_to(ROOT).as_posix() for f in (ROOT / "ropewalk").rglob("*") if f.is_file()}
+    assert {name for name in names if ".dist-info/" not in name} == {f for f in files if "__pycache__" not in f}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    (source,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert built(tmp_path / source.name.removesuffix(".tar.gz"), tmp_path / "again") == names
+
+
+@pytest.mark.slow
+def test_the_wheel_works_where_nothing_of_the_sources_is(tmp_path):
+    """In an environment of its own; what ropewalk depends on is taken from the running one, through a .pth file."""
+    built(ROOT, tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=False)
+    own = Path(sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "venv")}))
+    (own / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def said(*command: str) -> str:
+        words = [str(python.parent / command[0]), *command[1:]]
+        return subprocess.run(words, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True).stdout
+
+    assert Path(said("python", "-c", "import ropewalk; print(ropewalk.__file__)").strip()).is_relative_to(own)
+    assert len(said("ropewalk", "methods").splitlines()) > len(CATALOGUE)
+    assert "no problems found" in said("ropewalk", "inspect", "demo")
