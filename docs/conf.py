@@ -6,24 +6,21 @@ A page of docs/api says where with a line ``<!-- api: NAME -->``; a new verb, me
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable
 from itertools import groupby
-from pathlib import Path
-
-from sphinx.application import Sphinx
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from typing import TYPE_CHECKING
 
 import ropewalk
 from ropewalk.methods.catalogue import CATALOGUE, Entry
 from ropewalk.training.positions.entries import POSITIONS
 from ropewalk.verbs import NAMES, public
 
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
 project = "ropewalk"
 author = "The ropewalk authors"
-copyright = author  # noqa: A001
+copyright = author
 release = version = ropewalk.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -33,6 +30,8 @@ html_title = "ropewalk"
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"footer_icons": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 nb_execution_mode = "off"  # outputs are stored; tests/docs executes the notebook and the guides
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_block"]
@@ -50,9 +49,9 @@ def block(*lines: str) -> str:
     return "\n".join(["```{eval-rst}", *lines, "```", ""])
 
 
-def documented(name: str, directive: str = "autoclass") -> str:
+def documented(name: str, directive: str = "autoclass", *options: str) -> str:
     """The docstring of a public name, under that name."""
-    return block(f".. {directive}:: ropewalk.{name}")
+    return block(f".. {directive}:: ropewalk.{name}", *(f"   {option}" for option in options))
 
 
 def source(paper: str) -> str:
@@ -98,9 +97,11 @@ def positions() -> Iterable[str]:
 
 def making(*names: str) -> Iterable[str]:
     for name in names:
-        kind = "autoclass" if isinstance(getattr(ropewalk, name), type) else "autofunction"
         yield f"## {name}\n"
-        yield documented(name, kind)
+        if isinstance(getattr(ropewalk, name), type):
+            yield documented(name, "autoclass", ":members:")
+        else:
+            yield documented(name, "autofunction")
 
 
 def rest() -> list[str]:
@@ -132,6 +133,13 @@ def reworded(app: Sphinx, what: str, name: str, obj: object, options: object, li
     ]  # fmt: skip
 
 
+def signed(app: Sphinx, obj: object, bound_method: bool) -> None:
+    """Leaves a verb the signature that it is given; its annotations are those of the function around it."""
+    if hasattr(obj, "verb"):
+        obj.__annotations__ = {}
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-before-process-signature", signed)
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", reworded, priority=400)  # before napoleon reads it

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class Reader:
             if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value
         )
         assert value.end_lineno
-        lines.insert(value.end_lineno - 1, text)
+        lines.insert(value.end_lineno - 1, textwrap.indent(text.rstrip(",\n") + ",\n", "    "))
         file.write_text("".join(lines), "utf-8")
 
 
@@ -159,7 +160,7 @@ def test_files_are_written_compared_and_added_to(tmp_path, capsys):
     block = Block("python", "LIST: list = [\n    1,\n]\n", "This is `a.py`:")
     reader.does(block, capsys)
     reader.does(block, capsys)
-    reader.does(Block("python", "    2,\n", "Another, into `LIST` in `a.py`:"), capsys)
+    reader.does(Block("python", "2,\n", "Another, into `LIST` in `a.py`:"), capsys)
     assert (tmp_path / "a.py").read_text() == "LIST: list = [\n    1,\n    2,\n]\n"
     with pytest.raises(AssertionError):
         reader.does(block, capsys)

@@ -25,7 +25,11 @@ def test_what_leads_nowhere_is_named_with_its_page(tmp_path):
     page.write_text('<h1 id="here"><a href="../nowhere.html">up</a>')
     found = looked(tmp_path)
     assert found.returncode == 1
-    assert found.stderr.split() == ["dead", "links:", "in/page.html:", "../nowhere.html", "index.html:", "in/page.html#there"]
+    assert found.stderr.splitlines() == [
+        "dead links:",
+        "in/page.html: ../nowhere.html",
+        "index.html: in/page.html#there",
+    ]
 
 
 def test_an_empty_folder_is_no_site(tmp_path):

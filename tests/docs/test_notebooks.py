@@ -1,4 +1,4 @@
-"""The notebooks run, and show what they are stored with: the same kinds of output, for numbers depend on the machine."""
+"""The notebooks run, and show what they are stored with: kinds of output, for numbers depend on the machine."""
 
 from __future__ import annotations
 
