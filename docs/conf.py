@@ -121,7 +121,7 @@ PARTS = {
 
 def fill(app: Sphinx, page: str, text: list[str]) -> None:
     """Puts what the lists have where a page asks for it."""
-    text[0] = re.sub(r"<!-- api: (\w+) -->", lambda match: "\n".join(PARTS[match[1]]()), text[0])
+    text[0] = re.sub(r"^<!-- api: (\w+) -->$", lambda match: "\n".join(PARTS[match[1]]()), text[0], flags=re.MULTILINE)
 
 
 def reworded(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
