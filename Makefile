@@ -67,9 +67,8 @@ site: $(VENV)/docs                ## the documentation as pages, in runs/site; a
 notebook: $(VENV)/dev             ## docs/notebooks, run anew, with what they show
 	$(BIN)/python docs/notebooks/execute.py
 
-wheel: $(VENV)/dev                ## dist/, built, and tried in an environment without the sources
-	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: $(VENV)/dev                ## wheel and source distribution, in dist
+	$(BIN)/python -m hatchling build --clean
 
 bench: $(VENV)/dev                ## speed, ours against the plain way, into bench/results
 	for name in $(basename $(notdir $(filter-out bench/engines.py, $(wildcard bench/*.py)))); do \
