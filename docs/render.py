@@ -27,6 +27,7 @@ from ropewalk.training.recipes.recipe_entries import RECIPES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+RENDERED = ("demo", "methods", "attention", "evaluation", "benchmarks", "training")
 
 
 def methods_table() -> str:
@@ -207,8 +208,8 @@ def only_here() -> str:
     self_extend = ratio("attention", "self-extend, prefill of 32768 tokens, against stock SDPA")
     reference = ratio("attention", "self-extend, prefill of 8192 tokens, against two score matrices")
     said = {
-        "**Finds what is wrong with a rope** before it costs a training: dozens of mistakes, each with the command that "
-        "mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights",
+        "**Finds what is wrong with a rope** before it costs a training: dozens of mistakes, each with the command "
+        "that mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights",
         f"**{len(CATALOGUE)} methods on one modelling path**, composed with a plus, on today's transformers":
             "`ropewalk methods`; of 70 architectures 62 give what transformers gives, 8 are refused with the reason: "
             "[architectures](docs/architectures.md)",
@@ -223,8 +224,8 @@ def only_here() -> str:
             "16,384 tokens in "
             + ratio("training", "memory of 16,384 tokens in chunks, of 2,048 stock")
             + " of the memory that stock transformers takes for 2,048: [training](docs/training.md)",
-        "**Proof that the context is used**: same prompts for all, intervals that hold in simulations, the headline says "
-        "no more than they bear":
+        "**Proof that the context is used**: same prompts for all, intervals that hold in simulations, and a headline "
+        "that says no more than they bear":
             f"{len(TASKS)} tasks; perplexity at 64 lengths "
             + ratio("perplexity", "truncated perplexity at 64 lengths up to 2048")
             + " times as fast as a forward per length: [evaluation](docs/evaluation.md)",
