@@ -18,13 +18,16 @@ _MAKING = {
     "FrequencyMethod": "methods.frequencies.frequency_method",
     "LongContextCallback": "evaluation.long_context_callback",
     "Picks": "training.positions.training_positions",
+    "Recipe": "training.recipe",
     "Region": "attention.regions",
     "RopeSpec": "rope.spec",
     "SkipwiseCollator": "training.collator",
+    "Stage": "training.recipe",
     "TrainingPositions": "training.positions.training_positions",
     "UserError": "common.errors",
     "compose": "methods.compose",
     "method": "methods.catalogue",
+    "recipe": "training.recipes.recipe_entries",
 }
 
 

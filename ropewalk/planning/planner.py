@@ -186,6 +186,7 @@ def plan(
         calibration=calibration,
         notes=[
             *checkpoint.notes,
+            *([checkpoint.unwritten.warning] if checkpoint.unwritten else []),
             *_standing(checkpoint, to, first),
             *_notes(config, numbers, window, to),
             *refusals,
@@ -264,8 +265,11 @@ def _notes(config: PreTrainedConfig, numbers: Shapes, window: int, to: int) -> l
 def _next(checkpoint: Checkpoint, to: int, method: str) -> tuple[list[str], list[str]]:
     """The commands that run next, and notes on those that do not: what would refuse them is asked first."""
     words = [checkpoint.name, "--to", show(to), *(["--trust-remote-code"] if checkpoint.trust_remote_code else [])]
-    compare = ["ropewalk", "compare", *words]
-    lines = [compare if method == FIRST else [*compare, "--methods", method or "none"]]
+    compare, needs = ["ropewalk", "compare", *words], checkpoint.unwritten
+    if needs is not None:  # what has not its rope is not measured
+        lines = [[*compare, "--methods", ",".join([needs.method, *[method] * bool(method)])]]
+    else:
+        lines = [compare if method == FIRST else [*compare, "--methods", method or "none"]]
     lines += [["ropewalk", "extend", *words, "--method", method]] if method else []
     commands = [shlex.join(line) for line in lines]
     try:

@@ -62,15 +62,12 @@ class Merged(Result):
         """Whether rounding is not small beside what the adapter does."""
         return self.drift > FAINT * self.effect
 
-    def notes(self, adapter: str | Path = "") -> list[str]:
-        """What to know of it.
-
-        Args:
-            adapter: where the adapter lies now, if elsewhere than it was merged from.
-        """
+    @property
+    def notes(self) -> list[str]:
+        """What to know of it."""
         if not self.faint:
             return []
-        line = ["ropewalk", "merge", str(adapter or self.adapter), "--base", self.base, "--dtype", "float32"]
+        line = ["ropewalk", "merge", self.adapter, "--base", self.base, "--dtype", "float32"]
         return [
             f"rounding to {self.dtype} is not small beside what so weak an adapter does; float32 keeps it: "
             f"{shlex.join([*line, '-o', f'{self.folder}-float32'])}"
@@ -84,7 +81,7 @@ class Merged(Result):
             f"{self.drift:.2g}",
             soft_wrap=True,
         )
-        for note in self.notes():
+        for note in self.notes:
             console.print(note, soft_wrap=True)
         console.print(f"written to {self.folder}", soft_wrap=True)
 
@@ -97,6 +94,7 @@ def merge(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     more: Callable[[Path], None] = lambda folder: None,
+    home: Path | None = None,
 ) -> Merged:
     """Write the base with the adapter in it, under the rope that the adapter was trained with.
 
@@ -111,6 +109,7 @@ def merge(
         overwrite: replace ``out``, if ropewalk wrote it.
         trust_remote_code: run code that comes with the base.
         more: puts more into the folder before it appears.
+        home: where the adapter will lie, if elsewhere than now.
 
     Raises:
         UserError: if the base is another one, is quantised, or has another rope; or if the merged model does not
@@ -153,9 +152,10 @@ def merge(
     for name, one in model.named_parameters():
         one.data = one.data.to(dtypes[name])
     model.config.dtype = kind
-    _write(model, checkpoint, found, out, overwrite, rounded, ids, more)
-    name = str(kind).removeprefix("torch.")
-    return Merged(out, str(found.folder), checkpoint.name, found.trained if found.rope else "", name, effect, drift)
+    named = str(home or found.folder)
+    _write(model, checkpoint, found, named, out, overwrite, rounded, ids, more)
+    rope = found.trained if found.rope else ""
+    return Merged(out, named, checkpoint.name, rope, str(kind).removeprefix("torch."), effect, drift)
 
 
 def _extend(model: PreTrainedModel, found: AdapterFolder) -> None:
@@ -185,6 +185,7 @@ def _write(
     model: PreTrainedModel,
     checkpoint: Checkpoint,
     found: AdapterFolder,
+    named: str,
     out: Path,
     overwrite: bool,
     expected: Tensor,
@@ -193,7 +194,7 @@ def _write(
 ) -> None:
     """Write the folder, and read it back before it appears."""
     record = {
-        "merged": str(found.folder),
+        "merged": named,
         "source": checkpoint.name,
         "method": None if found.extension is None else found.extension["method"],
         **found.training,

@@ -205,10 +205,10 @@ def written(
             shutil.copytree(saved, folder / ADAPTER)
             more(folder)
 
-        done = merge(saved, out, checkpoint.name, overwrite=overwrite, more=beside,
+        done = merge(saved, out, checkpoint.name, overwrite=overwrite, more=beside, home=out / ADAPTER,
                      trust_remote_code=checkpoint.trust_remote_code)  # fmt: skip
     return [
         f"the adapter is merged, and lies in {ADAPTER}/ too; it moves log-probabilities by {done.effect:.2g}, rounding "
         f"by {done.drift:.2g}",
-        *done.notes(out / ADAPTER),
+        *done.notes,
     ]

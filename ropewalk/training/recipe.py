@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -283,6 +284,12 @@ class Recipe:
         from ropewalk.training.positions.entries import positions
 
         return positions(self.positions, cue)
+
+    @property
+    def spelling(self) -> str:
+        """The fields that differ from their defaults, as JSON, which ``ropewalk train`` takes in a recipe's place."""
+        plain = Recipe().to_dict()
+        return json.dumps({name: value for name, value in self.to_dict().items() if value != plain[name]})
 
     def to_dict(self) -> dict[str, Any]:
         """In plain values, from which ``from_dict`` makes the same recipe."""

@@ -64,6 +64,7 @@ class States:
             return
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_others()  # before a lock is left among them
             lock = FileLock(self.folder / LOCK)
             try:
                 lock.acquire(blocking=False)
@@ -76,7 +77,7 @@ class States:
             finally:
                 lock.release()
 
-    def _begin(self, overwrite: bool) -> None:
+    def _refuse_others(self) -> None:
         others = [
             path for path in self.folder.iterdir() if path.name not in (ASKED, LOCK, WRITING) and not _is_state(path)
         ]
@@ -85,6 +86,8 @@ class States:
                 f"{self.folder} holds {others[0].name if others else 'states'}, which no run of ours left",
                 "Choose another -o, or move it away.",
             )
+
+    def _begin(self, overwrite: bool) -> None:
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)
         if (self.folder / ASKED).exists():
             differ = self._differ(read_json(self.folder / ASKED, mend=self.anew))

@@ -171,12 +171,13 @@ class Trained(Result):
         )
 
 
-def ended(out: Path, command: str) -> Trained | None:
+def ended(out: Path, command: str, recipe: Recipe) -> Trained | None:
     """What the same command wrote that was stopped before its states were gone.
 
     Args:
         out: folder of the checkpoint.
         command: that is asked for.
+        recipe: what it resolves to, for it may name a file.
     """
     states = States(beside(out), {})
     if not (out / TRAINING).is_file() or states.latest is None:
@@ -185,4 +186,5 @@ def ended(out: Path, command: str) -> Trained | None:
         found = Trained.read(out)
     except (UserError, KeyError, TypeError, ValueError):  # another's, or of another version
         return None
-    return found if found.command == command and states.latest == len(found.log) else None
+    same = found.command == command and found.recipe == recipe
+    return found if same and states.latest == len(found.log) else None

@@ -169,6 +169,9 @@ def _found(
     method = _method(request)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    needs = checkpoint.unwritten
+    if needs is not None and not needs.among([] if method is None else [method.spelling]):
+        needs.refuse(f"{needs.line('evaluate', '--methods')}   (to fit what goes with it: --method '{needs.method}+...')")
     search: Callable[..., Any] = recommend if method is None else partial(measure, method=method)
     return search(
         model=checkpoint.load(request.dtype, request.device),

@@ -41,16 +41,16 @@ class Spelling:
 
 
 def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tuple[str, ...]:
-    words = part(value) if isinstance(value, str) else [_named(one) for one in value]
+    words = part(value) if isinstance(value, str) else [named(one) for one in value]
     kept = [word.strip() for word in words if word.strip()]
     if len(kept) < len(words) > 1:
         raise UserError(f"an item of {','.join(words)!r} is empty", f"Write {','.join(kept)}.")
     return tuple(dict.fromkeys(kept))
 
 
-def _named(value: Any) -> str:
-    """The spelling of a method, which may be given as the method itself."""
-    word = getattr(value, "spelling", value)
+def named(value: Any) -> str:
+    """The spelling of a method, of training positions or of a recipe, which may be given as themselves."""
+    word = getattr(value, "spelling", getattr(value, "id", value))
     if not isinstance(word, str):
         raise TypeError
     return word
@@ -62,7 +62,7 @@ def _numbers(value: str | int | Iterable[str | int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(lengths.whole(word, 0) for word in words if word != ""))
 
 
-def _named_place(value: str | Path) -> str:
+def named_place(value: str | Path) -> str:
     spelled(value)
     return os.fspath(value)
 
@@ -93,13 +93,13 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
     Spelling("str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join),
 ]
 Numbers = Annotated[tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)))]
-Method = Annotated[str, Spelling("str | Method", _named)]
+Method = Annotated[str, Spelling("str | Method", named)]
 Dtype = Annotated[str, Spelling(str, _dtype)]  # bfloat16, bf16, torch.bfloat16
 Count = Annotated[int, Spelling(int, lengths.whole)]
 Number = Annotated[int, Spelling(int, partial(lengths.whole, least=0))]
 Port = Annotated[int, Spelling(int, partial(lengths.whole, least=0, most=65535))]
 Place = Annotated[Path, Spelling(str | Path, spelled)]
-Source = Annotated[str, Spelling(str | Path, _named_place)]  # a file or a folder, or what has a name: a hub id, stdlib
+Source = Annotated[str, Spelling(str | Path, named_place)]  # a file or a folder, or what has a name: a hub id, stdlib
 Model = Source
 
 
@@ -157,7 +157,7 @@ class Option:
             if self.spelling:
                 return self.spelling.read(value)
             if self.kind is tuple:
-                return (value,) if isinstance(value, str) else tuple(map(_named, value))
+                return (value,) if isinstance(value, str) else tuple(map(named, value))
         except TypeError:
             pass
         except UserError as error:

@@ -28,6 +28,8 @@ from ropewalk.verbs.request import (
     TargetRequest,
     Words,
     attributes,
+    named,
+    named_place,
     verb,
 )
 
@@ -37,14 +39,12 @@ if TYPE_CHECKING:
     from ropewalk.training.trained import Trained
 
 
-def _id(value: Any) -> str:
-    word = getattr(value, "id", value)
-    if not isinstance(word, str):
-        raise TypeError
-    return word
+def _recipe(value: Any) -> str:
+    fields = isinstance(value, str) and value.startswith("{")
+    return named(value) if fields or isinstance(value, Recipe) else named_place(value)
 
 
-Positions = Annotated[str, Spelling("str | TrainingPositions", _id)]
+Positions = Annotated[str, Spelling("str | TrainingPositions", named)]
 NOTHING_BUT = {  # fields that change nothing but under a value of another
     "rank": ("trainable", "lora"),
     "alpha": ("trainable", "lora"),
@@ -87,11 +87,11 @@ class RecipeRequest(Request):
     """By what it is trained.
 
     Attributes:
-        recipe: A paper's, as 'ropewalk recipes' lists them (pi, yarn, pose, ...), or the folder or the recipe.json of a
-            training.
+        recipe: A paper's, as 'ropewalk recipes' lists them (pi, yarn, pose, ...), the folder or the recipe.json of a
+            training, or fields as JSON: '{"method": "pi", "steps": 200}'.
     """
 
-    recipe: Source = field(kw_only=False)
+    recipe: Annotated[str, Spelling("str | Path | Recipe", _recipe)] = field(kw_only=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +131,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
 
     def resolved(self) -> Recipe:
         """The recipe with what was asked to be other."""
-        from ropewalk.common.outside import read_json
-        from ropewalk.training.recipe import RECIPE
-        from ropewalk.training.recipes.recipe_entries import RECIPES, recipe
-
-        named = Path(self.recipe)
-        if self.recipe not in {entry.id for entry in RECIPES} and (named / RECIPE).is_file():  # what a training wrote
-            named /= RECIPE
-        base = Recipe.from_dict(read_json(named)) if named.suffix == ".json" else recipe(self.recipe)
+        base = _read(self.recipe)
         names = [one.name for one in fields(Overrides)]
         said = {name: value for name in names if (value := getattr(self, name)) is not None}
         made = base.with_changes(said)
@@ -148,6 +141,24 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
                     f"--{name} changes nothing where {other} is {getattr(made, other)}", f"Add --{other} {needed}."
                 )
         return made
+
+
+def _read(spelling: str) -> Recipe:
+    """A recipe from fields, from what a training wrote, or by its name."""
+    from ropewalk.common.outside import parse, read_json
+    from ropewalk.training.recipe import RECIPE
+    from ropewalk.training.recipes.recipe_entries import BY_ID, recipe
+
+    if spelling.startswith("{"):
+        try:
+            said = parse(spelling)
+        except ValueError as error:
+            raise UserError(f"the recipe is not valid JSON: {error}") from None
+        return Recipe.from_dict(Recipe().to_dict() | said)
+    file = Path(spelling)
+    if spelling not in BY_ID and (file / RECIPE).is_file():
+        file /= RECIPE
+    return Recipe.from_dict(read_json(file)) if file.suffix == ".json" else recipe(spelling)
 
 
 @verb("train")
@@ -209,7 +220,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     if not request.dry_run:
         request.refuse_unused(["gpu"], "where something is trained")
         kind_of(request.track)
-        if not request.overwrite and (done := ended(out, request.command)):
+        if not request.overwrite and (done := ended(out, request.command, recipe)):
             with processes(request.sequence_parallel) as together:
                 together.wait()  # until all have seen the states
                 States(beside(out), {}, together).remove()

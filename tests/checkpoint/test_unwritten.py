@@ -51,6 +51,8 @@ LINES = {
     "export to a file": "export {model} --gguf {out}",
     "serve": "serve {model} --port 0",
     "check-export": "check-export {model}",
+    "fit": "fit {model} --method tca --to 256 -o {out}",
+    "fit, any": "fit {model} --method auto --to 256 -o {out}",
 }
 
 
@@ -61,6 +63,25 @@ def test_without_its_rope_it_is_refused(line, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "entropy-abf to 256 tokens" in said and "entropy-abf --to 256" in said.splitlines()[-1]
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_with_it_another_method_is_fitted(tmp_path):
+    folder, texts = trained(tmp_path, "dca"), tmp_path / "texts.txt"
+    texts.write_text(" ".join(str(n * n) for n in range(600)))
+    fit = f"fit {folder} --to 256 --data {texts} --settings queries=8"
+    assert run([*fit.split(), "--method", "dca+attention-alignment", "-o", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["beside"] == "dca"
+
+
+def test_a_plan_says_it_and_its_lines_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = trained(tmp_path, "entropy-abf")
+    plan = ropewalk.plan(folder, to=512)
+    assert any("trained with entropy-abf to 256 tokens" in note for note in plan.notes)
+    compare, extend = map(shlex.split, plan.commands)
+    assert compare[-2:] == ["--methods", "entropy-abf,yarn"] and extend[1] == "extend"
+    assert run([*compare[1:], "--lengths", "256", "--tasks", "passkey", "--samples", "1", "-o", "out"]) == 0
+    assert run(extend[1:]) == 0, capsys.readouterr().err
 
 
 def test_python_and_an_extension_are_told(tmp_path, caplog):

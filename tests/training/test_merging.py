@@ -134,8 +134,7 @@ def test_rounding_that_is_not_small_beside_the_adapter_is_said_with_the_type_tha
     done = ropewalk.merge_adapter(tmp_path / "adapter", out=tmp_path / "out")
     assert 0.25 < done.drift / done.effect < 0.5  # not half of it, and not to be passed over in silence
     assert done.faint and "float32 keeps it" in repr(done)
-    shutil.move(tmp_path / "adapter", tmp_path / "out" / "adapter")
-    note = done.notes(tmp_path / "out" / "adapter")[0]
+    note = done.notes[0]
     assert run([*shlex.split(note.partition("keeps it: ")[2])[1:], "--json"]) == 0
     kept = json.loads(capsys.readouterr().out)
     assert kept["folder"] == f"{done.folder}-float32" and kept["dtype"] == "float32" and kept["drift"] < 1e-5

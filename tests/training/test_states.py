@@ -78,7 +78,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(name: str, tmp_path: Path) -> 
     (tmp_path / "run" / name).write_text("mine")
     with pytest.raises(UserError, match=name), States(tmp_path / "run", ASKED).opened(overwrite=True):
         pass
-    assert (tmp_path / "run" / name).read_text() == "mine"
+    assert (tmp_path / "run" / name).read_text() == "mine" and os.listdir(tmp_path / "run") == [name]
 
 
 @contextmanager

@@ -61,6 +61,8 @@ def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, cap
     else:
         assert seen["length"] == TO
     assert "training.json" in os.listdir("out")
+    merged = json.loads(Path("out/ropewalk.json").read_text()).get("merged")
+    assert merged is None or Path(merged, "adapter_config.json").exists()
 
 
 def test_the_recipe_that_is_written_repeats_the_run(model, texts, capsys):
@@ -146,10 +148,24 @@ def test_a_rope_that_is_not_written_is_said_beforehand(method, model, texts, cap
     assert any("cannot be written into a configuration" in note for note in found["notes"])
 
 
-def test_python_does_the_same(model, texts):
-    found = ropewalk.train("pose", model, texts, to=TO, steps=1, batch=2, keys=0)
-    assert found.folder.name.endswith(f"-{TO}-pose")
-    assert "1 steps" in repr(found)
+def test_python_does_the_same_and_takes_a_recipe_itself(model, texts, capsys):
+    asked = ropewalk.recipe("pose").with_changes({"steps": 2, "batch": 2})
+    found = ropewalk.train(asked, model, texts, to=TO, keys=0)
+    assert found.folder.name.endswith(f"-{TO}-pose") and found.recipe == asked
+    assert "2 steps" in repr(found)
+    said(capsys, *shlex.split(found.command)[1:], "--out", "again")
+    one, two = (load_file(folder / "model.safetensors") for folder in (found.folder, Path("again")))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    positions = ropewalk.PoSE(chunks=3)
+    dry = ropewalk.train("pose", model, texts, to=TO, positions=positions, dry_run=True)
+    assert dry.recipe.positions == "pose(chunks=3)"
+
+
+@pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
+def test_a_recipe_is_spelled_by_the_fields_that_it_has_of_its_own(name):
+    one = ropewalk.recipe(name)
+    assert TrainRequest(one, "model", "texts", to=TO).resolved() == one
+    assert json.loads(one.spelling).keys() < one.to_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -175,6 +191,8 @@ def test_python_does_the_same(model, texts):
         (["segmented", "--window", 30], "multiple"),
         (["pi", "--gpu", "h100"], "--gpu changes nothing"),
         (["recipe.json"], "recipe.json"),
+        (['{"steps": 3'], "the recipe is not valid JSON"),
+        (['{"stpes": 3}'], "a recipe has no 'stpes'; did you mean"),
     ],
     ids=str,
 )
