@@ -58,6 +58,8 @@ class Ground:
         units: of the model's tokenizer, for those who plant needles.
         records: what was measured of candidates before, for those who search.
         turn: which of how many workers this is, that do the same and share their records.
+        name: of the model, for the file.
+        source: of the texts, for the file.
     """
 
     model: PreTrainedModel
@@ -71,6 +73,37 @@ class Ground:
     units: TokenUnits | None = None
     records: Records = field(default_factory=SampleStore)
     turn: tuple[int, int] = (0, 1)
+    name: str = ""
+    source: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        documents: Mapping[str, str],
+        to: int | None = None,
+        samples: int = 8,
+        **more: Any,
+    ) -> Ground:
+        """What is measured on, of a model and texts.
+
+        Args:
+            model: in evaluation mode.
+            tokenizer: its tokenizer.
+            documents: texts by name; none needs to be as long as the target for every method.
+            to: target length in tokens; None means what the configuration promises, or four times the trained window
+                where it promises no more.
+            samples: at most so many texts are read.
+            more: fields as they are.
+        """
+        window, promised = trained_window(model.config), promised_by(read(model.config))
+        target = to if to is not None else promised if promised > window else 4 * window
+        if samples < 1:
+            raise UserError(f"samples is {samples}, expected at least 1")
+        ids = list(tokenise(documents, tokenizer, 2).values())
+        units = TokenUnits(tokenizer)
+        return cls(model, ids, opening(tokenizer), samples, window, target, units=units, **more)
 
     def texts(self, length: int) -> Tensor:
         """Pieces of documents, spread evenly over all there are: int64 [up to samples, length].
@@ -117,8 +150,12 @@ class Ground:
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.documents, strict=False)))
 
     def with_method(self, method: Method) -> Any:
-        """A context in which ``method`` is on, with all others; the plain model is these alone."""
-        parts = [one for one in (method, *self.others) if one.name != "none" or not self.others]
+        """A context in which ``method`` is on, with all others; the plain model is these alone.
+
+        Others that were fitted are on by their values: what comes on top of them is not yet in a file.
+        """
+        others = [replace(one) if one.fit else one for one in self.others]  # type: ignore[type-var]
+        parts = [one for one in (method, *others) if one.name != "none" or not self.others]
         return compose(*parts).on(self.model, self.to)
 
 
@@ -189,7 +226,7 @@ def fitted_part(method: Method) -> Method:
     """
     parts = list(getattr(method, "parts", (method,)))
     lacking = [part for part in parts if part.absent(part.measured)]
-    free = [part for part in parts if part.fit is None and not part.measured and part.tunable.keys() - part.changed()]
+    free = [part for part in parts if part.free and not part.measured]
     chosen = lacking or free
     if not chosen and any(part.measured or part.tunable for part in parts):
         raise UserError(
@@ -209,51 +246,29 @@ def fitted_part(method: Method) -> Method:
     return chosen[0]
 
 
-def fit(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    method: Method,
-    documents: Mapping[str, str],
-    *,
-    to: int | None = None,
-    settings: str = "",
-    samples: int = 8,
-    seed: int | None = None,
-    name: str = "",
-    source: str = "",
-    progress: Progress = lambda done, total, words="": None,
-    records: Records | None = None,
-    turn: tuple[int, int] = (0, 1),
-) -> Fit:
-    """Measure what ``method`` lacks, on a model and texts.
+def fitting(method: Method, settings: str = "", seed: int | None = None) -> Callable[[Ground], Fit]:
+    """What measures, on a model and texts, what ``method`` lacks.
 
     Args:
-        model: in evaluation mode; left as it was.
-        tokenizer: its tokenizer.
         method: one that can be fitted, alone or composed with others, which are on while it is fitted; of several,
             the one that does not run without.
-        documents: texts by name; none needs to be as long as the target for every method.
-        to: target length in tokens; None means what the configuration promises, or four times the trained window where
-            it promises no more.
         settings: of the search, by keyword.
-        samples: at most so many texts are read.
         seed: of what the search draws; None: the fitter's own.
-        name: of the model, for the file.
-        source: of the texts, for the file.
-        progress: told steps done and in all, and what there is to say of them.
-        records: what was measured of candidates before; a search that was stopped goes on from there.
-        turn: which of how many workers this is, that do the same and share their records.
 
     Raises:
-        UserError: for everything that a user can mend.
+        UserError: for everything that a user can mend without a model; what it gives does so for the rest.
     """
     part = fitted_part(method)
     search = seeded(fitter(part.name, settings), seed, part.name)
     others = tuple(one for one in getattr(method, "parts", ()) if one is not part)
-    for other in others:
-        other.require(model, to)
-    ground = prepared(model, tokenizer, documents, to, samples, others, progress, records, turn)
-    return recorded(part, search.search(part, ground), ground, search, name, source)
+
+    def fit(ground: Ground) -> Fit:
+        for other in others:
+            other.require(ground.model, ground.to)
+        beside = replace(ground, others=others)
+        return recorded(part, search.search(part, beside), beside, search)
+
+    return fit
 
 
 def seeded(search: AnyFitter, seed: int | None, name: str) -> AnyFitter:
@@ -269,28 +284,7 @@ def seeded(search: AnyFitter, seed: int | None, name: str) -> AnyFitter:
     return replace(search, seed=seed)  # type: ignore[type-var]
 
 
-def prepared(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Mapping[str, str],
-    to: int | None,
-    samples: int,
-    others: tuple[Method, ...],
-    progress: Progress,
-    records: Records | None,
-    turn: tuple[int, int],
-) -> Ground:
-    """What is measured on; arguments as of ``fit``."""
-    window, promised = trained_window(model.config), promised_by(read(model.config))
-    target = to if to is not None else promised if promised > window else 4 * window
-    if samples < 1:
-        raise UserError(f"samples is {samples}, expected at least 1")
-    ids = list(tokenise(documents, tokenizer, 2).values())
-    return Ground(model, ids, opening(tokenizer), samples, window, target, others, progress, TokenUnits(tokenizer),
-                  SampleStore() if records is None else records, turn)  # fmt: skip
-
-
-def recorded(part: Method, found: Found, ground: Ground, search: object, name: str, source: str) -> Fit:
+def recorded(part: Method, found: Found, ground: Ground, search: object) -> Fit:
     """What a search found of a method, with all that it was found for."""
     texts_hash = hashlib.sha256(found.texts.to(torch.int32).numpy().tobytes()).hexdigest()
     config: Any = ground.model.config
@@ -301,11 +295,11 @@ def recorded(part: Method, found: Found, ground: Ground, search: object, name: s
         beside="+".join(other.spelling for other in ground.others),
         to=ground.to,
         model={
-            "name": name or str(config.name_or_path),
+            "name": ground.name or str(config.name_or_path),
             "fingerprint": model_fingerprint(ground.model),
             "dtype": str(ground.model.dtype).removeprefix("torch."),
         },
-        data={"source": source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
+        data={"source": ground.source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
         settings=asdict(search),  # type: ignore[call-overload]
         seen=found.seen,
         ropewalk=__version__,

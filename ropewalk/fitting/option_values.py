@@ -25,7 +25,7 @@ DIGITS = 4  # of a value, so that people can write it
 
 @dataclass(frozen=True)
 class OptionValues(Searching):
-    """Options that differ from their defaults are the user's and stay; of the others, those that are tunable.
+    """Options that the user spelled out, at their defaults too, are the user's; of the others, those that are tunable.
 
     On a log scale, from the defaults: two and more by CMA-ES (arXiv 1604.00772), one by grids, each three times finer
     than the one before around its best value.
@@ -81,8 +81,7 @@ class Space:
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         if window := getattr(method, "effective_window", None):
             rope = replace(rope, window=window)
-        free = {name: one for name, one in method.tunable.items() if name not in method.changed()}
-        bounds = {name: (*one.bounds(rope, ground.to), one.whole) for name, one in free.items()}
+        bounds = {name: (*one.bounds(rope, ground.to), one.whole) for name, one in method.free.items()}
         return cls(method, bounds, works or (lambda made: goes_on(made, ground) is None))
 
     def searched(self, options: dict[str, Any]) -> dict[str, Any]:

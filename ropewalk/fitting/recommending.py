@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.statistics import exp
 from ropewalk.engines.handover import called, in_gguf
 from ropewalk.fitting.entrants import Entrants, seed_for_factors
-from ropewalk.fitting.fitter import Found, Ground, Progress, prepared, recorded, seeded
+from ropewalk.fitting.fitter import Found, Ground, recorded
 from ropewalk.fitting.option_values import Space
 from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
@@ -26,12 +25,6 @@ from ropewalk.methods.catalogue import options_of
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 from ropewalk.rope import config as rope_config
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ropewalk.common.store import Records
-
 
 KNOTS = 6  # of the factors' spline
 NEAREST = 4  # methods that may be the runner-up
@@ -79,7 +72,7 @@ class Recommending(Searching):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
-    def run(self, ground: Ground, name: str, source: str) -> Recommendation:
+    def run(self, ground: Ground) -> Recommendation:
         """Race, compare, recommend.
 
         Raises:
@@ -110,7 +103,7 @@ class Recommending(Searching):
         race.run(self._search(race, entrants, methods, spline))
         best = self._best(race)
         ground.progress(total, total + 1, "comparing on other texts")
-        return self._ending(race, best, checking, documents, left_out, name, source)
+        return self._ending(race, best, checking, documents, left_out)
 
     def _search(self, race: Race, entrants: Entrants, methods: list[Method], spline: Spline) -> Search:
         plain, ground = Plain(), entrants.ground
@@ -149,8 +142,6 @@ class Recommending(Searching):
         checking: Scoring,
         documents: Sequence[int],
         left_out: Mapping[str, str],
-        name: str,
-        source: str,
     ) -> Recommendation:
         ground, plain = race.scoring.ground, Plain()
         families = _families(race, best)
@@ -165,7 +156,7 @@ class Recommending(Searching):
             VERSUS: {one.method: one.values() for one in rivals},
         }
         found = Found(best.method.changed(), race.scoring.rows, seen)
-        fit = recorded(best.method, found, ground, self, name, source)
+        fit = recorded(best.method, found, ground, self)
         return Recommendation(
             method=best.method.id,
             to=ground.to,
@@ -175,9 +166,9 @@ class Recommending(Searching):
             short=over_documents(checking.near(best.method) - checking.near(plain), documents),
             families=[family for _, family in families],
             left_out=dict(left_out),
-            data={"source": source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
+            data={"source": ground.source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
             candidates=len(race.ran),
-            tokens=race.scoring.tokens[0] + checking.tokens[0],
+            tokens=race.scoring.tokens + checking.tokens,
             how=self._how(ground, best.method),
             fit=fit if found.options else None,
         )
@@ -209,28 +200,3 @@ def _families(race: Race, best: Standing) -> list[tuple[Method, Family]]:
             found[one.method.name] = cost, one.method, family
     ranked = sorted(found.values(), key=lambda known: (-known[2].texts, known[0]))  # who read further was not dropped
     return [(method, family) for _, method, family in ranked]
-
-
-def recommend(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Mapping[str, str],
-    *,
-    to: int | None = None,
-    settings: str = "",
-    samples: int = 8,
-    seed: int | None = None,
-    name: str = "",
-    source: str = "",
-    progress: Progress = lambda done, total, words="": None,
-    records: Records | None = None,
-    turn: tuple[int, int] = (0, 1),
-) -> Recommendation:
-    """Race the catalogue's methods that need no training, and recommend one; arguments as of ``fitter.fit``.
-
-    Raises:
-        UserError: for everything that a user can mend.
-    """
-    search = seeded(Recommending.read(settings), seed, "auto")
-    ground = prepared(model, tokenizer, documents, to, samples, (), progress, records, turn)
-    return search.run(ground, name, source)

@@ -31,7 +31,7 @@ NEEDLE_WITHIN = 0.3  # of the text: the needle stands near the start (LongRoPE2,
 Losses = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Scoring:
     """Losses of methods on rows of the target length, each read once: what was read before comes out of the store.
 
@@ -39,12 +39,13 @@ class Scoring:
         ground: model, store and other methods.
         rows: int64 [D, T]. Of needles, the last tokens are the answer.
         scored: how many of a row's last tokens count.
+        tokens: of all that was asked, read now or before.
     """
 
     ground: Ground
     rows: Tensor
     scored: int
-    tokens: list[int] = field(default_factory=lambda: [0])  # of all that was asked, read now or before
+    tokens: int = field(default=0, init=False)
 
     @classmethod
     def of_texts(cls, ground: Ground, texts: Tensor) -> Scoring:
@@ -92,7 +93,7 @@ class Scoring:
 
     def _losses(self, method: Method, ids: Tensor, keep: int) -> Losses:
         key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep})
-        self.tokens[0] += ids.numel()
+        self.tokens += ids.numel()
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
                 losses = token_nll(self.ground.model, ids, keep=keep)

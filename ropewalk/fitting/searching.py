@@ -130,7 +130,7 @@ class Searching:
         documents: Sequence[int],
         known: Mapping[str, Method],
     ) -> dict[str, Any]:
-        tokens = race.scoring.tokens[0]  # before more are read for the page
+        tokens = race.scoring.tokens  # before more are read for the page
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
         seen: dict[str, Any] = {

@@ -44,6 +44,7 @@ class Method:
         given: options that the user must give; the method does not run without them.
         how_given: a sentence that says how.
         fit: where measured options come from, if a file holds them.
+        held: options that were spelled out, at their defaults too.
     """
 
     name: ClassVar[str]
@@ -53,6 +54,7 @@ class Method:
     given: ClassVar[tuple[str, ...]] = ()
     how_given: ClassVar[str] = ""
     fit: Fit | None = None
+    held: frozenset[str] = frozenset()
     length_dependent: ClassVar[bool] = False
     cache_exact: ClassVar[bool] = True
     causal: ClassVar[bool] = True
@@ -104,6 +106,12 @@ class Method:
     def changed(self) -> dict[str, Any]:
         """Options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not _is_default(self, f)}  # type: ignore[arg-type]
+
+    @property
+    def free(self) -> dict[str, Range]:
+        """The options that a search may choose: tunable, and left open."""
+        given = self.held | self.changed().keys()
+        return {} if self.fit else {name: one for name, one in self.tunable.items() if name not in given}
 
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
         """Hash of all that the method does to ``model`` for target length ``to``; results are stored under it.

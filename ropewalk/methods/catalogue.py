@@ -151,7 +151,9 @@ def _names(entry: Entry) -> tuple[str, ...]:
     return entry.id, entry.title.partition(" (")[0], entry.where.partition(":")[2]
 
 
-KEYWORD = r"('[^']*'|\"[^\"]*\")|([A-Za-z][\w-]*)(?=\s*=)"  # or what stands in quotes
+QUOTED = r"('[^']*'|\"[^\"]*\")"
+KEYWORD = QUOTED + r"|([A-Za-z][\w-]*)(?=\s*=)"  # or what stands in quotes
+PERCENT = QUOTED + r"|(?<=[=\s])(-?[\d.]+)\s*%(?=\s*(?:,|$))"
 FROM_TARGET = frozenset("factor scale scaling scaling_factor rope_factor s to target length max_length".split())
 BY_NAME = {name: entry for entry in CATALOGUE for name in _names(entry)}
 
@@ -216,7 +218,9 @@ def _one(spelling: str) -> Method:
                 f"{cls.name}: {PICK} picks from what was fitted, and no file is named",
                 f"Say {cls.name}(fitted=FILE, {PICK}={options[PICK]}).",
             )
-        return cls(**options)
+        made = cls(**options)
+        object.__setattr__(made, "held", frozenset(options))
+        return made
     from ropewalk.methods.fit_file import fitted
 
     return fitted(cls, options.pop("fitted"), options, options.pop(PICK, None))
@@ -228,7 +232,7 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     Args:
         cls: whose fields are the options.
         name: that errors name.
-        text: Python literals by keyword; words may stand without quotes.
+        text: Python literals by keyword; words may stand without quotes, and shares as percentages.
         file: a further option, the name of a file, which may stand without quotes; and with it ``tax``, a number that
             picks from what is in there.
 
@@ -238,6 +242,7 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     if file:
         bare = rf"((?:^|,)\s*(?i:{file})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
         text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
+    text = re.sub(PERCENT, lambda match: match[1] or f"{match[2]}e-2", text)
     known = {f.name: f for f in fields(cls)}
     names = [*known, file, PICK] if file else list(known)
     spelled = re.sub(KEYWORD, lambda match: match[1] or find(match[2], names) or match[2].replace("-", "_"), text)

@@ -14,6 +14,7 @@ from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, P
 
 if TYPE_CHECKING:
     from ropewalk.common.store import Records, SampleStore
+    from ropewalk.fitting.fitter import Ground
     from ropewalk.fitting.recommendation import Recommendation
     from ropewalk.methods.base import Method as AnyMethod
     from ropewalk.methods.fit_file import Fit
@@ -76,12 +77,11 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore
 
-    method = _method(request)  # mistakes show before anything is loaded
+    method, _ = _asked(request)  # mistakes show before anything is loaded
     from ropewalk.evaluation.workers import check
     from ropewalk.fitting.alongside import alongside
     from ropewalk.fitting.fitting_page import has_page, page_of
     from ropewalk.fitting.fitting_page import write as write_page
-    from ropewalk.fitting.recommending import Recommending
     from ropewalk.methods.fit_file import is_fit
 
     check(request.on, request.workers)
@@ -92,14 +92,12 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         page = page_of(request.out) if method is not None and searched else None
         if page:
             file_to_write(page, is_page, sources, request.overwrite)
-    elif method is not None and any(part.measured for part in getattr(method, "parts", (method,))):
+    elif method is not None and any(part.measured or part.fit for part in getattr(method, "parts", (method,))):
         raise UserError(
             f"what is found for {method.id} cannot be said without a file", f"Name one: -o {method.name}.json."
         )
-    if method is None:
-        Recommending.read(request.settings)
-    elif request.workers > 1 and not searched:
-        raise UserError(f"{method.id} is measured in one reading, by one worker", "Leave out --workers.")
+    if request.workers > 1 and not searched:
+        raise UserError(f"{request.method} is measured in one reading, by one worker", "Leave out --workers.")
     with ExitStack() as opened:
         update = opened.enter_context(shown())
         place = request.out
@@ -147,11 +145,16 @@ def _mark(records: SampleStore, request: FitRequest, method: AnyMethod | None) -
     records.put({MARK: mark})
 
 
-def _method(request: FitRequest) -> AnyMethod | None:
-    """The method to fit; None where it is to be found."""
+def _asked(request: FitRequest) -> tuple[AnyMethod | None, Callable[[Ground], Fit | Recommendation]]:
+    """The method to fit, None where it is to be found; and what does so."""
+    from ropewalk.fitting.fitter import fitting, seeded
+    from ropewalk.fitting.recommending import Recommending
     from ropewalk.methods import catalogue
 
-    return None if request.method.strip().lower() == AUTO else catalogue.method(request.method)
+    if request.method.strip().lower() == AUTO:
+        return None, seeded(Recommending.read(request.settings), request.seed, AUTO).run
+    method = catalogue.method(request.method)
+    return method, fitting(method, request.settings, request.seed)
 
 
 def _found(
@@ -162,28 +165,17 @@ def _found(
 ) -> Any:
     """What a worker does, the first or a further one: open the model, and search."""
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.fitting.fitter import fit as measure
-    from ropewalk.fitting.recommending import recommend
+    from ropewalk.fitting.fitter import Ground
     from ropewalk.texts.documents import load as load_documents
 
-    method = _method(request)
+    method, search = _asked(request)
     documents = load_documents(request.data)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     needs = checkpoint.unwritten
     if needs is not None and not needs.among([] if method is None else [method.spelling]):
         needs.refuse(f"{needs.line('evaluate', '--methods')}   (to fit what goes with it: --method '{needs.method}+...')")
-    search: Callable[..., Any] = recommend if method is None else partial(measure, method=method)
-    return search(
-        model=checkpoint.load(request.dtype, request.device),
-        tokenizer=checkpoint.tokenizer(),
-        documents=documents,
-        to=request.to,
-        settings=request.settings,
-        samples=request.samples,
-        seed=request.seed,
-        name=request.model,
-        source=request.data,
-        progress=progress,
-        records=records,
-        turn=turn,
-    )
+    ground = Ground.of(
+        checkpoint.load(request.dtype, request.device), checkpoint.tokenizer(), documents, request.to, request.samples,
+        progress=progress, records=records, turn=turn, name=request.model, source=request.data,
+    )  # fmt: skip
+    return search(ground)

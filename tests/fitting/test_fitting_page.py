@@ -9,7 +9,7 @@ import pytest
 
 from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.fitting.fitter import fit as measured
+from ropewalk.fitting.fitter import Ground, fitting
 from ropewalk.fitting.fitting_page import has_page, page_of, picking, render, write
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
 from ropewalk.methods.fit_file import Fit
@@ -240,7 +240,8 @@ def test_only_pages_are_replaced_and_only_if_that_is_said(file, tmp_path):
 def test_a_search_has_all_that_its_page_says(tmp_path):
     model = tiny("llama", vocab_size=VOCABULARY)
     texts = {str(i): " ".join(str((7 * i + 11) * n * n % 1009) for n in range(200)) for i in range(8)}
-    found = measured(model, byte_level(), method("longrope"), texts, to=256, settings="rounds=1", samples=2)
+    ground = Ground.of(model, byte_level(), texts, to=256, samples=2)
+    found = fitting(method("longrope"), "rounds=1")(ground)
     written = found.written(tmp_path / "factors.json")
     assert [one["name"] for one in written.seen["course"] if "name" in one]
     assert len(written.seen["course"]) == written.seen["candidates"] and len(written.seen["pairs"]) == 8

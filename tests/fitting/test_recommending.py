@@ -23,11 +23,11 @@ QUICK = {"families": 1, "rounds": 1, "factors": 1}
 
 
 def of(**more):
-    return ground(shared("llama"), TEXTS, samples=6, **more)
+    return ground(shared("llama"), TEXTS, samples=6, name="tiny", source="texts", **more)
 
 
 def recommended(of, **settings):
-    return Recommending(**{**QUICK, **settings}).run(of, "tiny", "texts")
+    return Recommending(**{**QUICK, **settings}).run(of)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_what_was_read_is_not_read_again_whoever_asks(tmp_path, read):
     with SampleStore(tmp_path / "candidates") as records:
         first = scoring(records=records)
         losses = first.far(YaRN(), 1), first.near(YaRN())
-        assert read == [256, 3 * 64] and first.tokens == [256 + 3 * 64]
+        assert read == [256, 3 * 64] and first.tokens == 256 + 3 * 64
         read.clear()
         again = scoring(records=records)
         for one, other in zip(losses, (again.far(YaRN(), 1), again.near(YaRN())), strict=True):

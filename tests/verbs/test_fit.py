@@ -223,8 +223,38 @@ def test_what_was_given_is_not_searched(model, texts, factors, capsys):
     words = "fit", model, "--to", 256, "--data", texts, "-o", "x.json", "--settings", "rounds=1"
     assert "all of it is given" in refused(capsys, *words, "-m", factors)
     assert "all of it is given" in refused(capsys, *words, "-m", f"longrope(factors={[2.0] * 8})")
-    beside = refused(capsys, *words, "-m", f"{factors}+self-extend")
-    assert "f.json was fitted by itself, and is used beside self-extend" in beside, "nor is it silently fitted anew"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("yarn", "rounds=1"), ("dope", "share=0.3")])
+def test_on_top_of_what_was_fitted_another_is_fitted_and_both_are_used(name, settings, model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "--samples", 2
+    said(capsys, *words, "-m", "attention-alignment", "-o", "tau.json", "--settings", "queries=8")
+    fitted = catalogue.method("attention-alignment(fitted=tau.json)").spelling
+    words = *words, "-m", f"{fitted}+{name}", "--settings", settings
+    assert "cannot be said without a file" in refused(capsys, *words)
+    told = said(capsys, *words, "-o", "top.json")
+    found = Fit.read(Path("top.json"))
+    assert found.method == name and found.beside == fitted and "without its file" not in told
+    compare = ["compare", model, "--to", 256, "--tasks", "ppl", "--data", texts, "--out", "run", "--json"]
+    rows = json.loads(said(capsys, *compare, "--methods", f"none,{found.use}"))["rows"]
+    assert len({row["method"] for row in rows}) == 2
+    alone = refused(capsys, *compare[:-2], "other", "--methods", f"{name}(fitted=top.json)")
+    assert f"was fitted beside {fitted}, and is used by itself" in alone
+
+
+def test_an_option_that_is_named_is_held_also_at_its_default(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "--settings", "rounds=2", "--json"
+    found = json.loads(said(capsys, *words, "-m", "yarn(beta_fast=32, beta_slow=1)", "-o", "x.json"))
+    assert found["found"].keys() == {"attention_factor"}
+    given = "yarn(beta_fast=32, beta_slow=1, attention_factor=none)"
+    assert "all of it is given" in refused(capsys, *words, "-m", given)
+
+
+def test_shares_are_percentages_too(model, texts, capsys):
+    words = "fit", model, "--to", 256, "--data", texts, "-m", "yarn", "-o"
+    said(capsys, *words, "x.json", "--settings", "rounds=1, tax=900%")
+    assert Fit.read(Path("x.json")).settings["tax"] == 9
+    assert "x.json keeps tax=-0.5" in refused(capsys, "extend", model, "--to", 256, "-m", "yarn(fitted=x.json, tax=-50%)")
 
 
 def test_a_store_of_something_else_is_neither_used_nor_removed(model, texts, capsys):
