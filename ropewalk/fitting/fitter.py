@@ -154,8 +154,8 @@ class Ground:
 
         Others that were fitted are on by their values: what comes on top of them is not yet in a file.
         """
-        others = [replace(one) if one.fit else one for one in self.others]  # type: ignore[type-var]
-        parts = [one for one in (method, *others) if one.name != "none" or not self.others]
+        others = [one.bare for one in self.others]
+        parts = [one for one in (method, *others) if one.name != "none" or not others]
         return compose(*parts).on(self.model, self.to)
 
 

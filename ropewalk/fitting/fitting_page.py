@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ropewalk.common.files import is_page
 from ropewalk.common.whole import new_file
@@ -22,9 +22,11 @@ from ropewalk.report.numbers import Estimate
 from ropewalk.report.page import LEADER_STYLES, Figure, Table, chart, environment
 
 if TYPE_CHECKING:
+    from ropewalk.fitting.recommendation import Recommendation
     from ropewalk.methods.base import Method
     from ropewalk.methods.fit_file import Fit
 
+AnyFound = TypeVar("AnyFound", "Fit", "Recommendation")
 FOUND, *OTHERS = LEADER_STYLES
 FRONT = svg.Style("plain", None, "circle")
 QUIET = svg.Style("muted", None, "circle")
@@ -48,18 +50,18 @@ def has_page(method: Method) -> bool:
     return issubclass(loaded(fitted_part(method).name), Searching)
 
 
-def write(fit: Fit, path: Path, overwrite: bool = False) -> Fit:
+def write(found: AnyFound, page: str, path: Path, overwrite: bool = False) -> AnyFound:
     """Write the page atomically.
 
     Returns:
-        The fit, which knows its page.
+        What was found, which knows its page.
 
     Raises:
         UserError: if something is there already (with ``overwrite``, if it is no page), or the place cannot be written.
     """
     with new_file(path, is_page, [], overwrite) as file:
-        file.write_text(render(fit), "utf-8")
-    return replace(fit, page=str(path))
+        file.write_text(page, "utf-8")
+    return replace(found, page=str(path))
 
 
 def render(fit: Fit) -> str:

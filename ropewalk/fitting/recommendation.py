@@ -50,11 +50,21 @@ class Family:
         times: how many times the recommended one's perplexity it has, on those texts of the search that it read; None
             where it read none, since it taxes short texts too much.
         texts: how many that were.
+        plain: how many times the plain model's, on those that both read.
+        other: the same on texts that nobody searched on; of the recommended one and the runner-up.
+        short: the same on texts within the window; None where it read none.
+        candidates: how many of the method were tried.
+        read: tokens that these read.
     """
 
     method: str
     times: float | None
     texts: int
+    plain: float | None = None
+    other: Mean | None = None
+    short: float | None = None
+    candidates: int = 1
+    read: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +86,7 @@ class Recommendation(Result):
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
         fit: the options that were found; None if it is taken at its defaults.
         unwritten: the file that was asked for, where there is nothing to write.
+        page: beside the file, whether or not that is written.
     """
 
     method: str
@@ -92,6 +103,7 @@ class Recommendation(Result):
     how: How
     fit: Fit | None
     unwritten: str = ""
+    page: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -139,9 +151,8 @@ class Recommendation(Result):
 
     def to_dict(self) -> dict[str, Any]:
         rivals = [{"method": one.method, **asdict(one.times), "sure": one.sure} for one in self.rivals]
-        plain = {
-            one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("how", "fit", "unwritten")
-        }
+        apart = "how", "fit", "unwritten", "page"
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         return plain | {
             "rivals": rivals,
             "short": asdict(self.short),
@@ -182,6 +193,8 @@ class Recommendation(Result):
             console.print(f"{self.unwritten} is not written: the method's name says it all.", soft_wrap=True)
         elif self.fit is not None and self.fit.path:
             console.print(f"written to {self.fit.path}", soft_wrap=True)
+        if self.page:
+            console.print(f"the race is on {self.page}", soft_wrap=True)
         if self.how == "serve":
             console.print("It needs code at run time; for what any engine reads: --settings exportable=true")
         for line in self.lines:

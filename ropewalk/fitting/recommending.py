@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -151,6 +151,9 @@ class Recommending(Searching):
         runners_up = sorted(near_it, key=lambda method: losses[method.id])[:1]
         against = [one for one in (*runners_up, plain) if one != best.method]
         rivals = [Against(one.id, compared(best.method, one, checking, documents)) for one in against]
+        others = {
+            one.id: compared(one, plain, checking, documents) for one in (best.method, *runners_up) if one != plain
+        }
         seen = {
             "candidates": len(race.ran),
             VERSUS: {one.method: one.values() for one in rivals},
@@ -164,7 +167,7 @@ class Recommending(Searching):
             settings=fit.settings,
             rivals=rivals,
             short=over_documents(checking.near(best.method) - checking.near(plain), documents),
-            families=[family for _, family in families],
+            families=[replace(family, other=others.get(family.method)) for _, family in families],
             left_out=dict(left_out),
             data={"source": ground.source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
             candidates=len(race.ran),
@@ -189,14 +192,28 @@ class Recommending(Searching):
 def _families(race: Race, best: Standing) -> list[tuple[Method, Family]]:
     """The best candidate of every method, the best first; what reads as the best does is no other method."""
     found: dict[str, tuple[float, Method, Family]] = {}
-    pieces = len(best.far) // len(race.scoring.rows)
+    rows, plain = race.scoring.rows, race.ran[race.plain.id].far
+    pieces, short = len(best.far) // len(rows), len(rows) * race.scoring.ground.window
+    tried: dict[str, list[int]] = {}
     for one in race.ran.values():
+        texts = len(one.far) // pieces
+        tried.setdefault(one.method.name, []).append(texts * rows.shape[1] + short * (one.near is not None))
         apart = one.far - best.far[: len(one.far)]
         if one is not best and len(apart) and float(np.abs(apart).max()) < ALIKE:
             continue
         cost = float(apart.mean()) if len(apart) else math.inf
-        family = Family(one.method.id, exp(cost) if len(apart) else None, len(apart) // pieces)
         if one.method.name not in found or cost < found[one.method.name][0]:
+            both = min(len(one.far), len(plain))
+            family = Family(
+                one.method.id,
+                times=exp(cost) if len(apart) else None,
+                texts=texts,
+                plain=exp(float((one.far[:both] - plain[:both]).mean())) if both else None,
+                short=None if one.near is None else exp(one.tax(race.near)),
+            )
             found[one.method.name] = cost, one.method, family
     ranked = sorted(found.values(), key=lambda known: (-known[2].texts, known[0]))  # who read further was not dropped
-    return [(method, family) for _, method, family in ranked]
+    return [
+        (method, replace(family, candidates=len(tried[method.name]), read=sum(tried[method.name])))
+        for _, method, family in ranked
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,6 +93,11 @@ class Method:
         measured = self.measured if self.fit is None else self.fit.found
         redone = () if self.absent(self.measured) else measured  # what is given in part stays
         return spelled(self.name, {k: v for k, v in self.changed().items() if k not in redone})
+
+    @property
+    def bare(self) -> Any:
+        """The same by its values alone, whatever file they are from: for who has seen that they belong here."""
+        return replace(self) if self.fit else self  # type: ignore[type-var]
 
     def absent(self, options: tuple[str, ...]) -> list[str]:
         """Those of ``options`` that have no value."""

@@ -72,6 +72,10 @@ class ComposedFrequencies(_Joined, FrequencyMethod):  # type: ignore[override]
     name: ClassVar[str] = "composed"
 
     @property
+    def bare(self) -> Any:
+        return ComposedFrequencies(tuple(part.bare for part in self.parts))
+
+    @property
     def runtime(self) -> bool:  # type: ignore[override]
         return any(part.runtime for part in self.parts)
 
@@ -126,7 +130,7 @@ class Composed(_Joined):
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
         self.require(model, to, whole)
         stretched = self._stretched(model, to)
-        return digest(*(part.fingerprint(model, stretched, whole or self) for part in self.parts), to)
+        return digest(*(part.bare.fingerprint(model, stretched) for part in self.parts), to)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
@@ -137,7 +141,7 @@ class Composed(_Joined):
         check_live(model)
         with live.restored(model):
             to_frequencies = self._stretched(model, to)
-            rotations = self.frequencies.written(model, to_frequencies)
+            rotations = self.frequencies.bare.written(model, to_frequencies)
             window = to_frequencies if to_frequencies != to else None
             with engaged(model, to, self.attention, rotations, window):
                 yield

@@ -157,7 +157,8 @@ class Fit(Result):
             console.print(f"nothing that was tried is better than {naming.spelled(self.method, self.options)} as it is")
         elif self.verdict:
             console.print(self.verdict, style="bold", soft_wrap=True)
-        if self.path and "fitted=" not in self.beside and not any(isinstance(one, tuple) for one in self.found.values()):
+        needed = "fitted=" in self.beside or any(isinstance(value, tuple) for value in self.found.values())
+        if self.path and not needed:
             console.print(f"without its file: {self.spelling}", soft_wrap=True)
         methods = ",".join(dict.fromkeys(["none", *[self.rival] * bool(self.rival), self.use]))
         line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", methods]

@@ -62,9 +62,9 @@ def fit(request: FitRequest) -> Fit | Recommendation:
 
     With the method auto, methods that need no training race under the limits in the settings, and one is recommended.
 
-    A search also writes its page, FILE.html for FILE.json, with a front of long texts against short ones, of which
-    longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its candidates lie beside the
-    file, in FILE.candidates, until it is written.
+    A search also writes its page, FILE.html for FILE.json: auto's shows the race, others a front of long texts against
+    short ones, of which longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its
+    candidates lie beside the file, in FILE.candidates, until it is written.
 
     Returns:
         What was found, and all that it was found for; of auto, the method to take.
@@ -79,17 +79,16 @@ def fit(request: FitRequest) -> Fit | Recommendation:
 
     method, _ = _asked(request)  # mistakes show before anything is loaded
     from ropewalk.evaluation.workers import check
+    from ropewalk.fitting import fitting_page, race_page
     from ropewalk.fitting.alongside import alongside
-    from ropewalk.fitting.fitting_page import has_page, page_of
-    from ropewalk.fitting.fitting_page import write as write_page
     from ropewalk.methods.fit_file import is_fit
 
     check(request.on, request.workers)
-    page, searched = None, method is None or has_page(method)
+    page, searched = None, method is None or fitting_page.has_page(method)
     sources = [place for place in (Path(request.model), Path(request.data)) if place.exists()]
     if request.out is not None:
         file_to_write(request.out, is_fit, sources, request.overwrite)
-        page = page_of(request.out) if method is not None and searched else None
+        page = fitting_page.page_of(request.out) if searched else None
         if page:
             file_to_write(page, is_page, sources, request.overwrite)
     elif method is not None and any(part.measured or part.fit for part in getattr(method, "parts", (method,))):
@@ -116,7 +115,8 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         if request.out is not None:
             found = found.written(request.out, request.overwrite)
     if page:
-        found = write_page(found, page, request.overwrite)
+        render = (race_page if method is None else fitting_page).render
+        found = fitting_page.write(found, render(found), page, request.overwrite)
     records.remove()
     answer: Fit | Recommendation = found
     return answer
@@ -173,7 +173,8 @@ def _found(
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     needs = checkpoint.unwritten
     if needs is not None and not needs.among([] if method is None else [method.spelling]):
-        needs.refuse(f"{needs.line('evaluate', '--methods')}   (to fit what goes with it: --method '{needs.method}+...')")
+        also = f"(to fit what goes with it: --method '{needs.method}+...')"
+        needs.refuse(f"{needs.line('evaluate', '--methods')}   {also}")
     ground = Ground.of(
         checkpoint.load(request.dtype, request.device), checkpoint.tokenizer(), documents, request.to, request.samples,
         progress=progress, records=records, turn=turn, name=request.model, source=request.data,

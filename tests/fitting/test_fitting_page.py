@@ -226,13 +226,13 @@ def test_only_what_is_searched_has_a_page():
 
 def test_only_pages_are_replaced_and_only_if_that_is_said(file, tmp_path):
     fit, page = Fit.read(file), tmp_path / "factors.html"
-    assert write(fit, page).page == str(page)
+    assert write(fit, render(fit), page).page == str(page)
     with pytest.raises(UserError, match="exists already"):
-        write(fit, page)
-    write(fit, page, overwrite=True)
+        write(fit, render(fit), page)
+    write(fit, render(fit), page, overwrite=True)
     page.write_text("<title>mine</title>")
     with pytest.raises(UserError, match="did not write it"):
-        write(fit, page, overwrite=True)
+        write(fit, render(fit), page, overwrite=True)
     assert page.read_text() == "<title>mine</title>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factors.html", "factors.json"]
 

@@ -78,6 +78,7 @@ def test_auto_ends_in_a_line_that_applies_it(model, texts, capsys):
     assert shown.splitlines()[-1] == found["lines"][0] and "times the perplexity of the model as it is" in shown
     assert found["rivals"][-1]["method"] == "none" and found["runner_up"] == found["rivals"][0]["method"]
     assert found["file"] == ("best.json" if found["found"] else "") and not Path("best.json.candidates").exists()
+    assert "the race is on best.html" in shown and "Left out" in Path("best.html").read_text()
     _, *line = shlex.split(found["lines"][0])
     assert line[0] == "extend" and found["method"].partition("(")[0] in said(capsys, *line)
 
@@ -254,7 +255,8 @@ def test_shares_are_percentages_too(model, texts, capsys):
     words = "fit", model, "--to", 256, "--data", texts, "-m", "yarn", "-o"
     said(capsys, *words, "x.json", "--settings", "rounds=1, tax=900%")
     assert Fit.read(Path("x.json")).settings["tax"] == 9
-    assert "x.json keeps tax=-0.5" in refused(capsys, "extend", model, "--to", 256, "-m", "yarn(fitted=x.json, tax=-50%)")
+    extend = "extend", model, "--to", 256, "-o", "out", "-m"
+    assert "x.json keeps tax=-0.5" in refused(capsys, *extend, "yarn(fitted=x.json, tax=-50%)")
 
 
 def test_a_store_of_something_else_is_neither_used_nor_removed(model, texts, capsys):
