@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
-import transformers
+from common.row import row
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
@@ -48,6 +48,7 @@ from ropewalk.rope.rotation import rotate, tables
 TRAINED, TARGET = 4096, 32768  # tokens
 PREFILL_LAYERS, DECODE_LAYERS = 1, 8
 HEADS, KV_HEADS, WIDTH, VOCABULARY = 8, 2, 64, 256
+SHAPE = {"heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH}
 SHORT, STEPS = 1000, 8  # tokens that the windows of every method hold, read and then decoded
 EQUAL = {torch.float32: 1e-4, torch.bfloat16: 1e-1}  # of the largest logit
 SDPA, MATRICES = "stock SDPA", "two score matrices"
@@ -332,25 +333,9 @@ def compared(
             dtype=str(dtype).removeprefix("torch."),
             medians={"ours": ours["median"], "peer": peer["median"]},
             whole_forward={"ours": ours["forward"], "peer": peer["forward"]},
+            **SHAPE,
             **setting,
         )
-
-
-def row(name: str, ours: float, peer: float, unit: str, n: int, **setting: Any) -> dict[str, Any]:
-    versions = {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "ratio": ours / peer,
-        "unit": unit,
-        "n": n,
-        "setting": {"heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH} | setting | versions,
-    }
 
 
 def memory_of_method(method: AttentionMethod, n: int, scale: Scale, device: str) -> Iterator[dict[str, Any]]:
@@ -368,8 +353,9 @@ def memory_of_method(method: AttentionMethod, n: int, scale: Scale, device: str)
     for name, peer in peaks.items():
         title = f"{method.id}, peak memory of a prefill of {n} tokens, against {name}"
         yield row(
-            title, ours / MIB, peer / MIB, "MiB", 1, tokens=n, layers=PREFILL_LAYERS, dtype="float32", device=device
-        )
+            title, ours / MIB, peer / MIB, "MiB", 1, **SHAPE, tokens=n, layers=PREFILL_LAYERS, dtype="float32",
+            device=device,
+        )  # fmt: skip
 
 
 def peak(work: Callable[[], Any], device: str) -> int:

@@ -22,6 +22,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: th
 
 import torch
 import transformers
+from common.row import row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -127,7 +128,9 @@ def measured_training(family: str, how: Training, length: int, label: str) -> di
     held = sum(p.numel() * (2 * p.element_size() + states) for p in model.parameters())
     peak = peak_bytes(work)
     predicted = memory.training(numbers, how, length)
-    return row(f"{family}: {label}", predicted.total, held + peak, how.dtype, length, (predicted.total - held) / peak)
+    return in_mib(
+        f"{family}: {label}", predicted.total, held + peak, how.dtype, length, (predicted.total - held) / peak
+    )
 
 
 def measured_prefill(family: str, dtype: str, length: int) -> dict[str, Any]:
@@ -141,20 +144,12 @@ def measured_prefill(family: str, dtype: str, length: int) -> dict[str, Any]:
     held = sum(p.numel() * p.element_size() for p in model.parameters())
     peak = peak_bytes(work)
     predicted = memory.serving(numbers, Serving(weights=dtype, cache=dtype), length).total
-    return row(f"{family}: prefill", predicted, held + peak, dtype, length, (predicted - held) / peak)
+    return in_mib(f"{family}: prefill", predicted, held + peak, dtype, length, (predicted - held) / peak)
 
 
-def row(name: str, ours: int, peer: int, dtype: str, length: int, transient: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "ours": ours / 2**20,
-        "peer": peer / 2**20,
-        "ratio": ours / peer,
-        "unit": "MiB",
-        "n": 1,
-        "setting": {"dtype": dtype, "length": length, "transient_ratio": transient, "device": "cpu",
-                    "torch": torch.__version__, "transformers": transformers.__version__},
-    }  # fmt: skip
+def in_mib(name: str, ours: int, peer: int, dtype: str, length: int, transient: float) -> dict[str, Any]:
+    return row(name, ours / 2**20, peer / 2**20, "MiB", 1, dtype=dtype, length=length, transient_ratio=transient,
+               device="cpu")  # fmt: skip
 
 
 def measured(quick: bool) -> list[dict[str, Any]]:

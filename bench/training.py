@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: the profiler is silent about itself
 
 import torch
-import transformers
+from common.row import row
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -36,6 +36,7 @@ from ropewalk.training.training_batch import IGNORED, Batch
 
 EQUAL = 1e-5  # relative, of all gradients together
 FLOAT = 4  # bytes
+WHERE = {"dtype": "float32", "device": "cpu"}
 
 
 class Stock:
@@ -105,26 +106,12 @@ def seconds(model: PreTrainedModel, hows: list[Any], length: int, repeats: int) 
     return [statistics.median(taken) for taken in times]
 
 
-def row(name: str, ours: float, peer: float, unit: str, n: int, **setting: Any) -> dict[str, Any]:
-    common = {"dtype": "float32", "device": "cpu", "threads": torch.get_num_threads(), "torch": torch.__version__,
-              "transformers": transformers.__version__}  # fmt: skip
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "ratio": ours / peer,
-        "unit": unit,
-        "n": n,
-        "setting": common | setting,
-    }
-
-
 def against_stock(vocabulary: int, length: int, chunk: int, repeats: int) -> list[dict[str, Any]]:
     model = llama(vocabulary, 512, 4, 8, 2)
     how = Recurrent(chunk, checkpoint=True)
     same_gradients(model, text(model, min(length, 512)), Stock(), Recurrent(200, checkpoint=True))
     ours, peer = peak(model, how, 8 * length), peak(model, Stock(), length)
-    setting = {"vocabulary": vocabulary, "hidden": 512, "layers": 4, "chunk": chunk}
+    setting = {"vocabulary": vocabulary, "hidden": 512, "layers": 4, "chunk": chunk} | WHERE
     rows = [row(f"memory of {8 * length:,} tokens in chunks, of {length:,} stock", ours / 2**20, peer / 2**20,
                 "MiB", 1, **setting)]  # fmt: skip
     fast, stock = seconds(model, [OneShot(), Stock()], length, repeats)
@@ -141,7 +128,7 @@ def against_checkpoints(lengths: list[int], chunk: int, repeats: int) -> list[di
         ours, peer = seconds(model, [Recurrent(chunk), OneShot(True)], length, repeats)
         rows.append(row(f"time per token at {length:,} tokens, chunks against checkpoints", 1e3 * ours / length,
                         1e3 * peer / length, "ms", repeats, vocabulary=8192, hidden=512, layers=4,
-                        chunk=chunk))  # fmt: skip
+                        chunk=chunk, **WHERE))  # fmt: skip
     return rows
 
 
@@ -155,7 +142,7 @@ def per_token(lengths: tuple[int, int], chunk: int, layers: int) -> dict[str, An
         short, long = (peak(model, how, length) for length in lengths)
         slopes.append((long - short) / (lengths[1] - lengths[0]) / 2**10)
     return row(f"memory per token, {layers} layers, 8 heads on 2, chunks against checkpoints", *slopes,
-               "KiB", 1, lengths=lengths, vocabulary=8192, hidden=512, chunk=chunk)  # fmt: skip
+               "KiB", 1, lengths=lengths, vocabulary=8192, hidden=512, chunk=chunk, **WHERE)  # fmt: skip
 
 
 def beside_the_stores(lengths: tuple[int, int], chunk: int) -> dict[str, Any]:
@@ -168,7 +155,7 @@ def beside_the_stores(lengths: tuple[int, int], chunk: int) -> dict[str, Any]:
     held = 2 * sum(weight.nbytes for weight in model.parameters())
     ours, peer = long - held, short - held
     return row(f"memory beside the stores, {lengths[1]:,} tokens against {lengths[0]:,}", ours / 2**20, peer / 2**20,
-               "MiB", 1, vocabulary=8192, hidden=256, layers=2, chunk=chunk)  # fmt: skip
+               "MiB", 1, vocabulary=8192, hidden=256, layers=2, chunk=chunk, **WHERE)  # fmt: skip
 
 
 def main() -> None:
