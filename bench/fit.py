@@ -19,7 +19,7 @@ import argparse
 import json
 import platform
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,11 @@ QUICK = {"to": 1024, "peer": {"rounds": 1}, "ours": {"rounds": 2}}
 FULL = {"to": 4096, "peer": {}, "ours": {}}
 
 
-def searched(fitter: RopeFactors, ground: Ground) -> tuple[LongRoPE, dict[str, Any]]:
-    found = fitter.search(LongRoPE(), ground)
+def searched(who: str, fitter: RopeFactors, ground: Ground) -> tuple[LongRoPE, dict[str, Any]]:
+    def tell(done: int, total: int, words: str = "") -> None:
+        print(f"{who}, seed {fitter.seed}: {done} of {total} candidates, {words}", flush=True)
+
+    found = fitter.search(LongRoPE(), replace(ground, progress=tell))
     return LongRoPE(**found.options), found.seen
 
 
@@ -74,8 +77,9 @@ def main() -> None:
         ground = Ground(model, long[:SEARCHED], bos, SEARCHED, 512, to, records=records)
         others = Scoring.of_texts(ground, torch.tensor(long[SEARCHED:]))
         for seed in range(given.seeds):
-            theirs, slow = searched(RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"]), ground)
-            ours, quick = searched(RopeFactors(seed=seed, **scale["ours"]), ground)
+            ours, quick = searched("ours", RopeFactors(seed=seed, **scale["ours"]), ground)
+            genetic = RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"])
+            theirs, slow = searched("the paper's", genetic, ground)
             losses = [[others.far(one, row).mean() for row in range(len(others.rows))] for one in (ours, theirs)]
             tokens = quick["tokens of all candidates"], slow["candidates"] * SEARCHED // 2 * to
             told("tokens read", "tokens", *tokens, seed=seed, candidates=[quick["candidates"], slow["candidates"]])

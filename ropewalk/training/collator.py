@@ -16,7 +16,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.rope.config import trained_window
 from ropewalk.training import checks
 from ropewalk.training.positions.entries import positions as positions_of
-from ropewalk.training.positions.training_positions import REDRAWN, Ints, TrainingPositions
+from ropewalk.training.positions.training_positions import Ints, Picks, TrainingPositions
 from ropewalk.training.training_batch import IGNORED
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ class SkipwiseCollator(TrainerCallback):
 
     def _row(self, ids: Ints, labels: Ints, step: TrainingPositions, window: int, chance: Chance) -> dict[str, Tensor]:
         cue = np.asarray(step.cue, np.int64)
-        for _ in range(REDRAWN):
-            picks = step.pick(len(ids), window, self.to, chance)
-            counted = np.where(picks.weight > 0, np.concatenate([labels, cue])[picks.index], IGNORED)
-            if (counted != IGNORED).any():
-                break
+
+        def counted(picks: Picks) -> Ints:
+            return np.where(picks.weight > 0, np.concatenate([labels, cue])[picks.index], IGNORED)
+
+        picks = step.pick_some(len(ids), window, self.to, chance, lambda picks: bool((counted(picks) != IGNORED).any()))
         several = bool(picks.document.any())
         if several or not np.isin(picks.weight, (0, 1)).all():
             what = "several documents" if several else "a loss weight between 0 and 1"
@@ -134,7 +134,7 @@ class SkipwiseCollator(TrainerCallback):
         positions = torch.from_numpy(picks.position)
         return {
             "input_ids": torch.from_numpy(np.concatenate([ids, cue])[picks.index]),
-            "labels": torch.from_numpy(counted),
+            "labels": torch.from_numpy(counted(picks)),
             "position_ids": positions.float() if positions.is_floating_point() else positions,
             "attention_mask": torch.ones(len(picks.index), dtype=torch.int64),
         }

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.training.positions.training_positions import REDRAWN, Ints, TrainingPositions
+from ropewalk.training.positions.training_positions import Ints, TrainingPositions
 from ropewalk.training.training_batch import Row
 
 
@@ -118,10 +118,9 @@ class Sampler:
         cue = np.asarray(positions.cue, np.int64)
         text = np.concatenate([self.begin, self.documents[i][start:end]])
         chance = self._chance(epoch, place)
-        for _ in range(REDRAWN):
-            picks = positions.pick(len(text), self.window, self.reach, chance)
-            if (picks.weight[1:] > 0).any():
-                break
+        picks = positions.pick_some(
+            len(text), self.window, self.reach, chance, lambda picks: bool((picks.weight[1:] > 0).any())
+        )
         return Row(np.concatenate([text, cue])[picks.index], picks.position, picks.document, picks.weight)
 
     def _filled(self, epoch: int, place: int) -> Row:

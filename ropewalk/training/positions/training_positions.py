@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar, Literal
@@ -124,6 +125,16 @@ class TrainingPositions:
             )
         picks = self.draw(tokens, window, target, rng)
         self._check(picks, tokens, window, target)
+        return picks
+
+    def pick_some(
+        self, tokens: int, window: int, target: int, rng: np.random.Generator, some: Callable[[Picks], bool]
+    ) -> Picks:
+        """The first of many draws in which ``some`` token has a loss; arguments as of ``pick``."""
+        for _ in range(REDRAWN):
+            picks = self.pick(tokens, window, target, rng)
+            if some(picks):
+                break
         return picks
 
     def draw(self, tokens: int, window: int, target: int, rng: np.random.Generator) -> Picks:
