@@ -17,6 +17,7 @@ from ropewalk.fitting.fitter import FITTERS
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import CATALOGUE, entry
 from ropewalk.methods.fit_file import Fit
+from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.verbs.fit import MARK
 from tests.models import shared
 from tests.verbs.typed import refused, said
@@ -218,6 +219,20 @@ def test_a_recipe_takes_fits_of_its_model_and_of_its_legs(model, texts, factors,
         ("longrope(half=half.json, whole=half.json)", "half.json was fitted for 128 tokens, and 256 are"),
     ):
         assert message in refused(capsys, "train", spelling, model, texts, *train)
+
+
+def test_what_was_trained_gets_a_second_profile_for_short_texts(model, texts, capsys):
+    values = [1 + 3 * i / 7 for i in range(8)]
+    Path("recipe.json").write_text(json.dumps(longrope(values, values).with_changes({"steps": 2, "batch": 2}).to_dict()))
+    said(capsys, "train", "recipe.json", model, texts, "-o", "long", "--to", 256, "--keys", 0, "--documents", 0)
+    words = "--to", 128, "--method"
+    said(capsys, "fit", "long", *words, "longrope", "--data", texts, "--samples", 2, "--settings", "rounds=1",
+         "-o", "short.json")  # fmt: skip
+    said(capsys, "extend", "long", *words, "longrope(fitted=short.json)", "-o", "short")
+    long, short = (json.loads(Path(name, "config.json").read_text()) for name in ("long", "short"))
+    assert (long["max_position_embeddings"], short["max_position_embeddings"]) == (256, 128)
+    assert long["rope_parameters"] != short["rope_parameters"]
+    assert Path("short/model.safetensors").samefile("long/model.safetensors")
 
 
 def test_what_was_given_is_not_searched(model, texts, factors, capsys):
