@@ -36,11 +36,13 @@ class OptionValues(Searching):
 
     rounds: int = 8
 
-    def search(self, method: Method, ground: Ground) -> Found:
-        """The options that are better than the defaults; none, where the defaults are the best of what was tried."""
-        self.check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rounds < 1:
             raise UserError(f"rounds is {self.rounds}, expected at least 1")
+
+    def search(self, method: Method, ground: Ground) -> Found:
+        """The options that are better than the defaults; none, where the defaults are the best of what was tried."""
         require_beyond([method], ground.to, ground.window)
         require_causal([method])
         if method.length_dependent:

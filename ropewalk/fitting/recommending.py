@@ -11,7 +11,7 @@ import numpy as np
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
 from ropewalk.common.statistics import exp
-from ropewalk.engines.handover import called, in_gguf
+from ropewalk.engines.handover import ENGINES, called, in_gguf
 from ropewalk.fitting.entrants import Entrants, seed_for_factors
 from ropewalk.fitting.fitter import Found, Ground, recorded
 from ropewalk.fitting.option_values import Space
@@ -58,7 +58,10 @@ class Recommending(Searching):
         """
         options = options_of(cls, "the fit of auto", settings)
         if engine := options.get("engine"):
-            options["engine"] = called(engine)
+            try:
+                options["engine"] = called(engine)
+            except UserError as error:
+                raise UserError(error.message, f"Say --settings engine=... of {', '.join(ENGINES)}.") from None
             if options.get("exportable") is False:
                 raise UserError(
                     f"engine={engine} and exportable=false contradict each other: engines read configurations alone",
@@ -66,8 +69,8 @@ class Recommending(Searching):
                 )
         return cls(**options)
 
-    def check(self) -> None:
-        super().check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("families", 0), ("rounds", 1), ("factors", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
@@ -78,7 +81,6 @@ class Recommending(Searching):
         Raises:
             UserError: if texts are too short or too few, or nobody keeps the limits.
         """
-        self.check()
         require_beyond(SEEDS, ground.to, ground.window)
         texts, others, documents = ground.texts_and_others(ground.to)
         if len(others) < 2:

@@ -56,7 +56,6 @@ class RopeFactors(Searching):
 
     def search(self, method: LongRoPE, ground: Ground) -> Found:
         """The factors; with the spline, also the attention factor, unless the user gave it."""
-        self.check()
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         s = rope.scale(ground.to)
         if s <= 1:

@@ -51,12 +51,7 @@ class Searching:
     tax: float | None = None
     seed: int = 0
 
-    def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            UserError: naming one.
-        """
+    def __post_init__(self) -> None:
         if self.by not in LONG:
             raise UserError(f"by is {self.by!r}, expected {' or '.join(LONG)}", "Say --settings by=needles.")
         if self.tax is not None and not self.tax >= 0:

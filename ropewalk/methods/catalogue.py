@@ -290,7 +290,8 @@ def _literals(spelling: str, text: str) -> dict[str, Any]:
         return options
     except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):
         raise UserError(
-            f"cannot read the options of {said(spelling)}", "Write Python literals: yarn(beta_fast=16, truncate=False)."
+            f"cannot read the options of {said(spelling)}",
+            "Write name=value, with commas: beta_fast=16, truncate=False.",
         ) from None
 
 

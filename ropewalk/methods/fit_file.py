@@ -131,12 +131,13 @@ class Fit(Result):
         """Whether what was found is better than its rivals; empty if it was compared with none."""
         if not self.rival:
             return ""
-        one = self.seen[VERSUS][self.rival]
-        if one["low"] is not None and one["low"] > 1:
-            return f"it is worse than {self.rival} on texts that were not searched on: take {self.rival}"
-        if one["high"] is not None and one["high"] < 1:
-            return f"it is better than {', '.join(self.seen[VERSUS])} on texts that were not searched on"
-        return f"it is not surely better than {self.rival} on texts that were not searched on"
+        versus = self.seen[VERSUS]
+        worse = [name for name, one in versus.items() if one["low"] is not None and one["low"] > 1]
+        better = [name for name, one in versus.items() if one["high"] is not None and one["high"] < 1]
+        unsure = [name for name in versus if name not in (*worse, *better)]
+        said = [("worse than", worse), ("not surely better than", unsure), ("better than", better)]
+        words = ", and ".join(f"{how} {', '.join(names)}" for how, names in said if names)
+        return f"it is {words} on texts that were not searched on" + (f": take {self.rival}" if worse else "")
 
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]

@@ -105,6 +105,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         candidates = None if place is None else Path(f"{place}.candidates")
         records = opened.enter_context(SampleStore(candidates))
         _mark(records, request, method)
+        opened.callback(_leave_no_mark, records)
         update(Progress(0, 0, f"opening {request.model}"))
         if candidates is not None:
             opened.enter_context(alongside(partial(_found, request), candidates, request.on, request.workers))
@@ -120,6 +121,12 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     records.remove()
     answer: Fit | Recommendation = found
     return answer
+
+
+def _leave_no_mark(records: SampleStore) -> None:
+    """Remove a store without candidates: what was asked for was refused, or was no search."""
+    if len(records) == 1:
+        records.remove()
 
 
 def _mark(records: SampleStore, request: FitRequest, method: AnyMethod | None) -> None:

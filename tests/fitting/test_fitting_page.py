@@ -256,3 +256,18 @@ def test_a_search_has_all_that_its_page_says(tmp_path):
             pass
     page = text_of(render(written))
     assert "Position Interpolation" in page and "The search" in page and "The factors" in page
+
+
+def test_the_verdict_says_of_every_rival_only_what_is_sure():
+    ends = {"better": (0.9, 0.95), "unsure": (0.1, 10.0), "worse": (1.01, 1.2), "single": (None, None)}
+
+    def verdict(*names: str) -> str:
+        versus = {name: {"value": 1.0, "low": ends[name][0], "high": ends[name][1], "n": 2} for name in names}
+        return made(**{VERSUS: versus}).verdict
+
+    where = "on texts that were not searched on"
+    assert verdict("better") == f"it is better than better {where}"
+    assert verdict("better", "unsure") == f"it is not surely better than unsure, and better than better {where}"
+    assert verdict("single") == f"it is not surely better than single {where}"
+    assert verdict("worse", "better") == f"it is worse than worse, and better than better {where}: take worse"
+    assert made(**{VERSUS: {}}).verdict == ""
