@@ -41,6 +41,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.models.llama import modeling_llama
 
 from ropewalk import AttentionMethod, DualChunk, LeakyReRoPE, LMInfinite, LogN, ReRoPE, SelfExtend, StreamingLLM
+from ropewalk.attention.cache_owner import SETTING, claim
 from ropewalk.attention.regions import Layer, Region
 from ropewalk.rope.probe import identity_rotary
 from ropewalk.rope.rotation import rotate, tables
@@ -59,6 +60,7 @@ class PlainRegions(AttentionMethod):
     """One region, all keys where they stand: what the engine costs."""
 
     name: ClassVar[str] = "none"
+    far: ClassVar[bool] = True
 
 
 METHODS = [
@@ -308,6 +310,8 @@ def time_decode(
     with readers(method, DECODE_LAYERS, dtype, device, has_matrices(method, n, scale)) as by_name:
         for reader in by_name.values():
             reader.cache = random_cache(n, dtype, device)
+            if setting := getattr(reader.model.model, SETTING, ""):
+                claim(reader.cache.layers, setting)  # as if it had read them
         for ids in random_text(scale.steps, device).split(1, -1):
             found = {name: reader.read(ids) for name, reader in by_name.items()}
             if MATRICES in found:
