@@ -23,9 +23,9 @@ GIB = 2**30
 def show(made: Plan, console: Console) -> None:
     """Print a plan for a person."""
     shapes = made.shapes
-    active = f", {_count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
+    active = f", {count(shapes.active_parameters)} active" if shapes.active_parameters < shapes.parameters else ""
     console.print(
-        Text(cut(made.architecture), "bold"), f"  {made.model}  {_count(shapes.parameters)} parameters{active}", sep=""
+        Text(cut(made.architecture), "bold"), f"  {made.model}  {count(shapes.parameters)} parameters{active}", sep=""
     )
     line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
     if made.scale > 1:
@@ -49,7 +49,7 @@ def show(made: Plan, console: Console) -> None:
         fits = "fits with" if made.skip_wise.fits else "does not fit even with"
         console.print(
             f"skip-wise training (PoSE) on {made.window:,} tokens at a time {fits} {needed}: "
-            f"{_parts(made.skip_wise.memory)}",
+            f"{parts_of(made.skip_wise.memory)}",
             soft_wrap=True,
         )
     _cost(made, console)
@@ -63,6 +63,8 @@ def show(made: Plan, console: Console) -> None:
         console.print("\nNext", style="bold")
     for command in made.commands:
         console.print(command, soft_wrap=True)
+    if made.page:
+        console.print(f"\nwritten to {made.page}", soft_wrap=True)
 
 
 def _methods(made: Plan, console: Console) -> None:
@@ -90,9 +92,9 @@ def _methods(made: Plan, console: Console) -> None:
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     needed = ", ".join(step.name for step in ladder.steps[1:])
     verdict = Text(f"fits{' with ' * bool(needed)}{needed}", "green") if ladder.fits else Text("does not fit", "red")
-    console.print(f"\n{title}: ", verdict, f", {_parts(ladder.memory)}", sep="", soft_wrap=True)
+    console.print(f"\n{title}: ", verdict, f", {parts_of(ladder.memory)}", sep="", soft_wrap=True)
     if len(ladder.steps) > 1:
-        name, unit = _unit(ladder.memory.total)
+        name, unit = unit_of(ladder.memory.total)
         table = columns("switch", f">{name} at the target", ">longest that fits")
         for step in ladder.steps:
             style = "bold" if step.name == ladder.best else ""
@@ -102,11 +104,11 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     else:
         console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
     if ladder.one_more:
-        console.print(f"one more switch, {ladder.one_more.name}: {_tokens(ladder.one_more.longest)}", style="dim")
-    console.print(f"with every switch on: {_tokens(ladder.ceiling)}", style="dim")
+        console.print(f"one more switch, {ladder.one_more.name}: {tokens_that_fit(ladder.one_more.longest)}", style="dim")
+    console.print(f"with every switch on: {tokens_that_fit(ladder.ceiling)}", style="dim")
 
 
-def _tokens(longest: int) -> str:
+def tokens_that_fit(longest: int) -> str:
     if not longest:
         return "no length fits"
     return f"{longest:,} tokens" if longest < 2**24 else f"more than {length(2**24)} tokens"
@@ -134,8 +136,8 @@ def _cost(made: Plan, console: Console) -> None:
         )
 
 
-def _parts(memory: Memory) -> str:
-    name, unit = _unit(memory.total)
+def parts_of(memory: Memory) -> str:
+    name, unit = unit_of(memory.total)
     parts = " + ".join(
         f"{part} {size / unit:,.1f}" for part, size in memory.parts.items() if size >= memory.total / 200
     )
@@ -143,9 +145,9 @@ def _parts(memory: Memory) -> str:
     return f"{memory.total / unit:,.1f} {name} = {parts}{host}"
 
 
-def _unit(size: int) -> tuple[str, int]:
+def unit_of(size: int) -> tuple[str, int]:
     return ("GiB", GIB) if size >= GIB // 2 else ("MiB", 2**20)
 
 
-def _count(parameters: int) -> str:
+def count(parameters: int) -> str:
     return f"{parameters / 1e9:,.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:,.1f}M"

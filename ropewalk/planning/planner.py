@@ -57,6 +57,7 @@ class Plan(Result):
         notes: what to know before choosing.
         short_tax: published costs for short texts of a factor that is always on.
         commands: to run next.
+        page: that shows it; empty if none was asked for.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Plan(Result):
     notes: list[str]
     short_tax: tuple[Published, ...]
     commands: list[str]
+    page: str = ""
 
     def show(self, console: Console) -> None:
         from ropewalk.planning.plan_view import show

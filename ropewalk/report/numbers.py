@@ -13,7 +13,7 @@ from ropewalk.common.statistics import midp
 
 NOTHING = "–"
 QUOTED_OR_REAL = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.])""")
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Printer: TypeAlias = Callable[[float | None], str]
 
 
@@ -25,6 +25,10 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     n: int | None = None
+
+    def above(self, other: Estimate) -> bool:
+        """Whether this is surely more: its whole interval lies above the other's; never where one is not known."""
+        return self.low is not None and other.high is not None and self.low > other.high
 
 
 def pool(shares: Sequence[Estimate]) -> Estimate:
@@ -77,7 +81,7 @@ def short_tokens(value: float) -> str:
 def quantity(value: float) -> str:
     """A plain number to three digits, in full up to a million: ``12.3``, ``0.051``, ``48,210``, ``3.1·10⁹``."""
     size = abs(value)
-    if size >= 1e6:
+    if size >= 1e6 or 0 < size < 5e-4:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}·10{str(int(exponent)).translate(SUPERSCRIPTS)}"
     if size >= 100 or size == 0:

@@ -18,6 +18,7 @@ CHARACTER = 7.0  # width of an average character at the charts' font size
 BOLD = 1.1  # how much wider a bold one is
 LINE = 15.0  # height of a line of text in the charts
 LINES = 3  # of a name beside a line, at most
+SHADED = ("plain", "lead1")  # inks whose intervals are shaded where lines are many: more of them would be mud
 MARKERS = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "square": "M-3.5-3.5h7v7h-7z",
@@ -197,6 +198,7 @@ def line_chart(
     title: str,
     marks: Sequence[Mark] = (),
     whiskers: bool = False,
+    beside: bool = False,
     width: int = 960,
     height: int = 400,
 ) -> Markup:
@@ -213,6 +215,7 @@ def line_chart(
         marks: reference lines.
         whiskers: draw intervals as upright bars, with lines a few pixels apart, instead of as bands; for values that
             tie often.
+        beside: put names beside the ends of lines, within the plot; for points that lie anywhere.
         width: of the drawing, in pixels at its natural size.
         height: of the drawing.
     """
@@ -225,6 +228,7 @@ def line_chart(
     longest = max((len(one) for one in (*(s.title for s in named), *(mark.label for mark in level))), default=0)
     leader = 22 if narrow else 34
     gutter = min(leader + BOLD * CHARACTER * longest, width * (0.36 if narrow else 0.25))
+    room, gutter = gutter - leader, 12.0 if beside else gutter
     frame = Frame(x, y, left, 42, width - left - gutter, height - 42 - 46)
     bold = [s for s in drawn if not s.style.quiet]
     step = (4.0 if narrow else 6.0) if whiskers else 0.0
@@ -235,9 +239,10 @@ def line_chart(
         for s, f in zip(drawn, frames, strict=True)
         if s.joined
     ] + [Tag(mark.label, "", True, None, frame.right - 7, frame.at_y(mark.value)) for mark in level]
-    names = [tag.lines(gutter - leader) for tag in tags]
+    names = [tag.lines(room) for tag in tags]
     heights = spread([tag.y for tag in tags], [LINE * len(lines) for lines in names], frame.top, frame.bottom)
-    bands = [_intervals(s, f, whiskers) for s, f in zip(drawn, frames, strict=True) if not s.style.quiet]
+    shaded = [s for s in bold if whiskers or len(bold) <= len(SHADED) or s.style.ink in SHADED]
+    bands = [_intervals(s, f, whiskers) for s, f in zip(drawn, frames, strict=True) if s in shaded]
     lines = [(not s.style.quiet, _line(s, i, f)) for i, (s, f) in enumerate(zip(drawn, frames, strict=True))]
     return element(
         "svg",
@@ -246,7 +251,7 @@ def line_chart(
         *(_mark(mark, frame) for mark in marks),
         *bands,
         *(line for _, line in sorted(lines, key=itemgetter(0))),
-        *(_label(*one, frame, leader) for one in zip(tags, names, heights, strict=True)),
+        *(_label(*one, frame, 0.0 if beside else leader) for one in zip(tags, names, heights, strict=True)),
         class_="chart narrow" if narrow else "chart wide",
         viewBox=f"0 0 {width} {height}",
         role="img",
@@ -332,6 +337,15 @@ def interval_bar(estimate: Estimate, axis: Axis, window: float, width: int = 112
             )
         )
     return _drawing("bar", width, 22, None, parts)
+
+
+def amount_bar(value: float, limit: float, most: float, width: int = 180) -> Markup:
+    """An amount, 0 to ``most``, as a bar that changes its colour and outline where it exceeds the mark at ``limit``."""
+    scale = (width - 4) / most
+    over = " over" if value > limit else ""
+    bar = element("rect", x=2, y=6, width=max(min(value, most) * scale, 1.0), height=10, class_=f"amount{over}")
+    mark = element("line", x1=2 + limit * scale, x2=2 + limit * scale, y1=1, y2=21, class_="limit")
+    return _drawing("bar", width, 22, None, [bar, mark])
 
 
 def swatch(style: Style) -> Markup:
@@ -432,15 +446,20 @@ def _marker(series: Series, point: Point, frame: Frame, size: float = 1.0) -> Ma
 
 
 def _label(tag: Tag, lines: Sequence[str], y: float, frame: Frame, leader: float) -> Markup:
-    """The name of a line, in the gutter beside its end and joined to it by a hairline."""
-    x, start = frame.right + leader, tag.x + 7
+    """The name of a line, in the gutter and joined to its end by a hairline; without a ``leader`` beside its end."""
     top = y + 4 - LINE * (len(lines) - 1) / 2
-    hairline = _path([(start, tag.y), (max(start, frame.right + 8), tag.y), (x - 4, y)])
+    if leader:
+        x, start = frame.right + leader, tag.x + 7
+        hairline, side = [(start, tag.y), (max(start, frame.right + 8), tag.y), (x - 4, y)], "label"
+    else:
+        sign, side = (-1, "label end") if tag.x > frame.left + 0.6 * frame.width else (1, "label")
+        x = tag.x + 14 * sign
+        hairline = [(tag.x + 6 * sign, tag.y), (x - 2 * sign, y)] if abs(y - tag.y) > 6 else []
     return element(
         "g",
         element("title", tag.name),
-        element("path", d=hairline, class_="leader"),
-        *(element("text", line, x=x, y=top + LINE * i, class_="label") for i, line in enumerate(lines)),
+        *([element("path", d=_path(hairline), class_="leader")] if hairline else []),
+        *(element("text", line, x=x, y=top + LINE * i, class_=side) for i, line in enumerate(lines)),
         class_=tag.ink or "quiet",
         data_method=tag.key,
     )

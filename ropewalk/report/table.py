@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ropewalk.report import numbers
+from ropewalk.report.headline import headline
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.schema import Results
 from ropewalk.report.view import Line, View
@@ -37,9 +38,9 @@ def tables(results: Results, width: int = 100) -> list[Table]:
 
 
 def sentences(results: Results) -> list[str]:
-    """What the tables say, and what they do not: the verdict, warnings, and what was not measured."""
+    """What the tables say, and what they do not: the headline, warnings, and what was not measured."""
     view = View(results)
-    return [view.verdict(), *view.warnings(), *_not_measured(view)]
+    return [headline(view), *view.warnings(), *_not_measured(view)]
 
 
 def _table(*columns: str) -> Table:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from ropewalk.report.numbers import Estimate, Printer, interval, percent, quantity, reached, rounded, tokens
+from ropewalk.report.numbers import Estimate, Printer, reached, rounded, tokens
 from ropewalk.report.schema import PLAIN, Average, Model, Results, Row, Subject, Task
 
-LIKELY = 0.5  # a length is claimed if it passes with at least this probability
 NOTE = "not causal, so losses are not measured, and answers decoded token by token"
 
 
@@ -25,6 +24,7 @@ class Line:
         id: key of its style.
         name: of the model, as short as it may be.
         title: of the method, with its model where there are several.
+        brief: the title without options, where no other method has the same.
         score: average at the target.
         effective_length: of the average.
         perplexity: at the target.
@@ -35,6 +35,7 @@ class Line:
     id: str
     name: str
     title: str
+    brief: str
     score: Estimate
     effective_length: Estimate
     perplexity: Estimate
@@ -54,12 +55,6 @@ class Line:
         if column != "effective_length":
             return printer
         return reached(printer, self.tested[0].length if self.tested else None)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it may just as well fail at the shortest length as pass there."""
-        reach = self.effective_length
-        return reach.low == 0 and bool(reach.high)
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,7 @@ class View:
             f"{model.name} {subject.method}",
             name,
             f"{name}: {title}" if several else title,
+            f"{name}: {self.briefs[subject.method]}" if several else self.briefs[subject.method],
             subject.average(model.to),
             subject.effective_length or Estimate(),
             subject.perplexity_at_to or Estimate(),
@@ -101,6 +97,11 @@ class View:
     def titles(self) -> dict[str, str]:
         """Method -> its title with few digits, or all of them where two would be the same."""
         return _told_apart({one.method: one.title for one in self.results.subjects}, rounded)
+
+    @cached_property
+    def briefs(self) -> dict[str, str]:
+        """Method -> its title without options, or with them where two would be the same."""
+        return _told_apart(self.titles, lambda title: re.sub(r" \([^()]*\)", "", title))
 
     @property
     def name(self) -> str:
@@ -175,99 +176,6 @@ class View:
             "",
         )
 
-    def verdict(self) -> str:
-        """What was found, in a sentence or two."""
-        if len(self.lines) == 1:
-            return self._single(self.lines[0])
-        best = next(iter(self.extended), self.lines[0])
-        plain = next((one for one in self.lines if one.is_plain and one.subject.model == best.subject.model), None)
-        plain = None if plain is best else plain
-        if (length := best.effective_length.value) is not None:
-            if best.is_open:
-                return _too_few(best, best.title)
-            spread = interval(best.effective_length, best.printer("effective_length", tokens))
-            found = f"{best.title} {self._reach(best)}{f' (effective length {spread})' if spread else ''}"
-            if plain is None or (known := plain.effective_length.value) is None:
-                return f"{found}."
-            if plain.is_open:
-                return f"{found}. {_too_few(plain, 'the plain model')}"
-            if length <= known:
-                return f"No method reaches further than the plain model, which {self._reach(plain)}."
-            return (
-                f"{found}, the plain model {tokens(known)}."
-                if known
-                else f"{found}; the plain model {self._reach(plain)}."
-            )
-        if best.perplexity.value is not None:
-            spread = interval(best.perplexity, quantity)
-            against = f", the plain model’s is {quantity(plain.perplexity.value)}" if plain else ""
-            at = self.model(best.subject).to
-            if plain is not None and (known := plain.perplexity.value) is not None and best.perplexity.value >= known:
-                words = f"No method has a lower perplexity at {tokens(at)} tokens than the plain model"
-                return f"{words}: {quantity(known)}."
-            return (
-                f"{best.title} has the lowest perplexity at {tokens(at)} tokens: "
-                f"{quantity(best.perplexity.value)}{f' ({spread})' if spread else ''}{against}."
-            )
-        return f"{self.name}: {len(self.lines)} subjects on {', '.join(task.title for task in self.results.tasks)}."
-
-    def _single(self, line: Line) -> str:
-        """How much of its context one subject uses."""
-        subject, tested = line.subject, self.lengths[-1]
-        name = line.name if line.is_plain else f"{line.name} with {rounded(subject.method)}"
-        length = line.effective_length.value
-        if length is None:
-            benchmarks = list(dict.fromkeys(task.benchmark for task in self.results.tasks if task.benchmark))
-            return f"{name} on {', '.join(benchmarks)}" if benchmarks else f"The perplexity of {name}"
-        if line.is_open:
-            return _too_few(line, name).removesuffix(".")
-        if length == 0:
-            return f"{name} {self._reach(line)}"
-        passing = {one.length: one.passing for one in subject.averages if one.passing is not None}
-        likely = max((n for n, p in passing.items() if p >= LIKELY and n <= length), default=0)
-        if passing and likely < length:
-            sure, chance = f"uses {tokens(likely)} of {tokens(tested)} tokens", percent(passing.get(int(length)))
-            return f"{name} {sure}, and {tokens(length)} tokens with a probability of {chance}"
-        if length >= tested:
-            longest = "the longest tested" if len(self.lengths) > 1 else "the only length tested"
-            return f"{name} uses its context up to {tokens(tested)} tokens, {longest}"
-        return f"{name} uses {tokens(length)} of {tokens(tested)} tokens"
-
-    def _reach(self, line: Line) -> str:
-        """How far a subject gets. What fails at the shortest length may hold below, where not every task was asked."""
-        length, tested = line.effective_length.value, [one.length for one in line.tested]
-        if length is None:
-            return "was not tested on tasks"
-        asked = {row.length for task in self.tasks("score") if not task.benchmark for row in self.of(line, task.id)}
-        if length:
-            only = ", the only length tested" if len({*tested, *asked}) == 1 else ""
-            return f"reaches {tokens(length)} tokens{only}"
-        if not tested:
-            return "fails at every length"
-        below = (
-            "not every task was tested below" if min(asked, default=tested[0]) < tested[0] else "was not tested below"
-        )
-        return f"fails at {tokens(tested[0])} tokens, and {below}"
-
-    def caveat(self) -> str:
-        """How sure the verdict is."""
-        if len(self.lines) == 1:
-            averages = [one for one in self.lines[0].subject.averages if one.passing is not None]
-            steps = [f"up to {tokens(one.length)} tokens {percent(one.passing)}" for one in averages]
-            errors = [one.se for one in averages if one.se is not None]
-            sure = f" Its standard error is {100 * max(errors):.1f} points at most." if errors else ""
-            said = f"The average over tasks passes {percent(self.threshold)} with these probabilities"
-            return f"{said}: {', '.join(steps)}.{sure}" if steps else ""
-        if not self.extended or self.extended[0].effective_length.low is None:
-            return ""
-        best, *others = self.extended
-        low = best.effective_length.low or 0
-        close = [o.title for o in others if o.effective_length.high is not None and o.effective_length.high >= low]
-        if not close:
-            return ""
-        names = close[0] if len(close) == 1 else f"{len(close)} other methods"
-        return f"The interval of {names} overlaps with that of {best.title}: this run does not settle their order."
-
     def warnings(self) -> list[str]:
         """What a reader must know before comparing: subjects that are not causal, and tasks left out by them."""
         voting = [line.title for line in self.lines if not line.subject.causal]
@@ -285,12 +193,6 @@ class View:
         swaps = self.results.settings.get("instead") or {}
         said = (name + (f" (in its place: {other})" if other else "") for name, other in swaps.items())
         return found + ([f"Not asked, as no --qa gave its texts: {', '.join(said)}."] if swaps else [])
-
-
-def _too_few(line: Line, name: str) -> str:
-    """That the samples allow everything, from failing at the shortest length on."""
-    n = min((one.n for one in line.tested), default=0)
-    return f"Too few samples to tell how far {name} reaches (n = {n})."
 
 
 def _told_apart(whole: dict[str, str], shorten: Callable[[str], str]) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ropewalk.common import lengths
-from ropewalk.verbs.request import Count, ModelRequest, Spelling, TargetRequest, verb
+from ropewalk.verbs.request import Count, ModelRequest, Place, Spelling, TargetRequest, verb
 
 if TYPE_CHECKING:
     from ropewalk.planning.planner import Plan
@@ -32,6 +32,8 @@ class PlanRequest(TargetRequest, ModelRequest):
         mfu: Share of the devices' peak that a run reaches, for times.
         calibrate: Load the model, run one short training step and a prefill, and correct the memory model by what they
             took.
+        out: HTML page to write.
+        overwrite: Replace a page that is there.
     """
 
     gpu: str | None = None
@@ -40,6 +42,8 @@ class PlanRequest(TargetRequest, ModelRequest):
     tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format)] = 1e9
     mfu: float = 0.4
     calibrate: bool = False
+    out: Place | None = None
+    overwrite: bool = False
 
 
 @verb("plan")
@@ -53,9 +57,13 @@ def plan(request: PlanRequest) -> Plan:
         UserError: naming the option or the configuration's key, and the mend.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
+    from ropewalk.common.files import file_to_write, is_page
     from ropewalk.planning.planner import plan as make
 
-    return make(
+    if request.out is not None:
+        file_to_write(request.out, is_page, [], request.overwrite)  # mistakes show before anything is computed
+
+    made = make(
         request.model,
         request.to,
         request.gpu,
@@ -66,3 +74,9 @@ def plan(request: PlanRequest) -> Plan:
         request.calibrate,
         request.trust_remote_code,
     )
+    if request.out is None:
+        return made
+    from ropewalk.planning.plan_page import page_of_plan
+
+    page_of_plan(made).write(request.out, request.overwrite)
+    return replace(made, page=str(request.out))
