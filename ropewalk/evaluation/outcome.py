@@ -92,7 +92,7 @@ def conduct(
     from ropewalk.common.store import SampleStore
     from ropewalk.evaluation import workers as hands
     from ropewalk.evaluation.experiment import run
-    from ropewalk.report.page import write as write_report
+    from ropewalk.report.experiment_page import write as write_report
 
     hands.check(on, workers)
     texts = [experiment.data, experiment.rows, experiment.qa]

@@ -11,15 +11,26 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ropewalk.common.files import is_page
-from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import fitted_part, loaded
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import options_on
 from ropewalk.report import numbers, svg
+from ropewalk.report.headline import bounds, change, differs, listed, relative
 from ropewalk.report.numbers import Estimate
-from ropewalk.report.page import LEADER_STYLES, Figure, Table, chart, environment
+from ropewalk.report.page import (
+    LEADER_STYLES,
+    Chart,
+    Column,
+    Facts,
+    KeyFigure,
+    Page,
+    Section,
+    Table,
+    chart,
+    facts,
+    with_numbers,
+)
 
 if TYPE_CHECKING:
     from ropewalk.fitting.recommendation import Recommendation
@@ -59,27 +70,22 @@ def write(found: AnyFound, page: str, path: Path, overwrite: bool = False) -> An
     Raises:
         UserError: if something is there already (with ``overwrite``, if it is no page), or the place cannot be written.
     """
-    with new_file(path, is_page, [], overwrite) as file:
-        file.write_text(page, "utf-8")
-    return replace(found, page=str(path))
+    page_of_fit(fit).write(path, overwrite)
+    return replace(fit, page=str(path))
 
 
-def render(fit: Fit) -> str:
+def page_of_fit(fit: Fit) -> Page:
     """The page of a fit that has a front."""
-    return (
-        environment()
-        .get_template("fit.html.j2")
-        .render(
-            method=_title(fit.method),
-            model=fit.model["name"],
-            to=fit.to,
-            beside=fit.beside,
-            verdict=_verdict(fit),
-            notes=list(_notes(fit)),
-            command=_command(fit),
-            figures=[figure for figure in _figures(fit) if figure.charts or figure.table.rows],
-            settings=list(_settings(fit)),
-        )
+    method, to = _title(fit.method), numbers.tokens(fit.to)
+    return Page(
+        title=f"{method} for {fit.model['name']} to {to} tokens",
+        subject=f"{method}, fitted to {fit.model['name']} for {to} tokens"
+        + (f", beside {fit.beside}" * bool(fit.beside)),
+        headline=_headline(fit),
+        notes=list(_notes(fit)),
+        figures=list(_figures(fit)),
+        command=_command(fit),
+        sections=[*(one for one in _sections(fit) if one.blocks), Section("Settings", "", [_settings(fit)])],
     )
 
 
@@ -98,45 +104,50 @@ def _versus(fit: Fit) -> dict[str, Estimate]:
     return dict(sorted(found.items(), key=lambda item: -(item[1].value or 0.0)))
 
 
-def _bounds(one: Estimate) -> str:
-    spread = numbers.interval(one, numbers.quantity)
-    return f" ({spread})" if spread else ""
-
-
-def _verdict(fit: Fit) -> str:
+def _headline(fit: Fit) -> str:
+    """Against the best of the others: better or worse only where the interval says so."""
     versus = _versus(fit)
     if not versus:
         reached = numbers.quantity(fit.seen[LONG[fit.settings["by"]]])
         return f"A perplexity of {reached} on {_what(fit)}; there were no other texts to check it on."
     name, one = next(iter(versus.items()))
-    texts, documents = fit.seen[OTHER_TEXTS], fit.seen[DOCUMENTS]
-    texts = f"{texts} texts of {documents} document{'s' * (documents != 1)} that were not searched on"
-    return f"On {texts}, {numbers.quantity(one.value)} times the perplexity of {name}{_bounds(one)}."
+    how = {"lower": "surely better than", "higher": "surely worse than"}.get(
+        differs(one), "not surely better or worse than"
+    )
+    method, what = _title(fit.method), _what(fit)
+    return f"{method} reads {what} of other texts {how} {name}: its perplexity is {change(one, f'{name}’s')}."
 
 
 def _notes(fit: Fit) -> Iterator[str]:
-    versus, what, seen, data = _versus(fit), _what(fit), fit.seen, fit.data
+    versus, seen, data = _versus(fit), fit.seen, fit.data
     if versus:
-        ends = [(name, one.low, one.high) for name, one in versus.items()]
-        unsure = [name for name, low, high in ends if low is None or high is None or low <= 1 <= high]
-        worse = [name for name, low, _ in ends if low is not None and low > 1]
-        others = [f"{numbers.quantity(one.value)} times that of {name}{_bounds(one)}" for name, one in versus.items()]
+        texts, documents = seen[OTHER_TEXTS], seen[DOCUMENTS]
+        others = [change(one, f"{name}’s") for name, one in versus.items()][1:]
+        unsure = [name for name, one in versus.items() if not differs(one)]
+        worse = [name for name, one in versus.items() if differs(one) == "higher"]
         yield (
-            f"Counted are {what}; intervals are 95 %, over documents, or over the texts of one."
-            + (f" It is {' and '.join(others[1:])}." if others[1:] else "")
-            + (f" It is worse than {' and '.join(worse)}." if worse else "")
-            + (f" Against {' and '.join(unsure)} nothing is sure: more texts tell." if unsure else "")
+            f"Those other texts, which were not searched on, are {texts} of {documents} document"
+            f"{'s' * (documents != 1)}; a lower perplexity is better, and in brackets are 95 % intervals."
+            + (f" It is {listed(others)}." if others else "")
+            + (f" It is surely worse than {listed(worse)}." if worse else "")
+            + (f" Against {listed(unsure)} nothing is sure: more texts tell." if unsure else "")
         )
-    yield (
-        f"On the texts that were searched on, the perplexity of {what} is "
-        f"{_value(seen[LONG[fit.settings['by']]])}, and that of short texts, the first {seen['window']:,} tokens of "
-        f"each, is {_tax(seen[SHORT] - 1)} against the plain model."
-    )
     yield (
         f"{seen['candidates']:,} candidates were tried on {data['texts']:,} texts of "
         f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, "
         f"{numbers.percent(seen[SHARE])} of what reading every text takes."
     )
+
+
+def _figures(fit: Fit) -> Iterator[KeyFigure]:
+    """Of the texts that were searched on."""
+    seen, searched = fit.seen, "on the texts that were searched on"
+    yield KeyFigure(f"Perplexity of {_what(fit)}", _value(seen[LONG[fit.settings["by"]]]), searched, "long texts")
+    within = f"the first {seen['window']:,} tokens of each"
+    yield KeyFigure("Short texts", _tax(seen[SHORT] - 1), f"against the plain model,\n{within}", "short texts")
+    for name, one in list(_versus(fit).items())[:1]:
+        small = f"{bounds(one)}\non other texts"
+        yield KeyFigure(f"Against {name}", relative(one.value, one.value), small, "relative perplexity")
 
 
 def _command(fit: Fit) -> str:
@@ -156,7 +167,7 @@ def _value(perplexity: float) -> str:
     return f"{perplexity:#.4g}".removesuffix(".") if 1 <= perplexity < 1e4 else numbers.quantity(perplexity)
 
 
-def _figures(fit: Fit) -> Iterator[Figure]:
+def _sections(fit: Fit) -> Iterator[Section]:
     course = fit.seen.get("course", [])
     looks = dict(zip((one["name"] for one in course if "name" in one), chain(OTHERS, repeat(QUIET)), strict=False))
     yield _front(fit, course, looks)
@@ -176,7 +187,7 @@ def _point(one: Mapping[str, Any], n: int, note: str = "") -> svg.Point:
     return svg.Point(tax, Estimate(perplexity), said)
 
 
-def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, svg.Style]) -> Figure:
+def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, svg.Style]) -> Section:
     """Long texts against short ones."""
     front, n, what = fit.seen["front"], fit.data["texts"], _what(fit)
     known = [one for one in course if "name" in one and {"tax", "perplexity"} <= one.keys()]
@@ -201,16 +212,18 @@ def _front(fit: Fit, course: Sequence[Mapping[str, Any]], looks: Mapping[str, sv
     y = svg.Axis.around(f"perplexity of {what}, log scale", [p.estimate.value or 1.0 for p in points], numbers.tick,
                         10, pad=0.08)  # fmt: skip
     text = (
-        "The perplexity of short texts, against the plain model's, and that of long ones: lower is better. Nobody "
-        "beats a point of the front in both. Faint points are the others that read all texts; what was dropped on the "
-        "way has no place here, but for the methods that people know."
+        "The perplexity of short texts, against the plain model's, and that of long ones: lower is better, so the best "
+        "is at the lower left. The front are those candidates that no other one beats in both. Faint points are the "
+        "others that read all texts; what was dropped on the way has no place here, but for the methods that people "
+        "know."
     )
     if beyond:
         text += f" Far off: {'; '.join(beyond)}."
-    return Figure("Long texts against short ones", text, chart("", series, x, y, "Front", []), Table([], []))
+    drawn = chart("", series, x, y, "Front", beside=True)
+    return Section("Long texts against short ones", text, drawn, ["short texts", "long texts"])
 
 
-def _choice(fit: Fit) -> Figure:
+def _choice(fit: Fit) -> Section:
     """The points of the front, with what picks them."""
     rows = []
     for one in fit.seen["front"]:
@@ -223,7 +236,8 @@ def _choice(fit: Fit) -> Figure:
         f"Say how much worse short texts may be read, and the best that keeps to it is taken, without another search: "
         f"{use}. These are all that were found; a limit on the search itself (--settings tax=0.01) finds more below it."
     )
-    return Figure("Pick another", text, [], Table(["short texts", _what(fit)], rows), subject="Option")
+    columns = [Column("Short texts", "short texts"), Column(f"Perplexity of {_what(fit)}", "long texts")]
+    return Section("Pick another", text, [Table.of("Option", columns, rows)])
 
 
 def picking(fit: Fit, one: dict[str, Any]) -> float:
@@ -236,7 +250,7 @@ def picking(fit: Fit, one: dict[str, Any]) -> float:
     return float(share)
 
 
-def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Figure:
+def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Section:
     """The best so far."""
     n, limit = fit.data["texts"], fit.settings.get("tax")
     best, line, cloud = math.inf, [], []
@@ -275,10 +289,10 @@ def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Figure:
     )
     if len(cloud) > len(inside):
         text += f" {len(cloud) - len(inside):,} lie above."
-    return Figure("The search", text, chart("", series, x, y, "Best so far", []), Table([], []))
+    return Section("The search", text, chart("", series, x, y, "Best so far"))
 
 
-def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Figure:
+def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Section:
     """By what each wavelength is stretched."""
     pairs, window = fit.seen["pairs"], fit.seen["window"]
     waves = [one["wavelength"] for one in pairs]
@@ -304,20 +318,21 @@ def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Figure:
         "By what the wavelength of each rotated pair of dimensions is stretched. Pairs beyond the window have not been "
         "seen in a full turn."
     )
-    columns = ["wavelength", *(_title(name) for name in found)]
-    drawn = chart("", series, x, y, "Factors", marks)
-    return Figure("The factors", text, drawn, Table(columns, rows), subject="Pair")
+    columns = [Column("Wavelength", "wavelength", "tokens"), *(Column(_title(name), "factor") for name in found)]
+    drawn: list[Chart] = chart("", series, x, y, "Factors", marks)
+    table = Table.of("Pair", columns, rows)
+    return Section("The factors", text, with_numbers(drawn, table), ["wavelength"])
 
 
-def _settings(fit: Fit) -> Iterator[tuple[str, str]]:
-    """Name and value of what it was found by and for."""
-    yield "file", fit.path
-    yield "model", f"{fit.model['name']}, {fit.model['fingerprint'][:12]}"
-    yield from ((name, str(value)) for name, value in fit.options.items())
-    yield from ((name, str(value)) for name, value in fit.settings.items() if value is not None)
-    yield (
-        "texts",
-        f"{fit.data['source']}: {fit.data['texts']:,}, {fit.data['tokens']:,} tokens, {fit.data['hash'][:12]}",
-    )
-    yield from ((name, numbers.quantity(value)) for name, value in fit.found.items() if not isinstance(value, tuple))
-    yield "ropewalk", fit.ropewalk
+def _settings(fit: Fit) -> Facts:
+    """What it was found by and for."""
+    data = fit.data
+    return facts({
+        "file": fit.path,
+        "model": f"{fit.model['name']}, {fit.model['fingerprint'][:12]}",
+        **fit.options,
+        **fit.settings,
+        "texts": f"{data['source']}: {data['texts']:,}, {data['tokens']:,} tokens, {data['hash'][:12]}",
+        **{name: numbers.quantity(value) for name, value in fit.found.items() if not isinstance(value, tuple)},
+        "ropewalk": fit.ropewalk,
+    })  # fmt: skip

@@ -9,7 +9,20 @@ from ropewalk.planning.cost import show_hours
 from ropewalk.planning.plan_view import GIB, count, parts_of, tokens_that_fit
 from ropewalk.report import numbers, svg
 from ropewalk.report.headline import listed
-from ropewalk.report.page import Cell, Column, Command, Folded, Item, KeyFigure, Page, Section, Table, Text, address, facts
+from ropewalk.report.page import (
+    Cell,
+    Column,
+    Command,
+    Folded,
+    Item,
+    KeyFigure,
+    Page,
+    Section,
+    Table,
+    Text,
+    address,
+    facts,
+)
 
 if TYPE_CHECKING:
     from ropewalk.planning.advice import Ladder, MethodAdvice
@@ -24,7 +37,9 @@ def page_of_plan(made: Plan) -> Page:
     return Page(
         title=f"{made.model} to {to} tokens",
         subject=f"{made.model}, {count(made.shapes.parameters)} parameters, "
-        + (f"from its window of {made.window:,} to {to} tokens" if made.scale > 1 else f"window {made.window:,} tokens"),
+        + (
+            f"from its window of {made.window:,} to {to} tokens" if made.scale > 1 else f"window {made.window:,} tokens"
+        ),
         headline=f"One request of {to} tokens {_fits(made, made.serving, f' on {_devices(made)}')}",
         notes=list(_notes(made)),
         figures=list(_figures(made)),
@@ -73,15 +88,21 @@ def _figures(made: Plan) -> Iterator[KeyFigure]:
 
 def _sections(made: Plan) -> Iterator[Section]:
     for title, ladder in (("Serving one request", made.serving), ("Training", made.training)):
-        text = f"At {made.target:,} tokens, on each device, a line per switch that is turned on; each keeps those above."
+        text = (
+            f"At {made.target:,} tokens, on each device, a line per switch that is turned on; each keeps those above."
+        )
         yield Section(title, text, [_ladder(made, ladder)], ["memory"])
     if made.methods:
         yield Section(
             "Methods",
             "What each would write into the configuration, and what was published of it nearest to this stretch. "
             "Settings differ: only a comparison on your model ranks methods.",
-            [_methods([one for one in made.methods if one.results]),
-             Folded("Methods without a published number here", [_methods([o for o in made.methods if not o.results])])],
+            [
+                _methods([one for one in made.methods if one.results]),
+                Folded(
+                    "Methods without a published number here", [_methods([o for o in made.methods if not o.results])]
+                ),
+            ],
         )
     yield Section("What training costs", "", [_cost(made)])
     known = [*made.notes, *(f"Short-text tax of {one.method}: {one.result}; {one.setting} ({one.source})."

@@ -104,7 +104,9 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     else:
         console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
     if ladder.one_more:
-        console.print(f"one more switch, {ladder.one_more.name}: {tokens_that_fit(ladder.one_more.longest)}", style="dim")
+        console.print(
+            f"one more switch, {ladder.one_more.name}: {tokens_that_fit(ladder.one_more.longest)}", style="dim"
+        )
     console.print(f"with every switch on: {tokens_that_fit(ladder.ceiling)}", style="dim")
 
 

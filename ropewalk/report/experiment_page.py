@@ -41,6 +41,7 @@ from ropewalk.report.page import (
     chart,
     facts,
     lengths,
+    with_numbers,
 )
 from ropewalk.report.schema import CONTROLS, Results, Row, Task
 from ropewalk.report.view import NOTE, Line, View
@@ -71,6 +72,7 @@ GRIDS = (
     "A column is a length, a row is the depth at which the answer was hidden (0% is the start of the text), a number "
     "is a percentage, and the upright line is the window."
 )
+MISSING = "Not everything was measured: “Not measured”, near the end, says why."
 SHARE = svg.Axis("score", 0.0, 1.0, numbers.percent)
 
 
@@ -84,14 +86,12 @@ def page_of_results(results: Results) -> Page:
     explained = "How the model behaves without the text, or with hardly any, says whether its score is due to the text."
     controls = explained if any(one.controls for s in results.subjects for one in s.tasks) else ""
     sections = [
-        *([Section("", "", [_summary(view, swatches)], ["interval", "window", "threshold"] * scored)] if several else []),
+        *([Section("", "", [_summary(view, swatches)], ["interval", "window"])] if several else []),
         *([Section("Tasks", controls, tasks, ["interval"])] if tasks and not several else []),
         *_charts(view, styles, swatches),
     ]
     if tasks and several:
-        folded = [
-            Folded(line.title, [table], swatches[line.id]) for line, table in zip(view.lines, tasks, strict=True)
-        ]
+        folded = [Folded(line.title, [table], swatches[line.id]) for line, table in zip(view.lines, tasks, strict=True)]
         sections.append(Section("Task by task", controls, folded))
     window = f", window {numbers.tokens(view.window)} tokens" if view.window else ""
     if view.window and view.target and view.target > view.window:
@@ -101,13 +101,10 @@ def page_of_results(results: Results) -> Page:
         title=view.name + (f" to {numbers.tokens(view.target)} tokens" if view.target else ""),
         subject=f"{view.name}{single}{window}",
         headline=headline(view),
-        notes=notes(view) + ([f"Not everything was measured: {MISSING} at the end says why."] if results.not_measured else []),
+        notes=[*notes(view), *([MISSING] if results.not_measured else [])],
         figures=list(_key_figures(view)),
         sections=[*sections, *_about(view)],
     )
-
-
-MISSING = "“Not measured”"
 
 
 def render(results: Results) -> str:
@@ -207,10 +204,12 @@ def _about(view: View) -> Iterator[Section]:
         columns = [Column("What it does"), Column("In a checkpoint", "in a checkpoint"),
                    Column("Without training", "without training"), Column("Paper")]  # fmt: skip
         many = len(view.lines) > 1
-        said = f"As it is spelled on the command line, below {'each' if many else 'its'} name; “ropewalk methods” lists all."
+        said = "Below a name is how the command line spells it; “ropewalk methods” lists all there are."
         yield Section("The methods" if many else "The method", said, [Table("Method", columns, cards)])
     diffs = [
-        Folded(line.title, [Code(lines) if (lines := _lines(line.subject.config_diff)) else Text(line.subject.config_diff)])
+        Folded(
+            line.title, [Code(lines) if (lines := _lines(line.subject.config_diff)) else Text(line.subject.config_diff)]
+        )
         for line in view.lines
         if line.subject.config_diff and not (line.is_plain and len(view.lines) == 1)
     ]
@@ -275,7 +274,7 @@ def _shown(
     title: str, text: str, charts: Sequence[Chart], table: Table, tiles: Sequence[Tile] = (), terms: Sequence[str] = ()
 ) -> Section:
     """Charts, then the numbers behind them, then grids by depth; of many methods these open at a click."""
-    blocks: list[Block] = [*charts, Folded("The numbers", [table])] if charts else [table] if table.columns else []
+    blocks = with_numbers(charts, table)
     if tiles:
         grids: list[Block] = [Text(GRIDS), Tiles(tiles)]
         blocks += [Folded("By depth", grids)] if len(tiles) > 2 else grids
@@ -335,9 +334,7 @@ def _loss(view: View, styles: Mapping[str, svg.Style], task: Task) -> Section:
     )
 
 
-def _score(
-    view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, Markup], task: Task
-) -> Section:
+def _score(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, Markup], task: Task) -> Section:
     """Scores by length and, where the answer was hidden at several depths, one grid per subject."""
     series = _series(view, styles, task, numbers.percent)
     tiles = [tile for line in view.lines for tile in _grid(view, line, task, swatches[line.id], line.title)]
@@ -358,9 +355,7 @@ def _threshold(view: View) -> list[svg.Mark]:
     return [svg.Mark(view.threshold, f"threshold {numbers.percent(view.threshold)}", horizontal=True)]
 
 
-def _scores(
-    view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, Markup]
-) -> Iterator[Section]:
+def _scores(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, Markup]) -> Iterator[Section]:
     """The tasks of a single subject, and their average, in one chart; nothing where the table of tasks says it all."""
     (line,) = view.lines
     tasks = view.tasks("score")
@@ -386,7 +381,9 @@ def _averages(line: Line) -> dict[int, Estimate]:
 
 def _by_lengths(view: View, subject: str, rows: Sequence[tuple[str, Mapping[int, Estimate]]]) -> Table:
     """Scores, a column per length."""
-    cells = [(Item(title), [Cell.of(by.get(n, Estimate()), numbers.percent) for n in view.lengths]) for title, by in rows]
+    cells = [
+        (Item(title), [Cell.of(by.get(n, Estimate()), numbers.percent) for n in view.lengths]) for title, by in rows
+    ]
     return Table(subject, lengths(view.lengths), cells)
 
 

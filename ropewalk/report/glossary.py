@@ -3,22 +3,22 @@
 MEANINGS = {
     "score": "The share of right answers, or of right parts of an answer. 100% is the best; the average counts every "
     "task the same.",
-    "interval": "The two numbers beside a value. Of 100 such runs, 95 would have ranges that hold the true value. Where "
-    "the ranges of two methods overlap, the run does not settle which is better.",
+    "interval": "The two numbers beside a value. Of 100 such runs, 95 would have ranges that hold the true value. "
+    "Where the ranges of two methods overlap, the run does not settle which is better.",
     "effective length": "The longest tested length up to which the average score stays at the threshold or above, at "
     "every tested length. Its range is what the lower and the upper ends of the scores would give; “<1,024” says that "
     "already the shortest length fails.",
     "threshold": "The score that counts as passing.",
-    "perplexity": "How unsure the model is of the next token of a text, as a number of equally likely guesses: 10 is as "
-    "if it chose among ten. Lower is better.",
-    "loss": "The natural logarithm of the perplexity, in nats for each token. Lower is better; 0.1 less is a perplexity "
-    "that is 10% lower.",
+    "perplexity": "How unsure the model is of the next token of a text, as a number of equally likely guesses: 10 is "
+    "as if it chose among ten. Lower is better.",
+    "loss": "The natural logarithm of the perplexity, in nats for each token. Lower is better; 0.1 less is a "
+    "perplexity that is 10% lower.",
     "short-text tax": "How much the perplexity of short texts, within the window, differs from the plain model’s. "
     "+2% is 2% worse; 0% costs nothing.",
     "window": "The tokens that the model was trained to read at once. A token is a word or a part of one.",
     "target": "The length, in tokens, that the methods were asked to reach.",
-    "in a checkpoint": "Whether the saved files can say it, so that every engine reads it, or whether it needs our code "
-    "while the model runs.",
+    "in a checkpoint": "Whether the saved files can say it, so that every engine reads it, or whether it needs our "
+    "code while the model runs.",
     "without training": "Whether the method works on a model as it is, without training it further.",
     "n": "How many texts or questions are behind a number; questions about the same text count together.",
     "depth": "Where in the text the needed information stands: 0% is its start, 100% its end.",
@@ -40,8 +40,8 @@ MEANINGS = {
     "norm": "The size of a step’s gradient, before it is clipped. Sudden peaks are a sign of trouble.",
     "memory": "On one device, in GiB (2³⁰ bytes): weights, cache and what the computation needs at its peak.",
     "longest that fits": "The longest text, in tokens, for which the memory is enough.",
-    "published result": "What the method’s authors or others report, on their models and in their settings; an asterisk "
-    "says that it was trained. Only a comparison ranks methods on your model.",
+    "published result": "What the method’s authors or others report, on their models and in their settings; an "
+    "asterisk says that it was trained. Only a comparison ranks methods on your model.",
     "stretch": "Target over window: how many times as long texts become.",
     "floating-point operations": "The arithmetic of the whole training.",
     "device hours": "Hours of one device, at the share of its peak that is named.",

@@ -1,10 +1,10 @@
-"""What results bear out, in a sentence: nothing is called more or less than something else unless their intervals say so."""
+"""What results bear out, in words: nothing is called more or less than another unless their intervals say so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ropewalk.report.numbers import Estimate, in_full, percent, quantity, tokens
+from ropewalk.report.numbers import Estimate, in_full, interval, percent, quantity, tax, tokens
 from ropewalk.report.schema import Average
 from ropewalk.report.view import Line, View
 
@@ -50,17 +50,33 @@ def listed(names: Sequence[str], most: int = NAMED) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def change(times: Estimate) -> str:
-    """A perplexity over another one, in words that need no ratio: ``−3.6%``, ``3.2 times``, ``1/298 of it``."""
+def change(times: Estimate, whose: str = "") -> str:
+    """A perplexity over another one, in words: ``3.6% lower than YaRN’s (−7.4% to +0.2%)``, ``1/298 of YaRN’s``."""
+    value, spread = times.value, bounds(times)
+    assert value is not None
+    if 0.5 <= value < 2:
+        said = f"{100 * abs(value - 1):.1f}% {'higher' if value > 1 else 'lower'}{f' than {whose}' if whose else ''}"
+    else:
+        said = relative(value, value) + (f" {'of ' * (value < 1)}{whose}" if whose else "")
+    return f"{said} ({spread})" if spread else said
 
-    def said(value: float | None) -> str:
-        assert value is not None
-        if 0.5 <= value < 2:
-            return f"{100 * (value - 1):+.1f}%".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
-        return f"{quantity(value)} times" if value >= 2 else f"1/{quantity(1 / value)}" if value > 0 else "0"
 
-    spread = "" if times.low is None or times.high is None else f" ({said(times.low)} to {said(times.high)})"
-    return said(times.value) + spread
+def bounds(times: Estimate) -> str:
+    """The interval of a ratio: ``−7.4% to +0.2%``."""
+    return interval(times, lambda bound: relative(bound, times.value), " to ")
+
+
+def relative(value: float | None, like: float | None) -> str:
+    """A ratio as ``−3.6%``, ``3.2 times`` or ``1/298``, whichever suits ``like``, the value of an interval."""
+    if value is None or like is None or 0.5 <= like < 2:
+        return tax(None if value is None else value - 1)
+    return f"{quantity(value)} times" if like >= 2 else f"1/{quantity(1 / value)}" if value > 0 else "0"
+
+
+def differs(times: Estimate) -> str:
+    """Whether a ratio is surely ``lower`` or ``higher`` than 1; empty where its interval holds 1, or is not known."""
+    same = Estimate(1.0, 1.0, 1.0)
+    return "lower" if same.above(times) else "higher" if times.above(same) else ""
 
 
 def _answers(one: Estimate) -> str:
@@ -169,7 +185,9 @@ def _reads(view: View, line: Line, name: str) -> str:
         return f"{name}: nothing that can be said in a sentence was measured"
     last = rows[-1]
     text = f"{last.n} text{'s' * (last.n != 1)}"
-    return f"{name} reads {text} of {tokens(last.length)} tokens with a perplexity of {in_full(last.estimate, quantity)}."
+    return (
+        f"{name} reads {text} of {tokens(last.length)} tokens with a perplexity of {in_full(last.estimate, quantity)}."
+    )
 
 
 def _about_one(view: View, line: Line) -> list[str]:

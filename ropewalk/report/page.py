@@ -1,7 +1,7 @@
 """One page for every verb: a headline, key figures, sections of blocks, and the words that need a line of their own.
 
 A page is a value. Whoever has something to show says what is on it; how it looks stands in ``page.html.j2`` and
-``page.css`` alone. It is one file that loads nothing, reads the same on light and dark screens, at 400 pixels and on paper.
+``page.css`` alone. It is one file that loads nothing, and reads on light and dark screens, at 400 pixels and on paper.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ropewalk.report.numbers import Estimate
 
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}")
 SIZES = ((1000, 430), (380, 440))  # every line chart is laid out twice: for a desk and for a hand
+NOT_DRAWN = Markup()
 PLAIN_STYLE = svg.Style("plain", "7 4", "circle")
 LEADER_STYLES = (
     svg.Style("lead1", None, "square"),
@@ -47,7 +48,7 @@ class Cell:
 
     text: str
     small: str = ""
-    drawing: Markup = Markup()
+    drawing: Markup = NOT_DRAWN
     best: bool = False
     words: bool = False
     link: str = ""
@@ -83,7 +84,7 @@ class Item:
 
     title: str
     small: str = ""
-    swatch: Markup = Markup()
+    swatch: Markup = NOT_DRAWN
     key: str = ""
     anchor: str = ""
     link: str = ""
@@ -125,7 +126,7 @@ class Tile:
 
     title: str
     drawing: Markup
-    swatch: Markup = Markup()
+    swatch: Markup = NOT_DRAWN
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Folded:
     kind: ClassVar[str] = "folded"
     title: str
     blocks: Sequence[Block]
-    swatch: Markup = Markup()
+    swatch: Markup = NOT_DRAWN
 
 
 Block: TypeAlias = Table | Chart | Tiles | Facts | Command | Code | Text | Folded
@@ -297,6 +298,11 @@ def chart(
         return []
     layouts = [svg.line_chart(series, x, y, title, marks, width=width, height=height, **how) for width, height in SIZES]
     return [Chart(heading, layouts)]
+
+
+def with_numbers(charts: Sequence[Chart], table: Table) -> list[Block]:
+    """Charts, and the numbers behind them at a click; without a chart the numbers."""
+    return [*charts, Folded("The numbers", [table])] if charts else [table] if table.rows else []
 
 
 def facts(values: Mapping[str, Any]) -> Facts:

@@ -141,11 +141,11 @@ class Trained(Result):
 
     def write(self, folder: Path) -> None:
         """Put recipe, log and page into the checkpoint's folder."""
-        from ropewalk.training.training_page import render
+        from ropewalk.training.training_page import page_of_training
 
         write_text(folder / RECIPE, json.dumps(self.recipe.to_dict(), indent=2) + "\n")
         write_text(folder / TRAINING, json.dumps(self.to_dict(), indent=2) + "\n")
-        write_text(folder / PAGE, render(self))
+        write_text(folder / PAGE, page_of_training(self).render())
 
     @classmethod
     def read(cls, folder: Path) -> Trained:
