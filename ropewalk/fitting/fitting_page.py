@@ -115,7 +115,7 @@ def _headline(fit: Fit) -> str:
         differs(one), "not surely better or worse than"
     )
     method, what = _title(fit.method), _what(fit)
-    return f"{method} reads {what} of other texts {how} {name}: its perplexity is {change(one, f'{name}’s')}."
+    return f"{method} as fitted reads {what} of other texts {how} {name}: its perplexity is {change(one, f'{name}’s')}."
 
 
 def _notes(fit: Fit) -> Iterator[str]:
@@ -321,7 +321,7 @@ def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Section:
     columns = [Column("Wavelength", "wavelength", "tokens"), *(Column(_title(name), "factor") for name in found)]
     drawn: list[Chart] = chart("", series, x, y, "Factors", marks)
     table = Table.of("Pair", columns, rows)
-    return Section("The factors", text, with_numbers(drawn, table), ["wavelength"])
+    return Section("The factors", text, with_numbers(drawn, table, "factor"), ["wavelength"])
 
 
 def _settings(fit: Fit) -> Facts:

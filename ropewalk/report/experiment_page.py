@@ -215,8 +215,12 @@ def _about(view: View) -> Iterator[Section]:
     ]
     if diffs:
         yield Section("What changes in the config", "Each method as an edit of the model’s config.json.", diffs)
-    if reading := [(line.title, _reading(line)) for line in view.lines if line.subject.how]:
-        yield Section("How it was measured", "", [Facts(reading)])
+    ways: dict[str, list[str]] = {}
+    for line in view.lines:
+        if line.subject.how:
+            ways.setdefault(_reading(line), []).append(line.brief)
+    if ways:
+        yield Section("How it was measured", "", [Facts([(", ".join(names), way) for way, names in ways.items()])])
     if results.not_measured:
         titles = {task.id: task.title for task in results.tasks}
         rows = [
@@ -274,7 +278,7 @@ def _shown(
     title: str, text: str, charts: Sequence[Chart], table: Table, tiles: Sequence[Tile] = (), terms: Sequence[str] = ()
 ) -> Section:
     """Charts, then the numbers behind them, then grids by depth; of many methods these open at a click."""
-    blocks = with_numbers(charts, table)
+    blocks = with_numbers(charts, table, terms[0])
     if tiles:
         grids: list[Block] = [Text(GRIDS), Tiles(tiles)]
         blocks += [Folded("By depth", grids)] if len(tiles) > 2 else grids

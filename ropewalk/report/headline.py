@@ -70,7 +70,7 @@ def relative(value: float | None, like: float | None) -> str:
     """A ratio as ``−3.6%``, ``3.2 times`` or ``1/298``, whichever suits ``like``, the value of an interval."""
     if value is None or like is None or 0.5 <= like < 2:
         return tax(None if value is None else value - 1)
-    return f"{quantity(value)} times" if like >= 2 else f"1/{quantity(1 / value)}" if value > 0 else "0"
+    return f"{quantity(value)} times" if value >= 1 or like >= 2 else f"1/{quantity(1 / value)}" if value > 0 else "0"
 
 
 def differs(times: Estimate) -> str:
@@ -113,7 +113,7 @@ def _perplexities(view: View, best: Line, plain: Line | None) -> str:
     where = f"At {at} tokens, "
     others = [one for one in view.lines if one is not best and one.perplexity.value is not None]
     if best.perplexity.high is None:
-        few = f"On {n} text{'s' * (n != 1)} of {at} tokens, " if n else where
+        few = f"On {'one text' if n == 1 else f'{n} texts'} of {at} tokens, " if n else where
         said = f", the plain model {quantity(plain.perplexity.value)}" if plain else ""
         return f"{few}{ours}{said}: too few texts to put methods in order."
     if plain is None or plain.perplexity.value is None:
@@ -138,10 +138,10 @@ def _order(view: View) -> list[str]:
     measured = [one for one in others if (one.score if by_score else one.perplexity).value is not None]
     close = [one.brief for one in measured if one.brief not in worse]
     what, how = ("score", "lower") if by_score else ("perplexity", "higher")
-    if close:
+    if close and (best.score if by_score else best.perplexity).high is not None:
         tail = f" Surely {how}: {listed(worse)}." if worse else ""
         said.append(f"This run does not tell {best.brief} from {listed(close)}: their intervals overlap.{tail}")
-    elif len(measured) > 1:
+    elif worse[1:]:
         said.append(f"The {what} of every other method is surely {how} than that of {best.brief}.")
     reach = best.effective_length
     if reach.value is not None and reach.low is not None and reach.low != reach.value:

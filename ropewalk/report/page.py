@@ -23,6 +23,7 @@ from ropewalk.report.numbers import Estimate
 
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}")
 SIZES = ((1000, 430), (380, 440))  # every line chart is laid out twice: for a desk and for a hand
+WIDEST = 6  # columns of numbers that fit on paper in any case
 NOT_DRAWN = Markup()
 PLAIN_STYLE = svg.Style("plain", "7 4", "circle")
 LEADER_STYLES = (
@@ -105,6 +106,15 @@ class Table:
     def of(cls, subject: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], words: bool = False) -> Table:
         """A table of texts, each row beginning with its name."""
         return cls(subject, columns, [(Item(row[0]), [Cell(one, words=words) for one in row[1:]]) for row in rows])
+
+    def turned(self, term: str) -> Table:
+        """Its columns as rows."""
+        columns = [Column(item.title, term) for item, _ in self.rows]
+        rows = [
+            (Item(f"{column.heading} {column.unit}".strip()), [cells[i] for _, cells in self.rows])
+            for i, column in enumerate(self.columns)
+        ]
+        return Table("", columns, rows, self.note)
 
     @property
     def links(self) -> Iterator[str]:
@@ -300,8 +310,13 @@ def chart(
     return [Chart(heading, layouts)]
 
 
-def with_numbers(charts: Sequence[Chart], table: Table) -> list[Block]:
-    """Charts, and the numbers behind them at a click; without a chart the numbers."""
+def with_numbers(charts: Sequence[Chart], table: Table, term: str) -> list[Block]:
+    """Charts, and the numbers behind them at a click; without a chart the numbers.
+
+    A table with more columns than fit on paper, and than it has rows, is turned: ``term`` explains its numbers.
+    """
+    if len(table.columns) > max(WIDEST, len(table.rows)):
+        table = table.turned(term)
     return [*charts, Folded("The numbers", [table])] if charts else [table] if table.rows else []
 
 

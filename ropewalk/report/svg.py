@@ -222,7 +222,7 @@ def line_chart(
     drawn = [s for s in series if any(p.estimate.value is not None for p in s.points)]
     narrow = width < 600
     ticks = y.ticks(6 if narrow else 8)
-    left = 10 + CHARACTER * max((len(y.label(t)) for t in ticks), default=0)
+    left = 14 + CHARACTER * max((len(y.label(t)) for t in ticks), default=0)
     level = [mark for mark in marks if mark.horizontal]
     named = [s for s in drawn if s.joined]
     longest = max((len(one) for one in (*(s.title for s in named), *(mark.label for mark in level))), default=0)

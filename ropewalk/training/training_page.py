@@ -99,10 +99,11 @@ def _told(trained: Trained) -> Iterator[str]:
     far, near = _farthest(trained), _farthest(trained, trained.window) if trained.window else None
     if far is None:
         return
-    for since, which in ((UNTRAINED, "the extended, untrained model’s"), (CAME, "the model’s as it came")):
-        if one := _against(trained, far, since):
-            there = f"There, on {one.n} texts that were not trained on,"
-            yield f"{there} the perplexity is {change(one, which)}{_unsure(one)}."
+    sinces = ((UNTRAINED, "the extended, untrained model’s"), (CAME, "the model’s as it came"))
+    found = [(which, one) for since, which in sinces if (one := _against(trained, far, since))]
+    if found:
+        said = " and ".join(f"{change(one, which)}{_unsure(one)}" for which, one in found)
+        yield f"There, on {found[0][1].n} texts that were not trained on, the perplexity is {said}."
     if near and near != far and (one := _against(trained, near, CAME)):
         within = f"Within the window that it had, at positions {stretch(near[1])}"
         yield f"{within}, it is {change(one, 'the model’s as it came')}{_unsure(one)}."
@@ -182,7 +183,8 @@ def _read(trained: Trained, key: str, title: str, printer: numbers.Printer, text
         y = svg.Axis.around("perplexity, log scale", [y for _, y in values if y is not None], printer, base=10, pad=0.1)
     columns = [Column(stretch(place) if losses else f"{int(place):,}", unit="tokens") for place in places]
     charts, table = chart("", series, x, y, title, whiskers=not losses), Table("Evaluation", columns, rows)
-    return Section(title, text, with_numbers(charts, table), ["perplexity" if losses else "pass key", "interval"])
+    term = "perplexity" if losses else "pass key"
+    return Section(title, text, with_numbers(charts, table, term), [term, "interval"])
 
 
 def _by_step(trained: Trained, name: str, of: Callable[[Any], float]) -> list[Chart]:
