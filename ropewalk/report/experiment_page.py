@@ -52,7 +52,7 @@ AVERAGE = "average"
 MUTED_DASHES = (None, "5 3", "2 3")
 MUTED_MARKERS = ("cross", "plus", "bar", "circle", "square", "triangle", "diamond")
 COLUMNS = (  # of the summary, with the word that explains each
-    ("score", "Score", "score", numbers.percent),
+    ("score", "Average score", "score", numbers.percent),
     ("effective_length", "Effective length", "effective length", numbers.tokens),
     ("perplexity", "Perplexity", "perplexity", numbers.quantity),
     ("short_tax", "Short-text tax", "short-text tax", numbers.tax),
@@ -172,6 +172,7 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
             [*cells, Cell(saved)],
         ))  # fmt: skip
     note = "Bold is the best measured value of a column; whether it is surely the best, the ranges tell."
+    note += _passing(view)
     if drawn:
         ends = f"{numbers.tokens(view.lengths[0])} to {numbers.tokens(view.lengths[-1])} tokens"
         note = (
@@ -180,6 +181,12 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
         )
     heads = [Column(heading, term) for _, heading, term, _ in columns]
     return Table("Method", [*heads, Column("In a checkpoint", "in a checkpoint")], rows, note)
+
+
+def _passing(view: View) -> str:
+    """What effective lengths are measured by."""
+    shown = view.threshold is not None and view.tasks("score")
+    return f" Effective lengths are for a threshold of {numbers.percent(view.threshold)}." if shown else ""
 
 
 def _place(view: View, line: Line) -> str:
@@ -271,7 +278,7 @@ def _tasks(view: View, line: Line, swatches: Mapping[str, Markup]) -> Table:
         Column("Effective length", "effective length"), *lengths(view.lengths),
         *(Column(one.capitalize(), one) for one in controls),
     ]  # fmt: skip
-    return Table("Task", columns, rows, "Below each length is the score there.")
+    return Table("Task", columns, rows, f"Below each length is the score there.{_passing(view)}")
 
 
 def _shown(

@@ -198,9 +198,9 @@ def line_chart(
     title: str,
     marks: Sequence[Mark] = (),
     whiskers: bool = False,
-    beside: bool = False,
     width: int = 960,
     height: int = 400,
+    beside: bool = False,
 ) -> Markup:
     """Lines with intervals, each labelled at its end; quiet lines lie below the others and show no interval.
 
@@ -215,9 +215,9 @@ def line_chart(
         marks: reference lines.
         whiskers: draw intervals as upright bars, with lines a few pixels apart, instead of as bands; for values that
             tie often.
-        beside: put names beside the ends of lines, within the plot; for points that lie anywhere.
         width: of the drawing, in pixels at its natural size.
         height: of the drawing.
+        beside: put names beside the ends of lines, within the plot; for points that lie anywhere.
     """
     drawn = [s for s in series if any(p.estimate.value is not None for p in s.points)]
     narrow = width < 600
