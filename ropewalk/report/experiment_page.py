@@ -85,14 +85,15 @@ def page_of_results(results: Results) -> Page:
     tasks = [_tasks(view, line, swatches) for line in view.lines] if scored else []
     explained = "How the model behaves without the text, or with hardly any, says whether its score is due to the text."
     controls = explained if any(one.controls for s in results.subjects for one in s.tasks) else ""
+    kinds = ["scope", "diffusion"] if any(task.scope for task in view.tasks("score")) else []
     sections = [
         *([Section("", "", [_summary(view, swatches)], ["interval", "window"])] if several else []),
-        *([Section("Tasks", controls, tasks, ["interval"])] if tasks and not several else []),
+        *([Section("Tasks", controls, tasks, ["interval", *kinds])] if tasks and not several else []),
         *_charts(view, styles, swatches),
     ]
     if tasks and several:
         folded = [Folded(line.title, [table], swatches[line.id]) for line, table in zip(view.lines, tasks, strict=True)]
-        sections.append(Section("Task by task", controls, folded))
+        sections.append(Section("Task by task", controls, folded, kinds))
     window = f", window {numbers.tokens(view.window)} tokens" if view.window else ""
     if view.window and view.target and view.target > view.window:
         window = f", from its window of {numbers.tokens(view.window)} to {numbers.tokens(view.target)} tokens"
@@ -326,7 +327,7 @@ def _loss(view: View, styles: Mapping[str, svg.Style], task: Task) -> Section:
     held = [min(v, top) for v in values] + [min(max(end, low), high) for end in ends]
     unit = "perplexity, log scale" if is_log else "loss (nats per token)"
     y = svg.Axis.around(unit, held, numbers.tick, 10 if is_log else None, pad=0.04)
-    text = READINGS[task.metric]
+    text = f"{READINGS[task.metric]} {_count(view, task, 'text')}"
     if any(v > y.high for v in values):
         text += " Arrow heads lie above the axis."
     if any(not y.low <= end <= y.high for end in ends):
@@ -349,7 +350,7 @@ def _score(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, M
     """Scores by length and, where the answer was hidden at several depths, one grid per subject."""
     series = _series(view, styles, task, numbers.percent)
     tiles = [tile for line in view.lines for tile in _grid(view, line, task, swatches[line.id], line.title)]
-    text = SHARES + (_k_max(view) if task.id == "passkey" else "")
+    text = f"{SHARES} {_count(view, task, 'question')}" + (_k_max(view) if task.id == "passkey" else "")
     return _shown(
         task.title,
         text + _absent(view, series, task),
@@ -358,6 +359,14 @@ def _score(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, M
         tiles,
         ["score", "interval", *(["threshold"] if _threshold(view) else []), *(["depth"] if tiles else [])],
     )
+
+
+def _count(view: View, task: Task, what: str) -> str:
+    """How many texts or questions are behind each number."""
+    counts = [row.n for line in view.lines for row in view.of(line, task.id)] or [0]
+    few, many = min(counts), max(counts)
+    said = f"{many} {what}" if few == many else f"{few} to {many} {what}"
+    return f"Behind each number {'is' if many == 1 else 'are'} {said}{'s' * (many != 1)}."
 
 
 def _threshold(view: View) -> list[svg.Mark]:
@@ -511,7 +520,8 @@ def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Section:
                 spectrum = spectra[line.id]
                 known = [math.inf if wave is None else wave for wave in spectrum.wavelengths]
                 cells = (spectrum.attention_factor, min(known), max(known))
-                rows.append([line.title, layer, *(numbers.quantity(cell) for cell in cells)])
+                said = [Cell(numbers.quantity(cell)) for cell in cells]
+                rows.append((Item(line.title, layer.replace("_", " ")), said))
     absent = [line.title for line in view.lines if not line.subject.rope]
     text = (
         "How many tokens each rotary dimension takes for one turn. From the critical dimension on, the plain model "
@@ -519,9 +529,9 @@ def _wavelengths(view: View, styles: Mapping[str, svg.Style]) -> Section:
     )
     if absent:
         text += f" Not drawn, since they leave the wavelengths alone or change them while running: {', '.join(absent)}."
-    columns = [Column("Layer type"), Column("Attention factor", "attention factor"),
+    columns = [Column("Attention factor", "attention factor"),
                *(Column(f"{end} wavelength", unit="tokens") for end in ("Shortest", "Longest"))]  # fmt: skip
-    return _shown("Wavelengths", text, charts, Table.of("Method", columns, rows), terms=["wavelength"])
+    return _shown("Wavelengths", text, charts, Table("Method", columns, rows), terms=["wavelength"])
 
 
 def _drawing_order(view: View) -> list[Line]:

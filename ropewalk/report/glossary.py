@@ -16,11 +16,9 @@ MEANINGS = {
     "short-text tax": "How much the perplexity of short texts, within the window, differs from the plain model’s. "
     "+2% is 2% worse; 0% costs nothing.",
     "window": "The tokens that the model was trained to read at once. A token is a word or a part of one.",
-    "target": "The length, in tokens, that the methods were asked to reach.",
     "in a checkpoint": "Whether the saved files can say it, so that every engine reads it, or whether it needs our "
     "code while the model runs.",
     "without training": "Whether the method works on a model as it is, without training it further.",
-    "n": "How many texts or questions are behind a number; questions about the same text count together.",
     "depth": "Where in the text the needed information stands: 0% is its start, 100% its end.",
     "ceiling": "The same questions with hardly any text around the needed information: the most that can be expected.",
     "closed book": "The question alone, without the text. Should be near zero.",
@@ -34,7 +32,6 @@ MEANINGS = {
     "short texts": "The perplexity of the first tokens of each text, within the window, against the plain model’s.",
     "long texts": "The perplexity of tokens far into long texts. Lower is better.",
     "factor": "By what a wavelength is stretched; 1 leaves it as it is.",
-    "texts read": "How many of the search’s texts a candidate was tried on before it was dropped.",
     "relative perplexity": "A perplexity as a part of another one: −3% is 3% lower, which is better.",
     "pass key": "A number hidden in a long text, which the model is asked for.",
     "norm": "The size of a step’s gradient, before it is clipped. Sudden peaks are a sign of trouble.",

@@ -23,7 +23,7 @@ from ropewalk.report.numbers import Estimate
 
 ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}")
 SIZES = ((1000, 430), (380, 440))  # every line chart is laid out twice: for a desk and for a hand
-WIDEST = 6  # columns of numbers that fit on paper in any case
+WIDEST = 6  # columns that fit on paper
 NOT_DRAWN = Markup()
 PLAIN_STYLE = svg.Style("plain", "7 4", "circle")
 LEADER_STYLES = (
@@ -115,6 +115,11 @@ class Table:
             for i, column in enumerate(self.columns)
         ]
         return Table("", columns, rows, self.note)
+
+    @property
+    def wide(self) -> bool:
+        """Whether paper may be too narrow for it."""
+        return len(self.columns) > WIDEST
 
     @property
     def links(self) -> Iterator[str]:

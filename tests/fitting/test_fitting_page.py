@@ -9,8 +9,8 @@ import pytest
 
 from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.fitting.fitter import Ground, fitting
-from ropewalk.fitting.fitting_page import has_page, page_of, picking, render, write
+from ropewalk.fitting.fitter import fit as measured
+from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, picking, write
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
 from ropewalk.methods.fit_file import Fit
 from ropewalk.rope.live import decoder
@@ -67,16 +67,21 @@ def file(tmp_path):
     return path
 
 
+def rendered(fit):
+    return page_of_fit(fit).render()
+
+
 def text_of(page: str) -> str:
     return " ".join(page.split())
 
 
 def test_it_says_what_was_found_against_the_best_of_the_others_and_how_sure_it_is(file):
-    page = text_of(render(Fit.read(file)))
+    page = text_of(rendered(Fit.read(file)))
     for said in (
-        "On 4 texts of 2 documents that were not searched on, 0.970 times the perplexity of YaRN (0.930 … 1.02)",
-        "It is 0.200 times that of Position Interpolation (0.100 … 0.300)", "Against YaRN nothing is sure",
-        "the perplexity of far tokens is 18.00, and that of short texts, the first 64 tokens of each, is +150%",
+        "LongRoPE as fitted reads far tokens of other texts not surely better or worse than YaRN: its perplexity is "
+        "3.0% lower than YaRN’s (−7.0% to +2.0%).", "are 4 of 2 documents",
+        "It is 1/5.00 of Position Interpolation’s (1/10.0 to 1/3.33)", "Against YaRN nothing is sure",
+        "<dd>18.00<small>on the texts that were searched on", "<dd>+150%<small>against the plain model, the first 64",
         "8 candidates were tried on 4 texts of 256 tokens. They read 7,000 tokens, 85% of what",
         "1 after 1 of 4 texts, 1 after 2 of 4 texts; 6 read all",
         "Far off: Position Interpolation (+200% on short texts, 90.00 on long ones, by 1 of 4 texts, after which",
@@ -84,15 +89,27 @@ def test_it_says_what_was_found_against_the_best_of_the_others_and_how_sure_it_i
     ):  # fmt: skip
         assert said in page, said
     assert f"ropewalk extend tiny --to 256 --method &#39;longrope(fitted={file})&#39;" in page
-    assert "It is worse than" not in page
+    assert "It is surely worse than" not in page
+
+
+@pytest.mark.parametrize(
+    ("high", "said"), [(0.99, "surely better than YaRN"), (1.02, "not surely better or worse than YaRN")]
+)
+def test_it_is_better_only_where_the_interval_says_so(high, said):
+    versus = {"yarn": {"value": 0.95, "low": 0.9, "high": high, "n": 4}}
+    assert said in page_of_fit(made(**{VERSUS: versus})).headline
+    turned = {"yarn": {"value": 1.1, "low": 1.01, "high": 1.2, "n": 4}}
+    page = page_of_fit(made(**{VERSUS: turned}))
+    assert "surely worse than YaRN: its perplexity is 10.0% higher" in page.headline
+    assert "It is surely worse than YaRN." in page.notes[0]
 
 
 def test_fresh_or_read_from_its_file_the_page_is_the_same(file):
-    assert render(replace(made(), path=str(file))) == render(Fit.read(file))
+    assert rendered(replace(made(), path=str(file))) == rendered(Fit.read(file))
 
 
 def test_its_drawings_are_well_formed_and_show_every_candidate_that_read_all(file):
-    drawings = [part.partition("</svg>")[0] for part in render(Fit.read(file)).split("<svg ")[1:]]
+    drawings = [part.partition("</svg>")[0] for part in rendered(Fit.read(file)).split("<svg ")[1:]]
     front, *others = [ElementTree.fromstring(f"<svg {one}</svg>") for one in drawings if "chart wide" in one]
     assert len(others) == 2
     titles = [one.text for one in front.iter("title")]
@@ -106,7 +123,7 @@ def test_its_drawings_are_well_formed_and_show_every_candidate_that_read_all(fil
 def test_every_printed_option_picks_its_point_and_the_model_gets_its_factors(i, file):
     fit = Fit.read(file)
     tax = picking(fit, fit.seen["front"][i])
-    assert f"tax={tax}" in render(fit) and len(str(tax)) < 8
+    assert f"tax={tax}" in rendered(fit) and len(str(tax)) < 8
     chosen = method(f"longrope(fitted={file}, tax={tax})")
     assert chosen.factors == factors(i) and chosen.attention_factor == 1 + i / 10
     assert method(chosen.spelling) == chosen and f"tax={tax}" in chosen.spelling
@@ -180,7 +197,7 @@ def test_a_search_under_a_limit_tells_who_read_nothing(file):
     fit = made(chosen=2)
     fit.settings["tax"] = 0.01
     fit.seen["course"].insert(0, {"texts": 0, "tax": 1.7})
-    page = text_of(render(replace(fit, path=str(file))))
+    page = text_of(rendered(replace(fit, path=str(file))))
     assert "1 tax short texts more than +1%, and read nothing else" in page
     assert "tax=0.01, as found" in page
 
@@ -188,7 +205,7 @@ def test_a_search_under_a_limit_tells_who_read_nothing(file):
 def test_one_point_alone_and_no_other_texts(file):
     fit = made(front=made().seen["front"][:1], course=[], candidates=1)
     del fit.seen[VERSUS]
-    page = text_of(render(replace(fit, path=str(file))))
+    page = text_of(rendered(replace(fit, path=str(file))))
     assert (
         "there were no other texts to check it on" in page
         and "tax=0, as found" not in page
@@ -198,7 +215,7 @@ def test_one_point_alone_and_no_other_texts(file):
 
 def test_names_are_no_markup(file):
     fit = replace(made(), model={"name": "<b>x", "fingerprint": "0"}, path="<i>.json")
-    assert "<b>" not in render(fit) and "<i>" not in render(fit)
+    assert "<b>" not in rendered(fit) and "<i>" not in rendered(fit)
 
 
 def test_a_file_of_many_candidates_stays_small(tmp_path):
@@ -254,7 +271,7 @@ def test_a_search_has_all_that_its_page_says(tmp_path):
         assert chosen.factors == one["options"]["factors"]
         with chosen.on(model, to=256):
             pass
-    page = text_of(render(written))
+    page = text_of(rendered(written))
     assert "Position Interpolation" in page and "The search" in page and "The factors" in page
 
 

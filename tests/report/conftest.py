@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -168,21 +169,26 @@ def raw(_results: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(_results)
 
 
+def cut(
+    raw: dict[str, Any],
+    methods: list[str] | None = None,
+    tasks: list[str] | None = None,
+    lengths: list[int] | None = None,
+) -> dict[str, Any]:
+    """Results of some methods, tasks and lengths only."""
+
+    def kept(row: dict[str, Any]) -> bool:
+        wanted = (methods, row["method"]), (tasks, row["task"]), (lengths, row["length"])
+        return all(some is None or value in some for some, value in wanted)
+
+    return raw | {
+        "subjects": [s for s in raw["subjects"] if methods is None or s["method"] in methods],
+        "tasks": [task for task in raw["tasks"] if tasks is None or task["id"] in tasks],
+        "rows": [row for row in raw["rows"] if kept(row)],
+    }
+
+
 @pytest.fixture
 def keep(raw: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Cut the full results down to some methods, tasks and lengths."""
-
-    def cut(
-        methods: list[str] | None = None, tasks: list[str] | None = None, lengths: list[int] | None = None
-    ) -> dict[str, Any]:
-        def kept(row: dict[str, Any]) -> bool:
-            wanted = (methods, row["method"]), (tasks, row["task"]), (lengths, row["length"])
-            return all(some is None or value in some for some, value in wanted)
-
-        return raw | {
-            "subjects": [s for s in raw["subjects"] if methods is None or s["method"] in methods],
-            "tasks": [task for task in raw["tasks"] if tasks is None or task["id"] in tasks],
-            "rows": [row for row in raw["rows"] if kept(row)],
-        }
-
-    return cut
+    return partial(cut, raw)

@@ -13,7 +13,7 @@ from ropewalk.training.readings import CAME
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.states import States, beside
 from ropewalk.training.trained import TRAINING, Trained, ended
-from ropewalk.training.training_page import render
+from ropewalk.training.training_page import page_of_training
 
 
 def reading(losses: list[float]) -> dict[str, Any]:
@@ -27,34 +27,62 @@ def trained(steps: int = 3, readings: tuple[int, ...] = (CAME, 0, 3), memory: in
     log = [StepLog(i + 1, 4.0 - i / 10, 1.0, 1e-5, 512, 0.5, memory) for i in range(steps)]
     found = {step: came if step == CAME else later for step in readings}
     command = "ropewalk train pose demo texts --to 256"
-    return Trained(Path("out"), Recipe(name="pose"), model, "texts", 128, 256, (7, 2), log, found, ["a note"], command)
+    return Trained(Path("out"), Recipe(name="pose"), model, "texts", 128, 256, (7, 2), log, found, ["A note"], command)
+
+
+def rendered(one: Trained) -> str:
+    return page_of_training(one).render()
 
 
 def test_it_shows_what_was_read_before_and_after() -> None:
-    page = render(trained())
+    page = rendered(trained())
     words = (
-        "was 54.5 as the model came, and is 54.5: 0.497x (0.497 to 0.497)", "Within the window", "Of 10 pass keys",
-        "Perplexity by position", "Pass keys by length", "a note", "learning_rate", "2 of the texts are too short",
+        "Training did not surely change the perplexity at positions 128 to 255: 54.5 before, 54.5 after; as the model "
+        "came, it was 54.5.", "the perplexity is 0.0% lower than the extended, untrained model’s (0.0% to 0.0%), which",
+        "and 1/2.01 of the model’s as it came (1/2.01 to 1/2.01)", "Within the window", "of 10, in 256 tokens",
+        "Perplexity by position", "Pass keys by length", "A note", "learning_rate", "2 of the texts are too short",
         "ropewalk train pose demo texts --to 256",
     )  # fmt: skip
     text = " ".join(page.split())
     for said in words:
         assert said in text
     assert "<script src" not in page
-    assert ">Memory<" not in page
+    assert ">Memory, gib<" not in page
+
+
+@pytest.mark.parametrize(
+    ("untrained", "after", "said"),
+    [
+        ([3.3, 3.8, 4.3], [3.0, 3.49, 4.01], "Training lowered the perplexity at positions 128 to 255"),
+        ([3.0, 3.49, 4.01], [3.3, 3.8, 4.3], "Training raised the perplexity"),
+        ([3.3, 3.8, 4.3], [3.6, 3.5, 4.2], "Training did not surely change the perplexity"),
+    ],
+)
+def test_what_the_extension_did_is_not_told_of_the_training(
+    untrained: list[float], after: list[float], said: str
+) -> None:
+    one = trained()
+    one.readings[0], one.readings[3] = reading(untrained), reading(after)
+    page = page_of_training(one)
+    assert page.headline.startswith(said) and page.headline.endswith("as the model came, it was 54.5.")
+    one = trained(readings=(CAME, 3))
+    one.readings[3] = reading([3.0, 3.49, 4.01])
+    assert (
+        page_of_training(one).headline == "Training lowered the perplexity at positions 128 to 255 from 54.5 to 54.5."
+    )
 
 
 def test_memory_is_drawn_where_it_was_counted() -> None:
-    assert ">Memory<" in render(trained(memory=1 << 30))
+    assert ">Memory, gib<" in rendered(trained(memory=1 << 30))
 
 
 @pytest.mark.parametrize(("steps", "readings"), [(1, (CAME, 0, 1)), (500, (CAME, 0, 100, 200, 300, 400, 500)), (2, ())])
 def test_it_takes_runs_of_any_length(steps: int, readings: tuple[int, ...]) -> None:
-    assert f"{steps:,} steps" in render(trained(steps, readings)) or len(readings) > 1
+    assert f"{steps:,} steps" in rendered(trained(steps, readings)) or len(readings) > 1
 
 
 def test_names_are_no_markup() -> None:
-    assert "<b>" not in render(trained(model="<b>x"))
+    assert "<b>" not in rendered(trained(model="<b>x"))
 
 
 def test_a_person_at_a_prompt_sees_the_same() -> None:
@@ -88,4 +116,4 @@ def test_a_run_that_was_stopped_before_its_states_were_gone_has_ended(tmp_path: 
 def test_a_model_that_diverged_is_shown() -> None:
     one = trained()
     one.readings[3] = reading([900.0, 1000.0, 2000.0])
-    assert "e+304" in render(one) and "e+304" in repr(one)
+    assert "1·10³⁰⁴ times the extended" in rendered(one) and "nan" not in rendered(one) and "e+304" in repr(one)
