@@ -297,7 +297,7 @@ def _charts(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, 
     if len(view.lines) == 1 and view.tasks("score"):
         yield from _scores(view, styles, swatches)
     elif view.tasks("score"):
-        if len(view.tasks("score")) > 1:
+        if len(view.tasks("score")) > 1 and len(view.lengths) > 1:  # of one length the summary has it
             yield _average(view, styles)
         for task in view.tasks("score"):
             yield _score(view, styles, swatches, task)

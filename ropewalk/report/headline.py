@@ -100,7 +100,12 @@ def _scores(view: View, best: Line, plain: Line | None) -> str:
         return f"{at}{ours}; {said}."
     if all(plain.score.above(one.score) for one in view.extended if one.subject.model == plain.subject.model):
         return f"{at}every method answers less than the plain model, which answers {_answers(plain.score)}."
-    return f"{at}no method surely answers more than the plain model: {ours}, {said}."
+    return f"{at}{ours}, {said}; {_unsure(best.score, plain.score)}."
+
+
+def _unsure(one: Estimate, other: Estimate) -> str:
+    why = "not all have intervals" if None in (one.low, one.high, other.low, other.high) else "their intervals overlap"
+    return f"{why}, so no difference is sure"
 
 
 def _short_answers(one: Estimate) -> str:
@@ -122,7 +127,7 @@ def _perplexities(view: View, best: Line, plain: Line | None) -> str:
     said = f"the plain model {in_full(plain.perplexity, quantity)}"
     if plain.perplexity.above(best.perplexity):
         return f"{where}{ours}, {said}."
-    return f"{where}no method’s perplexity is surely below the plain model’s: {ours}, {said}."
+    return f"{where}{ours}, {said}; {_unsure(best.perplexity, plain.perplexity)}."
 
 
 def _order(view: View) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,18 @@ def test_what_an_extension_makes_of_a_scaling_is_said(tmp_path):
     assert extension_notes(made, method("yarn"), 512)[0].startswith("replaces yarn x4 of 64 tokens")
     changed, _ = extended_config(made, method("yarn"), 512, on_top=True)
     assert max(read(changed)["all"].factors) == pytest.approx(8.0, rel=1e-5)
+
+
+def test_a_plan_is_written_as_a_page(llama, tmp_path, capsys):
+    page = tmp_path / "plan.html"
+    line = ["plan", str(llama), "--to", "128k", "--gpu", "rtx4090", "-o", str(page)]
+    assert run(line) == 0
+    assert f"written to {page}" in capsys.readouterr().out.replace("\n", "")
+    text = " ".join(page.read_text("utf-8").split())
+    made = plan(llama, 131072, "rtx4090")
+    for step in made.training.steps:
+        assert f'<td class="number" data-heading="Memory GiB">{step.bytes / 2**30:,.1f}' in text.replace(" best", "")
+    for said in ("One request of 131,072 tokens fits on 1 x rtx4090 with", *made.notes[:1], *made.commands):
+        assert escape(said[1:]) in text
+    assert "exists already" in refused(capsys, *line)
+    assert run([*line, "--overwrite"]) == 0
