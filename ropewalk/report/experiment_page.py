@@ -202,7 +202,7 @@ def _about(view: View) -> Iterator[Section]:
     for line in view.lines:
         one = line.subject
         cells = (one.note, one.exportable, one.training_free)
-        paper = Cell((f"arXiv {one.paper}" if "." in one.paper[:5] else one.paper) or numbers.NOTHING, words=True,
+        paper = Cell((f"arXiv\N{NO-BREAK SPACE}{one.paper}" if "." in one.paper[:5] else one.paper) or numbers.NOTHING, words=True,
                      link=address(one.paper))  # fmt: skip
         cards.append((
             Item(line.title, one.method if one.method != line.title else "", anchor=_place(view, line)),
