@@ -202,8 +202,8 @@ def _about(view: View) -> Iterator[Section]:
     for line in view.lines:
         one = line.subject
         cells = (one.note, one.exportable, one.training_free)
-        paper = Cell((f"arXiv\N{NO-BREAK SPACE}{one.paper}" if "." in one.paper[:5] else one.paper) or numbers.NOTHING, words=True,
-                     link=address(one.paper))  # fmt: skip
+        at = address(one.paper)
+        paper = Cell(at.removeprefix("https://") or one.paper or numbers.NOTHING, words=True, link=at)
         cards.append((
             Item(line.title, one.method if one.method != line.title else "", anchor=_place(view, line)),
             [*(Cell(cell or numbers.NOTHING, words=True) for cell in cells), paper],
