@@ -50,7 +50,7 @@ def test_an_evaluation_leaves_results_and_a_page(evaluated: Path) -> None:
     assert model["window"] == 64 and model["to"] == 256 and results["settings"]["suite"] == "smoke"
     assert results["command"].startswith("ropewalk evaluate ") and "--methods yarn" in results["command"]
     page = (evaluated / "report.html").read_text()
-    for text in ("rope with yarn", "Needle among needles", "Closed book", "Perplexity", "shared prefixes read once"):
+    for text in ("rope with YaRN", "Needle among needles", "Closed book", "Perplexity", "shared prefixes read once"):
         assert text in page, text
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://arxiv.org", ""), "self-contained"
 
