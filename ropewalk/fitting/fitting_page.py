@@ -100,7 +100,8 @@ def _what(fit: Fit) -> str:
 
 def _versus(fit: Fit) -> dict[str, Estimate]:
     """Rivals, the best one first, and how many times their perplexity that of what was found is."""
-    found = {_title(name): Estimate(**one) for name, one in fit.seen.get(VERSUS, {}).items()}
+    itself = {fit.method: f"{_title(fit.method)} as it is"}
+    found = {itself.get(name, _title(name)): Estimate(**one) for name, one in fit.seen.get(VERSUS, {}).items()}
     return dict(sorted(found.items(), key=lambda item: -(item[1].value or 0.0)))
 
 
@@ -126,8 +127,8 @@ def _notes(fit: Fit) -> Iterator[str]:
         unsure = [name for name, one in versus.items() if not differs(one)]
         worse = [name for name, one in versus.items() if differs(one) == "higher"]
         yield (
-            f"Those other texts, which were not searched on, are {texts} of {documents} document"
-            f"{'s' * (documents != 1)}; a lower perplexity is better, and in brackets are 95 % intervals."
+            f"The other texts, {texts} of {documents} document{'s' * (documents != 1)}, were not searched on; a lower "
+            "perplexity is better, and in brackets are 95 % intervals."
             + (f" It is {listed(others)}." if others else "")
             + (f" It is surely worse than {listed(worse)}." if worse else "")
             + (f" Against {listed(unsure)} nothing is sure: more texts tell." if unsure else "")

@@ -102,7 +102,7 @@ def _told(trained: Trained) -> Iterator[str]:
     sinces = ((UNTRAINED, "the extended, untrained model’s"), (CAME, "the model’s as it came"))
     found = [(which, one) for since, which in sinces if (one := _against(trained, far, since))]
     if found:
-        said = " and ".join(f"{change(one, which)}{_unsure(one)}" for which, one in found)
+        said = ", and ".join(f"{change(one, which)}{_unsure(one)}" for which, one in found)
         yield f"There, on {found[0][1].n} texts that were not trained on, the perplexity is {said}."
     if near and near != far and (one := _against(trained, near, CAME)):
         within = f"Within the window that it had, at positions {stretch(near[1])}"

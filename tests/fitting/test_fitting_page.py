@@ -79,7 +79,7 @@ def test_it_says_what_was_found_against_the_best_of_the_others_and_how_sure_it_i
     page = text_of(rendered(Fit.read(file)))
     for said in (
         "LongRoPE as fitted reads far tokens of other texts not surely better or worse than YaRN: its perplexity is "
-        "3.0% lower than YaRN’s (−7.0% to +2.0%).", "are 4 of 2 documents",
+        "3.0% lower than YaRN’s (−7.0% to +2.0%).", "The other texts, 4 of 2 documents, were not searched on",
         "It is 1/5.00 of Position Interpolation’s (1/10.0 to 1/3.33)", "Against YaRN nothing is sure",
         "<dd>18.00<small>on the texts that were searched on", "<dd>+150%<small>against the plain model, the first 64",
         "8 candidates were tried on 4 texts of 256 tokens. They read 7,000 tokens, 85% of what",
