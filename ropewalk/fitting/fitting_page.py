@@ -61,7 +61,7 @@ def has_page(method: Method) -> bool:
     return issubclass(loaded(fitted_part(method).name), Searching)
 
 
-def write(found: AnyFound, page: str, path: Path, overwrite: bool = False) -> AnyFound:
+def write(found: AnyFound, page: Page, path: Path, overwrite: bool = False) -> AnyFound:
     """Write the page atomically.
 
     Returns:
@@ -70,8 +70,8 @@ def write(found: AnyFound, page: str, path: Path, overwrite: bool = False) -> An
     Raises:
         UserError: if something is there already (with ``overwrite``, if it is no page), or the place cannot be written.
     """
-    page_of_fit(fit).write(path, overwrite)
-    return replace(fit, page=str(path))
+    page.write(path, overwrite)
+    return replace(found, page=str(path))
 
 
 def page_of_fit(fit: Fit) -> Page:

@@ -1,4 +1,4 @@
-"""A race over the catalogue as one self-contained page: which method to take, and how all others did."""
+"""A race over the catalogue as a page: which method to take, how sure that is, and how all others did."""
 
 from __future__ import annotations
 
@@ -8,51 +8,59 @@ from typing import TYPE_CHECKING
 from ropewalk.common.lengths import show
 from ropewalk.methods.catalogue import entry
 from ropewalk.report import numbers
+from ropewalk.report.headline import bounds, change, differs, relative
 from ropewalk.report.numbers import Estimate
-from ropewalk.report.page import Figure, Table, environment
+from ropewalk.report.page import Cell, Column, Item, KeyFigure, Page, Section, Table, address, facts
 
 if TYPE_CHECKING:
     from ropewalk.common.statistics import Mean
     from ropewalk.fitting.recommendation import Family, Recommendation
 
 COLUMNS = (
-    "times the plain model's perplexity", "on other texts", "on short texts", "in a checkpoint", "candidates",
-    "tokens read",
-)  # fmt: skip
+    Column("Perplexity", "relative perplexity", "against the plain model"),
+    Column("On other texts", "relative perplexity", "against the plain model"),
+    Column("Short texts", "short texts"),
+    Column("In a checkpoint", "in a checkpoint"),
+    Column("Tried", unit="candidates"),
+    Column("Read", unit="tokens"),
+)
 
 
-def render(found: Recommendation) -> str:
+def page_of_race(found: Recommendation) -> Page:
     """The page of a race."""
-    return (
-        environment()
-        .get_template("fit.html.j2")
-        .render(
-            method="The best method",
-            model=found.model["name"],
-            to=found.to,
-            beside="",
-            verdict=_verdict(found),
-            notes=list(_notes(found)),
-            command="\n".join(found.lines) or f"ropewalk inspect {found.model['name']}",
-            figures=[figure for figure in (_race(found), _left_out(found)) if figure.table.rows],
-            settings=list(_settings(found)),
-        )
-    )
+    to, model = numbers.tokens(found.to), found.model["name"]
+    left_out = [[entry(name).title, why] for name, why in found.left_out.items()]
+    return Page(
+        title=f"The best method for {model} to {to} tokens",
+        subject=f"The best method for {model} to {to} tokens",
+        headline=_headline(found),
+        notes=list(_notes(found)),
+        figures=list(_figures(found)),
+        command="\n".join(found.lines) or f"ropewalk inspect {model}",
+        sections=[
+            _race(found),
+            *([Section("Left out", "Methods of the catalogue that took no part, and why.",
+                       [Table.of("Method", [Column("Reason")], left_out, words=True)])] if left_out else []),
+            Section("Settings", "", [facts({
+                "model": f"{model}, {found.model['fingerprint'][:12]}", **found.settings,
+                "texts": found.data["source"], "method, in full": found.method,
+            })]),
+        ],
+    )  # fmt: skip
 
 
-def _times(one: Mean | None) -> str:
-    """How many times, with an interval."""
-    return numbers.NOTHING if one is None else numbers.in_full(Estimate(one.value, one.low, one.high), numbers.quantity)
+def _estimate(one: Mean) -> Estimate:
+    return Estimate(one.value, one.low, one.high)
 
 
-def _verdict(found: Recommendation) -> str:
+def _headline(found: Recommendation) -> str:
     if not found.lines:
         return f"For {show(found.to)} tokens, leave the model as it is."
-    plain = next(one for one in found.rivals if one.method == "none")
-    unsure = "" if plain.sure else ", which is not surely better"
+    times = _estimate(next(one for one in found.rivals if one.method == "none").times)
+    unsure = "" if differs(times) == "lower" else ", which is not surely better"
     return (
-        f"Take {named(found.method)}: at {show(found.to)} tokens {_times(plain.times)} times the plain model's "
-        f"perplexity{unsure}."
+        f"Take {named(found.method)}: at {show(found.to)} tokens its perplexity is {change(times, 'the plain model’s')}"
+        f"{unsure}."
     )
 
 
@@ -60,13 +68,25 @@ def _notes(found: Recommendation) -> Iterator[str]:
     texts, others = found.data["searched"], found.data["compared"]
     for one in found.rivals:
         if one.method != "none":
-            verdict = "surely better" if one.sure else "not surely better"
-            yield f"It is {verdict} than the runner-up, {named(one.method)}: {_times(one.times)} times its perplexity."
+            sure = "surely better" if one.sure else "not surely better"
+            who = named(one.method)
+            words = change(_estimate(one.times), f"that of {who}")
+            yield f"It is {sure} than the runner-up, {who}: its perplexity is {words}."
     yield (
-        f"On texts within the window it has {_times(found.short)} times the plain model's perplexity. The numbers "
-        f"are of {others:,} texts that nobody searched on, intervals 95 %, over documents, or over the texts of one."
+        f"The numbers are of {others:,} texts that nobody searched on; intervals are 95 %, over documents, or over the "
+        f"texts of one. {found.candidates:,} candidates were tried on {texts:,} texts, reading {found.tokens:,} tokens."
     )
-    yield f"{found.candidates:,} candidates were tried on {texts:,} texts, and {found.tokens:,} tokens read in all."
+
+
+def _figures(found: Recommendation) -> Iterator[KeyFigure]:
+    for one in found.rivals:
+        who = "the plain model" if one.method == "none" else named(one.method)
+        times = _estimate(one.times)
+        small = f"perplexity\n{bounds(times)}"
+        yield KeyFigure(f"Against {who}", relative(times.value, times.value), small, "relative perplexity")
+    short = _estimate(found.short)
+    small = f"against the plain model,\nwithin the window\n{bounds(short)}"
+    yield KeyFigure("Short texts", relative(short.value, short.value), small, "short texts")
 
 
 def named(spelling: str) -> str:
@@ -75,34 +95,23 @@ def named(spelling: str) -> str:
     return entry(name).title + (f" ({options}" if bracket and "=(" not in options else "")
 
 
-def _race(found: Recommendation) -> Figure:
+def _race(found: Recommendation) -> Section:
     text = (
-        "Every method by its best candidate, the best first: how many times the plain model's perplexity it has, on "
-        "the texts of the search that it read. Who surely loses reads no further; by few texts the best of many looks "
-        "better than it is. On other texts were read the recommended one and the runner-up."
+        "Every method by its best candidate, the best first: its perplexity against the plain model's, on the texts of "
+        "the search that it read. Who surely loses reads no further; by few texts the best of many looks better than "
+        "it is. On other texts were read the recommended one and the runner-up."
     )
-    return Figure("The race", text, [], Table(COLUMNS, [_row(one) for one in found.families]))
+    return Section("The race", text, [Table("Method", COLUMNS, [_row(one) for one in found.families])])
 
 
-def _row(one: Family) -> list[str]:
-    return [
-        named(one.method),
-        "over the tax" if one.plain is None else numbers.quantity(one.plain),
-        _times(one.other),
-        numbers.NOTHING if one.short is None else numbers.tax(one.short - 1),
-        entry(one.method.partition("(")[0]).exportable.partition(":")[0],
-        f"{one.candidates:,}",
-        numbers.tokens(one.read),
+def _row(one: Family) -> tuple[Item, list[Cell]]:
+    of = entry(one.method.partition("(")[0])
+    other = _estimate(one.other) if one.other else Estimate()
+    return Item(named(one.method), of.id, link=address(of.paper)), [
+        Cell("over the tax" if one.plain is None else relative(one.plain, one.plain)),
+        Cell(relative(other.value, other.value), bounds(other)),
+        Cell(numbers.NOTHING if one.short is None else numbers.tax(one.short - 1)),
+        Cell(of.exportable.partition(":")[0]),
+        Cell(f"{one.candidates:,}"),
+        Cell(numbers.tokens(one.read)),
     ]
-
-
-def _left_out(found: Recommendation) -> Figure:
-    rows = [[entry(name).title, why] for name, why in found.left_out.items()]
-    return Figure("Left out", "Methods of the catalogue that took no part, and why.", [], Table(["reason"], rows))
-
-
-def _settings(found: Recommendation) -> Iterator[tuple[str, str]]:
-    yield "model", f"{found.model['name']}, {found.model['fingerprint'][:12]}"
-    yield from ((name, str(value)) for name, value in found.settings.items() if value not in (None, ""))
-    yield "texts", str(found.data["source"])
-    yield "method, in full", found.method

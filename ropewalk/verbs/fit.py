@@ -116,8 +116,8 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         if request.out is not None:
             found = found.written(request.out, request.overwrite)
     if page:
-        render = (race_page if method is None else fitting_page).render
-        found = fitting_page.write(found, render(found), page, request.overwrite)
+        shown_as = race_page.page_of_race if method is None else fitting_page.page_of_fit
+        found = fitting_page.write(found, shown_as(found), page, request.overwrite)
     records.remove()
     answer: Fit | Recommendation = found
     return answer

@@ -9,7 +9,7 @@ import pytest
 
 from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.fitting.fitter import fit as measured
+from ropewalk.fitting.fitter import Ground, fitting
 from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, picking, write
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
 from ropewalk.methods.fit_file import Fit
@@ -243,13 +243,13 @@ def test_only_what_is_searched_has_a_page():
 
 def test_only_pages_are_replaced_and_only_if_that_is_said(file, tmp_path):
     fit, page = Fit.read(file), tmp_path / "factors.html"
-    assert write(fit, render(fit), page).page == str(page)
+    assert write(fit, page_of_fit(fit), page).page == str(page)
     with pytest.raises(UserError, match="exists already"):
-        write(fit, render(fit), page)
-    write(fit, render(fit), page, overwrite=True)
+        write(fit, page_of_fit(fit), page)
+    write(fit, page_of_fit(fit), page, overwrite=True)
     page.write_text("<title>mine</title>")
     with pytest.raises(UserError, match="did not write it"):
-        write(fit, render(fit), page, overwrite=True)
+        write(fit, page_of_fit(fit), page, overwrite=True)
     assert page.read_text() == "<title>mine</title>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factors.html", "factors.json"]
 
@@ -273,18 +273,3 @@ def test_a_search_has_all_that_its_page_says(tmp_path):
             pass
     page = text_of(rendered(written))
     assert "Position Interpolation" in page and "The search" in page and "The factors" in page
-
-
-def test_the_verdict_says_of_every_rival_only_what_is_sure():
-    ends = {"better": (0.9, 0.95), "unsure": (0.1, 10.0), "worse": (1.01, 1.2), "single": (None, None)}
-
-    def verdict(*names: str) -> str:
-        versus = {name: {"value": 1.0, "low": ends[name][0], "high": ends[name][1], "n": 2} for name in names}
-        return made(**{VERSUS: versus}).verdict
-
-    where = "on texts that were not searched on"
-    assert verdict("better") == f"it is better than better {where}"
-    assert verdict("better", "unsure") == f"it is not surely better than unsure, and better than better {where}"
-    assert verdict("single") == f"it is not surely better than single {where}"
-    assert verdict("worse", "better") == f"it is worse than worse, and better than better {where}: take worse"
-    assert made(**{VERSUS: {}}).verdict == ""

@@ -1,10 +1,11 @@
 """The page of a race: it says of every method what the race saw, and recommends no more than that bears."""
 
+import re
 from dataclasses import replace
 from html import unescape
 
 from ropewalk.common.statistics import Mean
-from ropewalk.fitting.race_page import named, render
+from ropewalk.fitting.race_page import named, page_of_race
 from ropewalk.fitting.recommendation import Against, Family, Recommendation
 
 SELF, YARN = "self-extend(group=6)", "yarn(beta_fast=7.614)"
@@ -33,20 +34,21 @@ def made(**other) -> Recommendation:
 
 
 def page_of(found: Recommendation) -> str:
-    return " ".join(unescape(render(found)).split())
+    return " ".join(unescape(page_of_race(found).render()).split())
 
 
 def test_every_method_has_its_row_and_who_took_no_part_a_reason() -> None:
     page = page_of(made())
     for said in (
-        "Take SelfExtend (group=6): at 256 tokens 0.250 (0.200 … 0.300) times the plain model's perplexity.",
-        "not surely better than the runner-up, YaRN (beta_fast=7.614): 0.980 (0.900 … 1.10)",
-        "1.01 (0.990 … 1.02) times the plain model's perplexity", "61 candidates", "140,000 tokens",
+        "Take SelfExtend (group=6): at 256 tokens its perplexity is 1/4.00 of the plain model’s (1/5.00 to 1/3.33).",
+        "not surely better than the runner-up, YaRN (beta_fast=7.614): its perplexity is 2.0% lower than that of YaRN "
+        "(beta_fast=7.614) (−10.0% to +10.0%).", "<dd>+1.0%<small>against the plain model, within the window −1.0%",
+        "61 candidates", "140,000 tokens",
         "ropewalk serve tiny --to 256 --method 'self-extend(group=6)'", "it is measured by a fit of its own",
     ):  # fmt: skip
         assert said in page, said
-    rows = {row.partition("</th>")[0]: row for row in page.split("<tr><th>")[1:]}
-    assert "0.240" in rows["SelfExtend (group=6)"] and "70,000" in rows["SelfExtend (group=6)"]
+    rows = {re.sub("<.*?>", "", row.partition("<small>")[0]): row for row in page.split('<th scope="row">')[1:]}
+    assert "1/4.17" in rows["SelfExtend (group=6)"] and "70,000" in rows["SelfExtend (group=6)"]
     assert "+5.0%" in rows["YaRN (beta_fast=7.614)"] and ">yes<" in rows["YaRN (beta_fast=7.614)"]
     assert "over the tax" in rows["Position Interpolation"] and "+200.0%" in rows["Position Interpolation"]
     assert ">no<" in rows["SelfExtend (group=6)"]

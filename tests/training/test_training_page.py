@@ -104,13 +104,13 @@ def test_a_run_that_was_stopped_before_its_states_were_gone_has_ended(tmp_path: 
     one, states = trained(), States(beside(tmp_path / "out"), {})
     (tmp_path / "out").mkdir()
     one.write(tmp_path / "out")
-    assert ended(tmp_path / "out", one.command) is None
+    assert ended(tmp_path / "out", one.command, one.recipe) is None
     with states.opened():
         states.save(3, {"a": torch.ones(2)}, {})
-    assert ended(tmp_path / "out", "another") is None and states.latest == 3
-    assert ended(tmp_path / "out", one.command) == replace(one, folder=tmp_path / "out")
+    assert ended(tmp_path / "out", "another", one.recipe) is None and states.latest == 3
+    assert ended(tmp_path / "out", one.command, one.recipe) == replace(one, folder=tmp_path / "out")
     (tmp_path / "out" / TRAINING).write_text("{}")
-    assert ended(tmp_path / "out", one.command) is None
+    assert ended(tmp_path / "out", one.command, one.recipe) is None
 
 
 def test_a_model_that_diverged_is_shown() -> None:
