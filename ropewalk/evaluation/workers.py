@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -92,13 +93,14 @@ def fill(
         store: file of finished samples.
         on: "local" or "ray".
         workers: how many jobs run at the same time.
-        progress: called after every job.
+        progress: called at the start and after every job.
 
     Raises:
         UserError: for everything that a user can mend; jobs that are running are finished first.
     """
     check(on, workers)
     todo = jobs(experiment, lambda model: _reach(experiment, model))
+    progress(Progress(0, len(todo), f"the first of {len(todo)} jobs, on {workers} workers"))
     for done, job in enumerate((_locally if on == "local" else _on_ray)(todo, store, workers), 1):
         progress(Progress(done, len(todo), job.name))
 
@@ -141,10 +143,21 @@ def work(job: Job, store: Records) -> None:
         measure(backend, plan, job.part, store, method.id)
 
 
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C and the end of a terminal, which reach the whole group, to the process that started the workers."""
+def follow() -> None:
+    """Leave Ctrl-C and the end of a terminal, which reach the whole group, to the process that started this one.
+
+    When that is gone, whatever ended it, this one ends as well: nobody else would stop it.
+    """
     for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+    os._exit(1)
 
 
 def _work_locally(job: Job, store: Path, workers: int) -> None:
@@ -160,7 +173,7 @@ def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
     left = list(todo)
     for attempt in range(ATTEMPTS):
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=ignore_interrupts) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=follow) as pool:
             running: dict[Future[None], Job] = {pool.submit(_work_locally, job, store, workers): job for job in left}
             try:
                 for future in as_completed(running):

