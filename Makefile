@@ -15,10 +15,15 @@ TOLD := ^(torch|transformers|huggingface_hub|tokenizers|safetensors|numpy|openai
 # The oldest transformers of pyproject.toml, and the newest huggingface_hub that it takes.
 OLDEST := s/^(transformers)==[^ ]*/\1==5.16.0/; s/^(huggingface-hub)==[^ ]*/\1==1.33.0/
 
-.PHONY: demo test test-oldest test-newest slow check fmt lock bench docs site notebook wheel engines
+REAL = $(if $(QUICK),--quick) $(if $(PROSE),--prose $(PROSE)) $(if $(QWEN),--qwen)
+
+.PHONY: demo real test test-oldest test-newest slow check fmt lock bench docs site notebook wheel engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
+
+real: $(VENV)/real                ## a real model through every verb, in hours; QUICK=1: ten minutes; PROSE=FOLDER, QWEN=1
+	$(BIN)/python claims/real.py --json claims/results/real $(REAL)
 
 test: $(VENV)/dev                 ## the default suite, a few minutes on two cores
 	$(BIN)/python -m pytest $(SUITE)
@@ -110,6 +115,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 	  { echo 'ropewalk needs Python 3.10 or later: make PYTHON=/path/to/python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
+	touch $@
+
+$(VENV)/real: $(VENV)/core
+	$(PIP) --editable '.[gguf,serve,fit]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/core

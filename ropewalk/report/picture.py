@@ -24,8 +24,8 @@ LOOKS = (("#0068ad", "-", "s"), ("#bf4900", "-.", "^"), ("#007a58", (0, (3, 1.5)
 HEADROOM = 20.0  # as on the page: what is worse than this many times the best ends at the upper edge
 
 
-def picture(results: Results, path: Path) -> None:
-    """Draw ``results`` into ``path``, whose suffix chooses the format (.png, .svg).
+def picture(results: Results, path: Path, heading: str = "") -> None:
+    """Draw ``results`` into ``path``, whose suffix chooses the format (.png, .svg), under a heading.
 
     The background is solid, so that the picture reads the same on a light and on a dark page.
 
@@ -47,6 +47,8 @@ def picture(results: Results, path: Path) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ropewalk", "font.size": 10}):
         figure = Figure(figsize=(5.4 * len(tasks), 3.9), facecolor=PAPER, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # type: ignore[union-attr, call-arg]
+        if heading:
+            figure.suptitle(heading, x=0.02, ha="left", color=TEXT, fontsize=13, fontweight="bold")
         for i, task in enumerate(tasks):
             rows = [(line, view.of(line, task.id)) for line in drawn]
             axes = figure.add_subplot(1, len(tasks), i + 1)
