@@ -1,7 +1,7 @@
 """Somebody else's model through every verb, on a CPU: SmolLM2-135M-Instruct, window 8,192, to 32,768 tokens.
 
-    make real QUICK=1                          # to 12k by three methods: about ten minutes of two quiet cores
-    make real                                  # to 32k by nine methods, and a race for the best: about six hours
+    make real QUICK=1                          # to 12k by three methods: some ten minutes of two quiet cores
+    make real                                  # to 32k by nine methods, and a race for the best: about seven hours
     make real PROSE=FOLDER                     # on texts of yours: .md or .txt, also as .gz
     make real QWEN=1                           # a look at Qwen2.5-Coder-0.5B-Instruct as well (450 MB)
     python claims/real.py --model demo --to 2k # the bundled model, in a minute
@@ -39,6 +39,7 @@ import transformers
 import ropewalk
 from ropewalk.common.lengths import parse, show
 from ropewalk.common.whole import write_text
+from ropewalk.methods.catalogue import split
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
 from ropewalk.texts.builtin import topics
@@ -56,6 +57,7 @@ PROSE = Path("/usr/share/doc/anarchism/markdown")
 LETTERS = 6  # per token, at most: a text with so many is long enough
 EVEN = 2000  # tokens at which attention takes a CPU as long as the rest of SmolLM2 does
 FACT = "The access code for Lisbon is 48213."
+QWENS = "Write a Python function that reverses a string."
 QUESTION = "What is the access code for Lisbon? The access code for Lisbon is"
 
 
@@ -71,11 +73,11 @@ class Plan:
 
 
 FULL = Plan(
-    (0.5, 1, 1.5, 2, 3, 4),
-    ("none", "yarn", "self-extend", "dca", "yarn+dca(effective_window={half})", "ntk-aware", "pi", "cope", "string"),
-    documents=4, keys=10, race=2,
+    (0.5, 1, 2, 4),
+    ("none", "self-extend", "yarn", "dca", "yarn+dca(effective_window={half})", "ntk-aware", "pi", "cope", "string"),
+    documents=3, keys=5, race=2,
 )  # fmt: skip
-QUICK = Plan((0.5, 1, 1.25, 1.5), ("none", "yarn", "self-extend"), documents=2, keys=5, race=0)
+QUICK = Plan((0.5, 1.5), ("none", "self-extend", "yarn"), documents=2, keys=3, race=0)
 
 
 @dataclass
@@ -92,15 +94,17 @@ class Story:
     told: dict[str, Any] = field(default_factory=dict)
     second: float = 0.0
 
-    def stage(self, name: str, tokens: Sequence[int], run: Callable[[], Any]) -> Any:
-        """Run a stage that reads texts of so many tokens, unless it is over already."""
+    def stage(self, name: str, asked: Any, tokens: Sequence[int], run: Callable[[], Any]) -> Any:
+        """Run a stage that reads texts of so many tokens, unless it is over already and was asked for the same."""
         file = self.work / f"{name}.json"
-        if file.exists():
+        there = json.loads(file.read_text()) if file.exists() else {}
+        if there and there["asked"] == json.loads(json.dumps(asked)):
             print(f"\n== {name}: done before", flush=True)
         else:
             print(f"\n== {name}: {self.clock(sum(map(self.reading, tokens)))}", flush=True)
-            write_text(file, json.dumps(run(), indent=1, default=str) + "\n")
-        self.told[name] = json.loads(file.read_text())
+            there = {"asked": asked, "found": run()}
+            write_text(file, json.dumps(there, indent=1, default=str) + "\n")
+        self.told[name] = json.loads(json.dumps(there["found"], default=str))
         return self.told[name]
 
     def reading(self, tokens: int) -> float:
@@ -191,7 +195,7 @@ def compared(
     """One method after the other, so that there are results after each; what is measured is not measured again."""
     for n in [*range(workers, len(methods), workers), len(methods)]:
         outcome = ropewalk.compare(
-            model, to=lengths[-1], methods=list(methods[:n]), tasks=["ppl", "niah-planted"], lengths=lengths,
+            model, to=lengths[-1], methods=list(methods[:n]), tasks=["ppl", "passkey"], lengths=lengths,
             documents=plan.documents, samples=plan.keys, data=data, workers=workers, out=out,
             overwrite=True,
         )  # fmt: skip
@@ -259,15 +263,15 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def look_at_qwen(work: Path, data: Path, kept: Path) -> None:
+def look_at_qwen(work: Path, data: Path, kept: Path, second: float) -> None:
     """Another real model, shortly: inspected, the perplexity of one length, a greedy answer."""
     model = str(fetched(QWEN, ".bin", work.parent / "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"))
-    story = Story(work / "qwen", second=json.loads((work / "speed.json").read_text())["second"] * 4)
-    story.stage("inspect", [], lambda: said(ropewalk.inspect, model).to_dict())
-    story.stage("perplexity", [2048] * 2, lambda: said(
+    story = Story(work / "qwen", second=second * 4)
+    story.stage("inspect", model, [], lambda: said(ropewalk.inspect, model).to_dict())
+    story.stage("perplexity", str(data), [2048] * 2, lambda: said(
         ropewalk.evaluate, model, tasks=["ppl"], lengths=[1024, 2048], documents=2, data=data,
         out=work / "qwen" / "evaluate").to_dict())  # fmt: skip
-    story.stage("answer", [256], lambda: greedy(model, "Write a Python function that reverses a string."))
+    story.stage("answer", QWENS, [256], lambda: greedy(model, QWENS))
     write_text(kept, json.dumps({"model": told(QWEN, model), "machine": machine(), **story.told}, indent=1) + "\n")
 
 
@@ -294,6 +298,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="to 1.5 windows, three methods, few keys")
     parser.add_argument("--model", default="smollm2", help="smollm2, demo, or a GGUF file or folder of yours")
     parser.add_argument("--to", help="another target")
+    parser.add_argument("--methods", help="others than the plan's, as for ropewalk compare")
     parser.add_argument("--prose", type=Path, help="folder of long texts")
     parser.add_argument("--workers", type=int, default=1, help="processes that measure at the same time")
     parser.add_argument("--qwen", action="store_true", help="look at Qwen2.5-Coder-0.5B-Instruct too")
@@ -308,45 +313,48 @@ def main() -> None:
     window = ropewalk.inspect(model).window
     to = parse(given.to) if given.to else int(plan.lengths[-1] * window)
     lengths = sorted({*(n for one in plan.lengths if (n := int(one * window)) <= to), to})
-    methods = [one.format(half=to // 2) for one in plan.methods]
+    methods = split(given.methods, ",") if given.methods else [one.format(half=to // 2) for one in plan.methods]
     name = f"{Path(model).name.partition('.')[0].lower()}-{show(to)}"
     work = given.work / name
     results = given.json or work
     story = Story(work)
     measured, searched, about = texts(given.prose, LETTERS * to, plan.documents, work)
-    story.second = story.stage("speed", [], lambda: speed(model, window // 4))["second"]
+    story.second = story.stage("speed", machine(), [], lambda: speed(model, window // 4))["second"]
     racing = int(plan.race * window)
     reads = {
         "fit": [racing] * 20 + [window] * 6 if racing else [],
-        "compare": [to] * len(methods) * (plan.documents + -(-plan.keys // 5)),
+        "compare": len(methods) * ([to] * plan.documents + lengths * (2 * plan.keys // 3)),  # keys share beginnings
         "question": [5 * window // 4],
     }
     whole = sum(story.reading(n) for some in reads.values() for n in some)
     print(f"all of it: {story.clock(whole)}; {about}", flush=True)
-    story.stage("inspect", [], lambda: said(ropewalk.inspect, model).to_dict())
+    story.stage("inspect", model, [], lambda: said(ropewalk.inspect, model).to_dict())
     if racing:
-        story.stage("fit", reads["fit"], lambda: said(
+        story.stage("fit", [racing, about], reads["fit"], lambda: said(
             ropewalk.fit, model, method="auto", to=racing, data=searched, samples=2, workers=given.workers,
             out=work / "best.json", overwrite=True,
             settings="exportable=true, families=1, rounds=1, factors=0").to_dict())  # fmt: skip
     kept = results / f"{name}-compare.json"
-    story.stage("compare", reads["compare"], lambda: compared(
-        model, plan, methods, lengths, measured, work / "compare", kept, given.workers))  # fmt: skip
-    best = View(Results.read(kept)).extended
-    static = next(line.subject.method for line in best if line.subject.exportable.startswith("yes"))
-    story.stage("export", [], lambda: written(model, static, to, work))
-    document = next(iter(sorted(measured.glob("*.md")))).read_text("utf-8")
-    story.stage("question", reads["question"], lambda: asked(
-        model, best[0].subject.method, to, 5 * window // 4, document, ropewalk.load(model)[1]))  # fmt: skip
+    asking = asdict(plan) | {"methods": methods, "lengths": lengths, "about": about}
+    found = Results.of(story.stage("compare", asking, reads["compare"], lambda: compared(
+        model, plan, methods, lengths, measured, work / "compare", kept, given.workers)))  # fmt: skip
+    found.write(kept)
+    best = View(found).extended
+    static = next((one.subject.method for one in best if one.subject.exportable.startswith("yes")), "yarn")
+    story.stage("export", static, [], lambda: written(model, static, to, work))
+    document = min(measured.glob("*.md")).read_text("utf-8")
+    served = best[0].subject.method
+    story.stage("question", [served, about], reads["question"], lambda: asked(
+        model, served, to, 5 * window // 4, document, ropewalk.load(model)[1]))  # fmt: skip
     del story.told["compare"]  # a file of its own
     content = {
         "command": " ".join(["python", "claims/real.py", *sys.argv[1:]]), "model": told(SMOLLM2, model),
-        "texts": about, "machine": machine(), "plan": asdict(plan), **story.told,
+        "machine": machine(), "asked": asking, **story.told,
     }  # fmt: skip
     write_text(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
     print(f"\nresults {results / name}.json, {kept}\nreport  {work / 'compare' / 'report.html'}")
     if given.qwen:
-        look_at_qwen(work, measured, results / "qwen.json")
+        look_at_qwen(work, measured, results / "qwen.json", story.second)
 
 
 if __name__ == "__main__":

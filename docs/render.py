@@ -128,28 +128,21 @@ def real() -> Results:
 
 
 def real_heading(view: View) -> str:
-    name = view.name.partition(".")[0]
-    return f"{name}, trained to {numbers.tokens(view.window or 0)} tokens, on a CPU without training it further"
+    return f"{view.name.partition('.')[0]}, trained to {numbers.tokens(view.window or 0)} tokens; no further training"
 
 
 def real_table() -> str:
-    """Perplexity and keys of a real model, by length, the best method first."""
+    """Perplexity and keys of a real model, the best method first."""
     view = View(real())
-    keys = view.tasks("score")[0].id
-    rows = [
-        "| method | "
-        + " | ".join(f"perplexity at {numbers.tokens(n)}" for n in view.lengths if n >= (view.window or 0))
-        + " | "
-        + " | ".join(f"keys at {numbers.tokens(n)}" for n in view.lengths)
-        + " |"
-    ]
-    rows.append("|---" * (rows[0].count("|") - 1) + "|")
+    task, to = view.tasks("score")[0], numbers.tokens(view.target or 0)
+    heads = ["method", f"perplexity at {to}", "of the last tokens there", "short-text tax"]
+    heads += [f"{task.title.lower()}s found at {numbers.tokens(n)}" for n in view.lengths]
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for line in view.lines:
-        found = {task: {row.length: row for row in view.of(line, task)} for task in ("ppl", keys)}
-        losses = [found["ppl"].get(n) for n in view.lengths if n >= (view.window or 0)]
-        scores = [found[keys].get(n) for n in view.lengths]
-        cells = [interval(row.estimate if row else Estimate(), ".1f") for row in losses]
-        cells += [f"{round(row.value * row.n)} of {row.n}" if row else "–" for row in scores]
+        keys = {row.length: row for row in view.of(line, task.id)}
+        tax = "–" if line.is_plain else interval(line.short_tax, "+.1%")
+        cells = [interval(line.perplexity, ".1f"), interval(line.subject.tail_perplexity or Estimate(), ".1f"), tax]
+        cells += [f"{round(keys[n].value * keys[n].n)} of {keys[n].n}" if n in keys else "–" for n in view.lengths]
         rows.append("| " + " | ".join([line.title, *cells]) + " |")
     return "\n".join(rows)
 
@@ -326,7 +319,7 @@ def main() -> None:
                 file.write_text(new, "utf-8")
     if "--check" not in sys.argv:
         picture(Results.read(RESULTS / "demo.json"), ROOT / "docs" / "picture.png")
-        picture(real(), ROOT / "docs" / "real.png", real_heading(View(real())))
+        picture(real(), ROOT / "docs" / "real.png", real_heading(View(real())), by_position=True)
     elif stale:
         sys.exit(f"{', '.join(stale)} out of date: run make docs")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import exp
 from ropewalk.report import numbers
 from ropewalk.report.schema import Results, Row, Task
 from ropewalk.report.svg import Axis, spread
@@ -24,10 +26,17 @@ LOOKS = (("#0068ad", "-", "s"), ("#bf4900", "-.", "^"), ("#007a58", (0, (3, 1.5)
 HEADROOM = 20.0  # as on the page: what is worse than this many times the best ends at the upper edge
 
 
-def picture(results: Results, path: Path, heading: str = "") -> None:
-    """Draw ``results`` into ``path``, whose suffix chooses the format (.png, .svg), under a heading.
+def picture(results: Results, path: Path, heading: str = "", by_position: bool = False) -> None:
+    """Draw ``results`` into ``path``, whose suffix chooses the format (.png, .svg).
 
     The background is solid, so that the picture reads the same on a light and on a dark page.
+
+    Args:
+        results: to draw.
+        path: of the file.
+        heading: above it.
+        by_position: perplexity of the tokens at each position in place of that of texts of each length; it shows where
+            a model breaks, which a mean over all tokens before hides.
 
     Raises:
         UserError: There is nothing to draw.
@@ -40,7 +49,7 @@ def picture(results: Results, path: Path, heading: str = "") -> None:
     looks |= {line.id: PLAIN_LOOK for line in view.lines if line.is_plain}
     drawn = sorted((line for line in view.lines if line.id in looks), key=lambda line: line.is_plain)
     scores = sorted(view.tasks("score"), key=lambda task: task.id != "passkey")
-    tasks = [*view.tasks("perplexity")[:1], *scores[:1]]
+    tasks = [*view.tasks("nll" if by_position else "perplexity")[:1], *scores[:1]]
     if not tasks:
         raise UserError("There is nothing to draw: no perplexity and no score.", "Run it with more --tasks.")
     # Text stays text, and the same comparison gives the same file.
@@ -51,10 +60,27 @@ def picture(results: Results, path: Path, heading: str = "") -> None:
             figure.suptitle(heading, x=0.02, ha="left", color=TEXT, fontsize=13, fontweight="bold")
         for i, task in enumerate(tasks):
             rows = [(line, view.of(line, task.id)) for line in drawn]
+            if task.metric == "nll":
+                rows = [(line, _perplexities(own, view.lengths[0] / 4)) for line, own in rows]
             axes = figure.add_subplot(1, len(tasks), i + 1)
             _panel(axes, view, [(line, own) for line, own in rows if own], looks, task)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _perplexities(rows: Sequence[Row], least: float) -> list[Row]:
+    """Losses of stretches of positions, from a ``least`` one on, as perplexities in the middle of each."""
+
+    def of(loss: float | None) -> float | None:
+        return None if loss is None else exp(max(loss, 0.0))
+
+    return [
+        replace(
+            row, value=exp(row.value), low=of(row.low), high=of(row.high), length=round((row.start * row.length) ** 0.5)
+        )
+        for row in rows
+        if row.start is not None and row.start >= least
+    ]
 
 
 def _panel(
@@ -65,7 +91,7 @@ def _panel(
     task: Task,
 ) -> None:
     """One task: a line per method with its interval, named at its end."""
-    is_loss, window = task.metric == "perplexity", view.window
+    is_loss, window = task.metric != "score", view.window
     values = [row.value for _, rows in lines for row in rows]
     lengths = [*([window] if window else []), *(row.length for _, rows in lines for row in rows)]
     x = Axis.around("tokens", lengths, numbers.short_tokens, base=2, pad=0.03)
@@ -75,7 +101,8 @@ def _panel(
     else:
         y = Axis("", -0.03, 1.03, numbers.percent)
     axes.set(xscale="log", yscale="log" if is_loss else "linear", xlim=(x.low, x.high), ylim=(y.low, y.high))
-    axes.set_title(task.title if is_loss else f"{task.title} accuracy", loc="left", color=TEXT, fontsize=12, pad=18)
+    title = {"perplexity": task.title, "nll": "Perplexity by position"}.get(task.metric, f"{task.title} accuracy")
+    axes.set_title(title, loc="left", color=TEXT, fontsize=12, pad=18)
     axes.set_xlabel("tokens", color=QUIET)
     axes.set_facecolor(PAPER)
     axes.minorticks_off()
