@@ -58,7 +58,7 @@ LETTERS = 6  # per token, at most: a text with so many is long enough
 EVEN = 2000  # tokens at which attention takes a CPU as long as the rest of SmolLM2 does
 FACT = "The access code for Lisbon is 48213."
 QWENS = "Write a Python function that reverses a string."
-QUESTION = "What is the access code for Lisbon? The access code for Lisbon is"
+QUESTION, STEM = "What is the access code for Lisbon?", " The access code for Lisbon is"
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,7 @@ def asked(model: str, method: str, to: int, tokens: int, text: str, tokenizer: A
     paragraphs = tokenizer.decode(ids).split("\n\n")
     paragraphs.insert(len(paragraphs) // 3, FACT)
     prompt = "\n\n".join([*paragraphs, QUESTION])
+    plain = not tokenizer.chat_template  # a model that only goes on is given the beginning of an answer
     line = ["ropewalk", "serve", model, "--method", method, "--to", show(to), "--port", "0"]
     print(f"$ {shlex.join(line)}", flush=True)
     server = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
@@ -224,15 +225,20 @@ def asked(model: str, method: str, to: int, tokens: int, text: str, tokenizer: A
         print(heard.strip(), flush=True)
         client = openai.OpenAI(base_url=heard.split(" at ")[-1].strip(), api_key="none", timeout=7200, max_retries=0)
         name = client.models.list().data[0].id
-        answer = client.completions.create(model=name, prompt=prompt, max_tokens=12, temperature=0)
+        if plain:
+            answer = client.completions.create(model=name, prompt=prompt + STEM, max_tokens=12, temperature=0)
+        else:
+            messages = [{"role": "user", "content": prompt}]
+            answer = client.chat.completions.create(model=name, messages=messages, max_tokens=24, temperature=0)
     finally:
         server.terminate()
         server.wait()
-    words, read = answer.choices[0].text, answer.usage.prompt_tokens
+    words = STEM + answer.choices[0].text if plain else answer.choices[0].message.content
+    read = answer.usage.prompt_tokens
     found = re.search(r"\d+", words)
     right = found is not None and found[0] == FACT.rstrip(".").split()[-1]
     print(f"{read:,} tokens, a third into them: {FACT}", flush=True)
-    print(f"{QUESTION}{words!r}: {'right' if right else 'wrong'}", flush=True)
+    print(f"{QUESTION} {words.strip()}: {'right' if right else 'wrong'}", flush=True)
     return {
         "method": method, "to": to, "tokens": read, "fact": FACT, "question": QUESTION, "answer": words, "right": right,
     }  # fmt: skip
@@ -327,7 +333,7 @@ def main() -> None:
         "question": [5 * window // 4],
     }
     whole = sum(story.reading(n) for some in reads.values() for n in some)
-    print(f"all of it: {story.clock(whole)}; {about}", flush=True)
+    print(f"from the start, all of it: {story.clock(whole)}; {about}", flush=True)
     story.stage("inspect", model, [], lambda: said(ropewalk.inspect, model).to_dict())
     if racing:
         story.stage("fit", [racing, about], reads["fit"], lambda: said(
@@ -344,7 +350,7 @@ def main() -> None:
     story.stage("export", static, [], lambda: written(model, static, to, work))
     document = min(measured.glob("*.md")).read_text("utf-8")
     served = best[0].subject.method
-    story.stage("question", [served, about], reads["question"], lambda: asked(
+    story.stage("question", [served, to, about, QUESTION], reads["question"], lambda: asked(
         model, served, to, 5 * window // 4, document, ropewalk.load(model)[1]))  # fmt: skip
     del story.told["compare"]  # a file of its own
     content = {
