@@ -23,6 +23,7 @@ PAPER, TEXT, QUIET, GRID = "#fcfcfa", "#1c2024", "#5f666d", "#e6e8ea"
 PLAIN_LOOK = (TEXT, (0, (5, 2.5)), "o")
 NAMED = 24  # characters of a line's name
 LOOKS = (("#0068ad", "-", "s"), ("#bf4900", "-.", "^"), ("#007a58", (0, (3, 1.5)), "D"))  # colour, dashes, marker
+TOLD = 3  # texts from which on an interval is drawn: that of two covers everything, and their number says more
 HEADROOM = 20.0  # as on the page: what is worse than this many times the best ends at the upper edge
 
 
@@ -103,7 +104,8 @@ def _panel(
     axes.set(xscale="log", yscale="log" if is_loss else "linear", xlim=(x.low, x.high), ylim=(y.low, y.high))
     title = {"perplexity": task.title, "nll": "Perplexity by position"}.get(task.metric, f"{task.title} accuracy")
     axes.set_title(title, loc="left", color=TEXT, fontsize=12, pad=18)
-    axes.set_xlabel("tokens", color=QUIET)
+    n = max(row.n for _, rows in lines for row in rows)
+    axes.set_xlabel(f"tokens; {n} texts" if is_loss else f"tokens; {n} at each length", color=QUIET)
     axes.set_facecolor(PAPER)
     axes.minorticks_off()
     axes.set_xticks(x.ticks(), [x.label(tick) for tick in x.ticks()])
@@ -129,6 +131,8 @@ def _panel(
             for part in ("value", "low", "high")
         )
         axes.plot(across, up, color=colour, ls=dashes, marker=marker, markersize=4.5, lw=1.8, clip_on=False)
+        if is_loss and len(rows) > 1 and max(row.n for row in rows) < TOLD:
+            continue
         if is_loss and len(rows) > 1:
             axes.fill_between(across, low, high, color=colour, alpha=0.1, lw=0)
         else:
