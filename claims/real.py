@@ -1,6 +1,6 @@
 """Somebody else's model through every verb, on a CPU: SmolLM2-135M-Instruct, window 8,192, to 32,768 tokens.
 
-    make real QUICK=1                          # to 12k by three methods: some ten minutes of two quiet cores
+    make real QUICK=1                          # to 12k by three methods: ten to fifteen minutes of two quiet cores
     make real                                  # to 32k by nine methods, and a race for the best: about seven hours
     make real PROSE=FOLDER                     # on texts of yours: .md or .txt, also as .gz
     make real QWEN=1                           # a look at Qwen2.5-Coder-0.5B-Instruct as well (450 MB)

@@ -136,7 +136,7 @@ def _panel(
         if is_loss and len(rows) > 1:
             axes.fill_between(across, low, high, color=colour, alpha=0.1, lw=0)
         else:
-            axes.vlines(across, low, high, color=colour, alpha=0.45, lw=1.2)
+            axes.vlines(across, low, high, color=colour, alpha=0.45, lw=1.2, clip_on=False)
     _name(axes, y, [(line, rows[-1].value) for line, rows in lines], looks)
 
 
