@@ -304,13 +304,7 @@ def main() -> None:
     if "--architectures" in sys.argv:
         return architectures()
     stale = []
-    for file in (
-        ROOT / "README.md",
-        *(
-            ROOT / "docs" / f"{name}.md"
-            for name in ("demo", "methods", "attention", "evaluation", "benchmarks", "training")
-        ),
-    ):
+    for file in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in RENDERED)):
         old = file.read_text("utf-8")
         new = rendered(old)
         if new != old:
