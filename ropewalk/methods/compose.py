@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,8 +21,6 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_Length = TypeVar("_Length", int, int | None)
 
 
 class _Joined(Method):
@@ -129,8 +127,8 @@ class Composed(_Joined):
 
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
         self.require(model, to, whole)
-        stretched = self._stretched(model, to)
-        return digest(*(part.bare.fingerprint(model, stretched) for part in self.parts), to)
+        reached = self._stretched(model) or to
+        return digest(*(part.bare.fingerprint(model, reached) for part in self.parts), to)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
@@ -140,17 +138,16 @@ class Composed(_Joined):
             return
         check_live(model)
         with live.restored(model):
-            to_frequencies = self._stretched(model, to)
-            rotations = self.frequencies.bare.written(model, to_frequencies)
-            window = to_frequencies if to_frequencies != to else None
+            window = self._stretched(model)
+            rotations = self.frequencies.bare.written(model, window or to)
             with engaged(model, to, self.attention, rotations, window):
                 yield
 
-    def _stretched(self, model: nn.Module, to: _Length) -> int | _Length:
-        """The length that frequencies are to reach."""
+    def _stretched(self, model: nn.Module) -> int | None:
+        """The length that frequencies are to reach, where that is not the target."""
         trained = rope_config.window_of(rope_config.read(model.config))  # type: ignore[arg-type]
         stated = [part.effective_window for part in self.attention if part.effective_window is not None]
-        return max(stated) if stated and max(stated) > trained else to
+        return max(stated) if stated and max(stated) > trained else None
 
 
 def compose(*methods: Method) -> Method:

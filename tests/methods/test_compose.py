@@ -135,12 +135,13 @@ def test_both_parts_are_applied():
 
 
 @torch.no_grad()
-def test_frequencies_stretch_the_window_and_positions_do_the_rest():
-    model, ids = shared("llama"), tokens(1, 200)
-    with method("yarn+dca(effective_window=128)").on(model, to=256):
+@pytest.mark.parametrize("to", [256, 128])
+def test_frequencies_stretch_the_window_and_positions_do_the_rest(to):
+    model, ids = shared("llama"), tokens(1, to - 56)
+    with method("yarn+dca(effective_window=128)").on(model, to=to):
         joined = model(ids, use_cache=False).logits
     method("yarn").extend(stretched := tiny("llama"), to=128)
-    with method("dca").on(stretched, to=256):
+    with method("dca").on(stretched, to=to):
         assert torch.allclose(stretched(ids, use_cache=False).logits, joined, atol=1e-5)
 
 
