@@ -81,6 +81,8 @@ def differs(times: Estimate) -> str:
 
 def _answers(one: Estimate) -> str:
     """How much of what was asked is right."""
+    if one.n == 1:
+        return "its only question " + {1.0: "right", 0.0: "wrong"}.get(one.value or 0.0, f"{percent(one.value)} right")
     if one.n and one.value == 1:
         return f"all {one.n:,} questions right"
     if one.n and one.value == 0:

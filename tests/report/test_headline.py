@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.report.headline import bounds, change, differs, headline, listed, notes
+from ropewalk.report.headline import _answers, bounds, change, differs, headline, listed, notes
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.schema import Average, Model, Results, Row, Subject, Task
 from ropewalk.report.view import View
@@ -185,3 +185,8 @@ def test_names_are_listed_or_counted() -> None:
     assert [listed(list("abcde"[:n])) for n in range(6)] == [
         "", "a", "a and b", "a, b and c", "a, b, c and d", "a, b, c and 2 other methods"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "said"), [(1.0, "right"), (0.0, "wrong"), (0.4, "40% right")])
+def test_one_question_is_no_number_of_them(value, said):
+    assert _answers(Estimate(value, 0.0, 1.0, n=1)) == f"its only question {said}"
