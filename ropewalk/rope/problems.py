@@ -41,6 +41,7 @@ BLOCKING = frozenset(
     "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
     "beta-unread attention-factor-unread head-count-invalid block-count-invalid".split()
 )
+SYNONYMS = dict.fromkeys("scale scaling scaling_factor scale_factor rope_factor".split(), "factor")  # nobody reads them
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 # Names of the base in other code, which transformers does not read.
 FOREIGN_BASES = frozenset({"rotary_base", "rope_base", "rope_freq_base", "freq_base", "rotary_theta", "theta"})
@@ -133,6 +134,15 @@ def number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
 
 
+def in_words(value: Any) -> float | None:
+    """The number that a text says, where a number was meant; whole ones as such."""
+    try:
+        found = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return None
+    return None if not math.isfinite(found) else int(found) if found == int(found) and "." not in value else found
+
+
 def find(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[Problem]:
     """All problems of a raw config.json.
 
@@ -203,10 +213,16 @@ def _theta(entry: Entry) -> Iterator[Problem]:
                 key,
                 value,
                 f"a number above 1 and at most {LARGEST_BASE:g}",
-                entry.set(key, 10000.0),
+                entry.set(key, in_words(value))
+                if 1 < (in_words(value) or 0) <= LARGEST_BASE
+                else entry.set(key, 10000.0) + "   (put the model's own base in place of 10000.0)",
             )
     if number(theta) and number(top) and theta != top and entry.layer_type == ALL:
-        yield entry.problem("rope-theta-conflict", "rope_theta", top, theta, entry.set("rope_theta", theta))
+        other = entry.set(entry.inside("rope_theta"), top)
+        yield entry.problem(
+            "rope-theta-conflict", "rope_theta", top, theta,
+            entry.set("rope_theta", theta) + f"   (or, if the model was pretrained with {top:g}: {other})",
+        )  # fmt: skip
 
 
 def _type(entry: Entry) -> Iterator[Problem]:
@@ -262,15 +278,16 @@ def _type_meant(entry: Entry) -> str:
 
 def _factor(entry: Entry) -> Iterator[Problem]:
     needs = entry.rope_type in {"linear", "dynamic", "yarn", "llama3"}
-    if (needs and entry.factor is None) or (
+    if (needs and entry.factor is None and not _said_otherwise(entry, "factor")) or (
         entry.factor is not None and not (number(entry.factor) and 1 <= entry.factor <= LARGEST_FACTOR)
     ):
-        known = number(entry.length) and number(entry.original)
-        guess = entry.length / entry.original if known and entry.length > entry.original else 1.0
-        key = entry.inside("factor")
-        yield entry.problem(
-            "factor-invalid", key, entry.factor, f"a number from 1 to {LARGEST_FACTOR:,.0f}", entry.set(key, guess)
-        )
+        key, said = entry.inside("factor"), in_words(entry.factor)
+        if number(entry.length) and number(entry.original) and entry.length > entry.original:
+            said = said or entry.length / entry.original
+        mend = f"Say the factor that is meant, such as --set '{entry.prefix}{key}=4.0': the file does not tell it."
+        if not needs or (said is not None and 1 <= said <= LARGEST_FACTOR):
+            mend = entry.set(key, 1.0 if said is None else said)
+        yield entry.problem("factor-invalid", key, entry.factor, f"a number from 1 to {LARGEST_FACTOR:,.0f}", mend)
     if entry.rope_type == "llama3":
         low, high = (entry.rope.get(key) for key in ("low_freq_factor", "high_freq_factor"))
         if not (number(low) and number(high) and low < high):
@@ -290,16 +307,20 @@ def _original(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type not in NEEDS_ORIGINAL:
         return
     key = entry.inside("original_max_position_embeddings")
-    if entry.original is None:
-        guess = 8192 if entry.rope_type == "llama3" else None
+    if entry.original is None and not _said_otherwise(entry, "original_max_position_embeddings"):
+        guess, other = 8192 if entry.rope_type == "llama3" else None, ""
         if guess is None and number(entry.length) and number(entry.factor) and entry.factor >= 1:
-            guess = round(entry.length / entry.factor)
+            guess, whole = round(entry.length / entry.factor), round(entry.length * entry.factor)
+            both = entry.set(key, entry.length, ("max_position_embeddings", whole))
+            other = f"   (if the {entry.length:,} tokens of the file are the pretrained length: {both})"
         yield entry.problem(
             "original-length-missing", key, None, "the pretrained length (else transformers takes the extended one)",
-            entry.set(key, guess),
+            entry.set(key, guess) + other,
         )  # fmt: skip
-    elif not number(entry.original) or entry.original < 1:
-        yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", entry.set(key, 4096))
+    elif entry.original is not None and (not number(entry.original) or entry.original < 1):
+        said = in_words(entry.original)
+        mend = entry.set(key, said) if said and said >= 1 else entry.set(key, 4096) + "   (put the model's own there)"
+        yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", mend)
 
 
 def notes(raw: Mapping[str, Any], model: str) -> list[str]:
@@ -324,9 +345,14 @@ def _length(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type == "yarn" and stated and entry.factor >= 1:
         expected = round(entry.original * entry.factor)
         if not entry.original <= entry.length <= ROUNDED * expected:
+            key, other = entry.inside("original_max_position_embeddings"), ""
+            if entry.length < entry.original:
+                other = (
+                    f"   (or, if the model was pretrained to {entry.length:,} tokens: {entry.set(key, entry.length)})"
+                )
             yield entry.problem(
                 "length-contradicts-factor", "max_position_embeddings", entry.length, expected,
-                entry.set("max_position_embeddings", expected),
+                entry.set("max_position_embeddings", expected) + other,
             )  # fmt: skip
     elif entry.rope_type == "llama3" and stated and entry.length <= entry.original:
         expected = round(entry.original * entry.factor)
@@ -418,16 +444,28 @@ def _attention_factor(entry: Entry) -> Iterator[Problem]:
                 )  # fmt: skip
 
 
+def _meant_by(key: str) -> str:
+    """The key of a rope dict that an unknown one is meant to be; empty if that would be a guess, or it is known."""
+    if key in KNOWN_KEYS:
+        return ""
+    return SYNONYMS.get(key) or "".join(difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8))
+
+
+def _said_otherwise(entry: Entry, key: str) -> bool:
+    """Whether a missing key stands there under a name that nobody reads: that is the problem then, and its mend."""
+    return any(_meant_by(other) == key for other in entry.rope)
+
+
 def _misspelt(entry: Entry) -> Iterator[Problem]:
     for key, value in entry.rope.items():
         if key in KNOWN_KEYS and not (key == "attn_factor" and entry.rope_type == "yarn"):
             continue
-        near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
-        meant = "attention_factor" if near and near[0] in ("attn_factor", "attention_factor") else "".join(near)
+        near = _meant_by(key) or (key if key == "attn_factor" else "")
+        meant = "attention_factor" if near == "attn_factor" else near
         if not meant or meant in entry.rope or (meant == "attention_factor" and entry.rope_type not in SCALES_LOGITS):
             continue
         right, expected = value, meant
-        if near[0] == "attn_factor" and entry.rope_type == "yarn":  # of SGLang: a multiplier of the default
+        if near == "attn_factor" and entry.rope_type == "yarn":  # of SGLang: a multiplier of the default
             expected = f"{meant} (the key that transformers and vLLM read)"
             known = number(value) and number(entry.factor) and entry.factor >= 1
             right = round(value * (0.1 * math.log(entry.factor) + 1), 6) if known else 1.0

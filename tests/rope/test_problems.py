@@ -199,3 +199,46 @@ def test_json_has_the_critical_dimension(tmp_path, capsys):
     rope = json.loads(capsys.readouterr().out)["rope"]["all"]
     assert rope["critical_dimension"] == 46  # d = 128, b = 10000, L = 4096
     assert rope["dimensions_without_a_full_turn"] == 18
+
+
+SAYS = {"rope_type": "yarn", **THETA}
+
+
+@pytest.mark.parametrize(
+    ("rope", "codes", "wanted"),
+    [
+        ({**SAYS, "factor": "4.0", "original_max_position_embeddings": 32768}, ["factor-invalid"], {"factor": 4.0}),
+        ({**YARN, "original_max_position_embeddings": "32768"}, ["original-length-invalid"],
+         {"original_max_position_embeddings": 32768}),
+        ({**without(YARN, "original_max_position_embeddings"), "orignal_max_position_embeddings": 32768},
+         ["key-misspelt"], {"original_max_position_embeddings": 32768}),
+        ({**without(YARN, "factor"), "factr": 4.0}, ["key-misspelt"], {"factor": 4.0}),
+        ({**without(YARN, "factor"), "scale": 4.0}, ["key-misspelt"], {"factor": 4.0}),
+        ({**YARN, "rope_theta": "1e6"}, ["rope-theta-invalid"], {"rope_theta": 1000000}),
+    ],
+)  # fmt: skip
+def test_what_was_meant_is_mended_and_nothing_else(rope, codes, wanted, tmp_path):
+    """A number in a text, or under a name that nobody reads, is the number; no guess of ours takes its place."""
+    model = folder(tmp_path, LLAMA | {"rope_parameters": rope, "max_position_embeddings": 131072})
+    found = inspect(model).problems
+    assert [problem.code for problem in found] == codes
+    assert run(shlex.split(found[0].mend.split("   (")[0])[1:]) == 0
+    mended = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
+    assert inspect(model).sound and {key: mended[key] for key in wanted} == wanted and mended.keys() == YARN.keys()
+
+
+def test_a_factor_that_nothing_tells_is_asked_for(tmp_path):
+    rope = {"rope_type": "linear", **THETA}
+    (problem,) = inspect(folder(tmp_path, LLAMA | {"rope_parameters": rope})).problems
+    assert problem.code == "factor-invalid" and "does not tell it" in problem.mend
+
+
+def test_where_the_length_may_be_the_one_before_scaling_both_lines_are_said(tmp_path):
+    """As when somebody adds a factor to a published file, and nothing else."""
+    rope = without(YARN, "original_max_position_embeddings")
+    model = folder(tmp_path, LLAMA | {"rope_parameters": rope, "max_position_embeddings": 32768})
+    (problem,) = inspect(model).problems
+    assert "original_max_position_embeddings=8192" in problem.mend.split("   (")[0]
+    assert "if the 32,768 tokens of the file are the pretrained length" in problem.mend
+    run(shlex.split(problem.mend.split("pretrained length: ")[1].rstrip(")"))[1:])
+    assert inspect(model).sound and (inspect(model).window, inspect(model).length) == (32768, 131072)
