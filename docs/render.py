@@ -221,47 +221,54 @@ def only_here() -> str:
     rows = {file: content for file, _, content in benchmarks()}
 
     def ratio(file: str, name: str) -> str:
-        """Of several machines, the larger."""
-        return f"{max(row['ratio'] for row in rows[file] if row['name'] == name):.2g}"
+        """Of several types of weights, from the least to the largest."""
+        found = [f"{row['ratio']:.2g}" for row in rows[file] if row["name"] == name]
+        return " to ".join(dict.fromkeys(sorted(found)))
 
-    found = json.loads((ROOT / "claims" / "results" / "longrope.json").read_text())
-    of_yarn = found["against"]["yarn"]
+    longrope = json.loads((ROOT / "claims" / "results" / "longrope.json").read_text())
+    yarn = longrope["against"]["yarn"]
+    tax = longrope["seen"]["on other texts, short ones, times the perplexity of"]["none"]["value"] - 1
     engines = json.loads((RESULTS / "engines.json").read_text())
     worst = {
         name: max(row["max_difference"] for row in engines[name]["served"] if not row["name"].startswith("control"))
         for name in ("vllm", "llama.cpp")
     }
-    self_extend = ratio("attention", "self-extend, prefill of 32768 tokens, against stock SDPA")
-    reference = ratio("attention", "self-extend, prefill of 8192 tokens, against two score matrices")
+    prefill = "self-extend, prefill of {} tokens, against {}"
     said = {
         "**Finds what is wrong with a rope** before it costs a training: dozens of mistakes, each with the command "
-        "that mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights",
-        f"**{len(CATALOGUE)} methods on one modelling path**, composed with a plus, on today's transformers":
+        "that mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights: "
+            "[is my rope right?](docs/guides/is-my-rope-right.md)",
+        f"**{len(CATALOGUE) - 1} methods on one modelling path**, composed with a plus, on today's transformers":
             "`ropewalk methods`; of 70 architectures 62 give what transformers gives, 8 are refused with the reason: "
             "[architectures](docs/architectures.md)",
-        "**Position methods at the price of plain attention**, not of two score matrices":
-            f"SelfExtend, 32k tokens: {self_extend} of the time of stock SDPA; 8k: {reference} of the papers' way: "
-            "[benchmarks](docs/benchmarks.md#attention)",
+        "**Position methods in one softmax**, not in two score matrices":
+            "a layer under SelfExtend, one CPU thread: 8k tokens in "
+            + ratio("attention", prefill.format(8192, "two score matrices")) + " of the papers' way, in "
+            + ratio("attention", prefill.format(8192, "stock SDPA")) + " of stock SDPA's time, 32k in "
+            + ratio("attention", prefill.format(32768, "stock SDPA")) + ": [benchmarks](docs/benchmarks.md#attention)",
         "**Says which method**, with which options, for this model, under your limits":
-            "`ropewalk fit MODEL --method auto`; LongRoPE's factors, searched in minutes of one core, reach "
-            f"{of_yarn['value']:.3f} ({of_yarn['low']:.3f} to {of_yarn['high']:.3f}) of the perplexity of YaRN at its "
-            "best factor: [methods](docs/methods.md#which-method)",
-        f"**{len(RECIPES)} papers' trainings** that reach far on short samples, and exact training beyond memory":
+            "`ropewalk fit MODEL --method auto`. LongRoPE's factors, searched for the bundled model (5.5 M) to 8 "
+            f"windows: perplexity {yarn['value']:.3f} ({yarn['low']:.3f} to {yarn['high']:.3f}) of that under YaRN, on "
+            f"short texts {tax:.0%} more than plain: [methods](docs/methods.md#fitted-methods)",
+        f"**{len(RECIPES)} recipes out of papers** that reach far on short samples, and exact training beyond memory":
             "16,384 tokens in "
             + ratio("training", "memory of 16,384 tokens in chunks, of 2,048 stock")
-            + " of the memory that stock transformers takes for 2,048: [training](docs/training.md)",
-        "**Proof that the context is used**: same prompts for all, intervals that hold in simulations, and a headline "
+            + " of the memory of stock transformers at 2,048 (most of that is logits); against checkpoints with the "
+            "same loss "
+            + ratio("training", "memory per token, 16 layers, 8 heads on 2, chunks against checkpoints")
+            + " a token: [training](docs/benchmarks.md#training)",
+        "**Shows whether the context is used**: same prompts for all, intervals that hold in simulations, a headline "
         "that says no more than they bear":
-            f"{len(TASKS)} tasks; perplexity at 64 lengths "
+            f"perplexity and {len(TASKS)} tasks: [evaluation](docs/evaluation.md); perplexity at 64 lengths "
             + ratio("perplexity", "truncated perplexity at 64 lengths up to 2048")
-            + " times as fast as a forward per length: [evaluation](docs/evaluation.md)",
-        "**Checkpoints on which engines agree**, checked against the running engines":
-            f"log-probabilities of vLLM within {worst['vllm']:.1e}, of llama.cpp within {worst['llama.cpp']:.1e} of "
-            "transformers: `make engines`",
-        "**Serves what no checkpoint can say**, and answers from any engine":
-            "a document of 10,000 tokens asked ten times: "
-            + ratio("serving", "a document of 10,000 tokens asked 10 times")
-            + " times less work than asked anew: [serving](docs/serving.md)",
+            + " times as fast as a forward per length: [benchmarks](docs/benchmarks.md#perplexity)",
+        "**Checkpoints that engines read alike**, held against the engines themselves":
+            f"the bundled model in many ropes: log-probabilities of vLLM within {worst['vllm']:.1e}, of "
+            f"llama.cpp within {worst['llama.cpp']:.1e} of transformers; of SGLang its rotary classes: `make engines`",
+        "**Serves what no checkpoint can say**, in OpenAI's protocol":
+            "`ropewalk serve MODEL --method self-extend`; beginnings are kept: a document of 10,000 tokens asked ten "
+            "times takes " + ratio("serving", "a document of 10,000 tokens asked 10 times")
+            + " times less work than without: [serving](docs/serving.md)",
     }  # fmt: skip
     return "\n".join(["| what | seen |", "|---|---|", *(f"| {what} | {seen} |" for what, seen in said.items())])
 

@@ -130,7 +130,8 @@ def _panel(
             [min(value, y.high) if (value := getattr(r.estimate, part)) is not None else math.nan for r in rows]
             for part in ("value", "low", "high")
         )
-        axes.plot(across, up, color=colour, ls=dashes, marker=marker, markersize=4.5, lw=1.8, clip_on=False)
+        joined = dashes if is_loss or len(rows) > 2 else "none"  # what lies between two lengths nobody asked
+        axes.plot(across, up, color=colour, ls=joined, marker=marker, markersize=4.5, lw=1.8, clip_on=False)
         if is_loss and len(rows) > 1 and max(row.n for row in rows) < TOLD:
             continue
         if is_loss and len(rows) > 1:
