@@ -76,7 +76,7 @@ def _figures(made: Plan) -> Iterator[KeyFigure]:
     ladder, cost = made.serving, made.cost
     if made.scale > 1:
         yield KeyFigure("Stretch", f"{made.scale:.4g} times", f"{made.window:,} to {made.target:,} tokens", "stretch")
-    yield KeyFigure("Longest request that fits", tokens_that_fit(ladder.steps[-1].longest), "as the headline has it\n"
+    yield KeyFigure("Memory holds a request of", tokens_that_fit(ladder.steps[-1].longest), "as the headline has it\n"
                     f"with every switch on: {tokens_that_fit(ladder.ceiling)}", "longest that fits")  # fmt: skip
     if cost.prefill_seconds is not None and cost.decode_tokens_per_second is not None:
         yield KeyFigure("First token after", show_hours(cost.prefill_seconds / 3600),

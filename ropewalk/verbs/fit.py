@@ -58,9 +58,10 @@ class FitRequest(LiveRequest):
 
 @verb("fit")
 def fit(request: FitRequest) -> Fit | Recommendation:
-    """Measure what a method needs to know of a model, and write it to a file, which tca(fitted=FILE) takes.
+    """Find the method (auto), or the options of one, that suit a model and your texts; a file keeps them.
 
     With the method auto, methods that need no training race under the limits in the settings, and one is recommended.
+    Of others, what they need to know of a model is measured, or their options are searched; tca(fitted=FILE) takes it.
 
     A search also writes its page, FILE.html for FILE.json: auto's shows the race, others a front of long texts against
     short ones, of which longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its

@@ -47,9 +47,8 @@ class InspectRequest(ModelRequest):
 def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
-    The model may also be a config.json, a GGUF file or the folder of an adapter; no weights are needed, unless asked
-    what the heads do.
-    In a shell it exits with 1 if there are problems.
+    The model may also be a config.json, a GGUF file or the folder of an adapter. Weights are needed only where it is
+    asked what the heads do. In a shell it exits with 1 if there are problems.
 
     Returns:
         The inspection; ``sound`` is False if there are problems. Of an adapter what it is, its base, and its rope.

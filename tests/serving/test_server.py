@@ -612,7 +612,8 @@ def test_a_signal_lets_running_requests_end(how):
         next(stream)
         running.send_signal(how)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
-        rest, _ = running.communicate(timeout=60)
+        rest = running.stdout.read()  # communicate() would leave out what readline() has read ahead
+        running.wait(timeout=60)
     assert running.returncode == 0 and rest.endswith("\nstopped\n") and "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "POST" in line]
     assert "/v1/completions 200" in line and "answer 60 tokens" in line
