@@ -236,7 +236,8 @@ def only_here() -> str:
     prefill = "self-extend, prefill of {} tokens, against {}"
     said = {
         "**Finds what is wrong with a rope** before it costs a training: dozens of mistakes, each with the command "
-        "that mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights: "
+        "that mends it": "`ropewalk inspect MODEL`, on configurations and GGUF files, without weights; of a plain "
+            "rope in " + ratio("verbs", "inspect, a plain rope") + " of the time in which transformers reads it: "
             "[is my rope right?](docs/guides/is-my-rope-right.md)",
         f"**{len(CATALOGUE) - 1} methods on one modelling path**, composed with a plus, on today's transformers":
             "`ropewalk methods`; of 70 architectures 62 give what transformers gives, 8 are refused with the reason: "
