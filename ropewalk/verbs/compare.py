@@ -39,8 +39,6 @@ class ExperimentRequest(LiveRequest):
     """What every experiment is asked for.
 
     Attributes:
-        model: A folder, a hub id, a GGUF file, or 'demo'; to evaluate, also a server that speaks OpenAI's protocol, by
-            its URL (http://host:8000/v1).
         more_models: Other models, measured in the same way; commas separate.
         tasks: Tasks, suites, benchmarks (longbench, longbio/all) and subsets of these (longbench/hotpotqa); by default
             ppl,passkey,niah to compare, and those of the suite to evaluate.

@@ -259,7 +259,8 @@ class ModelRequest(Request):
     """About a model.
 
     Attributes:
-        model: A folder, a hub id, a GGUF file, or 'demo'.
+        model: A folder, a hub id, a GGUF file, or 'demo'; to evaluate, also a server that speaks OpenAI's protocol, by
+            its URL (http://host:8000/v1).
         trust_remote_code: Run code that comes with the model.
     """
 
