@@ -82,7 +82,8 @@ def differs(times: Estimate) -> str:
 def _answers(one: Estimate) -> str:
     """How much of what was asked is right."""
     if one.n == 1:
-        return "its only question " + {1.0: "right", 0.0: "wrong"}.get(one.value or 0.0, f"{percent(one.value)} right")
+        share = "" if one.value == 1 else f"{percent(one.value)} "
+        return "its only question " + ("wrong" if one.value == 0 else f"{share}right")
     if one.n and one.value == 1:
         return f"all {one.n:,} questions right"
     if one.n and one.value == 0:
