@@ -6,7 +6,8 @@ One forward and one backward pass of random Llamas in float32 on the CPU, one ro
 torch held at one moment, weights and their gradients included; speed is that of the median of alternating runs. Rows:
 the stock model with all its logits against ours at eight times its length (memory) and at its own (speed); recurrent
 chunks against checkpointing with the same loss in blocks, in time per token, in memory per token with grouped heads,
-and in what chunks take beside the stores of keys, values and their gradients at a short and a long text, which is flat.
+and in what chunks take beside the stores of keys, values and their gradients at a short and a long text, which is flat;
+a step of samples of the window whose positions reach eight times as far against one of plain samples, drawing included.
 Gradients of both sides are compared first, and a difference ends the benchmark.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: the profiler is silent about itself
 
+import numpy as np
 import torch
 from common.row import row
 from torch import Tensor
@@ -31,7 +33,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ropewalk.planning.measure import peak_bytes
 from ropewalk.training.one_shot import OneShot
+from ropewalk.training.positions.entries import POSITIONS, positions
 from ropewalk.training.recurrent import Recurrent
+from ropewalk.training.sampler import Sampler
 from ropewalk.training.training_batch import IGNORED, Batch
 
 EQUAL = 1e-5  # relative, of all gradients together
@@ -158,6 +162,27 @@ def beside_the_stores(lengths: tuple[int, int], chunk: int) -> dict[str, Any]:
                "MiB", 1, vocabulary=8192, hidden=256, layers=2, chunk=chunk, **WHERE)  # fmt: skip
 
 
+def against_short(window: int, rows: int, repeats: int) -> list[dict[str, Any]]:
+    """A step of samples that reach eight windows, drawn and passed, against one of plain samples of a window."""
+    model = llama(8192, 512, 4, 8, 2)
+    chance = np.random.default_rng(0)
+    documents = [chance.integers(3, 8192, 8 * window) for _ in range(rows)]
+    ways = {"full": window} | {entry.id: 8 * window for entry in POSITIONS if entry.id != "full"}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for step in range(repeats + 1):
+        for name, reach in ways.items():
+            sampler = Sampler(documents, np.array([1]), positions(name, cue=tuple(range(3, 23))), window, reach)
+            began = time.perf_counter()
+            batch = Batch.of(list(sampler.rows(step, step * rows, rows)))
+            passed(model, OneShot(), batch)()
+            times[name].append(time.perf_counter() - began)
+            model.zero_grad()
+    medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}  # the first pass warms up
+    return [row(f"a step of {rows} samples of {window} tokens, {name} to {reach:,} against plain ones",
+                medians[name], medians["full"], "s", repeats, vocabulary=8192, hidden=512, layers=4, **WHERE)
+            for name, reach in ways.items() if name != "full"]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within a minute or two")
@@ -171,6 +196,7 @@ def main() -> None:
             lambda: against_checkpoints([4096], 2048, 1),
             lambda: [per_token((1024, 2048), 512, 16)],
             lambda: [beside_the_stores((4096, 8192), 1024)],
+            lambda: against_short(512, 2, 1),
         ]
     else:
         steps = [
@@ -178,6 +204,7 @@ def main() -> None:
             lambda: against_checkpoints([8192, 16384], 2048, 3),
             lambda: [per_token((8192, 16384), 2048, 16)],
             lambda: [beside_the_stores((8192, 65536), 2048)],
+            lambda: against_short(512, 4, 7),
         ]
     for step in steps:
         for each in step():
