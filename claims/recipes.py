@@ -32,6 +32,7 @@ from ropewalk.texts.documents import load, token_ids
 TO, WINDOW, STEPS, TOKENS = 4096, 512, 60, 8192
 FULL, SHORT = {"batch": TOKENS // TO}, {"batch": TOKENS // WINDOW}  # samples per step
 ALL, ADAPTERS = 3e-4, 2e-3  # learning rates
+LONG = FULL | {"evaluate_every": 100}
 LORA = FULL | {"learning_rate": ADAPTERS}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pi": ("pi", FULL),
@@ -53,9 +54,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "entropy-abf": ("entropy-abf", FULL),
     "entropy-abf, 100 samples": ("entropy-abf", {"steps": 6, "batch": 16}),
     "drope": ("drope", SHORT),
-    "pi, 1,000 steps": ("pi", FULL | {"steps": 1000}),
-    "direct, 1,000 steps": ("pi", FULL | {"method": "none", "steps": 1000}),
-    "yarn, 400 steps": ("pi", FULL | {"method": "yarn", "steps": 400}),
+    "pi, 1,000 steps": ("pi", LONG | {"steps": 1000}),
+    "direct, 1,000 steps": ("pi", LONG | {"method": "none", "steps": 1000}),
+    "yarn, 400 steps": ("pi", LONG | {"method": "yarn", "steps": 400}),
 }
 
 
@@ -107,6 +108,8 @@ def main() -> None:
             "perplexity as it came": far(seen, "as it came"), "perplexity untrained": far(seen, "0"),
             "perplexity": after,
             "ratio to pi": asdict(ratio(after["losses"], far(base, "")["losses"])), "pass keys": last["passkey"],
+            "on the way": {step: {"perplexity": far(seen, step), "pass keys": seen["readings"][step]["passkey"]}
+                           for step in list(seen["readings"])[2:-1]},
         }  # fmt: skip
         one, keys = rows[row]["ratio to pi"], {n: key["value"] for n, key in last["passkey"].items()}
         print(f"{row:26s} {far(seen, '0')['value']:7.2f} -> {after['value']:7.2f}  {one['value']:.3f} x pi "
