@@ -25,7 +25,7 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope texts report attention tasks methods checkpoint planning engines backends training serving "
+    "common rope texts report attention tasks methods checkpoint planning engines backends data training serving "
     "evaluation fitting demo verbs cli"
 ).split()
 

@@ -21,13 +21,15 @@ def understood(words: Sequence[str], verbs: Mapping[str, Verb[Any]]) -> list[str
         return [*(word for word in rest[:1] if first == "help"), f"--{first}"]
     if first == "-V":
         return ["--version"]
+    if rest and any(name.startswith(f"{first} ") for name in verbs):  # a verb of two words
+        first, *rest = f"{first} {rest[0]}", *rest[1:]
     called = {verb.run.__name__: name for name, verb in verbs.items()} | {name: name for name in verbs}
     verb = verbs.get(called.get(_spelled(first, list(called)), ""))
     if verb is None:
         return list(words)
     alone = {option.flag: option.alone for option in verb.options if option.alone}
     flags = [option.flag for option in verb.options if not option.positional] + ["--json", "--help"]
-    line = [verb.name]
+    line = verb.name.split()
     for i, word in enumerate(rest):
         name, equals, value = word.partition("=")
         flag = _spelled(name, flags) if name.startswith("--") else name

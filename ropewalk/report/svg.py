@@ -29,6 +29,7 @@ MARKERS = {
     "plus": "M-4 0h8M0-4v8",
     "bar": "M0-4v8",
 }
+INKS, STRIPE, SMALL = 6, 22.0, 500  # colours and height of stripes; drawings below this width are for a hand
 BEYOND = "M0-6L5 3h-10z"  # an arrow head: the value lies above the axis
 
 
@@ -346,6 +347,43 @@ def amount_bar(value: float, limit: float, most: float, width: int = 180) -> Mar
     bar = element("rect", x=2, y=6, width=max(min(value, most) * scale, 1.0), height=10, class_=f"amount{over}")
     mark = element("line", x1=2 + limit * scale, x2=2 + limit * scale, y1=1, y2=21, class_="limit")
     return _drawing("bar", width, 22, None, [bar, mark])
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a stripe.
+
+    Attributes:
+        size: in the stripe's unit.
+        ink: number of its colour, from 0 on; None where it is of no kind.
+        title: said at a touch.
+    """
+
+    size: int
+    ink: int | None
+    title: str
+
+
+def stripes(rows: Sequence[tuple[str, Sequence[Span]]], length: int, title: str, width: int) -> Markup:
+    """A stripe for each row, made of spans, over one scale from 0 to ``length``."""
+    left = max(CHARACTER * max((len(name) for name, _ in rows), default=0) + 10, 24)
+    scale, y = (width - left - 8) / length, 6.0
+    parts: list[Markup] = []
+    for name, spans in rows:
+        parts.append(element("text", name, x=left - 8, y=y + STRIPE - 7, text_anchor="end"))
+        for end, span in zip(accumulate(one.size for one in spans), spans, strict=True):
+            ink = "none" if span.ink is None else f"ink{span.ink % INKS}"
+            parts.append(element(
+                "rect", element("title", span.title), x=left + (end - span.size) * scale, y=y,
+                width=max(span.size * scale, 0.5), height=STRIPE, class_=f"span {ink}",
+            ))  # fmt: skip
+        y += STRIPE + 10
+    ticks = 5 if width > SMALL else 3
+    for i in range(ticks):
+        tick = round(length * i / (ticks - 1))
+        anchor = ("start", *["middle"] * (ticks - 2), "end")[i]
+        parts.append(element("text", f"{tick:,}", x=left + tick * scale, y=y + 8, text_anchor=anchor))
+    return _drawing(f"chart {'wide' if width > SMALL else 'narrow'}", width, y + 16, title, parts)
 
 
 def swatch(style: Style) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,45 @@ def load(source: str | Path) -> dict[str, str]:
     if not documents:
         raise UserError(f"{path}: no text in any of its files")
     return documents
+
+
+def stream(source: str | Path, left_out: list[UserError] | None = None) -> Iterator[tuple[str, str]]:
+    """Documents one after the other, in an order that does not change; none is held, and empty ones come too.
+
+    Args:
+        source: as of ``load``, or a hub id, whose split "train" is read.
+        left_out: where the error of each document that cannot be read goes; without, the first one is raised.
+
+    Yields:
+        A name and a text.
+
+    Raises:
+        UserError: if there is no such source, it is of another type, or a document is not text.
+    """
+    if source in ("stdlib", "topics"):
+        yield from load(source).items()
+    elif rows.is_hub_id(source):
+        yield from _texts(rows.read(source, split="train"), left_out)
+    else:
+        path = Path(source)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder", 'give a file, a folder, a hub id, "stdlib" or "topics"')
+        for file in _files(path):
+            if file.suffix in rows.SUFFIXES:
+                yield from _texts(rows.read(file, left_out=left_out), left_out)
+            else:
+                yield from rows.good(_whole(file), left_out)
+
+
+def _texts(read: Iterable[rows.Row], left_out: list[UserError] | None) -> Iterator[tuple[str, str]]:
+    return rows.good(rows.each(read, lambda row: (row.where, row.text(FIELD, empty=True))), left_out)
+
+
+def _whole(file: Path) -> Iterator[tuple[str, str] | UserError]:
+    try:
+        yield str(file), _decode(file)
+    except UserError as error:
+        yield error
 
 
 def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, at_least: int) -> dict[str, list[int]]:

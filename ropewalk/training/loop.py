@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.underway import flat
 from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
@@ -33,7 +34,7 @@ from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.sequence import cut, refuse_spread
 from ropewalk.training.sharding import is_sharded, whole
-from ropewalk.training.states import States, flat
+from ropewalk.training.states import States
 from ropewalk.training.training_batch import PADDING, Batch
 
 if TYPE_CHECKING:

@@ -9,27 +9,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained, resolved
-from ropewalk.common.lengths import said
+from ropewalk.common.files import explained
 from ropewalk.common.outside import read_json
+from ropewalk.common.underway import WRITING, Underway, aside
 from ropewalk.common.whole import write_text
 from ropewalk.training.processes import ALONE, Processes
 
-ASKED, NOTES, LOCK, WRITING = "asked.json", "notes.json", "lock", "writing"
+NOTES = "notes.json"
 CHANCE = "chance "
 STATE = re.compile(r"step-(\d{9})")
 
@@ -48,6 +46,10 @@ class States:
     asked: Mapping[str, Any]
     processes: Processes = ALONE
 
+    @property
+    def _underway(self) -> Underway:
+        return Underway(self.folder, self.asked, STATE, "states")
+
     @contextmanager
     def opened(self, overwrite: bool = False) -> Iterator[None]:
         """Hold the folder for this run.
@@ -62,62 +64,17 @@ class States:
             self.processes.wait()
             yield
             return
-        with explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_others()  # before a lock is left among them
-            lock = FileLock(self.folder / LOCK)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                raise UserError(f"another run writes to {self.folder}", "Wait for it, or choose another -o.") from None
-            try:
-                self._begin(overwrite)
-                self.processes.wait()
-                yield
-            finally:
-                lock.release()
-
-    def _refuse_others(self) -> None:
-        others = [
-            path for path in self.folder.iterdir() if path.name not in (ASKED, LOCK, WRITING) and not _is_state(path)
-        ]
-        if others or (not (self.folder / ASKED).exists() and any(map(_is_state, self.folder.iterdir()))):
-            raise UserError(
-                f"{self.folder} holds {others[0].name if others else 'states'}, which no run of ours left",
-                "Choose another -o, or move it away.",
-            )
-
-    def _begin(self, overwrite: bool) -> None:
-        shutil.rmtree(self.folder / WRITING, ignore_errors=True)
-        if (self.folder / ASKED).exists():
-            differ = self._differ(read_json(self.folder / ASKED, mend=self.anew))
-            if differ and not overwrite:
-                raise UserError(
-                    f"{self.folder} holds states of a run that was asked for something else: {'; '.join(differ[:3])}",
-                    "Ask for the same to go on, choose another -o, or add --overwrite to begin anew.",
-                )
-            if not differ:
-                return
-            for state in self._all():
-                shutil.rmtree(state)
-        write_text(self.folder / ASKED, json.dumps(self.asked, indent=2) + "\n")
-
-    def _differ(self, before: Mapping[str, Any]) -> list[str]:
-        """What was asked for otherwise, in words."""
-        was, now = flat(before, "."), flat(self.asked, ".")
-        return [
-            f"{key} was {said(was.get(key))}, is {said(now.get(key))}"
-            for key in {**was, **now}
-            if was.get(key) != now.get(key)
-        ]
+        with self._underway.opened(overwrite):
+            self.processes.wait()
+            yield
 
     @property
     def anew(self) -> str:
         """What to do about states that cannot be read."""
-        return f"Begin anew: rm -r {shlex.quote(str(self.folder))}"
+        return self._underway.anew
 
     def _all(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if _is_state(path)) if self.folder.exists() else []
+        return self._underway.all()
 
     @property
     def latest(self) -> int | None:
@@ -204,29 +161,10 @@ class States:
         """Remove all states, when what they led to is written."""
         if not self.processes.first:
             return
-        with explained(self.folder):
-            for state in self._all():
-                shutil.rmtree(state)
-            for name in (ASKED, LOCK):
-                (self.folder / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody's file, or a link to a folder
-                self.folder.rmdir()
+        self._underway.remove()
 
 
 MOST = 1 << 30  # bytes of notes
-
-
-def flat(content: Mapping[str, Any], between: str, prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, of names that ``between`` joins."""
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        whole = prefix + name
-        found |= flat(value, between, whole + between) if isinstance(value, Mapping) else {whole: value}
-    return found
-
-
-def _is_state(path: Path) -> bool:
-    return STATE.fullmatch(path.name) is not None
 
 
 @contextmanager
@@ -239,5 +177,4 @@ def quiet() -> Iterator[None]:
 
 def beside(out: Path) -> Path:
     """Where the states of a run to ``out`` lie."""
-    place = resolved(out)
-    return place.with_name(f"{place.name}.training")
+    return aside(out, "training")

@@ -251,7 +251,7 @@ class Request:
     def command(self) -> str:
         """The line that asks for the same in a shell."""
         said = [word for option in options(type(self)) for word in option.words(getattr(self, option.name))]
-        return shlex.join(["ropewalk", self.verb, *said])
+        return shlex.join(["ropewalk", *self.verb.split(), *said])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,135 @@
+"""An arrangement beside the documents that it arranges: a folder that is trained on, shown and arranged anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.outside import read_json
+from ropewalk.data.arrangement import COLUMNS, Arrangement, Ints
+from ropewalk.data.corpus import MEND, Corpus
+from ropewalk.data.counts import Counts
+
+ABOUT, PIECES = "arrangement.json", "pieces.npy"
+FORMAT = 1
+DECOMPOSE = "decompose"  # the one whose rows are of many lengths
+
+
+@dataclass(frozen=True)
+class About:
+    """How documents were arranged.
+
+    Attributes:
+        how: best-fit, concat, decompose, utk or interleave.
+        options: of that.
+        length: tokens of a row at most.
+        apart: whether documents of a row see themselves alone.
+        seed: of all that was drawn.
+        source: of the texts, as it was given.
+        documents: of the source; what follows them in the corpus are marks.
+        corpus: sha256 of the corpus.
+    """
+
+    how: str
+    options: Mapping[str, Any]
+    length: int
+    apart: bool
+    seed: int
+    source: str
+    documents: int
+    corpus: str
+
+
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """Rows of training.
+
+    Attributes:
+        corpus: their documents.
+        about: how they came to be.
+        arrangement: of those documents.
+    """
+
+    corpus: Corpus
+    about: About
+    arrangement: Arrangement
+
+    def __len__(self) -> int:
+        return self.arrangement.rows
+
+    @property
+    def counts(self) -> Counts:
+        """What it costs, and what is cut."""
+        begin = len(self.corpus.manifest.begin)
+        documents, length, padded = self.about.documents, self.about.length, self.about.how != DECOMPOSE
+        return Counts.of(self.arrangement, self.corpus.lengths, documents, length, begin, padded)
+
+    def pieces(self, row: int) -> range:
+        """Numbers of the pieces of a row."""
+        return range(int(self.arrangement.firsts[row]), int(self.arrangement.firsts[row + 1]))
+
+    def row(self, row: int) -> tuple[Ints, Ints, Ints, NDArray[np.float32]]:
+        """Ids, positions, scopes and weights of a row; [N] each.
+
+        Positions count the tokens of the row. What a document begins with has no weight: nothing before it says that
+        one begins.
+        """
+        some, begin = self.arrangement, np.array(self.corpus.manifest.begin, np.int64)
+        ids, scopes, weights = [], [], []
+        for i in self.pieces(row):
+            start, stop = int(some.start[i]), int(some.stop[i])
+            part = self.corpus.tokens(int(some.document[i]), start, stop)
+            own = len(begin) if some.begun[i] else max(0, len(begin) - start) if some.loss[i] else 0
+            part = np.concatenate([begin, part]) if some.begun[i] else part
+            ids.append(part)
+            scopes.append(np.full(len(part), int(some.scope[i])))
+            weights.append(np.where(np.arange(len(part)) < own, 0, float(some.loss[i])).astype(np.float32))
+        joined = np.concatenate(ids)
+        return joined, np.arange(len(joined)), np.concatenate(scopes), np.concatenate(weights)
+
+    def write(self, folder: Path) -> None:
+        """Beside its corpus, which lies in ``folder``."""
+        table = np.stack([getattr(self.arrangement, name).astype(np.int64) for name in COLUMNS])
+        np.save(folder / PIECES, table, allow_pickle=False)
+        about = {"format": FORMAT, **asdict(self.about), "counts": asdict(self.counts)}
+        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> Arranged:
+        """From a folder.
+
+        Raises:
+            UserError: if there is none, or its files are not what was written.
+        """
+        corpus = Corpus.open(folder)
+        if not is_arranged(folder):
+            raise UserError(f"{folder} holds documents, and no arrangement of them", MEND)
+        said = read_json(folder / ABOUT, mend=MEND)
+        said.pop("counts", None)
+        if said.pop("format", None) != FORMAT:
+            raise UserError(f"{folder / ABOUT} is of another format, expected {FORMAT}", MEND)
+        try:
+            about = About(**said)
+            table = np.load(folder / PIECES, mmap_mode="r", allow_pickle=False)
+        except (TypeError, OSError, ValueError) as error:
+            raise UserError(f"{folder} cannot be read: {error}", MEND) from None
+        if table.dtype != np.int64 or table.ndim != 2 or len(table) != len(COLUMNS) or not table.shape[1]:
+            raise UserError(f"{folder / PIECES} holds {table.dtype} {list(table.shape)}, expected int64 [7, P]", MEND)
+        if about.corpus != corpus.digest:
+            raise UserError(f"{folder} arranges other documents than those beside it", MEND)
+        columns: dict[str, Any] = dict(zip(COLUMNS, table, strict=True))
+        arrangement = Arrangement(**columns | {name: columns[name].astype(bool) for name in ("begun", "loss")})
+        arrangement.check(corpus.lengths)
+        return cls(corpus, about, arrangement)
+
+
+def is_arranged(folder: Path) -> bool:
+    """Whether a folder holds an arrangement."""
+    return (folder / ABOUT).is_file()

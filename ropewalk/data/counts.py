@@ -1,0 +1,76 @@
+"""What an arrangement costs: what is cut, padded, dropped, and who sees another document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropewalk.data.arrangement import Arrangement, Ints
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one arrangement.
+
+    Attributes:
+        documents: of the source.
+        rows: that are read.
+        tokens: in them.
+        learnt: of those, that have a loss; what texts begin with still counted.
+        marks: of those, that are of no document.
+        padding: that rows lack to their length.
+        dropped: of the documents, in no row.
+        cut: documents in more than one row, or partly dropped.
+        cut_in_vain: of those, that would have fitted a row.
+        crossing: tokens that see one of another document.
+    """
+
+    documents: int
+    rows: int
+    tokens: int
+    learnt: int
+    marks: int
+    padding: int
+    dropped: int
+    cut: int
+    cut_in_vain: int
+    crossing: int
+
+    @classmethod
+    def of(
+        cls, some: Arrangement, lengths: Ints, documents: int, length: int, begin: int, padded: bool = True
+    ) -> Counts:
+        """Count.
+
+        Args:
+            some: the arrangement.
+            lengths: int64 [n], of documents and marks.
+            documents: how many of those are no marks.
+            length: tokens of a row.
+            begin: tokens that texts begin with.
+            padded: whether rows are padded to that length; else those of one length are read together.
+        """
+        sizes, tokens = some.stop - some.start, some.sizes(begin)
+        real = some.document < documents
+        inside = np.bincount(some.document[real], sizes[real], documents).astype(np.int64)
+        pairs = np.unique(some.document[real] * (some.rows + 1) + some.row[real]) // (some.rows + 1)
+        apart = np.bincount(pairs, minlength=documents) > 1
+        cut = (apart | (inside < lengths[:documents])) & (lengths[:documents] > 0)
+        return cls(
+            documents=documents, rows=some.rows, tokens=int(tokens.sum()),
+            learnt=int((sizes * some.loss).sum()), marks=int(sizes[~real].sum()),
+            padding=int((length - tokens).sum()) if padded else 0, dropped=int((lengths[:documents] - inside).sum()),
+            cut=int(cut.sum()), cut_in_vain=int((cut & (lengths[:documents] <= length)).sum()),
+            crossing=_crossing(some, real, sizes),
+        )  # fmt: skip
+
+
+def _crossing(some: Arrangement, real: np.ndarray, sizes: Ints) -> int:
+    """Tokens of documents in whose scope one of another document stands before them."""
+    order = np.lexsort((np.arange(len(some.row))[real], some.scope[real], some.row[real]))
+    row, scope, document = (column[real][order] for column in (some.row, some.scope, some.document))
+    same = (np.diff(row, prepend=-1) == 0) & (np.diff(scope, prepend=-1) == 0)
+    changes = np.cumsum(same & (np.diff(document, prepend=-1) != 0))
+    began = np.maximum.accumulate(np.where(same, 0, np.arange(len(row))))
+    return int(sizes[real][order][changes > changes[began]].sum()) if len(row) else 0

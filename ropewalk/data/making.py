@@ -1,0 +1,232 @@
+"""A folder of rows out of texts: tokenised once, then arranged; it appears when it is whole."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import folder_to_write
+from ropewalk.common.fingerprints import tokenizer_fingerprint
+from ropewalk.common.results import Result, columns
+from ropewalk.common.underway import Underway, aside
+from ropewalk.common.whole import new_folder
+from ropewalk.data.arranged import About, Arranged, is_arranged
+from ropewalk.data.arrangement import Arrangement, Ints
+from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, write_shard
+from ropewalk.data.counts import Counts
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.tokenising import tokenised
+from ropewalk.texts.documents import stream, token_ids
+from ropewalk.texts.rows import is_hub_id, told
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
+
+SHARDS = re.compile(r"\d{5}\..+|" + re.escape(MANIFEST))
+MARKS = "marks"  # the shard of what stands between documents
+
+
+class Arranger(Protocol):
+    """A way to arrange documents."""
+
+    def rows(self, lengths: Ints, length: int, begin: int, marks: Marks, seed: int) -> Arrangement:
+        """Documents in rows.
+
+        Args:
+            lengths: int64 [n], tokens of each document, what texts begin with included.
+            length: tokens of a row at most.
+            begin: tokens that texts begin with.
+            marks: takes what is put between documents.
+            seed: of all that is drawn.
+        """
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is tokenised.
+
+    Attributes:
+        source: texts as ``documents.stream`` reads them, or a folder that holds them tokenised.
+        tokenizer: whose ids they get; None if they have them.
+        name: what that was loaded by.
+        skip: leave out what cannot be read, and say so; else the first such document ends the work.
+    """
+
+    source: str
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    skip: bool = False
+
+    @property
+    def tokenised_already(self) -> bool:
+        return (Path(self.source) / MANIFEST).is_file()
+
+    @property
+    def places(self) -> list[Path]:
+        """What must not be written to."""
+        named = is_hub_id(self.source) or self.source in ("stdlib", "topics")
+        return [] if named else [Path(self.source)]
+
+    @contextmanager
+    def corpus(
+        self, out: Path, overwrite: bool, heard: Callable[[int, int], None]
+    ) -> Iterator[tuple[Corpus, Callable[[], None]]]:
+        """The documents; shards that are being made lie beside ``out`` until what is yielded with them is called.
+
+        Raises:
+            UserError: if there are none, or they were made by another tokenizer.
+        """
+        if self.tokenised_already:
+            found = Corpus.open(Path(self.source))
+            if self.tokenizer is not None:
+                found.require(len(self.tokenizer), tokenizer_fingerprint(self.tokenizer), self.name)
+            kept = tuple(shard for shard in found.manifest.shards if shard.name != MARKS)
+            yield Corpus(found.folder, replace(found.manifest, shards=kept)), lambda: None
+            return
+        if self.tokenizer is None:
+            raise UserError(f"no tokenizer for {self.source}", "Name one: --tokenizer MODEL.")
+        asked = {
+            "texts": self.source, "tokenizer": tokenizer_fingerprint(self.tokenizer), "broken documents": self.skip,
+        }  # fmt: skip
+        underway = Underway(aside(out, "shards"), asked, SHARDS, "shards")
+        left_out: list[UserError] = []
+        with underway.opened(overwrite):
+            texts = stream(self.source, left_out if self.skip else None)
+            tokenised(texts, self.tokenizer, self.name, underway, left_out, heard).write(underway.folder)
+            yield Corpus.open(underway.folder), underway.remove
+
+
+@dataclass(frozen=True, repr=False)
+class Made(Result):
+    """Rows in a folder.
+
+    Attributes:
+        folder: where they lie.
+        about: how they came to be.
+        counts: what it costs.
+        tokenizer: of the ids.
+        notes: what to know.
+    """
+
+    folder: Path
+    about: About
+    counts: Counts
+    tokenizer: str
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path, arranged: Arranged) -> Made:
+        """What lies in a folder."""
+        manifest, counts = arranged.corpus.manifest, arranged.counts
+        notes = [f"{manifest.empty:,} texts are empty"] if manifest.empty else []
+        if manifest.left_out:
+            total = arranged.about.documents + manifest.empty + len(manifest.left_out)
+            notes.append(told([UserError(one) for one in manifest.left_out], total, "texts"))
+        return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes))
+
+    def show(self, console: Console) -> None:
+        about, counts = self.about, self.counts
+        console.print(f"{self.folder}: {counts.rows:,} rows of up to {about.length:,} tokens, {about.how}")
+        table = columns("", ">", "")
+        of = max(counts.tokens, 1)
+        seen = "see themselves alone" if about.apart else "of a row see each other"
+        for name, value, words in (
+            ("documents", counts.documents, f"{seen}"),
+            ("cut", counts.cut, f"documents in several rows, {counts.cut_in_vain:,} of which would have fitted one"),
+            ("tokens", counts.tokens, f"of {self.tokenizer}"),
+            ("marks", counts.marks, f"tokens of no document, {counts.marks / of:.1%}"),
+            ("padding", counts.padding, f"tokens that rows lack, {counts.padding / (of + counts.padding):.2%}"),
+            ("dropped", counts.dropped, "tokens in no row"),
+            ("crossing", counts.crossing, f"tokens that see another document, {counts.crossing / of:.1%}"),
+        ):
+            table.add_row(name, f"{value:,}", words)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, soft_wrap=True)
+        place = shlex.quote(str(self.folder))
+        console.print(f"ropewalk data show {place} draws them; ropewalk train RECIPE MODEL {place} --to "
+                      f"{about.length} trains on them", soft_wrap=True)  # fmt: skip
+
+
+def make_rows(
+    texts: Texts,
+    arranger: Arranger,
+    how: str,
+    options: Mapping[str, Any],
+    length: int,
+    apart: bool,
+    seed: int,
+    out: Path,
+    overwrite: bool,
+    heard: Callable[[int, int], None],
+) -> Made:
+    """Write a folder of rows; it can be stopped at any moment, and goes on where it was.
+
+    Args:
+        texts: what is arranged.
+        arranger: by what.
+        how: its name.
+        options: its options, in plain values.
+        length: tokens of a row at most.
+        apart: whether documents of a row see themselves alone.
+        seed: of all that is drawn.
+        out: folder that appears when it is whole.
+        overwrite: replace one that ropewalk wrote.
+        heard: told of documents and tokens that are tokenised.
+
+    Raises:
+        UserError: if texts cannot be read, or the folder cannot be written.
+    """
+    unfinished = aside(out, "shards").is_dir()  # else what is there was asked for once more
+    place = out.expanduser() if unfinished and is_arranged(out) else folder_to_write(out, texts.places, overwrite)
+    with texts.corpus(out, overwrite, heard) as (corpus, finished):
+        begin, lengths = corpus.manifest.begin, corpus.lengths
+        if length <= len(begin):
+            raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
+        marks = Marks(_encoder(texts, corpus.manifest), len(corpus))
+        arrangement = arranger.rows(lengths, length, len(begin), marks, seed)
+        if not arrangement.rows:
+            raise UserError(
+                f"{len(corpus):,} texts of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
+                "Give more texts, or a smaller --length.",
+            )
+        about = About(how, dict(options), length, apart, seed, texts.source, len(corpus), "")
+        if unfinished and is_arranged(out) and _is(out, about, corpus):
+            finished()
+            return Made.of(place, Arranged.open(out))
+        with new_folder(out, texts.places, overwrite) as folder:
+            corpus.put_into(folder)
+            shards = corpus.manifest.shards
+            if marks.ids:
+                shards = (*shards, write_shard(folder, MARKS, marks.ids, marks.texts, corpus.manifest.vocabulary))
+            manifest = replace(corpus.manifest, shards=shards)
+            manifest.write(folder)
+            whole = Corpus.open(folder)
+            arrangement.check(whole.lengths)
+            Arranged(whole, replace(about, corpus=whole.digest), arrangement).write(folder)
+        finished()
+    return Made.of(place, Arranged.open(out))
+
+
+def _is(out: Path, about: About, corpus: Corpus) -> bool:
+    """Whether a folder, left by a run that was killed behind its last write, is what is asked for."""
+    there = Arranged.open(out)
+    kept = [shard for shard in there.corpus.manifest.shards if shard.name != MARKS]
+    same = replace(there.about, corpus="", options=dict(there.about.options)) == about
+    return same and kept == list(corpus.manifest.shards)
+
+
+def _encoder(texts: Texts, manifest: Manifest) -> Callable[[str], list[int]]:
+    def encode(text: str) -> list[int]:
+        if texts.tokenizer is None:
+            raise UserError(f"marks need the tokenizer of {texts.source}", f"Add --tokenizer {manifest.tokenizer}.")
+        return token_ids(text, texts.tokenizer)
+
+    return encode

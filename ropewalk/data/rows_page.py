@@ -1,0 +1,112 @@
+"""Rows as a page: every document a colour, positions under it, marks and what is not learnt as such."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ropewalk.data.arranged import Arranged
+from ropewalk.data.making import Made
+from ropewalk.report import svg
+from ropewalk.report.page import SIZES, Chart, Column, Folded, KeyFigure, Page, Section, Table, facts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIECES = 40  # of a row in its table
+
+
+@dataclass(frozen=True, repr=False)
+class Shown(Made):
+    """Rows in a folder, and their page.
+
+    Attributes:
+        page: where it lies.
+    """
+
+    page: Path = Path()
+
+    @classmethod
+    def of(cls, folder: Path, arranged: Arranged, page: Path, rows: int, overwrite: bool) -> Shown:  # type: ignore[override]
+        """Draw what lies in a folder."""
+        made = Made.of(folder, arranged)
+        page_of_rows(made, arranged, rows).write(page, overwrite)
+        return cls(**vars(made), page=page)
+
+    def show(self, console: Console) -> None:
+        super().show(console)
+        console.print(f"page: {self.page}", soft_wrap=True)
+
+
+def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
+    """What is on the page."""
+    about, counts = made.about, made.counts
+    count = min(rows, len(arranged))
+    chosen = np.unique(np.linspace(0, len(arranged) - 1, count).round().astype(int)).tolist()
+    stripes = [_stripe(arranged, row) for row in chosen]
+    return Page(
+        title=f"{made.folder.name}: rows of training",
+        subject=f"{about.source}, {counts.documents:,} documents, tokens of {made.tokenizer}",
+        headline=f"{counts.rows:,} rows of up to {about.length:,} tokens, {about.how}: "
+        f"{counts.cut:,} documents are cut, {counts.cut_in_vain:,} of which would have fitted a row.",
+        notes=[
+            "Documents of a row see themselves alone." if about.apart else "All of a row sees what stands before it.",
+            *made.notes,
+        ],
+        figures=list(_figures(made)),
+        command=f"ropewalk train RECIPE MODEL {shlex.quote(str(made.folder))} --to {about.length}",
+        sections=[
+            Section(
+                f"{len(chosen)} of {counts.rows:,} rows",
+                "Each document has one colour in a row, which begins again after six; marks are dark, and so is what "
+                "has no loss. Numbers are positions.",
+                [Chart("", [svg.stripes(stripes, about.length, "rows of training", width) for width, _ in SIZES])],
+            ),
+            Section("What they hold", "", [Folded(f"Row {row:,}", [_pieces(arranged, row)]) for row in chosen]),
+            Section("How", "", [facts({"packing": about.how, **about.options, "seed": about.seed})]),
+        ],
+    )
+
+
+def _figures(made: Made) -> Iterator[KeyFigure]:
+    counts = made.counts
+    whole = max(counts.tokens, 1)
+    yield KeyFigure("Tokens", f"{counts.tokens:,}", f"{counts.marks / whole:.1%} marks")
+    yield KeyFigure("Padding", f"{counts.padding / (whole + counts.padding):.2%}", f"{counts.dropped:,} tokens dropped")
+    yield KeyFigure("Tokens that see another document", f"{counts.crossing / whole:.1%}")
+
+
+def _stripe(arranged: Arranged, row: int) -> tuple[str, list[svg.Span]]:
+    """A row as a stripe, every document of it in a colour of its own."""
+    some, spans, inks = arranged.arrangement, [], {}  # type: ignore[var-annotated]
+    for i, tokens in _sized(arranged, row):
+        document = int(some.document[i])
+        ink = inks.setdefault(document, len(inks)) if some.loss[i] else None
+        name = arranged.corpus.name(document).strip()
+        spans.append(svg.Span(tokens, ink, f"{name}, its tokens {some.start[i]:,} to {some.stop[i]:,}"))
+    return f"{row:,}", spans
+
+
+def _sized(arranged: Arranged, row: int) -> Iterator[tuple[int, int]]:
+    """Number of each piece of a row, and tokens that it takes there."""
+    some, begin = arranged.arrangement, len(arranged.corpus.manifest.begin)
+    for i in arranged.pieces(row):
+        yield i, int(some.stop[i] - some.start[i]) + begin * bool(some.begun[i])
+
+
+def _pieces(arranged: Arranged, row: int) -> Table:
+    """The pieces of a row, the first of them where they are many."""
+    some, at, found = arranged.arrangement, 0, []
+    for i, tokens in _sized(arranged, row):
+        name = arranged.corpus.name(int(some.document[i])).strip()
+        learnt = "yes" if some.loss[i] else "no"
+        found.append((f"{at:,}", name, f"{some.start[i]:,} to {some.stop[i]:,}", f"{some.scope[i]}", learnt))
+        at += tokens
+    columns = [Column("document"), Column("its tokens"), Column("scope"), Column("learnt")]
+    table = Table.of("position", columns, found[:PIECES], words=True)
+    return replace(table, note=f"and {len(found) - PIECES:,} more" if len(found) > PIECES else "")
