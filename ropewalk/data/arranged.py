@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,20 @@ class Arranged:
     def __len__(self) -> int:
         return self.arrangement.rows
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """What it costs, and what is cut."""
         begin = len(self.corpus.manifest.begin)
         documents, length, padded = self.about.documents, self.about.length, self.about.how != DECOMPOSE
         return Counts.of(self.arrangement, self.corpus.lengths, documents, length, begin, padded)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the documents and of how they are arranged."""
+        digest = hashlib.sha256(self.corpus.digest.encode())
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(self.arrangement, name)).view(np.uint8).data)
+        return digest.hexdigest()
 
     def pieces(self, row: int) -> range:
         """Numbers of the pieces of a row."""

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.underway import flat
+from ropewalk.data.arranged import Arranged
 from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.config import trained_window
+from ropewalk.training.arranged_sampler import AnySampler, ArrangedSampler
 from ropewalk.training.checks import check_windows
 from ropewalk.training.one_shot import OneShot, require_apart
 from ropewalk.training.optimizers import Optimizer
@@ -124,13 +126,15 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
 
 
 def samplers(
-    recipe: Recipe, parts: Sequence[Part], documents: Sequence[Ints], begin: Ints, cue: tuple[int, ...]
-) -> list[Sampler]:
+    recipe: Recipe, parts: Sequence[Part], documents: Sequence[Ints] | Arranged, begin: Ints, cue: tuple[int, ...]
+) -> Sequence[AnySampler]:
     """Where the rows of each stage come from.
 
     Raises:
-        UserError: if the texts are too short.
+        UserError: if the texts are too short, or arranged rows too long.
     """
+    if isinstance(documents, Arranged):
+        return [ArrangedSampler(documents, part.window, recipe.seed) for part in parts]
     packed, apart = recipe.packing == "documents", recipe.scope == "document"
     return [
         Sampler(documents, begin, recipe.layout(cue), part.window, part.reach, packed, apart, recipe.seed)
@@ -214,7 +218,7 @@ class Run:
         recipe: what is done.
         model: live, in float32 or bfloat16; trained in place.
         to: target length in tokens.
-        documents: token ids of the texts, without what texts begin with.
+        documents: token ids of the texts, without what texts begin with; or rows that were made of them.
         begin: ids that texts begin with.
         states: where the run can go on from; None keeps none.
         processes: that train together.
@@ -230,7 +234,7 @@ class Run:
     recipe: Recipe
     model: PreTrainedModel
     to: int
-    documents: Sequence[Ints]
+    documents: Sequence[Ints] | Arranged
     begin: Ints
     states: States | None = None
     processes: Processes = ALONE
@@ -302,7 +306,7 @@ class Run:
         self._read(steps)
         self.model.eval()
 
-    def batch(self, step: int, part: Part, sampler: Sampler) -> Batch:
+    def batch(self, step: int, part: Part, sampler: AnySampler) -> Batch:
         """What this process reads in a step."""
         share = part.rows // self.processes.readers
         mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
@@ -330,7 +334,7 @@ class Run:
         self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
         return float(self.processes.sum(loss)), int(tokens)
 
-    def _step(self, step: int, part: Part, sampler: Sampler) -> None:
+    def _step(self, step: int, part: Part, sampler: AnySampler) -> None:
         began, device = time.perf_counter(), self.model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

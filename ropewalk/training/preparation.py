@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.data.arranged import Arranged
     from ropewalk.training.positions.training_positions import Ints
     from ropewalk.training.recipe import Recipe
-    from ropewalk.training.sampler import Sampler
 
 ADAPTER = "adapter"  # folder beside the merged weights
 FILLED = 0.5  # of samples, on average; less is said
@@ -53,6 +53,26 @@ def held_out(texts: Texts, length: int, most: int) -> tuple[Texts, Texts]:
         {name: ids for name, ids in texts.items() if name not in aside},
         {name: ids for name, ids in texts.items() if name in aside},
     )
+
+
+def for_rows(recipe: Recipe, arranged: Arranged) -> Recipe:
+    """The recipe, for rows that were arranged before: they say who sees whom.
+
+    Raises:
+        UserError: if the recipe lays out samples of its own, or wants another scope.
+    """
+    folder, scope = arranged.corpus.folder, "document" if arranged.about.apart else "sequence"
+    if recipe.positions != "full":
+        raise UserError(
+            f"{folder} holds rows, and positions {recipe.positions} lay out samples of their own",
+            "Say --positions full, or train on the texts themselves.",
+        )
+    if recipe.packing != "none" and recipe.scope != scope:
+        raise UserError(
+            f"scope is {recipe.scope!r}, and the rows of {folder} ({arranged.about.how}) are of scope {scope!r}",
+            f"Say --scope {scope}, or arrange the texts in another way: ropewalk data pack.",
+        )
+    return recipe.with_changes({"packing": "documents", "scope": scope})
 
 
 def digest_of(texts: Mapping[str, Ints]) -> str:
@@ -118,7 +138,11 @@ def begun(checkpoint: Checkpoint, recipe: Recipe, device: str) -> tuple[PreTrain
 
 
 def expected(
-    checkpoint: Checkpoint, recipe: Recipe, to: int, samplers: Sequence[Sampler], measured: int | None
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    to: int,
+    samplers: Sequence[AnySampler],
+    measured: int | None,
 ) -> list[str]:
     """What to know before a training: of the rope that the model has and gets, and of the texts.
 
@@ -141,7 +165,7 @@ def expected(
         notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")
     last = samplers[-1]
     if last.left_out:
-        notes.append(f"{last.left_out:,} of {len(last.documents):,} texts are too short for a sample")
+        notes.append(f"{last.left_out:,} of {last.texts:,} texts are too short for a sample")
     if last.filled < FILLED:
         notes.append(f"texts are short: they fill {last.filled:.0%} of samples of {last.window:,} tokens")
     if recipe.warmup >= recipe.steps:

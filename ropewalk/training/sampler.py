@@ -85,6 +85,11 @@ class Sampler:
         return sum(end - start + len(self.begin) for _, start, end in self.pieces)
 
     @property
+    def texts(self) -> int:
+        """How many documents there are."""
+        return len(self.documents)
+
+    @property
     def filled(self) -> float:
         """How much of the window the texts fill, on average, 0 to 1."""
         lengths = [min(end - start + len(self.begin), self.window) for _, start, end in self.pieces]

@@ -182,8 +182,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import folder_to_write
-    from ropewalk.common.fingerprints import model_fingerprint
+    from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
     from ropewalk.common.progress import Progress, shown
+    from ropewalk.data.arranged import Arranged, is_arranged
     from ropewalk.evaluation.long_context import LongContext, Reading
     from ropewalk.rope.config import text_config, trained_window
     from ropewalk.texts.documents import load as load_documents
@@ -197,6 +198,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         digest_of,
         expected,
         finished,
+        for_rows,
         held_out,
         refuse_fits_elsewhere,
         refuse_quantised,
@@ -209,6 +211,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.tracking import kind_of, numbers, read, tracked
     from ropewalk.training.trained import Trained, ended
 
+    arranged = Arranged.open(Path(request.texts)) if is_arranged(Path(request.texts)) else None
+    if arranged:
+        recipe = for_rows(recipe, arranged)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
@@ -231,8 +236,16 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     tokenizer = checkpoint.tokenizer()
     begin = np.asarray(opening(tokenizer), np.int64)
     texts = {
-        name: np.asarray(token_ids(text, tokenizer), np.int64) for name, text in load_documents(request.texts).items()
+        name: np.asarray(token_ids(text, tokenizer), np.int64)
+        for name, text in ({} if arranged else load_documents(request.texts)).items()
     }
+    if arranged:
+        arranged.corpus.require(len(tokenizer), tokenizer_fingerprint(tokenizer), checkpoint.name)
+        if not request.test and request.documents:
+            raise UserError(
+                f"all rows of {request.texts} are trained on, and none is left to measure on",
+                "Name texts with --test, or say --documents 0.",
+            )
     if request.test:
         kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
     else:
@@ -244,7 +257,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
     stages = parts(recipe, request.to, window, cue)
-    rows = samplers(recipe, stages, list(texts.values()), begin, cue)
+    documents = arranged or list(texts.values())
+    rows = samplers(recipe, stages, documents, begin, cue)
     notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
     if request.track == "tensorboard":
         notes.append(f"tensorboard --logdir {shlex.quote(f'{out}.tensorboard')} shows it meanwhile")
@@ -271,13 +285,13 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         asked = {
             "recipe": {name: value for name, value in recipe.to_dict().items() if name not in ANY_TIME},
             "model": checkpoint.name, "weights and configuration": model_fingerprint(model)[:16], "to": request.to,
-            "data": request.texts, "contents of texts": digest_of(texts), "test": request.test,
-            "contents of test": digest_of(kept), "documents": request.documents, "keys": request.keys,
+            "data": request.texts, "contents of texts": arranged.digest if arranged else digest_of(texts),
+            "test": request.test, "contents of test": digest_of(kept), "documents": request.documents, "keys": request.keys,
         }  # fmt: skip
         if request.shard:
             shard(model, recipe, together)
         states = States(beside(out), json.loads(json.dumps(asked)), together)
-        run = Run(recipe, model, request.to, list(texts.values()), begin, states, together, cue, measure)
+        run = Run(recipe, model, request.to, documents, begin, states, together, cue, measure)
         if request.self_test:
             found = self_test(run, checkpoint.name, forecasted.memory.total)
             return found if together.first else None
@@ -309,7 +323,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
             finished(run)
             done = Trained(
                 place, recipe, checkpoint.name, request.texts, window, request.to,
-                (len(texts), run.samplers[-1].left_out), run.log, run.readings, notes, request.command,
+                (rows[-1].texts, rows[-1].left_out), run.log, run.readings, notes, request.command,
                 unwritten(recipe, checkpoint.config, request.to),
             )  # fmt: skip
             held = weights(run.model)
