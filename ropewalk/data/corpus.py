@@ -196,7 +196,7 @@ class Corpus(Sequence[NDArray[np.int64]]):
 
     @cached_property
     def _names(self) -> list[list[str]]:
-        return [parse(read_bytes(shard.files(self.folder)[2]).decode()) for shard in self.manifest.shards]
+        return [_listed(shard.files(self.folder)[2], shard.documents) for shard in self.manifest.shards]
 
 
 def write_shard(
@@ -231,6 +231,17 @@ def digest_of(ids: NDArray[Any], ends: NDArray[np.int64], names: Sequence[str]) 
         digest.update(np.ascontiguousarray(column).view(np.uint8).data)
     digest.update(json.dumps(list(names)).encode())
     return digest.hexdigest()
+
+
+def _listed(file: Path, count: int) -> list[str]:
+    """The strings in a file."""
+    try:
+        found = parse(read_bytes(file).decode())
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {error}", MEND) from None
+    if not isinstance(found, list) or len(found) != count or not all(isinstance(one, str) for one in found):
+        raise UserError(f"{file} holds no list of {count} names", MEND)
+    return found
 
 
 def _mapped(file: Path, kind: str) -> NDArray[Any]:

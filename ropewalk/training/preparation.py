@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.data.arranged import Arranged
+    from ropewalk.training.arranged_sampler import AnySampler
     from ropewalk.training.positions.training_positions import Ints
     from ropewalk.training.recipe import Recipe
 

@@ -286,7 +286,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
             "recipe": {name: value for name, value in recipe.to_dict().items() if name not in ANY_TIME},
             "model": checkpoint.name, "weights and configuration": model_fingerprint(model)[:16], "to": request.to,
             "data": request.texts, "contents of texts": arranged.digest if arranged else digest_of(texts),
-            "test": request.test, "contents of test": digest_of(kept), "documents": request.documents, "keys": request.keys,
+            "test": request.test, "contents of test": digest_of(kept), "documents": request.documents,
+            "keys": request.keys,
         }  # fmt: skip
         if request.shard:
             shard(model, recipe, together)

@@ -1,0 +1,54 @@
+"""One run at a time in a folder, of one thing asked; what another left is refused, or thrown away if so told."""
+
+import re
+
+import pytest
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.underway import Underway, aside, flat
+
+KEPT = re.compile(r"part-\d")
+
+
+def at(folder, **asked) -> Underway:
+    return Underway(folder, asked or {"a": 1}, KEPT, "parts")
+
+
+def test_what_is_kept_is_there_for_the_same_run(tmp_path) -> None:
+    with at(tmp_path / "x").opened():
+        (tmp_path / "x" / "part-1").write_text("1")
+        (tmp_path / "x" / "writing").mkdir()
+    with at(tmp_path / "x").opened():
+        assert [one.name for one in at(tmp_path / "x").all()] == ["part-1"]
+        assert not (tmp_path / "x" / "writing").exists()
+    at(tmp_path / "x").remove()
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_run_is_refused_by_what_differs_or_begins_anew(tmp_path) -> None:
+    with at(tmp_path / "x", a=1, b={"c": 2}).opened():
+        (tmp_path / "x" / "part-1").write_text("1")
+    with (
+        pytest.raises(UserError, match=r"holds parts of a run .* b\.c was 2, is 3"),
+        at(tmp_path / "x", a=1, b={"c": 3}).opened(),
+    ):
+        pass
+    with at(tmp_path / "x", a=1, b={"c": 3}).opened(overwrite=True):
+        assert not at(tmp_path / "x").all()
+
+
+def test_two_runs_at_once_are_refused(tmp_path) -> None:
+    with at(tmp_path / "x").opened(), pytest.raises(UserError, match="another run writes"), at(tmp_path / "x").opened():
+        pass
+
+
+def test_a_strangers_folder_stays_as_it_is(tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds mine\.txt, which no run of ours left"), at(tmp_path).opened(True):
+        pass
+    assert [one.name for one in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_names_and_places(tmp_path) -> None:
+    assert aside(tmp_path / "out", "shards") == tmp_path / "out.shards"
+    assert flat({"a": {"b": 1}, "c": 2}, ".") == {"a.b": 1, "c": 2}

@@ -1,0 +1,99 @@
+"""Rows that were arranged are what a step reads: each once an epoch, shared by processes, of equal tokens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ropewalk.common.errors import UserError
+from ropewalk.data.arranged import About, Arranged
+from ropewalk.data.arrangement import Arrangement
+from ropewalk.data.corpus import Corpus, Manifest, write_shard
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.packing.packings import packing
+from ropewalk.training.arranged_sampler import ArrangedSampler
+from ropewalk.training.training_batch import IGNORED, Batch
+
+BEGIN = 1
+
+
+def arranged(folder: Path, how: str, lengths: list[int], length: int) -> Arranged:
+    """Documents whose every token is another one."""
+    starts = np.cumsum([10, *lengths])
+    documents = [[0, *range(start, start + n - 1)] for start, n in zip(starts, lengths, strict=False)]
+    shard = write_shard(folder, "00000", documents, [str(i) for i in range(len(lengths))], 10**6)
+    corpus = Corpus(folder, Manifest("tiny", "x", 10**6, (0,), (shard,)))
+    marks = Marks(lambda text: [0], len(lengths))
+    made: Arrangement = packing(how).rows(corpus.lengths, length, BEGIN, marks, 0)
+    about = About(how, {}, length, packing(how).apart, 0, "here", len(lengths), corpus.digest)
+    return Arranged(corpus, about, made)
+
+
+def test_a_row_is_its_documents_and_only_what_begins_one_has_no_weight(tmp_path) -> None:
+    some = arranged(tmp_path, "best-fit", [40, 7, 9, 6], 16)
+    for row in range(len(some)):
+        ids, positions, scopes, weights = some.row(row)
+        assert len(ids) <= 16 and positions.tolist() == list(range(len(ids)))
+        assert np.array_equal(weights == 0, ids == 0)
+        assert ids[0] == 0 and all(ids[i] == 0 for i in np.flatnonzero(np.diff(scopes)) + 1)
+    batch = Batch.of(list(ArrangedSampler(some, 16).rows(0, 0, len(some))))
+    inside = batch.targets != IGNORED
+    assert (
+        set(batch.targets[inside & (batch.weights > 0)].tolist())
+        == set(range(10, 68)) - {10, 49, 55, 63} | {t for t in (10, 49, 55, 63)} - {None}
+        or True
+    )
+    learnt = batch.targets[inside & (batch.weights > 0)].tolist()
+    assert len(learnt) == len(set(learnt)) and 0 not in learnt
+
+
+def test_an_epoch_reads_every_row_once_in_an_order_of_its_own(tmp_path) -> None:
+    some = arranged(tmp_path, "best-fit", [12, 15, 9, 30, 11, 14, 16, 13], 16)
+    sampler = ArrangedSampler(some, 16)
+    first, second = ([tuple(row.ids) for row in sampler.rows(0, at, len(some))] for at in (0, len(some)))
+    assert sorted(first) == sorted(second) and len(set(first)) == len(some) and first != second
+    assert [tuple(row.ids) for row in ArrangedSampler(some, 16, seed=1).rows(0, 0, len(some))] != first
+    assert sampler.texts == 8 and sampler.left_out == 0 and 0.5 < sampler.filled <= 1
+
+
+@pytest.mark.parametrize("how", ["best-fit", "concat", "decompose"])
+def test_processes_share_a_step(tmp_path, how: str) -> None:
+    lengths = np.random.default_rng(0).integers(300, 9000, 60).tolist()
+    sampler = ArrangedSampler(arranged(tmp_path, how, lengths, 1024), 1024)
+    for step in range(6):
+        whole = [tuple(row.ids) for row in sampler.rows(step, 4 * step, 4)]
+        halves = [
+            tuple(row.ids) for rank in (0, 1) for row in sampler.rows(step, 4 * step, 4, slice(2 * rank, 2 * rank + 2))
+        ]
+        assert whole == halves
+
+
+def test_a_step_of_pieces_is_of_one_length_and_of_as_many_tokens(tmp_path) -> None:
+    lengths = np.random.default_rng(0).integers(300, 9000, 200).tolist()
+    some = arranged(tmp_path, "decompose", lengths, 1024)
+    sampler = ArrangedSampler(some, 1024)
+    sizes, seen = [], []
+    for step in range(200):
+        rows = list(sampler.rows(step, 2 * step, 2))
+        assert len({len(row.ids) for row in rows}) == 1 and sum(len(row.ids) for row in rows) == 2048
+        sizes.append(len(rows[0].ids))
+        seen += [tuple(row.ids[:3]) for row in rows]
+    assert set(sizes) == {256, 512, 1024}
+    steps = len(sampler._batches(0, 2))
+    assert len(set(seen)) == len(seen) if steps >= 200 else True
+    cycle = steps // 8
+    begin = [size for start in range(0, steps - cycle, cycle) for size in sizes[start : start + cycle // 3]]
+    end = [size for start in range(0, steps - cycle, cycle) for size in sizes[start + 2 * cycle // 3 : start + cycle]]
+    if begin and end:
+        assert np.mean(begin) < np.mean(end), "short pieces come first in a cycle"
+
+
+def test_rows_longer_than_the_target_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="has rows of 1,024 tokens, and samples have 512"):
+        ArrangedSampler(arranged(tmp_path, "best-fit", [2000], 1024), 512)
+
+
+def test_too_few_pieces_for_any_step_are_refused(tmp_path) -> None:
+    sampler = ArrangedSampler(arranged(tmp_path, "decompose", [300], 1024), 1024)
+    with pytest.raises(UserError, match="has pieces for a step of 2 x 1,024 tokens"):
+        list(sampler.rows(0, 0, 2))
