@@ -11,7 +11,7 @@ from ropewalk.data.arrangement import Arrangement
 from ropewalk.data.corpus import Corpus, Manifest, write_shard
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.packing.packings import packing
-from ropewalk.training.arranged_sampler import ArrangedSampler
+from ropewalk.training.arranged_sampler import CYCLES, ArrangedSampler
 from ropewalk.training.training_batch import IGNORED, Batch
 
 BEGIN = 1
@@ -38,13 +38,9 @@ def test_a_row_is_its_documents_and_only_what_begins_one_has_no_weight(tmp_path)
         assert ids[0] == 0 and all(ids[i] == 0 for i in np.flatnonzero(np.diff(scopes)) + 1)
     batch = Batch.of(list(ArrangedSampler(some, 16).rows(0, 0, len(some))))
     inside = batch.targets != IGNORED
-    assert (
-        set(batch.targets[inside & (batch.weights > 0)].tolist())
-        == set(range(10, 68)) - {10, 49, 55, 63} | {t for t in (10, 49, 55, 63)} - {None}
-        or True
-    )
     learnt = batch.targets[inside & (batch.weights > 0)].tolist()
     assert len(learnt) == len(set(learnt)) and 0 not in learnt
+    assert len(learnt) == 40 + 7 + 9 + 6 - 4, "all but what texts begin with"
 
 
 def test_an_epoch_reads_every_row_once_in_an_order_of_its_own(tmp_path) -> None:
@@ -70,22 +66,15 @@ def test_processes_share_a_step(tmp_path, how: str) -> None:
 
 def test_a_step_of_pieces_is_of_one_length_and_of_as_many_tokens(tmp_path) -> None:
     lengths = np.random.default_rng(0).integers(300, 9000, 200).tolist()
-    some = arranged(tmp_path, "decompose", lengths, 1024)
-    sampler = ArrangedSampler(some, 1024)
-    sizes, seen = [], []
-    for step in range(200):
-        rows = list(sampler.rows(step, 2 * step, 2))
-        assert len({len(row.ids) for row in rows}) == 1 and sum(len(row.ids) for row in rows) == 2048
-        sizes.append(len(rows[0].ids))
-        seen += [tuple(row.ids[:3]) for row in rows]
-    assert set(sizes) == {256, 512, 1024}
-    steps = len(sampler._batches(0, 2))
-    assert len(set(seen)) == len(seen) if steps >= 200 else True
-    cycle = steps // 8
-    begin = [size for start in range(0, steps - cycle, cycle) for size in sizes[start : start + cycle // 3]]
-    end = [size for start in range(0, steps - cycle, cycle) for size in sizes[start + 2 * cycle // 3 : start + cycle]]
-    if begin and end:
-        assert np.mean(begin) < np.mean(end), "short pieces come first in a cycle"
+    sampler = ArrangedSampler(arranged(tmp_path, "decompose", lengths, 1024), 1024)
+    steps = [list(sampler.rows(step, 2 * step, 2)) for step in range(len(sampler._batches(0, 2)))]
+    read = [tuple(row.ids) for rows in steps for row in rows]
+    assert len(set(read)) == len(read) > 400, "no piece twice in an epoch"
+    assert all(len({len(row.ids) for row in rows}) == 1 and sum(len(row.ids) for row in rows) == 2048 for rows in steps)
+    sizes = np.array([len(rows[0].ids) for rows in steps])
+    assert set(sizes.tolist()) == {256, 512, 1024}
+    place = np.arange(len(sizes)) % (len(sizes) / CYCLES) * CYCLES / len(sizes)
+    assert sizes[place < 1 / 3].mean() < sizes[place > 2 / 3].mean(), "short ones come first in a cycle"
 
 
 def test_rows_longer_than_the_target_are_refused(tmp_path) -> None:
