@@ -41,6 +41,12 @@ LISTED = {
 
 # Other modules without a test file of their own -> the test that covers them.
 COVERED = {
+    "tests/data/test_arrangement.py": "data/counts",
+    "tests/data/test_tokenising.py": "data/corpus",
+    "tests/data/test_making.py": "data/arranged data/rows_page data/survey data/surveying data/survey_page",
+    "tests/data/packing/test_packings.py": "data/packing/concatenation data/packing/decomposition data/packing/cutting",
+    "tests/data/knots/test_knots.py": "data/knots/interleaving data/knots/marks data/knots/row_builder "
+    "data/knots/untie_the_knots",
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
     "training/recipes/low_rank training/recipes/recalibration training/recipes/skipwise",
     "tests/verbs/test_train.py": "training/preparation training/trained",

@@ -76,9 +76,19 @@ class Texts:
 
     @contextmanager
     def corpus(
-        self, out: Path, overwrite: bool, heard: Callable[[int, int], None]
+        self,
+        out: Path,
+        overwrite: bool,
+        heard: Callable[[int, int], None],
+        watched: Callable[[Iterator[tuple[str, str]]], Iterator[tuple[str, str]]] = iter,
     ) -> Iterator[tuple[Corpus, Callable[[], None]]]:
         """The documents; shards that are being made lie beside ``out`` until what is yielded with them is called.
+
+        Args:
+            out: what they are made for.
+            overwrite: throw away what another run left.
+            heard: told of documents and tokens that are tokenised.
+            watched: gives the texts on as they pass by.
 
         Raises:
             UserError: if there are none, or they were made by another tokenizer.
@@ -98,7 +108,7 @@ class Texts:
         underway = Underway(aside(out, "shards"), asked, SHARDS, "shards")
         left_out: list[UserError] = []
         with underway.opened(overwrite):
-            texts = stream(self.source, left_out if self.skip else None)
+            texts = watched(stream(self.source, left_out if self.skip else None))
             tokenised(texts, self.tokenizer, self.name, underway, left_out, heard).write(underway.folder)
             yield Corpus.open(underway.folder), underway.remove
 
@@ -151,7 +161,7 @@ class Made(Result):
         for note in self.notes:
             console.print(note, soft_wrap=True)
         place = shlex.quote(str(self.folder))
-        console.print(f"ropewalk data show {place} draws them; ropewalk train RECIPE MODEL {place} --to "
+        console.print(f"ropewalk data show {place} -o PAGE.html draws them; ropewalk train RECIPE MODEL {place} --to "
                       f"{about.length} trains on them", soft_wrap=True)  # fmt: skip
 
 

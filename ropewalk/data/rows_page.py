@@ -26,21 +26,23 @@ class Shown(Made):
     """Rows in a folder, and their page.
 
     Attributes:
-        page: where it lies.
+        page: where it lies; None if none was asked for.
     """
 
-    page: Path = Path()
+    page: Path | None = None
 
     @classmethod
-    def of(cls, folder: Path, arranged: Arranged, page: Path, rows: int, overwrite: bool) -> Shown:  # type: ignore[override]
+    def of(cls, folder: Path, arranged: Arranged, page: Path | None, rows: int, overwrite: bool) -> Shown:  # type: ignore[override]
         """Draw what lies in a folder."""
         made = Made.of(folder, arranged)
-        page_of_rows(made, arranged, rows).write(page, overwrite)
+        if page:
+            page_of_rows(made, arranged, rows).write(page, overwrite)
         return cls(**vars(made), page=page)
 
     def show(self, console: Console) -> None:
         super().show(console)
-        console.print(f"page: {self.page}", soft_wrap=True)
+        if self.page:
+            console.print(f"page: {self.page}", soft_wrap=True)
 
 
 def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:

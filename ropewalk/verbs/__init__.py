@@ -16,6 +16,7 @@ NAMES = (
     "check_export",
     "fit",
     "train",
+    "survey_data",
     "pack_data",
     "knot_data",
     "show_data",

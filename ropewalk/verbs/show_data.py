@@ -12,22 +12,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowRequest(Request):
+class PageRequest(Request):
+    """Where the page goes.
+
+    Attributes:
+        out: A page to write.
+        overwrite: Replace the page that is there.
+    """
+
+    out: Place | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowRequest(PageRequest):
     """Which rows.
 
     Attributes:
         folder: Of rows, as 'ropewalk data pack' writes it.
-        out: The page to write; by default FOLDER.html.
         rows: So many are drawn, spread over all.
         check: Read every token, and refuse files that are not what was written.
-        overwrite: Replace the page that is there.
     """
 
     folder: Place = field(kw_only=False)
-    out: Place | None = None
     rows: Count = 12
     check: bool = False
-    overwrite: bool = True
 
 
 @verb("data show")
@@ -35,19 +44,15 @@ def show_data(request: ShowRequest) -> Shown:
     """Draw rows of training: which pieces of which documents they hold, where, and what is learnt.
 
     Returns:
-        What is in the folder, and the page.
+        What is in the folder, and the page if one was asked for.
 
     Raises:
         UserError: if the folder holds no rows, or the page cannot be written.
     """
-    from ropewalk.common.files import resolved
     from ropewalk.data.arranged import Arranged
     from ropewalk.data.rows_page import Shown
 
     arranged = Arranged.open(request.folder)
     if request.check:
         arranged.corpus.check()
-    place = resolved(request.folder)
-    return Shown.of(
-        request.folder, arranged, request.out or place.with_name(place.name + ".html"), request.rows, request.overwrite
-    )
+    return Shown.of(request.folder, arranged, request.out, request.rows, request.overwrite)

@@ -38,7 +38,9 @@ def test_lines_are_understood(guessed, meant):
 def test_no_two_options_of_a_verb_are_spelled_alike(name):
     flags = [option.flag for option in VERBS[name].options if not option.positional]
     for flag in flags:
-        assert understood([name, flag.upper().replace("-", "_").replace("__", "--", 1), "1"], VERBS)[1] == flag
+        assert (
+            understood([*name.split(), flag.upper().replace("-", "_").replace("__", "--", 1), "1"], VERBS)[-2] == flag
+        )
 
 
 @pytest.mark.parametrize(("line", "said"), [

@@ -149,7 +149,7 @@ def test_the_command_of_a_request_asks_for_it_again(name):
     for said in more:
         asked = verb.request(**needed | said)
         words = shlex.split(asked.command)
-        assert words[:2] == ["ropewalk", verb.name]
+        assert words[: 1 + len(verb.name.split())] == ["ropewalk", *verb.name.split()]
         _, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
         assert verb.request(*bound.args, **bound.kwargs) == asked, asked.command
 
@@ -170,7 +170,7 @@ def test_every_option_is_declared_and_described_once(name, capsys):
     described = {word for text in texts for word in text}
     assert described <= parameters.keys(), f"{name}: described, but no option: {described - parameters.keys()}"
     if verb.name:
-        assert run([verb.name, "--help"]) == 0
+        assert run([*verb.name.split(), "--help"]) == 0
         shown = capsys.readouterr().out
         assert all((option.name.upper() if option.positional else option.flag) in shown for option in verb.options)
         assert ("--json" in shown) is verb.returns and "``" not in shown

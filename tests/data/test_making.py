@@ -1,0 +1,225 @@
+"""From texts to a folder of rows, through the verbs: whole or not at all, the same bytes after any stop, told of."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ropewalk
+from ropewalk.common.errors import UserError
+from ropewalk.data.arranged import Arranged
+from ropewalk.data.corpus import Corpus
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    chance = random.Random(0)
+    for i in range(30):
+        words = chance.choices(
+            "the rope walks on, and on; a long lane of hemp and tar".split(), k=chance.randint(5, 900)
+        )
+        (folder / f"{i:02}.txt").write_text(" ".join(words))
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All but what tells times."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "ropewalk.json"}
+
+
+@pytest.mark.parametrize("packing", ["best-fit", "concat", "decompose"])
+def test_packed_texts_are_what_a_tokenizer_says_of_them(texts, tmp_path, packing: str) -> None:
+    made = ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", packing=packing, **(
+        {"least": 64} if packing == "decompose" else {}))  # fmt: skip
+    arranged = Arranged.open(tmp_path / "out")
+    assert made.counts == arranged.counts and made.counts.documents == 30 and made.counts.rows == len(arranged)
+    tokenizer = ropewalk.load("demo")[1]
+    read: dict[str, dict[int, int]] = {}
+    for row in range(len(arranged)):
+        ids, positions, scopes, weights = arranged.row(row)
+        assert len(ids) == len(positions) == len(scopes) == len(weights) <= 512
+        some = arranged.arrangement
+        for i in arranged.pieces(row):
+            name = arranged.corpus.name(int(some.document[i]))
+            for t in range(int(some.start[i]), int(some.stop[i])):
+                read.setdefault(name, {})[t] = int(arranged.corpus.tokens(int(some.document[i]))[t])
+    for name, tokens in read.items():
+        ids = tokenizer(Path(name).read_text()).input_ids
+        assert all(ids[t] == token for t, token in tokens.items())
+    assert sum(map(len, read.values())) == made.counts.learnt
+    assert "1 texts are empty" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
+
+
+def test_what_is_tokenised_is_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
+    ropewalk.pack_data(texts, out=tmp_path / "a", length=512, tokenizer="demo")
+    again = ropewalk.pack_data(tmp_path / "a", out=tmp_path / "b", length=256)
+    direct = ropewalk.pack_data(texts, out=tmp_path / "c", length=256, tokenizer="demo")
+    assert again.counts == direct.counts
+    knotted = ropewalk.knot_data(tmp_path / "b", out=tmp_path / "d", length=512, tokenizer="demo", share=1.0)
+    assert knotted.counts.marks and knotted.counts.documents == 30
+    assert Corpus.open(tmp_path / "d").manifest.shards[-1].name == "marks"
+    twice = ropewalk.knot_data(tmp_path / "d", out=tmp_path / "e", length=512, tokenizer="demo", share=1.0)
+    assert twice.counts == knotted.counts, "marks of before are none of the documents"
+    with pytest.raises(UserError, match="marks need the tokenizer"):
+        ropewalk.knot_data(tmp_path / "b", out=tmp_path / "f", length=512, share=1.0)
+    assert not (tmp_path / "f").exists()
+    plain = ropewalk.knot_data(tmp_path / "b", out=tmp_path / "g", length=512, knot="interleave")
+    assert plain.counts.marks == 0 and plain.counts.crossing
+
+
+def test_marks_have_no_loss_and_documents_have(texts, tmp_path) -> None:
+    ropewalk.knot_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", share=1.0)
+    arranged, tokenizer = Arranged.open(tmp_path / "out"), ropewalk.load("demo")[1]
+    ids, _, scopes, weights = arranged.row(0)
+    marked = tokenizer.decode(ids[weights == 0])
+    assert not scopes.any()
+    assert "<knot" in marked and "<knot" not in tokenizer.decode(ids[weights > 0])
+    assert "rope" in tokenizer.decode(ids[weights > 0])
+
+
+def test_stopped_at_any_moment_it_leaves_nothing_half_and_goes_on(texts, tmp_path, monkeypatch) -> None:
+    ropewalk.pack_data(texts, out=tmp_path / "whole", length=512, tokenizer="demo")
+    import ropewalk.data.making as making
+    import ropewalk.data.tokenising as tokenising
+
+    for module, name in ((tokenising, "write_text"), (making, "new_folder"), (making.Arranged, "write")):
+        real = getattr(module, name)
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            ropewalk.pack_data(texts, out=tmp_path / "part", length=512, tokenizer="demo")
+        monkeypatch.setattr(module, name, real)
+        assert not (tmp_path / "part").exists()
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["part.shards", "whole"]
+    ropewalk.pack_data(texts, out=tmp_path / "part", length=512, tokenizer="demo")
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["part", "whole"]
+
+
+def test_stopped_behind_its_last_write_it_only_clears_up(texts, tmp_path, monkeypatch) -> None:
+    from ropewalk.common.underway import Underway
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Underway, "remove", stop)
+        ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "out.shards"]
+    ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(UserError, match="exists already"):
+        ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_in_the_same_bytes(texts, tmp_path) -> None:
+    line = [sys.executable, "-c", (
+        "import ropewalk.data.tokenising as t; t.BATCH = 100; import time; real = t.write_shard\n"
+        "def slowly(*some, **more):\n    time.sleep(.2)\n    return real(*some, **more)\n"
+        "t.write_shard = slowly; t.tokenised.__defaults__ = (*t.tokenised.__defaults__[:-1], 400)\n"
+        "import ropewalk, sys; ropewalk.pack_data(sys.argv[1], out=sys.argv[2], length=512, tokenizer='demo')"
+    ), str(texts)]  # fmt: skip
+    began = time.monotonic()
+    subprocess.run([*line, str(tmp_path / "whole")], check=True, capture_output=True)
+    took, chance, kills = time.monotonic() - began, random.Random(0), 0
+    while kills < 10:
+        process = subprocess.Popen([*line, str(tmp_path / "part")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            process.wait(took * (0.4 + 0.6 * chance.random()))
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    if not (tmp_path / "part" / "corpus.json").exists():
+        subprocess.run([*line, str(tmp_path / "part")], check=True, capture_output=True)
+    assert kills >= 2
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+    assert [one.name for one in tmp_path.iterdir() if one.name not in ("part", "whole")] == []
+
+
+def test_broken_rows_stop_the_work_or_are_told(tmp_path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a rope"}\n{"txt": "b"}\n' + '{"text": "a longer rope"}\n' * 60)
+    said = {"out": tmp_path / "out", "length": 128, "tokenizer": "demo"}
+    with pytest.raises(UserError, match=r"rows\.jsonl:2"):
+        ropewalk.pack_data(tmp_path / "rows.jsonl", **said)
+    made = ropewalk.pack_data(tmp_path / "rows.jsonl", **said | {"out": tmp_path / "other", "on_error": "skip"})
+    assert made.counts.documents == 61 and "1 of 62 texts left out" in repr(made)
+    with pytest.raises(UserError, match="expected stop or skip"):
+        ropewalk.pack_data(tmp_path / "rows.jsonl", **said | {"on_error": "ignore"})
+
+
+def test_mistakes_are_refused_before_anything_is_written(texts, tmp_path) -> None:
+    for more, words in (
+        ({"length": 1}, "rows of 1 tokens"),
+        ({"tokenizer": ""}, "no tokenizer for"),
+        ({"packing": "bestfit"}, "no packing"),
+        ({"least": 64}, "changes nothing in best-fit"),
+        ({"packing": "decompose", "length": 500}, "a power of two"),
+        ({"packing": "concat", "length": 10**6}, "fill no row"),
+        ({"out": texts / "inside"}, "inside the source"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ropewalk.pack_data(texts, **{"out": tmp_path / "out", "length": 512, "tokenizer": "demo"} | more)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="no knot"):
+        ropewalk.knot_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", knot="bow")
+    with pytest.raises(UserError, match="changes nothing in interleave"):
+        ropewalk.knot_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", knot="interleave", share=0.5)
+
+
+def test_rows_that_are_not_what_was_written_are_refused(texts, tmp_path) -> None:
+    ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
+    file = tmp_path / "out" / "pieces.npy"
+    table = np.load(file)
+    table[3, 0] += 10**6
+    np.save(file, table)
+    with pytest.raises(UserError, match="has a stop that cannot be"):
+        Arranged.open(tmp_path / "out")
+    np.save(file, table[:5])
+    with pytest.raises(UserError, match=r"expected int64 \[7, P\]"):
+        ropewalk.show_data(tmp_path / "out")
+    (tmp_path / "out" / "arrangement.json").unlink()
+    with pytest.raises(UserError, match="holds documents, and no arrangement"):
+        ropewalk.show_data(tmp_path / "out")
+
+
+def test_a_page_shows_rows(texts, tmp_path) -> None:
+    ropewalk.knot_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", share=1.0)
+    shown = ropewalk.show_data(tmp_path / "out", rows=3, check=True, out=tmp_path / "out.html")
+    page = shown.page.read_text()
+    assert shown.page == tmp_path / "out.html"
+    assert page.count("span ink0") >= 3 and "span none" in page and "&lt;knot" in page
+    assert f"{shown.counts.rows:,} rows of up to 512 tokens" in page
+
+
+def test_a_survey_counts(texts, tmp_path) -> None:
+    (tmp_path / "more").mkdir()
+    long = (texts / "00.txt").read_text()
+    for name, text in (("a.txt", long), ("b.txt", long + " x"), ("c.txt", "Съешь же ещё этих мягких булок")):
+        (tmp_path / "more" / name).write_text(text)
+    found = ropewalk.survey_data(tmp_path / "more", tokenizer="demo", out=tmp_path / "page.html")
+    tokenizer = ropewalk.load("demo")[1]
+    lengths = [len(tokenizer(file.read_text()).input_ids) for file in sorted((tmp_path / "more").iterdir())]
+    assert (found.documents, found.tokens, found.longest) == (3, sum(lengths), max(lengths))
+    assert found.duplicates == 1 and found.copied[0][0].endswith("b.txt") and found.copied[0][1].endswith("a.txt")
+    assert set(found.scripts) == {"latin", "cyrillic"}
+    for one in found.above:
+        assert one.documents == sum(n >= one.length for n in lengths)
+        assert one.tokens == sum(n for n in lengths if n >= one.length)
+    assert "cyrillic" in (tmp_path / "page.html").read_text() and "near duplicates: 1 of 3" in repr(found)
+    ropewalk.pack_data(tmp_path / "more", out=tmp_path / "rows", length=64, tokenizer="demo")
+    assert ropewalk.survey_data(tmp_path / "rows", quick=True).tokens == found.tokens
