@@ -138,12 +138,13 @@ def _sentence(error: cyclopts.CycloptsError) -> tuple[str, str]:
     """What is wrong with a command line, and what can be said. A misspelt option goes before what is missing for it."""
     name = " ".join(error.command_chain or ())
     if name not in VERBS:
-        word = (error.unused_tokens or [""])[0]
+        word = " ".join([*(error.command_chain or ()), *(error.unused_tokens or [""])[:1]])
         about = {name: verb.text for name, verb in VERBS.items()}
         model = f", ropewalk inspect {shlex.quote(word)} to look at a model" if names_a_model(word) else ""
         hint = f"{word!r} is no verb{did_you_mean(word, VERBS, about)}"
         message = f"no verb before {word}" if word.startswith("-") else hint
-        return message, f"ropewalk --help lists the verbs{model}."
+        group = f" {name}" if name in GROUPS else ""
+        return message, f"ropewalk{group} --help lists the verbs{model}."
     verb, mend = VERBS[name], f"ropewalk {name} --help lists what can be said."
     flags = {option.flag: _flags(verb, option.text) for option in verb.options if not option.positional}
     letters = [SHORT[option.name] for option in verb.options if option.name in SHORT]

@@ -18,10 +18,10 @@ def understood(words: Sequence[str], verbs: Mapping[str, Verb[Any]]) -> list[str
     """
     first, *rest = [*words][list(words[:1]) == ["ropewalk"] :] or [""]
     if first in ("help", "version"):
-        return [*(word for word in rest[:1] if first == "help"), f"--{first}"]
+        return [*(word for word in rest[:2] if first == "help"), f"--{first}"]
     if first == "-V":
         return ["--version"]
-    if rest and any(name.startswith(f"{first} ") for name in verbs):  # a verb of two words
+    if rest and any(name.startswith(f"{first.lower()} ") for name in verbs):  # a verb of two words
         first, *rest = f"{first} {rest[0]}", *rest[1:]
     called = {verb.run.__name__: name for name, verb in verbs.items()} | {name: name for name in verbs}
     verb = verbs.get(called.get(_spelled(first, list(called)), ""))

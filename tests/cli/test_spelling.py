@@ -28,7 +28,9 @@ from tests.cli.test_main import refused
     ("export demo --gguf", "export demo --gguf=."), ("export demo --gguf --overwrite",
     "export demo --gguf=. --overwrite"), ("export demo --gguf a.gguf", "export demo --gguf a.gguf"),
     ("extend demo --no-on-top --to 2k", "extend demo --no-on-top --to 2k"), ("evaluate d -l 1", "evaluate d -l 1"),
-    ("nothing --To 3", "nothing --To 3"),
+    ("nothing --To 3", "nothing --To 3"), ("Data Pack t --LENGTH 4k", "data pack t --length 4k"),
+    ("pack_data t", "data pack t"), ("help data pack", "data pack --help"), ("data", "data"), ("help data",
+    "data --help"),
 ])  # fmt: skip
 def test_lines_are_understood(guessed, meant):
     assert understood(guessed.split(), VERBS) == meant.split()
@@ -45,6 +47,7 @@ def test_no_two_options_of_a_verb_are_spelled_alike(name):
 
 @pytest.mark.parametrize(("line", "said"), [
     ("eval demo", "'eval' is no verb; did you mean 'evaluate'?"),
+    ("data pak texts", "'data pak' is no verb; did you mean 'data pack'?"),
     ("list", "did you mean 'methods' or 'tasks' or 'recipes'?"),
     ("some/model", "ropewalk inspect some/model to look at a model"),
     ("--to 2k", "no verb before --to"),
