@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from ropewalk.common.outside import read_json
 from ropewalk.data.arrangement import COLUMNS, Arrangement, Ints
 from ropewalk.data.corpus import MEND, Corpus
 from ropewalk.data.counts import Counts
+from ropewalk.data.synthesis.synthesis import Provenance
+from ropewalk.texts.rows import read
 
-ABOUT, PIECES = "arrangement.json", "pieces.npy"
+ABOUT, PIECES, PROVENANCE = "arrangement.json", "pieces.npy", "provenance.jsonl"
 FORMAT = 1
 DECOMPOSE = "decompose"  # the one whose rows are of many lengths
 
@@ -57,11 +59,13 @@ class Arranged:
         corpus: their documents.
         about: how they came to be.
         arrangement: of those documents.
+        provenance: where the answer of each row comes from; empty where rows ask nothing.
     """
 
     corpus: Corpus
     about: About
     arrangement: Arrangement
+    provenance: Sequence[Provenance] = ()
 
     def __len__(self) -> int:
         return self.arrangement.rows
@@ -109,6 +113,9 @@ class Arranged:
         table = np.stack([getattr(self.arrangement, name).astype(np.int64) for name in COLUMNS])
         np.save(folder / PIECES, table, allow_pickle=False)
         about = {"format": FORMAT, **asdict(self.about), "counts": asdict(self.counts)}
+        if self.provenance:
+            lines = (json.dumps(asdict(one)) for one in self.provenance)
+            (folder / PROVENANCE).write_text("\n".join(lines) + "\n", "utf-8")
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
     @classmethod
@@ -137,7 +144,21 @@ class Arranged:
         columns: dict[str, Any] = dict(zip(COLUMNS, table, strict=True))
         arrangement = Arrangement(**columns | {name: columns[name].astype(bool) for name in ("begun", "loss")})
         arrangement.check(corpus.lengths)
-        return cls(corpus, about, arrangement)
+        return cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
+
+
+def _provenance(folder: Path, rows: int) -> list[Provenance]:
+    """What is told of each row; nothing where rows ask nothing."""
+    file = folder / PROVENANCE
+    if not file.exists():
+        return []
+    found = [
+        Provenance(row.text("kind"), [one.values for one in row.rows("evidence")], [*row.values.get("pieces", [])])
+        for row in read(file)
+    ]
+    if len(found) != rows:
+        raise UserError(f"{file} tells of {len(found)} rows, and there are {rows}", MEND)
+    return found
 
 
 def is_arranged(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, write_shard
 from ropewalk.data.counts import Counts
 from ropewalk.data.knots.marks import Marks
+from ropewalk.data.synthesis.synthesis import Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import stream, token_ids
 from ropewalk.texts.rows import is_hub_id, told
@@ -34,7 +35,7 @@ MARKS = "marks"  # the shard of what stands between documents
 
 
 class Arranger(Protocol):
-    """A way to arrange documents."""
+    """A way to arrange documents, whatever they say."""
 
     def rows(self, lengths: Ints, length: int, begin: int, marks: Marks, seed: int) -> Arrangement:
         """Documents in rows.
@@ -46,6 +47,13 @@ class Arranger(Protocol):
             marks: takes what is put between documents.
             seed: of all that is drawn.
         """
+
+
+def written_by(how: Arranger | Synthesis, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+    """Rows of a corpus; what only arranges documents says of none where it comes from."""
+    if isinstance(how, Synthesis):
+        return how.write(corpus, length, marks, seed)
+    return Written(how.rows(corpus.lengths, length, len(corpus.manifest.begin), marks, seed), ())
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ class Made(Result):
 
 def make_rows(
     texts: Texts,
-    arranger: Arranger,
+    arranger: Arranger | Synthesis,
     how: str,
     options: Mapping[str, Any],
     length: int,
@@ -201,7 +209,8 @@ def make_rows(
         if length <= len(begin):
             raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
         marks = Marks(_encoder(texts, corpus.manifest), len(corpus))
-        arrangement = arranger.rows(lengths, length, len(begin), marks, seed)
+        written = written_by(arranger, corpus, length, marks, seed)
+        arrangement = written.arrangement
         if not arrangement.rows:
             raise UserError(
                 f"{len(corpus):,} texts of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
@@ -220,7 +229,7 @@ def make_rows(
             manifest.write(folder)
             whole = Corpus.open(folder)
             arrangement.check(whole.lengths)
-            Arranged(whole, replace(about, corpus=whole.digest), arrangement).write(folder)
+            Arranged(whole, replace(about, corpus=whole.digest), arrangement, written.provenance).write(folder)
         finished()
     return Made.of(place, Arranged.open(out))
 

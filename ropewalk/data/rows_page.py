@@ -65,8 +65,11 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
         sections=[
             Section(
                 f"{len(chosen)} of {counts.rows:,} rows",
-                "Each document has one colour in a row, which begins again after six; marks are dark, and so is what "
-                "has no loss. Numbers are positions.",
+                "Evidence is orange, what is learnt (the answer) blue, all else pale; questions are dark. Numbers are "
+                "positions."
+                if arranged.provenance
+                else "Each document has one colour in a row, which begins again after six; marks are dark, and so is "
+                "what has no loss. Numbers are positions.",
                 [Chart("", [svg.stripes(stripes, about.length, "rows of training", width) for width, _ in SIZES])],
             ),
             Section("What they hold", "", [Folded(f"Row {row:,}", [_pieces(arranged, row)]) for row in chosen]),
@@ -86,10 +89,16 @@ def _figures(made: Made) -> Iterator[KeyFigure]:
 def _stripe(arranged: Arranged, row: int) -> tuple[str, list[svg.Span]]:
     """A row as a stripe, every document of it in a colour of its own."""
     some, spans, inks = arranged.arrangement, [], {}  # type: ignore[var-annotated]
+    first = arranged.pieces(row)[0]
+    known = {first + piece for piece in arranged.provenance[row].pieces} if arranged.provenance else set()
     for i, tokens in _sized(arranged, row):
         document = int(some.document[i])
-        ink = inks.setdefault(document, len(inks)) if some.loss[i] else None
-        name = arranged.corpus.name(document).strip()
+        name, evidence = arranged.corpus.name(document).strip(), i in known
+        if arranged.provenance:  # what answers a question, the answer, and all else
+            ink = 1 if evidence else 0 if some.loss[i] else 4 if document < arranged.about.documents else None
+        else:
+            ink = inks.setdefault(document, len(inks)) if some.loss[i] else None
+        name = f"evidence: {name}" if evidence else name
         spans.append(svg.Span(tokens, ink, f"{name}, its tokens {some.start[i]:,} to {some.stop[i]:,}"))
     return f"{row:,}", spans
 

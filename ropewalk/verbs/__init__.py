@@ -19,6 +19,7 @@ NAMES = (
     "survey_data",
     "pack_data",
     "knot_data",
+    "synth_data",
     "show_data",
     "compare",
     "evaluate",

@@ -103,8 +103,21 @@ class RowBuilder:
     @property
     def arrangement(self) -> Arrangement:
         """Of all rows that are closed; each is one scope."""
-        columns = [(row, one.document, one.start, one.stop, one.loss) for row, one in self.pieces]
-        row, document, start, stop, loss = (np.array(column, np.int64) for column in zip(*columns, strict=True))
-        first = np.diff(row, prepend=-1) != 0
-        begun = first & ((start > 0) | (document >= len(self.lengths)))
-        return Arrangement.of(row, document, start, stop, apart=False, begun=begun, loss=loss.astype(bool))
+        rows: list[list[Piece]] = [[] for _ in range(self.row)]
+        for row, piece in self.pieces:
+            rows[row].append(piece)
+        return arranged_pieces(rows, len(self.lengths))
+
+
+def arranged_pieces(rows: Sequence[Sequence[Piece]], documents: int) -> Arrangement:
+    """Rows of pieces, each one scope, begun as texts are.
+
+    Args:
+        rows: pieces of each, in their order.
+        documents: how many there are; what follows them are marks.
+    """
+    columns = [(row, one.document, one.start, one.stop, one.loss) for row, some in enumerate(rows) for one in some]
+    row, document, start, stop, loss = (np.array(column, np.int64) for column in zip(*columns, strict=True))
+    first = np.diff(row, prepend=-1) != 0
+    begun = first & ((start > 0) | (document >= documents))
+    return Arrangement.of(row, document, start, stop, apart=False, begun=begun, loss=loss.astype(bool))

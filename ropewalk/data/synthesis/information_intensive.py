@@ -1,0 +1,147 @@
+"""IN2 / FILM: questions whose evidence stands anywhere in a long context of segments (arXiv 2404.16811)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ropewalk.common.errors import UserError
+from ropewalk.data.arrangement import Ints
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.knots.row_builder import Piece, arranged_pieces
+from ropewalk.data.synthesis.synthesis import Provenance, Written
+
+SEGMENT = 128  # tokens of a piece of evidence, and of what stands around it
+QUOTE, ANSWER = 16, 24  # tokens that are shown of a segment, and asked for
+KINDS = {
+    "forward": "\n\nWhat comes right after this passage in the text above?\n",
+    "backward": "\n\nWhat comes right before this passage in the text above?\n",
+    "both": "\n\nWhat stands right before and right after this passage in the text above?\n",
+}
+ASKS, PARTS, ENDS = "\nAnswer: ", "\n", "\n"
+SHARES = {"single": 0.71, "several": 0.19, "short": 0.10}  # the paper's 63, 17 and 9 %, without its general questions
+SEVERAL = 3  # segments of evidence at most
+TRIES = 50
+
+
+@dataclass(frozen=True)
+class InformationIntensive:
+    """Segments of 128 tokens of random documents, and a question that only one of them answers, or a few.
+
+    The paper has an engine write questions. Here they ask for what stands after, before, or on both sides of a quote
+    (the three directions of its probing), so that an answer is the text itself: a piece of the same document, exact to
+    the token, and nobody has to judge it. The loss is on answers alone.
+
+    Attributes:
+        rows: how many are made.
+        least: tokens of a context at least, a quarter of ``length`` by default; lengths are uniform from there on.
+    """
+
+    rows: int
+    least: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise UserError(f"rows is {self.rows}, expected 1 at least")
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if the documents have too few segments, or all that are tried occur twice in a row.
+        """
+        begin = len(corpus.manifest.begin)
+        texts = {name: Piece.mark(*marks.add(text)) for name, text in (KINDS | {"asks": ASKS, "parts": PARTS}).items()}
+        furniture = sum(piece.tokens for piece in texts.values()) + SEVERAL * (QUOTE + 2 * ANSWER) + begin
+        least = self.least or length // 4
+        if not furniture + SEGMENT <= least <= length:
+            raise UserError(
+                f"contexts of {least:,} to {length:,} tokens have no room for a segment and a question, which take "
+                f"{furniture + SEGMENT}",
+                f"Give a greater --length: {4 * (furniture + SEGMENT):,}.",
+            )
+        segments = _segments(corpus.lengths, begin)
+        needed = (length - furniture) // SEGMENT
+        if len(segments) < needed:
+            raise UserError(
+                f"the texts have {len(segments):,} segments of {SEGMENT} tokens, and a row takes {needed:,}",
+                "Give more texts, or a smaller --length.",
+            )
+        made: list[list[Piece]] = []
+        told: list[Provenance] = []
+        for row in range(self.rows):
+            pieces, provenance = self._row(corpus, segments, least, length - furniture, texts, [seed, row])
+            made.append(pieces)
+            told.append(provenance)
+        return Written(arranged_pieces(made, len(corpus)), told)
+
+    def _row(
+        self, corpus: Corpus, segments: Ints, least: int, most: int, texts: dict[str, Piece], seed: list[int]
+    ) -> tuple[list[Piece], Provenance]:
+        rng = np.random.default_rng(seed)
+        for _ in range(TRIES):
+            kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+            tokens = int(rng.integers(least, most + 1)) if kind != "short" else 4 * SEGMENT
+            count = max(min(tokens, most) // SEGMENT, SEVERAL)
+            several = int(rng.integers(2, SEVERAL + 1)) if kind == "several" else 1
+            chosen = segments[rng.choice(len(segments), min(count, len(segments)), replace=False)]
+            context = [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen]
+            evidence = sorted(rng.choice(len(context), several, replace=False).tolist())
+            direction = str(rng.choice(list(KINDS)))
+            questions, answers = [], []
+            for i in evidence:
+                quote, parts = _asked(context[i], direction, rng)
+                questions.append(quote)
+                answers.append(parts)
+            if all(_once(corpus, context, quote) for quote in questions):
+                break
+        else:
+            raise UserError(
+                f"{TRIES} rows in turn have a quote of {QUOTE} tokens that occurs twice",
+                "Give texts that repeat themselves less.",
+            )
+        asked = [texts[direction], *_joined(questions, texts["parts"]), texts["asks"]]
+        answered = _joined([part for parts in answers for part in parts], texts["parts"])
+        where = [
+            {"document": corpus.name(one.document), "start": one.start, "stop": one.stop, "at": i * SEGMENT}
+            for i, one in ((i, context[i]) for i in evidence)
+        ]
+        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, [*evidence])
+
+
+def _segments(lengths: Ints, begin: int) -> Ints:
+    """Document and first token of all segments, side by side, behind what texts begin with; int64 [S, 2]."""
+    counts = np.maximum((lengths - begin) // SEGMENT, 0)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([document, begin + number * SEGMENT], 1)
+
+
+def _asked(segment: Piece, direction: str, rng: np.random.Generator) -> tuple[Piece, list[Piece]]:
+    """A quote out of a segment, and the answer: what stands beside it, inside of the segment."""
+    first = ANSWER if direction != "forward" else 0
+    last = SEGMENT - QUOTE - (ANSWER if direction != "backward" else 0)
+    start = segment.start + int(rng.integers(first, last + 1))
+    stop = start + QUOTE
+    before = Piece(segment.document, start - ANSWER, start)
+    after = Piece(segment.document, stop, stop + ANSWER)
+    parts = {"forward": [after], "backward": [before], "both": [before, after]}[direction]
+    return Piece(segment.document, start, stop, loss=False), parts
+
+
+def _once(corpus: Corpus, context: list[Piece], quote: Piece) -> bool:
+    """Whether a quote stands once in the context, also across the edges of segments."""
+    whole = np.concatenate([corpus.tokens(one.document, one.start, one.stop) for one in context])
+    wanted = corpus.tokens(quote.document, quote.start, quote.stop)
+    windows = np.lib.stride_tricks.sliding_window_view(whole, len(wanted))
+    return int((windows == wanted).all(1).sum()) == 1
+
+
+def _joined(pieces: list[Piece], between: Piece) -> list[Piece]:
+    found: list[Any] = []
+    for piece in pieces:
+        found += [between, piece] if found else [piece]
+    return found

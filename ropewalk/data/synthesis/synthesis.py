@@ -1,0 +1,48 @@
+"""What a synthesis gives: rows, and for each where its answer comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from ropewalk.data.arrangement import Arrangement
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.knots.marks import Marks
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Of one row.
+
+    Attributes:
+        kind: of its question.
+        evidence: document, first token, the one behind the last, and the position in the row, of each piece that the
+            answer needs.
+        pieces: their numbers in the row.
+    """
+
+    kind: str
+    evidence: Sequence[Mapping[str, Any]]
+    pieces: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Rows with questions and answers.
+
+    Attributes:
+        arrangement: the rows.
+        provenance: of each.
+    """
+
+    arrangement: Arrangement
+    provenance: Sequence[Provenance]
+
+
+@runtime_checkable
+class Synthesis(Protocol):
+    """A way to make rows out of documents."""
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens; texts that are in no document go to ``marks``."""

@@ -1,0 +1,112 @@
+"""Questions whose answer is the text itself: supported, once in the row, anywhere, and all that is learnt."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ropewalk
+from ropewalk.common.errors import UserError
+from ropewalk.data.arranged import Arranged
+from ropewalk.data.synthesis.information_intensive import ANSWER, QUOTE, SEGMENT
+
+LENGTH, ROWS = 2048, 150
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Arranged:
+    folder = tmp_path_factory.mktemp("in2") / "rows"
+    ropewalk.synth_data("in2", "stdlib", out=folder, length=LENGTH, tokenizer="demo", rows=ROWS)
+    return Arranged.open(folder)
+
+
+def test_rows_fit_and_only_answers_are_learnt(made: Arranged) -> None:
+    some = made.arrangement
+    assert len(made) == ROWS == len(made.provenance) and made.counts.padding > 0
+    for row in range(ROWS):
+        ids, positions, scopes, weights = made.row(row)
+        assert len(ids) <= LENGTH and not scopes.any() and np.array_equal(positions, np.arange(len(ids)))
+        learnt = [i for i in made.pieces(row) if some.loss[i]]
+        assert weights.sum() == ANSWER * len(learnt) and all(some.stop[i] - some.start[i] == ANSWER for i in learnt)
+        assert weights[-ANSWER:].all(), "a row ends in its answer"
+
+
+def test_every_answer_stands_in_the_evidence_beside_the_quote(made: Arranged) -> None:
+    some = made.arrangement
+    for row in range(ROWS):
+        told = made.provenance[row]
+        first = made.pieces(row)[0]
+        evidence = [first + piece for piece in told.pieces]
+        learnt = [i for i in made.pieces(row) if some.loss[i]]
+        direction = told.kind.split(", ")[1]
+        per = 2 if direction == "both" else 1
+        assert len(learnt) == per * len(evidence)
+        ids = made.row(row)[0]
+        for k, i in enumerate(learnt):
+            source = evidence[k // per]
+            assert some.document[i] == some.document[source]
+            assert some.start[source] <= some.start[i] < some.stop[i] <= some.stop[source]
+        for piece, where in zip(evidence, told.evidence, strict=True):
+            text = made.corpus.tokens(int(some.document[piece]), where["start"], where["stop"])
+            begin = len(made.corpus.manifest.begin)
+            assert np.array_equal(ids[begin + where["at"] : begin + where["at"] + SEGMENT], text)
+        quotes = [i for i in made.pieces(row) if not some.loss[i] and some.stop[i] - some.start[i] == QUOTE
+                  and some.document[i] < made.about.documents]  # fmt: skip
+        context = ids[: (len(made.pieces(row)) * SEGMENT)]
+        for quote in quotes:
+            wanted = made.corpus.tokens(int(some.document[quote]), int(some.start[quote]), int(some.stop[quote]))
+            windows = np.lib.stride_tricks.sliding_window_view(context, QUOTE)
+            assert (windows == wanted).all(1).sum() <= 2, "in the context once, and in the question"
+
+
+def test_evidence_is_anywhere(made: Arranged) -> None:
+    depth = []
+    for row in range(ROWS):
+        segments = sum(1 for i in made.pieces(row)
+                       if made.arrangement.stop[i] - made.arrangement.start[i] == SEGMENT)  # fmt: skip
+        depth += [(one["at"] // SEGMENT + 0.5) / segments for one in made.provenance[row].evidence]
+    counts, _ = np.histogram(depth, 4, (0, 1))
+    expected = len(depth) / 4
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3, "chi-square of 3 degrees of freedom, p = 0.001"
+    kinds = [one.kind.split(",")[0] for one in made.provenance]
+    assert 0.58 < kinds.count("single") / ROWS < 0.84 and 0.08 < kinds.count("several") / ROWS < 0.3
+
+
+def test_the_seed_decides_all_of_it(tmp_path) -> None:
+    def rows(name: str, seed: int) -> bytes:
+        ropewalk.synth_data("in2", "stdlib", out=tmp_path / name, length=2048, tokenizer="demo", rows=3, seed=seed)
+        return (tmp_path / name / "pieces.npy").read_bytes() + (tmp_path / name / "provenance.jsonl").read_bytes()
+
+    assert rows("a", 0) == rows("b", 0) != rows("c", 1)
+
+
+def test_a_page_marks_evidence_and_damage_is_found(made: Arranged, tmp_path) -> None:
+    folder = Path(made.corpus.folder)
+    shown = ropewalk.show_data(folder, rows=2, out=tmp_path / "page.html")
+    page = shown.page.read_text()
+    assert "evidence: " in page and "span ink1" in page and "span ink0" in page
+    (tmp_path / "copy").mkdir()
+    for file in folder.iterdir():
+        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
+    lines = (folder / "provenance.jsonl").read_text().splitlines()
+    (tmp_path / "copy" / "provenance.jsonl").write_text("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match=f"tells of {ROWS - 1} rows, and there are {ROWS}"):
+        Arranged.open(tmp_path / "copy")
+
+
+def test_texts_that_do_not_suffice_are_refused(tmp_path) -> None:
+    (tmp_path / "short.txt").write_text("a few words " * 40)
+    (tmp_path / "same.txt").write_text("a few words " * 4000)
+    said = {"tokenizer": "demo", "rows": 2}
+    for texts, length, words in (
+        ("short.txt", 2048, "segments of 128 tokens, and a row takes"),
+        ("same.txt", 2048, "occurs twice"),
+        ("same.txt", 512, "have no room for a segment and a question"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ropewalk.synth_data("in2", tmp_path / texts, out=tmp_path / f"{texts}-{length}", length=length, **said)
+    with pytest.raises(UserError, match=r"no questions 'in3'.*in2"):
+        ropewalk.synth_data("in3", "stdlib", out=tmp_path / "in3", length=2048, **said)
+    with pytest.raises(UserError, match="the tokenizer"):
+        ropewalk.pack_data(tmp_path / "same.txt", out=tmp_path / "p", tokenizer="demo", length=512)
+        ropewalk.synth_data("in2", tmp_path / "p", length=2048, out=tmp_path / "o", rows=1)
