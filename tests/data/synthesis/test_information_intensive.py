@@ -14,9 +14,16 @@ LENGTH, ROWS = 2048, 150
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Arranged:
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("in2") / "texts"
+    ropewalk.pack_data("stdlib", out=folder, length=LENGTH, tokenizer="demo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(texts, tmp_path_factory) -> Arranged:
     folder = tmp_path_factory.mktemp("in2") / "rows"
-    ropewalk.synth_data("in2", "stdlib", out=folder, length=LENGTH, tokenizer="demo", rows=ROWS)
+    ropewalk.synth_data("in2", texts, out=folder, length=LENGTH, tokenizer="demo", rows=ROWS)
     return Arranged.open(folder)
 
 
@@ -72,9 +79,9 @@ def test_evidence_is_anywhere(made: Arranged) -> None:
     assert 0.58 < kinds.count("single") / ROWS < 0.84 and 0.08 < kinds.count("several") / ROWS < 0.3
 
 
-def test_the_seed_decides_all_of_it(tmp_path) -> None:
+def test_the_seed_decides_all_of_it(texts, tmp_path) -> None:
     def rows(name: str, seed: int) -> bytes:
-        ropewalk.synth_data("in2", "stdlib", out=tmp_path / name, length=2048, tokenizer="demo", rows=3, seed=seed)
+        ropewalk.synth_data("in2", texts, out=tmp_path / name, length=2048, tokenizer="demo", rows=3, seed=seed)
         return (tmp_path / name / "pieces.npy").read_bytes() + (tmp_path / name / "provenance.jsonl").read_bytes()
 
     assert rows("a", 0) == rows("b", 0) != rows("c", 1)
