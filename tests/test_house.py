@@ -81,7 +81,6 @@ COVERED = {
     "tests/training/test_training_page.py": "training/readings",
     "tests/fitting/test_rope_factors.py": "fitting/searching fitting/evolution",
     "tests/fitting/test_recommending.py": "fitting/entrants fitting/recommendation",
-    "tests/training/test_optimizers.py": "common/extras",
     "tests/cli/test_main.py": "common/errors checkpoint/write checkpoint/inspection checkpoint/inspection_view",
     "tests/verbs/test_request.py": "common/lengths",
     "tests/verbs/test_plan.py": "planning/calibrate planning/cost planning/hardware planning/measure "

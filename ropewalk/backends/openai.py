@@ -18,6 +18,7 @@ import numpy as np
 
 from ropewalk.backends.backend import Ask, Backend, Losses, Reply
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def connect(
     try:
         import openai
     except ImportError:
-        raise UserError("asking a server needs the client library 'openai'", "pip install 'ropewalk[openai]'") from None
+        raise UserError("asking a server needs the client library 'openai'", install("openai")) from None
     import os
 
     from ropewalk.checkpoint.checkpoint import Checkpoint

@@ -54,6 +54,8 @@ def did_you_mean(word: str, known: Iterable[str], about: Mapping[str, str] | Non
     Those spelled much like it come first, then those with a part in common, those of which it is said (``about``: a
     word -> a text), and the nearest of those spelled somewhat like it.
     """
+    if len(word) > WORD:  # no name is that long, and comparing takes seconds
+        return ""
     keys, key, like = {plain(one): one for one in known}, plain(word), difflib.get_close_matches
     parts = [one for one in keys if min(len(one), len(key)) > 2 and (one in key or key in one)]
     said = [one for one in keys if _stem(word) in map(_stem, re.findall(r"\w+", (about or {}).get(keys[one], "")))]

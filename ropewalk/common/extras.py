@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
+import re
+import shlex
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+from shutil import which
 from types import ModuleType
 
 from ropewalk.common.errors import UserError
@@ -26,6 +31,18 @@ def extra(package: str, what: str, group: str = "train") -> ModuleType:
     try:
         return import_module(package)
     except ImportError:
-        raise UserError(f"{what} need the package {package!r}", f"pip install 'ropewalk[{group}]'") from None
+        raise UserError(f"{what} need the package {package!r}", install(group)) from None
     finally:
         logger.setLevel(level)
+
+
+def install(group: str) -> str:
+    """The line that brings the packages of an extra to this Python; no index has ropewalk itself."""
+    try:
+        needed = metadata.requires("ropewalk") or []
+        words = [one.partition(";")[0].strip() for one in needed if re.search(rf"extra == ['\"]{group}['\"]$", one)]
+    except metadata.PackageNotFoundError:  # it runs in a clone, and was not installed
+        words = ["--editable", f"{Path(__file__).parents[2]}[{group}]"]
+    pip = which("pip")
+    ours = pip is not None and Path(pip).parent == Path(sys.executable).parent
+    return shlex.join([*(["pip"] if ours else [sys.executable, "-m", "pip"]), "install", *words])

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from ropewalk.common.columns import Columns
 
 
 class Result:
@@ -35,7 +36,7 @@ class Result:
         from ropewalk.common.terminal import Terminal
 
         out = io.StringIO()
-        self.show(Terminal(file=out, color_system=None))
+        self.show(Terminal(file=out, color_system=None, width=Terminal().width))
         return out.getvalue().rstrip()
 
     def _repr_html_(self) -> str:
@@ -46,12 +47,8 @@ class Result:
         return page.html()
 
 
-def columns(*headings: str, gap: int = 2) -> Table:
-    """A table without lines, whose names (the first column) stay whole; ``>`` aligns a column to the right."""
-    from rich.table import Table
+def columns(*headings: str, gap: int = 2) -> Columns:
+    """A table without lines; see ``Columns`` for the marks of headings."""
+    from ropewalk.common.columns import Columns
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
-    for i, heading in enumerate(headings):
-        side = "right" if heading.startswith(">") else "left"
-        table.add_column(heading.removeprefix(">"), justify=side, no_wrap=i == 0, overflow="fold")  # type: ignore[arg-type]
-    return table
+    return Columns(*headings, gap=gap)

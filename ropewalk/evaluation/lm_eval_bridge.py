@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 from ropewalk.evaluation.samples import cells
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -28,7 +29,7 @@ def _harness() -> Any:
         import lm_eval.api.model
         import lm_eval.api.task
     except ImportError:
-        raise UserError("the bridge needs lm-evaluation-harness", "pip install 'ropewalk[eval]'") from None
+        raise UserError("the bridge needs lm-evaluation-harness", install("eval")) from None
     return lm_eval
 
 

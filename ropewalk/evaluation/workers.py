@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, Records, SampleStore
 from ropewalk.evaluation.contestants import Contestant
@@ -227,7 +228,7 @@ def on_ray(store: Path) -> Iterator[tuple[Any, Any]]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError:
-        raise UserError("workers on Ray need ray", "pip install 'ropewalk[ray]'") from None
+        raise UserError("workers on Ray need ray", install("ray")) from None
     if not ray.is_initialized():
         ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)

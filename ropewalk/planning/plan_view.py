@@ -68,7 +68,7 @@ def show(made: Plan, console: Console) -> None:
 
 
 def _methods(made: Plan, console: Console) -> None:
-    table = columns("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "\nsource", gap=1)
+    table = columns("\nMethod", "\nwritten as", "without\ntraining", ">\nat", "published\nresult", "?\nsource", gap=1)
     silent: dict[str, list[str]] = {}
     for method in made.methods:
         if not method.results:

@@ -17,10 +17,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.lengths import said
 from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture
 from ropewalk.rope.keys import LARGEST_BASE, read_beside, read_config
+from ropewalk.rope.refusal import refusal
 from ropewalk.rope.spec import ALL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -110,34 +112,35 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
         UserError: if there is none, or transformers refuses it (the reason is quoted).
     """
     from transformers import AutoConfig
+    from transformers import __version__ as transformers_version
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     file = config_file(model)
     raw = read_config(file)
-    if "auto_map" in raw and not trust_remote_code and raw.get("model_type") not in _known_model_types():
+    kind = raw.get("model_type")
+    known = kind in CONFIG_MAPPING
+    if "auto_map" in raw and not trust_remote_code and not known:
         raise UserError(
-            f"{file} needs code of its own (key 'auto_map', model_type {raw.get('model_type')!r})",
+            f"{file} needs code of its own (key 'auto_map', model_type {kind!r})",
             "If you have read that code and trust it, add --trust-remote-code.",
         )
-    if "model_type" not in raw:
+    if kind is None:
         raise UserError(f"{file} has no key 'model_type'; it is no transformers configuration")
+    if not known and "auto_map" not in raw:
+        raise UserError(
+            f"{file}: model_type is {said(kind)}, which transformers {transformers_version} does not know"
+            f"{did_you_mean(kind, CONFIG_MAPPING.keys())}",
+            "If the model is newer than that: pip install --upgrade transformers",
+        )
     try:
         with quiet():
             source = file.parent if Path(model).expanduser().exists() else model
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds here, all of them about the file
-        reason = " ".join(str(error).split("\n\n")[0].split()[:40]) or type(error).__name__
-        raise UserError(f"transformers cannot read {file}: {reason}", RESTORE) from None
+        raise refusal(raw, error, file) from None
     if isinstance(config.get_text_config(decoder=True), dict):
-        raise UserError(
-            f"{file}: key 'text_config' is an object that model_type {raw['model_type']!r} does not read", RESTORE
-        )
+        raise UserError(f"{file}: key 'text_config' is an object that model_type {kind!r} does not read", RESTORE)
     return config
-
-
-def _known_model_types() -> set[str]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    return set(CONFIG_MAPPING_NAMES)
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -343,7 +346,7 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
         beside=_beside(entry),
     )
     known = TRAINED_WITH_IT.match(str(text.model_type)) or plain.logit_scale != 1.0 or STAIRS in entry
-    spec = plain = replace(plain, trained_in=bool(known or entry.get("finetuned")))
+    spec = plain = _turning(replace(plain, trained_in=bool(known or entry.get("finetuned"))))
     if rope_type == "dynamic":  # plain inside the window; transformers measures growth from max_position_embeddings
         spec = replace(plain, length=round(plain.window * float(factor or 1.0)), factor=float(factor or 1.0))
     elif rope_type != "default":
@@ -422,10 +425,11 @@ def hear_tokenizer(config: PreTrainedConfig, file: Path) -> None:
     """Note the tokenizer's limit in a configuration whose ``linear`` can be read in two ways, if that decides it."""
     text = text_config(config)
     rope = getattr(text, "rope_parameters", None) or {}
+    factor: Any = rope.get("factor") or 1.0
     linear = rope.get("rope_type") == "linear" and "original_max_position_embeddings" not in rope
-    if not linear or any(getattr(text, key, None) for key in STATED):
+    if not linear or not isinstance(factor, (int, float)) or any(getattr(text, key, None) for key in STATED):
         return
-    limit, factor = read_beside(file).get("model_max_length"), float(rope.get("factor") or 1.0)
+    limit = read_beside(file).get("model_max_length")
     if isinstance(limit, int) and limit in (text.max_position_embeddings, round(text.max_position_embeddings * factor)):
         text.max_sequence_length = limit
 

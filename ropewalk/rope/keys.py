@@ -23,8 +23,8 @@ LARGEST_BASE, LARGEST_FACTOR = 1e18, 1e6  # published: 1e11 and 128
 WHOLE = {  # key -> least and most
     **dict.fromkeys("num_hidden_layers n_layer n_layers num_layers".split(), (1, LAYERS)),
     **dict.fromkeys("num_attention_heads num_key_value_heads n_head n_heads".split(), (1, HEADS)),
-    **dict.fromkeys("head_dim global_head_dim rotary_dim".split(), (2, HEADS)),
-    **dict.fromkeys("qk_rope_head_dim qk_nope_head_dim qk_head_dim v_head_dim".split(), (0, HEADS)),
+    **dict.fromkeys("head_dim global_head_dim rotary_dim qk_rope_head_dim".split(), (2, HEADS)),
+    **dict.fromkeys("qk_nope_head_dim qk_head_dim v_head_dim".split(), (0, HEADS)),
     **dict.fromkeys("hidden_size n_embd vocab_size".split(), (1, WIDTH)),
     **dict.fromkeys("intermediate_size moe_intermediate_size kv_lora_rank q_lora_rank".split(), (0, WIDTH)),
     **dict.fromkeys(
@@ -34,6 +34,7 @@ WHOLE = {  # key -> least and most
     **dict.fromkeys("sliding_window attention_chunk_size".split(), (0, MOST)),
 }
 OF_LAYERS = ("heads", "head", "head_dim", "intermediate_size", "experts")  # ends of keys that may hold one per layer
+OF_ALL = frozenset({"qk_head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"})  # one for all layers
 OBJECTS = frozenset({"text_config", "rope_parameters", "rope_scaling"})
 NAMES = frozenset({"architectures", "layer_types"})  # lists of names
 EXPERTS_OF = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -41,6 +42,10 @@ SWITCHES = frozenset({"truncate", "finetuned", "mrope_interleaved"})  # in a rop
 NUMBERS = frozenset(  # in a rope dict; of the others ``rope.problems`` says what they can be
     "mscale mscale_all_dim short_mscale long_mscale attn_factor alpha extrapolation_factor max_trained_positions "
     "llama_4_scaling_beta".split()
+)
+SINGLE = NUMBERS | frozenset(
+    "rope_theta factor original_max_position_embeddings attention_factor beta_fast beta_slow low_freq_factor "
+    "high_freq_factor partial_rotary_factor".split()
 )
 COMMON = frozenset({"float32", "bfloat16", "float16"})  # types of weights
 SHARES = frozenset(
@@ -188,8 +193,10 @@ def impossible(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         least, most = WHOLE.get(key, (0, 0))
         if key == "num_experts_per_tok" and any(config.get(name) for name in EXPERTS_OF):
             least = 1
-        if most and not (isinstance(value, (list, dict)) and key.endswith(OF_LAYERS)):
-            if not _number(value) or not least <= value <= most or value != int(value):
+        if most:
+            listed = isinstance(value, (list, dict)) and bool(value) and key.endswith(OF_LAYERS) and key not in OF_ALL
+            several = (value.values() if isinstance(value, dict) else value) if listed else [value]
+            if not all(one is None or _whole(one, least, most) for one in several):
                 yield prefix + key, value, f"a whole number from {least} to {most:,}"
         elif key in OBJECTS and not isinstance(value, dict):
             yield prefix + key, value, "an object"
@@ -227,10 +234,18 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _whole(value: Any, least: int, most: int) -> bool:
+    return _number(value) and least <= value <= most and value == int(value)
+
+
 def _impossible_rope(rope: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, str]]:
     """The same of a rope dict, for one type of layers or all."""
     for key, value in rope.items():
-        if isinstance(value, dict):
+        if key in SINGLE and isinstance(value, (list, dict)):
+            yield prefix + key, value, "a number"
+        elif key.endswith("_attention") and value is not None and not isinstance(value, dict):
+            yield prefix + key, value, "an object"
+        elif isinstance(value, dict):
             yield from _impossible_rope(value, f"{prefix}{key}.")
         elif key in SWITCHES and value is not None and not isinstance(value, bool):
             yield prefix + key, value, "true or false"

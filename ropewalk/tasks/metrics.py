@@ -1,7 +1,7 @@
 """Scores of a generated answer against a reference, 0 to 1, as the benchmarks define them.
 
 Everything here is derived from the published rules; two libraries are asked for where a rule is theirs: ``rouge-score``
-for ROUGE as InfiniteBench and L-Eval use it, ``jieba`` for Chinese words (both in ``ropewalk[benchmarks]``).
+for ROUGE as InfiniteBench and L-Eval use it, ``jieba`` for Chinese words (both in the extra ``benchmarks``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CHINESE_PUNCTUATION = (
@@ -50,7 +51,7 @@ def needs(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         name = module.split(".")[0].replace("_", "-")
-        raise UserError(f"this score needs {name}", "pip install 'ropewalk[benchmarks]'") from error
+        raise UserError(f"this score needs {name}", install("benchmarks")) from error
 
 
 def normalise(text: str) -> str:

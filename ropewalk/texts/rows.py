@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.extras import install
 from ropewalk.common.outside import open_file, parse, parse_at, read_bytes
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -367,7 +368,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"{file}: reading parquet needs pyarrow", "pip install 'ropewalk[parquet]'") from error
+        raise UserError(f"{file}: reading parquet needs pyarrow", install("parquet")) from error
     number = 0
     try:
         for batch in parquet.ParquetFile(open_file(file)).iter_batches(batch_size=64):
@@ -382,7 +383,7 @@ def _hub(name: str, config: str | None, split: str) -> Iterator[Row]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise UserError(f"{name}: reading from the hub needs datasets", "pip install 'ropewalk[data]'") from error
+        raise UserError(f"{name}: reading from the hub needs datasets", install("data")) from error
     try:
         rows = load_dataset(name, config, split=split)
     except Exception as error:  # the hub client raises many kinds

@@ -45,12 +45,9 @@ class Listing(Result, Sequence[Entry]):
         if len(self) == 1:
             _show(self[0], console)
             return
-        wide = console.width >= 120
-        headings = ["method", "kind", "training-free", "in a checkpoint", "paper"]
-        table = columns(*headings, *(["what it does"] if wide else []))
+        table = columns("method", "what it does", "?training-free", "?in a checkpoint", "?decides", "?paper")
         for one in self.methods:
-            cells = [one.id, one.kind, one.training_free, one.exportable, one.paper]
-            table.add_row(*cells, *([one.summary] if wide else []))
+            table.add_row(one.id, one.summary, one.training_free, one.exportable, one.kind, one.paper)
         console.print(table)
         console.print("\nOne with its options: ropewalk methods yarn")
         console.print("Options in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")

@@ -37,13 +37,11 @@ class Recipes(Result, Sequence[RecipeEntry]):
         return self.recipes[index]
 
     def show(self, console: Console) -> None:
-        wide = console.width >= 140
-        more = ("rope", "samples", "trains", "paper") if wide else ()
-        table = columns("recipe", ">steps", "what it does", *more)
+        table = columns("recipe", ">steps", "what it does", "?rope", "?samples", "?trains", "?paper")
         for entry in self.recipes:
             one = entry.load()
-            cells = [_rope(one), one.positions, _trains(one), entry.paper] if wide else []
-            table.add_row(entry.id, f"{one.steps:,}", entry.summary, *cells)
+            more = (_rope(one), one.positions, _trains(one), entry.paper)
+            table.add_row(entry.id, f"{one.steps:,}", entry.summary, *more)
         console.print(table)
         console.print("\nEvery field of a recipe is an option: ropewalk train pose MODEL DATA --to 32k --steps 200")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 from ropewalk.verbs.request import Length, LiveRequest, Method, Port, verb
 
 
@@ -48,7 +49,7 @@ def serve(request: ServeRequest) -> None:
         from ropewalk.serving.server import bind
         from ropewalk.serving.server import serve as run
     except ModuleNotFoundError as error:
-        raise UserError(f"serve needs {error.name}, which is missing", "pip install 'ropewalk[serve]'") from None
+        raise UserError(f"serve needs {error.name}, which is missing", install("serve")) from None
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.terminal import Terminal
     from ropewalk.methods.catalogue import method

@@ -13,6 +13,7 @@ pytest.importorskip("gguf")
 from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.checkpoint.gguf_inspection import inspect_gguf
 from ropewalk.cli.main import run
+from ropewalk.common.extras import install
 from ropewalk.engines.gguf.to_gguf import write_gguf
 from tests.engines.gguf.checkpoints import checkpoint, configuration, foreign
 
@@ -162,4 +163,4 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch, capsys):
     path = foreign(tmp_path / "m.gguf", "llama")
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert run(["inspect", str(path)]) == 2
-    assert "pip install 'ropewalk[gguf]'" in capsys.readouterr().err
+    assert install("gguf") in capsys.readouterr().err

@@ -53,3 +53,22 @@ def test_a_notebook_escapes_markup_of_either_kind():
 def test_log_records_are_plain(capsys):
     Log().emit(logging.makeLogRecord({"msg": "%s", "args": (NASTY,)}))
     assert capsys.readouterr().err == SHOWN + "\n"
+
+
+def test_without_a_terminal_no_line_is_broken(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    terminal = Terminal(file=io.StringIO())
+    terminal.print(table := Table("a", "b"))
+    table.add_row("word " * 100, "word " * 100)
+    terminal.print(table)
+    assert max(map(len, terminal.file.getvalue().splitlines())) > 1000
+
+
+def test_in_a_terminal_text_is_left_to_it_and_tables_are_not():
+    terminal = Terminal(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    terminal.print("ropewalk word " * 10)
+    table = Table("a")
+    table.add_row("word " * 100)
+    terminal.print(table)
+    first, *rest = terminal.file.getvalue().splitlines()
+    assert first == "ropewalk word " * 10 and max(map(len, rest)) == 40

@@ -202,7 +202,7 @@ def test_a_record_brings_back_window_and_start(folder):
         ("[1, 2]", "holds a JSON list, expected an object"),
         ("\ufeff{}", "is not valid JSON"),
         ({"hidden_size": 64}, "has no key 'model_type'"),
-        ({"model_type": "no-such-model"}, "cannot read"),
+        ({"model_type": "lama"}, "does not know; did you mean 'llama'"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "code.Own"}}, "needs code of its own (key 'auto_map'"),
     ],
 )

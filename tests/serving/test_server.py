@@ -24,7 +24,7 @@ import pytest
 import torch
 
 for package in ("openai", "starlette", "uvicorn", "httpx"):
-    pytest.importorskip(package, reason="needs the extra: pip install 'ropewalk[serve]' httpx")
+    pytest.importorskip(package, reason="needs the extra: pip install -e '.[serve]' httpx")
 
 import httpx
 import openai
@@ -33,6 +33,7 @@ import uvicorn
 from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.cli.main import run
+from ropewalk.common.extras import install
 from ropewalk.rope.config import read
 from ropewalk.serving import application as application_module
 from ropewalk.serving import scheduler as scheduling
@@ -756,7 +757,7 @@ def test_a_missing_extra_is_said(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run(["serve", "demo"]) == 2
     shown = capsys.readouterr().err
-    assert "serve needs uvicorn" in shown and "pip install 'ropewalk[serve]'" in shown
+    assert "serve needs uvicorn" in shown and install("serve") in shown
 
 
 def test_a_dynamic_checkpoint_is_served_by_the_method_that_forgets_earlier_requests(capsys, tmp_path, never_listens):

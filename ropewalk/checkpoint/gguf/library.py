@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.extras import extra
 
 
 def gguf() -> ModuleType:
@@ -13,8 +13,4 @@ def gguf() -> ModuleType:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        import gguf as library
-    except ImportError:
-        raise UserError("GGUF files need the package 'gguf'", "pip install 'ropewalk[gguf]'") from None
-    return library
+    return extra("gguf", "GGUF files", "gguf")

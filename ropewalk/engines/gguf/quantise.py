@@ -12,6 +12,7 @@ from pathlib import Path
 from ropewalk.checkpoint.gguf.header import Header, read_header
 from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 from ropewalk.engines.gguf.output import MARK, mark
 
 PROGRAM, PACKAGE = "llama-quantize", "llama_cpp"
@@ -40,7 +41,7 @@ def command(dtype: str) -> list[str]:
         return [sys.executable, "-c", CALL]  # a process of its own: what goes wrong there ends there
     raise UserError(
         f"{dtype} is made by llama.cpp, and neither the program {PROGRAM!r} nor the package 'llama-cpp-python' is here",
-        "pip install 'ropewalk[llama-cpp]', or put llama.cpp's programs on PATH; F16, BF16 and Q8_0 need neither.",
+        f"{install('llama-cpp')}, or put llama.cpp's programs on PATH; F16, BF16 and Q8_0 need neither.",
     )
 
 

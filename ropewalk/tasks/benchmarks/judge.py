@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.extras import install
 
 RECALL = """Count the key points that a summary contains. A point counts if the summary supports its facts.
 
@@ -71,7 +72,7 @@ class EndpointJudge:
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:
-            raise UserError("asking a judge needs the openai library", "pip install 'ropewalk[openai]'") from error
+            raise UserError("asking a judge needs the openai library", install("openai")) from error
         key = os.environ.get(self.key)
         if key is None and self.base_url is None:
             raise UserError(f"the judge {self.name} needs an API key in {self.key}", f"export {self.key}=...")

@@ -17,6 +17,7 @@ from ropewalk import UserError
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import read
 from ropewalk.cli.main import run
+from ropewalk.common.extras import install
 from ropewalk.engines.gguf import quantise
 from ropewalk.engines.gguf.output import written_here
 from ropewalk.engines.gguf.to_gguf import write_gguf
@@ -129,7 +130,7 @@ def test_without_llama_cpp_it_is_said_before_any_work(tmp_path, monkeypatch, cap
     line = ["export", "demo", "--engine", "llama.cpp", "--gguf", str(tmp_path / "m.gguf"), "--dtype", "Q4_K_M"]
     assert run(line) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "llama-quantize" in said and "pip install 'ropewalk[llama-cpp]'" in said
+    assert "llama-quantize" in said and install("llama-cpp") in said
     assert list(tmp_path.iterdir()) == []
 
 
