@@ -40,7 +40,7 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
 
     def call(*words: Any, **named: Any) -> int:
         as_json = named.pop("json", False)
-        result = verb.run(verb.request(*words, **named))
+        result = verb.run(verb.request(*map(_plain, words), **{name: _plain(value) for name, value in named.items()}))
         if result is None:
             return 0
         if as_json:
@@ -54,7 +54,7 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
         flag = Parameter(name="--json", negative="", help="Print JSON.", show_default=False)
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter("json", kind, default=False, annotation=Annotated[bool, flag]))
-    call.__doc__ = _flags(verb, verb.text)
+    call.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", _flags(verb, verb.text))  # lines are as long as the terminal's
     call.__annotations__ = {}
     vars(call)["__signature__"] = inspect.Signature(parameters)
     return call
@@ -62,7 +62,9 @@ def command(verb: Verb[Any]) -> Callable[..., int]:
 
 def _parameter(verb: Verb[Any], option: Option) -> inspect.Parameter:
     """An option as cyclopts reads it; what has a spelling stays as it is typed, for the Request to read."""
-    kind: Any = str if option.spelling else tuple[str, ...] if option.kind is tuple else option.kind
+    called = option.spelling.called if option.spelling else "TEXT"
+    text: Any = type(called, (str,), {})  # its name stands in the help
+    kind = text if option.spelling or option.kind is str else tuple[text, ...] if option.kind is tuple else option.kind
     default = option.default
     if option.spelling and default is not None and default is not inspect.Parameter.empty:
         default = option.spelling.write(default)
@@ -76,6 +78,11 @@ def _parameter(verb: Verb[Any], option: Option) -> inspect.Parameter:
     place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
     kind = kind | None if option.optional else kind
     return inspect.Parameter(option.name, place, default=default, annotation=Annotated[kind, how])
+
+
+def _plain(value: Any) -> Any:
+    """A value, its texts of the type that all texts have."""
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else str(value) if isinstance(value, str) else value
 
 
 def _flags(verb: Verb[Any], text: str) -> str:

@@ -33,7 +33,7 @@ class Columns(Table):
             )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        kept, left_out = list(self.columns), []
+        kept, left_out = list(self.columns), list[Column]()
         optional = [column for column, may_go in zip(self.columns, self._optional, strict=True) if may_go]
         while optional and self._needed(kept) > options.max_width:
             left_out.insert(0, optional.pop())

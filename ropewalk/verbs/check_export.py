@@ -44,7 +44,7 @@ class CheckExportRequest(Request):
 
     folder: Model = field(kw_only=False)
     fix: bool = False
-    overrides: Annotated[dict[str, Any], Spelling(str | dict[str, Any], _overrides, json.dumps)] | None = None
+    overrides: Annotated[dict[str, Any], Spelling(str | dict[str, Any], _overrides, json.dumps, "JSON")] | None = None
     llama_flags: str = ""
     version: tuple[str, ...] = ()
 

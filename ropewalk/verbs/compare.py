@@ -43,10 +43,9 @@ class ExperimentRequest(LiveRequest):
         tasks: Tasks, suites, benchmarks (longbench, longbio/all) and subsets of these (longbench/hotpotqa); by default
             ppl,passkey,niah to compare, and those of the suite to evaluate.
         lengths: Context lengths: 512..8k doubles, commas separate; by default half the window, doubling to the target.
-            What is compared is always measured at the target too.
-        samples: Of each task at each length; by default 20 to compare, and the suite's number to evaluate. Of a
-            benchmark, all questions unless given.
-        documents: At most so many for perplexity; by default 24 to compare, and the suite's number to evaluate.
+        samples: How many of each task at each length; by default 20 to compare, and the suite's number to evaluate. Of
+            a benchmark, all questions unless given.
+        documents: How many texts for perplexity, at most; by default 24 to compare, and the suite's number to evaluate.
         data: Texts for perplexity: stdlib (held-out Python modules), topics (English), or a file or folder.
         rows: File or folder of a benchmark's rows (of several benchmarks: a folder with one folder each), or a hub id;
             benchmarks need it.
@@ -172,7 +171,7 @@ class CompareRequest(TargetRequest, ExperimentRequest):
 
     Attributes:
         methods: Comma-separated, as listed by 'ropewalk methods'; the plain model is always measured too.
-        depths: Needle depths, spread from start to end.
+        depths: How many depths of needles, spread from start to end.
     """
 
     methods: Methods = (
@@ -185,7 +184,8 @@ class CompareRequest(TargetRequest, ExperimentRequest):
 def compare(request: CompareRequest) -> Outcome:
     """Measure methods side by side, on any task, suite or benchmark: one table, one HTML report.
 
-    Every sample is kept, so it can be stopped at any moment and goes on where it was.
+    The target is always measured, whatever lengths are asked for. A server takes no method, but can be measured as it
+    is, by its URL. Every sample is kept, so it can be stopped at any moment and goes on where it was.
 
     Returns:
         The results, and where they are.

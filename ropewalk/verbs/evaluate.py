@@ -34,6 +34,7 @@ class EvaluateRequest(ExperimentRequest):
 def evaluate(request: EvaluateRequest) -> Outcome:
     """Measure how much of its context a model or a server uses, with controls: one table, one HTML report.
 
+    The model may also be a server that speaks OpenAI's protocol, by its URL: http://host:8000/v1.
     Every sample is kept, so it can be stopped at any moment and goes on where it was.
 
     Returns:

@@ -27,7 +27,7 @@ class ExportRequest(OnTopRequest):
         engine: vllm, sglang, llama.cpp or transformers; with ``gguf`` it is llama.cpp.
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
-        out: Folder to write. Without it nothing is written, and the line carries the keys.
+        out: Folder to write. Without it nothing is written, and the engine's line carries the keys.
         gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; alone
             (or as '.'), as a file here that is named after the model.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0; where llama.cpp is installed Q4_K_M, Q5_K_M, Q6_K
@@ -51,7 +51,9 @@ class ExportRequest(OnTopRequest):
 
 @verb("export")
 def export(request: ExportRequest) -> Export | Written:
-    """Give the line that starts an engine on a checkpoint, native and long; with ``out``, write what the engine needs.
+    """Give the lines that start an engine on a checkpoint, in its pretrained window and beyond.
+
+    With ``out``, write what the engine needs.
 
     Returns:
         The engine's lines and keys, and the folder; with ``gguf``, the file and its entries about the rope.

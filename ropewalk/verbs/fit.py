@@ -28,10 +28,10 @@ class FitRequest(LiveRequest):
     """What is to be measured, and on what.
 
     Attributes:
-        method: What is measured, longrope, attention-alignment, tca, squeezed, dope or head-scale, or a method whose
-            options can be searched, such as yarn; with others that are to be on as well: yarn+head-scale. Or auto: the
-            best of the catalogue.
-        out: File to write; options that are numbers can be said without one.
+        method: auto, the best of the catalogue; or a method that must know something of the model: longrope,
+            attention-alignment, tca, squeezed, dope, head-scale; or one whose options can be searched, such as yarn. A
+            plus puts others on as well: yarn+head-scale.
+        out: File to write; options that are numbers are said without one, too.
         overwrite: Replace a fit file that is there.
         to: Target length in tokens: 4096, 4k, 128K; by default what the configuration promises, or four times the
             window where it promises no more.
@@ -39,9 +39,9 @@ class FitRequest(LiveRequest):
         settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200; of auto,
             also its limits: "exportable=true, engine=vllm, tax=0.01".
         samples: At most so many texts of the target's length; a search reads as many others in the end.
-        seed: Of what the search draws; by default 0.
+        seed: Of all that the search draws; by default 0.
         on: Where further workers of a search run: local (processes of this machine) or ray (a Ray cluster).
-        workers: How many of them read candidates at the same time, this process counted; each loads the model.
+        workers: Processes that read candidates at the same time, this one counted; each loads the model.
     """
 
     method: Method

@@ -27,8 +27,8 @@ class InspectRequest(ModelRequest):
             refused where it would be a problem.
             The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
             together with ``patch``.
-        weights: Load the model too, and show which heads look far and carry distance in slow dimensions, on a few
-            texts.
+        weights: Load the model too, and show, on a few texts, which heads look far and which know distances by the
+            dimensions that rotate slowly.
         data: Texts for ``weights``: stdlib, topics, or a file or folder.
         against: A GGUF file only: the checkpoint (folder, config.json, hub id) whose rope the file should have.
         patch: A GGUF file only: write it again here with the rope of ``against``, or with the keys of ``set``.

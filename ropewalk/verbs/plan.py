@@ -24,12 +24,12 @@ class PlanRequest(TargetRequest, ModelRequest):
     """With what.
 
     Attributes:
-        gpu: h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
+        gpu: The accelerator: h100-80gb (the default), h200, a100-80gb, rtx4090, ...; an unknown name lists all.
         memory: Memory of one device, with its unit: 24G; with ``gpu``, the part of it that may be used. Without ``gpu``
             there are no times.
         gpus: How many devices.
-        tokens: To train on: 500M, 1B.
-        mfu: Share of the devices' peak that a run reaches, for times.
+        tokens: How many to train on, for the time that it takes: 500M, 1B.
+        mfu: Share of the devices' peak that a run reaches, for the times.
         calibrate: Load the model, run one short training step and a prefill, and correct the memory model by what they
             took.
         out: HTML page to write.
@@ -39,7 +39,7 @@ class PlanRequest(TargetRequest, ModelRequest):
     gpu: str | None = None
     memory: str | None = None
     gpus: Count = 1
-    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format)] = 1e9
+    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format, "NUMBER")] = 1e9
     mfu: float = 0.4
     calibrate: bool = False
     out: Place | None = None

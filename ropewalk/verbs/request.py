@@ -33,11 +33,13 @@ class Spelling:
         accepts: what a Python caller may give; in words where the type would be slow to import.
         read: from that to the value; what was read already stays as it is.
         write: from the value to one word of a command line.
+        called: what stands for it in the help of a command line.
     """
 
     accepts: Any
     read: Callable[[Any], Any]
     write: Callable[[Any], str] = str
+    called: str = "TEXT"
 
 
 def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tuple[str, ...]:
@@ -80,26 +82,31 @@ def _dtype(value: Any) -> str:
     return f"{match[1]}float{match[2]}" if match else word
 
 
-Length = Annotated[int, Spelling(int | str, lengths.parse, lengths.show)]  # 4096, 4k, 128K, 1m
+Length = Annotated[int, Spelling(int | str, lengths.parse, lengths.show, "LENGTH")]  # 4096, 4k, 128K, 1m
 Lengths = Annotated[  # 512..8k doubles, commas separate
     tuple[int, ...],
-    Spelling(str | int | list[int | str], _span, lambda value: ",".join(map(lengths.show, value))),
+    Spelling(str | int | list[int | str], _span, lambda value: ",".join(map(lengths.show, value)), "LENGTHS"),
 ]
 Words = Annotated[
-    tuple[str, ...], Spelling(str | list[str], lambda value: _listed(value, lambda text: text.split(",")), ",".join)
+    tuple[str, ...],
+    Spelling(str | list[str], lambda value: _listed(value, lambda text: text.split(",")), ",".join, "NAMES"),
 ]
 Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
     tuple[str, ...],
-    Spelling("str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join),
+    Spelling(
+        "str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join, "METHODS"
+    ),
 ]
-Numbers = Annotated[tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)))]
-Method = Annotated[str, Spelling("str | Method", named)]
-Dtype = Annotated[str, Spelling(str, _dtype)]  # bfloat16, bf16, torch.bfloat16
-Count = Annotated[int, Spelling(int, lengths.whole)]
-Number = Annotated[int, Spelling(int, partial(lengths.whole, least=0))]
-Port = Annotated[int, Spelling(int, partial(lengths.whole, least=0, most=65535))]
-Place = Annotated[Path, Spelling(str | Path, spelled)]
-Source = Annotated[str, Spelling(str | Path, named_place)]  # a file or a folder, or what has a name: a hub id, stdlib
+Numbers = Annotated[
+    tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)), "NUMBERS")
+]
+Method = Annotated[str, Spelling("str | Method", named, called="METHOD")]
+Dtype = Annotated[str, Spelling(str, _dtype, called="TYPE")]  # bfloat16, bf16, torch.bfloat16
+Count = Annotated[int, Spelling(int, lengths.whole, called="NUMBER")]
+Number = Annotated[int, Spelling(int, partial(lengths.whole, least=0), called="NUMBER")]
+Port = Annotated[int, Spelling(int, partial(lengths.whole, least=0, most=65535), called="NUMBER")]
+Place = Annotated[Path, Spelling(str | Path, spelled, called="PATH")]
+Source = Annotated[str, Spelling(str | Path, named_place, called="PLACE")]  # a file, a folder, a hub id, or a name
 Model = Source
 
 
@@ -259,8 +266,7 @@ class ModelRequest(Request):
     """About a model.
 
     Attributes:
-        model: A folder, a hub id, a GGUF file, or 'demo'; to evaluate, also a server that speaks OpenAI's protocol, by
-            its URL (http://host:8000/v1).
+        model: A folder, a hub id, a GGUF file, or 'demo'.
         trust_remote_code: Run code that comes with the model.
     """
 

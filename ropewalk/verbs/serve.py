@@ -17,11 +17,12 @@ class ServeRequest(LiveRequest):
         method: As listed by 'ropewalk methods'; an extended checkpoint needs none.
         to: Tokens of prompt and answer together: 4096, 4k, 128K; by default what the configuration promises.
         host: Address to listen on; by default only this machine can reach the server.
-        port: To listen on; 0 takes a free one.
-        name: That clients ask for as 'model'; by default the model as it is spelled.
-        api_key: That clients must send, none by default; better given as ROPEWALK_API_KEY, which no process list shows.
-        per_request: Let a static method of frequencies stretch each request only as far as its own tokens need: not at
-            all inside the window, else to the least of 2, 4, 8 .. windows that holds prompt and answer, TO at most.
+        port: Port to listen on; 0 takes a free one.
+        name: What clients ask for as 'model'; by default the model as it is spelled.
+        api_key: What clients must send, none by default; better given as ROPEWALK_API_KEY, which no process list shows.
+        per_request: Let a method that stretches frequencies, such as yarn, stretch those of each request only as far as
+            its own tokens need: not at all inside the window, else to the least of 2, 4, 8 .. windows that holds prompt
+            and answer, ``to`` at most.
         capacity: Tokens that running requests and kept beginnings may hold together: more of them for more memory; by
             default two requests of full length.
     """

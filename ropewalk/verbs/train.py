@@ -44,7 +44,7 @@ def _recipe(value: Any) -> str:
     return named(value) if fields or isinstance(value, Recipe) else named_place(value)
 
 
-Positions = Annotated[str, Spelling("str | TrainingPositions", named)]
+Positions = Annotated[str, Spelling("str | TrainingPositions", named, called="POSITIONS")]
 NOTHING_BUT = {  # fields that change nothing but under a value of another
     "rank": ("trainable", "lora"),
     "alpha": ("trainable", "lora"),
@@ -65,7 +65,7 @@ def _overrides() -> type[Request]:
             continue
         hint = hints[one.name]
         kind = Words if get_origin(hint) is tuple else next(x for x in (*get_args(hint), hint) if x is not NoneType)
-        whole_number = Annotated[int, Spelling(int, partial(whole, least=LEAST.get(one.name, 0)))]
+        whole_number = Annotated[int, Spelling(int, partial(whole, least=LEAST.get(one.name, 0)), called="NUMBER")]
         special = {"window": Length, "method": Method, "attention": Method, "positions": Positions}
         kind = special.get(one.name) or (whole_number if kind is int else kind)
         declared.append((one.name, kind | None, field(default=None, kw_only=True)))

@@ -210,7 +210,11 @@ def test_lists_of_methods_and_tasks_are_sequences() -> None:
     assert "passkey" in {one.name for one in tasks} and len(tasks) == len(tasks.tasks) and tasks[0] in tasks
 
 
-def test_help_says_that_a_gguf_file_is_a_model_and_to_evaluate_a_server() -> None:
+def test_help_says_of_each_verb_what_is_true_there(capsys) -> None:
     for name in ("inspect", "plan", "extend", "export", "fit", "compare", "evaluate", "serve"):
-        said = next(one.text for one in vars(verbs.public(name))["verb"].options if one.name == "model")
-        assert "GGUF file" in said and ("to evaluate, also a server" in said or name == "export")
+        verb = vars(verbs.public(name))["verb"]
+        assert "GGUF file" in next(one.text for one in verb.options if one.name == "model")
+        assert run([verb.name, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert ("OpenAI" in said) == (name in ("compare", "evaluate", "serve"))
+        assert ("STR" not in said and "--to LENGTH" in said) or name == "inspect"
