@@ -18,6 +18,7 @@ from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
+from ropewalk.rope.problem_kinds import BESIDE, CONFIG, GGUF, KINDS
 from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
@@ -28,7 +29,7 @@ from ropewalk.training.recipes.recipe_entries import RECIPES
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 REAL = ROOT / "claims" / "results" / "real"
-RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training")
+RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems")
 
 
 def methods_table() -> str:
@@ -72,6 +73,19 @@ def positions_table() -> str:
         )
         rows.append("| " + " | ".join([*cells, linked(entry.paper)]) + " |")
     return "\n".join(rows)
+
+
+def problems_list() -> str:
+    """Every kind of problem that ``inspect`` reports, under the files that have it."""
+    parts = []
+    for place in (CONFIG, GGUF, BESIDE):
+        parts.append(f"## {place}")
+        for kind in KINDS.values():
+            if kind.where[0] == place:
+                notes = ["A GGUF file can have it too."] * (kind.where[1:] == (GGUF,))
+                notes += ["Until it is mended every verb but `inspect` refuses the model."] * kind.stops
+                parts += [f"### `{kind.code}`", f"{kind.wrong} {kind.why}", " ".join([f"*Mend.* {kind.mend}", *notes])]
+    return "\n\n".join(parts)
 
 
 def interval(found: Estimate, show: str) -> str:
@@ -280,6 +294,7 @@ PARTS = {
     "positions": positions_table,
     "recipes": recipes_table,
     "tasks": tasks_table,
+    "problems": problems_list,
     "demo": demo_table,
     "reach": reach_table,
     "only-here": only_here,

@@ -17,6 +17,7 @@ from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
+from ropewalk.rope.problem_kinds import KINDS
 from ropewalk.rope.spec import ALL, ROUNDED
 
 SCALED = READABLE - {"default"}
@@ -32,15 +33,7 @@ KNOWN_KEYS = (
 # Only these drop the cache when a generation crosses the switch between the two longrope factor sets.
 SWITCHING = frozenset({"phi3", "phimoe", "phi4_multimodal"})
 # With these the numbers that a method starts from are not known; the others only say what an engine does not do.
-BLOCKING = frozenset(
-    "rope-theta-missing rope-theta-invalid rope-theta-conflict rope-type-conflict rope-type-unknown factor-invalid "
-    "beta-order original-length-missing original-length-invalid length-contradicts-factor factor-list-invalid "
-    "attention-factor-invalid key-misspelt partial-rotary-invalid two-rope-dicts-disagree rope-not-nested "
-    "rope-type-missing keys-outside head-dim-missing record-contradicted "
-    # Of a GGUF: what was meant is not what llama.cpp takes, or not what transformers can.
-    "factors-missing freq-base-missing scaling-type-missing scaling-type-unknown key-not-understood yarn-ext-factor "
-    "beta-unread attention-factor-unread head-count-invalid block-count-invalid".split()
-)
+BLOCKING = frozenset(code for code, kind in KINDS.items() if kind.stops)
 SYNONYMS = dict.fromkeys("scale scaling scaling_factor scale_factor rope_factor".split(), "factor")  # nobody reads them
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 # Names of the base in other code, which transformers does not read.
@@ -61,7 +54,7 @@ class Problem:
     """One misconfiguration.
 
     Attributes:
-        code: stable name of the kind of problem.
+        code: name of its kind, see ``problem_kinds``.
         layer_type: the layer type concerned; ``all`` where layers share one rope.
         key: dotted path of the key in config.json (or the file's name before a colon).
         seen: value found; None if missing.

@@ -48,7 +48,7 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
     The model may also be a config.json, a GGUF file or the folder of an adapter. Weights are needed only where it is
-    asked what the heads do. In a shell it exits with 1 if there are problems.
+    asked what the heads do. In a shell it exits with 1 if there are problems; docs/problems.md explains each kind.
 
     Returns:
         The inspection; ``sound`` is False if there are problems. Of an adapter what it is, its base, and its rope.
