@@ -109,8 +109,9 @@ class Terminated(KeyboardInterrupt):
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code: 0, 1 (problems found), 2 (a user's error), 128 + a signal that ended it."""
     errors = Terminal(stderr=True)
+    line = understood(arguments, VERBS)
     try:
-        result = app(understood(arguments, VERBS), exit_on_error=False, print_error=False, result_action="return_value")
+        result = app(line, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
         errors.print(Text("error", "bold red"), error.message, soft_wrap=True)
@@ -123,8 +124,10 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(mend, soft_wrap=True)
         return 2
     except KeyboardInterrupt as stop:
+        keeps = bool(line) and line[0] in VERBS and VERBS[line[0]].keeps
+        more = "what was finished is kept, and the same command goes on" if keeps else "the same command begins anew"
         with suppress(OSError):  # the terminal may be what is gone
-            errors.print("stopped: nothing is half written, and finished work is kept; the same command goes on")
+            errors.print(f"stopped: nothing is half written; {more}")
         return 128 + (stop.args[0] if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         return 0

@@ -180,7 +180,7 @@ class CompareRequest(TargetRequest, ExperimentRequest):
     depths: Count = 5
 
 
-@verb("compare")
+@verb("compare", keeps=True)
 def compare(request: CompareRequest) -> Outcome:
     """Measure methods side by side, on any task, suite or benchmark: one table, one HTML report.
 

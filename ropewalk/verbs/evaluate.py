@@ -30,7 +30,7 @@ class EvaluateRequest(ExperimentRequest):
     to: Length | None = None
 
 
-@verb("evaluate")
+@verb("evaluate", keeps=True)
 def evaluate(request: EvaluateRequest) -> Outcome:
     """Measure how much of its context a model or a server uses, with controls: one table, one HTML report.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.verbs.compare import RUNS
 from ropewalk.verbs.request import Count, Length, LiveRequest, Method, Number, Place, Source, verb
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class FitRequest(LiveRequest):
     workers: Count = 1
 
 
-@verb("fit")
+@verb("fit", keeps=True)
 def fit(request: FitRequest) -> Fit | Recommendation:
     """Find the method (auto), or the options of one, that suit a model and your texts; a file keeps them.
 
@@ -65,7 +65,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
 
     A search also writes its page, FILE.html for FILE.json: auto's shows the race, others a front of long texts against
     short ones, of which longrope(fitted=FILE, tax=0.01) picks another point. One that was stopped goes on: its
-    candidates lie beside the file, in FILE.candidates, until it is written.
+    candidates lie beside the file, in FILE.candidates, until it is written; without a file, in runs/.
 
     Returns:
         What was found, and all that it was found for; of auto, the method to take.
@@ -100,9 +100,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         raise UserError(f"{request.method} is measured in one reading, by one worker", "Leave out --workers.")
     with ExitStack() as opened:
         update = opened.enter_context(shown())
-        place = request.out
-        if place is None and request.workers > 1:
-            place = Path(opened.enter_context(TemporaryDirectory())) / "fit"
+        place = request.out or (RUNS / f"fit-{_key(request)}" if searched else None)
         candidates = None if place is None else Path(f"{place}.candidates")
         records = opened.enter_context(SampleStore(candidates))
         _mark(records, request, method)
@@ -119,15 +117,30 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     if page:
         shown_as = race_page.page_of_race if method is None else fitting_page.page_of_fit
         found = fitting_page.write(found, shown_as(found), page, request.overwrite)
-    records.remove()
+    _remove(records)
     answer: Fit | Recommendation = found
     return answer
+
+
+def _key(request: FitRequest) -> str:
+    """What tells a search from others."""
+    from ropewalk.common.store import content_key
+
+    asked = {name: str(value) for name, value in vars(request).items() if name not in ("overwrite", "on", "workers")}
+    return content_key(asked)[:8]
 
 
 def _leave_no_mark(records: SampleStore) -> None:
     """Remove a store without candidates: what was asked for was refused, or was no search."""
     if len(records) == 1:
-        records.remove()
+        _remove(records)
+
+
+def _remove(records: SampleStore) -> None:
+    records.remove()
+    if records.path is not None and records.path.parent == RUNS:
+        with suppress(OSError):  # other runs lie there
+            RUNS.rmdir()
 
 
 def _mark(records: SampleStore, request: FitRequest, method: AnyMethod | None) -> None:

@@ -330,6 +330,7 @@ class Verb(Generic[R]):
         text: what it does: one sentence, and below it what else there is to say.
         returns: whether there is a result.
         options: those of its Request.
+        keeps: whether what was finished outlives an interruption, and the same command goes on from there.
     """
 
     name: str
@@ -338,9 +339,10 @@ class Verb(Generic[R]):
     text: str
     returns: bool
     options: tuple[Option, ...]
+    keeps: bool = False
 
 
-def verb(name: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def verb(name: str, keeps: bool = False) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Makes the public function of a verb from a function of its Request.
 
     The result takes the Request's fields, by keyword but for the model, with their defaults; its docstring describes
@@ -348,6 +350,7 @@ def verb(name: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
     Args:
         name: on the command line; empty if it is for Python alone.
+        keeps: see ``Verb``.
     """
 
     def public(run: Callable[..., R]) -> Callable[..., R]:
@@ -355,7 +358,7 @@ def verb(name: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
         request.verb = name
         returns = run.__annotations__["return"]
         text, more = _parted(inspect.getdoc(run) or "")
-        here = Verb(name, request, run, text, returns != "None", options(request))
+        here = Verb(name, request, run, text, returns != "None", options(request), keeps)
         parameters = [
             inspect.Parameter(
                 option.name,

@@ -60,7 +60,7 @@ class Demo(Result):
         return {**self.comparison.to_dict(), "checkpoint": str(self.extension.folder), "report": report}
 
 
-@verb("demo")
+@verb("demo", keeps=True)
 def run_demo(request: RunDemoRequest) -> Demo:
     """Inspect the bundled model, compare a dozen ways to lengthen its window, and write the extended checkpoint.
 

@@ -161,7 +161,7 @@ def _read(spelling: str) -> Recipe:
     return Recipe.from_dict(read_json(file)) if file.suffix == ".json" else recipe(spelling)
 
 
-@verb("train")
+@verb("train", keeps=True)
 def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     """Train a model to a longer window, by a paper's recipe, and write a checkpoint that any engine loads.
 

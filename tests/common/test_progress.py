@@ -4,7 +4,7 @@ import pytest
 from rich import console
 
 from ropewalk.common import progress
-from ropewalk.common.progress import Progress, shown
+from ropewalk.common.progress import Pace, Progress, shown
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,21 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch: py
     assert said[0].startswith("opening [/b] demo  (0:00"), "text from outside is no markup"
     assert [line.split()[0] for line in said[1:]] == ["5/11", "10/11", "11/11"], "every five seconds, and at the end"
     assert "yarn at 10" in said[-2] and said[-2].endswith(("left)", "(0:00)"))
+
+
+def test_the_rest_is_told_by_the_pace_of_late() -> None:
+    """Rounds of 20 candidates, read by 2 workers in 60 seconds each, after 500 that an earlier run kept."""
+    pace, told = Pace(), {}
+    pace.left(0, 0, 700)
+    for done in range(1, 501):
+        pace.left(done / 1000, done, 700)
+    for burst in range(1, 10):
+        for one in range(20):
+            told[burst] = pace.left(60 * burst + one / 1000, 501 + 20 * (burst - 1) + one, 700)
+    assert pace.left(1e9, 3, 0) is None and Pace().left(5, 0, 10) is None
+    for burst, seconds in told.items():
+        assert seconds == pytest.approx(60 * (10 - burst), rel=0.34), f"after {burst} rounds"
+    assert told[9] == pytest.approx(60, rel=0.1)
 
 
 def test_a_terminal_sees_one_line_that_moves(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

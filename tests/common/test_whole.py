@@ -195,7 +195,7 @@ def test_signals_end_a_run_cleanly_and_the_same_command_goes_on(number, workers,
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
-    assert "stopped: nothing is half written, and finished work is kept" in said and "Traceback" not in said
+    assert "stopped: nothing is half written; what was finished is kept" in said and "Traceback" not in said
     left = {file.name.partition("-")[0] for file in out.iterdir()}
     if workers > 1:  # one of them may be ended while it makes the file, too late; the next run removes that
         left -= {".samples.sqlite.ropewalk"}

@@ -14,6 +14,7 @@ from ropewalk import UserError
 from ropewalk.cli.main import run
 from ropewalk.common.store import SampleStore
 from ropewalk.fitting.fitter import FITTERS
+from ropewalk.fitting.race import Race
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import CATALOGUE, entry
 from ropewalk.methods.fit_file import Fit
@@ -70,6 +71,26 @@ def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts
     assert "was fitted for 256 tokens, and 512 are the target" in longer and "--method ntk-aware --to 512" in longer
     with pytest.raises(UserError, match=r"was fitted on .*; this model is"):
         catalogue.method("ntk-aware(fitted=ntk.json)").require(shared("llama"), 256)
+
+
+def test_a_search_that_was_stopped_goes_on_without_a_file_too(model, texts, capsys, monkeypatch):
+    words = ["fit", str(model), "-m", "ntk-aware", "--data", str(texts), "--samples", "2", "--settings", "rounds=2"]
+    kept = Race._keep
+
+    def stopped(race, standing):
+        kept(race, standing)
+        if len(race.ran) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "_keep", stopped)
+    assert run(words) == 130
+    assert "what was finished is kept, and the same command goes on" in capsys.readouterr().err
+    (store,) = Path("runs").glob("fit-*.candidates")
+    with SampleStore(store) as records:
+        assert len(records) > 3
+    monkeypatch.setattr(Race, "_keep", kept)
+    there = said(capsys, *words)
+    assert not Path("runs").exists() and there == said(capsys, *words)
 
 
 def test_auto_ends_in_a_line_that_applies_it(model, texts, capsys):
