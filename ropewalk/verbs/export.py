@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
@@ -14,8 +13,6 @@ from ropewalk.verbs.request import Length, Method, Model, OnTopRequest, Place, v
 if TYPE_CHECKING:
     from ropewalk.engines.gguf.output import Written
     from ropewalk.engines.handover import Export
-
-ALONE = "."  # what --gguf means without a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +25,8 @@ class ExportRequest(OnTopRequest):
         to: Extend to this length first: 4096, 4k, 128K, 1m.
         method: With ``to``: as listed by 'ropewalk methods'.
         out: Folder to write. Without it nothing is written, and the engine's line carries the keys.
-        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; alone
-            (or as '.'), as a file here that is named after the model.
+        gguf: With llama.cpp: write the model, with the rope that its configuration has, as this GGUF file; in a folder
+            (alone: in this one) it is named after the model.
         dtype: Of the GGUF file's matrices: F32, F16, BF16 or Q8_0; where llama.cpp is installed Q4_K_M, Q5_K_M, Q6_K
             and their kin too.
         fold: Put the attention factor into the weights; the folded model is compared with the one that has keys.
@@ -42,7 +39,7 @@ class ExportRequest(OnTopRequest):
     to: Length | None = None
     method: Method = "yarn"
     out: Place | None = None
-    gguf: Place | None = field(default=None, metadata={"alone": ALONE})
+    gguf: Place | None = field(default=None, metadata={"alone": "."})
     dtype: str = "F16"
     fold: bool = False
     two_profiles: bool = False
@@ -73,6 +70,11 @@ def export(request: ExportRequest) -> Export | Written:
         )
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
+        if request.out is not None and request.out.suffix.lower() == ".gguf":
+            raise UserError(
+                f"--out is a folder, and {str(request.out)!r} reads like a file",
+                f"Say --gguf {shlex.quote(str(request.out))}.",
+            )
         return write(
             request.model,
             engine,
@@ -89,7 +91,7 @@ def export(request: ExportRequest) -> Export | Written:
     if engine != "llama.cpp":
         raise UserError(f"engine is {engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
     checkpoint = Checkpoint.open(request.model)
-    out = Path(f"{checkpoint.label}.gguf") if request.gguf == Path(ALONE) else request.gguf
+    out = request.gguf / f"{checkpoint.label}.gguf" if request.gguf.is_dir() else request.gguf
     if request.to is not None:
         folder = f"{checkpoint.label}-{show(request.to)}"
         raise UserError(

@@ -391,3 +391,15 @@ def test_a_file_that_llama_cpp_reads_has_its_line_and_other_wishes_a_command_tha
         assert mend[:3] == ["ropewalk", "extend", "m.gguf"] and mend[4] == str(reached)
         assert run(mend[1:]) == 0
         assert Checkpoint.open(tmp_path / f"m-{reached}").promised == reached
+
+
+def test_a_place_is_a_file_or_a_folder_absolute_or_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    folder = checkpoint(tmp_path / "long")
+    for place, file in ((tmp_path / "a.gguf", "a.gguf"), (tmp_path / "new" / "b.gguf", "new/b.gguf"),
+                        ("c.gguf", "c.gguf"), (tmp_path / "models", f"models/{folder.name}.gguf")):  # fmt: skip
+        assert run(["export", str(folder), "--gguf", str(place)]) == 0
+        assert (tmp_path / file).is_file() and file in capsys.readouterr().out
+    assert run(["export", str(folder), "--engine", "llama.cpp", "--out", str(tmp_path / "d.gguf")]) == 2
+    assert f"Say --gguf {tmp_path}/d.gguf" in capsys.readouterr().err and not (tmp_path / "d.gguf").exists()
