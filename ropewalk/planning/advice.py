@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 How = TypeVar("How", bound=Training | Serving)
 STOPPED = 1e30  # as a factor: the pair does not rotate
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128)
+ORDER = "tried in the order of what they cost in quality, and left off where others are enough"
 PREFILL_CHUNK = 8192  # tokens per prefill pass of an engine that splits prompts
 
 
@@ -29,7 +30,7 @@ class Switch(Generic[How]):
 
     Attributes:
         name: for people.
-        tier: what it costs beside time: 0 nothing, then more and more; lower tiers are tried first.
+        tier: what it costs in quality: 0 nothing but time, then more and more; lower tiers are tried first.
         on: the settings with it.
     """
 
@@ -104,14 +105,18 @@ def training_switches(shapes: Shapes, gpus: int) -> list[Switch[Training]]:
 
 
 def serving_switches(shapes: Shapes, gpus: int) -> list[Switch[Serving]]:
-    """Everything that makes a request smaller, on so many devices."""
+    """Everything that makes a request smaller, on so many devices.
+
+    Eight bits of the cache round keys and values; of the weights, every product of every layer. Four bits of the
+    weights come last: what they cost in short texts is little, and it grows with the text.
+    """
     tensor = Switch[Serving](f"tensor parallel over {gpus}", 0, lambda how: replace(how, tensor=gpus))
     return [
         Switch("chunked prefill", 0, lambda how: replace(how, chunk=PREFILL_CHUNK)),
         *([tensor] if gpus > 1 and shapes.heads % gpus == 0 else []),
         Switch("fp8 cache", 1, lambda how: replace(how, cache="fp8")),
-        Switch("fp8 weights", 1, lambda how: replace(how, weights="fp8")),
-        Switch("int4 weights", 2, lambda how: replace(how, weights="int4")),
+        Switch("fp8 weights", 2, lambda how: replace(how, weights="fp8")),
+        Switch("int4 weights", 3, lambda how: replace(how, weights="int4")),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.planning.advice import ORDER
 from ropewalk.planning.cost import show_hours
 from ropewalk.planning.plan_view import GIB, count, parts_of, tokens_that_fit
 from ropewalk.report import numbers, svg
@@ -133,7 +134,7 @@ def _ladder(made: Plan, ladder: Ladder[Any]) -> Table:
     ]  # fmt: skip
     note = (
         f"The upright line is the room of {made.room / GIB:,.1f} GiB; a hollow bar exceeds it, and ends at "
-        f"{CLIPPED} times that. In the end: {parts_of(ladder.memory)}."
+        f"{CLIPPED} times that. Switches are {ORDER}. In the end: {parts_of(ladder.memory)}."
     )
     if ladder.one_more:
         note += f" One more switch, {ladder.one_more.name}, fits {tokens_that_fit(ladder.one_more.longest)}."

@@ -10,6 +10,7 @@ from rich.text import Text
 from ropewalk.common.errors import cut
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
+from ropewalk.planning.advice import ORDER
 from ropewalk.planning.cost import show_hours
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
             longest = f"{step.longest:,}" if step.longest else "none"
             table.add_row(step.name, f"{step.bytes / unit:,.1f}", longest, style=style)
         console.print(table)
+        console.print(f"switches are {ORDER}", style="dim")
     else:
         console.print(f"longest that fits as it is: {ladder.steps[0].longest:,} tokens")
     if ladder.one_more:

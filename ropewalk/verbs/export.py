@@ -71,10 +71,8 @@ def export(request: ExportRequest) -> Export | Written:
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
         if request.out is not None and request.out.suffix.lower() == ".gguf":
-            raise UserError(
-                f"--out is a folder, and {str(request.out)!r} reads like a file",
-                f"Say --gguf {shlex.quote(str(request.out))}.",
-            )
+            file = str(request.out)
+            raise UserError(f"--out is a folder, and {file!r} reads like a file", f"Say --gguf {shlex.quote(file)}.")
         return write(
             request.model,
             engine,

@@ -96,6 +96,27 @@ def test_serving_ladder_reaches_what_a_plain_request_does_not():
     assert found.fits and found.how.chunk == advice.PREFILL_CHUNK and found.how.cache == "fp8"
 
 
+def test_the_cache_is_rounded_before_weights_are_and_those_to_eight_bits_before_four():
+    def request(how: Serving, length: int) -> memory.Memory:
+        return memory.serving(LLAMA, how, length)
+
+    switches = advice.serving_switches(LLAMA, 1)
+
+    def named(room: float) -> list[str]:
+        found = advice.climb(Serving(), switches, request, 32_768, round(room))
+        return [step.name for step in found.steps[1:] if found.fits]
+
+    by_name = {switch.name: switch.on for switch in switches}
+    chunked = by_name["chunked prefill"](Serving())
+    cache, weights = by_name["fp8 cache"](chunked), by_name["fp8 weights"](chunked)
+    needs = [request(how, 32_768).total for how in (chunked, cache, weights, by_name["fp8 weights"](cache))]
+    assert needs == sorted(needs, reverse=True), "weights are the most of it"
+    assert named(needs[0]) == ["chunked prefill"] and named(needs[1]) == ["chunked prefill", "fp8 cache"]
+    assert named(needs[2]) == ["chunked prefill", "fp8 weights"], "the cache is enough no more, and not needed either"
+    assert named(needs[3]) == ["chunked prefill", "fp8 cache", "fp8 weights"]
+    assert named(needs[3] - 1)[-1] == "int4 weights"
+
+
 def test_methods_say_what_extend_would_write():
     found = {method.id: method for method in advice.methods(llama_3_8b(), 131_072, 16)}
     assert found.keys() == {e.id for e in CATALOGUE if e.id != "none" and e.kind != "refinement"} - {"resonance"}
