@@ -139,9 +139,9 @@ class AdapterFolder(Result):
         return shlex.join(["ropewalk", "merge", str(self.folder), *([] if self.base else ["--base", "MODEL"])])
 
     def show(self, console: Console) -> None:
-        console.print(f"{self.folder}: {self.what}", soft_wrap=True)
-        console.print(f"trained under {self.trained}", soft_wrap=True)
-        console.print(f"a model of it: {self.merging}", soft_wrap=True)
+        console.print(f"{self.folder}: {self.what}")
+        console.print(f"trained under {self.trained}")
+        console.print(f"a model of it: {self.merging}")
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -22,26 +22,26 @@ SEEN = 200  # characters of a value
 def show(found: Inspection, console: Console) -> None:
     """Print an inspection for a person."""
     for file, old in found.wrote.items():
-        console.print(f"wrote {file}; what it was is in {old}", soft_wrap=True)
+        console.print(f"wrote {file}; what it was is in {old}")
     console.print(Text(cut(found.architecture), "bold"), f"  {found.model}", sep="")
     if found.window is not None and found.length is not None:
         grown = (
             "" if found.length == found.window else f", promises {found.length:,} (x{found.length / found.window:g})"
         )
         by = f", extended by ropewalk with {found.extended_by}" if found.extended_by else ""
-        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}", soft_wrap=True)
+        console.print(f"pretrained window {found.window:,} tokens ({length(found.window)}){grown}{by}")
         layers = ", ".join(f"{n} x {kind}" for kind, n in found.layers.items())
         per_token, cache = found.kv_bytes_per_token, ""
         if per_token is not None:
             cache = f"; cache {per_token:,} bytes per token in {found.dtype}, "
             cache += f"{_mebibytes(per_token * found.length)} at {found.length:,} tokens"
-        console.print(f"layers {layers}{cache}", soft_wrap=True)
+        console.print(f"layers {layers}{cache}")
     if found.reach is not None:
-        console.print(f"no layer that rotates sees past {found.reach:,} tokens", soft_wrap=True)
+        console.print(f"no layer that rotates sees past {found.reach:,} tokens")
     if found.base_is_default and found.specs:
-        console.print("config.json names no base: it is the class's own", soft_wrap=True)
+        console.print("config.json names no base: it is the class's own")
     if found.unreadable:
-        console.print(Text("cannot be read:", "red"), found.unreadable, soft_wrap=True)
+        console.print(Text("cannot be read:", "red"), found.unreadable)
     if found.specs:
         headings = ("rope of", "type", ">base", ">dims", "style", ">window", ">t", ">factors", ">unturned")
         table = columns(*headings, gap=1)
@@ -63,17 +63,16 @@ def show(found: Inspection, console: Console) -> None:
         console.print(
             "t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window",
             style="dim",
-            soft_wrap=True,
         )
     for note in found.notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow")
     if found.sound:
         console.print("no problems found", style="green")
     for problem in found.problems:
         console.print(Text(f"\n{problem.code}", "bold red"), f"  {problem.key}", sep="")
-        console.print(f"  seen      {cut(repr(problem.seen), SEEN)}", soft_wrap=True)
-        console.print(f"  expected  {problem.expected}", soft_wrap=True)
-        console.print(f"  mend      {problem.mend}", soft_wrap=True)
+        console.print(f"  seen      {cut(repr(problem.seen), SEEN)}")
+        console.print(f"  expected  {problem.expected}")
+        console.print(f"  mend      {problem.mend}")
     if found.heads is not None:
         show_heads(found.heads, console)
 
@@ -100,5 +99,4 @@ def show_heads(heads: Sequence[Head], console: Console) -> None:
         f"from pairs without a full turn inside the window; far: attention to the further half of the text, {far:.1%} "
         "over all heads",
         style="dim",
-        soft_wrap=True,
     )

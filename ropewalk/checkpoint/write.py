@@ -74,10 +74,10 @@ class Extension(Result):
 
     def show(self, console: Console) -> None:
         console.print(f"{self.method}: {self.window:,} -> {self.target:,} tokens (s = {self.scale:g})", style="bold")
-        console.print(self.config_diff, soft_wrap=True)
-        console.print(f"\nwritten to {self.folder}\n", soft_wrap=True)
+        console.print(self.config_diff)
+        console.print(f"\nwritten to {self.folder}\n")
         for note in self.notes:
-            console.print(note, soft_wrap=True)
+            console.print(note)
 
 
 def extended_config(

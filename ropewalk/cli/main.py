@@ -114,14 +114,14 @@ def run(arguments: Sequence[str]) -> int:
         result = app(line, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except UserError as error:
-        errors.print(Text("error", "bold red"), error.message, soft_wrap=True)
+        errors.print(Text("error", "bold red"), error.message)
         if error.mend:
-            errors.print(error.mend, soft_wrap=True)
+            errors.print(error.mend)
         return 2
     except cyclopts.CycloptsError as error:
         message, mend = _sentence(error)
-        errors.print(Text("error", "bold red"), message, soft_wrap=True)
-        errors.print(mend, soft_wrap=True)
+        errors.print(Text("error", "bold red"), message)
+        errors.print(mend)
         return 2
     except KeyboardInterrupt as stop:
         keeps = bool(line) and line[0] in VERBS and VERBS[line[0]].keeps
@@ -134,13 +134,11 @@ def run(arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        errors.print(
-            Text("error", "bold red"), "the memory of this machine, or of its device, is used up", soft_wrap=True
-        )
+        errors.print(Text("error", "bold red"), "the memory of this machine, or of its device, is used up")
         errors.print("Shorter texts and --dtype bfloat16 need less; ropewalk plan counts it.")
         return 2
     except OSError as error:  # of a file or a machine that failed under the work, not of the code
-        errors.print(Text("error", "bold red"), str(error), soft_wrap=True)
+        errors.print(Text("error", "bold red"), str(error))
         return 2
 
 

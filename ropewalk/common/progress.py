@@ -81,7 +81,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
                 told = now
                 count = f"{progress.done}/{progress.total}  " if progress.total else ""
                 times = ", ".join(filter(None, [_clock(bar.tasks[0].elapsed or 0), left]))
-                console.print(f"{count}{progress.what}  ({times})", soft_wrap=True)
+                console.print(f"{count}{progress.what}  ({times})")
 
         yield update
 

@@ -51,4 +51,4 @@ class Log(logging.Handler):
     """Log records, on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        Terminal(stderr=True).print(self.format(record), soft_wrap=True)
+        Terminal(stderr=True).print(self.format(record))

@@ -92,9 +92,9 @@ class Export(Result):
 
     def show(self, console: Console) -> None:
         for note in self.notes:
-            console.print(note, markup=False, soft_wrap=True)
+            console.print(note, markup=False)
         for key, value in self.keys.items():
-            console.print(f"for {self.engine}: {key} = {json.dumps(value)}", soft_wrap=True)
+            console.print(f"for {self.engine}: {key} = {json.dumps(value)}")
         if self.fold_error is not None:
             console.print(f"attention factor folded into {len(self.folded)} tensors")
             console.print(f"largest difference of log-probabilities: {self.fold_error:.2g}")
@@ -102,9 +102,9 @@ class Export(Result):
             use = "best on short text" if profile.name == "native" else "for long text"
             name = f"{profile.name}, {use}" if len(self.profiles) > 1 else "as it is"
             console.print(f"{name}, {lengths.show(profile.length)} tokens:")
-            console.print(profile.line, soft_wrap=True)
+            console.print(profile.line)
         if self.folder is not None:
-            console.print(f"written to {self.folder}", soft_wrap=True)
+            console.print(f"written to {self.folder}")
 
 
 def called(engine: str) -> str:

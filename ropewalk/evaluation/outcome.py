@@ -46,7 +46,7 @@ class Outcome(Result):
         files = {"report": "report.html", "results": "results.json", "answers": "answers.jsonl"}
         for name, file in files.items():
             if name != "answers" or self.results.tables:
-                console.print(f"{name:<8} {self.folder / file}", soft_wrap=True, highlight=False)
+                console.print(f"{name:<8} {self.folder / file}", highlight=False)
 
     def to_dict(self) -> dict[str, Any]:
         return self.results.to_dict()

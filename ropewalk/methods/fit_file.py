@@ -143,12 +143,12 @@ class Fit(Result):
         texts, tokens = self.data["texts"], self.data["tokens"]
         beside = f" beside {self.beside}" if self.beside else ""
         of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
-        console.print(of, soft_wrap=True)
+        console.print(of)
         for words, value in self.seen.items():
             if isinstance(value, dict):  # of several methods, an interval each
                 for name, one in value.items():
                     bounds = f" ({one['low']:.4g} to {one['high']:.4g})" if one["low"] is not None else ""
-                    console.print(f"{words} {name}: {one['value']:.4g}{bounds}", soft_wrap=True)
+                    console.print(f"{words} {name}: {one['value']:.4g}{bounds}")
             elif not isinstance(value, list):
                 console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
         for name, value in self.found.items():
@@ -157,16 +157,16 @@ class Fit(Result):
         if not self.found:
             console.print(f"nothing that was tried is better than {naming.spelled(self.method, self.options)} as it is")
         elif self.verdict:
-            console.print(self.verdict, style="bold", soft_wrap=True)
+            console.print(self.verdict, style="bold")
         needed = "fitted=" in self.beside or any(isinstance(value, tuple) for value in self.found.values())
         if self.path and not needed:
-            console.print(f"without its file: {self.spelling}", soft_wrap=True)
+            console.print(f"without its file: {self.spelling}")
         methods = ",".join(dict.fromkeys(["none", *[self.rival] * bool(self.rival), self.use]))
         line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", methods]
         line += ["--data", self.data["source"]] if self.data["source"] else []
         where = f"{self.path}; its page is {self.page}" if self.page else self.path
         written = f"written to {where}; " if where else ""
-        console.print(f"{written}compare it:\n{shlex.join(line)}", soft_wrap=True)
+        console.print(f"{written}compare it:\n{shlex.join(line)}")
 
     @classmethod
     def read(cls, path: Path) -> Fit:

@@ -31,7 +31,7 @@ def show(made: Plan, console: Console) -> None:
     line = f"window {made.window:,} ({length(made.window)}) -> {made.target:,} ({length(made.target)})"
     if made.scale > 1:
         line += f": the smallest factor that covers it is {made.scale:.4g}"
-    console.print(line, soft_wrap=True)
+    console.print(line)
     if made.methods:
         _methods(made, console)
     part = f" ({made.part})" if made.part else ""
@@ -40,7 +40,7 @@ def show(made: Plan, console: Console) -> None:
         found = made.calibration
         factors = ", ".join(f"{key} x{value:.2f}" for key, value in vars(found.correction).items())
         where += f"; corrected by {found.length:,} tokens on {found.device}: {factors}"
-    console.print(Text("\nMemory", "bold"), f"  {where}", sep="", soft_wrap=True)
+    console.print(Text("\nMemory", "bold"), f"  {where}", sep="")
     _ladder(f"serving one request of {made.target:,} tokens", made.serving, console)
     _ladder(f"training on sequences of {made.target:,} tokens", made.training, console)
     if made.devices_needed:
@@ -51,21 +51,20 @@ def show(made: Plan, console: Console) -> None:
         console.print(
             f"skip-wise training (PoSE) on {made.window:,} tokens at a time {fits} {needed}: "
             f"{parts_of(made.skip_wise.memory)}",
-            soft_wrap=True,
         )
     _cost(made, console)
     if made.notes:
         console.print("\nKnow", style="bold")
     for note in made.notes:
-        console.print(f"- {note}", soft_wrap=True)
+        console.print(f"- {note}")
     for tax in made.short_tax:
-        console.print(f"- short-text tax, {tax.method}: {tax.result}; {tax.setting} ({tax.source})", soft_wrap=True)
+        console.print(f"- short-text tax, {tax.method}: {tax.result}; {tax.setting} ({tax.source})")
     if made.commands:
         console.print("\nNext", style="bold")
     for command in made.commands:
-        console.print(command, soft_wrap=True)
+        console.print(command)
     if made.page:
-        console.print(f"\nwritten to {made.page}", soft_wrap=True)
+        console.print(f"\nwritten to {made.page}")
 
 
 def _methods(made: Plan, console: Console) -> None:
@@ -84,7 +83,7 @@ def _methods(made: Plan, console: Console) -> None:
             head = ("", "", "")
     console.print(table)
     told = "*: after training; settings differ, so only compare ranks methods on one model"
-    console.print(told, style="dim", soft_wrap=True)
+    console.print(told, style="dim")
     if silent:
         said = "; ".join(f"{', '.join(names)} ({how})" for how, names in silent.items())
         console.print(f"no published number here: {said}", style="dim")
@@ -93,7 +92,7 @@ def _methods(made: Plan, console: Console) -> None:
 def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     needed = ", ".join(step.name for step in ladder.steps[1:])
     verdict = Text(f"fits{' with ' * bool(needed)}{needed}", "green") if ladder.fits else Text("does not fit", "red")
-    console.print(f"\n{title}: ", verdict, f", {parts_of(ladder.memory)}", sep="", soft_wrap=True)
+    console.print(f"\n{title}: ", verdict, f", {parts_of(ladder.memory)}", sep="")
     if len(ladder.steps) > 1:
         name, unit = unit_of(ladder.memory.total)
         table = columns("switch", f">{name} at the target", ">longest that fits")
@@ -136,7 +135,6 @@ def _cost(made: Plan, console: Console) -> None:
         console.print(
             f"one prompt of {made.target:,} tokens: {show_hours(cost.prefill_seconds / 3600)} prefill, then up to "
             f"{cost.decode_tokens_per_second:,.0f} tokens/s; times at {made.mfu:.0%} of {made.device}'s peak",
-            soft_wrap=True,
         )
 
 

@@ -143,7 +143,6 @@ class Forecast(Result):
         console.print(
             f"{self.place} has {self.room / GIB:,.1f} GiB for it: {'it fits' if self.fits else 'it does not fit'}; "
             f"samples of up to {self.longest:,} tokens do",
-            soft_wrap=True,
         )
         if self.switches:
             console.print("\nwhat would make longer samples fit")
@@ -152,7 +151,7 @@ class Forecast(Result):
                 table.add_row(one.options, f"{one.bytes / GIB:.2f}", f"{one.longest:,}")
             console.print(table)
         for note in self.notes:
-            console.print(note, soft_wrap=True)
+            console.print(note)
 
     def to_dict(self) -> dict[str, Any]:
         own = {

@@ -74,16 +74,15 @@ class Merged(Result):
         ]
 
     def show(self, console: Console) -> None:
-        console.print(f"{self.adapter} merged into {self.base}, {self.dtype}", soft_wrap=True)
-        console.print(self.rope, soft_wrap=True)
+        console.print(f"{self.adapter} merged into {self.base}, {self.dtype}")
+        console.print(self.rope)
         console.print(
             f"the adapter moves log-probabilities by {self.effect:.2g}, rounding of the merged weights by "
             f"{self.drift:.2g}",
-            soft_wrap=True,
         )
         for note in self.notes:
-            console.print(note, soft_wrap=True)
-        console.print(f"written to {self.folder}", soft_wrap=True)
+            console.print(note)
+        console.print(f"written to {self.folder}")
 
 
 def merge(

@@ -98,15 +98,12 @@ class SelfTest(Result):
         took = "" if self.memory is None else f"its tensors took {self.memory / GIB:.2f} GiB at most, and "
         console.print(
             f"\na step takes about {self.seconds:,.3g} s; {took}{self.forecast / GIB:.2f} GiB are expected",
-            soft_wrap=True,
         )
         missed = ", ".join(one.what for one in self.findings if one.sound is None and one.wanted)
         if not self.sound:
             console.print("this training would not be what its recipe says")
         elif missed:
-            console.print(
-                f"not tried, for no row that was looked at has any: {missed}; all else is right", soft_wrap=True
-            )
+            console.print(f"not tried, for no row that was looked at has any: {missed}; all else is right")
         else:
             console.print("nothing wrong was found")
 

@@ -96,10 +96,10 @@ class Trained(Result):
             if counts:
                 console.print(f"in brackets 95 % intervals, of the ratios over {counts[0]} texts, paired")
         for note in self.notes:
-            console.print(note, soft_wrap=True)
-        console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training", soft_wrap=True)
+            console.print(note)
+        console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training")
         on = f" --methods {shlex.quote(self.rope)} --to {self.to}" if self.rope else ""
-        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}{on}", soft_wrap=True)
+        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}{on}")
 
     @property
     def lines(self) -> dict[Key, str]:

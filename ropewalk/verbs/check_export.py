@@ -73,7 +73,7 @@ class Agreement(Result):
 
         said: dict[bool | None, str | Text] = {True: "same", False: Text("no", "red"), None: "-"}
         for key, value in self.wrote.items():
-            console.print(f"wrote {key} = {json.dumps(value)}", soft_wrap=True)
+            console.print(f"wrote {key} = {json.dumps(value)}")
         table = Table("engine", "loads", "frequencies", "attention factor", "length")
         table.columns[0].no_wrap = True
         for row in self.rows:
@@ -84,10 +84,10 @@ class Agreement(Result):
         console.print(table)
         for row in self.rows:
             if row.note:
-                console.print(Text(row.engine, "bold"), f": {row.note}", sep="", soft_wrap=True)
+                console.print(Text(row.engine, "bold"), f": {row.note}", sep="")
             mend = shlex.join(["ropewalk", "check-export", self.model, "--fix"]) if row.keys else row.mend
             if mend:
-                console.print(f"  {mend}", soft_wrap=True)
+                console.print(f"  {mend}")
 
 
 @verb("check-export")

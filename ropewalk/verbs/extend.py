@@ -52,7 +52,7 @@ class Extended(Result):
     def show(self, console: Console) -> None:
         self.extension.show(console)
         for engine, line in self.launch.items():
-            console.print(f"{engine:13s} {line}", soft_wrap=True)
+            console.print(f"{engine:13s} {line}")
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.extension.to_dict(), "launch": self.launch}

@@ -55,12 +55,12 @@ class Listing(Result, Sequence[Entry]):
 
 def _show(one: Entry, console: Console) -> None:
     """One method in full."""
-    console.print(f"{one.id}, {one.title}: {one.summary}", style="bold", soft_wrap=True)
+    console.print(f"{one.id}, {one.title}: {one.summary}", style="bold")
     about = {"decides": one.kind, "training-free": one.training_free, "in a checkpoint": one.exportable,
              "paper": one.paper, "options": ", ".join(_options(one)) or "none"}  # fmt: skip
     for name, text in about.items():
         if text:
-            console.print(f"{name:<15}  {text}", soft_wrap=True)
+            console.print(f"{name:<15}  {text}")
 
 
 def _options(of: Entry) -> list[str]:

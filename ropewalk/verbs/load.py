@@ -28,7 +28,7 @@ class Loaded(Result, _Pair):
 
     def show(self, console: Console) -> None:
         for name, value in self.to_dict().items():
-            console.print(f"{name:<11}{value}", soft_wrap=True)
+            console.print(f"{name:<11}{value}")
 
     def to_dict(self) -> dict[str, Any]:
         """What was loaded, without the weights."""

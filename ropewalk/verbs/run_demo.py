@@ -51,7 +51,7 @@ class Demo(Result):
     def show(self, console: Console) -> None:
         self.inspection.show(console)
         self.comparison.show(console)
-        console.print(f"extended {self.extension.folder}\n", soft_wrap=True)
+        console.print(f"extended {self.extension.folder}\n")
         console.print("Next, on a model of yours:", style="bold")
         console.print("  ropewalk inspect MODEL\n  ropewalk extend MODEL --to 128k --method yarn -o OUT")
 

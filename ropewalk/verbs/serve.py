@@ -65,7 +65,7 @@ def serve(request: ServeRequest) -> None:
 
     def announce(address: str, limit: int, local: bool) -> None:
         line = f"{name} ({request.method}), {limit:,} tokens, at {address}/v1"
-        console.print(line, soft_wrap=True)
+        console.print(line)
         if not local and not request.api_key:
             console.print("anyone who reaches this address can use it; set ROPEWALK_API_KEY to prevent that")
         console.print("Ctrl-C ends it")

@@ -50,13 +50,13 @@ class Written(Result):
 
     def show(self, console: Console) -> None:
         for key, value in self.rope.keys.items():
-            console.print(f"{key} = {json.dumps(value)}", soft_wrap=True)
+            console.print(f"{key} = {json.dumps(value)}")
         for name, factors in self.rope.factors.items():
             console.print(f"{name} = {len(factors)} factors, {min(factors):.4g} to {max(factors):.4g}")
-        console.print(f"written to {self.path}, {self.n_bytes / 2**20:,.4g} MiB", soft_wrap=True)
+        console.print(f"written to {self.path}, {self.n_bytes / 2**20:,.4g} MiB")
         for note in self.notes:
             console.print(note)
-        console.print(self.launch, soft_wrap=True)
+        console.print(self.launch)
 
 
 @dataclass(frozen=True)
