@@ -124,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
         errors.print(mend)
         return 2
     except KeyboardInterrupt as stop:
-        keeps = bool(line) and line[0] in VERBS and VERBS[line[0]].keeps
+        keeps = any(verb.keeps and line[: len(name.split())] == name.split() for name, verb in VERBS.items())
         more = "what was finished is kept, and the same command goes on" if keeps else "the same command begins anew"
         with suppress(OSError):  # the terminal may be what is gone
             errors.print(f"stopped: nothing is half written; {more}")

@@ -34,7 +34,7 @@ class KnotRequest(RowsRequest):
     in_order: bool = False
 
 
-@verb("data knot")
+@verb("data knot", keeps=True)
 def knot_data(request: KnotRequest) -> Made:
     """Cut texts into chunks that belong together and lie far apart; rows are read as one, never document by document.
 

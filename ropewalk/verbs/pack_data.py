@@ -80,7 +80,7 @@ class PackRequest(RowsRequest):
     least: Length = 256
 
 
-@verb("data pack")
+@verb("data pack", keeps=True)
 def pack_data(request: PackRequest) -> Made:
     """Pack texts into rows of training, tokenised once; it can be stopped at any moment, and goes on where it was.
 

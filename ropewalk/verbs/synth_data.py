@@ -40,7 +40,7 @@ class SynthRequest(RowsRequest, KindRequest):
     least: Length | None = None
 
 
-@verb("data synth")
+@verb("data synth", keeps=True)
 def synth_data(request: SynthRequest) -> Made:
     """Make rows of questions about texts, each with its evidence anywhere in a long context; answers alone are learnt.
 

@@ -402,3 +402,17 @@ def test_a_signal_that_comes_where_errors_are_dropped_comes_again(number):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=HERE)
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("compare demo --to 1k", "the same command goes on"), ("data pack t --length 64 --model demo --out o", "goes on"),
+     ("inspect demo", "the same command begins anew")],
+)  # fmt: skip
+def test_a_stopped_verb_says_whether_it_goes_on(line, said, capsys, monkeypatch):
+    def stopped(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ropewalk.cli.main.app", stopped)
+    assert run(line.split()) == 130
+    assert capsys.readouterr().err.strip().endswith(said)
