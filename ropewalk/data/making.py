@@ -167,10 +167,10 @@ class Made(Result):
             table.add_row(name, f"{value:,}", words)
         console.print(table)
         for note in self.notes:
-            console.print(note, soft_wrap=True)
+            console.print(note)
         place = shlex.quote(str(self.folder))
         console.print(f"ropewalk data show {place} -o PAGE.html draws them; ropewalk train RECIPE MODEL {place} --to "
-                      f"{about.length} trains on them", soft_wrap=True)  # fmt: skip
+                      f"{about.length} trains on them")  # fmt: skip
 
 
 def make_rows(

@@ -42,7 +42,7 @@ class Shown(Made):
     def show(self, console: Console) -> None:
         super().show(console)
         if self.page:
-            console.print(f"page: {self.page}", soft_wrap=True)
+            console.print(f"page: {self.page}")
 
 
 def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:

@@ -74,15 +74,15 @@ class Survey(Result):
     def show(self, console: Console) -> None:
         console.print(f"{self.source}: {self.documents:,} texts, {self.tokens:,} tokens of {self.tokenizer}")
         spread = ", ".join(f"{share} below {length:,}" for share, length in self.quantiles.items())
-        console.print(f"lengths: {spread}; the longest {self.longest:,}", soft_wrap=True)
+        console.print(f"lengths: {spread}; the longest {self.longest:,}")
         table = columns("from a length of", ">texts", ">tokens", ">of all")
         for one in self.above:
             table.add_row(f"{one.length:,}", f"{one.documents:,}", f"{one.tokens:,}", f"{one.tokens / self.tokens:.1%}")
         console.print(table)
         for line in self.remarks:
-            console.print(line, soft_wrap=True)
+            console.print(line)
         if self.page:
-            console.print(f"page: {self.page}", soft_wrap=True)
+            console.print(f"page: {self.page}")
 
     @property
     def remarks(self) -> list[str]:
