@@ -14,6 +14,7 @@ from ropewalk.attention.recall import Recalled, Text
 from ropewalk.attention.regions import Layer, Region, same
 from ropewalk.common.errors import UserError
 from ropewalk.fitting.fitter import Found, Ground
+from ropewalk.fitting.searching import SEEDS
 from ropewalk.methods.attention.tca import TCA, Bounds, redundancy
 from ropewalk.methods.attention.vertical_slash import probabilities
 
@@ -37,6 +38,13 @@ class Budgets:
     tolerance: float = 0.05
     candidates: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("tolerance", 0), ("candidates", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if self.seed >= SEEDS:
+            raise UserError(f"seed is {self.seed}, expected 0 to {SEEDS - 1:,}", "Say --seed 1.")
 
     @torch.no_grad()
     def search(self, method: TCA, ground: Ground) -> Found:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ropewalk.backends.nll import BATCH_TOKENS, token_nll
 from ropewalk.common.errors import UserError
-from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint
 from ropewalk.common.statistics import LARGEST
 from ropewalk.common.store import Record, content_key
 from ropewalk.methods.base import Method
@@ -73,33 +73,36 @@ class Scoring:
     def _where(self) -> dict[str, object]:
         """All that a loss depends on, but for the method and the row."""
         beside = "+".join(other.id for other in self.ground.others)
-        return {"model": model_fingerprint(self.ground.model), "beside": beside, "to": self.ground.to}
+        model, code = model_fingerprint(self.ground.model), code_fingerprint()
+        return {"model": model, "code": code, "beside": beside, "to": self.ground.to}
 
     def far(self, method: Method, row: int) -> Losses:
         """Mean losses of a row's far tokens, in nats, piece by piece: [up to 16]."""
-        losses = self._losses(method, self.rows[row : row + 1], self.scored)
-        return np.array([part.mean() for part in np.array_split(losses[0], min(PIECES, self.scored))])
+        return self._losses(method, self.rows[row : row + 1], self.scored, min(PIECES, self.scored))[0]
 
     def near(self, method: Method) -> Losses:
         """Mean loss of each text's first window, read by itself, in nats: [D]."""
         short = self.rows[:, : self.ground.window]
         return np.concatenate(
-            [self._losses(method, some, short.shape[1] - 1).mean(1) for some in short.split(self._together)]
+            [self._losses(method, some, short.shape[1] - 1, 1)[:, 0] for some in short.split(self._together)]
         )
 
     @property
     def _together(self) -> int:
         return max(1, BATCH_TOKENS // self.ground.window)
 
-    def _losses(self, method: Method, ids: Tensor, keep: int) -> Losses:
-        key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep})
+    def _losses(self, method: Method, ids: Tensor, keep: int, pieces: int) -> Losses:
+        """Mean losses of the pieces of each row's last tokens: [rows, pieces]. Only these are kept."""
+        key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep, "pieces": pieces})
         self.tokens += ids.numel()
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
                 losses = token_nll(self.ground.model, ids, keep=keep)
-            known = {"losses": losses.nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST).tolist()}
+            whole = losses.nan_to_num(LARGEST, LARGEST).clamp(max=LARGEST).double().cpu().numpy()
+            means = np.stack([part.mean(1) for part in np.array_split(whole, pieces, axis=1)], 1)
+            known = {"losses": means.tolist()}
             self.ground.records.put({key: known})
-        return _kept(known, len(ids), keep)
+        return _kept(known, len(ids), pieces)
 
 
 def _kept(record: Record, rows: int, columns: int) -> Losses:

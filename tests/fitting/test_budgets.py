@@ -78,6 +78,21 @@ def test_a_tolerance_that_nothing_meets_is_refused():
         plan(shared("llama"), tokens(1, 200), tolerance=0.0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": -1}, "candidates is -1, expected at least 1"),
+        ({"candidates": 0}, "candidates is 0, expected at least 1"),
+        ({"tolerance": -1.0}, r"tolerance is -1\.0, expected at least 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected 0 to 4,294,967,295"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Budgets(**settings)
+
+
 def test_short_texts_are_refused():
     with pytest.raises(UserError, match=r"50 tokens to fit on, expected local \+ 3 block \+ 64 = 104 or more"):
         plan(shared("llama"), tokens(1, 50))

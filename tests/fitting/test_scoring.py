@@ -79,6 +79,28 @@ def test_another_model_has_other_losses(tmp_path, read):
         assert read == [256, 256]
 
 
+def test_other_code_has_other_losses(tmp_path, read, monkeypatch):
+    with SampleStore(tmp_path / "candidates") as records:
+        scoring(records=records).far(YaRN(), 0)
+        monkeypatch.setattr("ropewalk.fitting.scoring.code_fingerprint", lambda: "of tomorrow")
+        scoring(records=records).far(YaRN(), 0)
+        assert read == [256, 256]
+
+
+def test_a_candidate_leaves_what_is_compared_and_no_more(tmp_path):
+    class Kept(SampleStore):
+        def put(self, records):
+            kept.extend(records.values())
+            super().put(records)
+
+    kept: list[dict] = []
+    one = scoring(records=Kept())
+    far, near = one.far(YaRN(), 1), one.near(YaRN())
+    assert [np.shape(record["losses"]) for record in kept] == [(1, PIECES), (3, 1)]
+    np.testing.assert_array_equal(kept[0]["losses"][0], far)
+    np.testing.assert_array_equal(kept[1]["losses"], near[:, None])
+
+
 def test_needles_stand_near_the_start_and_only_their_answers_count():
     model, tokenizer = ropewalk.load("demo")
     text = torch.tensor([tokenizer("The sea is wide, and the ships on it are small. " * 200).input_ids[:1024]] * 4)
@@ -159,14 +181,14 @@ def iter_once(methods):
 
 
 @pytest.mark.parametrize(
-    "record", [{"x": 1}, {"losses": [1, 2]}, {"losses": "much"}, {"losses": [[float("inf")] * 128]}]
+    "record", [{"x": 1}, {"losses": [1, 2]}, {"losses": "much"}, {"losses": [[float("inf")] * PIECES]}]
 )
 def test_losses_that_nobody_kept_are_refused(record):
     class Damaged(SampleStore):
         def get(self, keys):
             return dict.fromkeys(keys, record)
 
-    with pytest.raises(UserError, match="expected 1 x 128 numbers"):
+    with pytest.raises(UserError, match="expected 1 x 16 numbers"):
         scoring(records=Damaged()).far(YaRN(), 0)
 
 
