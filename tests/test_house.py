@@ -77,10 +77,11 @@ COVERED = {
     "checkpoint/gguf/mistakes checkpoint/gguf/rope_keys",
     "tests/engines/gguf/test_to_gguf.py": "engines/gguf/output",
     "tests/verbs/test_fit.py": "fitting/fitter",
+    "tests/methods/test_catalogue.py": "methods/typed",
     "tests/training/positions/test_entries.py": "training/positions/training_positions",
     "tests/training/test_training_page.py": "training/readings",
     "tests/fitting/test_rope_factors.py": "fitting/searching fitting/evolution",
-    "tests/fitting/test_recommending.py": "fitting/entrants fitting/recommendation",
+    "tests/fitting/test_recommending.py": "fitting/entrants",
     "tests/cli/test_main.py": "common/errors checkpoint/write checkpoint/inspection checkpoint/inspection_view",
     "tests/verbs/test_request.py": "common/lengths",
     "tests/verbs/test_plan.py": "planning/calibrate planning/cost planning/hardware planning/measure "

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
 from ropewalk.common.naming import find
+from ropewalk.methods.typed import LARGEST_OPTION, typed
 
 if TYPE_CHECKING:
     from ropewalk.methods.base import Method
@@ -51,7 +52,6 @@ class Entry:
 
 F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
 CODE = "no: needs code at run time"
-LARGEST_OPTION = 1e18  # of a number
 PICK = "tax"  # beside a fitted file: which of its front
 CATALOGUE: tuple[Entry, ...] = (
     Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
@@ -259,7 +259,7 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
                 f"Its options: {', '.join(names) or 'none'}.",
             )
         if option in known:
-            options[option] = _typed(name, option, known[option], value)
+            options[option] = typed(name, option, known[option], value)
         elif option == PICK:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_OPTION:
                 raise UserError(f"{name}: {PICK} is {said(value)}, expected a share such as 0.01, a hundredth")
@@ -293,24 +293,3 @@ def _literals(spelling: str, text: str) -> dict[str, Any]:
             f"cannot read the options of {said(spelling)}",
             "Write name=value, with commas: beta_fast=16, truncate=False.",
         ) from None
-
-
-def _typed(method_name: str, name: str, field: Any, value: Any) -> Any:
-    """``value`` as the option's default suggests: numbers for numbers, tuples for lists."""
-    default = None if field.default is MISSING else field.default
-    if isinstance(value, list):
-        value = tuple(value)
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = real and abs(value) <= LARGEST_OPTION
-    whole = isinstance(value, int) and number
-    expected: dict[type, bool] = {kind: isinstance(value, kind) for kind in (bool, str, tuple)} | {int: whole}
-    if "int | None" in str(field.type):
-        expected[type(None)] = whole or value is None
-    fits = expected.get(type(default), number or (default is None and value is None))
-    choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", str(field.type)) if "Literal" in str(field.type) else []
-    allowed = [a or b for a, b in choices]
-    if not fits or (allowed and value not in allowed):
-        endless = real and not number and isinstance(default, (int, float, type(None)))
-        want = " or ".join(map(repr, allowed)) or ("a finite number" if endless else f"a value like {default!r}")
-        raise UserError(f"{method_name}: option {name} is {said(value)}, expected {want}")
-    return float(value) if number and "float" in str(field.type) else value

@@ -68,7 +68,7 @@ def test_no_two_options_of_a_verb_are_spelled_alike(name):
     ("evaluate demo --suite needle", "did you mean 'niah'"),
     ("extend demo --to 2k --method ntk", "did you mean 'ntk-aware' or 'dynamic-ntk' or 'ntk-by-parts'?"),
     ("extend demo --to 2k --method linear", "did you mean 'pi'"),
-    ("extend demo --to 2k --method yarn(truncate=maybe)", "option truncate is 'maybe', expected a value like True"),
+    ("extend demo --to 2k --method yarn(truncate=maybe)", "option truncate is 'maybe', expected true or false"),
 ])  # fmt: skip
 def test_others_are_told_how_it_is_said(capsys, line, said):
     assert said in refused(capsys, *line.split())
