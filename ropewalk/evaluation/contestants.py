@@ -166,8 +166,9 @@ def reach(config: PreTrainedConfig) -> tuple[int | None, int | None]:
 
 
 def title(method: Method) -> str:
-    """The name of a method in reports, with options that are not the default."""
-    parts = catalogue.split(method.id, "+")
+    """The name of a method in reports, with options that are not the default; of lists, the file that they are from."""
+    both = zip(catalogue.split(method.id, "+"), catalogue.split(method.spelling, "+"), strict=True)
+    parts = [said if "fitted=" in part else part for part, said in both]
     known = {entry.id: entry.title for entry in catalogue.CATALOGUE}
     options = "".join(part[part.index("(") :] for part in parts if "(" in part)
     names = [known.get(part.split("(")[0], part.split("(")[0]) for part in parts]
