@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,24 +75,18 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         UserError: for everything that a user can mend; no fit file and no page are written then.
     """
     from ropewalk.common.errors import UserError
-    from ropewalk.common.files import file_to_write, is_page
     from ropewalk.common.progress import Progress, shown
-    from ropewalk.common.store import SampleStore
+    from ropewalk.common.store import SampleStore, content_key
 
     method, _ = _asked(request)  # mistakes show before anything is loaded
     from ropewalk.evaluation.workers import check
     from ropewalk.fitting import fitting_page, race_page
     from ropewalk.fitting.alongside import alongside
-    from ropewalk.methods.fit_file import is_fit
 
     check(request.on, request.workers)
-    page, searched = None, method is None or fitting_page.has_page(method)
-    sources = [place for place in (Path(request.model), Path(request.data)) if place.exists()]
+    searched = method is None or fitting_page.has_page(method)
     if request.out is not None:
-        file_to_write(request.out, is_fit, sources, request.overwrite)
-        page = fitting_page.page_of(request.out) if searched else None
-        if page:
-            file_to_write(page, is_page, sources, request.overwrite)
+        _refuse_places(request.out, searched, request)
     elif method is not None and any(part.measured or part.fit for part in getattr(method, "parts", (method,))):
         raise UserError(
             f"what is found for {method.id} cannot be said without a file", f"Name one: -o {method.name}.json."
@@ -100,80 +95,149 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         raise UserError(f"{request.method} is measured in one reading, by one worker", "Leave out --workers.")
     with ExitStack() as opened:
         update = opened.enter_context(shown())
-        place = request.out or (RUNS / f"fit-{_key(request)}" if searched else None)
+        asked = _all_asked(request, method)
+        place = request.out or (RUNS / f"fit-{content_key(asked)[:8]}" if searched else None)
         candidates = None if place is None else Path(f"{place}.candidates")
+        if candidates is not None:
+            opened.enter_context(_held(candidates))
+        if request.out is not None:
+            _refuse_places(request.out, searched, request)  # again: another search may just have ended
         records = opened.enter_context(SampleStore(candidates))
-        _mark(records, request, method)
+        _mark(records, asked)
         opened.callback(_leave_no_mark, records)
         update(Progress(0, 0, f"opening {request.model}"))
-        if candidates is not None:
-            opened.enter_context(alongside(partial(_found, request), candidates, request.on, request.workers))
         what = "racing methods" if method is None else f"fitting {method.id}"
-        found = _found(request, records, (0, request.workers), lambda done, total, words="": update(
-            Progress(done, total, what + (f", {words}" if words else ""))
-        ))  # fmt: skip
-        if request.out is not None:
+        work = partial(_found, request)
+        try:
+            with nullcontext() if candidates is None else alongside(work, candidates, request.on, request.workers):
+                found = work(records, (0, request.workers), lambda done, total, words="": update(
+                    Progress(done, total, what + (f", {words}" if words else ""))
+                ))  # fmt: skip
+        except UserError as error:
+            if error.__cause__ is None:  # an answer; else something failed, and what was read is kept
+                records.remove()
+            raise
+        found = replace(found, loading=_loading(request))
+        if request.out is not None and searched:
+            page = race_page.page_of_race if method is None else fitting_page.page_of_fit
+            found = fitting_page.write(found, page, request.out, request.overwrite)
+        elif request.out is not None:
             found = found.written(request.out, request.overwrite)
-    if page:
-        shown_as = race_page.page_of_race if method is None else fitting_page.page_of_fit
-        found = fitting_page.write(found, shown_as(found), page, request.overwrite)
-    _remove(records)
+        records.remove()
     answer: Fit | Recommendation = found
     return answer
 
 
-def _key(request: FitRequest) -> str:
-    """What tells a search from others."""
-    from ropewalk.common.store import content_key
+def _refuse_places(out: Path, searched: bool, request: FitRequest) -> None:
+    """Refuse to write where something else lies, before a search.
 
-    asked = {name: str(value) for name, value in vars(request).items() if name not in ("overwrite", "on", "workers")}
-    return content_key(asked)[:8]
+    Raises:
+        UserError: for the file, or for its page.
+    """
+    from ropewalk.common.files import file_to_write, is_page
+    from ropewalk.fitting.fitting_page import page_of
+    from ropewalk.methods.fit_file import is_fit
+
+    sources = [place for place in (Path(request.model), Path(request.data)) if place.exists()]
+    for place, ours in [(out, is_fit)] + [(page_of(out), is_page)] * searched:
+        file_to_write(place, ours, sources, request.overwrite)
+
+
+def _loading(request: FitRequest) -> tuple[str, ...]:
+    """Words of a line that opens the model as it was opened."""
+    from ropewalk.methods.fit_file import TRUST
+
+    dtype = () if request.dtype == "auto" else ("--dtype", request.dtype)
+    return (*dtype, *[TRUST] * request.trust_remote_code)
+
+
+@contextmanager
+def _held(store: Path) -> Iterator[None]:
+    """Keep others from a file of candidates; folders that were made for it go again if they stay empty.
+
+    Raises:
+        UserError: if another search is at it, or the place cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    from ropewalk.common.errors import UserError
+    from ropewalk.common.files import explained
+
+    made = [folder for folder in store.parents if folder == RUNS or not folder.exists()]
+    lock = FileLock(f"{store}.lock", timeout=0)
+    try:
+        with explained(store):
+            store.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(
+                    f"another search keeps its candidates in {store}", "Wait for it, or choose another file, -o FILE."
+                ) from None
+            except NotImplementedError:  # a disk without locks
+                pass
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        with suppress(OSError):  # they are not empty, as they should
+            for folder in made:
+                folder.rmdir()
 
 
 def _leave_no_mark(records: SampleStore) -> None:
     """Remove a store without candidates: what was asked for was refused, or was no search."""
     if len(records) == 1:
-        _remove(records)
+        records.remove()
 
 
-def _remove(records: SampleStore) -> None:
-    records.remove()
-    if records.path is not None and records.path.parent == RUNS:
-        with suppress(OSError):  # other runs lie there
-            RUNS.rmdir()
+def _all_asked(request: FitRequest, method: AnyMethod | None) -> dict[str, Any]:
+    """All that decides what a search finds."""
+    said = "model", "to", "data", "settings", "samples", "seed", "dtype"
+    return {"method": AUTO if method is None else method.id, **{name: getattr(request, name) for name in said}}
 
 
-def _mark(records: SampleStore, request: FitRequest, method: AnyMethod | None) -> None:
+def _mark(records: SampleStore, asked: Mapping[str, Any]) -> None:
     """Say in the store whose candidates it holds, so that nobody else's are removed with it.
 
     Raises:
         UserError: if it holds others.
     """
     from ropewalk.common.errors import UserError
+    from ropewalk.common.lengths import said
 
-    mark = {"method": AUTO if method is None else method.id, "model": request.model, "to": request.to}
     there = records.get([MARK]).get(MARK)
-    if there is None and len(records):
+    if len(records) and not (isinstance(there, dict) and there.keys() == asked.keys()):
         raise UserError(
             f"{records.path} is a store of something else", "Choose another file, -o FILE, or move that one away."
         )
-    if there is not None and there != mark:
+    differ = [f"{k} was {said(there[k])}, is {said(asked[k])}" for k in asked if there and there[k] != asked[k]]
+    if differ:
+        begin = f"rm {shlex.quote(str(records.path))}*"
         raise UserError(
-            f"{records.path} holds the candidates of another search, which was not finished: {there['method']} on "
-            f"{there['model']}",
-            "Finish it by its own command, choose another file, -o FILE, or remove that one.",
+            f"{records.path} holds the candidates of another search, which was not finished: {'; '.join(differ)}",
+            f"Ask for the same to go on, choose another file, -o FILE, or begin anew: {begin}",
         )
-    records.put({MARK: mark})
+    records.put({MARK: dict(asked)})
 
 
 def _asked(request: FitRequest) -> tuple[AnyMethod | None, Callable[[Ground], Fit | Recommendation]]:
     """The method to fit, None where it is to be found; and what does so."""
+    from ropewalk.common.errors import UserError
     from ropewalk.fitting.fitter import fitting, seeded
     from ropewalk.fitting.recommending import Recommending
     from ropewalk.methods import catalogue
 
-    if request.method.strip().lower() == AUTO:
-        return None, seeded(Recommending.read(request.settings), request.seed, AUTO).run
+    parts = [part.strip().lower() for part in catalogue.split(request.method, "+")]
+    if AUTO in parts and len(parts) > 1:
+        raise UserError(
+            f"method is {request.method!r}: auto races methods one by one, and none beside them",
+            f"Say --method {AUTO}, or name the methods.",
+        )
+    if parts == [AUTO]:
+        return None, seeded(Recommending.read(request.settings), request.seed, AUTO, request.settings).run
     method = catalogue.method(request.method)
     return method, fitting(method, request.settings, request.seed)
 

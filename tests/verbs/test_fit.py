@@ -7,17 +7,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 import ropewalk
 from ropewalk import UserError
 from ropewalk.cli.main import run
 from ropewalk.common.store import SampleStore
+from ropewalk.fitting import scoring
 from ropewalk.fitting.fitter import FITTERS
 from ropewalk.fitting.race import Race
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import CATALOGUE, entry
-from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.fit_file import DOUBT, Fit
+from ropewalk.report.page import Page
 from ropewalk.training.recipes.interpolation import longrope
 from ropewalk.verbs.fit import MARK
 from tests.models import shared
@@ -49,6 +53,7 @@ def test_options_of_every_method_that_names_them_are_searched_and_used(name, mod
     words = "fit", model, "-m", name, "--to", 256, "--data", texts, "--samples", 2, "--settings", "rounds=1"
     found = json.loads(said(capsys, *words, "-o", "found.json", "--json"))
     method = entry(name).load()()
+    assert (DOUBT in found["seen"]) is ("visibility" in method.axes)
     assert found["found"].keys() <= method.tunable.keys() and found["settings"]["rounds"] == 1
     assert Path("found.html").exists()
     use = catalogue.method(f"{name}(fitted=found.json)")
@@ -61,7 +66,7 @@ def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts
     words = "fit", model, "-m", "ntk-aware", "--data", texts, "--samples", 2, "--settings", "rounds=2"
     alone, kept = said(capsys, *words), said(capsys, *words, "-o", "ntk.json")
     assert not Path("ntk.json.candidates").exists()
-    (spelling,) = re.findall(r"ntk-aware\(stretch=[0-9.]+\)", alone)
+    (spelling,) = set(re.findall(r"ntk-aware\(stretch=[0-9.]+\)", alone))
     assert f"without its file: {spelling}" in kept and "written to ntk.json" in kept
     compare = ["compare", model, "--to", 256, "--tasks", "ppl", "--data", texts, "--out", "run", "--json"]
     found = json.loads(said(capsys, *compare, "--methods", f"{spelling},ntk-aware(fitted=ntk.json),ntk-aware"))
@@ -136,7 +141,7 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
     alone = json.loads(said(capsys, *words, "-m", "attention-alignment"))
     assert "tau.json exists already" in refused(capsys, *words, "-m", "yarn+attention-alignment")
     beside = json.loads(said(capsys, *words, "-m", "yarn+attention-alignment", "--overwrite"))
-    assert alone["found"] != beside["found"] and beside["beside"] == "yarn"
+    assert alone["found"] != beside["found"] and beside["beside"] == {"yarn": "yarn"}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,13 @@ def test_others_are_on_while_one_is_fitted(model, texts, capsys):
         (["-m", "attention-alignment", "--to", "8k"], "no text has 8,192 tokens"),
         (["-m", "clex+tca"], "clex has no weights"),
         (["-m", "longrope", "--seed", "-1"], "is no whole number from 0"),
+        (["-m", "longrope", "--seed", "5", "--settings", "seed=4"], "the seed is said twice, --seed 5 and"),
+        (["-m", "auto", "--seed", "5", "--settings", "seed=4"], "the seed is said twice, --seed 5 and"),
+        (["-m", "auto+dca"], "method is 'auto+dca': auto races methods one by one"),
+        (["-m", "yarn", "--settings", "tax=abc"], "option tax is 'abc', expected a number, or none"),
+        (["-m", "yarn", "--settings", "race=maybe"], "option race is 'maybe', expected true or false"),
+        (["-m", "tca(block=8, local=8)", "--settings", "candidates=-1"], "candidates is -1, expected at least 1"),
+        (["-m", "tca(block=8, local=8)", "--settings", "tolerance=-1"], "tolerance is -1.0, expected at least 0"),
         (["-m", "dope", "--seed", "1"], "the fit of dope draws nothing: it has no seed"),
     ],
 )
@@ -178,7 +190,7 @@ def test_a_search_writes_its_page_beside_the_file_and_replaces_nothing_else(mode
         assert "did not write it" in refused(capsys, *words, "-o", "factors.json", *more)
     assert Path("factors.html").read_text() == "<title>mine</title>" and not Path("factors.json").exists()
     printed = said(capsys, *words, "-o", "other.json")
-    assert "written to other.json; its page is other.html;" in printed
+    assert "written to other.json; its page is other.html\n" in printed
     assert "longrope(fitted=other.json)" in Path("other.html").read_text()
     Path("other.json").unlink()
     assert "other.html exists already" in refused(capsys, *words, "-o", "other.json")
@@ -197,6 +209,89 @@ def test_another_file_is_refused_before_anything_is_loaded(texts, capsys):
 def test_a_mend_names_the_model_as_the_user_did(line, capsys):
     assert run(line.split()) == 2
     assert "ropewalk fit demo --method" in capsys.readouterr().err
+
+
+NTK = "-m", "ntk-aware", "--to", 256, "--samples", 2, "--settings", "rounds=1"
+
+
+@pytest.fixture
+def stopped(model, texts, monkeypatch):
+    """A search that was stopped after three candidates."""
+    kept = Race._keep
+
+    def stop(race, standing):
+        kept(race, standing)
+        if len(race.ran) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "_keep", stop)
+    words = ["fit", model, "--data", texts, *NTK, "-o", "x.json"]
+    assert run(list(map(str, words))) == 130
+    monkeypatch.setattr(Race, "_keep", kept)
+    return words
+
+
+def test_candidates_of_another_search_are_neither_used_nor_removed(stopped, capsys):
+    with SampleStore("x.json.candidates") as store:
+        held = len(store)
+    for more, differs in (
+        ({"--data": "texts/1.txt"}, "data was "),
+        ({"--samples": 3}, "samples was 2, is 3"),
+        ({"--seed": 4}, "seed was None, is 4"),
+        ({"--settings": "rounds=2"}, "settings was 'rounds=1', is 'rounds=2'"),
+        ({"-m": "yarn", "--dtype": "bfloat16"}, "method was 'ntk-aware', is 'yarn'; dtype was 'auto', is 'bfloat16'"),
+    ):
+        options = dict(zip(stopped[2::2], stopped[3::2], strict=True)) | more
+        told = refused(capsys, *stopped[:2], *(word for one in options.items() for word in one))
+        assert differs in " ".join(told.split()) and "begin anew: rm x.json.candidates*" in told
+        with SampleStore("x.json.candidates") as store:
+            assert len(store) == held > 3
+    assert [one.name for one in Path().glob("x.*")] == ["x.json.candidates"]
+    said(capsys, *stopped)
+    assert Path("x.json").exists() and not list(Path().glob("*.candidates*"))
+
+
+def test_where_a_page_finds_no_room_nothing_is_written_and_the_same_command_goes_on(model, texts, capsys, monkeypatch):
+    words = "fit", model, "--data", texts, *NTK, "-o", "x.json"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Page, "render", full)
+        assert run(list(map(str, words))) != 0
+    assert [one.name for one in Path().glob("x.*")] == ["x.json.candidates"]
+    said(capsys, *words)
+    assert sorted(one.name for one in Path().glob("x.*")) == ["x.html", "x.json"]
+
+
+def test_a_second_search_to_one_file_is_refused_at_its_start(model, texts, capsys, monkeypatch):
+    words = "fit", model, "--data", texts, *NTK, "-o", "x.json"
+    monkeypatch.setattr("ropewalk.verbs.fit._found", lambda *_: pytest.fail("it reads texts"))
+    with FileLock("x.json.candidates.lock"):
+        assert "another search keeps its candidates in x.json.candidates" in refused(capsys, *words)
+
+
+def test_what_is_refused_leaves_nothing_not_even_a_folder(model, texts, capsys, monkeypatch):
+    words = "fit", model, "-m", "ntk-aware", "--data", texts, "-o", "new/deep/x.json", "--to"
+    assert "no text has 8,192 tokens" in refused(capsys, *words, "8k")
+    monkeypatch.setattr(scoring, "token_nll", lambda model, ids, keep: torch.full((len(ids), keep), torch.nan))
+    assert "own losses are no finite numbers" in refused(capsys, *words, 256)
+    assert not Path("new").exists()
+
+
+def test_what_was_opened_otherwise_is_opened_so_by_the_lines_that_are_printed(model, texts, capsys):
+    shutil.copytree(model, "here")
+    printed = said(capsys, "fit", "here", "--data", texts, *NTK, "--dtype", "bfloat16", "--trust-remote-code",
+                   "-o", "x.json")  # fmt: skip
+    compare, extend = (shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("ropewalk "))
+    assert compare[0] == "compare" and extend[0] == "extend"
+    rows = json.loads(said(capsys, *compare, "--tasks", "ppl", "--out", "run", "--json"))["rows"]
+    assert len({row["method"] for row in rows}) >= 2
+    said(capsys, *extend)
+    assert json.loads(Path("here-256/config.json").read_text())["max_position_embeddings"] == 256
+    line = refused(capsys, "compare", "here", "--to", 256, "--methods", "ntk-aware(fitted=x.json)").splitlines()[-2]
+    assert "--dtype float32" in line
 
 
 @pytest.mark.slow
@@ -231,7 +326,7 @@ def test_a_fit_is_written_into_no_other_model_and_for_no_other_length(model, fac
         message = refused(capsys, *words, "--to", 256, "--method", factors)
         assert "f.json was fitted on" in message and "this model is" in message
     short = refused(capsys, "extend", model, "--to", 128, "--method", factors, "-o", "x")
-    assert "f.json was fitted for 256 tokens, and 128 are to be written" in short
+    assert "f.json was fitted for 256 tokens, and 128 are the target" in short
     assert not Path("x").exists()
     said(capsys, "extend", model, "--to", 256, "--method", factors, "-o", "x")
     assert json.loads(Path("x/config.json").read_text())["max_position_embeddings"] == 256
@@ -280,12 +375,13 @@ def test_on_top_of_what_was_fitted_another_is_fitted_and_both_are_used(name, set
     assert "cannot be said without a file" in refused(capsys, *words)
     told = said(capsys, *words, "-o", "top.json")
     found = Fit.read(Path("top.json"))
-    assert found.method == name and found.beside == fitted and "without its file" not in told
+    assert found.method == name and list(found.beside.values()) == [fitted] and "without its file" not in told
     compare = ["compare", model, "--to", 256, "--tasks", "ppl", "--data", texts, "--out", "run", "--json"]
     rows = json.loads(said(capsys, *compare, "--methods", f"none,{found.use}"))["rows"]
     assert len({row["method"] for row in rows}) == 2
     alone = refused(capsys, *compare[:-2], "other", "--methods", f"{name}(fitted=top.json)")
-    assert f"was fitted beside {fitted}, and is used by itself" in alone
+    (known,) = found.beside
+    assert f"was fitted beside {known}, and is used by itself" in alone
 
 
 def test_an_option_that_is_named_is_held_also_at_its_default(model, texts, capsys):
@@ -314,4 +410,9 @@ def test_a_store_of_something_else_is_neither_used_nor_removed(model, texts, cap
         store.remove()
     with SampleStore("x.json.candidates") as store:
         store.put({MARK: {"method": "yarn", "model": "another", "to": 128}})
-    assert "another search, which was not finished: yarn on another" in refused(capsys, *words, "-m", "longrope")
+    assert "x.json.candidates is a store of something else" in refused(capsys, *words, "-m", "longrope")
+    for mark in ({"a": 1}, [], "x", 3, None):
+        with SampleStore("x.json.candidates") as store:
+            store.remove()
+            store.put({MARK: mark, "a": {"losses": []}})
+        assert "x.json.candidates is a store of something else" in refused(capsys, *words, "-m", "longrope")
