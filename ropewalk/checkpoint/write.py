@@ -98,7 +98,7 @@ def extended_config(
 
 
 def refuse_fitted_elsewhere(checkpoint: Checkpoint, method: Method, to: int) -> None:
-    """Refuse a method that was fitted on other weights, or for another length than is written.
+    """Refuse a method that was fitted on other weights, for another target, or beside others.
 
     A configuration does not tell what weights are beside it: they are loaded, as they were when the method was fitted.
 
@@ -106,14 +106,9 @@ def refuse_fitted_elsewhere(checkpoint: Checkpoint, method: Method, to: int) -> 
         UserError: naming both.
     """
     for part in getattr(method, "parts", (method,)):
-        if part.fit is None:
-            continue
-        if part.fit.to != to:
-            raise UserError(
-                f"{part.fit.path} was fitted for {part.fit.to:,} tokens, and {to:,} are to be written",
-                f"Say --to {part.fit.to}, or fit it anew: {part.fit.again(part.unfitted, to)}",
-            )
-        refuse_elsewhere(part, checkpoint.load(part.fit.model.get("dtype", "auto"), "cpu"), to, method)
+        if part.fit is not None:
+            refuse_elsewhere(part, checkpoint.config, to, method)  # before weights are loaded
+            refuse_elsewhere(part, checkpoint.load(part.fit.model.get("dtype", "auto"), "cpu"), to, method)
 
 
 def _saveable(method: Method) -> FrequencyMethod:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import takewhile
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ropewalk import __version__
+from ropewalk.attention.attending import VISIBILITY
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.common.store import Records, SampleStore
 from ropewalk.methods.base import Method
-from ropewalk.methods.catalogue import CATALOGUE, options_of
+from ropewalk.methods.catalogue import CATALOGUE, entry, options_of
 from ropewalk.methods.compose import compose
-from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.fit_file import DOUBT, Fit
 from ropewalk.rope.config import promised_by, read, trained_window
 from ropewalk.texts.documents import tokenise
 from ropewalk.texts.opening import opening
@@ -259,28 +260,30 @@ def fitting(method: Method, settings: str = "", seed: int | None = None) -> Call
         UserError: for everything that a user can mend without a model; what it gives does so for the rest.
     """
     part = fitted_part(method)
-    search = seeded(fitter(part.name, settings), seed, part.name)
+    search = seeded(fitter(part.name, settings), seed, part.name, settings)
     others = tuple(one for one in getattr(method, "parts", ()) if one is not part)
 
     def fit(ground: Ground) -> Fit:
-        for other in others:
-            other.require(ground.model, ground.to)
+        if others:
+            compose(*others).require(ground.model, ground.to)
         beside = replace(ground, others=others)
         return recorded(part, search.search(part, beside), beside, search)
 
     return fit
 
 
-def seeded(search: AnyFitter, seed: int | None, name: str) -> AnyFitter:
+def seeded(search: AnyFitter, seed: int | None, name: str, settings: str = "") -> AnyFitter:
     """A search that draws from ``seed``; None leaves it its own.
 
     Raises:
-        UserError: if it draws nothing.
+        UserError: if it draws nothing, or its settings say a seed as well.
     """
     if seed is None:
         return search
     if "seed" not in {one.name for one in fields(search)}:  # type: ignore[arg-type]
         raise UserError(f"the fit of {name} draws nothing: it has no seed", "Leave out --seed.")
+    if "seed" in options_of(type(search), f"the fit of {name}", settings):
+        raise UserError(f"the seed is said twice, --seed {seed} and --settings {settings!r}", "Leave one of them out.")
     return replace(search, seed=seed)  # type: ignore[type-var]
 
 
@@ -292,7 +295,7 @@ def recorded(part: Method, found: Found, ground: Ground, search: object) -> Fit:
         method=part.name,
         found=found.options,
         options={key: value for key, value in part.changed().items() if key not in found.options},
-        beside="+".join(other.spelling for other in ground.others),
+        beside={other.id: other.spelling for other in ground.others},
         to=ground.to,
         model={
             "name": ground.name or str(config.name_or_path),
@@ -301,6 +304,20 @@ def recorded(part: Method, found: Found, ground: Ground, search: object) -> Fit:
         },
         data={"source": ground.source, "texts": len(found.texts), "tokens": found.texts.numel(), "hash": texts_hash},
         settings=asdict(search),  # type: ignore[call-overload]
-        seen=found.seen,
+        seen=found.seen | _doubt((part, *ground.others), search),
         ropewalk=__version__,
+        exportable=exportable(part.name, found.options, ground.others),
     )
+
+
+def exportable(method: str, options: Collection[str], beside: Collection[Any]) -> bool:
+    """Whether a configuration says what was found."""
+    return bool(options) and not beside and entry(method).exportable.startswith("yes")
+
+
+def _doubt(methods: Sequence[Method], search: object) -> dict[str, str]:
+    """What the losses of a search do not tell of some methods."""
+    forgets = [one.name for one in methods if VISIBILITY in one.axes]
+    if getattr(search, "by", "") != "perplexity" or not forgets:
+        return {}
+    return {DOUBT: f"that {forgets[0]} forgets what is far (--settings by=needles does)"}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ropewalk.fitting.fitter import fitted_part, loaded
+from ropewalk.common import naming
+from ropewalk.common.files import is_page
+from ropewalk.common.whole import new_file
+from ropewalk.fitting.fitter import exportable, fitted_part, loaded
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS, Searching
 from ropewalk.methods.catalogue import BY_NAME
-from ropewalk.methods.fit_file import options_on
+from ropewalk.methods.fit_file import DOUBT, options_on
 from ropewalk.report import numbers, svg
 from ropewalk.report.headline import bounds, change, differs, listed, relative
 from ropewalk.report.numbers import Estimate
@@ -61,17 +63,28 @@ def has_page(method: Method) -> bool:
     return issubclass(loaded(fitted_part(method).name), Searching)
 
 
-def write(found: AnyFound, page: Page, path: Path, overwrite: bool = False) -> AnyFound:
-    """Write the page atomically.
+def write(found: AnyFound, page: Callable[[AnyFound], Page], path: Path, overwrite: bool = False) -> AnyFound:
+    """Write a fit file, if there is one to write, and the page beside it: both or none.
+
+    Args:
+        found: what was found.
+        page: what makes its page.
+        path: of the fit file, as the user spells it.
+        overwrite: replace what ropewalk wrote.
 
     Returns:
-        What was found, which knows its page.
+        What was found, which knows where it lies.
 
     Raises:
-        UserError: if something is there already (with ``overwrite``, if it is no page), or the place cannot be written.
+        UserError: if something is there already (with ``overwrite``, if ropewalk did not write it), or the place
+            cannot be written.
     """
-    page.write(path, overwrite)
-    return replace(found, page=str(path))
+    beside = page_of(path)
+    html = page(found.at(path)).render()
+    with new_file(beside, is_page, [], overwrite) as file:
+        file.write_text(html, "utf-8")
+        found = found.written(path, overwrite)
+    return replace(found, page=str(beside))
 
 
 def page_of_fit(fit: Fit) -> Page:
@@ -80,17 +93,19 @@ def page_of_fit(fit: Fit) -> Page:
     return Page(
         title=f"{method} for {fit.model['name']} to {to} tokens",
         subject=f"{method}, fitted to {fit.model['name']} for {to} tokens"
-        + (f", beside {fit.beside}" * bool(fit.beside)),
+        + (f", beside {'+'.join(fit.beside.values())}" * bool(fit.beside)),
         headline=_headline(fit),
         notes=list(_notes(fit)),
         figures=list(_figures(fit)),
-        command=_command(fit),
+        command=replace(fit, exportable=exportable(fit.method, fit.found, fit.beside)).lines[-1],
         sections=[*(one for one in _sections(fit) if one.blocks), Section("Settings", "", [_settings(fit)])],
     )
 
 
 def _title(method: str) -> str:
-    return BY_NAME[method].title if method in BY_NAME else method
+    """Of a spelling; options behind it."""
+    name, bracket, options = method.partition("(")
+    return f"{BY_NAME[name].title} {bracket}{options}".rstrip() if name in BY_NAME else method
 
 
 def _what(fit: Fit) -> str:
@@ -100,7 +115,8 @@ def _what(fit: Fit) -> str:
 
 def _versus(fit: Fit) -> dict[str, Estimate]:
     """Rivals, the best one first, and how many times their perplexity that of what was found is."""
-    itself = {fit.method: f"{_title(fit.method)} as it is"}
+    as_it_is = naming.spelled(fit.method, fit.options)
+    itself = {as_it_is: f"{_title(as_it_is)} as it is"}
     found = {itself.get(name, _title(name)): Estimate(**one) for name, one in fit.seen.get(VERSUS, {}).items()}
     return dict(sorted(found.items(), key=lambda item: -(item[1].value or 0.0)))
 
@@ -133,6 +149,8 @@ def _notes(fit: Fit) -> Iterator[str]:
             + (f" It is surely worse than {listed(worse)}." if worse else "")
             + (f" Against {listed(unsure)} nothing is sure: more texts tell." if unsure else "")
         )
+    if doubt := fit.seen.get(DOUBT):
+        yield f"{DOUBT.capitalize()}: {doubt}."
     yield (
         f"{seen['candidates']:,} candidates were tried on {data['texts']:,} texts of "
         f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, "
@@ -149,13 +167,6 @@ def _figures(fit: Fit) -> Iterator[KeyFigure]:
     for name, one in list(_versus(fit).items())[:1]:
         small = f"{bounds(one)}\non other texts"
         yield KeyFigure(f"Against {name}", relative(one.value, one.value), small, "relative perplexity")
-
-
-def _command(fit: Fit) -> str:
-    """What applies it: a checkpoint where one can say it, else a comparison."""
-    exportable = not fit.beside and BY_NAME[fit.method].exportable.startswith("yes")
-    verb, option, use = ("extend", "--method", fit.use) if exportable else ("compare", "--methods", f"none,{fit.use}")
-    return shlex.join(["ropewalk", verb, fit.model["name"], "--to", str(fit.to), option, use])
 
 
 def _tax(share: float | None) -> str:
@@ -334,6 +345,7 @@ def _settings(fit: Fit) -> Facts:
         **fit.options,
         **fit.settings,
         "texts": f"{data['source']}: {data['texts']:,}, {data['tokens']:,} tokens, {data['hash'][:12]}",
-        **{name: numbers.quantity(value) for name, value in fit.found.items() if not isinstance(value, tuple)},
+        **{name: f"{value:,}" if isinstance(value, int) else numbers.quantity(value)
+           for name, value in fit.found.items() if not isinstance(value, tuple)},
         "ropewalk": fit.ropewalk,
     })  # fmt: skip

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ropewalk.common.lengths import show
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean
-from ropewalk.methods.fit_file import Fit, is_fit
+from ropewalk.methods.fit_file import ONE, Fit, apart, is_fit, trusting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +86,7 @@ class Recommendation(Result):
         fit: the options that were found; None if it is taken at its defaults.
         unwritten: the file that was asked for, where there is nothing to write.
         page: beside the file, whether or not that is written.
+        loading: words of a line that opens the model as it was opened.
     """
 
     method: str
@@ -104,24 +104,25 @@ class Recommendation(Result):
     fit: Fit | None
     unwritten: str = ""
     page: str = ""
+    loading: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
         """What applies it; none if it is the plain model."""
-        use = f"{self.fit.method}(fitted={self.fit.path})" if self.fit and self.fit.path else self.method
+        use = self.fit.use if self.fit and self.fit.path else self.method
         name, to = self.model["name"], str(self.to)
-        out = f"{Path(name).name}-{show(self.to)}"
+        out, trust = apart(name, self.to), trusting(self.loading)
         method = ["--to", to, "--method", use]
         engine = self.settings["engine"]
         words: dict[How, list[list[str]]] = {
             "nothing": [],
-            "extend": [["extend", name, *method, "-o", out]],
+            "extend": [["extend", name, *method, *trust, "-o", out]],
             "export": [["export", name, "--engine", engine, *method, "-o", f"{out}-{engine}"]],
             "gguf": [
-                ["extend", name, *method, "-o", out],
+                ["extend", name, *method, *trust, "-o", out],
                 ["export", out, "--engine", engine, "--gguf", f"{out}.gguf"],
             ],
-            "serve": [["serve", name, *method]],
+            "serve": [["serve", name, *method, *self.loading]],
         }
         return [shlex.join(["ropewalk", *line]) for line in words[self.how]]
 
@@ -133,11 +134,15 @@ class Recommendation(Result):
         Raises:
             UserError: as ``Fit.written``.
         """
-        if self.fit is None:
-            if overwrite and is_fit(path):
-                path.unlink()
-            return replace(self, unwritten=str(path))
-        return replace(self, fit=self.fit.written(path, overwrite))
+        if self.fit is not None:
+            self.fit.written(path, overwrite)
+        elif overwrite and is_fit(path):
+            path.unlink()
+        return self.at(path)
+
+    def at(self, path: Path) -> Recommendation:
+        """The same, as it lies in a file."""
+        return replace(self, unwritten=str(path)) if self.fit is None else replace(self, fit=self.fit.at(path))
 
     @property
     def runner_up(self) -> str:
@@ -151,8 +156,8 @@ class Recommendation(Result):
 
     def to_dict(self) -> dict[str, Any]:
         rivals = [{"method": one.method, **asdict(one.times), "sure": one.sure} for one in self.rivals]
-        apart = "how", "fit", "unwritten", "page"
-        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
+        besides = "how", "fit", "unwritten", "page", "loading"
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in besides}
         return plain | {
             "rivals": rivals,
             "short": asdict(self.short),
@@ -202,8 +207,8 @@ class Recommendation(Result):
 
 
 def _interval(mean: Mean) -> str:
-    bounds = "" if mean.low is None else f" ({mean.low:.4g} to {mean.high:.4g})"
-    return f"{mean.value:.4g}{bounds}"
+    bounds = ONE if mean.low is None else f"{mean.low:.4g} to {mean.high:.4g}"
+    return f"{mean.value:.4g} ({bounds})"
 
 
 def shortened(spelling: str) -> str:

@@ -132,7 +132,7 @@ class Recommending(Searching):
         if others and not any(len(one.far) for one in others):
             least = exp(min(one.tax(race.near) for one in others)) - 1
             raise UserError(
-                f"no method reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
+                f"no method reads short texts within {self.tax:.3%} of the plain model, the best {least:.3%} off",
                 f"Say tax={math.ceil(least * 1000) / 1000}, or more.",
             )
         return next(one for one in race.ran.values() if one.whole and one.loss <= best)

@@ -95,7 +95,7 @@ class Searching:
         if best is None:
             least = exp(race.least_tax) - 1
             raise UserError(
-                f"no candidate reads short texts within {self.tax:.2%} of the plain model, the best {least:.2%} off",
+                f"no candidate reads short texts within {self.tax:.3%} of the plain model, the best {least:.3%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
         if cheaper is not None and self.tax is None:

@@ -37,6 +37,8 @@ class Method:
             length-dependent methods never are, whatever this says.
         causal: False if queries that are read together choose keys together, so that what a token gets changes with
             tokens behind it; then losses cannot be taken from one forward pass.
+        target_free: True if texts are read the same whatever target the method is put on for, so that options that
+            were fitted for one target hold for shorter ones.
         exact_near: whether a text of few tokens (an eighth of the window at least) is read as by the plain model, bit
             for bit, when the target is the window.
         measured: options that ``ropewalk fit`` finds on a model; the method does not run without them.
@@ -58,6 +60,7 @@ class Method:
     length_dependent: ClassVar[bool] = False
     cache_exact: ClassVar[bool] = True
     causal: ClassVar[bool] = True
+    target_free: ClassVar[bool] = False
     exact_near: ClassVar[bool] = True
 
     @classmethod
@@ -107,6 +110,13 @@ class Method:
     def inert(self) -> bool:
         """Whether the measured options have values, but such that the model stays the plain one."""
         return False
+
+    def check_found(self, to: int) -> None:
+        """Refuse options out of a fit file that no fit for a target finds.
+
+        Raises:
+            UserError: naming the value.
+        """
 
     def changed(self) -> dict[str, Any]:
         """Options that differ from their defaults."""

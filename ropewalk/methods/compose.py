@@ -56,6 +56,10 @@ class _Joined(Method):
     def causal(self) -> bool:  # type: ignore[override]
         return all(part.causal for part in self.parts)
 
+    @property
+    def target_free(self) -> bool:  # type: ignore[override]
+        return all(part.target_free for part in self.parts)
+
     def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:
         for part in self.parts:
             part.require(model, to, whole or self)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ropewalk.common import naming
 from ropewalk.common.errors import UserError, cut
+from ropewalk.common.lengths import MOST, show
 from ropewalk.common.outside import read_json, spelled
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_file
+from ropewalk.methods.typed import LARGEST_OPTION, typed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
     from torch import nn
     from transformers import PreTrainedConfig
@@ -26,6 +32,14 @@ if TYPE_CHECKING:
 KIND = "ropewalk fit"
 VERSUS = "on other texts, times the perplexity of"  # of what a search has seen: rivals, with intervals
 AGAIN = "Make it again, with ropewalk fit."
+DOUBT = "what losses hardly tell"
+ONE = "no interval: of one document"
+TRUST = "--trust-remote-code"
+LABELS = {"window": "trained window"}  # where a key is also the name of an option
+TEXTS: dict[str, dict[str, type]] = {  # what is in a file's objects
+    "model": {"name": str, "fingerprint": str},
+    "data": {"source": str, "texts": int, "tokens": int, "hash": str},
+}
 SHOWN = 12  # characters of a hash
 
 
@@ -37,7 +51,7 @@ class Fit(Result):
         method: its id in the catalogue.
         found: the measured options.
         options: those that the user chose for it.
-        beside: spelling of the methods that were on as well; empty if none was.
+        beside: id of every method that was on as well -> how it was spelled. Ids are of values; spellings, of lines.
         to: target length in tokens.
         model: name and fingerprint.
         data: source, number of texts, tokens read, and a hash of them.
@@ -47,12 +61,14 @@ class Fit(Result):
         path: of its file.
         page: the page beside it, if there is one.
         tax: by which ``found`` was picked from the front.
+        exportable: whether a configuration says it.
+        loading: words of a line that opens the model as it was opened: --dtype float32 --trust-remote-code.
     """
 
     method: str
     found: dict[str, Any]
     options: dict[str, Any]
-    beside: str
+    beside: dict[str, str]
     to: int
     model: dict[str, str]
     data: dict[str, Any]
@@ -62,6 +78,8 @@ class Fit(Result):
     path: str = field(default="", compare=False)
     page: str = field(default="", compare=False)
     tax: float | None = field(default=None, compare=False)
+    exportable: bool = field(default=False, compare=False)
+    loading: tuple[str, ...] = field(default=(), compare=False)
 
     def written(self, path: Path, overwrite: bool = False) -> Fit:
         """The same, in a file that is written atomically.
@@ -72,6 +90,10 @@ class Fit(Result):
         """
         with new_file(path, is_fit, [], overwrite) as file:
             file.write_text(json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n", "utf-8")
+        return self.at(path)
+
+    def at(self, path: Path) -> Fit:
+        """The same, as it lies in a file."""
         return replace(self, path=str(path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,8 +110,8 @@ class Fit(Result):
         """What puts it on, with what it was fitted beside."""
         if not self.path:
             return self.spelling
-        how = ", ".join(f"{name}={value}" for name, value in self.asked.items())
-        return f"{self.method}({how})" + (f"+{self.beside}" if self.beside else "")
+        how = ", ".join(f"{name}={_word(value)}" for name, value in self.asked.items())
+        return "+".join([f"{self.method}({how})", *self.beside.values()])
 
     def picked(self, tax: float) -> Fit:
         """The same with other options of the front: the best on far texts of those that keep a tax on short ones.
@@ -139,34 +161,43 @@ class Fit(Result):
         words = ", and ".join(f"{how} {', '.join(names)}" for how, names in said if names)
         return f"it is {words} on texts that were not searched on" + (f": take {self.rival}" if worse else "")
 
+    @property
+    def lines(self) -> list[str]:
+        """What tries it, and what writes it into a checkpoint, where a configuration says it."""
+        name, to = self.model["name"], ["--to", str(self.to)]
+        methods = ",".join(dict.fromkeys(["none", *[self.rival] * bool(self.rival), self.use]))
+        compare = ["compare", name, *to, "--methods", methods, *self.loading]
+        compare += ["--data", self.data["source"]] if self.data["source"] else []
+        extend = ["extend", name, *to, "--method", self.use, *trusting(self.loading), "-o", apart(name, self.to)]
+        return [shlex.join(["ropewalk", *line]) for line in (compare, *[extend] * self.exportable)]
+
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
-        beside = f" beside {self.beside}" if self.beside else ""
+        beside = f" beside {'+'.join(self.beside.values())}" if self.beside else ""
         of = f"{self.method}{beside} for {self.to:,} tokens, on {texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens"
         console.print(of)
         for words, value in self.seen.items():
             if isinstance(value, dict):  # of several methods, an interval each
                 for name, one in value.items():
-                    bounds = f" ({one['low']:.4g} to {one['high']:.4g})" if one["low"] is not None else ""
-                    console.print(f"{words} {name}: {one['value']:.4g}{bounds}")
+                    bounds = f"{one['low']:.4g} to {one['high']:.4g}" if one["low"] is not None else ONE
+                    console.print(f"{words} {name}: {one['value']:.4g} ({bounds})")
             elif not isinstance(value, list):
-                console.print(f"{words}: {value:{',' if isinstance(value, int) else '.5g'}}")
+                shown = value if isinstance(value, str) else f"{value:{',' if isinstance(value, int) else '.5g'}}"
+                console.print(f"{LABELS.get(words, words)}: {shown}")
         for name, value in self.found.items():
             if not isinstance(value, tuple):
-                console.print(f"{name}: {value:.5g}")
+                console.print(f"found {name}: {value:.5g}")
         if not self.found:
             console.print(f"nothing that was tried is better than {naming.spelled(self.method, self.options)} as it is")
         elif self.verdict:
             console.print(self.verdict, style="bold")
-        needed = "fitted=" in self.beside or any(isinstance(value, tuple) for value in self.found.values())
+        needed = any("fitted=" in one for one in self.beside.values()) or any(map(_is_list, self.found.values()))
         if self.path and not needed:
             console.print(f"without its file: {self.spelling}")
-        methods = ",".join(dict.fromkeys(["none", *[self.rival] * bool(self.rival), self.use]))
-        line = ["ropewalk", "compare", self.model["name"], "--to", str(self.to), "--methods", methods]
-        line += ["--data", self.data["source"]] if self.data["source"] else []
-        where = f"{self.path}; its page is {self.page}" if self.page else self.path
-        written = f"written to {where}; " if where else ""
-        console.print(f"{written}compare it:\n{shlex.join(line)}")
+        if self.path:
+            console.print(f"written to {self.path}" + (f"; its page is {self.page}" if self.page else ""))
+        for how, line in zip(("compare it", "write it into a checkpoint"), self.lines, strict=False):
+            console.print(f"{how}:\n{line}")
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -182,13 +213,10 @@ class Fit(Result):
             raise UserError(f"{path} is no fit file: its 'kind' is {kind!r}, expected {KIND!r}", AGAIN)
         if content.keys() != expected.keys():
             raise UserError(f"fit file {path} has the keys {sorted(content)}, expected {sorted(expected)}", AGAIN)
-        for key, value in content.items():
-            if type(value).__name__ != expected[key]:
-                raise UserError(f"fit file {path}: {key} is {value!r}, expected a {expected[key]}", AGAIN)
-        if not {"name", "fingerprint"} <= content["model"].keys():
-            raise UserError(f"fit file {path}: model is {content['model']}, expected name and fingerprint", AGAIN)
-        if not all(map(_numbers, content["found"].values())):
-            raise UserError(f"fit file {path}: found is {content['found']}, expected numbers", AGAIN)
+        wrong = [(key, value, f"a {expected[key]}") for key, value in content.items()
+                 if type(value).__name__ != expected[key]]  # fmt: skip
+        for key, value, wanted in wrong or _out_of_place(content):
+            raise UserError(f"fit file {path}: {key} is {cut(repr(value))}, expected {wanted}", AGAIN)
         for key in ("found", "options"):
             content[key] = {name: _tuples(value) for name, value in content[key].items()}
         return cls(**content, path=str(path))
@@ -196,7 +224,7 @@ class Fit(Result):
     @property
     def spelling(self) -> str:
         """What says it in full, without a file."""
-        return naming.spelled(self.method, self.options | self.found) + (f"+{self.beside}" if self.beside else "")
+        return "+".join([naming.spelled(self.method, self.options | self.found), *self.beside.values()])
 
     def again(self, spelling: str, to: int) -> str:
         """The command that fits a method on the same model."""
@@ -240,8 +268,8 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any], tax: float | N
     if tax is not None:
         fit = fit.picked(tax)
     measured = fit.options | fit.found
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(measured.keys() - known) or sorted(set(cls.measured) - fit.found.keys()):
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(measured.keys() - known.keys()) or sorted(set(cls.measured) - fit.found.keys()):
         raise UserError(f"{file}: {cls.name} and the file do not agree on the option {unknown[0]!r}", "Fit it again.")
     for name, value in options.items():
         at = measured.get(name, getattr(cls, name, None))
@@ -250,13 +278,12 @@ def fitted(cls: type[Method], file: str, options: dict[str, Any], tax: float | N
                 f"{file} was fitted with {name} = {at!r}, not {value!r}",
                 f"Leave {name} out, or fit with it: {fit.again(f'{cls.name}({name}={value!r})', fit.to)}",
             )
-    for name, value in measured.items():
-        if isinstance(value, tuple) != isinstance(cls.__dataclass_fields__[name].default, tuple):  # type: ignore[attr-defined]
-            raise UserError(f"{file}: {name} is {value!r}, which {cls.name} cannot use", "Fit it again.")
     try:
-        made = cls(**measured)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: values that {cls.name} cannot use: {error}", "Fit it again.") from None
+        made = cls(**{name: typed(cls.name, name, known[name], value) for name, value in measured.items()})
+        made.check_found(fit.to)
+    except (UserError, TypeError, ValueError, OverflowError) as error:
+        why = error.message if isinstance(error, UserError) else f"values that {cls.name} cannot use: {error}"
+        raise UserError(f"{file}: {why}", AGAIN) from None
     object.__setattr__(made, "fit", fit)
     return made
 
@@ -282,9 +309,16 @@ def refuse_unfitted(method: Method, config: Any, to: int | None, whole: Method) 
 
 
 def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method) -> None:
-    """Refuse what was fitted beside other methods, for shorter texts, or on another model.
+    """Refuse what was fitted beside other methods, for another target, or on another model.
 
-    Of a configuration alone, the last cannot be told.
+    Shorter targets are allowed where texts are read the same whatever the target is. Of a configuration alone, the
+    model cannot be told.
+
+    Args:
+        method: the part that was fitted.
+        model: live, or its configuration.
+        to: target length in tokens; None: what the configuration promises.
+        whole: what the part is put on with.
 
     Raises:
         UserError: naming both.
@@ -292,38 +326,83 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
     from transformers import PreTrainedModel
 
     from ropewalk.common.fingerprints import model_fingerprint
+    from ropewalk.rope.config import promised_by, read
 
     assert method.fit is not None
-    line = _line(method, getattr(model, "config", model), to, whole)
-    parts = [part for part in getattr(whole, "parts", ()) if part is not method]
-    on_top = [part for part in parts if part.fit and method.name in part.fit.beside]  # came later, knows this one
-    beside = "+".join(part.spelling for part in parts if part not in on_top)
-    if sorted(beside.split("+")) != sorted(method.fit.beside.split("+")):
-        then, now = (f"beside {one}" if one else "by itself" for one in (method.fit.beside, beside))
-        raise UserError(f"{method.fit.path} was fitted {then}, and is used {now}", line)
-    if to is not None and to > method.fit.to:
-        raise UserError(f"{method.fit.path} was fitted for {method.fit.to:,} tokens, and {to:,} are the target", line)
+    fit, config = method.fit, cast("PreTrainedConfig", getattr(model, "config", model))
+    line = _line(method, config, to, whole)
+    others = [part.id for part in _below(method, whole)]
+    if sorted(others) != sorted(fit.beside):
+        then, now = (f"beside {'+'.join(one)}" if one else "by itself" for one in (fit.beside, others))
+        raise UserError(f"{fit.path} was fitted {then}, and is used {now}", line)
+    if to is None and not whole.target_free:
+        to = promised_by(read(config))
+    if to is not None and to != fit.to and not (to < fit.to and whole.target_free):
+        raise UserError(
+            f"{fit.path} was fitted for {fit.to:,} tokens, and {to:,} are the target",
+            f"Say --to {fit.to}, or fit it anew:\n{_line(method, config, to, whole)}",
+        )
     if not isinstance(model, PreTrainedModel):
         return
-    here, fitted_on = model_fingerprint(model), method.fit.model
+    here, fitted_on = model_fingerprint(model), fit.model
     if here != fitted_on["fingerprint"]:
+        dtype = str(model.dtype).removeprefix("torch.")
+        more = () if fitted_on.get("dtype", dtype) == dtype else ("--dtype", dtype)
         raise UserError(
-            f"{method.fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
+            f"{fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
             f"{model.config.name_or_path or 'another'}, {here[:SHOWN]} (configuration, dtype and weights count)",
-            line,
+            _line(method, config, to, whole, more),
         )
 
 
-def _line(method: Method, config: Any, to: int | None, whole: Method) -> str:
-    """The command that fits a method, and how its file is used."""
-    line = _command(str(getattr(config, "_name_or_path", "") or ""), whole.unfitted, to, method.name)
+def _below(method: Method, whole: Method) -> list[Method]:
+    """The parts that a part stands beside, without those that were fitted on top of it, which look at it themselves."""
+    return [
+        part
+        for part in _parts(whole)
+        if part is not method
+        and not (part.fit and any(one.partition("(")[0] == method.name for one in part.fit.beside))
+    ]
+
+
+def _parts(whole: Method) -> list[Method]:
+    """The methods that one is composed of."""
+    parts = getattr(whole, "parts", None)
+    return [whole] if parts is None else [one for part in parts for one in _parts(part)]
+
+
+def _line(method: Method, config: Any, to: int | None, whole: Method, more: tuple[str, ...] = ()) -> str:
+    """The command that fits a method beside those that it stands beside, and how its file is used."""
+    kept = (method, *_below(method, whole))
+    spelling = "+".join(
+        part.unfitted if part is method else part.spelling for part in _parts(whole) if any(part is one for one in kept)
+    )
+    line = _command(str(getattr(config, "_name_or_path", "") or ""), spelling, to, method.name, more)
     return f"{line}\nThen say {method.name}(fitted={method.name}.json)."
 
 
-def _command(model: str, spelling: str, to: int | None, file: str) -> str:
+def _command(model: str, spelling: str, to: int | None, file: str, more: tuple[str, ...] = ()) -> str:
     """The line that fits a method; where the model has no name, a sentence."""
-    said = shlex.join(["--method", spelling, *(["--to", str(to)] if to else []), "-o", f"{file}.json"])
+    said = shlex.join(["--method", spelling, *(["--to", str(to)] if to else []), *more, "-o", f"{file}.json"])
     return f"ropewalk fit {shlex.quote(model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
+
+
+def apart(model: str, to: int) -> str:
+    """Where what is made of a model goes: into this folder or, where that lies in the model's own, beside it."""
+    place, here = Path(model).expanduser().resolve(), Path.cwd().resolve()
+    if here.is_relative_to(place):
+        return os.path.relpath(place.with_name(f"{place.name}-{show(to)}") if place.name else here)
+    return f"{Path(model).name}-{show(to)}"
+
+
+def _word(value: Any) -> str:
+    """A value of an option as it is written, in quotes only where it needs them."""
+    return str(value) if re.fullmatch(r"[\w./~-]+", str(value)) else repr(value)
+
+
+def trusting(loading: tuple[str, ...]) -> list[str]:
+    """Of the words that open a model, those of a line that reads its configuration alone."""
+    return [word for word in loading if word == TRUST]
 
 
 def options_on(one: dict[str, Any]) -> dict[str, Any]:
@@ -346,8 +425,45 @@ def _finite(value: Any) -> bool:
 
 
 def _numbers(value: Any) -> bool:
-    """Whether a value is a number or lists of numbers."""
-    return all(map(_numbers, value)) if isinstance(value, (list, tuple)) else type(value) in (int, float)
+    """Whether a value is a number that a method may have as an option, or lists of such."""
+    if _is_list(value):
+        return all(map(_numbers, value))
+    return _finite(value) and abs(value) <= LARGEST_OPTION
+
+
+def _out_of_place(content: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """What in a file's objects is not what it should be: its key, the value, and what was expected."""
+    for key, kinds in TEXTS.items():
+        held = content[key]
+        if not (held.keys() >= kinds.keys() and all(type(held[name]) is kind for name, kind in kinds.items())):
+            yield key, held, " and ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+        elif not all(1 <= value <= MOST for value in held.values() if type(value) is int):
+            yield key, held, "counts of 1 or more"
+    if not 1 <= content["to"] <= MOST:
+        yield "to", content["to"], "tokens"
+    if not all(map(_numbers, content["found"].values())):
+        yield "found", content["found"], "numbers"
+    if not all(isinstance(one, str) for one in content["beside"].values()):
+        yield "beside", content["beside"], "a spelling of each"
+    if type(content["model"].get("dtype", "")) is not str:
+        yield "model's dtype", content["model"]["dtype"], "a word"
+    for name, value in content["seen"].items():
+        intervals = isinstance(value, dict) and all(map(_bounded, value.values()))
+        if not (_finite(value) or isinstance(value, (str, list)) or intervals):
+            yield f"seen, {name},", value, "a number, a word, a list, or an interval of each method"
+
+
+def _bounded(one: Any) -> bool:
+    """Whether something is a value with its interval, or without one."""
+    if not (isinstance(one, dict) and {"value", "low", "high"} <= one.keys()):
+        return False
+    return _finite(one["value"]) and (
+        one["low"] is one["high"] is None or (_finite(one["low"]) and _finite(one["high"]))
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _tuples(value: Any) -> Any:

@@ -9,10 +9,12 @@ import pytest
 
 from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
+from ropewalk.evaluation.contestants import title
 from ropewalk.fitting.fitter import Ground, fitting
 from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, picking, write
 from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
-from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.fit_file import DOUBT, Fit
+from ropewalk.report.page import Page
 from ropewalk.rope.live import decoder
 from tests.models import shared, tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -41,7 +43,7 @@ def made(chosen: int = 4, **seen) -> Fit:
         {"wavelength": 7.0 * 3.0**i, "pi": 4.0, "ntk-aware": 1 + 3 * i / 7, "yarn": min(4.0, 1.0 + i)} for i in range(8)
     ]
     return Fit(
-        method="longrope", found=options(chosen), options={}, beside="", to=256,
+        method="longrope", found=options(chosen), options={}, beside={}, to=256,
         model={"name": "tiny", "fingerprint": model_fingerprint(shared("llama"))},
         data={"source": "topics", "texts": 4, "tokens": 1024, "hash": "0" * 64},
         settings={"by": "perplexity", "tax": None, "seed": 7},
@@ -243,15 +245,51 @@ def test_only_what_is_searched_has_a_page():
 
 def test_only_pages_are_replaced_and_only_if_that_is_said(file, tmp_path):
     fit, page = Fit.read(file), tmp_path / "factors.html"
-    assert write(fit, page_of_fit(fit), page).page == str(page)
+    file.unlink()
+    written = write(fit, page_of_fit, file)
+    assert written.page == str(page) and Fit.read(file) == fit and str(file) in page.read_text()
     with pytest.raises(UserError, match="exists already"):
-        write(fit, page_of_fit(fit), page)
-    write(fit, page_of_fit(fit), page, overwrite=True)
+        write(fit, page_of_fit, file)
+    write(fit, page_of_fit, file, overwrite=True)
     page.write_text("<title>mine</title>")
     with pytest.raises(UserError, match="did not write it"):
-        write(fit, page_of_fit(fit), page, overwrite=True)
+        write(fit, page_of_fit, file, overwrite=True)
     assert page.read_text() == "<title>mine</title>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factors.html", "factors.json"]
+
+
+@pytest.mark.parametrize("failing", ["the page", "the file"])
+def test_the_page_and_the_file_are_written_both_or_none(failing, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((Page, "render", full) if failing == "the page" else (json, "dumps", full)))
+    with pytest.raises((UserError, OSError), match="No space left"):
+        write(made(), page_of_fit, tmp_path / "new" / "factors.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_names_points_of_a_front_as_the_user_did(file):
+    for tax in (0, 0.01):
+        said = f"longrope(fitted={file}, tax={tax})"
+        assert title(method(said)) == f"LongRoPE (fitted='{file}', tax={tax})"
+        assert title(method(f"{said}+log-n")) == f"LongRoPE + Log-n scaling (fitted='{file}', tax={tax})"
+
+
+def test_a_whole_number_stays_one_and_a_doubt_is_said(tmp_path):
+    found = {"window": 48}
+    front = [{"options": found, "perplexity": 20.0, "tax": 1.0}]
+    fit = made(front=front, course=[])
+    del fit.seen["pairs"]
+    one = replace(fit, method="self-extend", found=found, path="x.json")
+    assert "<dt>window</dt><dd>48</dd>" in text_of(rendered(one)) and "hardly" not in text_of(rendered(one))
+    assert "trained window: 64" in repr(one) and "found window: 48" in repr(one) and "hardly" not in repr(one)
+    rivals = {"self-extend(group=8)": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 4}}
+    beside = replace(one, options={"group": 8}, seen={**one.seen, VERSUS: rivals})
+    assert "Against SelfExtend (group=8) as it is" in text_of(rendered(beside)), "it has a blank to break at"
+    one.seen[DOUBT] = "that it forgets"
+    assert "What losses hardly tell: that it forgets." in text_of(rendered(one))
+    assert "what losses hardly tell: that it forgets\n" in repr(one)
 
 
 def test_a_search_has_all_that_its_page_says(tmp_path):

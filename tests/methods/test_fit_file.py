@@ -5,11 +5,12 @@ import pickle
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ropewalk import TCA, UserError, compose, method
 from ropewalk.common.fingerprints import model_fingerprint
-from ropewalk.methods.catalogue import CATALOGUE
-from ropewalk.methods.fit_file import Fit
+from ropewalk.methods.catalogue import CATALOGUE, entry
+from ropewalk.methods.fit_file import TRUST, VERSUS, Fit, apart
 from tests.matrix import LONG, TARGET, logits, near
 from tests.models import shared, tiny
 
@@ -22,7 +23,7 @@ def fit(**changed) -> Fit:
         "method": "tca",
         "found": {"plan": PLAN},
         "options": {"block": 8, "local": 16},
-        "beside": "",
+        "beside": {},
         "to": TARGET,
         "model": {"name": "tiny", "fingerprint": model_fingerprint(shared("llama"))},
         "data": {"source": "topics", "texts": 2, "tokens": 512, "hash": "0"},
@@ -131,7 +132,7 @@ def test_a_copy_still_knows_its_model(file):
 
 
 def test_another_model_is_refused_with_both_fingerprints(file):
-    fit(beside="log-n").written(beside := file.with_name("beside.json"))
+    fit(beside={"log-n": "log-n"}).written(beside := file.with_name("beside.json"))
     joined, alone = method(f"tca(fitted={beside})+log-n"), method(f"tca(fitted={file})")
     other = tiny("llama")
     other.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1
@@ -180,12 +181,28 @@ def broken(content: dict, *path: str, value: object) -> str:
         (lambda c: json.dumps({**c, "kind": "report"}), "'kind' is 'report'"),
         (lambda c: json.dumps({**c, "more": 1}), "has the keys"),
         (lambda c: broken(c, "to", value="2k"), "to is '2k', expected a int"),
-        (lambda c: broken(c, "model", value={"name": "x"}), "expected name and fingerprint"),
+        (lambda c: broken(c, "model", value={"name": "x"}), "expected name (str) and fingerprint (str)"),
+        (lambda c: broken(c, "model", "fingerprint", value=7), "expected name (str) and fingerprint (str)"),
+        (lambda c: broken(c, "model", "fingerprint", value=None), "expected name (str) and fingerprint (str)"),
+        (lambda c: broken(c, "model", "dtype", value=3), "model's dtype is 3, expected a word"),
+        (lambda c: broken(c, "data", "texts", value="2"), "expected source (str) and texts (int) and"),
+        (lambda c: broken(c, "data", "texts", value=0), "expected counts of 1 or more"),
+        (lambda c: broken(c, "to", value=0), "to is 0, expected tokens"),
+        (lambda c: broken(c, "to", value=True), "to is True, expected a int"),
+        (lambda c: broken(c, "beside", value={"yarn": 1}), "beside is {'yarn': 1}, expected a spelling of each"),
+        (lambda c: broken(c, "seen", "thinned", value=None), "seen, thinned, is None, expected a number, a"),
+        (
+            lambda c: broken(c, "seen", VERSUS, value={"yarn": {"value": 1, "low": "x", "high": 2}}),
+            "expected a number, a",
+        ),
         (lambda c: broken(c, "found", "plan", value=[["x"]]), "expected numbers"),
+        (lambda c: broken(c, "found", "plan", value=[[1e300]]), "expected numbers"),
+        (lambda c: broken(c, "found", "plan", value=[[10**39]]), "expected numbers"),
+        (lambda c: broken(c, "options", "block", value="x"), "option block is 'x', expected a whole number"),
         (lambda c: broken(c, "found", value={}), "do not agree on the option 'plan'"),
         (lambda c: broken(c, "options", "blok", value=8), "do not agree on the option 'blok'"),
         (lambda c: broken(c, "options", "block", value=7), "block is 7"),
-        (lambda c: broken(c, "found", "plan", value=3), "plan is 3, which tca cannot use"),
+        (lambda c: broken(c, "found", "plan", value=3), "option plan is 3, expected a list"),
     ],
 )
 def test_what_is_no_fit_file_is_refused(file, change, message):
@@ -207,7 +224,10 @@ def test_longer_texts_and_other_methods_beside_it_are_refused(file, tmp_path):
     assert "--to 512" in error.value.mend
     with method(tca).on(model, to=TARGET // 2):
         pass
-    fit(beside="yarn").written(beside := tmp_path / "beside.json")
+    with pytest.raises(UserError, match="was fitted for 256 tokens, and 128 are the target"):
+        fit(beside={"yarn": "yarn"}).written(tmp_path / "yarn.json")
+        method(f"tca(fitted={tmp_path / 'yarn.json'})+yarn").on(model, to=TARGET // 2).__enter__()
+    fit(beside={"yarn": "yarn"}).written(beside := tmp_path / "beside.json")
     for spelling, then, now in (
         (f"{tca}+yarn", "by itself", "beside yarn"),
         (f"tca(fitted={beside})", "beside yarn", "by itself"),
@@ -217,12 +237,91 @@ def test_longer_texts_and_other_methods_beside_it_are_refused(file, tmp_path):
             with pytest.raises(UserError, match=f"was fitted {then}, and is used {now}"):
                 attempt(method(spelling))
     scales = {"scales": ((1.0, 0.5, 1.5, 2.0),) * 2}
-    on_top = fit(method="head-scale", found=scales, options={}, beside=method(tca).spelling)
+    on_top = fit(method="head-scale", found=scales, options={}, beside={method(tca).id: tca})
     on_top.written(tmp_path / "scales.json")
     joined = method(f"{tca}+head-scale(fitted={tmp_path / 'scales.json'})")
     assert joined.fingerprint(model, TARGET) == method(joined.spelling).fingerprint(model, TARGET)
     with joined.on(model, to=TARGET):
         pass
+
+
+FACTORS = {"factors": tuple(1.0 + i / 4 for i in range(8)), "attention_factor": 1.1}
+
+
+def longrope(path, **changed):
+    fit(method="longrope", found=FACTORS | changed, options={}).written(path, overwrite=True)
+    return method(f"longrope(fitted={path})")
+
+
+@pytest.mark.parametrize("to", [64, 128, TARGET - 1, TARGET + 1, None])
+def test_factors_are_for_their_target_alone(to, tmp_path):
+    chosen, model = longrope(tmp_path / "f.json"), shared("llama")
+    with pytest.raises(UserError, match=f"was fitted for 256 tokens, and {to or 64} are the target") as error:
+        chosen.on(model, to=to).__enter__()
+    assert "Say --to 256, or fit it anew:" in error.value.mend and f"--to {to or 64}" in error.value.mend
+    with chosen.on(model, to=TARGET):
+        pass
+
+
+FREE = [entry.id for entry in CATALOGUE if entry.load().target_free]
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_holds_for_shorter_targets_reads_texts_the_same_at_every_target(name):
+    model = shared("llama")
+    for chosen in entry(name).load().examples(model.config):
+        read = []
+        for to in (128, 256):
+            with chosen.on(model, to=to):
+                read.append(logits(model, LONG[:, :128]))
+        assert torch.equal(*read) and not near(read[0], logits(model, LONG[:, :128]), 1e-4)
+
+
+def test_what_holds_for_shorter_targets_is_what_is_measured_and_no_frequencies():
+    assert set(FREE) == {"attention-alignment", "tca", "squeezed", "head-scale", "dope"}
+
+
+@pytest.mark.parametrize("factors", [(2.0, 1.0, *[3.0] * 6), (1.0,) * 7 + (257.0,), (0.0,) + (1.0,) * 7])
+def test_factors_that_no_search_finds_are_refused(factors, tmp_path):
+    with pytest.raises(UserError, match=r"f\.json: factors are .*, expected numbers up to the target, 256, that never"):
+        longrope(tmp_path / "f.json", factors=factors)
+
+
+def test_what_stood_beside_is_known_by_its_values_not_by_its_file(tmp_path):
+    model, base, scales = shared("llama"), tmp_path / "base.json", {"scales": ((1.0, 0.5, 1.5, 2.0),) * 2}
+    below = longrope(base)
+    fit(method="head-scale", found=scales, options={}, beside={below.id: below.spelling}).written(tmp_path / "hs.json")
+    top = f"head-scale(fitted={tmp_path / 'hs.json'})"
+    (tmp_path / "copy.json").write_bytes(base.read_bytes())
+    for path in (base, tmp_path / "copy.json"):
+        with method(f"longrope(fitted={path})+{top}").on(model, to=TARGET):
+            pass
+    other = longrope(base, attention_factor=1.2)
+    with pytest.raises(UserError) as error:
+        method(f"longrope(fitted={base})+{top}").on(model, to=TARGET).__enter__()
+    assert f"was fitted beside {below.id}, and is used beside {other.id}" in error.value.message
+    assert "base.json" in error.value.mend and ")+head-scale' --to 256 -o head-scale.json" in error.value.mend
+
+
+def test_lines_open_the_model_as_it_was_opened():
+    made = replace(fit(method="yarn", found={"beta_fast": 16.0}, options={}), loading=("--dtype", "float32", TRUST))
+    made = replace(made, exportable=True)
+    compare, extend = made.lines
+    assert compare.endswith("--dtype float32 --trust-remote-code --data topics")
+    assert extend == "ropewalk extend tiny --to 256 --method 'yarn(beta_fast=16.0)' --trust-remote-code -o tiny-256"
+    assert f"compare it:\n{compare}\nwrite it into a checkpoint:\n{extend}" in repr(made)
+    assert len(fit().lines) == 1, "no configuration says it"
+    one = replace(made, seen={VERSUS: {"yarn": {"value": 0.9898, "low": None, "high": None, "n": 1}}})
+    assert "yarn: 0.9898 (no interval: of one document)" in repr(one)
+
+
+@pytest.mark.parametrize(("inside", "out"), [("m", "../m-1k"), ("m/deep", "../../m-1k"), (".", "m-1k")])
+def test_what_is_made_of_a_model_lies_apart_from_it(inside, out, tmp_path, monkeypatch):
+    (tmp_path / "m" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / inside)
+    name = {"m": ".", "m/deep": "..", ".": "m"}[inside]
+    assert apart(name, 1024) == out
+    assert apart(str(tmp_path / "m"), 1024) == out and apart("org/name", 1024) == "name-1k"
 
 
 def test_only_fit_files_are_replaced_and_only_if_that_is_said(file, tmp_path):

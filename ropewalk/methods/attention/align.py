@@ -30,6 +30,7 @@ class AttentionAlignment(AttentionMethod):
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
     exact_near: ClassVar[bool] = False
     measured: ClassVar[tuple[str, ...]] = ("tau",)
+    target_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_above(0, self, "tau")

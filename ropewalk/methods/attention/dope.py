@@ -34,6 +34,7 @@ class DoPE(AttentionMethod):
 
     name: ClassVar[str] = "dope"
     measured: ClassVar[tuple[str, ...]] = ("heads",)
+    target_free: ClassVar[bool] = True
     by_layer: ClassVar[bool] = True
     far: ClassVar[bool] = True
     exact_near: ClassVar[bool] = False

@@ -32,6 +32,7 @@ class HeadScale(AttentionMethod):
     axes: ClassVar[frozenset[str]] = frozenset({TEMPERATURE})
     exact_near: ClassVar[bool] = False
     measured: ClassVar[tuple[str, ...]] = ("scales",)
+    target_free: ClassVar[bool] = True
     by_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -55,6 +55,7 @@ class Squeezed(AttentionMethod):
     name: ClassVar[str] = "squeezed"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
     measured: ClassVar[tuple[str, ...]] = ("prefix", "threshold")
+    target_free: ClassVar[bool] = True
     by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

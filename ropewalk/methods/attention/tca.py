@@ -50,6 +50,7 @@ class TCA(AttentionMethod):
     name: ClassVar[str] = "tca"
     axes: ClassVar[frozenset[str]] = frozenset({VISIBILITY})
     measured: ClassVar[tuple[str, ...]] = ("plan",)
+    target_free: ClassVar[bool] = True
     by_content: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

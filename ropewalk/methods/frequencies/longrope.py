@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, cut
 from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope import config as rope_config
@@ -33,6 +34,13 @@ class LongRoPE(FrequencyMethod):
 
     def __post_init__(self) -> None:
         require_above(0, self, "attention_factor")
+
+    def check_found(self, to: int) -> None:
+        factors = self.factors
+        if not all(0 < a <= to for a in factors) or any(a > b for a, b in itertools.pairwise(factors)):
+            raise UserError(
+                f"factors are {cut(repr(factors))}, expected numbers up to the target, {to:,}, that never fall"
+            )
 
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:

@@ -102,10 +102,10 @@ def test_longropes_legs_have_their_factors_or_are_refused() -> None:
 def test_longropes_legs_take_what_a_search_wrote(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = shared("llama")
-    wanted = {}
+    wanted, data = {}, {"source": "", "texts": 1, "tokens": 1, "hash": ""}
     for name, to in (("half", 128), ("whole", 256)):
         found = RopeFactors(rounds=1).search(LongRoPE(), ground(model, tokens(4, to), to=to))
-        fit = Fit("longrope", found.options, {}, "", to, {"name": "tiny", "fingerprint": "0"}, {}, {}, {}, "0")
+        fit = Fit("longrope", found.options, {}, {}, to, {"name": "tiny", "fingerprint": "0"}, data, {}, {}, "0")
         fit.written(Path(f"{name}.json"))
         wanted[name] = LongRoPE(**found.options)
     made = recipe("longrope(half=half.json, whole=whole.json)")
