@@ -105,6 +105,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
         records = opened.enter_context(SampleStore(candidates))
         _mark(records, asked)
         opened.callback(_leave_no_mark, records)
+        fresh = len(records) == 1
         update(Progress(0, 0, f"opening {request.model}"))
         what = "racing methods" if method is None else f"fitting {method.id}"
         work = partial(_found, request)
@@ -114,7 +115,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
                     Progress(done, total, what + (f", {words}" if words else ""))
                 ))  # fmt: skip
         except UserError as error:
-            if error.__cause__ is None:  # an answer; else something failed, and what was read is kept
+            if fresh and error.__cause__ is None:  # an answer; else something failed, and what was read is kept
                 records.remove()
             raise
         found = replace(found, loading=_loading(request))
