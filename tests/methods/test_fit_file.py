@@ -312,7 +312,7 @@ def test_lines_open_the_model_as_it_was_opened():
     assert f"compare it:\n{compare}\nwrite it into a checkpoint:\n{extend}" in repr(made)
     assert len(fit().lines) == 1, "no configuration says it"
     one = replace(made, seen={VERSUS: {"yarn": {"value": 0.9898, "low": None, "high": None, "n": 1}}})
-    assert "yarn: 0.9898 (no interval: of one document)" in repr(one)
+    assert "yarn: 0.9898 (no interval: of one text)" in repr(one)
 
 
 @pytest.mark.parametrize(("inside", "out"), [("m", "../m-1k"), ("m/deep", "../../m-1k"), (".", "m-1k")])
