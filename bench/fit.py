@@ -42,7 +42,7 @@ FULL = {"to": 4096, "peer": {}, "ours": {}}
 
 def searched(who: str, fitter: RopeFactors, ground: Ground) -> tuple[LongRoPE, dict[str, Any]]:
     def tell(done: int, total: int, words: str = "") -> None:
-        print(f"{who}, seed {fitter.seed}: {done} of {total} candidates, {words}", flush=True)
+        print(f"{who}, seed {fitter.seed}: {done} of {total} rounds, {words}", flush=True)
 
     found = fitter.search(LongRoPE(), replace(ground, progress=tell))
     return LongRoPE(**found.options), found.seen

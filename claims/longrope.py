@@ -85,7 +85,7 @@ def main() -> None:
         ground = Ground(model, long[: 2 * given.searched], bos, given.searched, trained_window(model.config), to,
                         progress=lambda done, total, words="": print(f"{done}/{total} {words}", flush=True),
                         units=TokenUnits(tokenizer), records=records)  # fmt: skip
-        texts, _, _ = ground.texts_and_others(to)
+        texts = ground.halves(to).searched
         begun = time.time()
         found = RopeFactors(rounds=given.rounds).search(LongRoPE(), ground)
         ours, seconds = LongRoPE(**found.options), time.time() - begun

@@ -21,3 +21,8 @@ def find(word: str, known: Iterable[str]) -> str | None:
 def spelled(name: str, options: dict[str, Any]) -> str:
     """``name``, or ``name(option=value, ...)``."""
     return name + (f"({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else "")
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 text``, ``1,200 texts``."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ropewalk import __version__
@@ -37,6 +39,8 @@ FITTERS = {  # method -> "module:Class" of this package
     "squeezed": "threshold:Threshold",
     "tca": "budgets:Budgets",
 }
+RUN = 16  # tokens; fewer are common in texts that know nothing of each other
+COPIED = 0.5  # of a piece's runs: a copy with every 23rd token changed has so many
 OPTIONS = "option_values:OptionValues"  # of methods that run without a fit, and have options to search
 
 Progress = Callable[..., None]  # (done, total, words = "")
@@ -114,25 +118,25 @@ class Ground:
         """
         return _spread([piece for pieces in self._pieces(length) for piece in pieces], self.samples)
 
-    def texts_and_others(self, length: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Texts to search on, as many others that tell what was found by chance, and the document of each of these.
+    def halves(self, length: int) -> Halves:
+        """Texts to search on, and as many others that tell what was found by chance.
 
-        No piece is there twice. Others are of other documents; where there is but one, of its other half: they are
-        more alike than other documents would be.
+        No piece is there twice, nor one that is mostly made of what stands in those before it: a copy with another
+        title would tell of other texts what was searched for on it. Others are of other documents; where there is but
+        one, of its other half: they are more alike than other documents would be.
         """
-        seen: set[tuple[int, ...]] = set()
-        documents = []
-        for pieces in self._pieces(length):
-            new = [piece for piece in dict.fromkeys(map(tuple, pieces)) if piece not in seen]
-            seen |= set(new)
-            documents += [new] if new else []
+        cut = self._pieces(length)
+        new = iter(_new(np.array([piece for pieces in cut for piece in pieces])[:, len(self.bos) :]))
+        kept = [[piece for piece in pieces if next(new)] for pieces in cut]
+        documents = [pieces for pieces in kept if pieces]
+        copies = sum(map(len, cut)) - sum(map(len, kept))
         if len(documents) == 1:
             (only,) = documents
             documents = [only[: (len(only) + 1) // 2], only[(len(only) + 1) // 2 :]]
         searched, others = (_taken(half, self.samples) for half in (documents[::2], documents[1::2]))
         none = torch.zeros(0, length, dtype=torch.int64)
         rows = torch.tensor([piece for _, piece in others]) if others else none
-        return torch.tensor([piece for _, piece in searched]), rows, [which for which, _ in others]
+        return Halves(torch.tensor([piece for _, piece in searched]), rows, [which for which, _ in others], copies)
 
     def _pieces(self, length: int) -> list[list[list[int]]]:
         """Of every document that is long enough, its pieces."""
@@ -166,7 +170,42 @@ def _spread(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
     return torch.tensor([pieces[i * len(pieces) // count] for i in range(count)])
 
 
-def _taken(documents: Sequence[Sequence[tuple[int, ...]]], count: int) -> list[tuple[int, tuple[int, ...]]]:
+class Halves(NamedTuple):
+    """Texts of a search.
+
+    Attributes:
+        searched: that are searched on, int64 [texts, tokens].
+        others: that tell what was found by chance, int64 [others, tokens]; there may be none.
+        documents: which each of the others is a piece of.
+        copies: how many pieces were left out, being copies of others.
+    """
+
+    searched: Tensor
+    others: Tensor
+    documents: list[int]
+    copies: int
+
+
+def _new(pieces: NDArray[np.int64]) -> list[bool]:
+    """Which pieces, [pieces, tokens], are no copies: less than half of their runs stand in those that were kept before.
+
+    A run is of ``RUN`` tokens. Runs are numbered by doubling, pairs of shorter runs by pairs of their numbers, so that
+    equal numbers are equal runs and no others.
+    """
+    step, (_, runs) = 1, np.unique(pieces, return_inverse=True)
+    runs = runs.reshape(pieces.shape)
+    while step < RUN and runs.shape[1] > step:
+        pairs = runs[:, :-step] * (runs.max() + 1) + runs[:, step:]
+        step, (_, runs) = 2 * step, np.unique(pairs, return_inverse=True)
+        runs = runs.reshape(pairs.shape)
+    known, kept = np.zeros(runs.max() + 1, bool), []
+    for row in runs:
+        kept.append(bool(known[row].mean() < COPIED))
+        known[row] |= kept[-1]
+    return kept
+
+
+def _taken(documents: Sequence[Sequence[Sequence[int]]], count: int) -> list[tuple[int, Sequence[int]]]:
     """At most ``count`` pieces, of as many documents as there are; of one document, evenly over it."""
     if len(documents) == 1:
         (only,), count = documents, min(count, len(documents[0]))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ropewalk.common import naming
 from ropewalk.common.files import is_page
+from ropewalk.common.naming import counted
 from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import exportable, fitted_part, loaded
-from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS, Searching
+from ropewalk.fitting.searching import LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, Searching
 from ropewalk.methods.catalogue import BY_NAME
-from ropewalk.methods.fit_file import DOUBT, options_on
+from ropewalk.methods.fit_file import DIGITS, DOCUMENTS, DOUBT, LIMIT, VERSUS, options_on
 from ropewalk.report import numbers, svg
 from ropewalk.report.headline import bounds, change, differs, listed, relative
 from ropewalk.report.numbers import Estimate
@@ -46,7 +47,6 @@ QUIET = svg.Style("muted", None, "circle")
 AROUND = 4.0  # what lies further from the front than so many times its width is left out of the drawing
 LEAST = 0.03, math.log(1.02)  # widths of a front, of the tax and in nats, that it has at least for this purpose
 ABOVE = 1.1  # times the first best perplexity: the upper end of a search's course
-DIGITS = 15  # of a tax
 
 
 def page_of(file: Path) -> Path:
@@ -121,15 +121,29 @@ def _versus(fit: Fit) -> dict[str, Estimate]:
     return dict(sorted(found.items(), key=lambda item: -(item[1].value or 0.0)))
 
 
+def _differs(fit: Fit, one: Estimate) -> str:
+    """Pieces of one document make nothing sure."""
+    return "" if fit.seen.get(DOCUMENTS) == 1 else differs(one)
+
+
 def _headline(fit: Fit) -> str:
-    """Against the best of the others: better or worse only where the interval says so."""
+    """A broken limit first; then against the best of the others: better or worse only where the interval says so."""
+    over = fit.seen.get(LIMIT) == "over"
+    return f"{_sentence(fit.limit)} {_against(fit)}" if over else _against(fit)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _against(fit: Fit) -> str:
     versus = _versus(fit)
     if not versus:
         reached = numbers.quantity(fit.seen[LONG[fit.settings["by"]]])
         return f"A perplexity of {reached} on {_what(fit)}; there were no other texts to check it on."
     name, one = next(iter(versus.items()))
     how = {"lower": "surely better than", "higher": "surely worse than"}.get(
-        differs(one), "not surely better or worse than"
+        _differs(fit, one), "not surely better or worse than"
     )
     method, what = _title(fit.method), _what(fit)
     return f"{method} as fitted reads {what} of other texts {how} {name}: its perplexity is {change(one, f'{name}’s')}."
@@ -137,22 +151,28 @@ def _headline(fit: Fit) -> str:
 
 def _notes(fit: Fit) -> Iterator[str]:
     versus, seen, data = _versus(fit), fit.seen, fit.data
+    if fit.limit and seen[LIMIT] != "over":
+        yield _sentence(fit.limit)
     if versus:
         texts, documents = seen[OTHER_TEXTS], seen[DOCUMENTS]
         others = [change(one, f"{name}’s") for name, one in versus.items()][1:]
-        unsure = [name for name, one in versus.items() if not differs(one)]
-        worse = [name for name, one in versus.items() if differs(one) == "higher"]
+        unsure = [name for name, one in versus.items() if not _differs(fit, one)]
+        worse = [name for name, one in versus.items() if _differs(fit, one) == "higher"]
         yield (
-            f"The other texts, {texts} of {documents} document{'s' * (documents != 1)}, were not searched on; a lower "
+            f"The other texts, {texts} of {counted(documents, 'document')}, were not searched on; a lower "
             "perplexity is better, and in brackets are 95 % intervals."
             + (f" It is {listed(others)}." if others else "")
             + (f" It is surely worse than {listed(worse)}." if worse else "")
-            + (f" Against {listed(unsure)} nothing is sure: more texts tell." if unsure else "")
+            + (
+                f" Against {listed(unsure)} nothing is sure: more {'texts' if documents > 1 else 'documents'} tell."
+                if unsure
+                else ""
+            )
         )
     if doubt := fit.seen.get(DOUBT):
         yield f"{DOUBT.capitalize()}: {doubt}."
     yield (
-        f"{seen['candidates']:,} candidates were tried on {data['texts']:,} texts of "
+        f"{seen['candidates']:,} candidates were tried on {counted(data['texts'], 'text')} of "
         f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, "
         f"{numbers.percent(seen[SHARE])} of what reading every text takes."
     )
@@ -239,7 +259,7 @@ def _choice(fit: Fit) -> Section:
     """The points of the front, with what picks them."""
     rows = []
     for one in fit.seen["front"]:
-        tax = picking(fit, one)
+        tax = fit.picking(one)
         rows.append([f"tax={tax:.{DIGITS}g}", _tax(one["tax"] - 1), _value(one["perplexity"])])
         if options_on(one) == fit.found:
             rows[-1][0] += ", as found"
@@ -250,16 +270,6 @@ def _choice(fit: Fit) -> Section:
     )
     columns = [Column("Short texts", "short texts"), Column(f"Perplexity of {_what(fit)}", "long texts")]
     return Section("Pick another", text, [Table.of("Option", columns, rows)])
-
-
-def picking(fit: Fit, one: dict[str, Any]) -> float:
-    """The tax of the fewest digits that picks a point of the front."""
-    share = one["tax"] - 1
-    for digits in range(2, DIGITS):
-        tax = math.ceil(share * 10**digits) / 10**digits
-        if fit.picked(tax).found == options_on(one):
-            return tax
-    return float(share)
 
 
 def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Section:

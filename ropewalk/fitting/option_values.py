@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.fitting.evolution import evolution, population
+from ropewalk.fitting.evolution import evolution
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.race import Search, followed
 from ropewalk.fitting.scoring import require_causal
@@ -56,9 +56,8 @@ class OptionValues(Searching):
                 f"{method.id} has nothing to fit: all of {', '.join(method.tunable)} are given",
                 f"Leave one out: --method {method.name}.",
             )
-        found = self.found(
-            ground, space.search(self.rounds, self.seed), space.total(self.rounds), [method], {method.id: method}
-        )
+        search = space.search(self.rounds, self.seed)
+        found = self.found(ground, search, 1 + self.rounds, [method], {method.id: method})
         front = [{**one, "options": space.searched(one["options"])} for one in found.seen["front"]]
         return replace(found, options=space.searched(found.options), seen=found.seen | {"front": front})
 
@@ -89,15 +88,6 @@ class Space:
     def searched(self, options: dict[str, Any]) -> dict[str, Any]:
         """Of some options, those that are searched here."""
         return {name: value for name, value in options.items() if name in self.bounds}
-
-    def total(self, rounds: int) -> int:
-        """How many candidates a search has, at most."""
-        return 1 + rounds * self._population
-
-    @property
-    def _population(self) -> int:
-        """Of two options and more, CMA-ES's own."""
-        return GRID if len(self.bounds) == 1 else population(max(1, len(self.bounds)))
 
     def at(self, x: Iterable[float]) -> Method | None:
         """The method at a point, each coordinate from 0 to 1; None if there is none, or the model does not take it."""

@@ -19,7 +19,9 @@ from ropewalk.methods.base import Method
 
 SURE = 2.0  # standard errors of a mean difference
 GAIN = 1e-3  # nats, a thousandth of the perplexity: less is not worth reading on; where a search ends, all are alike
-UNPAID = 10.0  # nats by which any candidate that keeps the tax is better than any that does not
+# Costs in nats. Losses are at most LARGEST, and of who lost, which is the best's and a difference, at most twice that.
+UNPAID = 2 * LARGEST  # of who does not keep the tax, and above it by how much, whoever ran before
+IMPOSSIBLE = 2 * UNPAID  # of a point at which there is no method
 
 # Yields methods, is sent how good they are (lower is better, in nats), and ends when it has seen enough.
 Search = Generator[Sequence[Method], Sequence[float], None]
@@ -52,6 +54,9 @@ class Standing:
         return float(np.mean(self.near - plain))
 
 
+Ran = dict[str, Standing]
+
+
 @dataclass(eq=False)
 class Race:
     """A search's candidates.
@@ -63,7 +68,8 @@ class Race:
         tax: how much worse short texts may be read, as a share of the perplexity; they are read first then, and who
             pays more reads nothing else. None: it does not matter.
         turn: which of how many workers this is, that follow the same search and share a store.
-        tell: called after every candidate, with how many there were and the best so far.
+        tell: called after every candidate and every round, with how many rounds there were, all candidates and the best
+            so far.
         ran: all candidates, in order.
     """
 
@@ -72,8 +78,8 @@ class Race:
     drop: bool = True
     tax: float | None = None
     turn: tuple[int, int] = (0, 1)
-    tell: Callable[[int, Standing | None], None] = lambda ran, best: None
-    ran: dict[str, Standing] = field(default_factory=dict)
+    tell: Callable[[int, Ran, Standing | None], None] = lambda rounds, ran, best: None
+    ran: Ran = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.near = self.scoring.near(self.plain)
@@ -83,11 +89,21 @@ class Race:
                 "Say --dtype float32, or download the checkpoint again.",
             )
         self.best: Standing | None = None  # of those that read all texts
+        self.rounds = 0
 
     @property
     def least_tax(self) -> float:
         """The least of all candidates whose short texts were read, in nats."""
         return min(standing.tax(self.near) for standing in self.ran.values() if standing.near is not None)
+
+    def texts(self, standing: Standing) -> int:
+        """How many long texts a candidate read."""
+        return 0 if self.best is None else len(standing.far) * len(self.scoring.rows) // len(self.best.far)
+
+    def read(self, standing: Standing) -> int:
+        """How many tokens a candidate read."""
+        short = 0 if standing.near is None else len(standing.near) * self.scoring.ground.window
+        return self.texts(standing) * self.scoring.rows.shape[1] + short
 
     def run(self, search: Search) -> None:
         """Follow a search to its end."""
@@ -103,19 +119,17 @@ class Race:
         """How good candidates are, in nats: of those that lost, worse than the best by the mean difference to it."""
         new = {method.id: method for method in candidates if method.id not in self.ran}
         self._read(list(new.values()))
-        for standing in self.ran.values():
-            if standing.whole and (self.best is None or standing.loss < self.best.loss):
-                self.best = standing
+        self.rounds += 1
+        self.tell(self.rounds, self.ran, self.best)
         return [self._cost(self.ran[method.id]) for method in candidates]
 
     def _cost(self, standing: Standing) -> float:
         if standing.whole:
             return standing.loss
-        best = 0.0 if self.best is None else self.best.loss
         if not len(standing.far):
-            return best + UNPAID + self._excess(standing)
+            return UNPAID + self._excess(standing)
         assert self.best is not None  # who lost to another one may have read better, by chance, than the best did
-        return best + max(GAIN, float(np.mean(standing.far - self.best.far[: len(standing.far)])))
+        return self.best.loss + max(GAIN, float(np.mean(standing.far - self.best.far[: len(standing.far)])))
 
     def _excess(self, standing: Standing) -> float:
         """By how many nats too much a candidate taxes short texts."""
@@ -157,7 +171,9 @@ class Race:
 
     def _keep(self, standing: Standing) -> None:
         self.ran[standing.method.id] = standing
-        self.tell(len(self.ran), self.best)
+        if standing.whole and (self.best is None or standing.loss < self.best.loss):
+            self.best = standing
+        self.tell(self.rounds, self.ran, self.best)
 
     def front(self) -> list[Standing]:
         """Those that no other one beats in both, far texts and short ones; the cheapest tax first."""
@@ -181,7 +197,7 @@ def followed(
             return
         methods = [one for one in made if one is not None]
         told = iter((yield methods) if methods else ())
-        losses = [2 * UNPAID if one is None else next(told) for one in made]
+        losses = [IMPOSSIBLE if one is None else next(told) for one in made]
 
 
 def _loses(ours: Losses, ahead: Losses) -> bool:

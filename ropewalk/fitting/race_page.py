@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ropewalk.common.lengths import show
+from ropewalk.common.naming import counted
 from ropewalk.methods.catalogue import entry
 from ropewalk.report import numbers
-from ropewalk.report.headline import bounds, change, differs, relative
+from ropewalk.report.headline import bounds, change, relative
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.page import Cell, Column, Item, KeyFigure, Page, Section, Table, address, facts
 
@@ -56,25 +57,31 @@ def _estimate(one: Mean) -> Estimate:
 def _headline(found: Recommendation) -> str:
     if not found.lines:
         return f"For {show(found.to)} tokens, leave the model as it is."
-    times = _estimate(next(one for one in found.rivals if one.method == "none").times)
-    unsure = "" if differs(times) == "lower" else ", which is not surely better"
-    return (
-        f"Take {named(found.method)}: at {show(found.to)} tokens its perplexity is {change(times, 'the plain model’s')}"
-        f"{unsure}."
-    )
+    plain = next(one for one in found.rivals if one.method == "none")
+    unsure = "" if plain.sure else ", which is not surely better"
+    words = change(_estimate(plain.times), "the plain model’s")
+    over = f"{_about_limit(found)} " * (found.limit == "over")
+    return f"{over}Take {named(found.method)}: at {show(found.to)} tokens its perplexity is {words}{unsure}."
+
+
+def _about_limit(found: Recommendation) -> str:
+    said = f"{found.about_limit}{found.instead_said(named)}"
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _notes(found: Recommendation) -> Iterator[str]:
-    texts, others = found.data["searched"], found.data["compared"]
+    if found.about_limit and found.limit != "over":
+        yield _about_limit(found)
     for one in found.rivals:
         if one.method != "none":
             sure = "surely better" if one.sure else "not surely better"
             who = named(one.method)
             words = change(_estimate(one.times), f"that of {who}")
-            yield f"It is {sure} than the runner-up, {who}: its perplexity is {words}."
+            rank = "the runner-up, " * (one.method == found.runner_up)
+            yield f"It is {sure} than {rank}{who}: its perplexity is {words}."
     yield (
-        f"The numbers are of {others:,} texts that nobody searched on; intervals are 95 %, over documents, or over the "
-        f"texts of one. {found.candidates:,} candidates were tried on {texts:,} texts, reading {found.tokens:,} tokens."
+        f"The numbers are of texts that nobody searched on; {found.intervals}. {found.candidates:,} candidates were "
+        f"tried on {counted(found.data['searched'], 'text')}, reading {found.tokens:,} tokens."
     )
 
 

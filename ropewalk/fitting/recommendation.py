@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ropewalk.common.naming import counted
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean
-from ropewalk.methods.fit_file import ONE, Fit, apart, is_fit, trusting
+from ropewalk.methods.fit_file import ONE, Fit, Limit, apart, is_fit, limit_said, trusting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,19 +27,19 @@ class Against:
     Attributes:
         method: the other one's spelling.
         times: how many times the other one's perplexity the recommended method has; paired by text.
+        short: how many times the plain model's perplexity the other one has on texts within the window.
+        documents: that the texts are of; of one, its pieces make an interval, and nothing sure.
     """
 
     method: str
     times: Mean
+    short: Mean
+    documents: int
 
     @property
     def sure(self) -> bool:
         """Whether the recommended method is surely the better one."""
-        return self.times.high is not None and self.times.high < 1
-
-    def values(self) -> dict[str, Any]:
-        """The ratio and its interval, as fit files hold it."""
-        return {name: getattr(self.times, name) for name in ("value", "low", "high", "n")}
+        return self.documents > 1 and self.times.high is not None and self.times.high < 1
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,15 @@ class Recommendation(Result):
         to: target length in tokens.
         model: name and fingerprint.
         settings: the limits, and how much was tried.
-        rivals: the recommended method against the best of another name, if there is one, and against the plain model.
+        rivals: the recommended method against the best of another name, if there is one, and against the plain model;
+            all keep the limits on the texts of the search. Between them, where the limit to the tax is over on other
+            texts, the next one that keeps it there.
         short: how many times the plain model's perplexity it has on texts within the window, on other texts too.
+        limit: whether the limit to the tax is kept there: kept, not surely kept, or over; None if there is none.
         families: every method that took part.
         left_out: method -> why it did not take part.
-        data: source and number of texts, searched on and compared on.
+        data: source; number of texts searched on, of those whose first windows told the tax, of those compared on, and
+            of the documents that these are of; and how many copies were not read.
         candidates: how many were tried.
         tokens: that they read, and that the comparison read.
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
@@ -95,6 +101,7 @@ class Recommendation(Result):
     settings: dict[str, Any]
     rivals: list[Against]
     short: Mean
+    limit: Limit | None
     families: list[Family]
     left_out: dict[str, str]
     data: dict[str, Any]
@@ -151,11 +158,36 @@ class Recommendation(Result):
 
     @property
     def sure(self) -> bool:
-        """Whether it is surely better than all that it was compared with."""
-        return bool(self.rivals) and all(one.sure for one in self.rivals)
+        """Whether it is surely better than all that it was compared with, and surely keeps the limit to the tax."""
+        return bool(self.rivals) and all(one.sure for one in self.rivals) and self.limit in (None, "kept")
+
+    @property
+    def instead(self) -> str:
+        """Spelling of the next one that keeps the limit to the tax on other texts; empty unless this one does not."""
+        if self.limit != "over":
+            return ""
+        return next(one.method for one in self.rivals if one.short.value <= 1 + self.settings["tax"])
+
+    @property
+    def about_limit(self) -> str:
+        """What other texts say against the limit to the tax; empty if they say nothing."""
+        if self.limit is None:
+            return ""
+        return limit_said(self.limit, self.settings["tax"], self.short.value, self.short.high)
+
+    @property
+    def intervals(self) -> str:
+        """What they are over."""
+        texts, documents = self.data["compared"], self.data["documents"]
+        if documents > 1:
+            return f"intervals are 95 %, over the {documents} documents of {texts:,} other texts"
+        return f"intervals are over the {texts:,} other texts, all of one document, which makes nothing sure"
 
     def to_dict(self) -> dict[str, Any]:
-        rivals = [{"method": one.method, **asdict(one.times), "sure": one.sure} for one in self.rivals]
+        rivals = [
+            {"method": one.method, **asdict(one.times), "sure": one.sure, "short": asdict(one.short)}
+            for one in self.rivals
+        ]
         besides = "how", "fit", "unwritten", "page", "loading"
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in besides}
         return plain | {
@@ -163,6 +195,7 @@ class Recommendation(Result):
             "short": asdict(self.short),
             "families": [asdict(one) for one in self.families],
             "runner_up": self.runner_up,
+            "instead": self.instead,
             "sure": self.sure,
             "found": {} if self.fit is None else self.fit.found,
             "file": "" if self.fit is None else self.fit.path,
@@ -180,8 +213,15 @@ class Recommendation(Result):
             whys.setdefault(why, []).append(name)
         for why, names in whys.items():
             console.print(f"left out, {why}: {', '.join(names)}", style="dim", soft_wrap=True)
-        tried = f"{self.candidates} candidates, {self.tokens:,} tokens; compared on {self.data['compared']} other texts"
-        console.print(f"\n{tried}", soft_wrap=True)
+        searched = counted(self.data["searched"], "text")
+        if self.limit is not None:
+            searched += f", their tax on {counted(self.data['short'], 'window')}"
+        console.print(f"\n{self.candidates} candidates on {searched}, {self.tokens:,} tokens in all", soft_wrap=True)
+        console.print(self.intervals + ("" if self.data["documents"] > 1 else ": give more, --data"), soft_wrap=True)
+        if self.data["copies"]:
+            console.print(f"left out, copies of others: {counted(self.data['copies'], 'text')}", soft_wrap=True)
+        if self.about_limit:
+            console.print(f"{self.about_limit}{self.instead_said(shortened)}", style="bold", soft_wrap=True)
         console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold", soft_wrap=True)
         for one in self.rivals:
             who = "the model as it is" if one.method == "none" else shortened(one.method)
@@ -204,6 +244,12 @@ class Recommendation(Result):
             console.print("It needs code at run time; for what any engine reads: --settings exportable=true")
         for line in self.lines:
             console.print(line, soft_wrap=True)
+
+    def instead_said(self, named: Callable[[str], str]) -> str:
+        """Who keeps a limit that is over; empty if it is not."""
+        if not self.instead:
+            return ""
+        return f"; {'only the plain model' if self.instead == 'none' else named(self.instead)} keeps it there"
 
 
 def _interval(mean: Mean) -> str:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
+from ropewalk.common.naming import counted
 from ropewalk.common.statistics import exp
 from ropewalk.engines.handover import ENGINES, called, in_gguf
 from ropewalk.fitting.entrants import Entrants, seed_for_factors
-from ropewalk.fitting.fitter import Found, Ground, recorded
+from ropewalk.fitting.fitter import Found, Ground, Halves, recorded
 from ropewalk.fitting.option_values import Space
-from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
+from ropewalk.fitting.race import GAIN, Race, Ran, Search, Standing, compared
 from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
 from ropewalk.fitting.rope_factors import SEEDS, Spline
 from ropewalk.fitting.scoring import Scoring
-from ropewalk.fitting.searching import VERSUS, Searching
+from ropewalk.fitting.searching import TELLING, Searching, bounded, kept_there, saturated, short_others, told
 from ropewalk.methods.base import Method, require_beyond
 from ropewalk.methods.catalogue import options_of
+from ropewalk.methods.fit_file import DOCUMENTS, SHORT_OTHERS, VERSUS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 from ropewalk.rope import config as rope_config
 
+LEAST = 2  # texts of a race, and of the comparison
 KNOTS = 6  # of the factors' spline
 NEAREST = 4  # methods that may be the runner-up
 ALIKE = 1e-4  # nats; a method's frequencies as factors read as it does, but for rounding
@@ -82,35 +86,47 @@ class Recommending(Searching):
             UserError: if texts are too short or too few, or nobody keeps the limits.
         """
         require_beyond(SEEDS, ground.to, ground.window)
-        texts, others, documents = ground.texts_and_others(ground.to)
-        if len(others) < 2:
+        if ground.samples < LEAST:
             raise UserError(
-                f"the texts have {len(texts) + len(others)} pieces of {ground.to:,} tokens, expected at least 4: half "
-                "are searched on, and half tell what was found by chance",
-                "Give more texts, --data, or let more of them be read, --samples.",
+                f"samples is {ground.samples}, expected {LEAST} or more: nobody can be dropped in a race over one text",
+                f"Say --samples {LEAST}, or more.",
             )
-        texts = texts[::2]  # where methods are near to each other, the others tell how near
+        halves = ground.halves(ground.to)
+        if min(len(halves.searched), len(halves.others)) < LEAST:
+            raise UserError(
+                f"the texts have {counted(len(halves.searched), 'piece')} of {ground.to:,} tokens to search on and "
+                f"{len(halves.others)} to tell what was found by chance, copies not counted, expected at least {LEAST} "
+                "of each",
+                "Give more texts, --data, or a shorter target, --to.",
+            )
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         entrants = Entrants(ground, self.exportable, self.engine, self.by == "perplexity")
         methods, left_out = entrants.sorted_out(rope)
-        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others, "others")
+        scoring, checking = self._scoring(ground, halves.searched), self._scoring(ground, halves.others, "others")
+        if len(scoring.rows) > LEAST:
+            scoring = scoring.every_other()  # where methods are near to each other, the others tell how near
         spline = Spline(rope, rope.scale(ground.to), min(KNOTS, rope.rotary_dim // 2), None, self.factors, self.seed)
-        total = len(methods) + self.families * 7 * self.rounds + spline.total
+        tuned = sum(bool(method.tunable) for method in methods if not isinstance(method, LongRoPE))
+        factors = self.factors and any(isinstance(method, LongRoPE) for method in methods)
+        rounds = 1 + min(self.families, tuned) * (1 + self.rounds) + (1 + factors if factors else 0)
 
-        def tell(ran: int, best: Standing | None) -> None:
-            words = "" if best is None else f"best {best.method.name} {perplexity(best):.4g}"
-            ground.progress(min(ran, total), total + 1, words)
+        def tell(done: int, ran: Ran, ahead: Standing | None) -> None:
+            best = None if ahead is None else _first(ran, ahead)
+            told(ground, rounds, done, ran, best, "" if best is None else best.method.name)
 
         race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(self._search(race, entrants, methods, spline))
         best = self._best(race)
-        ground.progress(total, total + 1, "comparing on other texts")
-        return self._ending(race, best, checking, documents, left_out)
+        tell(rounds, race.ran, best)
+        return self._ending(race, best, checking, halves, left_out)
 
     def _search(self, race: Race, entrants: Entrants, methods: list[Method], spline: Spline) -> Search:
         plain, ground = Plain(), entrants.ground
         defaults = [method for method in methods if not isinstance(method, LongRoPE)]
         costs = dict(zip([plain, *defaults], (yield [plain, *defaults]), strict=True))
+        ceiling = [one.method.name for one in race.ran.values() if len(one.far) and one.loss < GAIN]
+        if self.by == "needles" and (len(ceiling) > 1 or ceiling == [plain.name]):
+            raise UserError(saturated(ceiling), TELLING)
         ranked = sorted(defaults, key=costs.__getitem__)
         for method in [one for one in ranked if one.tunable][: self.families]:
             space = Space.of(method, ground, lambda made: not entrants.refusal(made))
@@ -126,8 +142,6 @@ class Recommending(Searching):
         Raises:
             UserError: if all but the plain model tax short texts too much.
         """
-        assert race.best is not None
-        best = race.best.loss + ALIKE
         others = [one for one in race.ran.values() if one.method != race.plain]
         if others and not any(len(one.far) for one in others):
             least = exp(min(one.tax(race.near) for one in others)) - 1
@@ -135,30 +149,47 @@ class Recommending(Searching):
                 f"no method reads short texts within {self.tax:.3%} of the plain model, the best {least:.3%} off",
                 f"Say tax={math.ceil(least * 1000) / 1000}, or more.",
             )
-        return next(one for one in race.ran.values() if one.whole and one.loss <= best)
+        assert race.best is not None
+        return _first(race.ran, race.best)
 
     def _ending(
         self,
         race: Race,
         best: Standing,
         checking: Scoring,
-        documents: Sequence[int],
+        halves: Halves,
         left_out: Mapping[str, str],
     ) -> Recommendation:
-        ground, plain = race.scoring.ground, Plain()
+        ground, plain, documents = race.scoring.ground, Plain(), halves.documents
         families = _families(race, best)
-        near_it = [method for method, _ in families if method.name not in (best.method.name, plain.name)][:NEAREST]
+        within = [  # the limits; who read no long text is over the tax
+            method
+            for method, family in families
+            if family.times is not None and method.name not in (best.method.name, plain.name)
+        ]
+        near_it = within[:NEAREST]
         rows = range(len(race.scoring.rows))  # some of them were dropped, and read no more than a text
         losses = {method.id: sum(float(race.scoring.far(method, row).mean()) for row in rows) for method in near_it}
         runners_up = sorted(near_it, key=lambda method: losses[method.id])[:1]
-        against = [one for one in (*runners_up, plain) if one != best.method]
-        rivals = [Against(one.id, compared(best.method, one, checking, documents)) for one in against]
-        others = {
-            one.id: compared(one, plain, checking, documents) for one in (best.method, *runners_up) if one != plain
-        }
+        short, several = short_others(best.method, checking, documents), len(set(documents))
+        limit = None if self.tax is None else kept_there(self.tax, short, several)
+        instead: list[Method] = []
+        if limit == "over":
+            keeps = (one for one in [*runners_up, *within] if self._keeps(one, checking, documents))
+            instead = [one for one in [*islice(keeps, 1)] if one not in runners_up]
+        against = [one for one in (*runners_up, *instead, plain) if one != best.method]
+        rivals = [
+            Against(
+                one.id, compared(best.method, one, checking, documents), short_others(one, checking, documents), several
+            )
+            for one in against
+        ]
+        others = {one.id: compared(one, plain, checking, documents) for one in (best.method, *against) if one != plain}
         seen = {
             "candidates": len(race.ran),
-            VERSUS: {one.method: one.values() for one in rivals},
+            VERSUS: {one.method: bounded(one.times) for one in rivals},
+            SHORT_OTHERS: {plain.id: bounded(short)},
+            DOCUMENTS: several,
         }
         found = Found(best.method.changed(), race.scoring.rows, seen)
         fit = recorded(best.method, found, ground, self)
@@ -168,15 +199,27 @@ class Recommending(Searching):
             model=fit.model,
             settings=fit.settings,
             rivals=rivals,
-            short=over_documents(checking.near(best.method) - checking.near(plain), documents),
+            short=short,
+            limit=limit,
             families=[replace(family, other=others.get(family.method)) for _, family in families],
             left_out=dict(left_out),
-            data={"source": ground.source, "searched": len(race.scoring.rows), "compared": len(checking.rows)},
+            data={
+                "source": ground.source,
+                "searched": len(race.scoring.rows),
+                "short": len(race.near),
+                "compared": len(checking.rows),
+                "documents": several,
+                "copies": halves.copies,
+            },
             candidates=len(race.ran),
             tokens=race.scoring.tokens + checking.tokens,
             how=self._how(ground, best.method),
             fit=fit if found.options else None,
         )
+
+    def _keeps(self, method: Method, checking: Scoring, documents: Sequence[int]) -> bool:
+        """Whether a method keeps the limit to the tax on other texts."""
+        return self.tax is None or short_others(method, checking, documents).value <= 1 + self.tax
 
     def _how(self, ground: Ground, method: Method) -> How:
         """How a method is put to use."""
@@ -191,15 +234,19 @@ class Recommending(Searching):
         return "export" if self.engine else "extend"
 
 
+def _first(ran: Ran, best: Standing) -> Standing:
+    """The first of those that are, but for rounding, the best."""
+    return next(one for one in ran.values() if one.whole and one.loss <= best.loss + ALIKE)
+
+
 def _families(race: Race, best: Standing) -> list[tuple[Method, Family]]:
     """The best candidate of every method, the best first; what reads as the best does is no other method."""
     found: dict[str, tuple[float, Method, Family]] = {}
-    rows, plain = race.scoring.rows, race.ran[race.plain.id].far
-    pieces, short = len(best.far) // len(rows), len(rows) * race.scoring.ground.window
+    plain = race.ran[race.plain.id].far
     tried: dict[str, list[int]] = {}
     for one in race.ran.values():
-        texts = len(one.far) // pieces
-        tried.setdefault(one.method.name, []).append(texts * rows.shape[1] + short * (one.near is not None))
+        texts = race.texts(one)
+        tried.setdefault(one.method.name, []).append(race.read(one))
         apart = one.far - best.far[: len(one.far)]
         if one is not best and len(apart) and float(np.abs(apart).max()) < ALIKE:
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.fitting.evolution import evolution, population
+from ropewalk.fitting.evolution import evolution
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
 from ropewalk.fitting.race import Search, followed
@@ -70,13 +70,12 @@ class RopeFactors(Searching):
         if self.space == "spline":
             made = Spline(rope, s, min(self.knots, half), method.attention_factor, self.rounds or ROUNDS, self.seed)
             known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
-            total = made.total + len(SEEDS) + len(SHARES) * FRONT_ROUNDS * made.population
+            rounds = 1 + made.rounds + (self.tax is None) * len(SHARES) * FRONT_ROUNDS
             cheaper = partial(made.around, rounds=FRONT_ROUNDS)
-            found = self.found(ground, made.search(SEEDS, ground.to), total, SEEDS, known, cheaper)
+            found = self.found(ground, made.search(SEEDS, ground.to), rounds, SEEDS, known, cheaper)
         else:
             genetic = self.genetic(rope, s)
             firsts = self._firsts(genetic, rope, ground.to)
-            total = genetic.population + genetic.rounds * (genetic.mutations + genetic.crossings)
             t = method.attention_factor
             known = {
                 seed.id: LongRoPE(genetic.clipped(first).factors, t)
@@ -84,7 +83,7 @@ class RopeFactors(Searching):
                 if self.space == "longrope"
             }
             search = followed(genetic.search(firsts), lambda one: LongRoPE(one.factors, t))
-            found = self.found(ground, search, total, SEEDS, known)
+            found = self.found(ground, search, 1 + genetic.rounds, SEEDS, known)
         return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.to)})
 
     def genetic(self, rope: RopeSpec, s: float) -> Genetic:
@@ -131,7 +130,7 @@ class Spline:
         s: target over window; no factor is above 1.25 s.
         knots: evenly over the log wavelengths.
         attention_factor: the given one; None: it is searched as well.
-        rounds: of ``population`` candidates each.
+        rounds: of CMA-ES.
         seed: of all draws.
     """
 
@@ -146,15 +145,6 @@ class Spline:
     def size(self) -> int:
         """Coordinates."""
         return self.knots + (self.attention_factor is None)
-
-    @property
-    def population(self) -> int:
-        """Candidates of a round."""
-        return population(self.size)
-
-    @property
-    def total(self) -> int:
-        return self.rounds * self.population
 
     def method(self, seed: LongRoPE, x: NDArray[np.float64]) -> LongRoPE:
         """What is ``x`` from a seed, in nats, at every knot, and in its attention factor; made to rise."""

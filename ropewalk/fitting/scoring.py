@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,14 @@ class Scoring:
         ground: model, store and other methods.
         rows: int64 [D, T]. Of needles, the last tokens are the answer.
         scored: how many of a row's last tokens count.
+        firsts: rows whose first windows are the short texts; None: the same rows.
         tokens: of all that was asked, read now or before.
     """
 
     ground: Ground
     rows: Tensor
     scored: int
+    firsts: Tensor | None = None
     tokens: int = field(default=0, init=False)
 
     @classmethod
@@ -69,6 +71,10 @@ class Scoring:
         least = min(len(answer) for _, answer in rows)
         return cls(ground, torch.tensor([[*prompt, *answer] for prompt, answer in rows]), least)
 
+    def every_other(self) -> Scoring:
+        """Half of the rows, and the short texts of all."""
+        return replace(self, rows=self.rows[::2], firsts=self.rows)
+
     @cached_property
     def _where(self) -> dict[str, object]:
         """All that a loss depends on, but for the method and the row."""
@@ -82,7 +88,7 @@ class Scoring:
 
     def near(self, method: Method) -> Losses:
         """Mean loss of each text's first window, read by itself, in nats: [D]."""
-        short = self.rows[:, : self.ground.window]
+        short = (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
         return np.concatenate(
             [self._losses(method, some, short.shape[1] - 1, 1)[:, 0] for some in short.split(self._together)]
         )

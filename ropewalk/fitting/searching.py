@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.naming import counted
 from ropewalk.common.statistics import Mean, exp
-from ropewalk.fitting.fitter import Found, Ground
-from ropewalk.fitting.race import Race, Search, Standing, compared, over_documents, perplexity
+from ropewalk.fitting.fitter import Found, Ground, Halves
+from ropewalk.fitting.race import GAIN, Race, Ran, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.scoring import Scoring, require_causal
-from ropewalk.methods.fit_file import VERSUS
+from ropewalk.methods.fit_file import DOCUMENTS, LIMIT, SHORT_OTHERS, VERSUS, Limit
 from ropewalk.methods.frequencies.none import Plain
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 
 SEEDS = 2**32
+TELLING = "Search by perplexity, without by=needles, or to a longer target: --to."
 SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 # What a search has seen, by the words that a terminal shows.
 TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
-SHORT_OTHERS = "on other texts, short ones, times the perplexity of"
 OTHER_TEXTS = "other texts"
-DOCUMENTS = "documents that they are of"
+COPIES = "copies that were not read"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Searching:
         self,
         ground: Ground,
         search: Search,
-        total: int,
+        rounds: int,
         rivals: Sequence[Method],
         known: Mapping[str, Method] | None = None,
         cheaper: Callable[[Any], Search] | None = None,
@@ -73,7 +74,7 @@ class Searching:
         Args:
             ground: model and texts.
             search: what yields candidates.
-            total: how many they will be, at most.
+            rounds: of them, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
             known: candidates that are methods people know, by their ids: the page names them.
             cheaper: a short search around the best candidate, followed under limits to the tax where none is set: a
@@ -82,14 +83,13 @@ class Searching:
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
         """
-        texts, others, documents = ground.texts_and_others(ground.to)
+        halves = ground.halves(ground.to)
         require_causal([*rivals, *ground.others])
-        scoring, checking = self._scoring(ground, texts), self._scoring(ground, others, "others")
+        scoring, checking = self._scoring(ground, halves.searched), self._scoring(ground, halves.others, "others")
 
-        def tell(ran: int, best: Standing | None) -> None:
-            ground.progress(ran, total, "" if best is None else f"best {perplexity(best):.4g}")
-
-        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
+        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, partial(told, ground, rounds))
+        if self.by == "needles":
+            self._refuse_saturated(race, {race.plain.id: race.plain, **(known or {one.id: one for one in rivals})})
         race.run(search)
         best = race.best
         if best is None:
@@ -101,15 +101,36 @@ class Searching:
         if cheaper is not None and self.tax is None:
             self._widen(race, best, cheaper)
             best = race.front()[-1]
-        return Found(options_of(best), texts, self._seen(race, best, rivals, checking, documents, known or {}))
+        told(ground, rounds, rounds, race.ran, best)  # it may have ended early
+        return Found(options_of(best), halves.searched, self._seen(race, best, rivals, checking, halves, known or {}))
+
+    def _refuse_saturated(self, race: Race, ready: Mapping[str, Method]) -> None:
+        """Refuse to search where a method that needs no search, by its name, leaves nothing to find.
+
+        Raises:
+            UserError: if one that keeps the tax answers every text as well as can be told.
+        """
+        for name, method in ready.items():
+            kept = self.tax is None or np.mean(race.scoring.near(method) - race.near) <= math.log1p(self.tax)
+            answered = (race.scoring.far(method, row).mean() < GAIN for row in range(len(race.scoring.rows)))
+            if kept and all(answered):
+                raise UserError(saturated([name]), TELLING)
 
     def _widen(self, race: Race, best: Standing, cheaper: Callable[[Any], Search]) -> None:
         """Candidates for the front, under shares of the best one's tax."""
+
+        def better(other: Standing | None) -> Standing | None:
+            return min(filter(None, (race.best, other)), key=lambda one: one.loss)
+
+        def tell(rounds: int, ran: Ran, ahead: Standing | None) -> None:
+            race.tell(race.rounds + rounds, race.ran | ran, better(ahead))
+
         for share in SHARES if best.tax(race.near) > 0 else ():
-            tell, limit = partial(_told, race, len(race.ran)), math.expm1(share * best.tax(race.near))
+            limit = math.expm1(share * best.tax(race.near))
             below = Race(race.scoring, race.plain, self.race, limit, race.turn, tell)
             below.run(cheaper(best.method))
             race.ran |= {name: one for name, one in below.ran.items() if one.whole or name not in race.ran}
+            race.rounds, race.best = race.rounds + below.rounds, better(below.best)
 
     def _scoring(self, ground: Ground, texts: Any, which: str = "searched") -> Scoring:
         if self.by == "needles" and len(texts):
@@ -122,12 +143,16 @@ class Searching:
         best: Standing,
         rivals: Sequence[Method],
         checking: Scoring,
-        documents: Sequence[int],
+        halves: Halves,
         known: Mapping[str, Method],
     ) -> dict[str, Any]:
-        tokens = race.scoring.tokens  # before more are read for the page
+        tokens = sum(map(race.read, race.ran.values()))  # before more are read for the page
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
+        front = [
+            {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
+            for one in race.front()
+        ]
         seen: dict[str, Any] = {
             "window": race.scoring.ground.window,
             "candidates": len(race.ran),
@@ -137,26 +162,65 @@ class Searching:
             LONG[self.by]: perplexity(best),
             SHORT: exp(best.tax(race.near)),
         }
+        if halves.copies:
+            seen[COPIES] = halves.copies
         if len(checking.rows):
+            documents = halves.documents
             versus = {rival.id: compared(best.method, rival, checking, documents) for rival in rivals}
-            seen[VERSUS] = {name: _bounded(one) for name, one in versus.items()}
-            near = checking.near(best.method) - checking.near(race.plain)
-            seen[SHORT_OTHERS] = {race.plain.id: _bounded(over_documents(near, documents))}
+            seen[VERSUS] = {name: bounded(one) for name, one in versus.items()}
+            short = short_others(best.method, checking, documents)
+            seen[SHORT_OTHERS] = {race.plain.id: bounded(short)}
             seen[OTHER_TEXTS] = len(checking.rows)
             seen[DOCUMENTS] = len(set(documents))
-        seen["front"] = [
-            {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
-            for one in race.front()
-        ]
-        return seen | {"course": course}
+            if self.tax is not None:
+                seen[LIMIT] = kept_there(self.tax, short, len(set(documents)))
+                for one, shown in zip(reversed(race.front()), reversed(front), strict=True):
+                    shown["other"] = other = short_others(one.method, checking, documents).value
+                    if other <= 1 + self.tax:
+                        break
+        return seen | {"front": front, "course": course}
 
 
-def _bounded(one: Mean) -> dict[str, Any]:
+def short_others(method: Method, checking: Scoring, documents: Sequence[int]) -> Mean:
+    """How many times the plain model's perplexity a method has on short texts that nobody searched on."""
+    return over_documents(checking.near(method) - checking.near(Plain()), documents)
+
+
+def kept_there(tax: float, short: Mean, documents: int) -> Limit:
+    """Whether a limit to the tax is kept on other texts than those of the search.
+
+    Args:
+        tax: the limit.
+        short: how many times the plain model's perplexity short texts have there.
+        documents: that these are of; pieces of one make nothing sure, but where nothing changes at all.
+    """
+    if short.value > 1 + tax:
+        return "over"
+    sure = short.high is not None and short.high <= 1 + tax and (documents > 1 or short.low == short.high)
+    return "kept" if sure else "not surely kept"
+
+
+def saturated(names: Sequence[str]) -> str:
+    """Words for methods whose answers leave nothing to tell them apart by."""
+    who = ", ".join("the plain model" if name == "none" else name for name in names)
+    return (
+        f"needles cannot tell candidates apart: {who} answer{'s' * (len(names) == 1)} every one, with a perplexity "
+        f"below {1 + GAIN:g}, so that nothing can be seen to be better"
+    )
+
+
+def told(ground: Ground, rounds: int, done: int, ran: Ran, best: Standing | None, name: str = "") -> None:
+    """Tell how far a search is.
+
+    The first round, from scratch and often of all there is to begin with, tells nothing of how long the others take.
+    """
+    words = counted(len(ran), "candidate")
+    words += "" if best is None else f", best {name}{' ' * bool(name)}{perplexity(best):.4g}"
+    ground.progress(*((done, rounds) if done else (len(ran), 0)), words)
+
+
+def bounded(one: Mean) -> dict[str, Any]:
     return {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-
-
-def _told(race: Race, before: int, ran: int, best: Standing | None) -> None:
-    race.tell(before + ran, race.best)
 
 
 def _course(race: Race, best: Standing, names: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -164,9 +228,9 @@ def _course(race: Race, best: Standing, names: Mapping[str, str]) -> list[dict[s
 
     The perplexity of one that was dropped is the best one's, times the ratio of both on what it read.
     """
-    pieces, found = len(best.far) // len(race.scoring.rows), []
+    found = []
     for standing in race.ran.values():
-        one: dict[str, Any] = {"texts": len(standing.far) // pieces}
+        one: dict[str, Any] = {"texts": race.texts(standing)}
         if len(standing.far):
             apart = float(np.mean(standing.far - best.far[: len(standing.far)]))
             one["perplexity"] = exp(best.loss + apart)

@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ropewalk.common import naming
 from ropewalk.common.errors import UserError, cut
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from ropewalk.methods.base import Method
 
 KIND = "ropewalk fit"
-VERSUS = "on other texts, times the perplexity of"  # of what a search has seen: rivals, with intervals
+# What a search has seen on texts that it was not searched on, by the words that a terminal shows.
+VERSUS = "on other texts, times the perplexity of"  # rivals, with intervals
+SHORT_OTHERS = "on other texts, short ones, times the perplexity of"  # the plain model, with its interval
+DOCUMENTS = "documents that they are of"
+LIMIT = "the limit to the tax there"
+Limit = Literal["kept", "not surely kept", "over"]
 AGAIN = "Make it again, with ropewalk fit."
 DOUBT = "what losses hardly tell"
 ONE = "no interval: of one text"
@@ -41,6 +46,7 @@ TEXTS: dict[str, dict[str, type]] = {  # what is in a file's objects
     "data": {"source": str, "texts": int, "tokens": int, "hash": str},
 }
 SHOWN = 12  # characters of a hash
+DIGITS = 15  # of a tax
 
 
 @dataclass(frozen=True, repr=False)
@@ -142,6 +148,30 @@ class Fit(Result):
             )
         return replace(self, found=options_on(min(kept, key=lambda one: float(one["perplexity"]))), tax=tax)
 
+    def picking(self, one: dict[str, Any]) -> float:
+        """The tax of the fewest digits that picks a point of the front."""
+        share = one["tax"] - 1
+        for digits in range(2, DIGITS):
+            tax = math.ceil(share * 10**digits) / 10**digits
+            if self.picked(tax).found == options_on(one):
+                return tax
+        return float(share)
+
+    @property
+    def limit(self) -> str:
+        """What texts that were not searched on say against the limit to the tax; empty if they say nothing."""
+        kept, tax = self.seen.get(LIMIT), self.settings.get("tax")
+        if kept is None or tax is None:
+            return ""
+        (short,) = self.seen[SHORT_OTHERS].values()
+        said = limit_said(kept, tax, short["value"], short["high"])
+        if kept == "over":
+            keeping = [one for one in self.seen.get("front", []) if one.get("other", math.inf) <= 1 + tax]
+            there = [replace(self, **({"tax": self.picking(one)} if self.path else {"found": options_on(one)})).use
+                     for one in keeping]  # fmt: skip
+            said += f"; {there[0]} keeps it there" if there else "; nothing that was found keeps it there"
+        return said
+
     @property
     def rival(self) -> str:
         """Of those that a search was compared with, the one that comes nearest, or is ahead; empty if there is none."""
@@ -154,12 +184,14 @@ class Fit(Result):
         if not self.rival:
             return ""
         versus = self.seen[VERSUS]
-        worse = [name for name, one in versus.items() if one["low"] is not None and one["low"] > 1]
-        better = [name for name, one in versus.items() if one["high"] is not None and one["high"] < 1]
+        several = self.seen.get(DOCUMENTS) != 1  # pieces of one are more alike than texts are
+        worse = [name for name, one in versus.items() if several and one["low"] is not None and one["low"] > 1]
+        better = [name for name, one in versus.items() if several and one["high"] is not None and one["high"] < 1]
         unsure = [name for name in versus if name not in (*worse, *better)]
         said = [("worse than", worse), ("not surely better than", unsure), ("better than", better)]
         words = ", and ".join(f"{how} {', '.join(names)}" for how, names in said if names)
-        return f"it is {words} on texts that were not searched on" + (f": take {self.rival}" if worse else "")
+        of = "" if several else " (pieces of one document, which make nothing sure: give more, --data)"
+        return f"it is {words} on texts that were not searched on{of}" + (f": take {self.rival}" if worse else "")
 
     @property
     def lines(self) -> list[str]:
@@ -189,8 +221,8 @@ class Fit(Result):
                 console.print(f"found {name}: {value:.5g}")
         if not self.found:
             console.print(f"nothing that was tried is better than {naming.spelled(self.method, self.options)} as it is")
-        elif self.verdict:
-            console.print(self.verdict, style="bold")
+        for said in filter(None, (self.limit, self.verdict if self.found else "")):
+            console.print(said, style="bold")
         needed = any("fitted=" in one for one in self.beside.values()) or any(map(_is_list, self.found.values()))
         if self.path and not needed:
             console.print(f"without its file: {self.spelling}")
@@ -236,6 +268,24 @@ class Fit(Result):
         short = {name: value for name, value in changed.items() if name not in long}
         hashed = hashlib.sha256(repr(sorted(long.items())).encode()).hexdigest()[:SHOWN]
         return short | ({"fitted": hashed} if long else {})
+
+
+def limit_said(kept: Limit, tax: float, value: float, high: float | None) -> str:
+    """Words for a limit to the tax that other texts than those of a search do not bear out; else empty.
+
+    Args:
+        kept: whether they do.
+        tax: the limit.
+        value: how many times the plain model's perplexity short texts have there.
+        high: upper end of its interval.
+    """
+    read = f"short texts that were not searched on are read {100 * (value - 1):+.3g}% worse than by the plain model"
+    if kept == "over":
+        return f"{read}, over the limit of {100 * tax:.3g}%"
+    if kept == "kept":
+        return ""
+    why = f"up to {100 * (high - 1):+.3g}% by their interval" if high and high > 1 + tax else "of one document"
+    return f"the limit of {100 * tax:.3g}% to the tax is not surely kept: {read}, {why}"
 
 
 def is_fit(file: Path) -> bool:

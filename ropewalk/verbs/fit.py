@@ -39,7 +39,8 @@ class FitRequest(LiveRequest):
         data: Texts: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
         settings: Of the search, by keyword: tax=0.01, space=longrope2, by=needles, tolerance=0.1, steps=200; of auto,
             also its limits: "exportable=true, engine=vllm, tax=0.01".
-        samples: At most so many texts of the target's length; a search reads as many others in the end.
+        samples: At most so many texts of the target's length; a search reads as many others in the end, and auto races
+            on half of them, on two at least.
         seed: Of all that the search draws; by default 0.
         on: Where further workers of a search run: local (processes of this machine) or ray (a Ray cluster).
         workers: Processes that read candidates at the same time, this one counted; each loads the model.

@@ -11,9 +11,9 @@ from ropewalk import UserError, method
 from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.evaluation.contestants import title
 from ropewalk.fitting.fitter import Ground, fitting
-from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, picking, write
-from ropewalk.fitting.searching import DOCUMENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, VERSUS
-from ropewalk.methods.fit_file import DOUBT, Fit
+from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, write
+from ropewalk.fitting.searching import LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS
+from ropewalk.methods.fit_file import DOCUMENTS, DOUBT, LIMIT, SHORT_OTHERS, VERSUS, Fit
 from ropewalk.report.page import Page
 from ropewalk.rope.live import decoder
 from tests.models import shared, tiny
@@ -106,6 +106,51 @@ def test_it_is_better_only_where_the_interval_says_so(high, said):
     assert "It is surely worse than YaRN." in page.notes[0]
 
 
+def over(limit: str, other: float, **seen) -> Fit:
+    """A fit under a limit of 10 %, of which other texts say something else."""
+    front = made(3).seen["front"][:4]
+    front[2] |= {"other": other}
+    front[3] |= {"other": 1.14}
+    short = {"none": {"value": 1.14 if limit == "over" else 1.06, "low": 0.99, "high": 1.2, "n": 2}}
+    fit = made(3, **{"front": front, SHORT_OTHERS: short, LIMIT: limit, **seen})
+    return replace(fit, settings=fit.settings | {"tax": 0.1})
+
+
+def test_a_limit_that_other_texts_break_is_said_first_with_what_keeps_it_there(tmp_path):
+    fit = over("over", 1.07).written(tmp_path / "f.json")
+    said = "hort texts that were not searched on are read +14% worse than by the plain model, over the limit of 10%; "
+    keeps = f"longrope(fitted={fit.path}, tax=0.01) keeps it there"
+    page, shown = page_of_fit(fit), repr(fit)
+    assert page.headline.startswith(f"S{said}{keeps}. LongRoPE as fitted reads")
+    assert f"s{said}{keeps}" in shown and shown.index(said) < shown.index("it is not surely better than yarn")
+    assert method(f"longrope(fitted={fit.path}, tax=0.01)").factors == factors(2)
+    nobody = over("over", 1.2).written(tmp_path / "g.json")
+    assert "over the limit of 10%; nothing that was found keeps it there" in repr(nobody)
+
+
+def test_a_limit_that_is_not_surely_kept_is_said_to_be_so():
+    fit = over("not surely kept", 1.07)
+    said = "he limit of 10% to the tax is not surely kept: short texts that were not searched on are read +6% worse"
+    assert f"t{said} than by the plain model, up to +20% by their interval" in repr(fit)
+    assert page_of_fit(fit).notes[0].startswith(f"T{said}") and page_of_fit(fit).headline.startswith("LongRoPE")
+    assert "limit" not in repr(made()) and not over("kept", 1.0).limit
+
+
+def test_pieces_of_one_document_make_nothing_sure():
+    versus = {"yarn": {"value": 0.95, "low": 0.9, "high": 0.99, "n": 4}}
+    one, two = (made(**{VERSUS: versus, DOCUMENTS: documents}) for documents in (1, 2))
+    assert "it is better than yarn" in repr(two) and "surely better than YaRN" in page_of_fit(two).headline
+    assert "it is not surely better than yarn" in repr(one) and "pieces of one document" in repr(one)
+    assert "not surely better or worse than YaRN" in page_of_fit(one).headline
+    assert "more documents tell" in page_of_fit(one).notes[0]
+
+
+def test_one_text_is_a_text():
+    fit = made()
+    page = page_of_fit(replace(fit, data=fit.data | {"texts": 1, "tokens": 256}))
+    assert "were tried on 1 text of 256 tokens" in page.notes[-1]
+
+
 def test_fresh_or_read_from_its_file_the_page_is_the_same(file):
     assert rendered(replace(made(), path=str(file))) == rendered(Fit.read(file))
 
@@ -124,7 +169,7 @@ def test_its_drawings_are_well_formed_and_show_every_candidate_that_read_all(fil
 @pytest.mark.parametrize("i", range(len(TAXES)))
 def test_every_printed_option_picks_its_point_and_the_model_gets_its_factors(i, file):
     fit = Fit.read(file)
-    tax = picking(fit, fit.seen["front"][i])
+    tax = fit.picking(fit.seen["front"][i])
     assert f"tax={tax}" in rendered(fit) and len(str(tax)) < 8
     chosen = method(f"longrope(fitted={file}, tax={tax})")
     assert chosen.factors == factors(i) and chosen.attention_factor == 1 + i / 10
@@ -304,7 +349,7 @@ def test_a_search_has_all_that_its_page_says(tmp_path):
         if one["texts"] == written.data["texts"]:
             assert one["perplexity"] >= written.seen[LONG["perplexity"]] * (1 - 1e-9)
     for one in written.seen["front"]:
-        tax = picking(written, one)
+        tax = written.picking(one)
         chosen = method(f"longrope(fitted={written.path}, tax={tax})")
         assert chosen.factors == one["options"]["factors"]
         with chosen.on(model, to=256):

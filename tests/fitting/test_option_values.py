@@ -7,7 +7,8 @@ import torch
 
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
-from ropewalk.fitting.option_values import OptionValues, Space
+from ropewalk.fitting.evolution import population
+from ropewalk.fitting.option_values import GRID, OptionValues, Space
 from ropewalk.methods.attention.lm_infinite import LMInfinite
 from ropewalk.methods.attention.longcache import LongCache
 from ropewalk.methods.attention.self_extend import SelfExtend
@@ -55,7 +56,7 @@ def distance(method, **wanted):
 def test_planted_values_are_found(method, wanted, rounds, within):
     space = Space.of(method, of(), lambda made: True)
     asked = followed(space.search(rounds, 0), lambda made: distance(made, **wanted))
-    assert asked[0] == method and len(asked) <= space.total(rounds)
+    assert asked[0] == method and len(asked) <= 1 + rounds * GRID
     best = min(asked, key=lambda made: distance(made, **wanted))
     assert distance(best, **wanted) < within**2
 
@@ -72,7 +73,7 @@ def test_what_the_model_does_not_take_is_neither_asked_nor_the_end():
     assert space.at([0.0, 1.0]) is None, "a group of 4 and a window of 48 do not reach 256"
     assert space.at([1.0, 0.5]) is not None
     asked = followed(space.search(6, 0), lambda made: distance(made, group=5, window=12))
-    assert 6 < len(asked) < space.total(6)
+    assert 6 < len(asked) < 1 + 6 * population(2)
     for method in asked:
         with method.on(shared("llama"), 256):
             pass
@@ -81,7 +82,7 @@ def test_what_the_model_does_not_take_is_neither_asked_nor_the_end():
 def test_what_is_found_is_at_least_as_good_as_the_defaults_and_what_is_chosen_stays():
     ground, method = of(samples=3), YaRN(beta_slow=0.5)
     found = OptionValues(rounds=3).search(method, ground)
-    searched, _, _ = ground.texts_and_others(256)
+    searched = ground.halves(256).searched
 
     def loss(one):
         with one.on(shared("llama"), 256), torch.no_grad():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ropewalk.fitting.race import Race, compared
+from ropewalk.common.statistics import LARGEST
+from ropewalk.fitting.race import Race, compared, followed
 from ropewalk.fitting.searching import Searching
 from ropewalk.methods.frequencies.abf import AdjustedBase
 from ropewalk.methods.frequencies.none import Plain
@@ -72,6 +73,19 @@ def test_equals_are_not_dropped():
     assert sum(standing.whole for standing in race.ran.values()) > 10
 
 
+def test_the_best_so_far_is_told_as_soon_as_it_is_known_and_is_the_one_that_is_found():
+    told = []
+    race = raced(Rows(), candidates(), tell=lambda rounds, ran, best: told.append((rounds, len(ran), best)))
+    assert told[-1] == (race.rounds, len(race.ran), race.best) and race.rounds == 5
+    whole = [one for one in race.ran.values() if one.whole]
+    for _, _, best in told[:-1]:
+        assert best is None or best in whole
+    losses = [best.loss for *_, best in told if best]
+    assert losses == sorted(losses, reverse=True)
+    first = next(i for i, (*_, best) in enumerate(told) if best)
+    assert told[first][0] == 0, "within a round, too"
+
+
 def test_where_all_are_alike_one_text_is_enough():
     rows = Rows(noise=1e-4)
     race = raced(rows, [AdjustedBase(base=1e6 + i) for i in range(40)])
@@ -123,6 +137,23 @@ def test_who_does_not_keep_the_tax_reads_no_long_text_and_comes_behind_all_who_d
     assert sorted(unpaid, key=quality) == sorted(unpaid, key=lambda one: race._cost(race.ran[one.id]))
 
 
+@pytest.mark.parametrize("worst", [2.0, 1e5, LARGEST * 1e6])
+def test_whoever_ran_before_who_taxes_more_costs_more_and_a_point_without_a_method_the_most(worst):
+    """``worst`` is how badly the first one that keeps the tax reads long texts, in millionths of a nat."""
+    rows, seen = Rows(noise=0.0, tax=lambda quality: 0.0 if round(1e6 * quality) == worst else 10 * quality), []
+    rows.far = lambda method, row: np.full(PIECES, min(quality(method), LARGEST))
+    bad = [AdjustedBase(base=base) for base in (5e5, 4e5, 3e5, 2e5)]  # all over the tax
+    legal = AdjustedBase(base=worst)
+
+    def points():
+        for some in ([bad[0], bad[2]], [legal, None], [bad[3], None], [bad[1]]):
+            seen.append((yield some))
+
+    Race(rows, Plain(), tax=0.1).run(followed(points(), lambda point: point))
+    (first, third), (kept, none), (last, never), (second,) = seen
+    assert kept < last < third < second < first < none == never
+
+
 def test_one_whom_another_beats_in_both_is_not_on_the_front():
     rows = Rows(noise=0.0, tax=lambda quality: quality)
     front = raced(rows, candidates(), drop=False).front()
@@ -170,8 +201,8 @@ def test_a_front_is_widened_by_those_that_a_race_for_long_texts_drops():
     rows = Rows(tax=lambda quality: 0.5 / (1 + 10 * quality))  # the better far away, the worse on short texts
     race = raced(rows, candidates())
     best, before, thin = race.best, dict(race.ran), len(race.front())
-    told = []
-    race.tell = lambda ran, best: told.append((ran, best))
+    told, rounds_before = [], race.rounds
+    race.tell = lambda *told_now: told.append((told_now[0], len(told_now[1]), told_now[2]))
     Searching()._widen(race, best, lambda around: rounds([around, *candidates(seed=1), *candidates()]))
     front = race.front()
     taxes = [one.tax(race.near) / best.tax(race.near) for one in front]
@@ -179,4 +210,5 @@ def test_a_front_is_widened_by_those_that_a_race_for_long_texts_drops():
     assert min(taxes) <= 1 / 3 < max(tax for tax in taxes if tax <= 2 / 3) < 1
     assert before.keys() <= race.ran.keys()
     assert all(race.ran[name].whole or not one.whole for name, one in before.items()), "what was read stays read"
-    assert told[0][0] > len(before) and {one for _, one in told} == {best}
+    assert told[0][1] >= len(before) and told[-1][:2] == (race.rounds, len(race.ran)) and race.rounds > rounds_before
+    assert {one for *_, one in told} == {best}

@@ -15,12 +15,15 @@ def mean(value: float, low: float, high: float) -> Mean:
     return Mean(value, 0.01, low, high, 4)
 
 
+SHORT, SAME = mean(1.05, 1.0, 1.1), mean(1.0, 1.0, 1.0)
+
+
 def made(**other) -> Recommendation:
     values = {
         "method": SELF, "to": 256, "model": {"name": "tiny", "fingerprint": "0" * 64},
         "settings": {"tax": None, "engine": "", "exportable": False, "seed": 7},
-        "rivals": [Against(YARN, mean(0.98, 0.9, 1.1)), Against("none", mean(0.25, 0.2, 0.3))],
-        "short": mean(1.01, 0.99, 1.02),
+        "rivals": [Against(YARN, mean(0.98, 0.9, 1.1), SHORT, 4), Against("none", mean(0.25, 0.2, 0.3), SAME, 4)],
+        "short": mean(1.01, 0.99, 1.02), "limit": None,
         "families": [
             Family(SELF, 1.0, 3, 0.24, mean(0.25, 0.2, 0.3), 1.01, 29, 70_000),
             Family(YARN, 1.02, 3, 0.26, mean(0.26, 0.2, 0.4), 1.05, 30, 65_000),
@@ -28,7 +31,8 @@ def made(**other) -> Recommendation:
             Family("none", 4.1, 1, 1.0, None, 1.0, 1, 448),
         ],
         "left_out": {"tca": "it is measured by a fit of its own"}, "candidates": 61, "tokens": 140_000, "how": "serve",
-        "data": {"source": "topics", "searched": 3, "compared": 4}, "fit": None,
+        "data": {"source": "topics", "searched": 3, "short": 6, "compared": 4, "documents": 4, "copies": 0},
+        "fit": None,
     } | other  # fmt: skip
     return Recommendation(**values)
 
@@ -55,9 +59,9 @@ def test_every_method_has_its_row_and_who_took_no_part_a_reason() -> None:
 
 
 def test_no_more_is_said_than_was_seen() -> None:
-    unsure = made(rivals=[Against("none", mean(0.9, 0.7, 1.2))])
+    unsure = made(rivals=[Against("none", mean(0.9, 0.7, 1.2), SAME, 4)])
     assert "which is not surely better" in page_of(unsure) and "runner-up, " not in page_of(unsure)
-    plain = replace(made(), method="none", how="nothing", rivals=[Against(YARN, mean(0.9, 0.8, 0.95))])
+    plain = replace(made(), method="none", how="nothing", rivals=[Against(YARN, mean(0.9, 0.8, 0.95), SHORT, 4)])
     assert "leave the model as it is" in page_of(plain) and "surely better than the runner-up" in page_of(plain)
 
 

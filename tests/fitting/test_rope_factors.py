@@ -10,7 +10,10 @@ import torch
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
+from ropewalk.fitting.evolution import population
 from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
+from ropewalk.fitting.searching import SHARE, TOKENS
+from ropewalk.methods.fit_file import LIMIT, SHORT_OTHERS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 from ropewalk.rope.spec import RopeSpec
@@ -94,7 +97,7 @@ def test_the_spline_finds_what_was_planted():
         except StopIteration:
             break
         every += map(loss, asked)
-    assert len(every) == 3 + 30 * spline().population and min(every) < first / 10
+    assert len(every) == 3 + 30 * population(7) and min(every) < first / 10
 
 
 class Killed(Exception):
@@ -139,7 +142,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, mo
 def test_what_is_found_is_the_best_of_the_searched_texts_and_is_compared_on_others():
     model, of = shared("llama"), ground(shared("llama"), TEXTS, samples=4)
     found = RopeFactors(rounds=3).search(LongRoPE(), of)
-    searched, others, _ = of.texts_and_others(256)
+    searched, others, *_ = of.halves(256)
     assert found.texts.tolist() == searched.tolist()
     assert not {tuple(row) for row in searched.tolist()} & {tuple(row) for row in others.tolist()}
 
@@ -181,6 +184,47 @@ def test_a_tax_is_kept_or_refused():
     assert kept.seen["perplexity of short texts, times the plain model's"] <= 1 + max(limit, 0.0)
     with pytest.raises(UserError, match=r"tax is -1"):
         RopeFactors(tax=-1.0).search(LongRoPE(), of)
+
+
+def test_a_limit_is_looked_at_on_other_texts_too_and_what_keeps_it_there_is_named(monkeypatch):
+    of = ground(shared("llama"), TEXTS, samples=2)
+    found = RopeFactors(rounds=3, tax=0.0).search(LongRoPE(), of)
+    others, seen = of.halves(256).others, found.seen
+
+    def there(options):
+        method = LongRoPE(**options)
+        return float(
+            (token_nll_near(shared("llama"), method, others) - token_nll_near(shared("llama"), Plain(), others))
+            .mean()
+            .exp()
+        )
+
+    (short,) = seen[SHORT_OTHERS].values()
+    assert short["value"] == pytest.approx(there(found.options), rel=1e-5)
+    assert seen[LIMIT] == ("over" if short["value"] > 1 else "kept" if short["high"] <= 1 else "not surely kept")
+    looked_at = [one for one in seen["front"] if "other" in one]
+    assert looked_at == seen["front"][-len(looked_at) :]
+    assert [one["other"] for one in looked_at] == pytest.approx([there(one["options"]) for one in looked_at], rel=1e-5)
+    assert all(one["other"] > 1 for one in looked_at[1:]), "the best that keeps it is the last one looked at"
+    assert LIMIT not in RopeFactors(rounds=1).search(LongRoPE(), of).seen
+
+
+@pytest.mark.parametrize("tax", [None, 9.0])
+def test_progress_ends_with_what_is_found(tax):
+    told = []
+    of = ground(shared("llama"), TEXTS, samples=2, progress=lambda *now: told.append(now))
+    found = RopeFactors(rounds=2, tax=tax).search(LongRoPE(), of).seen
+    done, total, words = told[-1]
+    assert done == total and told[0][1] == 0, "before a round is over nobody knows how long the others take"
+    assert words == f"{found['candidates']} candidates, best {found['perplexity of far tokens']:.4g}"
+    bests = [float(words.rpartition(" ")[2]) for *_, words in told if "best" in words]
+    assert bests == sorted(bests, reverse=True)
+    assert max(int(words.split()[0].replace(",", "")) for *_, words in told) == found["candidates"]
+
+
+def test_who_reads_everything_reads_all_of_what_reading_everything_takes():
+    everybody = RopeFactors(rounds=1, race=False, tax=9.0).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2))
+    assert everybody.seen[SHARE] == 1 and everybody.seen[TOKENS] == everybody.seen["candidates"] * 2 * (256 + 64)
 
 
 @pytest.mark.parametrize(

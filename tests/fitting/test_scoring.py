@@ -10,6 +10,7 @@ import ropewalk
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
+from ropewalk.fitting.fitter import _new
 from ropewalk.fitting.race import Race
 from ropewalk.fitting.scoring import PIECES, Scoring, require_causal
 from ropewalk.fitting.searching import Searching
@@ -133,7 +134,8 @@ def test_texts_that_are_searched_and_others_are_of_other_documents():
     ids = tokens(5, 256).tolist()
     of = ground(shared("llama"), tokens(1, 64), samples=3)
     of = dataclasses.replace(of, documents=[*ids, ids[0], ids[1][:63]])
-    searched, others, documents = of.texts_and_others(64)
+    searched, others, documents, copies = of.halves(64)
+    assert copies == 4
     home = {tuple(row[start : start + 64]): which for which, row in enumerate(ids) for start in range(0, 256, 64)}
     assert {home[piece] for piece in pieces(searched)} == {0, 2, 4}, "of as many documents as there are"
     assert [2 * which + 1 for which in documents] == [home[tuple(row)] for row in others.tolist()] == [1, 3, 1]
@@ -143,11 +145,46 @@ def test_texts_that_are_searched_and_others_are_of_other_documents():
 def test_of_one_document_the_halves():
     (row,) = tokens(1, 512).tolist()
     of = dataclasses.replace(ground(shared("llama"), tokens(1, 64), samples=8), documents=[row, row])
-    searched, others, documents = of.texts_and_others(64)
+    searched, others, documents, copies = of.halves(64)
     assert searched.flatten().tolist() == row[:256] and others.flatten().tolist() == row[256:]
-    assert documents == [0] * 4, "a copy is no other document"
-    only = dataclasses.replace(of, documents=[row[:64]]).texts_and_others(64)
+    assert copies == 8 and documents == [0] * 4, "a copy is no other document"
+    only = dataclasses.replace(of, documents=[row[:64]]).halves(64)
     assert only[0].tolist() == [row[:64]] and only[1].shape == (0, 64) and only[2] == []
+
+
+def test_a_copy_with_another_title_is_no_other_text():
+    one, two, three = tokens(3, 512).tolist()
+    title, of = tokens(1, 5, seed=1)[0].tolist(), ground(shared("llama"), tokens(1, 128), samples=8)
+    changed = [token if i % 40 else 3 for i, token in enumerate(two)]  # a word here and there
+    of = dataclasses.replace(of, documents=[one, title + one, two, changed, three])
+    searched, others, documents, copies = of.halves(128)
+    cut = [{tuple(row[i : i + 128]) for i in range(0, 512, 128)} for row in (one, two, three)]
+    assert pieces(searched) == cut[0] | cut[2] and pieces(others) == cut[1]
+    assert documents == [0] * 4 and copies == 8
+
+    def runs(rows):
+        return {tuple(row[i : i + 16]) for row in rows.tolist() for i in range(len(row) - 15)}
+
+    assert not runs(searched) & runs(others)
+
+
+def test_what_two_texts_share_in_part_makes_neither_a_copy():
+    head, *bodies = tokens(5, 64).tolist()
+    of = ground(shared("llama"), tokens(1, 128), samples=8)
+    licensed = [head[:40] + body + body[:24] for body in bodies]
+    assert dataclasses.replace(of, documents=licensed).halves(128).copies == 0
+
+
+def test_runs_are_told_apart_exactly():
+    rows = np.random.default_rng(0).integers(0, 5, (48, 24))
+    for i in range(24):
+        rows[24 + i, i:] = rows[i, i:]  # a copy but for what it begins with
+    known, wanted = set(), []
+    for row in rows.tolist():
+        own = [tuple(row[i : i + 16]) for i in range(9)]
+        wanted.append(sum(run in known for run in own) < 4.5)
+        known |= set(own) if wanted[-1] else set()
+    assert _new(rows) == wanted == [True] * 24 + [i > 4 for i in range(24)]
 
 
 def test_other_texts_are_asked_for_other_codes():
