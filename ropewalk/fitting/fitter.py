@@ -192,17 +192,20 @@ def _new(pieces: NDArray[np.int64]) -> list[bool]:
     A run is of ``RUN`` tokens. Runs are numbered by doubling, pairs of shorter runs by pairs of their numbers, so that
     equal numbers are equal runs and no others.
     """
-    step, (_, runs) = 1, np.unique(pieces, return_inverse=True)
-    runs = runs.reshape(pieces.shape)
+    runs, step = _numbered(pieces), 1
     while step < RUN and runs.shape[1] > step:
-        pairs = runs[:, :-step] * (runs.max() + 1) + runs[:, step:]
-        step, (_, runs) = 2 * step, np.unique(pairs, return_inverse=True)
-        runs = runs.reshape(pairs.shape)
+        runs, step = _numbered(runs[:, :-step] * (runs.max() + 1) + runs[:, step:]), 2 * step
     known, kept = np.zeros(runs.max() + 1, bool), []
     for row in runs:
         kept.append(bool(known[row].mean() < COPIED))
         known[row] |= kept[-1]
     return kept
+
+
+def _numbered(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for every value, from 0 on."""
+    numbers: NDArray[np.int64] = np.unique(values, return_inverse=True)[1].reshape(values.shape)
+    return numbers
 
 
 def _taken(documents: Sequence[Sequence[Sequence[int]]], count: int) -> list[tuple[int, Sequence[int]]]:

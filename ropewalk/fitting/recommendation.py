@@ -212,17 +212,17 @@ class Recommendation(Result):
         for name, why in self.left_out.items():
             whys.setdefault(why, []).append(name)
         for why, names in whys.items():
-            console.print(f"left out, {why}: {', '.join(names)}", style="dim", soft_wrap=True)
+            console.print(f"left out, {why}: {', '.join(names)}", style="dim")
         searched = counted(self.data["searched"], "text")
         if self.limit is not None:
             searched += f", their tax on {counted(self.data['short'], 'window')}"
-        console.print(f"\n{self.candidates} candidates on {searched}, {self.tokens:,} tokens in all", soft_wrap=True)
-        console.print(self.intervals + ("" if self.data["documents"] > 1 else ": give more, --data"), soft_wrap=True)
+        console.print(f"\n{self.candidates} candidates on {searched}, {self.tokens:,} tokens in all")
+        console.print(self.intervals + ("" if self.data["documents"] > 1 else ": give more, --data"))
         if self.data["copies"]:
-            console.print(f"left out, copies of others: {counted(self.data['copies'], 'text')}", soft_wrap=True)
+            console.print(f"of copies among the texts not read: {counted(self.data['copies'], 'piece')}")
         if self.about_limit:
-            console.print(f"{self.about_limit}{self.instead_said(shortened)}", style="bold", soft_wrap=True)
-        console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold", soft_wrap=True)
+            console.print(f"{self.about_limit}{self.instead_said(shortened)}", style="bold")
+        console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold")
         for one in self.rivals:
             who = "the model as it is" if one.method == "none" else shortened(one.method)
             verdict = (
@@ -230,20 +230,20 @@ class Recommendation(Result):
                 if one.sure
                 else "; not surely better" + (", nor better at all there" if one.times.value >= 1 else "")
             )
-            console.print(f"{_interval(one.times)} times the perplexity of {who}{verdict}", soft_wrap=True)
-        console.print(f"{_interval(self.short)} times the plain model's on texts within the window", soft_wrap=True)
+            console.print(f"{_interval(one.times)} times the perplexity of {who}{verdict}")
+        console.print(f"{_interval(self.short)} times the plain model's on texts within the window")
         if not self.lines:
             console.print("Leave the model as it is: no method that took part reads far tokens better.")
         if self.unwritten:
-            console.print(f"{self.unwritten} is not written: the method's name says it all.", soft_wrap=True)
+            console.print(f"{self.unwritten} is not written: the method's name says it all.")
         elif self.fit is not None and self.fit.path:
-            console.print(f"written to {self.fit.path}", soft_wrap=True)
+            console.print(f"written to {self.fit.path}")
         if self.page:
-            console.print(f"the race is on {self.page}", soft_wrap=True)
+            console.print(f"the race is on {self.page}")
         if self.how == "serve":
             console.print("It needs code at run time; for what any engine reads: --settings exportable=true")
         for line in self.lines:
-            console.print(line, soft_wrap=True)
+            console.print(line)
 
     def instead_said(self, named: Callable[[str], str]) -> str:
         """Who keeps a limit that is over; empty if it is not."""

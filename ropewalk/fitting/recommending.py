@@ -112,13 +112,15 @@ class Recommending(Searching):
 
         def tell(done: int, ran: Ran, ahead: Standing | None) -> None:
             best = None if ahead is None else _first(ran, ahead)
-            told(ground, rounds, done, ran, best, "" if best is None else best.method.name)
+            told(ground, rounds + 1, done, ran, best, "" if best is None else best.method.name)
 
         race = Race(scoring, Plain(), self.race, self.tax, ground.turn, tell)
         race.run(self._search(race, entrants, methods, spline))
         best = self._best(race)
         tell(rounds, race.ran, best)
-        return self._ending(race, best, checking, halves, left_out)
+        found = self._ending(race, best, checking, halves, left_out)
+        tell(rounds + 1, race.ran, best)
+        return found
 
     def _search(self, race: Race, entrants: Entrants, methods: list[Method], spline: Spline) -> Search:
         plain, ground = Plain(), entrants.ground

@@ -87,7 +87,7 @@ class Searching:
         require_causal([*rivals, *ground.others])
         scoring, checking = self._scoring(ground, halves.searched), self._scoring(ground, halves.others, "others")
 
-        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, partial(told, ground, rounds))
+        race = Race(scoring, Plain(), self.race, self.tax, ground.turn, partial(told, ground, rounds + 1))
         if self.by == "needles":
             self._refuse_saturated(race, {race.plain.id: race.plain, **(known or {one.id: one for one in rivals})})
         race.run(search)
@@ -101,8 +101,10 @@ class Searching:
         if cheaper is not None and self.tax is None:
             self._widen(race, best, cheaper)
             best = race.front()[-1]
-        told(ground, rounds, rounds, race.ran, best)  # it may have ended early
-        return Found(options_of(best), halves.searched, self._seen(race, best, rivals, checking, halves, known or {}))
+        told(ground, rounds + 1, rounds, race.ran, best)  # it may have ended early; the comparison is yet to come
+        seen = self._seen(race, best, rivals, checking, halves, known or {})
+        told(ground, rounds + 1, rounds + 1, race.ran, best)
+        return Found(options_of(best), halves.searched, seen)
 
     def _refuse_saturated(self, race: Race, ready: Mapping[str, Method]) -> None:
         """Refuse to search where a method that needs no search, by its name, leaves nothing to find.
