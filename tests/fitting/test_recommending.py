@@ -256,14 +256,17 @@ def test_where_needles_leave_nothing_to_find_nothing_is_searched(search, monkeyp
         search.search(one, of())
 
 
-def test_progress_ends_with_what_is_found_and_says_no_rest_before_a_round_is_over():
+def test_progress_ends_with_what_is_found_and_says_no_rest_before_a_round_is_over(monkeypatch):
     told = []
-    found = recommended(of(progress=lambda *now: told.append(now)), exportable=True)
+    ground = of(progress=lambda *now: told.append(now))
+    found = raced(monkeypatch, LLAMA3, PI, "yarn", of=lambda: ground, families=2, rounds=2)
     (*_, (done, total, words)) = told
-    assert done == total and f"{found.candidates} candidates, best {method(found.method).name} " in words
-    assert told[0][1] == 0 and [now for now in told if now[1] == 0] == told[: len([1 for now in told if not now[1]])]
-    rounds = [now[0] for now in told if now[1]]
-    assert rounds == sorted(rounds) and {now[1] for now in told if now[1]} == {total}
+    assert done == total == 1 + 2 * (1 + 2) + 1, "all, of two their options, the comparison"
+    assert f"{found.candidates} candidates, best {method(found.method).name} " in words
+    first = [now for now in told if not now[1]]
+    assert first and told[: len(first)] == first
+    rounds = [now[0] for now in told[len(first) :]]
+    assert rounds == sorted(rounds) and {now[1] for now in told[len(first) :]} == {total}
 
 
 def test_limits_are_read_as_people_write_them():
