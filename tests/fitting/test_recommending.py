@@ -150,7 +150,7 @@ def test_a_tax_that_nobody_keeps_is_refused_with_one_that_somebody_does(monkeypa
     taxes = {dear: tax(dear)}
     assert taxes[dear] > 1
     monkeypatch.setattr(Entrants, "sorted_out", lambda *of: ([method(dear)], {}))
-    with pytest.raises(UserError, match=r"no method reads short texts within 0\.00% of the plain model") as error:
+    with pytest.raises(UserError, match=r"no method reads short texts within 0\.000% of the plain model") as error:
         recommended(of(), tax=0.0, families=0, factors=0)
     least = float(re.findall(r"Say tax=([0-9.]+)", str(error.value))[0])
     assert taxes[dear] - 1 <= least <= taxes[dear] - 1 + 0.001
