@@ -274,16 +274,16 @@ def only_here() -> str:
             + " a token: [training](docs/benchmarks.md#training)",
         "**Shows whether the context is used**: same prompts for all, intervals that hold in simulations, a headline "
         "that says no more than they bear":
-            f"perplexity and {len(TASKS)} tasks: [evaluation](docs/evaluation.md); perplexity at 64 lengths "
+            f"perplexity and {len(TASKS)} tasks: [evaluation](docs/evaluation.md); perplexity at 64 lengths in "
             + ratio("perplexity", "truncated perplexity at 64 lengths up to 2048")
-            + " times as fast as a forward per length: [benchmarks](docs/benchmarks.md#perplexity)",
+            + " of the time of a forward per length: [benchmarks](docs/benchmarks.md#perplexity)",
         "**Checkpoints that engines read alike**, held against the engines themselves":
             f"the bundled model in many ropes: log-probabilities of vLLM within {worst['vllm']:.1e}, of "
             f"llama.cpp within {worst['llama.cpp']:.1e} of transformers; of SGLang its rotary classes: `make engines`",
         "**Serves what no checkpoint can say**, in OpenAI's protocol":
             "`ropewalk serve MODEL --method self-extend`; beginnings are kept: a document of 10,000 tokens asked ten "
             "times takes " + ratio("serving", "a document of 10,000 tokens asked 10 times")
-            + " times less work than without: [serving](docs/serving.md)",
+            + " of the work without: [serving](docs/serving.md)",
     }  # fmt: skip
     return "\n".join(["| what | seen |", "|---|---|", *(f"| {what} | {seen} |" for what, seen in said.items())])
 
