@@ -411,6 +411,7 @@ def main() -> None:
     venvs = {"vllm": arguments.vllm, "sglang": arguments.sglang, "llama.cpp": arguments.llama_cpp}
     if not any(venvs.values()):
         parser.error("name an engine: --vllm, --sglang or --llama-cpp")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server is ended as well
     results = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     against = {name: metadata.version(name) for name in ("transformers", "torch")}
