@@ -85,11 +85,12 @@ SGLANG := $(VENV)-sglang
 LLAMA_CPP := $(VENV)-llama-cpp
 SGLANG_NEEDS := transformers numpy pydantic msgspec orjson psutil pyzmq requests tqdm pybase64 fastapi uvicorn uvloop \
   aiohttp ipython setproctitle pillow interegular packaging einops partial_json_parser python-multipart \
-  compressed-tensors scipy soundfile prometheus-client
+  compressed-tensors scipy soundfile prometheus-client openai sentencepiece tiktoken gguf distro zstandard \
+  mistral_common apache-tvm-ffi xgrammar
 
-engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done $(LLAMA_CPP)/done  ## vLLM and llama.cpp run the bundled model; rotary classes
+engines: $(VENV)/dev $(VLLM)/done $(SGLANG)/done $(LLAMA_CPP)/done  ## vLLM, SGLang and llama.cpp run the bundled model and SmolLM2; QUICK=1
 	$(BIN)/python bench/engines.py --vllm $(VLLM) --sglang $(SGLANG) --llama-cpp $(LLAMA_CPP) \
-	  --json bench/results/engines.json
+	  --json $(if $(QUICK),runs,bench/results)/engines.json $(if $(QUICK),--quick)
 
 $(VLLM)/done: bench/engines/install.py
 	$(PYTHON) -m venv $(VLLM)
@@ -100,7 +101,7 @@ $(VLLM)/done: bench/engines/install.py
 $(SGLANG)/done: bench/engines/install.py
 	$(PYTHON) -m venv $(SGLANG)
 	$(SGLANG)/bin/python bench/engines/install.py sglang==0.5.23 --torch 2.13.0+cpu \
-	  --only $(SGLANG_NEEDS) --also triton pyyaml watchfiles
+	  --only $(SGLANG_NEEDS) --also triton pyyaml watchfiles dill
 	touch $@
 
 $(LLAMA_CPP)/done:                ## compiled here, some minutes; needs a C and a C++ compiler

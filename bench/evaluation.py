@@ -134,7 +134,7 @@ def entry(
         "name": name,
         "ours": mine,
         "peer": peer,
-        "ratio": peer / mine if mine else None,
+        "ratio": mine / peer,
         "unit": unit,
         "n": len(ours),
         "setting": {

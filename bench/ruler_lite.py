@@ -83,7 +83,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
 
     def row(name: str, ours: float, peer: float, unit: str, n: int, **setting: object) -> None:
-        rows.append({"name": name, "ours": ours, "peer": peer, "ratio": peer / ours, "unit": unit, "n": n,
+        rows.append({"name": name, "ours": ours, "peer": peer, "ratio": ours / peer, "unit": unit, "n": n,
                      "setting": {"peer": f"{OFFICIAL} samples of each of 13 tasks", **setting}})  # fmt: skip
         print(f"{name}: {ours:.4g} against {peer:.4g} {unit}")
 

@@ -90,11 +90,11 @@ def main() -> None:
          {"peer": "prompts read at once", "piece": PIECE}),
     ]  # fmt: skip
     rows = [
-        {"name": name, "ours": ours, "peer": peer, "ratio": peer / ours, "unit": unit, "n": 1, "setting": how | about}
+        {"name": name, "ours": ours, "peer": peer, "ratio": ours / peer, "unit": unit, "n": 1, "setting": how | about}
         for name, unit, ours, peer, how in found
     ]
     for row in rows:
-        print(f"{row['name']}: ours {row['ours']:.1f}, peer {row['peer']:.1f} {row['unit']}, ratio {row['ratio']:.1f}")
+        print(f"{row['name']}: ours {row['ours']:.1f}, peer {row['peer']:.1f} {row['unit']}, ratio {row['ratio']:.2f}")
     options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 

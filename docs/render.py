@@ -29,6 +29,7 @@ from ropewalk.training.recipes.recipe_entries import RECIPES
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 REAL = ROOT / "claims" / "results" / "real"
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
 RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems")
 
 
@@ -191,7 +192,7 @@ def benchmarks_table() -> str:
         for row, setting in zip(content, settings, strict=True):
             cells = row["name"], f"{row['ours']:.3g} {row['unit']}", f"{row['peer']:.3g} {row['unit']}"
             own = plainly({k: v for k, v in setting.items() if k not in common})
-            rows.append("| " + " | ".join([*cells, f"{row['ratio']:.2f}", own.replace("|", "/")]) + " |")
+            rows.append("| " + " | ".join([*cells, f"{row['ratio']:.3g}", own.replace("|", "/")]) + " |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
 
@@ -230,6 +231,32 @@ def rows_table() -> str:
     return "\n".join(table)
 
 
+def engine_rows(engine: str, part: str, controls: bool = False) -> list[dict]:
+    """What bench/engines.py found; without what is wrong on purpose."""
+    rows = json.loads((RESULTS / "engines.json").read_text())[engine].get(part, {"rows": []})["rows"]
+    return [row for row in rows if controls or not row["name"].startswith("control")]
+
+
+def engines_table() -> str:
+    """Every row of real engines, and under which versions it was seen."""
+    found = json.loads((RESULTS / "engines.json").read_text())
+    lines = ["| engine | model | rope | tokens | largest difference |", "|---|---|---|---|---|"]
+    for engine, name in ENGINES.items():
+        for part, model in (("demo", "bundled"), ("real", "SmolLM2-135M")):
+            for row in engine_rows(engine, part, controls=True):
+                rope = row["name"].removeprefix("SmolLM2-135M-Instruct, ")
+                lines.append(f"| {name} | {model} | {rope} | {row['tokens']:,} | {row['max_difference']:.1e} |")
+    versions = [
+        ", ".join(f"{package} {version}" for package, version in found[engine]["versions"].items())
+        for engine in ENGINES
+    ]
+    against = dict.fromkeys(
+        ", ".join(f"{package} {version}" for package, version in part["against"].items())
+        for engine in ENGINES for part in found[engine].values() if isinstance(part, dict) and "against" in part
+    )  # fmt: skip
+    return "\n".join([*lines, "", f"Engines: {'; '.join(versions)}. Held against {'; '.join(against)}."])
+
+
 def only_here() -> str:
     """What the README promises, each with what was seen of it, out of the committed results."""
     rows = {file: content for file, _, content in benchmarks()}
@@ -242,10 +269,13 @@ def only_here() -> str:
     longrope = json.loads((ROOT / "claims" / "results" / "longrope.json").read_text())
     yarn = longrope["against"]["yarn"]
     tax = longrope["seen"]["on other texts, short ones, times the perplexity of"]["none"]["value"] - 1
-    engines = json.loads((RESULTS / "engines.json").read_text())
-    worst = {
-        name: max(row["max_difference"] for row in engines[name]["served"] if not row["name"].startswith("control"))
-        for name in ("vllm", "llama.cpp")
+    within = {
+        part: ", ".join(
+            f"{name} {max(row['max_difference'] for row in measured):.1e}"
+            for engine, name in ENGINES.items()
+            if (measured := engine_rows(engine, part))
+        )
+        for part in ("demo", "real")
     }
     prefill = "self-extend, prefill of {} tokens, against {}"
     said = {
@@ -274,16 +304,16 @@ def only_here() -> str:
             + " a token: [training](docs/benchmarks.md#training)",
         "**Shows whether the context is used**: same prompts for all, intervals that hold in simulations, a headline "
         "that says no more than they bear":
-            f"perplexity and {len(TASKS)} tasks: [evaluation](docs/evaluation.md); perplexity at 64 lengths "
+            f"perplexity and {len(TASKS)} tasks: [evaluation](docs/evaluation.md); perplexity at 64 lengths in "
             + ratio("perplexity", "truncated perplexity at 64 lengths up to 2048")
-            + " times as fast as a forward per length: [benchmarks](docs/benchmarks.md#perplexity)",
+            + " of the time of a forward per length: [benchmarks](docs/benchmarks.md#perplexity)",
         "**Checkpoints that engines read alike**, held against the engines themselves":
-            f"the bundled model in many ropes: log-probabilities of vLLM within {worst['vllm']:.1e}, of "
-            f"llama.cpp within {worst['llama.cpp']:.1e} of transformers; of SGLang its rotary classes: `make engines`",
+            f"log-probabilities off transformers' at most: the bundled model in many ropes, {within['demo']}; "
+            f"SmolLM2 over 12k tokens, {within['real']}: [engines](docs/benchmarks.md#engines)",
         "**Serves what no checkpoint can say**, in OpenAI's protocol":
             "`ropewalk serve MODEL --method self-extend`; beginnings are kept: a document of 10,000 tokens asked ten "
             "times takes " + ratio("serving", "a document of 10,000 tokens asked 10 times")
-            + " times less work than without: [serving](docs/serving.md)",
+            + " of the work without: [serving](docs/serving.md)",
     }  # fmt: skip
     return "\n".join(["| what | seen |", "|---|---|", *(f"| {what} | {seen} |" for what, seen in said.items())])
 
@@ -300,6 +330,7 @@ PARTS = {
     "only-here": only_here,
     "real": real_table,
     "all-benchmarks": benchmarks_table,
+    "engines": engines_table,
 }
 
 

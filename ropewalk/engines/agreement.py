@@ -233,6 +233,9 @@ def _compared(
     elif taken != length:
         notes.append(f"takes {taken:,} tokens by itself, meant are {length:,}")
         mend = mend or _line(engine, files, asked, length)
+    if compared.sound and goes_by_forward(engine, files, asked):
+        notes.append("rotates by the longest of what it reads at once: one request at a time, in one piece")
+        mend = mend or _line(engine, files, asked, length)
     notes += [f"{key} is {_seen(files, key)!r}, {engine} needs {_short(value)}" for key, value in keys.items()]
     return replace(compared, note="; ".join(notes), mend=mend, keys=keys)
 
@@ -240,13 +243,28 @@ def _compared(
 def _line(engine: str, files: Files, asked: Asked, length: int) -> str:
     """The line that starts an engine with a length; empty where its length is what the files say."""
     if engine == "vllm":
-        return launch.vllm_line(files.folder, length, asked.overrides, asked.via_transformers)
+        alone = goes_by_forward(engine, files, asked)
+        return launch.vllm_line(files.folder, length, asked.overrides, asked.via_transformers, alone=alone)
     if engine == "sglang":
-        return launch.sglang_line(files.folder, length, asked.overrides, asked.via_transformers)
+        alone = goes_by_forward(engine, files, asked)
+        return launch.sglang_line(files.folder, length, asked.overrides, asked.via_transformers, alone)
     if engine == "llama.cpp":
         own = f"-c {length} --override-kv {llama_cpp.converted(files)[0]}.context_length=int:{length}"
         return launch.llama_cpp_line(files.folder, f"{asked.flags} {own}".strip())
     return ""
+
+
+def goes_by_forward(engine: str, files: Files, asked: Asked) -> bool:
+    """Whether an engine rotates by the last position of whatever it reads in one forward.
+
+    transformers' own code does so where a rope has two sets of factors, or is dynamic. In transformers that is the
+    whole text; a server reads prompts in pieces and several requests at once, and keeps keys that were rotated before.
+    """
+    own = {"vllm": vllm.VIA_TRANSFORMERS, "sglang": sglang.VIA_TRANSFORMERS}.get(engine, frozenset())
+    if files.model_type not in own and not (asked.via_transformers and engine in ("vllm", "sglang")):
+        return False
+    specs = rope_config.read(files.replaced(completed(files, asked.overrides)).config).values()
+    return any(spec.switches or spec.rope_type == "dynamic" for spec in specs)
 
 
 def _same_frequencies(want: Reading, have: Reading) -> bool:

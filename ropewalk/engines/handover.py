@@ -368,11 +368,12 @@ def _profile(name: str, final: Path, files: Files, engine: str, overrides: Mappi
             "from_pretrained replaces 'text_config' whole; one line cannot change a part",
             WRITE,
         )
+    alone = check.goes_by_forward(engine, files, Asked(inner, via_transformers=via_transformers))
     lines = {
         "transformers": lambda: launch.transformers_line(final, files.auto, overrides),
-        "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers),
+        "sglang": lambda: launch.sglang_line(final, length, overrides, via_transformers, alone),
         "vllm": lambda: launch.vllm_line(
-            final, length, overrides, via_transformers, (files.tokenizer_limit or length) < length
+            final, length, overrides, via_transformers, (files.tokenizer_limit or length) < length, alone
         ),
     }
     return Profile(name, length, final, lines[engine](), row)

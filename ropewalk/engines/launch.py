@@ -63,20 +63,34 @@ def vllm_line(
     overrides: Mapping[str, Any] | None = None,
     via_transformers: bool = False,
     past_derived: bool = False,
+    alone: bool = False,
 ) -> str:
-    """``past_derived``: the length passes what vLLM derives (a tokenizer's own limit), which it refuses unless told."""
+    """``past_derived``: the length passes what vLLM derives (a tokenizer's own limit), which it refuses unless told.
+
+    ``alone``: one request at a time, its prompt in one piece.
+    """
     line = "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 " if past_derived else ""
     line += f"vllm serve {shlex.quote(str(folder))} --max-model-len {length}"
     line += f" --hf-overrides {shlex.quote(json.dumps(overrides))}" if overrides else ""
-    return line + (" --model-impl transformers" if via_transformers else "")
+    line += " --model-impl transformers" if via_transformers else ""
+    whole = (
+        f" --max-num-seqs 1 --no-enable-chunked-prefill --max-num-batched-tokens {length} --no-enable-prefix-caching"
+    )
+    return line + (whole if alone else "")
 
 
 def sglang_line(
-    folder: Path | str, length: int, overrides: Mapping[str, Any] | None = None, via_transformers: bool = False
+    folder: Path | str,
+    length: int,
+    overrides: Mapping[str, Any] | None = None,
+    via_transformers: bool = False,
+    alone: bool = False,
 ) -> str:
+    """``alone``: one request at a time, its prompt in one piece."""
     line = f"python -m sglang.launch_server --model-path {shlex.quote(str(folder))} --context-length {length}"
     line += f" --json-model-override-args {shlex.quote(json.dumps(overrides))}" if overrides else ""
-    return line + (" --model-impl transformers" if via_transformers else "")
+    line += " --model-impl transformers" if via_transformers else ""
+    return line + (" --max-running-requests 1 --chunked-prefill-size -1 --disable-radix-cache" if alone else "")
 
 
 def llama_cpp_line(folder: Path | str, flags: str) -> str:

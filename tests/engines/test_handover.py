@@ -169,6 +169,23 @@ def test_neighbour_rotating_models_run_transformers_code_where_the_engine_cannot
     assert line.endswith("--model-impl transformers")
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag"), [("vllm", "--no-enable-chunked-prefill"), ("sglang", "--chunked-prefill-size -1")]
+)
+def test_factors_that_go_by_the_forward_are_served_one_prompt_at_a_time_and_whole(engine, flag, tmp_path):
+    """Seen in vLLM: pieces of a prompt had the factors of their own last position, 8.9 off in a log-probability."""
+    for name, long in (("two sets", 4.0), ("one set", 1.0)):
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": WINDOW, "factor": 4.0,
+                "short_factor": [1.0] * 8, "long_factor": [long] * 8}  # fmt: skip
+        folder = tmp_path / name
+        cases.write(
+            folder, cases.of("smollm3", max_position_embeddings=TARGET, rope_parameters=rope, no_rope_layers=[1, 1])
+        )
+        assert (flag in export(folder, engine).profiles[-1].line) == (name == "two sets")
+        row = next(row for row in check_export(folder) if row.engine == engine)
+        assert ("longest of what it reads at once" in row.note) == (name == "two sets")
+
+
 def test_per_layer_type_overrides_are_complete(tmp_path):
     line = export(saved("gemma3", tmp_path), "vllm", TARGET).profiles[-1].line
     rope = json.loads(option(line, "--hf-overrides"))["rope_parameters"]

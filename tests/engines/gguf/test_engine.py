@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 pytest.importorskip("gguf")
 
 import ropewalk
-from bench.engines import ALLOWED, against_llama_cpp, ask_llama_cpp, reference
+from bench.engines import ALLOWED, ask_llama_cpp, by_llama_cpp, reference
 from ropewalk import method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import read
@@ -53,7 +53,8 @@ def prose():
 
 
 def largest_difference(path, folder, ids, **parameters):
-    return against_llama_cpp(Path(VENV), path, folder, ids, **parameters)[0]
+    found, _ = by_llama_cpp(Path(VENV), path, ids, **parameters)
+    return float((found - reference(folder, ids)).abs().max())
 
 
 @pytest.mark.parametrize("spelling", METHODS)
