@@ -42,7 +42,10 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 over the vocabulary, the special tokens and, of a fast tokenizer, its whole pipeline."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    pipeline = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    if backend is None:
+        pipeline = json.dumps(sorted(tokenizer.get_vocab().items()))
+    else:  # how long a text may be is set by every call
+        pipeline = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None})
     return hashlib.sha256((pipeline + repr(sorted(tokenizer.special_tokens_map.items()))).encode()).hexdigest()
 
 

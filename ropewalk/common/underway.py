@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import explained, resolved
+from ropewalk.common.files import explained, is_litter, resolved
 from ropewalk.common.lengths import said
 from ropewalk.common.outside import read_json
 from ropewalk.common.whole import write_text
@@ -58,6 +58,7 @@ class Underway:
             except Timeout:
                 raise UserError(f"another run writes to {self.folder}", "Wait for it, or choose another -o.") from None
             try:
+                self._sweep()
                 self._begin(overwrite)
                 yield
             finally:
@@ -76,7 +77,7 @@ class Underway:
     def remove(self) -> None:
         """Remove all of it, when what it led to is written."""
         with explained(self.folder):
-            for path in self.all():
+            for path in sorted(self.all(), key=lambda path: path.suffix != ".json"):  # what says that others are whole
                 _removed(path)
             for name in (ASKED, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
@@ -84,14 +85,22 @@ class Underway:
                 self.folder.rmdir()
 
     def _refuse_others(self) -> None:
-        kept = self.all()
-        ours = {ASKED, LOCK, WRITING, *(path.name for path in kept)}
-        others = [path for path in self.folder.iterdir() if path.name not in ours]
-        if others or (not (self.folder / ASKED).exists() and kept):
+        kept, began = self.all(), (self.folder / ASKED).exists()
+        ours = {ASKED, WRITING, *(path.name for path in kept)} if began else set()
+        if not (self.folder / LOCK).exists() or (self.folder / LOCK).stat().st_size == 0:
+            ours.add(LOCK)
+        others = [path for path in self.folder.iterdir() if path.name not in ours and not is_litter(path)]
+        if others:
             raise UserError(
-                f"{self.folder} holds {others[0].name if others else self.what}, which no run of ours left",
+                f"{self.folder} holds {others[0].name}, which no run of ours left",
                 "Choose another -o, or move it away.",
             )
+
+    def _sweep(self) -> None:
+        """Remove what a killed run had begun to write; the folder is held, so that nobody is at it."""
+        for path in self.folder.iterdir():
+            if is_litter(path):
+                _removed(path)
 
     def _begin(self, overwrite: bool) -> None:
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ropewalk.data.arrangement import COLUMNS, Arrangement, Ints
 from ropewalk.data.corpus import MEND, Corpus
 from ropewalk.data.counts import Counts
 from ropewalk.data.synthesis.synthesis import Provenance
-from ropewalk.texts.rows import read
+from ropewalk.texts.rows import Row, read
 
 ABOUT, PIECES, PROVENANCE = "arrangement.json", "pieces.npy", "provenance.jsonl"
 FORMAT = 1
+ASKING = ("in2",)
 DECOMPOSE = "decompose"  # the one whose rows are of many lengths
 
 
@@ -39,6 +40,7 @@ class About:
         source: of the texts, as it was given.
         documents: of the source; what follows them in the corpus are marks.
         corpus: sha256 of the corpus.
+        pieces: sha256 of the arrangement.
     """
 
     how: str
@@ -49,6 +51,29 @@ class About:
     source: str
     documents: int
     corpus: str
+    pieces: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """Whether rows are questions, so that documents are in them in part and again."""
+        return self.how in ASKING
+
+    def check(self) -> None:
+        """Refuse values that no run of ours writes.
+
+        Raises:
+            UserError: naming one.
+        """
+        right = {
+            "how": isinstance(self.how, str), "options": isinstance(self.options, dict),
+            "length": type(self.length) is int and 0 < self.length < 2**40, "apart": isinstance(self.apart, bool),
+            "seed": type(self.seed) is int, "source": isinstance(self.source, str),
+            "documents": type(self.documents) is int and self.documents > 0, "corpus": isinstance(self.corpus, str),
+            "pieces": isinstance(self.pieces, str),
+        }  # fmt: skip
+        for name, good in right.items():
+            if not good:
+                raise UserError(f"{ABOUT}: {name} is {getattr(self, name)!r}", MEND)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +105,7 @@ class Arranged:
     @cached_property
     def digest(self) -> str:
         """sha256 of the documents and of how they are arranged."""
-        digest = hashlib.sha256(self.corpus.digest.encode())
-        for name in COLUMNS:
-            digest.update(np.ascontiguousarray(getattr(self.arrangement, name)).view(np.uint8).data)
-        return digest.hexdigest()
+        return hashlib.sha256((self.corpus.digest + digest_of(self.arrangement)).encode()).hexdigest()
 
     def pieces(self, row: int) -> range:
         """Numbers of the pieces of a row."""
@@ -112,7 +134,8 @@ class Arranged:
         """Beside its corpus, which lies in ``folder``."""
         table = np.stack([getattr(self.arrangement, name).astype(np.int64) for name in COLUMNS])
         np.save(folder / PIECES, table, allow_pickle=False)
-        about = {"format": FORMAT, **asdict(self.about), "counts": asdict(self.counts)}
+        said = replace(self.about, pieces=digest_of(self.arrangement))
+        about = {"format": FORMAT, **asdict(said), "counts": asdict(self.counts)}
         if self.provenance:
             lines = (json.dumps(asdict(one)) for one in self.provenance)
             (folder / PROVENANCE).write_text("\n".join(lines) + "\n", "utf-8")
@@ -134,6 +157,7 @@ class Arranged:
             raise UserError(f"{folder / ABOUT} is of another format, expected {FORMAT}", MEND)
         try:
             about = About(**said)
+            about.check()
             table = np.load(folder / PIECES, mmap_mode="r", allow_pickle=False)
         except (TypeError, OSError, ValueError) as error:
             raise UserError(f"{folder} cannot be read: {error}", MEND) from None
@@ -144,7 +168,24 @@ class Arranged:
         columns: dict[str, Any] = dict(zip(COLUMNS, table, strict=True))
         arrangement = Arrangement(**columns | {name: columns[name].astype(bool) for name in ("begun", "loss")})
         arrangement.check(corpus.lengths)
+        sizes = arrangement.sizes(len(corpus.manifest.begin))
+        if digest_of(arrangement) != about.pieces or about.documents > len(corpus):
+            raise UserError(f"{folder / PIECES} is not what was written", MEND)
+        if not 0 < sizes.min() <= sizes.max() <= about.length:
+            raise UserError(
+                f"{folder} has rows of {sizes.min()} to {sizes.max()} tokens, expected 1 to {about.length}", MEND
+            )
+        if about.apart != (len(np.unique(arrangement.scope)) > 1) and not about.apart:
+            raise UserError(f"{folder} has rows of several scopes, and says that it has none", MEND)
         return cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
+
+
+def digest_of(arrangement: Arrangement) -> str:
+    """sha256 of pieces."""
+    digest = hashlib.sha256()
+    for name in COLUMNS:
+        digest.update(np.ascontiguousarray(getattr(arrangement, name)).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _provenance(folder: Path, rows: int) -> list[Provenance]:
@@ -153,11 +194,17 @@ def _provenance(folder: Path, rows: int) -> list[Provenance]:
     if not file.exists():
         return []
     found = [
-        Provenance(row.text("kind"), [one.values for one in row.rows("evidence")], [*row.values.get("pieces", [])])
-        for row in read(file)
+        Provenance(row.text("kind"), [one.values for one in row.rows("evidence")], _numbers(row)) for row in read(file)
     ]
     if len(found) != rows:
         raise UserError(f"{file} tells of {len(found)} rows, and there are {rows}", MEND)
+    return found
+
+
+def _numbers(row: Row) -> list[int]:
+    found = row.values.get("pieces")
+    if not isinstance(found, list) or not all(type(one) is int and one >= 0 for one in found):
+        raise row.refuse("pieces", "a list of whole numbers")
     return found
 
 

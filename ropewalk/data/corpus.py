@@ -9,19 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.outside import parse, read_bytes, read_json
 from ropewalk.common.whole import make, write_text
+from ropewalk.texts.opening import opening
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MANIFEST = "corpus.json"
 FORMAT = 1
@@ -60,7 +66,8 @@ class Manifest:
         begin: what every document begins with.
         shards: in the order of the documents.
         empty: documents without text, which were passed over.
-        left_out: documents that could not be read, by file and line, as they were told.
+        unread: documents that could not be read.
+        left_out: the first of those, by file and line, as they were told.
     """
 
     tokenizer: str
@@ -69,6 +76,7 @@ class Manifest:
     begin: tuple[int, ...]
     shards: tuple[Shard, ...]
     empty: int = 0
+    unread: int = 0
     left_out: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
@@ -89,9 +97,19 @@ class Manifest:
             raise UserError(f"{file} is of another format, expected {FORMAT}", MEND)
         try:
             shards = tuple(Shard(**one) for one in said.pop("shards"))
-            return cls(**said | {"begin": tuple(said["begin"]), "left_out": tuple(said["left_out"]), "shards": shards})
+            made = cls(**said | {"begin": tuple(said["begin"]), "left_out": tuple(said["left_out"]), "shards": shards})
         except (TypeError, KeyError) as error:
             raise UserError(f"{file} is none that ropewalk writes: {error}", MEND) from None
+        numbers = [made.vocabulary, made.empty, made.unread, *made.begin]
+        numbers += [number for shard in shards for number in (shard.documents, shard.tokens)]
+        words = [made.tokenizer, made.fingerprint, *made.left_out]
+        words += [word for shard in shards for word in (shard.name, shard.digest)]
+        if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(one, str) for one in words):
+            raise UserError(f"{file} is none that ropewalk writes: a number or a word in it is none", MEND)
+        named = all(re.fullmatch(r"\w+", one.name) for one in shards)
+        if not named or any(one >= made.vocabulary for one in made.begin):
+            raise UserError(f"{file} is none that ropewalk writes: begin is {list(made.begin)}", MEND)
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,15 +167,21 @@ class Corpus(Sequence[NDArray[np.int64]]):
     @property
     def digest(self) -> str:
         """sha256 of all that is in it."""
-        return hashlib.sha256("".join(shard.digest for shard in self.manifest.shards).encode()).hexdigest()
+        said = [*map(str, self.manifest.begin), *(shard.digest for shard in self.manifest.shards)]
+        return hashlib.sha256(" ".join(said).encode()).hexdigest()
 
-    def require(self, vocabulary: int, fingerprint: str, name: str) -> None:
-        """Refuse a tokenizer that is not the one by which this was made.
+    def require(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Refuse a tokenizer that is not the one by which this was made, or that begins texts otherwise.
+
+        Args:
+            tokenizer: that would read it.
+            name: what that was loaded by.
 
         Raises:
             UserError: naming both.
         """
-        if fingerprint != self.manifest.fingerprint or vocabulary < self.manifest.vocabulary:
+        same = tokenizer_fingerprint(tokenizer) == self.manifest.fingerprint
+        if not same or tuple(opening(tokenizer)) != self.manifest.begin:
             raise UserError(
                 f"{self.folder} was tokenised by {self.manifest.tokenizer}, and {name} has another tokenizer",
                 f"Make it again: ropewalk data pack TEXTS --tokenizer {name} -o FOLDER.",
@@ -212,6 +236,7 @@ def write_shard(
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise UserError(f"a token id between {ids.min()} and {ids.max()}, expected 0 to {vocabulary - 1}")
     ids = ids.astype(np.uint16 if vocabulary <= 2**16 else np.uint32)
+    names = [one.encode("utf-8", "backslashreplace").decode() for one in names]  # some files' are no text
     shard = Shard(name, len(ends), len(ids), digest_of(ids, ends, names))
     writers = (
         lambda file: np.save(file, ids, allow_pickle=False),

@@ -53,7 +53,7 @@ class Counts:
         """
         sizes, tokens = some.stop - some.start, some.sizes(begin)
         real = some.document < documents
-        inside = np.bincount(some.document[real], sizes[real], documents).astype(np.int64)
+        inside = _read(some, real, documents)
         pairs = np.unique(some.document[real] * (some.rows + 1) + some.row[real]) // (some.rows + 1)
         apart = np.bincount(pairs, minlength=documents) > 1
         cut = (apart | (inside < lengths[:documents])) & (lengths[:documents] > 0)
@@ -64,6 +64,16 @@ class Counts:
             cut=int(cut.sum()), cut_in_vain=int((cut & (lengths[:documents] <= length)).sum()),
             crossing=_crossing(some, real, sizes),
         )  # fmt: skip
+
+
+def _read(some: Arrangement, real: np.ndarray, documents: int) -> Ints:
+    """int64 [documents], tokens of each that are in a row, however often."""
+    order = np.lexsort((some.start[real], some.document[real]))
+    document, start, stop = (column[real][order] for column in (some.document, some.start, some.stop))
+    far = int(stop.max(initial=0)) + 1
+    until = np.maximum.accumulate(stop + far * document) - far * document  # where those before it in the document end
+    before = np.where(np.diff(document, prepend=-1) == 0, np.roll(until, 1), 0)
+    return np.bincount(document, np.maximum(stop - np.maximum(start, before), 0), documents).astype(np.int64)
 
 
 def _crossing(some: Arrangement, real: np.ndarray, sizes: Ints) -> int:

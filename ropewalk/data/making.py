@@ -24,7 +24,7 @@ from ropewalk.data.knots.marks import Marks
 from ropewalk.data.synthesis.synthesis import Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import stream, token_ids
-from ropewalk.texts.rows import is_hub_id, told
+from ropewalk.texts.rows import is_hub_id
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ class Texts:
         if self.tokenised_already:
             found = Corpus.open(Path(self.source))
             if self.tokenizer is not None:
-                found.require(len(self.tokenizer), tokenizer_fingerprint(self.tokenizer), self.name)
+                found.require(self.tokenizer, self.name)
             kept = tuple(shard for shard in found.manifest.shards if shard.name != MARKS)
             yield Corpus(found.folder, replace(found.manifest, shards=kept)), lambda: None
             return
@@ -143,10 +143,11 @@ class Made(Result):
     def of(cls, folder: Path, arranged: Arranged) -> Made:
         """What lies in a folder."""
         manifest, counts = arranged.corpus.manifest, arranged.counts
-        notes = [f"{manifest.empty:,} texts are empty"] if manifest.empty else []
-        if manifest.left_out:
-            total = arranged.about.documents + manifest.empty + len(manifest.left_out)
-            notes.append(told([UserError(one) for one in manifest.left_out], total, "texts"))
+        notes = [f"empty: {manifest.empty:,} texts"] if manifest.empty else []
+        if manifest.unread:
+            total = arranged.about.documents + manifest.empty + manifest.unread
+            first = f"the first: {manifest.left_out[0]}" if manifest.left_out else ""
+            notes.append(f"{manifest.unread:,} of {total:,} texts left out; {first}")
         return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes))
 
     def show(self, console: Console) -> None:
@@ -157,7 +158,17 @@ class Made(Result):
         seen = "see themselves alone" if about.apart else "of a row see each other"
         for name, value, words in (
             ("documents", counts.documents, f"{seen}"),
-            ("cut", counts.cut, f"documents in several rows, {counts.cut_in_vain:,} of which would have fitted one"),
+            *(
+                []
+                if about.asks
+                else [
+                    (
+                        "cut",
+                        counts.cut,
+                        f"documents in several rows, {counts.cut_in_vain:,} of which would have fitted one",
+                    )
+                ]
+            ),
             ("tokens", counts.tokens, f"of {self.tokenizer}"),
             ("marks", counts.marks, f"tokens of no document, {counts.marks / of:.1%}"),
             ("padding", counts.padding, f"tokens that rows lack, {counts.padding / (of + counts.padding):.2%}"),
@@ -170,7 +181,7 @@ class Made(Result):
             console.print(note)
         place = shlex.quote(str(self.folder))
         console.print(f"ropewalk data show {place} -o PAGE.html draws them; ropewalk train RECIPE MODEL {place} --to "
-                      f"{about.length} trains on them")  # fmt: skip
+                      f"{about.length} --test TEXTS trains on them")  # fmt: skip
 
 
 def make_rows(
@@ -238,7 +249,7 @@ def _is(out: Path, about: About, corpus: Corpus) -> bool:
     """Whether a folder, left by a run that was killed behind its last write, is what is asked for."""
     there = Arranged.open(out)
     kept = [shard for shard in there.corpus.manifest.shards if shard.name != MARKS]
-    same = replace(there.about, corpus="", options=dict(there.about.options)) == about
+    same = replace(there.about, corpus="", pieces="", options=dict(there.about.options)) == about
     return same and kept == list(corpus.manifest.shards)
 
 

@@ -55,13 +55,17 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
         title=f"{made.folder.name}: rows of training",
         subject=f"{about.source}, {counts.documents:,} documents, tokens of {made.tokenizer}",
         headline=f"{counts.rows:,} rows of up to {about.length:,} tokens, {about.how}: "
-        f"{counts.cut:,} documents are cut, {counts.cut_in_vain:,} of which would have fitted a row.",
+        + (
+            f"{counts.learnt:,} tokens of answers are learnt."
+            if about.asks
+            else f"{counts.cut:,} documents are cut, {counts.cut_in_vain or 'none'} of which would have fitted a row."
+        ),
         notes=[
             "Documents of a row see themselves alone." if about.apart else "All of a row sees what stands before it.",
             *made.notes,
         ],
         figures=list(_figures(made)),
-        command=f"ropewalk train RECIPE MODEL {shlex.quote(str(made.folder))} --to {about.length}",
+        command=f"ropewalk train RECIPE MODEL {shlex.quote(str(made.folder))} --to {about.length} --test TEXTS",
         sections=[
             Section(
                 f"{len(chosen)} of {counts.rows:,} rows",

@@ -47,7 +47,8 @@ class Survey(Result):
         documents: with text.
         tokens: in them.
         empty: without text.
-        left_out: that could not be read, by file and line.
+        unread: that could not be read.
+        left_out: the first of those, by file and line.
         quantiles: lengths that so large a share of documents stays below.
         longest: tokens of the longest one.
         above: by powers of two.
@@ -62,6 +63,7 @@ class Survey(Result):
     documents: int
     tokens: int
     empty: int
+    unread: int
     left_out: tuple[str, ...]
     quantiles: dict[str, int]
     longest: int
@@ -94,8 +96,8 @@ class Survey(Result):
             found.append(f"near duplicates: {self.duplicates:,} of {self.documents:,} texts{first}")
         if self.empty:
             found.append(f"empty: {self.empty:,} texts")
-        if self.left_out:
-            found.append(f"not read: {len(self.left_out):,}, the first: {self.left_out[0]}")
+        if self.unread:
+            found.append(f"not read: {self.unread:,}, the first: {self.left_out[0]}")
         return found
 
 

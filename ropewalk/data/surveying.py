@@ -40,7 +40,8 @@ def surveyed(
         first = near_duplicates(corpus) if duplicates else None
         copies = [] if first is None else np.flatnonzero(first != np.arange(len(first))).tolist()
         found = Survey(
-            texts.source, manifest.tokenizer, len(corpus), int(lengths.sum()), manifest.empty, manifest.left_out,
+            texts.source, manifest.tokenizer, len(corpus), int(lengths.sum()), manifest.empty, manifest.unread,
+            manifest.left_out,
             quantiles(lengths), int(lengths.max()), by_length(lengths), None if first is None else len(copies),
             tuple((corpus.name(i), corpus.name(int(first[i]))) for i in copies[:COPIES] if first is not None),
             scripts.shares, page,

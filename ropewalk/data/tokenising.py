@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SHARD = 2**25  # tokens, but for a document that goes beyond
 BATCH = 2**22  # characters that are tokenised together
-TOLD = 1000  # documents that could not be read, whose errors are kept
+TOLD = 100  # documents that could not be read, whose errors are kept
 
 Text = tuple[str, str]
 
@@ -90,6 +90,8 @@ def tokenised(
     """
     begin, vocabulary, folder = opening(tokenizer), len(tokenizer), underway.folder
     done = list(_done(underway))
+    if done and done[-1].shard.tokens < shard:  # the last of a run: behind it there may be more now
+        done.pop()
     source, digest = iter(texts), hashlib.sha256()
     read = 0
     for before in done:
@@ -126,7 +128,7 @@ def tokenised(
     told = tuple(one.message for one in left_out[:TOLD])
     return Manifest(
         name, tokenizer_fingerprint(tokenizer), vocabulary, tuple(begin), tuple(one.shard for one in done),
-        sum(one.empty for one in done) + growing.empty, told,
+        sum(one.empty for one in done) + growing.empty, len(left_out), told,
     )  # fmt: skip
 
 

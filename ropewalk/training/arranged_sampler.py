@@ -24,8 +24,9 @@ class ArrangedSampler:
     """Rows of a folder, an epoch after the other, each in an order of its own.
 
     Where rows are pieces of powers of two, a step is of pieces of one length, so many of them that it has the tokens of
-    a step of whole rows. Short ones come first in each of eight cycles: a length is drawn with odds that double from
-    length to the next shorter one, until no such piece is left (grow-P2 of 2405.13226).
+    a step of whole rows; a length that has too few pieces for that is never read. Short ones come first in each of
+    eight cycles: a length is drawn with odds that double from length to the next shorter one, until no step of it can
+    be filled (grow-P2 of 2405.13226).
 
     Attributes:
         arranged: the rows.
@@ -39,10 +40,12 @@ class ArrangedSampler:
 
     def __post_init__(self) -> None:
         length = self.arranged.about.length
-        if length > self.window:
+        if length != self.window:
             raise UserError(
-                f"{self.arranged.corpus.folder} has rows of {length:,} tokens, and samples have {self.window:,}",
-                f"Train to {length:,} tokens (--to), or arrange the texts anew: --length {self.window}.",
+                f"{self.arranged.corpus.folder} has rows of {length:,} tokens, and a stage of the training reads "
+                f"samples of {self.window:,}",
+                f"Arrange the texts anew (ropewalk data pack {self.arranged.corpus.folder} --length {self.window} -o "
+                "ROWS), or train to another length (--to); a recipe whose stages differ in length takes the texts.",
             )
 
     @property
@@ -65,6 +68,14 @@ class ArrangedSampler:
         """Documents that are in no row."""
         some = self.arranged.arrangement.document
         return self.texts - len(np.unique(some[some < self.texts]))
+
+    def unread(self, count: int) -> int:
+        """Rows that no step of ``count`` whole rows' tokens ever reads: their length has too few pieces to fill one."""
+        if self._even:
+            return 0
+        longest = self.arranged.about.length.bit_length() - 1
+        powers, pieces = np.unique(np.log2(self._sizes).astype(int), return_counts=True)
+        return int(pieces[pieces < count * 2 ** (longest - powers)].sum())
 
     @property
     def filled(self) -> float:

@@ -16,6 +16,7 @@ from ropewalk.methods.fit_file import fitted
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.rope.config import record_of, trained_window
 from ropewalk.training.adapters import Adapter, adapt
+from ropewalk.training.arranged_sampler import ArrangedSampler
 from ropewalk.training.loop import ANY, Run, is_written, unwritten
 from ropewalk.training.merging import merge
 from ropewalk.training.recipes.recipe_entries import BY_ID, files_of
@@ -56,8 +57,14 @@ def held_out(texts: Texts, length: int, most: int) -> tuple[Texts, Texts]:
     )
 
 
-def for_rows(recipe: Recipe, arranged: Arranged) -> Recipe:
+def for_rows(recipe: Recipe, arranged: Arranged, packing: str | None, wanted: str | None) -> Recipe:
     """The recipe, for rows that were arranged before: they say who sees whom.
+
+    Args:
+        recipe: to be done.
+        arranged: what it is done on.
+        packing: that was asked for beside the recipe.
+        wanted: scope that was asked for beside the recipe.
 
     Raises:
         UserError: if the recipe lays out samples of its own, or wants another scope.
@@ -68,7 +75,9 @@ def for_rows(recipe: Recipe, arranged: Arranged) -> Recipe:
             f"{folder} holds rows, and positions {recipe.positions} lay out samples of their own",
             "Say --positions full, or train on the texts themselves.",
         )
-    if recipe.packing != "none" and recipe.scope != scope:
+    if packing == "none":
+        raise UserError(f"packing is 'none', and {folder} holds rows that are packed", "Leave --packing out.")
+    if (wanted is not None or recipe.packing != "none") and recipe.scope != scope:
         raise UserError(
             f"scope is {recipe.scope!r}, and the rows of {folder} ({arranged.about.how}) are of scope {scope!r}",
             f"Say --scope {scope}, or arrange the texts in another way: ropewalk data pack.",
@@ -167,6 +176,11 @@ def expected(
     last = samplers[-1]
     if last.left_out:
         notes.append(f"{last.left_out:,} of {last.texts:,} texts are too short for a sample")
+    if isinstance(last, ArrangedSampler) and (unread := last.unread(recipe.batch)):
+        notes.append(
+            f"{unread:,} of {len(last.arranged):,} rows are never read: their lengths have too few pieces for a step "
+            f"of {recipe.batch} x {last.window:,} tokens; a smaller --batch reads more"
+        )
     if last.filled < FILLED:
         notes.append(f"texts are short: they fill {last.filled:.0%} of samples of {last.window:,} tokens")
     if recipe.warmup >= recipe.steps:

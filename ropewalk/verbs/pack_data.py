@@ -94,10 +94,12 @@ def pack_data(request: PackRequest) -> Made:
 
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.making import make_rows
+    from ropewalk.data.packing.decomposition import require_powers
     from ropewalk.data.packing.packings import packing
 
     chosen, options = packing(request.packing), {}
     if request.packing == "decompose":
+        require_powers(request.length, request.least)  # before hours of tokenising
         options = {"least": request.least}
         chosen = replace(chosen, pack=partial(chosen.pack, **options))
     else:

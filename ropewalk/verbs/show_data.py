@@ -49,9 +49,12 @@ def show_data(request: ShowRequest) -> Shown:
     Raises:
         UserError: if the folder holds no rows, or the page cannot be written.
     """
+    from ropewalk.common.files import refuse_onto, resolved
     from ropewalk.data.arranged import Arranged
     from ropewalk.data.rows_page import Shown
 
+    if request.out:
+        refuse_onto(resolved(request.out), [request.folder])
     arranged = Arranged.open(request.folder)
     if request.check:
         arranged.corpus.check()

@@ -31,10 +31,13 @@ def survey_data(request: SurveyRequest) -> Survey:
     Raises:
         UserError: if texts cannot be read, or the page cannot be written.
     """
+    from ropewalk.common.files import refuse_onto, resolved
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.surveying import surveyed
 
     texts = request.read()
+    if request.out:
+        refuse_onto(resolved(request.out), texts.places)
     with shown() as update:
         return surveyed(
             texts, not request.quick, request.out, request.overwrite,

@@ -182,7 +182,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import folder_to_write
-    from ropewalk.common.fingerprints import model_fingerprint, tokenizer_fingerprint
+    from ropewalk.common.fingerprints import model_fingerprint
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.arranged import Arranged, is_arranged
     from ropewalk.evaluation.long_context import LongContext, Reading
@@ -213,7 +213,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     arranged = Arranged.open(Path(request.texts)) if is_arranged(Path(request.texts)) else None
     if arranged:
-        recipe = for_rows(recipe, arranged)
+        recipe = for_rows(recipe, arranged, request.packing, request.scope)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
@@ -240,7 +240,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         for name, text in ({} if arranged else load_documents(request.texts)).items()
     }
     if arranged:
-        arranged.corpus.require(len(tokenizer), tokenizer_fingerprint(tokenizer), checkpoint.name)
+        arranged.corpus.require(tokenizer, checkpoint.name)
         if not request.test and request.documents:
             raise UserError(
                 f"all rows of {request.texts} are trained on, and none is left to measure on",

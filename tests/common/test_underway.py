@@ -52,3 +52,30 @@ def test_a_strangers_folder_stays_as_it_is(tmp_path) -> None:
 def test_names_and_places(tmp_path) -> None:
     assert aside(tmp_path / "out", "shards") == tmp_path / "out.shards"
     assert flat({"a": {"b": 1}, "c": 2}, ".") == {"a.b": 1, "c": 2}
+
+
+def test_what_killed_runs_left_is_swept_and_files_of_others_are_not(tmp_path) -> None:
+    litter = tmp_path / "x" / ".asked.json.ropewalk-0123abcd"
+    litter.mkdir(parents=True)
+    (litter / "lock").touch()
+    with at(tmp_path / "x").opened():
+        assert not litter.exists()
+    for name, content in (("lock", "precious"), ("writing", "a novel")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(UserError, match=f"holds {name}"), at(tmp_path / name).opened(True):
+            pass
+        assert (tmp_path / name / name).read_text() == content
+
+
+def test_what_says_that_others_are_whole_goes_first(tmp_path, monkeypatch) -> None:
+    import ropewalk.common.underway as module
+
+    gone = []
+    monkeypatch.setattr(module, "_removed", lambda path: gone.append(path.name))
+    kept = Underway(tmp_path / "x", {}, re.compile(r"\d+\..*"), "shards")
+    with kept.opened():
+        for name in ("0.ids.npy", "0.json", "1.ids.npy", "1.json"):
+            (tmp_path / "x" / name).write_text("")
+        kept.remove()
+    assert gone == ["0.json", "1.json", "0.ids.npy", "1.ids.npy"]

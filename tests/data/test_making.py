@@ -56,7 +56,7 @@ def test_packed_texts_are_what_a_tokenizer_says_of_them(texts, tmp_path, packing
         ids = tokenizer(Path(name).read_text()).input_ids
         assert all(ids[t] == token for t, token in tokens.items())
     assert sum(map(len, read.values())) == made.counts.learnt
-    assert "1 texts are empty" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
+    assert "empty: 1 texts" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
 
 
 def test_what_is_tokenised_is_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
@@ -188,6 +188,26 @@ def test_rows_that_are_not_what_was_written_are_refused(texts, tmp_path) -> None
     table[3, 0] += 10**6
     np.save(file, table)
     with pytest.raises(UserError, match="has a stop that cannot be"):
+        Arranged.open(tmp_path / "out")
+    table[3, 0] -= 10**6 + 1
+    np.save(file, table)
+    with pytest.raises(UserError, match="is not what was written"):
+        Arranged.open(tmp_path / "out")
+    table[3, 0] += 1
+    np.save(file, table)
+    about = tmp_path / "out" / "arrangement.json"
+    good = about.read_text()
+    for change in (
+        {"length": "4k"}, {"length": 0}, {"length": 10**30}, {"length": 100}, {"documents": "x"}, {"documents": 10**9},
+        {"options": 5}, {"apart": "no"}, {"seed": None}, {"how": 3},
+    ):  # fmt: skip
+        about.write_text(json.dumps(json.loads(good) | change))
+        with pytest.raises(UserError):
+            Arranged.open(tmp_path / "out")
+    about.write_text(good)
+    manifest = tmp_path / "out" / "corpus.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"begin": [9]}))
+    with pytest.raises(UserError, match="arranges other documents"):
         Arranged.open(tmp_path / "out")
     np.save(file, table[:5])
     with pytest.raises(UserError, match=r"expected int64 \[7, P\]"):

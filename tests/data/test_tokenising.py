@@ -1,5 +1,6 @@
 """Texts to a corpus: the tokenizer's own ids, the same bytes however often it was stopped, damage found."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from ropewalk.common.underway import Underway
 from ropewalk.data.corpus import Corpus, Manifest, write_shard
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import stream, token_ids
-from ropewalk.texts.opening import opening
+from ropewalk.texts.opening import force_bos, opening
+from tests.tokenizers import metaspace
 
 KEPT = re.compile(r"\d{5}\..+|corpus.json")
 TEXTS = [(f"text {i}", f"{i} is a number, and {'so on ' * (i % 7)}\n") for i in range(60)] + [("empty", "")]
@@ -122,6 +124,9 @@ def test_a_file_of_objects_is_not_unpickled(tmp_path, tokenizer) -> None:
         {"begin": None},
         {"more": 1},
         {"vocabulary": None},
+        {"empty": "x"},
+        {"left_out": [5]},
+        {"begin": [10**9]},
     ],
 )
 def test_a_manifest_that_is_none_of_ours_is_refused(tmp_path, tokenizer, change: dict) -> None:
@@ -136,9 +141,47 @@ def test_a_manifest_that_is_none_of_ours_is_refused(tmp_path, tokenizer, change:
 def test_another_tokenizer_is_refused(tmp_path, tokenizer) -> None:
     run(tmp_path / "c", tokenizer)
     corpus = Corpus.open(tmp_path / "c")
-    corpus.require(len(tokenizer), corpus.manifest.fingerprint, "tiny")
+    corpus.require(tokenizer, "tiny")
     with pytest.raises(UserError, match="tokenised by tiny, and other has another tokenizer"):
-        corpus.require(len(tokenizer), "0", "other")
+        corpus.require(metaspace(), "other")
+    otherwise = copy.deepcopy(tokenizer)
+    force_bos(otherwise)
+    if opening(otherwise) != opening(tokenizer):
+        with pytest.raises(UserError, match="has another tokenizer"):
+            corpus.require(otherwise, "other")
+
+
+def test_how_long_a_text_may_be_is_no_part_of_a_tokenizer(tmp_path, tokenizer) -> None:
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(20)
+    run(tmp_path / "c", cutting)
+    corpus = Corpus.open(tmp_path / "c")
+    cutting.backend_tokenizer.enable_truncation(30)
+    corpus.require(cutting, "tiny")
+    assert corpus.lengths.max() > 20
+
+
+def test_texts_that_came_meanwhile_are_read_as_if_they_had_been_there(tmp_path, tokenizer) -> None:
+    run(tmp_path / "whole", tokenizer, [*TEXTS, ("more", "another text")])
+    run(tmp_path / "part", tokenizer)
+    run(tmp_path / "part", tokenizer, [*TEXTS, ("more", "another text")])
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+
+
+def test_what_a_killed_writer_left_goes(tmp_path, tokenizer) -> None:
+    run(tmp_path / "c", tokenizer)
+    (tmp_path / "c" / "00002.json").unlink()
+    litter = tmp_path / "c" / ".00002.ids.npy.ropewalk-0123abcd"
+    litter.mkdir()
+    (litter / "lock").touch()
+    (litter / "00002.ids.npy").write_bytes(b"half")
+    run(tmp_path / "c", tokenizer)
+    assert not litter.exists()
+
+
+def test_names_that_are_no_text_are_told_by_their_bytes(tmp_path, tokenizer) -> None:
+    run(tmp_path / "c", tokenizer, [("caf\udce9.txt", "a text")])
+    assert Corpus.open(tmp_path / "c").name(0) == "caf\\udce9.txt"
 
 
 def test_ids_beyond_the_vocabulary_are_never_written(tmp_path) -> None:

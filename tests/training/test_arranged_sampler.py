@@ -78,8 +78,16 @@ def test_a_step_of_pieces_is_of_one_length_and_of_as_many_tokens(tmp_path) -> No
 
 
 def test_rows_longer_than_the_target_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="has rows of 1,024 tokens, and samples have 512"):
-        ArrangedSampler(arranged(tmp_path, "best-fit", [2000], 1024), 512)
+    for window in (512, 2048):  # half a window's positions would be all that a longer one is trained on
+        with pytest.raises(UserError, match=f"has rows of 1,024 tokens, and a stage .* samples of {window:,}"):
+            ArrangedSampler(arranged(tmp_path, "best-fit", [2000], 1024), window)
+
+
+def test_rows_that_no_step_can_read_are_counted(tmp_path) -> None:
+    sampler = ArrangedSampler(arranged(tmp_path, "decompose", [1024] * 8 + [256] * 5, 1024), 1024)
+    assert [sampler.unread(count) for count in (1, 2, 9)] == [0, 5, 13]
+    read = {tuple(row.ids) for step in range(40) for row in sampler.rows(step, 2 * step, 2)}
+    assert len(read) == 8, "the five of 256 tokens fill no step of 2,048"
 
 
 def test_too_few_pieces_for_any_step_are_refused(tmp_path) -> None:

@@ -10,6 +10,22 @@ from ropewalk.data.arrangement import Arrangement, Ints
 LEAST = 256
 
 
+def require_powers(length: int, least: int, begin: int = 0) -> None:
+    """Refuse pieces that are no powers of two.
+
+    Raises:
+        UserError: naming what is none.
+    """
+    for name, value in (("length", length), ("least", least)):
+        if value < 1 or value & (value - 1):
+            raise UserError(f"decomposition: {name} is {value}, expected a power of two", "Give 256, 512, 1024, ...")
+    if not begin < least <= length:
+        raise UserError(
+            f"decomposition: pieces of {least} to {length} tokens, where texts begin with {begin}",
+            "Say --least, up to --length.",
+        )
+
+
 def decomposition(lengths: Ints, length: int, begin: int = 0, least: int = LEAST, more: int = 0) -> Arrangement:
     """Of each document the largest piece that it has, then of the rest, until less than the least is left.
 
@@ -25,11 +41,7 @@ def decomposition(lengths: Ints, length: int, begin: int = 0, least: int = LEAST
     Raises:
         UserError: if lengths are no powers of two, or in the wrong order.
     """
-    for name, value in (("length", length), ("least", least)):
-        if value < 1 or value & (value - 1):
-            raise UserError(f"decomposition: {name} is {value}, expected a power of two", "Give 256, 512, 1024, ...")
-    if not begin < least <= length:
-        raise UserError(f"decomposition: pieces of {least} to {length} tokens, where texts begin with {begin}")
+    require_powers(length, least, begin)
     parts: list[tuple[Ints, Ints, Ints]] = []
     document, start = np.arange(len(lengths)), np.zeros(len(lengths), np.int64)
     while len(document):

@@ -21,7 +21,7 @@ KINDS = {
     "backward": "\n\nWhat comes right before this passage in the text above?\n",
     "both": "\n\nWhat stands right before and right after this passage in the text above?\n",
 }
-ASKS, PARTS, ENDS = "\nAnswer: ", "\n", "\n"
+ASKS, PARTS = "\nAnswer: ", "\n"
 SHARES = {"single": 0.71, "several": 0.19, "short": 0.10}  # the paper's 63, 17 and 9 %, without its general questions
 SEVERAL = 3  # segments of evidence at most
 TRIES = 50
@@ -57,11 +57,11 @@ class InformationIntensive:
         texts = {name: Piece.mark(*marks.add(text)) for name, text in (KINDS | {"asks": ASKS, "parts": PARTS}).items()}
         furniture = sum(piece.tokens for piece in texts.values()) + SEVERAL * (QUOTE + 2 * ANSWER) + begin
         least = self.least or length // 4
-        if not furniture + SEGMENT <= least <= length:
+        if not SEVERAL * SEGMENT <= least <= length - furniture:
             raise UserError(
-                f"contexts of {least:,} to {length:,} tokens have no room for a segment and a question, which take "
-                f"{furniture + SEGMENT}",
-                f"Give a greater --length: {4 * (furniture + SEGMENT):,}.",
+                f"contexts of {least:,} to {length - furniture:,} tokens, expected {SEVERAL * SEGMENT} at least: a row "
+                f"of {length:,} tokens has {furniture} of question and answer",
+                f"Give a greater --length, such as {4 * max(SEVERAL * SEGMENT, furniture):,}, or another --least.",
             )
         segments = _segments(corpus.lengths, begin)
         needed = (length - furniture) // SEGMENT
@@ -81,7 +81,7 @@ class InformationIntensive:
     def _row(
         self, corpus: Corpus, segments: Ints, least: int, most: int, texts: dict[str, Piece], seed: list[int]
     ) -> tuple[list[Piece], Provenance]:
-        rng = np.random.default_rng(seed)
+        rng, begin = np.random.default_rng(seed), len(corpus.manifest.begin)
         for _ in range(TRIES):
             kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
             tokens = int(rng.integers(least, most + 1)) if kind != "short" else 4 * SEGMENT
@@ -106,7 +106,7 @@ class InformationIntensive:
         asked = [texts[direction], *_joined(questions, texts["parts"]), texts["asks"]]
         answered = _joined([part for parts in answers for part in parts], texts["parts"])
         where = [
-            {"document": corpus.name(one.document), "start": one.start, "stop": one.stop, "at": i * SEGMENT}
+            {"document": corpus.name(one.document), "start": one.start, "stop": one.stop, "at": begin + i * SEGMENT}
             for i, one in ((i, context[i]) for i in evidence)
         ]
         return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, [*evidence])

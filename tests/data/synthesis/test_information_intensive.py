@@ -30,6 +30,10 @@ def made(texts, tmp_path_factory) -> Arranged:
 def test_rows_fit_and_only_answers_are_learnt(made: Arranged) -> None:
     some = made.arrangement
     assert len(made) == ROWS == len(made.provenance) and made.counts.padding > 0
+    read = [np.zeros(n, bool) for n in made.corpus.lengths[: made.about.documents]]
+    for i in np.flatnonzero(some.document < len(read)):
+        read[some.document[i]][some.start[i] : some.stop[i]] = True
+    assert made.counts.dropped == sum(int((~one).sum()) for one in read)
     for row in range(ROWS):
         ids, positions, scopes, weights = made.row(row)
         assert len(ids) <= LENGTH and not scopes.any() and np.array_equal(positions, np.arange(len(ids)))
@@ -55,8 +59,7 @@ def test_every_answer_stands_in_the_evidence_beside_the_quote(made: Arranged) ->
             assert some.start[source] <= some.start[i] < some.stop[i] <= some.stop[source]
         for piece, where in zip(evidence, told.evidence, strict=True):
             text = made.corpus.tokens(int(some.document[piece]), where["start"], where["stop"])
-            begin = len(made.corpus.manifest.begin)
-            assert np.array_equal(ids[begin + where["at"] : begin + where["at"] + SEGMENT], text)
+            assert np.array_equal(ids[where["at"] : where["at"] + SEGMENT], text)
         quotes = [i for i in made.pieces(row) if not some.loss[i] and some.stop[i] - some.start[i] == QUOTE
                   and some.document[i] < made.about.documents]  # fmt: skip
         context = ids[: (len(made.pieces(row)) * SEGMENT)]
@@ -108,12 +111,15 @@ def test_texts_that_do_not_suffice_are_refused(tmp_path) -> None:
     for texts, length, words in (
         ("short.txt", 2048, "segments of 128 tokens, and a row takes"),
         ("same.txt", 2048, "occurs twice"),
-        ("same.txt", 512, "have no room for a segment and a question"),
+        ("same.txt", 512, "contexts of 128 to"),
     ):
         with pytest.raises(UserError, match=words):
             ropewalk.synth_data("in2", tmp_path / texts, out=tmp_path / f"{texts}-{length}", length=length, **said)
     with pytest.raises(UserError, match=r"no questions 'in3'.*in2"):
         ropewalk.synth_data("in3", "stdlib", out=tmp_path / "in3", length=2048, **said)
+    for least in (64, 2048):
+        with pytest.raises(UserError, match=f"contexts of {least:,} to"):
+            ropewalk.synth_data("in2", "topics", out=tmp_path / f"l{least}", length=2048, least=least, **said)
     with pytest.raises(UserError, match="the tokenizer"):
         ropewalk.pack_data(tmp_path / "same.txt", out=tmp_path / "p", tokenizer="demo", length=512)
         ropewalk.synth_data("in2", tmp_path / "p", length=2048, out=tmp_path / "o", rows=1)
