@@ -364,7 +364,7 @@ def test_four_bits_are_not_merged_into():
 @pytest.mark.parametrize(("package", "how"), [("peft", {}), ("bitsandbytes", {"quantise": "nf4"})])
 def test_a_missing_package_is_said(package, how, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"need the package '{package}'\npip install 'ropewalk\[train\]'"):
+    with pytest.raises(UserError, match=rf"need the package '{package}'\n.* -m pip install .*{package}"):
         adapt(extended(), **how)
 
 
