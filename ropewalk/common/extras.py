@@ -41,7 +41,9 @@ def install(group: str) -> str:
     try:
         needed = metadata.requires("ropewalk") or []
         words = [one.partition(";")[0].strip() for one in needed if re.search(rf"extra == ['\"]{group}['\"]$", one)]
-    except metadata.PackageNotFoundError:  # it runs in a clone, and was not installed
+    except metadata.PackageNotFoundError:
+        words = []
+    if not words:  # it runs in a clone, and was not installed, or long ago
         words = ["--editable", f"{Path(__file__).parents[2]}[{group}]"]
     pip = which("pip")
     ours = pip is not None and Path(pip).parent == Path(sys.executable).parent

@@ -1,12 +1,11 @@
 """From texts to a folder of rows, through the verbs: whole or not at all, the same bytes after any stop, told of."""
 
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -124,31 +123,49 @@ def test_stopped_behind_its_last_write_it_only_clears_up(texts, tmp_path, monkey
         ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
 
 
+KILLED = """
+import os, pathlib, signal, sys
+import numpy
+import ropewalk
+import ropewalk.data.tokenising as tokenising
+
+tokenising.tokenised.__defaults__ = (*tokenising.tokenised.__defaults__[:-1], 3000)
+fatal, done = int(sys.argv[3]), 0
+
+def counted(call):
+    def wrapped(*some, **more):
+        global done
+        found = call(*some, **more)
+        done += 1
+        if done == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+    return wrapped
+
+for place, name in ((os, "replace"), (os, "link"), (numpy, "save"), (pathlib.Path, "unlink"), (pathlib.Path, "mkdir"),
+                    (pathlib.Path, "write_text")):
+    setattr(place, name, counted(getattr(place, name)))
+ropewalk.pack_data(sys.argv[1], out=sys.argv[2], length=512, tokenizer="demo")
+print(done)
+"""
+
+
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_it_ends_in_the_same_bytes(texts, tmp_path) -> None:
-    line = [sys.executable, "-c", (
-        "import ropewalk.data.tokenising as t; t.BATCH = 100; import time; real = t.write_shard\n"
-        "def slowly(*some, **more):\n    time.sleep(.2)\n    return real(*some, **more)\n"
-        "t.write_shard = slowly; t.tokenised.__defaults__ = (*t.tokenised.__defaults__[:-1], 400)\n"
-        "import ropewalk, sys; ropewalk.pack_data(sys.argv[1], out=sys.argv[2], length=512, tokenizer='demo')"
-    ), str(texts)]  # fmt: skip
-    began = time.monotonic()
-    subprocess.run([*line, str(tmp_path / "whole")], check=True, capture_output=True)
-    took, chance, kills = time.monotonic() - began, random.Random(0), 0
-    while kills < 10:
-        process = subprocess.Popen([*line, str(tmp_path / "part")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            process.wait(took * (0.4 + 0.6 * chance.random()))
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    if not (tmp_path / "part" / "corpus.json").exists():
-        subprocess.run([*line, str(tmp_path / "part")], check=True, capture_output=True)
-    assert kills >= 2
-    assert content(tmp_path / "part") == content(tmp_path / "whole")
-    assert [one.name for one in tmp_path.iterdir() if one.name not in ("part", "whole")] == []
+def test_killed_behind_any_write_it_ends_in_the_same_bytes(texts, tmp_path) -> None:
+    def run(name: str, fatal: int) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-c", KILLED, str(texts), str(tmp_path / name), str(fatal)]
+        return subprocess.run(line, capture_output=True, text=True)
+
+    writes = int(run("whole", 0).stdout)
+    assert writes > 60
+    moments = sorted({*random.Random(0).sample(range(1, writes + 1), 8), writes - 1, writes})
+    for fatal in moments:
+        assert run("part", fatal).returncode == -signal.SIGKILL
+        done = run("part", 0)
+        assert done.returncode == 0, (fatal, done.stderr[-500:])
+        assert content(tmp_path / "part") == content(tmp_path / "whole"), fatal
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["part", "whole"], fatal
+        shutil.rmtree(tmp_path / "part")
 
 
 def test_broken_rows_stop_the_work_or_are_told(tmp_path) -> None:
