@@ -13,6 +13,7 @@ import torch
 from ropewalk.backends.backend import Ask, Backend, Losses, Reply
 from ropewalk.backends.nll import BATCH_TOKENS, require_finite, token_nll
 from ropewalk.backends.prefix import Runner, stops
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError, out_of_memory
 from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint, tokenizer_fingerprint
 from ropewalk.common.lengths import show
@@ -129,7 +130,7 @@ def live(
             if not out_of_memory(error):
                 raise
             name, length = model.config.name_or_path, show(to)
-            counts = f"ropewalk plan {name} --to {length}" if name else "ropewalk plan"
+            counts = command("plan", name, "--to", length) if name else "ropewalk plan"
             raise UserError(
                 f"the memory of {model.device} is used up: {method.id} was read with texts of up to {to:,} tokens, "
                 f"{batch_tokens:,} tokens at once where texts are shorter",

@@ -6,12 +6,12 @@ The files are those of peft. The rope stands in the header of the weights, where
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import listed
 from ropewalk.common.lengths import show
@@ -136,7 +136,7 @@ class AdapterFolder(Result):
     @property
     def merging(self) -> str:
         """The command that makes a model of it."""
-        return shlex.join(["ropewalk", "merge", str(self.folder), *([] if self.base else ["--base", "MODEL"])])
+        return command("merge", self.folder, *([] if self.base else ["--base", "MODEL"]))
 
     def show(self, console: Console) -> None:
         console.print(f"{self.folder}: {self.what}")
@@ -178,7 +178,7 @@ class AdapterFolder(Result):
         mend = f"Take the base as it was in training: {self.base}."
         if self.extension is not None:
             to, method = self.extension["target"], self.extension["method"]
-            line = shlex.join(["ropewalk", "extend", self.base, "--to", show(to), "--method", method])
+            line = command("extend", self.base, "--to", show(to), "--method", method)
             mend = f"Extend the base first: {line}   (in Python: ropewalk.method({method!r}).extend(model, to={to}))"
         raise UserError(
             f"{self.folder} was trained under {self.trained}, and {model} rotates by {spoken(live)}: its factors would "

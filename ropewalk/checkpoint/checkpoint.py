@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ropewalk.checkpoint.adapter_folder import CONFIG as ADAPTER
 from ropewalk.checkpoint.adapter_folder import AdapterFolder
 from ropewalk.checkpoint.unwritten import Unwritten
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, record_in
 from ropewalk.common.lengths import show
@@ -319,7 +319,7 @@ class Checkpoint:
 
     def extending(self, to: int, method: str) -> str:
         """The command that writes a folder which reaches ``to`` tokens."""
-        return shlex.join(["ropewalk", "extend", self.name, "--to", show(to), "--method", method])
+        return command("extend", self.name, "--to", show(to), "--method", method)
 
     @property
     def source(self) -> Path:
@@ -432,7 +432,7 @@ class Checkpoint:
             install = re.search(r"pip install [^`\n]+", str(error)) if isinstance(error, ImportError) else None
             raise UserError(
                 f"transformers cannot load {self.source}: {_first_line(error)}",
-                install[0].strip() if install else f"ropewalk inspect {self.name}",
+                install[0].strip() if install else command("inspect", self.name),
             ) from None
         live.config.name_or_path = self.name  # transformers put the folder there
         check_live(live)

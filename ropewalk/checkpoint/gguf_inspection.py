@@ -9,7 +9,7 @@ from typing import Any
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile, read
 from ropewalk.checkpoint.gguf.hyperparameters import FULL, OR_SLIDING, SLIDING, layer_types
-from ropewalk.checkpoint.gguf.mistakes import notes, patch, problem, problems
+from ropewalk.checkpoint.gguf.mistakes import notes, problem, problems, rewriting
 from ropewalk.checkpoint.gguf.rope_keys import SAME, error, one_set
 from ropewalk.checkpoint.inspection import Inspection
 from ropewalk.common.errors import UserError
@@ -59,7 +59,7 @@ def inspect_gguf(path: Path, against: str | Path | Checkpoint | None = None) -> 
 
 def _differences(file: RopeOfFile, seen: RopeSpec, wanted: RopeSpec, against: str) -> Iterator[Problem]:
     """Where llama.cpp would rotate otherwise than the checkpoint says; how either spells it does not matter."""
-    mend = f"ropewalk inspect {file.path} --against {against} {patch(file)}"
+    mend = rewriting(file, "--against", against)
 
     def differs(key: str, one: Any, other: Any) -> Problem:
         return problem(file, "differs-from-checkpoint", key, one, other, mend)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.results import Result
 from ropewalk.rope import architecture
@@ -181,5 +182,5 @@ def _tokenizer_problems(folder: Path, model: str, window: int, length: int) -> l
     limit = read_beside(folder / "tokenizer_config.json").get("model_max_length")
     if limit is None or limit > window or length <= window:
         return []
-    mend = f"ropewalk inspect {model} --set 'tokenizer_config.json:model_max_length={length}'"
+    mend = setting(model, {"tokenizer_config.json:model_max_length": length})
     return [Problem("tokenizer-shorter", "all", "tokenizer_config.json:model_max_length", limit, length, mend)]

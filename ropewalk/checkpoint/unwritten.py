@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD
 from ropewalk.common.lengths import show
@@ -62,7 +62,7 @@ class Unwritten:
 
     def line(self, verb: str, option: str) -> str:
         """The command in which a verb puts it on."""
-        return shlex.join(["ropewalk", verb, self.model, option, self.method, "--to", show(self.target)])
+        return command(verb, self.model, option, self.method, "--to", show(self.target))
 
     @property
     def problem(self) -> Problem:

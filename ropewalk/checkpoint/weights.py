@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import listed
 from ropewalk.common.outside import open_file, parse, read_json
@@ -54,7 +55,7 @@ def check_weights(folder: Path) -> list[Path]:
         raise UserError(
             f"{config}: key {NAMED!r} names a file of its own for the weights ({named!r}); ropewalk opens only "
             "model.safetensors, or what model.safetensors.index.json names",
-            f"ropewalk inspect {folder} --set {NAMED}=null   (or rename the file)",
+            f"{setting(folder, {NAMED: None})}   (or rename the file)",
         )
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -127,7 +128,7 @@ def _refuse_codes(folder: Path, kinds: Mapping[str, str], content: Mapping[str, 
             raise UserError(
                 f"{folder / 'config.json'}: key 'quantization_config' is {how!r:.80}, expected one with a "
                 "'quant_method' that transformers knows; it would load the weights as plain numbers, or not at all",
-                f"ropewalk inspect {folder} --set quantization_config=null   (if the weights are not quantised)",
+                f"{setting(folder, {'quantization_config': None})}   (if the weights are not quantised)",
             )
     for name, kind in kinds.items():
         if kind not in FLOATS and kind.startswith(("F8", "F6", "F4")) and (how is None or method in WITHOUT_FP8):
@@ -157,7 +158,7 @@ def _indexed(index: Path) -> dict[str, str]:
     if not isinstance(content.get("metadata"), dict):
         raise UserError(
             f"{index} has no 'metadata', without which transformers does not load the files",
-            f"ropewalk inspect {index.parent} --set {index.name}:metadata={{}}",
+            setting(index.parent, {f"{index.name}:metadata": {}}),
         )
     return {name: str(file) for name, file in weight_map.items()}
 

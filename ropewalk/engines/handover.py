@@ -23,6 +23,7 @@ from ropewalk.checkpoint.write import (
     refuse_fitted_elsewhere,
 )
 from ropewalk.common import lengths
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.files import RECORD, folder_to_write
 from ropewalk.common.naming import find
@@ -287,10 +288,10 @@ def _native_line(
     try:
         return [_profile("native", final, files, engine, native or {}, window)], []
     except UserError as error:  # no flags of llama.cpp for a folded model; one key of several inside another's
-        folder = shlex.quote(f"{final.name}-profiles")
         return [], [
             f"no line brings the native window of {window:,} tokens back: {error.message}; "
-            f"as folders: ropewalk export {shlex.quote(str(final))} --engine {engine} --two-profiles -o {folder}"
+            "as folders: "
+            + command("export", final, "--engine", engine, "--two-profiles", "-o", f"{final.name}-profiles")
         ]
 
 
@@ -385,7 +386,7 @@ def _mend(row: Row, folder: Path) -> str:
         return row.mend
     if row.keys:
         return f"Name a folder to write with -o: it gets {', '.join(row.keys)}."
-    check = shlex.join(["ropewalk", "check-export", str(folder)])
+    check = command("check-export", folder)
     return f"Choose another method (ropewalk methods), or an engine that reads this one ({check})."
 
 

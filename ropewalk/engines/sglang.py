@@ -6,6 +6,7 @@ Facts from the wheels of sglang 0.4.3 to 0.5.23 (``srt/layers/rotary_embedding``
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -126,7 +127,9 @@ def _rotation(files: Files, entry: Mapping[str, Any], served: int, rules: Rules)
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(entry, factor, rules)
     if kind == "longrope":
         long = served - 1 > original  # the largest position, not the length
-        start = f"python -m sglang.launch_server --model-path {files.folder} --model-impl transformers"
+        start = (
+            f"python -m sglang.launch_server --model-path {shlex.quote(str(files.folder))} --model-impl transformers"
+        )
         return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"SGLang stops: rope_type is {kind!r}, which it does not know")
 

@@ -7,6 +7,7 @@ it does with it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -133,7 +134,7 @@ def _refuse_for_gpt_oss(files: Files) -> None:
         if entry.get("rope_type") != "yarn":
             raise UserError(
                 f"vLLM's gpt-oss always applies yarn; rope_type is {entry.get('rope_type')!r}",
-                f"vllm serve {files.folder} --model-impl transformers",
+                f"vllm serve {shlex.quote(str(files.folder))} --model-impl transformers",
             )
         for key in ("beta_fast", "beta_slow"):
             need(entry, key, NAME)
@@ -165,7 +166,7 @@ def _rotation(
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(files, entry, factor, rules)
     if kind == "longrope":
         long = (served if rules.longrope_by_model_length else served - 1) > original
-        start = f"vllm serve {files.folder} --model-impl transformers"
+        start = f"vllm serve {shlex.quote(str(files.folder))} --model-impl transformers"
         return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"vLLM stops: rope_type is {kind!r}, which it does not know")
 

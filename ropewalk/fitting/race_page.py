@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.lengths import show
 from ropewalk.common.naming import counted
 from ropewalk.methods.catalogue import entry
@@ -37,7 +38,7 @@ def page_of_race(found: Recommendation) -> Page:
         headline=_headline(found),
         notes=list(_notes(found)),
         figures=list(_figures(found)),
-        command="\n".join(found.lines) or f"ropewalk inspect {model}",
+        command="\n".join(found.lines) or command("inspect", model),
         sections=[
             _race(found),
             *([Section("Left out", "Methods of the catalogue that took no part, and why.",

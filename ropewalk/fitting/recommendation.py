@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.naming import counted
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean
@@ -131,7 +131,7 @@ class Recommendation(Result):
             ],
             "serve": [["serve", name, *method, *self.loading]],
         }
-        return [shlex.join(["ropewalk", *line]) for line in words[self.how]]
+        return [command(*line) for line in words[self.how]]
 
     def written(self, path: Path, overwrite: bool = False) -> Recommendation:
         """The same, with what was found in a file; of a method at its defaults there is nothing to write.

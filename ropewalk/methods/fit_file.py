@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ropewalk.common import naming
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError, cut
 from ropewalk.common.lengths import MOST, show
 from ropewalk.common.outside import read_json, spelled
@@ -201,7 +202,7 @@ class Fit(Result):
         compare = ["compare", name, *to, "--methods", methods, *self.loading]
         compare += ["--data", self.data["source"]] if self.data["source"] else []
         extend = ["extend", name, *to, "--method", self.use, *trusting(self.loading), "-o", apart(name, self.to)]
-        return [shlex.join(["ropewalk", *line]) for line in (compare, *[extend] * self.exportable)]
+        return [command(*line) for line in (compare, *[extend] * self.exportable)]
 
     def show(self, console: Console) -> None:
         texts, tokens = self.data["texts"], self.data["tokens"]
@@ -434,7 +435,7 @@ def _line(method: Method, config: Any, to: int | None, whole: Method, more: tupl
 def _command(model: str, spelling: str, to: int | None, file: str, more: tuple[str, ...] = ()) -> str:
     """The line that fits a method; where the model has no name, a sentence."""
     said = shlex.join(["--method", spelling, *(["--to", str(to)] if to else []), *more, "-o", f"{file}.json"])
-    return f"ropewalk fit {shlex.quote(model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
+    return f"{command('fit', model)} {said}" if model else f"Fit it on this model: ropewalk fit, with {said}"
 
 
 def apart(model: str, to: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.write import extended_config, extension_notes, unchanged
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
@@ -164,7 +165,7 @@ def plan(
 
     listed = advice.methods(config, to, to / window) if longer else []
     first, refusals = _reaching(config, to, listed) if longer else ("", [])
-    commands, why = _next(checkpoint, to, first) if longer else ([shlex.join(["ropewalk", "inspect", name])], [])
+    commands, why = _next(checkpoint, to, first) if longer else ([command("inspect", name)], [])
     return Plan(
         model=name,
         architecture=str((config.architectures or [config.model_type])[0]),

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.rope.plain_config import PlainConfig
 
@@ -160,7 +161,7 @@ def base(text: PreTrainedConfig, stated: float) -> float:
         raise UserError(
             f"rope_theta is {stated:g}, which no layer of this {text.model_type} takes: key 'layer_rope_theta' gives "
             f"them {taken[0]:g}",
-            f"ropewalk inspect {name} --set '{key}={taken[0]!r}'   (changes no layer)"
+            f"{setting(name, {key: taken[0]})}   (changes no layer)"
             if name
             else f"Set {key} to {taken[0]!r}, which changes no layer.",
         )

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
 from ropewalk.common.outside import RESTORE
@@ -203,7 +204,7 @@ def record_of(config: PreTrainedConfig) -> dict[str, Any] | None:
         key = RECORD if text_config(config) is config else f"text_config.{RECORD}"
         raise UserError(
             f"key {key!r}, in which ropewalk notes the pretrained rope, cannot be read: {error!r}",
-            f"ropewalk inspect {name} --set {key}=null   (the configuration is then taken as it stands)"
+            f"{setting(name, {key: None})}   (the configuration is then taken as it stands)"
             if name
             else "Remove it; the configuration is then taken as it stands.",
         ) from None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import MOST, said
 from ropewalk.common.outside import RESTORE, read_bytes, read_json
@@ -97,8 +97,7 @@ def _mend(file: Path, keys: list[str]) -> str:
     """One line for all faults of a file, if taking keys away mends them."""
     if file.name in (TOKENS, TOKENIZER) or any("." in key or "=" in key or ":" in key for key in keys):
         return RESTORE
-    words = [word for key in keys for word in ("--set", f"{file.name}:{key}=null")]
-    return shlex.join(["ropewalk", "inspect", str(file.parent), *words]) + "   (the default then counts)"
+    return setting(file.parent, {f"{file.name}:{key}": None for key in keys}) + "   (the default then counts)"
 
 
 def refuse_beside(folder: Path) -> None:

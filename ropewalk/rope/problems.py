@@ -7,12 +7,12 @@ A sound configuration yields nothing.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ropewalk.common.command_lines import command, setting
 from ropewalk.common.outside import RESTORE
 from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
@@ -116,8 +116,7 @@ class Entry:
         return Problem(code, self.layer_type, self.prefix + key, seen, expected, mend)
 
     def set(self, key: str, value: Any, *more: tuple[str, Any]) -> str:
-        pairs = " ".join(f"--set '{self.prefix}{k}={json.dumps(v)}'" for k, v in ((key, value), *more))
-        return f"ropewalk inspect {self.model} {pairs}"
+        return setting(self.model, {self.prefix + name: one for name, one in ((key, value), *more)})
 
     def inside(self, key: str) -> str:
         return f"{self.path}.{key}"
@@ -302,10 +301,13 @@ def _original(entry: Entry) -> Iterator[Problem]:
     key = entry.inside("original_max_position_embeddings")
     if entry.original is None and not _said_otherwise(entry, "original_max_position_embeddings"):
         guess, other = 8192 if entry.rope_type == "llama3" else None, ""
-        if guess is None and number(entry.length) and number(entry.factor) and entry.factor >= 1:
-            guess, whole = round(entry.length / entry.factor), round(entry.length * entry.factor)
+        factor = entry.factor if number(entry.factor) else in_words(entry.factor)
+        if guess is None and number(entry.length) and factor is not None and 1 <= factor <= LARGEST_FACTOR:
+            guess, whole = round(entry.length / factor), round(entry.length * factor)
             both = entry.set(key, entry.length, ("max_position_embeddings", whole))
             other = f"   (if the {entry.length:,} tokens of the file are the pretrained length: {both})"
+        if guess is None:
+            guess, other = 4096, "   (put the model's own there)"
         yield entry.problem(
             "original-length-missing", key, None, "the pretrained length (else transformers takes the extended one)",
             entry.set(key, guess) + other,
@@ -391,9 +393,10 @@ def _rotated_pairs(entry: Entry) -> int | None:
 def _dynamic(entry: Entry) -> Iterator[Problem]:
     if entry.rope_type == "dynamic" and not (entry.rope.get("alpha") and _fixed_alpha(entry)):
         target = round(entry.length * entry.factor) if number(entry.length) and number(entry.factor) else None
-        mend = f"ropewalk extend {entry.model} --to {target} --method dynamic-ntk   (freezes its base there)"
-        if target is None:
-            mend = "Extend it by --method dynamic-ntk, which freezes its base at the target."
+        mend = "Extend it by --method dynamic-ntk, which freezes its base at the target."
+        if target is not None:
+            mend = command("extend", entry.model, "--to", target, "--method", "dynamic-ntk")
+            mend += "   (freezes its base there)"
         if target == entry.length:  # which promises no more than the window
             mend = entry.set(entry.type_key, "default") + "   (inside the window it is that)"
         yield entry.problem(
@@ -527,7 +530,7 @@ def _length_said_twice(entry: Entry) -> Iterator[Problem]:
             f"the length after scaling, as it is read here ({round(length / factor)} x {factor:g}); older files state "
             f"the one before ({length} x {factor:g})",
             entry.set(key, round(length / factor))
-            + f"   (else: --set 'max_position_embeddings={round(length * factor)}' as well, and {length} in it)",
+            + f"   (else: {entry.set(key, length, ('max_position_embeddings', round(length * factor)))})",
         )  # fmt: skip
     original = scaling.get("original_max_position_embeddings", entry.raw.get("original_max_position_embeddings"))
     known = [length, original, *([length * factor, length / factor] if number(factor) and factor > 0 else [])]
@@ -535,9 +538,10 @@ def _length_said_twice(entry: Entry) -> Iterator[Problem]:
         if not any(number(one) and abs(value - one) < 1 for one in known):
             larger = max(value, length)
             mend = entry.set("max_position_embeddings" if larger > length else key, larger)
+            other = entry.set(*((key, length) if larger > length else ("max_position_embeddings", value)))
             yield entry.problem(
                 "length-contradicted", "max_position_embeddings", length, f"{value}, as key {key!r} says, or neither",
-                mend + f"   (if it was trained so far; else --set '{entry.prefix}{key}={length}')",
+                mend + f"   (if it was trained so far; else: {other})",
             )  # fmt: skip
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.rope import architecture, problems
 from ropewalk.rope import config as rope_config
@@ -54,13 +54,12 @@ def contradicted(config: PreTrainedConfig, raw: Mapping[str, Any], model: str) -
     changes = _changes(rope_config.text_config(noted), raw) if want else {}
     restored = problems.find({**raw, **changes}, model)
     if not changes or any(one.code in problems.BLOCKING for one in restored):  # the record is at fault
-        mend = shlex.join(["ropewalk", "inspect", model, "--set", forget])
+        mend = setting(model, {prefix + rope_config.RECORD: None})
         seen = {key: record[key] for key in ("target", "rope_parameters")}
         expected = "the rope and the length that stand in the file"
         return [Problem(CODE, ALL, prefix + rope_config.RECORD, seen, expected, mend)]
     key, seen, expected = _first(raw, changes)
-    words = [part for name, value in changes.items() for part in ("--set", f"{prefix}{name}={json.dumps(value)}")]
-    mend = shlex.join(["ropewalk", "inspect", model, *words])
+    mend = setting(model, {prefix + name: value for name, value in changes.items()})
     mend += f"   (as ropewalk wrote it; if the change is meant, and only then: --set {forget})"
     return [Problem(CODE, ALL, prefix + key, seen, expected, mend)]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import said
 from ropewalk.common.outside import RESTORE
@@ -57,7 +57,7 @@ def refusal(raw: Mapping[str, Any], error: Exception, file: Path) -> UserError:
     expected = " or ".join(dict.fromkeys(WORDS.get(name, OBJECT) for name in taken))
     local = file.name == "config.json" and not file.is_symlink()  # as in the hub's cache
     meant = (value for value in _meant(seen, taken) if local and read(_replaced(raw, steps, value)))
-    lines = (shlex.join(["ropewalk", "inspect", str(file.parent), "--set", f"{key}={value}"]) for value in meant)
+    lines = (setting(file.parent, {key: value}) for value in meant)
     return UserError(f"{file}: {key} is {said(seen)}, expected {expected}", next(lines, RESTORE))
 
 

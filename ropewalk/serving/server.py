@@ -19,6 +19,7 @@ import torch
 import uvicorn
 
 from ropewalk.backends.local import ORDINARY
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.rope import config as rope_config
 from ropewalk.serving.application import Served, application
@@ -220,10 +221,10 @@ def _limit(checkpoint: Checkpoint, to: int | None, method: Method, per_request: 
     if to is None:
         return promised
     if method.id == "none" and to > promised:
+        longer = ("yarn", "--to", to, "--per-request") if per_request else ("self-extend", "--to", to)
         raise UserError(
             f"{checkpoint.name} reads {promised:,} tokens as it is, not {to:,}",
-            f"ropewalk serve {checkpoint.name} --method "
-            + (f"yarn --to {to} --per-request" if per_request else f"self-extend --to {to}"),
+            command("serve", checkpoint.name, "--method", *longer),
         )
     return to
 
@@ -239,5 +240,5 @@ def _refuse_dynamic(checkpoint: Checkpoint, method: Method) -> None:
         raise UserError(
             f"{checkpoint.name} has rope_type 'dynamic': its frequencies follow the longest text seen so far, so that "
             "requests would change each other's results",
-            f"ropewalk serve {checkpoint.name} --method dynamic-ntk --to {checkpoint.promised}",
+            command("serve", checkpoint.name, "--method", "dynamic-ntk", "--to", checkpoint.promised),
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import parse
 from ropewalk.common.results import Result
@@ -85,7 +85,7 @@ class Agreement(Result):
         for row in self.rows:
             if row.note:
                 console.print(Text(row.engine, "bold"), f": {row.note}", sep="")
-            mend = shlex.join(["ropewalk", "check-export", self.model, "--fix"]) if row.keys else row.mend
+            mend = command("check-export", self.model, "--fix") if row.keys else row.mend
             if mend:
                 console.print(f"  {mend}")
 
@@ -113,7 +113,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
     if checkpoint.gguf is not None:
         raise UserError(
             f"check-export is about a folder, and {request.folder} is one file, which only llama.cpp reads",
-            shlex.join(["ropewalk", "inspect", request.folder]),
+            command("inspect", request.folder),
         )
     place = Path(checkpoint.place).expanduser()
     versions = dict(_pair(text) for text in request.version)

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.verbs.request import Length, Method, Model, OnTopRequest, Place, verb
@@ -95,7 +96,7 @@ def export(request: ExportRequest) -> Export | Written:
         raise UserError(
             "--gguf writes the rope that the configuration has, and does not extend it",
             f"{checkpoint.extending(request.to, request.method)} -o {shlex.quote(folder)} && "
-            f"ropewalk export {shlex.quote(folder)} --engine llama.cpp --gguf {shlex.quote(str(out))}",
+            + command("export", folder, "--engine", "llama.cpp", "--gguf", out),
         )
     if request.out is not None or request.fold or request.two_profiles:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import shutil
 import struct
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_an_index_without_metadata_is_refused_and_the_mend_mends(tmp_path):
     folder = sharded(tmp_path / "m", "a.safetensors", "b.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": json.loads((folder / INDEX).read_text())["weight_map"]}))
     mend = refused_by_all(folder, tmp_path, "has no 'metadata'")
-    assert run(mend.split()[1:]) == 0
+    assert run(shlex.split(mend)[1:]) == 0
     AutoModelForCausalLM.from_pretrained(extend(folder, 256, method("yarn"), tmp_path / "out").folder)
 
 

@@ -257,7 +257,7 @@ def test_a_base_of_no_layer_is_mended_without_a_change(tmp_path):
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(UserError) as refused:
         extend(tmp_path / "m", TARGET, method("pi"), tmp_path / "out")
-    assignment = refused.value.mend.split("'")[1]
+    assignment = shlex.split(refused.value.mend.split("   (")[0])[-1]
     assert run(["inspect", str(tmp_path / "m"), "--set", assignment]) == 0
     mended = AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
     assert torch.equal(logits(mended), logits(model))

@@ -242,3 +242,60 @@ def test_where_the_length_may_be_the_one_before_scaling_both_lines_are_said(tmp_
     assert "if the 32,768 tokens of the file are the pretrained length" in problem.mend
     run(shlex.split(problem.mend.split("pretrained length: ")[1].rstrip(")"))[1:])
     assert inspect(model).sound and (inspect(model).window, inspect(model).length) == (32768, 131072)
+
+
+@pytest.mark.parametrize("place", ["my model", "author's", "a&b"])
+@pytest.mark.parametrize("wrong", ["factor-invalid", "note", "dynamic-scaling", "tokenizer-shorter"])
+def test_a_mend_is_one_line_of_a_shell_wherever_the_model_lies(wrong, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = WRONG["factor-invalid"][0]
+    if wrong == "note":
+        raw = LLAMA | {"scale": {"type": "linear", "factor": 4.0, "note": "author's choice"}}
+        raw = without(raw, "scale", "rope_parameters") | {"rope_theta": 5e5, "rope_scalings": raw["scale"]}
+    elif wrong == "dynamic-scaling":
+        raw = LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, **THETA}}
+    elif wrong == "tokenizer-shorter":
+        raw = LLAMA | {"rope_parameters": YARN, "max_position_embeddings": 131072}
+    (tmp_path / place).mkdir()
+    folder(tmp_path / place, raw)
+    if wrong == "tokenizer-shorter":
+        (tmp_path / place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 32768}))
+    problem = inspect(place).problems[0]
+    words = shlex.split(problem.mend.split("   (")[0])
+    assert words[0] == "ropewalk" and words[2] == place
+    if words[1] == "inspect":
+        run(words[1:])
+        assert problem not in inspect(place).problems
+
+
+@pytest.mark.parametrize("factor", ["4.0", "four", 0.25, None, 1e300])
+@pytest.mark.parametrize("kind", ["yarn", "longrope"])
+def test_a_pretrained_length_that_nothing_tells_is_a_number_all_the_same(kind, factor, tmp_path):
+    rope = {"rope_type": kind, "factor": factor, "short_factor": LONG, "long_factor": LONG, **THETA}
+    model = folder(tmp_path, LLAMA | {"rope_parameters": rope, "max_position_embeddings": 16384})
+    (found,) = (one for one in inspect(model).problems if one.code == "original-length-missing")
+    line, _, more = found.mend.partition("   (")
+    assert shlex.split(line)[-1] == "rope_parameters.original_max_position_embeddings=4096"
+    assert more.startswith("if the 16,384 tokens" if factor == "4.0" else "put the model's own")
+    run(shlex.split(line)[1:])
+    assert found.code not in {one.code for one in inspect(model).problems}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+        {"rope_scaling": None, "max_sequence_length": 8192},
+        {"rope_scaling": None, "max_sequence_length": 65536},
+    ],
+)
+def test_the_other_line_mends_too(raw, inside, tmp_path, monkeypatch):
+    raw = without(LLAMA, "rope_parameters") | {"rope_theta": 1e4} | raw
+    model = folder(tmp_path, {"model_type": "llava", "text_config": raw} if inside else raw)
+    (found,) = inspect(model).problems
+    assert found.code in ("length-ambiguous", "length-contradicted")
+    first, _, other = found.mend.removesuffix(")").partition("   (")
+    line = other.split("else: ")[1]
+    assert line != first and run(shlex.split(line)[1:]) == 0
+    assert inspect(model).sound

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from ropewalk.checkpoint.gguf.from_gguf import RopeOfFile
 from ropewalk.checkpoint.gguf.hyperparameters import strange
 from ropewalk.checkpoint.gguf.llama_rope import READS_YARN_BETAS, READS_YARN_EXTRAPOLATION, SCALING_TYPES
 from ropewalk.checkpoint.gguf.rope_keys import LOADED_UNUSED, loaded
+from ropewalk.common.command_lines import command, settings
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL, ROUNDED
 
@@ -26,17 +26,17 @@ def problem(file: RopeOfFile, code: str, key: str, seen: Any, expected: Any, men
 
 
 def _set(file: RopeOfFile, keys: Mapping[str, Any]) -> str:
-    pairs = " ".join(f"--set '{file.architecture}.{key}={json.dumps(value)}'" for key, value in keys.items())
-    return f"ropewalk inspect {file.path} {pairs} {patch(file)}"
+    return rewriting(file, *settings({f"{file.architecture}.{key}": value for key, value in keys.items()}))
 
 
-def patch(file: RopeOfFile) -> str:
-    return f"--patch {file.path.with_suffix('')}-patched.gguf"
+def rewriting(file: RopeOfFile, *words: str) -> str:
+    """The line that writes a file again beside itself, as further words say."""
+    return command("inspect", file.path, *words, "--patch", f"{file.path.with_suffix('')}-patched.gguf")
 
 
 def problems(file: RopeOfFile) -> Iterator[Problem]:
     """Misconfigurations; a sound file yields none."""
-    keys, again = file.keys, f"{AGAINST} ropewalk inspect {file.path} {patch(file)} --against, and its name."
+    keys, again = file.keys, f"{AGAINST} {rewriting(file)} --against, and its name."
     kind, factor = keys.get("rope.scaling.type"), keys.get("rope.scaling.factor", 0.0)
     if kind is not None and kind not in SCALING_TYPES:
         yield problem(

@@ -8,7 +8,6 @@ llama.cpp divides the plain frequencies by the tensor ``rope_freqs`` and multipl
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ropewalk.checkpoint.gguf import llama_rope
 from ropewalk.checkpoint.gguf.llama_rope import UNSTRETCHED_SLIDING
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.methods.frequencies.ntk import ntk_base
 from ropewalk.rope.spec import ALL, Reading, RopeSpec
@@ -124,7 +124,7 @@ def entries(spec: RopeSpec, architecture: str, name: str) -> Entries:
 
 
 def _extending(name: str, spec: RopeSpec, method: str) -> str:
-    return shlex.join(["ropewalk", "extend", name, "--to", str(spec.length), "--method", method])
+    return command("extend", name, "--to", spec.length, "--method", method)
 
 
 def nearest(spec: RopeSpec) -> Native:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def patch_gguf(source: Path, model: str | Path | Checkpoint, out: Path, overwrit
     rope = entries(spec, file.architecture, checkpoint.name)
     out = file_to_write(out, written_here, [source], overwrite)
     _rewrite(file, rope, REWRITTEN, out, overwrite, checkpoint.specs, checkpoint.record)
-    return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}")
+    return Written(out, out.stat().st_size, rope, f"llama-server -m {shlex.quote(str(out))} -c {spec.length}")
 
 
 def set_keys(source: Path, assignments: tuple[str, ...], out: Path, overwrite: bool = False) -> None:

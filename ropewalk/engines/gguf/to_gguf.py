@@ -25,6 +25,7 @@ from ropewalk.checkpoint.gguf.library import gguf
 from ropewalk.checkpoint.gguf.rope_keys import SAME, SLOTS, Entries, entries, nearest, one_set
 from ropewalk.checkpoint.gguf.tokenizer import add_tokenizer, differences
 from ropewalk.checkpoint.weights import is_finite
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import file_to_write
 from ropewalk.common.whole import new_file
@@ -93,7 +94,7 @@ def write_gguf(model: str | Path | Checkpoint, out: Path, dtype: str = "F16", ov
         if quantiser is not None:
             quantise.in_place(path, quantiser, dtype)
         refuse_other(path, checkpoint.specs.values())
-    return Written(out, out.stat().st_size, rope, f"llama-server -m {out} -c {spec.length}", notes)
+    return Written(out, out.stat().st_size, rope, f"llama-server -m {shlex.quote(str(out))} -c {spec.length}", notes)
 
 
 def _rope(config: PreTrainedConfig, specs: Mapping[str, RopeSpec], spec: RopeSpec, name: str) -> Entries:
@@ -142,8 +143,8 @@ def _expected(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
 def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     message = f"model_type is {kind!r}, a GGUF is written for {', '.join(sorted(ARCHITECTURES))}"
     convert = (
-        f"python convert_hf_to_gguf.py {name} --outfile {name}.gguf (of llama.cpp), then: "
-        f"ropewalk inspect {name}.gguf --against {name} --patch {name}-patched.gguf"
+        f"{shlex.join(['python', 'convert_hf_to_gguf.py', name, '--outfile', f'{name}.gguf'])} (of llama.cpp), then: "
+        + command("inspect", f"{name}.gguf", "--against", name, "--patch", f"{name}-patched.gguf")
     )
     if OTHER_NAMES.get(kind, kind) in SLOTS:
         return UserError(message, convert)
@@ -153,7 +154,7 @@ def _other_family(kind: str, spec: RopeSpec, name: str) -> UserError:
     return UserError(
         f"{message}, and llama.cpp has no place for one factor per dimension there; the nearest rope that it has is "
         f"{native}",
-        shlex.join(["ropewalk", "extend", name, "--to", str(spec.length), "--method", native.method]),
+        command("extend", name, "--to", spec.length, "--method", native.method),
     )
 
 
