@@ -77,19 +77,21 @@ def _consistent(raw: Mapping[str, Any]) -> bool:
     """Whether sizes fit each other, as the classes demand, and nothing is said twice."""
     hidden, heads, groups = (raw[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     names, ends = raw["architectures"], raw.get("eos_token_id")
-    ids = [raw.get("bos_token_id"), raw.get("pad_token_id"), *(ends if isinstance(ends, list) else [ends])]
+    single = (raw.get("bos_token_id"), raw.get("pad_token_id"), None if isinstance(ends, list) else ends)
+    ids = [*(one for one in single if one is not None), *(ends if isinstance(ends, list) else [])]
     return (
         all(raw[key] > 0 for key, types in NEEDED.items() if types is COUNT)
         and 0 <= (raw.get("initializer_range") or 0) <= 1
         and hidden % heads == 0
         and heads % groups == 0
+        and (raw.get("head_dim") or hidden // heads) % 2 == 0  # dimensions rotate in pairs
         and ("head_dim" in raw or raw["model_type"] != "qwen3")  # its class has a size of its own
         and raw["hidden_act"] == "silu"
         and len(names) == 1
         and str(names[0]).endswith("ForCausalLM")
         and not {"dtype", "torch_dtype"} <= raw.keys()
         and {raw[key] for key in ("dtype", "torch_dtype") if key in raw} <= COMMON
-        and all(type(one) is int and 0 <= one < raw["vocab_size"] for one in ids if one is not None)
+        and all(type(one) is int and 0 <= one < raw["vocab_size"] for one in ids)
     )
 
 

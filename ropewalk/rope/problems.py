@@ -34,6 +34,7 @@ KNOWN_KEYS = (
 SWITCHING = frozenset({"phi3", "phimoe", "phi4_multimodal"})
 # With these the numbers that a method starts from are not known; the others only say what an engine does not do.
 BLOCKING = frozenset(code for code, kind in KINDS.items() if kind.stops)
+VLLM_BY_LENGTH = "0.30"  # of vLLM: the first that takes YaRN's length from max_position_embeddings
 SYNONYMS = dict.fromkeys("scale scaling scaling_factor scale_factor rope_factor".split(), "factor")  # nobody reads them
 TYPE_ALIASES = {"su": "longrope", "mrope": "default"}
 # Names of the base in other code, which transformers does not read.
@@ -327,9 +328,9 @@ def notes(raw: Mapping[str, Any], model: str) -> list[str]:
             reached = round(entry.original * entry.factor)
             if entry.original <= entry.length and ROUNDED * entry.length < reached:
                 found.append(
-                    f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers "
-                    f"and SGLang go by it; vLLM goes by YaRN's factor, {entry.factor:g} x {entry.original:,} = "
-                    f"{reached:,}. To promise these: {entry.set('max_position_embeddings', reached)}"
+                    f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers, "
+                    f"SGLang and vLLM go by it; vLLM before {VLLM_BY_LENGTH} goes by YaRN's factor, "
+                    f"{entry.factor:g} x {entry.original:,} = {reached:,}. To promise these: {entry.set('max_position_embeddings', reached)}"
                 )
     return found
 

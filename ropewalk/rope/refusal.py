@@ -52,6 +52,16 @@ def refusal(raw: Mapping[str, Any], error: Exception, file: Path) -> UserError:
         return UserError(f"transformers cannot read {file}: {reason}", RESTORE)
     key, seen = ".".join(steps), reduce(lambda content, step: content[step], steps, raw)
     taken = _types(raw, steps)
+    inside = _types(raw, steps, inside=True) if isinstance(seen, list) else []
+    kept = [one for one in seen if type(one).__name__.removesuffix("Type") in inside] if inside else seen
+    if kept != seen:
+        wrong = next(one for one in seen if type(one).__name__.removesuffix("Type") not in inside)
+        expected = " or ".join(dict.fromkeys(WORDS.get(name, OBJECT) for name in inside))
+        mends = (
+            bool(kept) and file.name == "config.json" and not file.is_symlink() and read(_replaced(raw, steps, kept))
+        )
+        mend = setting(file.parent, {key: kept}) if mends else RESTORE
+        return UserError(f"{file}: {key} holds {said(wrong)}, expected {expected} in its place", mend)
     if not taken or type(seen).__name__.removesuffix("Type") in taken:  # the type is right, and the value is not
         return UserError(f"{file}: {key} is {said(seen)}, which transformers refuses: {reason}", RESTORE)
     expected = " or ".join(dict.fromkeys(WORDS.get(name, OBJECT) for name in taken))
@@ -70,8 +80,14 @@ def _culprit(raw: Mapping[str, Any], read: Read) -> tuple[str, ...]:
     return ()
 
 
-def _types(raw: Mapping[str, Any], steps: tuple[str, ...]) -> list[str]:
-    """Names of the types that the class of the object around a key takes there; empty where it does not say."""
+def _types(raw: Mapping[str, Any], steps: tuple[str, ...], inside: bool = False) -> list[str]:
+    """Names of the types that the class of the object around a key takes there; empty where it does not say.
+
+    Args:
+        raw: the file's content.
+        steps: to the key.
+        inside: those of the items of a list instead.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind: Any = CONFIG_MAPPING[raw["model_type"]]
@@ -84,7 +100,10 @@ def _types(raw: Mapping[str, Any], steps: tuple[str, ...]) -> list[str]:
         return []
     name = kind.attribute_map.get(steps[-1], steps[-1])
     annotations = (str(one.type) for one in fields(kind) if one.name == name)
-    found = re.findall(r"[\w.]+", re.sub(r"\[.*?\]|\bclass\b", "", next(annotations, "")))
+    annotation = next(annotations, "")
+    items = re.search(r"\blist\[([^\[\]]*)\]", annotation)
+    part = (items[1] if items else "") if inside else re.sub(r"\[.*?\]|\bclass\b", "", annotation)
+    found = re.findall(r"[\w.]+", part)
     return [one.rpartition(".")[2] for one in found]
 
 

@@ -15,7 +15,7 @@ from ropewalk.engines import sglang, transformers, vllm
 from ropewalk.engines.agreement import READERS, Asked
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
-from ropewalk.rope import formulas
+from ropewalk.rope import formulas, problems
 from ropewalk.rope.spec import ALL
 from tests.matrix import FAMILY_NAMES, SAVED, TARGET, THREE, made
 from tests.models import config, shared
@@ -276,3 +276,11 @@ def test_the_latest_transformers_is_read_as_its_models_rotate(rope):
         read = only(transformers.read(seen, length))
         assert torch.allclose(rotary.inv_freq.double(), read.inv_freq, rtol=1e-6)
         assert rotary.attention_scaling == pytest.approx(read.attention_factor)
+
+
+def test_what_inspect_says_of_yarn_in_vllm_is_what_its_rules_say():
+    first = next(rules.since for rules in vllm.RULES if rules.yarn_length_is_scaled)
+    assert first == f"{problems.VLLM_BY_LENGTH}.0"
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    (note,) = problems.notes({"max_position_embeddings": 32768, "rope_scaling": rope}, "m")
+    assert f"vLLM before {problems.VLLM_BY_LENGTH} goes by" in note and "SGLang and vLLM go by it" in note

@@ -20,7 +20,26 @@ from ropewalk.rope.plain_config import FAMILIES, NEEDED, UNREAD, WELCOME
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
          "num_hidden_layers": 3, "vocab_size": 128, "max_position_embeddings": 512, "bos_token_id": 1,
          "eos_token_id": 2}  # fmt: skip
-STRANGE: list[Any] = [None, 0, 1, 3, -1, 0.5, 2.0, True, False, "", "float16", "gelu", [], [1], {}, 1e30, "x"]
+STRANGE: list[Any] = [
+    None,
+    0,
+    1,
+    3,
+    -1,
+    0.5,
+    2.0,
+    True,
+    False,
+    "",
+    "float16",
+    "gelu",
+    [],
+    [1],
+    [2, None],
+    {},
+    1e30,
+    "x",
+]
 ROPES: list[Any] = [
     {"rope_type": "default", "rope_theta": 10000.0}, {"rope_type": "default", "rope_theta": 10000},
     {"rope_type": "default"}, {"rope_theta": 10000.0}, {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
@@ -90,3 +109,10 @@ def test_inspect_loads_neither_torch_nor_transformers() -> None:
             "print({'torch', 'transformers', 'numpy'} & set(sys.modules))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("change", [{"head_dim": 5}, {"hidden_size": 60}])
+def test_dimensions_rotate_in_pairs(change):
+    content = older("llama") | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}
+    content.pop("head_dim", None)
+    assert plain_config.read(content) is not None and plain_config.read(content | change) is None

@@ -53,6 +53,17 @@ def test_the_key_is_named_with_what_it_takes(family, steps, value, said, mend, t
     assert caught.value.mend.endswith(mend or "where the model came.")
 
 
+@pytest.mark.parametrize("value", [[2, None], [2, "x"]])
+def test_an_item_of_a_list_is_named(value, tmp_path):
+    content = content_of("llama") | {"eos_token_id": value}
+    with pytest.raises(UserError) as caught:
+        load_config(str(written(tmp_path, content)))
+    seen = f"eos_token_id holds {value[1]!r}, expected a whole number in its place"
+    assert seen in caught.value.message and "class" not in caught.value.message
+    assert run(shlex.split(caught.value.mend)[1:]) == 0
+    assert load_config(str(tmp_path)).eos_token_id == [2]
+
+
 def test_a_key_inside_another_configuration_is_named_by_its_path(tmp_path):
     content = {"model_type": "gemma3", "text_config": content_of("gemma3_text") | {"attention_bias": "x"}}
     with pytest.raises(UserError, match=r"text_config\.attention_bias is 'x', expected true or false"):
