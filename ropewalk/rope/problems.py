@@ -327,10 +327,11 @@ def notes(raw: Mapping[str, Any], model: str) -> list[str]:
         if entry.rope_type == "yarn" and all(map(number, (entry.original, entry.factor, entry.length))):
             reached = round(entry.original * entry.factor)
             if entry.original <= entry.length and ROUNDED * entry.length < reached:
+                says, line = f"{prefix}max_position_embeddings", entry.set("max_position_embeddings", reached)
                 found.append(
-                    f"{entry.length:,} tokens are promised: {prefix}max_position_embeddings says so, and transformers, "
-                    f"SGLang and vLLM go by it; vLLM before {VLLM_BY_LENGTH} goes by YaRN's factor, "
-                    f"{entry.factor:g} x {entry.original:,} = {reached:,}. To promise these: {entry.set('max_position_embeddings', reached)}"
+                    f"{entry.length:,} tokens are promised: {says} says so, and transformers, SGLang and vLLM go by "
+                    f"it; vLLM before {VLLM_BY_LENGTH} goes by YaRN's factor, {entry.factor:g} x {entry.original:,} = "
+                    f"{reached:,}. To promise these: {line}"
                 )
     return found
 

@@ -52,6 +52,7 @@ def refusal(raw: Mapping[str, Any], error: Exception, file: Path) -> UserError:
         return UserError(f"transformers cannot read {file}: {reason}", RESTORE)
     key, seen = ".".join(steps), reduce(lambda content, step: content[step], steps, raw)
     taken = _types(raw, steps)
+    local = file.name == "config.json" and not file.is_symlink()  # as in the hub's cache
     inside = _types(raw, steps, inside=True) if isinstance(seen, list) else []
     kept = [one for one in seen if type(one).__name__.removesuffix("Type") in inside] if inside else seen
     if kept != seen:
@@ -65,7 +66,6 @@ def refusal(raw: Mapping[str, Any], error: Exception, file: Path) -> UserError:
     if not taken or type(seen).__name__.removesuffix("Type") in taken:  # the type is right, and the value is not
         return UserError(f"{file}: {key} is {said(seen)}, which transformers refuses: {reason}", RESTORE)
     expected = " or ".join(dict.fromkeys(WORDS.get(name, OBJECT) for name in taken))
-    local = file.name == "config.json" and not file.is_symlink()  # as in the hub's cache
     meant = (value for value in _meant(seen, taken) if local and read(_replaced(raw, steps, value)))
     lines = (setting(file.parent, {key: value}) for value in meant)
     return UserError(f"{file}: {key} is {said(seen)}, expected {expected}", next(lines, RESTORE))
