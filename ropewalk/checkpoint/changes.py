@@ -37,7 +37,13 @@ FORGET = (
 )
 
 
-def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any], changed: Sequence[list[str]]) -> None:
+def refuse_worse(
+    file: Path,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    changed: Sequence[list[str]],
+    configuration: str = "config.json",
+) -> None:
     """Refuse a change of one file.
 
     Args:
@@ -45,13 +51,14 @@ def refuse_worse(file: Path, before: Mapping[str, Any], after: Mapping[str, Any]
         before: its content.
         after: what it would be.
         changed: keys that were set, each by its steps.
+        configuration: name of the file that configures the model; others stand beside it.
 
     Raises:
         UserError: for a key that nobody knows and that is spelled like one that is known, for what could not be read
             any more, and for a problem that was not there before and stops every verb; a change that mends something
             may bring to light what is wrong with keys beside it.
     """
-    if file.name != "config.json":
+    if file.name != configuration:
         for *_, key in changed:
             near = lookalikes.nearest(key, LENGTHS, lookalikes.NEAR)
             if near and near != key and key not in before:

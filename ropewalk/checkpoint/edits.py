@@ -22,10 +22,12 @@ HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null re
 def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None) -> dict[Path, Path]:
     """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
+    Without FILE it is the configuration: config.json, or the JSON file that the model is.
+
     Everything is checked before anything is written. The old files stay beside the new ones, see ``whole.edits``.
 
     Args:
-        model: a local folder, or a file in it.
+        model: a local folder, a configuration in it, or another of its files.
         assignments: what to change.
         judge: refuses a change: called with a file, its content before and after, and the keys that were set.
 
@@ -41,7 +43,7 @@ def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None)
     contents: dict[Path, dict[str, Any]] = {}
     changed: dict[Path, list[list[str]]] = {}
     for assignment in assignments:
-        name, keys, value = _read(assignment)
+        name, keys, value = _read(assignment, configuration(model))
         file = folder / name
         if not file.is_file() or file.resolve().parent != folder.resolve():
             raise UserError(f"--set changes files of a local model folder; {file} is none")
@@ -56,7 +58,13 @@ def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None)
         return {file: write(file, json.dumps(content, indent=2) + "\n") for file, content in contents.items()}
 
 
-def _read(assignment: str) -> tuple[str, list[str], Any]:
+def configuration(model: str) -> str:
+    """Name of the file that configures a local model."""
+    file = Path(model).expanduser()
+    return file.name if file.suffix == ".json" and file.is_file() else "config.json"
+
+
+def _read(assignment: str, default: str) -> tuple[str, list[str], Any]:
     """File, steps of the key, and value.
 
     Raises:
@@ -77,7 +85,7 @@ def _read(assignment: str) -> tuple[str, list[str], Any]:
     whole = type(value) in (int, float) and value == int(value) > 0
     if keys[-1] in LENGTHS and value is not None and not whole:
         raise UserError(f"{key} is {text}, expected a number of tokens above 0", HOW)
-    return (name if colon else "config.json"), keys, value
+    return (name if colon else default), keys, value
 
 
 def set_key(file: Path, content: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -43,7 +43,7 @@ def show(found: Inspection, console: Console) -> None:
     if found.unreadable:
         console.print(Text("cannot be read:", "red"), found.unreadable)
     if found.specs:
-        headings = ("rope of", "type", ">base", ">dims", "style", ">window", ">t", ">factors", ">unturned")
+        headings = ("rope of", "type", ">base", "?>dims", "?style", "?>window", "?>t", "?>factors", "?>unturned")
         table = columns(*headings, gap=1)
         for key, spec in found.specs.items():
             low, high = min(spec.factors), max(spec.factors)

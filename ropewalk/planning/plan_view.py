@@ -95,7 +95,7 @@ def _ladder(title: str, ladder: Ladder[Any], console: Console) -> None:
     console.print(f"\n{title}: ", verdict, f", {parts_of(ladder.memory)}", sep="")
     if len(ladder.steps) > 1:
         name, unit = unit_of(ladder.memory.total)
-        table = columns("switch", f">{name} at the target", ">longest that fits")
+        table = columns("switch", f">{name} at the target", "?>longest that fits")
         for step in ladder.steps:
             style = "bold" if step.name == ladder.best else ""
             longest = f"{step.longest:,}" if step.longest else "none"
@@ -120,8 +120,8 @@ def tokens_that_fit(longest: int) -> str:
 def _cost(made: Plan, console: Console) -> None:
     cost = made.cost
     timed = cost.training_hours is not None
-    heads = [f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", ">\nattention"]
-    table = columns(*heads, *([">\ntime", ">\ndevice hours"] if timed else []))
+    heads = [f"\nCost of {cost.tokens / 1e9:g}B tokens", ">\nFLOPs", "?>\nattention"]
+    table = columns(*heads, *(["?>\ntime", "?>\ndevice hours"] if timed else []))
     rows = [(f"sequences of {made.target:,}", cost)]
     if made.skip_wise_cost:
         rows.append((f"skip-wise on {made.window:,}", made.skip_wise_cost))

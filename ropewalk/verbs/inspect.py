@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
@@ -24,7 +25,7 @@ class InspectRequest(ModelRequest):
 
     Attributes:
         set: Change a key first: 'key.inside=JSON' (null removes it), 'tokenizer_config.json:key=JSON' for another file;
-            refused where it would be a problem.
+            refused where it would make a problem that stops every verb, and mend none.
             The old file stays beside it as NAME.bak (then NAME.bak.1, ...). In a GGUF file: 'ARCH.rope.key=JSON',
             together with ``patch``.
         weights: Load the model too, and show, on a few texts, which heads look far and which know distances by the
@@ -77,10 +78,11 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     wrote: dict[Path, Path] = {}
     if request.set:
         from ropewalk.checkpoint.changes import refuse_worse
-        from ropewalk.checkpoint.edits import set_keys
+        from ropewalk.checkpoint.edits import configuration, set_keys
 
         checkpoint.refuse_bundled()
-        wrote = set_keys(checkpoint.place, request.set, refuse_worse)
+        judge = partial(refuse_worse, configuration=configuration(checkpoint.place))
+        wrote = set_keys(checkpoint.place, request.set, judge)
     try:
         looked = look(checkpoint)
     except UserError as error:

@@ -54,7 +54,7 @@ class Tasks(Result, Sequence[Listed]):
         return self.tasks[index]
 
     def show(self, console: Console) -> None:
-        table = columns("task", "suite", "what is asked")
+        table = columns("task", "?suite", "what is asked")
         for one in self.tasks:
             table.add_row(one.name, one.family, one.title)
         console.print(table)

@@ -50,3 +50,18 @@ def test_the_catalogue_says_what_each_method_does_in_every_width(monkeypatch):
     assert (
         "in a pipe" not in ropewalk.list_methods()._repr_html_() and "mrRoPE" in ropewalk.list_methods()._repr_html_()
     )
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_names_and_numbers_stay_whole_in_a_narrow_terminal(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    found = ropewalk.inspect("demo")
+    (row,) = (line for line in repr(found).splitlines() if line.startswith("all "))
+    assert row.split()[:3] == ["all", "default", f"{found.specs['all'].base:,.0f}"] and len(row) <= width
+    assert "in a pipe" in repr(found)
+
+
+def test_the_list_of_tasks_breaks_no_word(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    words = repr(tasks := ropewalk.list_tasks()).split()
+    assert all(one.name in words and set(one.title.split()) <= set(words) for one in tasks)

@@ -299,3 +299,15 @@ def test_the_other_line_mends_too(raw, inside, tmp_path, monkeypatch):
     line = other.split("else: ")[1]
     assert line != first and run(shlex.split(line)[1:]) == 0
     assert inspect(model).sound
+
+
+def test_a_configuration_of_another_name_is_mended_where_it_stands(tmp_path):
+    raw, file = WRONG["factor-invalid"][0], tmp_path / "my config.json"
+    file.write_text(json.dumps(raw))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (problem, *_) = inspect(str(file)).problems
+    line = shlex.split(problem.mend)
+    assert line[2] == str(file) and run(line[1:]) == 1, "another is left"
+    assert problem not in inspect(str(file)).problems
+    assert json.loads((tmp_path / "config.json").read_text()) == LLAMA
+    assert run(["inspect", str(file), "--set", "rope_parameters.factor=0.5"]) == 2, "it is judged as any other"
