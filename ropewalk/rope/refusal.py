@@ -53,7 +53,7 @@ def refusal(raw: Mapping[str, Any], error: Exception, file: Path) -> UserError:
     key, seen = ".".join(steps), reduce(lambda content, step: content[step], steps, raw)
     taken = _types(raw, steps)
     local = file.name == "config.json" and not file.is_symlink()  # as in the hub's cache
-    inside = _types(raw, steps, inside=True) if isinstance(seen, list) else []
+    inside: list[str] = _types(raw, steps, inside=True) if isinstance(seen, list) else []
     kept = [one for one in seen if type(one).__name__.removesuffix("Type") in inside] if inside else seen
     if kept != seen:
         wrong = next(one for one in seen if type(one).__name__.removesuffix("Type") not in inside)
