@@ -105,7 +105,7 @@ class Underway:
     def _begin(self, overwrite: bool) -> None:
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)
         if (self.folder / ASKED).exists():
-            differ = self._differ(read_json(self.folder / ASKED, mend=self.anew))
+            differ = differences(read_json(self.folder / ASKED, mend=self.anew), self.asked)
             if differ and not overwrite:
                 raise UserError(
                     f"{self.folder} holds {self.what} of a run that was asked for something else: "
@@ -118,14 +118,15 @@ class Underway:
                 _removed(path)
         write_text(self.folder / ASKED, json.dumps(self.asked, indent=2) + "\n")
 
-    def _differ(self, before: Mapping[str, Any]) -> list[str]:
-        """What was asked for otherwise, in words."""
-        was, now = flat(before, "."), flat(self.asked, ".")
-        return [
-            f"{key} was {said(was.get(key))}, is {said(now.get(key))}"
-            for key in {**was, **now}
-            if was.get(key) != now.get(key)
-        ]
+
+def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What was asked for otherwise, in words."""
+    was, now = flat(before, "."), flat(asked, ".")
+    return [
+        f"{key} was {said(was.get(key))}, is {said(now.get(key))}"
+        for key in {**was, **now}
+        if was.get(key) != now.get(key)
+    ]
 
 
 def _removed(path: Path) -> None:

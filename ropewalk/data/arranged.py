@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,13 @@ class About:
     seed: int
     source: str
     documents: int
-    corpus: str
+    corpus: str = ""
     pieces: str = ""
+
+    @property
+    def even(self) -> bool:
+        """Whether rows are of one length, but for what is padded."""
+        return self.how != DECOMPOSE
 
     @property
     def asks(self) -> bool:
@@ -99,13 +104,13 @@ class Arranged:
     def counts(self) -> Counts:
         """What it costs, and what is cut."""
         begin = len(self.corpus.manifest.begin)
-        documents, length, padded = self.about.documents, self.about.length, self.about.how != DECOMPOSE
-        return Counts.of(self.arrangement, self.corpus.lengths, documents, length, begin, padded)
+        documents, length = self.about.documents, self.about.length
+        return Counts.of(self.arrangement, self.corpus.lengths, documents, length, begin, self.about.even)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 of the documents and of how they are arranged."""
-        return hashlib.sha256((self.corpus.digest + digest_of(self.arrangement)).encode()).hexdigest()
+        return hashlib.sha256((self.about.corpus + self.about.pieces).encode()).hexdigest()
 
     def pieces(self, row: int) -> range:
         """Numbers of the pieces of a row."""
@@ -134,8 +139,7 @@ class Arranged:
         """Beside its corpus, which lies in ``folder``."""
         table = np.stack([getattr(self.arrangement, name).astype(np.int64) for name in COLUMNS])
         np.save(folder / PIECES, table, allow_pickle=False)
-        said = replace(self.about, pieces=digest_of(self.arrangement))
-        about = {"format": FORMAT, **asdict(said), "counts": asdict(self.counts)}
+        about = {"format": FORMAT, **asdict(self.about), "counts": asdict(self.counts)}
         if self.provenance:
             lines = (json.dumps(asdict(one)) for one in self.provenance)
             (folder / PROVENANCE).write_text("\n".join(lines) + "\n", "utf-8")
@@ -175,7 +179,7 @@ class Arranged:
             raise UserError(
                 f"{folder} has rows of {sizes.min()} to {sizes.max()} tokens, expected 1 to {about.length}", MEND
             )
-        if about.apart != (len(np.unique(arrangement.scope)) > 1) and not about.apart:
+        if not about.apart and arrangement.scope.any():
             raise UserError(f"{folder} has rows of several scopes, and says that it has none", MEND)
         return cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
 

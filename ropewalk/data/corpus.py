@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.outside import parse, read_bytes, read_json
@@ -184,7 +185,7 @@ class Corpus(Sequence[NDArray[np.int64]]):
         if not same or tuple(opening(tokenizer)) != self.manifest.begin:
             raise UserError(
                 f"{self.folder} was tokenised by {self.manifest.tokenizer}, and {name} has another tokenizer",
-                f"Make it again: ropewalk data pack TEXTS --tokenizer {name} -o FOLDER.",
+                f"Make it again: {command('data', 'pack', 'TEXTS', '--tokenizer', name, '-o', 'FOLDER')}",
             )
 
     def check(self) -> None:

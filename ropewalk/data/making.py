@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.results import Result, columns
 from ropewalk.common.underway import Underway, aside
 from ropewalk.common.whole import new_folder
-from ropewalk.data.arranged import About, Arranged, is_arranged
+from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, write_shard
 from ropewalk.data.counts import Counts
@@ -150,6 +150,11 @@ class Made(Result):
             notes.append(f"{manifest.unread:,} of {total:,} texts left out; {first}")
         return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes))
 
+    @property
+    def training(self) -> str:
+        """The line that trains on them."""
+        return command("train", "RECIPE", "MODEL", self.folder, "--to", self.about.length, "--test", "TEXTS")
+
     def show(self, console: Console) -> None:
         about, counts = self.about, self.counts
         console.print(f"{self.folder}: {counts.rows:,} rows of up to {about.length:,} tokens, {about.how}")
@@ -179,9 +184,8 @@ class Made(Result):
         console.print(table)
         for note in self.notes:
             console.print(note)
-        place = shlex.quote(str(self.folder))
-        console.print(f"ropewalk data show {place} -o PAGE.html draws them; ropewalk train RECIPE MODEL {place} --to "
-                      f"{about.length} --test TEXTS trains on them")  # fmt: skip
+        drawn = command("data", "show", self.folder, "-o", "PAGE.html")
+        console.print(f"{drawn} draws them; {self.training} trains on them")  # fmt: skip
 
 
 def make_rows(
@@ -213,8 +217,8 @@ def make_rows(
     Raises:
         UserError: if texts cannot be read, or the folder cannot be written.
     """
-    unfinished = aside(out, "shards").is_dir()  # else what is there was asked for once more
-    place = out.expanduser() if unfinished and is_arranged(out) else folder_to_write(out, texts.places, overwrite)
+    killed = aside(out, "shards").is_dir() and is_arranged(out)  # behind its last write
+    place = out.expanduser() if killed else folder_to_write(out, texts.places, overwrite)
     with texts.corpus(out, overwrite, heard) as (corpus, finished):
         begin, lengths = corpus.manifest.begin, corpus.lengths
         if length <= len(begin):
@@ -227,10 +231,10 @@ def make_rows(
                 f"{len(corpus):,} texts of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
                 "Give more texts, or a smaller --length.",
             )
-        about = About(how, dict(options), length, apart, seed, texts.source, len(corpus), "")
-        if unfinished and is_arranged(out) and _is(out, about, corpus):
+        about = About(how, dict(options), length, apart, seed, texts.source, len(corpus), pieces=digest_of(arrangement))
+        if killed and _is(there := Arranged.open(out), about, corpus):
             finished()
-            return Made.of(place, Arranged.open(out))
+            return Made.of(place, there)
         with new_folder(out, texts.places, overwrite) as folder:
             corpus.put_into(folder)
             shards = corpus.manifest.shards
@@ -240,17 +244,16 @@ def make_rows(
             manifest.write(folder)
             whole = Corpus.open(folder)
             arrangement.check(whole.lengths)
-            Arranged(whole, replace(about, corpus=whole.digest), arrangement, written.provenance).write(folder)
+            made = Arranged(whole, replace(about, corpus=whole.digest), arrangement, written.provenance)
+            made.write(folder)
         finished()
-    return Made.of(place, Arranged.open(out))
+        return Made.of(place, made)
 
 
-def _is(out: Path, about: About, corpus: Corpus) -> bool:
-    """Whether a folder, left by a run that was killed behind its last write, is what is asked for."""
-    there = Arranged.open(out)
-    kept = [shard for shard in there.corpus.manifest.shards if shard.name != MARKS]
-    same = replace(there.about, corpus="", pieces="", options=dict(there.about.options)) == about
-    return same and kept == list(corpus.manifest.shards)
+def _is(there: Arranged, about: About, corpus: Corpus) -> bool:
+    """Whether rows, left by a run that was killed behind its last write, are what is asked for."""
+    kept = tuple(shard for shard in there.corpus.manifest.shards if shard.name != MARKS)
+    return replace(there.about, corpus="") == about and kept == corpus.manifest.shards
 
 
 def _encoder(texts: Texts, manifest: Manifest) -> Callable[[str], list[int]]:

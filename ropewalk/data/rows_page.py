@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +64,7 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
             *made.notes,
         ],
         figures=list(_figures(made)),
-        command=f"ropewalk train RECIPE MODEL {shlex.quote(str(made.folder))} --to {about.length} --test TEXTS",
+        command=made.training,
         sections=[
             Section(
                 f"{len(chosen)} of {counts.rows:,} rows",

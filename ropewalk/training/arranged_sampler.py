@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import Arranged
 from ropewalk.data.arrangement import Ints
@@ -39,13 +40,13 @@ class ArrangedSampler:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        length = self.arranged.about.length
+        length, folder = self.arranged.about.length, self.arranged.corpus.folder
+        anew = command("data", "pack", folder, "--length", self.window, "-o", "ROWS")
         if length != self.window:
             raise UserError(
-                f"{self.arranged.corpus.folder} has rows of {length:,} tokens, and a stage of the training reads "
-                f"samples of {self.window:,}",
-                f"Arrange the texts anew (ropewalk data pack {self.arranged.corpus.folder} --length {self.window} -o "
-                "ROWS), or train to another length (--to); a recipe whose stages differ in length takes the texts.",
+                f"{folder} has rows of {length:,} tokens, and a stage of the training reads samples of {self.window:,}",
+                f"Arrange the texts anew ({anew}), or train to another length (--to); a recipe whose stages differ in "
+                "length takes the texts.",
             )
 
     @property
@@ -71,7 +72,7 @@ class ArrangedSampler:
 
     def unread(self, count: int) -> int:
         """Rows that no step of ``count`` whole rows' tokens ever reads: their length has too few pieces to fill one."""
-        if self._even:
+        if self.arranged.about.even:
             return 0
         longest = self.arranged.about.length.bit_length() - 1
         powers, pieces = np.unique(np.log2(self._sizes).astype(int), return_counts=True)
@@ -80,8 +81,8 @@ class ArrangedSampler:
     @property
     def filled(self) -> float:
         """How much of the rows is no padding, 0 to 1."""
-        counts = self.arranged.counts
-        return counts.tokens / (counts.tokens + counts.padding)
+        whole = len(self.arranged) * self.window
+        return float(self._sizes.sum()) / whole if self.arranged.about.even else 1.0
 
     def rows(self, step: int, first: int, count: int, mine: slice = slice(None)) -> Iterator[Row]:
         """Rows of one step.
@@ -92,7 +93,7 @@ class ArrangedSampler:
             count: its rows of full length, over all processes.
             mine: those of this process.
         """
-        if self._even:
+        if self.arranged.about.even:
             for k in range(first, first + count)[mine]:
                 epoch, place = divmod(k, len(self.arranged))
                 yield Row(*self.arranged.row(int(self._order(epoch)[place])))
@@ -107,10 +108,6 @@ class ArrangedSampler:
     @cached_property
     def _sizes(self) -> Ints:
         return self.arranged.arrangement.sizes(len(self.arranged.corpus.manifest.begin))
-
-    @cached_property
-    def _even(self) -> bool:
-        return self.arranged.about.how != "decompose"
 
     @lru_cache(maxsize=2)  # noqa: B019  (one object lives as long as a stage)
     def _order(self, epoch: int) -> Ints:

@@ -208,14 +208,14 @@ def _mark(records: SampleStore, asked: Mapping[str, Any]) -> None:
         UserError: if it holds others.
     """
     from ropewalk.common.errors import UserError
-    from ropewalk.common.lengths import said
+    from ropewalk.common.underway import differences
 
     there = records.get([MARK]).get(MARK)
     if len(records) and not (isinstance(there, dict) and there.keys() == asked.keys()):
         raise UserError(
             f"{records.path} is a store of something else", "Choose another file, -o FILE, or move that one away."
         )
-    differ = [f"{k} was {said(there[k])}, is {said(asked[k])}" for k in asked if there and there[k] != asked[k]]
+    differ = differences(there, asked) if there else []
     if differ:
         begin = f"rm {shlex.quote(str(records.path))}*"
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError, did_you_mean
@@ -11,7 +10,7 @@ from ropewalk.verbs.pack_data import RowsRequest
 from ropewalk.verbs.request import Count, verb
 
 if TYPE_CHECKING:
-    from ropewalk.data.making import Made
+    from ropewalk.data.making import Arranger, Made
 
 UTK, INTERLEAVE = "utk", "interleave"
 
@@ -44,10 +43,8 @@ def knot_data(request: KnotRequest) -> Made:
     Raises:
         UserError: if texts cannot be read, rows are too short for the marks, or the folder cannot be written.
     """
-    from ropewalk.common.progress import Progress, shown
     from ropewalk.data.knots.interleaving import Interleaving
     from ropewalk.data.knots.untie_the_knots import UntieTheKnots
-    from ropewalk.data.making import Arranger, make_rows
 
     said = {} if request.chunks is None else {"chunks": request.chunks}
     chosen: Arranger
@@ -59,9 +56,4 @@ def knot_data(request: KnotRequest) -> Made:
     else:
         hint = did_you_mean(request.knot, (UTK, INTERLEAVE))
         raise UserError(f"no knot {request.knot!r}{hint}", f"There are {UTK} and {INTERLEAVE}.")
-    with shown() as update:
-        return make_rows(
-            request.read(), chosen, request.knot, asdict(chosen), request.length, False, request.seed,
-            Path(request.out), request.overwrite,
-            lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens")),
-        )  # fmt: skip
+    return request.made(chosen, request.knot, asdict(chosen), apart=False)

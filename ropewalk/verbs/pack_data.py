@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.verbs.request import Length, Number, Place, Request, Source, verb
 
 if TYPE_CHECKING:
-    from ropewalk.data.making import Made, Texts
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ropewalk.data.making import Arranger, Made, Texts
+    from ropewalk.data.synthesis.synthesis import Synthesis
 
 STOP, SKIP = "stop", "skip"
+
+
+@contextmanager
+def tokenising() -> Iterator[Callable[[int, int], None]]:
+    """Yields what to call with the documents and tokens that are done."""
+    from ropewalk.common.progress import Progress, shown
+
+    with shown() as update:
+        yield lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +77,25 @@ class RowsRequest(CorpusRequest):
     seed: Number = 0
     overwrite: bool = False
 
+    def made(self, how: Arranger | Synthesis, name: str, options: Mapping[str, Any], apart: bool) -> Made:
+        """The rows, written.
+
+        Args:
+            how: they are made.
+            name: of that.
+            options: of that, in plain values.
+            apart: whether documents of a row see themselves alone.
+
+        Raises:
+            UserError: if texts cannot be read, or the folder cannot be written.
+        """
+        from ropewalk.data.making import make_rows
+
+        with tokenising() as heard:
+            return make_rows(
+                self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, heard
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackRequest(RowsRequest):
@@ -92,8 +123,6 @@ def pack_data(request: PackRequest) -> Made:
     """
     from functools import partial
 
-    from ropewalk.common.progress import Progress, shown
-    from ropewalk.data.making import make_rows
     from ropewalk.data.packing.decomposition import require_powers
     from ropewalk.data.packing.packings import packing
 
@@ -104,9 +133,4 @@ def pack_data(request: PackRequest) -> Made:
         chosen = replace(chosen, pack=partial(chosen.pack, **options))
     else:
         request.refuse_unused(["least"], f"in {request.packing}")
-    texts = request.read()
-    with shown() as update:
-        return make_rows(
-            texts, chosen, request.packing, options, request.length, chosen.apart, request.seed, Path(request.out),
-            request.overwrite, lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens")),
-        )  # fmt: skip
+    return request.made(chosen, request.packing, options, chosen.apart)

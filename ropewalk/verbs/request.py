@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
@@ -18,6 +17,7 @@ from types import NoneType
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from ropewalk.common import lengths
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.outside import spelled
 from ropewalk.methods.catalogue import split
@@ -258,7 +258,7 @@ class Request:
     def command(self) -> str:
         """The line that asks for the same in a shell."""
         said = [word for option in options(type(self)) for word in option.words(getattr(self, option.name))]
-        return shlex.join(["ropewalk", *self.verb.split(), *said])
+        return command(*self.verb.split(), *said)
 
 
 @dataclass(frozen=True, kw_only=True)

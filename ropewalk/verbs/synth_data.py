@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError, did_you_mean
@@ -12,8 +11,6 @@ from ropewalk.verbs.request import Count, Length, Request, verb
 
 if TYPE_CHECKING:
     from ropewalk.data.making import Made
-
-KINDS = ("in2",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +47,11 @@ def synth_data(request: SynthRequest) -> Made:
     Raises:
         UserError: if texts cannot be read or are too few, or the folder cannot be written.
     """
-    from ropewalk.common.progress import Progress, shown
-    from ropewalk.data.making import make_rows
+    from ropewalk.data.arranged import ASKING
     from ropewalk.data.synthesis.information_intensive import InformationIntensive
 
-    if request.kind not in KINDS:
-        hint = did_you_mean(request.kind, KINDS)
-        raise UserError(f"no questions {request.kind!r}{hint}", f"There are {', '.join(KINDS)}.")
+    if request.kind not in ASKING:
+        hint = did_you_mean(request.kind, ASKING)
+        raise UserError(f"no questions {request.kind!r}{hint}", f"There are {', '.join(ASKING)}.")
     chosen = InformationIntensive(request.rows, request.least)
-    with shown() as update:
-        return make_rows(
-            request.read(), chosen, request.kind, asdict(chosen), request.length, False, request.seed,
-            Path(request.out), request.overwrite,
-            lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens")),
-        )  # fmt: skip
+    return request.made(chosen, request.kind, asdict(chosen), apart=False)

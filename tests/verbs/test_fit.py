@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,22 +79,29 @@ def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts
         catalogue.method("ntk-aware(fitted=ntk.json)").require(shared("llama"), 256)
 
 
-def test_a_search_that_was_stopped_goes_on_without_a_file_too(model, texts, capsys, monkeypatch):
-    words = ["fit", str(model), "-m", "ntk-aware", "--data", str(texts), "--samples", "2", "--settings", "rounds=2"]
+@contextmanager
+def stopping(monkeypatch):
+    """Searches stop after three candidates."""
     kept = Race._keep
 
-    def stopped(race, standing):
+    def stop(race, standing):
         kept(race, standing)
         if len(race.ran) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Race, "_keep", stopped)
-    assert run(words) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(Race, "_keep", stop)
+        yield
+
+
+def test_a_search_that_was_stopped_goes_on_without_a_file_too(model, texts, capsys, monkeypatch):
+    words = ["fit", str(model), "-m", "ntk-aware", "--data", str(texts), "--samples", "2", "--settings", "rounds=2"]
+    with stopping(monkeypatch):
+        assert run(words) == 130
     assert "what was finished is kept, and the same command goes on" in capsys.readouterr().err
     (store,) = Path("runs").glob("fit-*.candidates")
     with SampleStore(store) as records:
         assert len(records) > 3
-    monkeypatch.setattr(Race, "_keep", kept)
     there = said(capsys, *words)
     assert not Path("runs").exists() and there == said(capsys, *words)
 
@@ -217,17 +225,9 @@ NTK = "-m", "ntk-aware", "--to", 256, "--samples", 2, "--settings", "rounds=1"
 @pytest.fixture
 def stopped(model, texts, monkeypatch):
     """A search that was stopped after three candidates."""
-    kept = Race._keep
-
-    def stop(race, standing):
-        kept(race, standing)
-        if len(race.ran) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Race, "_keep", stop)
     words = ["fit", model, "--data", texts, *NTK, "-o", "x.json"]
-    assert run(list(map(str, words))) == 130
-    monkeypatch.setattr(Race, "_keep", kept)
+    with stopping(monkeypatch):
+        assert run(list(map(str, words))) == 130
     return words
 
 

@@ -107,9 +107,10 @@ class InformationIntensive:
         answered = _joined([part for parts in answers for part in parts], texts["parts"])
         where = [
             {"document": corpus.name(one.document), "start": one.start, "stop": one.stop, "at": begin + i * SEGMENT}
-            for i, one in ((i, context[i]) for i in evidence)
+            for i, one in enumerate(context)
+            if i in evidence
         ]
-        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, [*evidence])
+        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, evidence)
 
 
 def _segments(lengths: Ints, begin: int) -> Ints:
