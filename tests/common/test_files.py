@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,12 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("verb", ["extend --to 1k", "export --engine vllm", "export --engine llama.cpp --gguf"])
+VERBS = "extend --to 1k", "export --engine vllm", "export --engine llama.cpp --gguf"
+AROUND = "around", "far around"
+INTO = [(VERBS[2], spelling) for spelling in AROUND]  # a folder that --gguf names gets a file, which is apart
+
+
+@pytest.mark.parametrize(("verb", "spelling"), [one for one in product(VERBS, SPELLINGS) if one not in INTO])
 def test_an_output_lies_apart_from_its_source(verb, spelling, source, capsys):
     (source.parent / "config.json").write_text("{}")
     out, before = SPELLINGS[spelling](source), content(source.parent)
@@ -76,6 +81,17 @@ def test_an_output_lies_apart_from_its_source(verb, spelling, source, capsys):
     said = refused(capsys, flags[0], source, *flags[1:], *target, "--overwrite")
     assert any(words in said for words in ("is the source itself", "inside the source", "contains the source"))
     assert content(source.parent) == before
+
+
+@pytest.mark.parametrize("spelling", AROUND)
+def test_a_file_goes_into_a_folder_around_its_source_and_changes_nothing_there(spelling, source):
+    (source.parent / "config.json").write_text("{}")
+    out, before = SPELLINGS[spelling](source), content(source.parent.parent)
+    assert run(["export", str(source), "--gguf", str(out), "--overwrite"]) == 0
+    after = content(source.parent.parent)
+    new = after.keys() - before.keys()
+    assert {Path(file).parent for file in new} == {out} and all(after[file][:4] == b"GGUF" for file in new)
+    assert {file: after[file] for file in before} == before
 
 
 @pytest.mark.parametrize("place", ["link", "link in a parent", "itself"])
