@@ -147,6 +147,23 @@ class Checkpoint:
         return rope_config.config_file(self.place) if self.gguf is None else self.folder / "config.json"
 
     @cached_property
+    def beside(self) -> Path | None:
+        """The folder whose other files belong to it; None of a configuration of another name, which is itself alone."""
+        return self.config_file.parent if self.config_file.name == "config.json" else None
+
+    def refuse_alone(self) -> None:
+        """Refuse a configuration that engines do not find: they read a folder's config.json.
+
+        Raises:
+            UserError: if this is one of another name.
+        """
+        if self.gguf is None and self.beside is None:
+            raise UserError(
+                f"{self.name} is a configuration by itself, and engines read the config.json of a folder",
+                "Give the folder that the model is in, with this file as its config.json.",
+            )
+
+    @cached_property
     def raw(self) -> dict[str, Any]:
         """config.json as it stands in the file, or as a GGUF's keys make it; every verb asks for it.
 
@@ -156,8 +173,8 @@ class Checkpoint:
         if self.gguf is not None:
             content: dict[str, Any] = json.loads(self.config.to_json_string())
             return content
-        if self.config_file.name == "config.json":
-            refuse_beside(self.config_file.parent)
+        if self.beside is not None:
+            refuse_beside(self.beside)
         return read_config(self.config_file)
 
     @cached_property
@@ -209,7 +226,8 @@ class Checkpoint:
             config = dequantised.configuration(self._file)
         else:
             config = rope_config.load_config(self.place, self.trust_remote_code)
-            rope_config.hear_tokenizer(config, self.config_file.parent / "tokenizer_config.json")
+            if self.beside is not None:
+                rope_config.hear_tokenizer(config, self.beside / "tokenizer_config.json")
         config.name_or_path = self.name  # goes into messages
         return config
 
@@ -238,7 +256,7 @@ class Checkpoint:
 
             with quiet(), suppress(OSError):  # no record, or no network
                 cached_file(self.place, RECORD)
-        return record_in(self.config_file.parent)
+        return {} if self.beside is None else record_in(self.beside)
 
     @property
     def training(self) -> dict[str, Any]:

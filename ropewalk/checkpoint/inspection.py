@@ -126,7 +126,8 @@ def inspect(model: str | Path | Checkpoint, trust_remote_code: bool = False) -> 
         return Inspection(name, kind, {}, {}, None, None, None, "", None, error.message, found)
     text = text_config(config)
     window, length = window_of(specs), promised_by(specs)
-    found += _tokenizer_problems(checkpoint.config_file.parent, name, window, length)
+    if checkpoint.beside is not None:
+        found += _tokenizer_problems(checkpoint.beside, name, window, length)
     if checkpoint.unwritten is not None:
         found.append(checkpoint.unwritten.problem)
     record = checkpoint.record

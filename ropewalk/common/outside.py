@@ -6,10 +6,12 @@ thousands of digits fits nothing that reads it: all are refused before anybody e
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,6 +87,9 @@ def read_json(path: Path, most: int = MOST, mend: str = RESTORE) -> dict[str, An
         UserError: as ``read_bytes``, or if it is no JSON, no object, or cannot be taken as it stands.
     """
     data = read_bytes(path, most)
+    if data.startswith(codecs.BOM_UTF8):
+        cut_off = f"tail -c +4 {shlex.quote(str(path))} > WITHOUT"
+        raise UserError(f"{path} begins with a byte order mark, which JSON does not have", f"Cut it off: {cut_off}")
     try:
         value = parse(data.decode("utf-8"))
     except ValueError as error:

@@ -208,8 +208,9 @@ def _of_gguf(
 
 
 def _by_line(checkpoint: Checkpoint, engine: str, to: int | None, method: Method | None, on_top: bool | None) -> Export:
-    source, named = checkpoint.config_file.parent, Path(checkpoint.place).expanduser()
-    files = Files.load(source, checkpoint.config)
+    checkpoint.refuse_alone()
+    named = Path(checkpoint.place).expanduser()
+    files = Files.load(checkpoint.config_file.parent, checkpoint.config)
     notes: list[str] = []
     if to is None:
         long = _profile("long", named, files, engine, {}, checkpoint.promised)

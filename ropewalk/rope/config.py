@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import said
-from ropewalk.common.outside import RESTORE
+from ropewalk.common.outside import RESTORE, spelled
 from ropewalk.rope import architecture
 from ropewalk.rope.keys import LARGEST_BASE, read_beside, read_config
 from ropewalk.rope.refusal import refusal
@@ -135,7 +135,7 @@ def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig
         )
     try:
         with quiet():
-            source = file.parent if Path(model).expanduser().exists() else model
+            source = spelled(model) if spelled(model).exists() else model  # a file is itself, whatever lies beside it
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds here, all of them about the file
         raise refusal(raw, error, file) from None

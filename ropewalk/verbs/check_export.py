@@ -115,6 +115,7 @@ def check_export(request: CheckExportRequest) -> Agreement:
             f"check-export is about a folder, and {request.folder} is one file, which only llama.cpp reads",
             command("inspect", request.folder),
         )
+    checkpoint.refuse_alone()
     place = Path(checkpoint.place).expanduser()
     versions = dict(_pair(text) for text in request.version)
     asked = agreement.Asked(request.overrides or {}, request.llama_flags, versions)

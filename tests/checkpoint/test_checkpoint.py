@@ -15,6 +15,7 @@ from transformers import AutoConfig
 import ropewalk
 from ropewalk import UserError
 from ropewalk.checkpoint.checkpoint import BUNDLED, DEMO, Checkpoint, local
+from ropewalk.checkpoint.inspection import inspect
 from ropewalk.cli.main import run
 from tests.engines.gguf.checkpoints import checkpoint, edit
 from tests.models import config, tiny, tokens
@@ -30,6 +31,33 @@ def test_a_checkpoint_that_is_open_is_passed_on():
     assert demo.raw == json.loads((BUNDLED / "config.json").read_text())
     assert (demo.window, demo.promised) == (512, 512)
     assert not demo.load(device="cpu").training
+
+
+@pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside another", "by itself"])
+def test_a_configuration_of_another_name_is_itself_whatever_lies_beside_it(beside, rope, tmp_path):
+    own = config("qwen3").to_dict() | {"max_position_embeddings": 64 * (4 if rope else 1)}
+    own["rope_parameters"] = (rope or {"rope_type": "default"}) | {"rope_theta": 5e5}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    if beside:
+        config("llama").save_pretrained(tmp_path)
+        (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 9}')
+        (tmp_path / "ropewalk.json").write_text('{"method": "pi"}')
+    seen = inspect(tmp_path / "own.json")
+    assert (seen.architecture, seen.window, seen.length) == ("qwen3", 64, 256 if rope else 64)
+    assert seen.specs["all"].base == 5e5 and not seen.problems
+    opened = Checkpoint.open(str(tmp_path / "own.json"))
+    assert (opened.config.model_type, opened.made) == ("qwen3", {})
+
+
+@pytest.mark.parametrize("line", ["export {file} --engine vllm", "check-export {file}", "serve {file}"])
+def test_engines_find_no_configuration_of_another_name(line, tmp_path, capsys):
+    config("llama").save_pretrained(tmp_path)
+    file = (tmp_path / "config.json").rename(tmp_path / "own.json")
+    config("qwen3").save_pretrained(tmp_path)
+    assert run(line.format(file=file).split()) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "by itself, and engines read the config.json of a folder" in said or "is only its configuration" in said
 
 
 LINES = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,16 @@ def test_an_object_is_expected(content, said, tmp_path):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UserError, match=said):
         read_json(tmp_path / "x")
+
+
+def test_a_byte_order_mark_is_named_and_the_line_cuts_it_off(tmp_path):
+    file = tmp_path / "a file.json"
+    file.write_text('{"a": 1}', "utf-8-sig")
+    with pytest.raises(UserError, match="begins with a byte order mark") as refused:
+        read_json(file)
+    line = refused.value.mend.removeprefix("Cut it off: ").replace("WITHOUT", shlex.quote(str(tmp_path / "b.json")))
+    subprocess.run(line, shell=True, check=True)
+    assert read_json(tmp_path / "b.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "n" * 5000, "a\0b", "d/" * 5000])

@@ -200,7 +200,7 @@ def test_a_record_brings_back_window_and_start(folder):
     [
         ("{", "is not valid JSON"),
         ("[1, 2]", "holds a JSON list, expected an object"),
-        ("\ufeff{}", "is not valid JSON"),
+        ("\ufeff{}", "begins with a byte order mark"),
         ({"hidden_size": 64}, "has no key 'model_type'"),
         ({"model_type": "lama"}, "does not know; did you mean 'llama'"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "code.Own"}}, "needs code of its own (key 'auto_map'"),
