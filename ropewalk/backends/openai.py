@@ -231,10 +231,20 @@ def connect(
     made = Checkpoint.open(tokenizer, trust_remote_code, sound=False).tokenizer()
     key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=timeout)
-    return Server(client, url, served or _only_model(client, url), made, Pace(per_minute), workers)
+    return Server(client, url, served or only_model(client, url), made, Pace(per_minute), workers)
 
 
-def _only_model(client: Any, url: str) -> str:
+def only_model(client: Any, url: str, flag: str = "--served") -> str:
+    """The name of the one model that a server has.
+
+    Args:
+        client: of the server.
+        url: of it, for messages.
+        flag: by which a user names one.
+
+    Raises:
+        UserError: if nothing answers, or there are several.
+    """
     import openai
 
     try:
@@ -242,7 +252,9 @@ def _only_model(client: Any, url: str) -> str:
     except openai.APIConnectionError:
         raise UserError(f"nothing answers at {url}", "Start the server, or mend the address.") from None
     except openai.APIStatusError as error:
-        raise UserError(f"{url} does not list its models: {error.message}", "Name one with --served.") from None
+        raise UserError(f"{url} does not list its models: {error.message}", f"Name one with {flag}.") from None
+    except (openai.OpenAIError, AttributeError, TypeError, ValueError):  # a page, or JSON of something else
+        raise UserError(f"what {url} answers is no list of models", "End the address in /v1.") from None
     if len(models) != 1:
-        raise UserError(f"{url} serves {len(models)} models: {', '.join(models[:5])}", "Name one with --served.")
+        raise UserError(f"{url} serves {len(models)} models: {', '.join(models[:5])}", f"Name one with {flag}.")
     return str(models[0])

@@ -1,0 +1,1 @@
+"""Language models that answer prompts: asked in numbers, counted, and never asked twice."""

@@ -1,0 +1,219 @@
+"""Many prompts to one language model: side by side, again where that helps, counted, and kept on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ropewalk.backends.chat.chat import Answer, Chat, Failed, rendered
+from ropewalk.backends.chat.journal import Call, Journal
+from ropewalk.backends.chat.ledger import Ledger, listed, tally
+from ropewalk.common.errors import UserError
+from ropewalk.common.underway import Underway
+from ropewalk.texts.documents import token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TRIES = 4  # calls for one prompt
+OUTAGE = 24  # failed calls in a row after which a server is down
+PAUSE, LONGEST = 1.0, 60.0  # seconds before the second try, doubled before each further one; at most
+SLACK = 16  # tokens that two renderings of one prompt may differ by
+APART = 4  # times that the tokens of two tokenizers may differ by
+REPLIES = "replies.jsonl"
+THOUGHT = "</think>"  # behind it, models that think begin to answer
+T = TypeVar("T")
+
+
+class Nonsense(ValueError):
+    """An answer of no use; says why in a few words, the same for the same kind."""
+
+
+class Engine:
+    """Answers prompts; see ``answers``.
+
+    A try that failed, or whose text is nonsense, is made again, with growing pauses, until ``tries`` are used up.
+    Tokens of prompts are compared with what the server says it read: if that is less, it has cut the prompt, and
+    nothing that it then says is of use.
+
+    Args:
+        chat: who answers.
+        tokenizer: counts tokens.
+        served: whether that is the tokenizer of the model itself, so that counts must agree; else they may be a few
+            times apart.
+        tries: calls for one prompt.
+        pause: seconds before the second.
+
+    Attributes:
+        ledger: what all of it came to.
+    """
+
+    def __init__(
+        self, chat: Chat, tokenizer: PreTrainedTokenizerBase, served: bool, tries: int = TRIES, pause: float = PAUSE
+    ):
+        self.chat, self.tokenizer, self.served, self.tries, self.pause = chat, tokenizer, served, tries, pause
+        self.ledger = Ledger()
+        self._journal = Journal()
+        self._told: set[str] = set()  # prompts that the ledger has
+        self._streak: list[Call] = []  # failures since the last answer; kept when that shows that the server is there
+        self._down: UserError | None = None
+        self._lock, self._stop = threading.Lock(), threading.Event()
+
+    @property
+    def name(self) -> str:
+        return self.chat.name
+
+    @contextmanager
+    def keeping(self, folder: Path, overwrite: bool = False) -> Iterator[Callable[[], None]]:
+        """Keep every answer in a folder; yields what removes it, when what the answers led to is written.
+
+        Args:
+            folder: of this run alone.
+            overwrite: throw away what another run left.
+
+        Raises:
+            UserError: if another run is at it, or it holds answers of another model.
+        """
+        underway = Underway(folder, {"engine": dict(self.chat.basis)}, re.compile(re.escape(REPLIES)), "answers")
+        with underway.opened(overwrite):
+            self._journal = Journal(folder / REPLIES)
+            yield underway.remove
+
+    def answers(
+        self, prompts: Sequence[str], room: int, read: Callable[[str], T], heard: Callable[[int], None] | None = None
+    ) -> list[T | None]:
+        """What is read out of the answer to each prompt; None where there was none of use.
+
+        Args:
+            prompts: what is asked; equal ones are asked once.
+            room: tokens that an answer may have.
+            read: takes an answer, without what the model thought before it, and raises ``Nonsense``.
+            heard: told how many are done.
+
+        Raises:
+            UserError: if nobody answers, or refuses everything; what was answered is kept.
+        """
+        self._down = None
+        self._stop.clear()
+        found: dict[str, T | None] = {}
+        wanted = list(dict.fromkeys(prompts))
+        with ThreadPoolExecutor(self.chat.workers) as pool:
+            waiting = [(prompt, pool.submit(self._answer, prompt, room, read)) for prompt in wanted]
+            try:
+                for prompt, future in waiting:
+                    found[prompt] = future.result()
+                    if heard is not None:
+                        heard(len(found))
+            finally:
+                self._stop.set()
+                for _, future in waiting:
+                    future.cancel()
+        return [found[prompt] for prompt in prompts]
+
+    def _answer(self, prompt: str, room: int, read: Callable[[str], T]) -> T | None:
+        key, counted, value = key_of(prompt, room), Ledger(asked=1), None
+        known = self._journal.of(key)
+        least, most = self._bounds(prompt)
+        for again in range(self.tries):
+            call = known[again] if again < len(known) else self._call(key, prompt, room, again)
+            counted.calls += 1
+            if call.answer is None:
+                tally(counted.failed, call.failed)
+                if call.final:
+                    break
+                continue
+            self._count(counted, prompt, call.answer, least, most)
+            try:
+                value = read(self._text(call.answer, room, least))
+                counted.answered = 1
+                break
+            except Nonsense as error:
+                tally(counted.nonsense, str(error))
+            if not self.chat.varies:
+                break
+        counted.given_up = 1 - counted.answered
+        with self._lock:
+            if key not in self._told:
+                self._told.add(key)
+                self.ledger.add(counted)
+        return value
+
+    def _call(self, key: str, prompt: str, room: int, again: int) -> Call:
+        """Ask, and keep what comes of it."""
+        wait, detail = 0.0, ""
+        try:
+            answer = self.chat.answer(prompt, room, again)
+            answer.text.encode()
+            call = Call(key, answer)
+        except Failed as failed:
+            call, wait, detail = Call(key, failed=failed.reason, final=failed.final), failed.wait, failed.detail
+        except UnicodeEncodeError:
+            call = Call(key, failed="half a character")
+        with self._lock:
+            self._keep(call, detail)
+        if call.answer is None and not call.final and again + 1 < self.tries:
+            self._stop.wait(min(max(self.pause * 2**again, wait), LONGEST) if self.pause else 0)
+        return call
+
+    def _keep(self, call: Call, detail: str) -> None:
+        """Keep a call; failures as soon as an answer shows that the server is there."""
+        if self._down is not None:
+            raise self._down
+        self._streak.append(call)
+        if call.answer is not None:
+            self._journal.keep(self._streak)
+            self._streak = []
+        elif len(self._streak) >= OUTAGE:
+            reasons: dict[str, int] = {}
+            for one in self._streak:
+                tally(reasons, one.failed)
+            self._down = UserError(
+                f"{self.name} failed {OUTAGE} calls in turn: {listed(reasons)}{detail and f'; the last: {detail}'}",
+                "See what its log says. What was answered is kept: the same command goes on from there.",
+            )
+            raise self._down
+
+    def _bounds(self, prompt: str) -> tuple[int, int]:
+        """Tokens of a prompt that whoever reads all of it counts at least, and at most."""
+        ours = len(rendered(prompt, self.tokenizer))
+        return (ours - SLACK, 2 * ours + 512) if self.served else (ours // APART, ours * APART + 512)
+
+    def _count(self, counted: Ledger, prompt: str, answer: Answer, least: int, most: int) -> None:
+        counted.our_prompt_tokens += len(rendered(prompt, self.tokenizer))
+        counted.our_completion_tokens += (written := len(token_ids(answer.text, self.tokenizer)))
+        usage = answer.usage
+        if usage is None:
+            counted.without_usage += 1
+            return
+        counted.prompt_tokens += usage.prompt
+        counted.cached_tokens += usage.cached
+        counted.completion_tokens += usage.completion
+        times = 2 if self.served else APART
+        fewer = usage.completion * times + SLACK < written
+        counted.wrong_usage += not least <= usage.prompt <= most or usage.cached > usage.prompt or fewer
+
+    def _text(self, answer: Answer, room: int, least: int) -> str:
+        """The text of an answer, if it may be one to the whole prompt.
+
+        Raises:
+            Nonsense: if not.
+        """
+        if answer.usage is not None and answer.usage.prompt < least:
+            raise Nonsense("fewer tokens read than the prompt has")
+        if answer.cut:
+            raise Nonsense("cut off")
+        text = answer.text.rpartition(THOUGHT)[2].strip()
+        if not text:
+            raise Nonsense("empty")
+        return text
+
+
+def key_of(prompt: str, room: int) -> str:
+    """Of a prompt and the room for its answer."""
+    return hashlib.sha256(f"{room} {prompt}".encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""An OpenAI-compatible endpoint that answers prompts: /v1/chat/completions, or /v1/completions where it has no chat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from ropewalk.backends.chat.chat import Answer, Failed, Usage
+from ropewalk.backends.openai import TIMEOUT, WORKERS, only_model
+from ropewalk.common.errors import UserError, cut
+from ropewalk.common.extras import install
+
+DRAWN = 0.7  # temperature of further tries; the first is at 0
+AWAY = 401, 403, 404  # codes that no other prompt changes
+LATER = 408, 409, 425, 429  # codes that another try may change, besides 5xx
+
+
+class Endpoint:
+    """A served model.
+
+    Args:
+        url: up to and including "/v1".
+        served: the model's name on the server; None means its only one.
+        timeout: of a call, in seconds.
+        workers: calls at the same time.
+
+    Raises:
+        UserError: if the client library is missing, the address is none, or the model's name is not clear.
+    """
+
+    varies = True
+
+    def __init__(self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS):
+        try:
+            import openai
+        except ImportError:
+            raise UserError("asking a server needs the client library 'openai'", install("openai")) from None
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username or parts.query:
+            raise UserError(
+                f"{cut(url)} is no address of a server", "Write http://HOST:PORT/v1, and export OPENAI_API_KEY=KEY."
+            )
+        key = os.environ.get("OPENAI_API_KEY") or "none"
+        self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
+        self.url, self.workers = url, workers
+        self.served = served or only_model(self.client, url, "--engine-model")
+        self.name = f"{self.served} at {parts.netloc}"
+        self.basis: Mapping[str, str] = {"server": url, "model": self.served}
+        self._chats: bool | None = None  # whether it has a chat template; the first answer tells
+
+    def answer(self, prompt: str, room: int, again: int) -> Answer:
+        import openai
+
+        asked: dict[str, Any] = {"model": self.served, "max_tokens": room, "temperature": DRAWN if again else 0}
+        asked |= {"seed": again} if again else {}
+        with self._explained():
+            if self._chats is not False:
+                try:
+                    turns: Any = [{"role": "user", "content": prompt}]
+                    answer = self.client.chat.completions.create(messages=turns, **asked)
+                    self._chats = True
+                    return _read(answer)
+                except (openai.BadRequestError, openai.NotFoundError) as error:
+                    if self._chats or (error.status_code == 400 and "template" not in error.message):
+                        raise
+            answer = self.client.completions.create(prompt=prompt, **asked)
+            self._chats = False
+            return _read(answer)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the client raises into a failed call, or into what the user can do."""
+        import openai
+
+        try:
+            yield
+        except openai.APITimeoutError:
+            raise Failed("no answer in time") from None
+        except openai.APIConnectionError as error:
+            raise Failed("no connection", f"{self.url}: {error.__cause__ or error}") from None
+        except openai.APIStatusError as error:
+            code, detail = error.status_code, cut(str(error.message), 200)
+            if code in AWAY:
+                raise UserError(
+                    f"{self.url} refuses with {code}: {detail}",
+                    "See that the address ends in /v1, that OPENAI_API_KEY is right, and what --engine-model names.",
+                ) from None
+            final = code < 500 and code not in LATER
+            wait = error.response.headers.get("retry-after", "")
+            raise Failed(f"code {code}", detail, final, float(wait) if wait.isdigit() else 0.0) from None
+        except (openai.OpenAIError, ValueError) as error:
+            raise Failed("no JSON", cut(str(error), 200)) from None
+
+
+def _read(answer: Any) -> Answer:
+    """What a server sent, of which the client checks nothing.
+
+    Raises:
+        Failed: if it is none.
+    """
+    if isinstance(answer, str):
+        raise Failed("no JSON", cut(answer, 200))
+    choices = getattr(answer, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    text = getattr(choice, "text", None) if message is None else getattr(message, "content", None)
+    if text is None and message is not None:
+        text = ""  # it thought, or called a tool
+    if not isinstance(text, str):
+        raise Failed("no answer in it", cut(repr(answer), 200))
+    return Answer(text, getattr(choice, "finish_reason", None) == "length", _usage(getattr(answer, "usage", None)))
+
+
+def _usage(said: Any) -> Usage | None:
+    details = getattr(said, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or 0
+    numbers = getattr(said, "prompt_tokens", None), cached, getattr(said, "completion_tokens", None)
+    if not all(type(one) is int and one >= 0 for one in numbers):
+        return None
+    return Usage(*numbers)  # type: ignore[arg-type]

@@ -1,0 +1,148 @@
+"""Asked side by side, every call counted, nothing asked twice, and what is wrong is found out."""
+
+from __future__ import annotations
+
+import pytest
+
+from ropewalk.backends.chat.answering import OUTAGE, Nonsense
+from ropewalk.backends.chat.chat import Failed, Usage
+from ropewalk.common.errors import UserError
+from ropewalk.texts.documents import token_ids
+from ropewalk.texts.opening import opening
+from tests.talkers import Talker, echo, engine
+
+PROMPTS = [f"What comes behind {i}?" for i in range(20)]
+
+
+def read(text: str) -> str:
+    if "behind" not in text:
+        raise Nonsense("another question")
+    return text
+
+
+def test_calls_and_tokens_are_what_is_computed_beforehand(tokenizer) -> None:
+    some = engine(Talker(echo))
+    assert some.answers([*PROMPTS, PROMPTS[0]], 64, read) == [*PROMPTS, PROMPTS[0]]
+    tokens = [len(token_ids(prompt, tokenizer)) for prompt in PROMPTS]
+    begin, ledger = len(opening(tokenizer)), some.ledger
+    assert (ledger.asked, ledger.calls, ledger.answered, ledger.given_up) == (20, 20, 20, 0)
+    assert ledger.prompt_tokens == ledger.our_prompt_tokens == sum(tokens) + 20 * begin
+    assert ledger.completion_tokens == ledger.our_completion_tokens == sum(tokens)
+    assert not ledger.wrong_usage and not ledger.without_usage and not ledger.failed and not ledger.nonsense
+    assert some.answers(PROMPTS[:3], 64, read) == PROMPTS[:3] and len(some.chat.prompts) == 20
+    assert some.ledger.calls == 20, "asked before, and not again"
+
+
+def test_failures_are_tried_again_until_tries_are_used_up() -> None:
+    some = engine(Talker(echo, fails=3))
+    assert some.answers(PROMPTS[:4], 64, read) == PROMPTS[:4]
+    assert some.ledger.calls == 16 and some.ledger.failed == {"code 500": 12} and not some.ledger.given_up
+    some = engine(Talker(echo, fails=4))
+    assert some.answers(PROMPTS[:4], 64, read) == [None] * 4
+    assert some.ledger.calls == 16 and some.ledger.given_up == 4 and not some.ledger.answered
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    class Refusing(Talker):
+        def answer(self, prompt, room, again):
+            if "3" in prompt:
+                self.prompts.append(prompt)
+                raise Failed("code 400", "too long", final=True)
+            return super().answer(prompt, room, again)
+
+    some = engine(Refusing(echo))
+    assert some.answers(PROMPTS[:5], 64, read) == [*PROMPTS[:3], None, PROMPTS[4]]
+    assert some.ledger.calls == 5 and some.ledger.failed == {"code 400": 1} and some.ledger.given_up == 1
+
+
+def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
+    def say(prompt: str, again: int) -> str:
+        return {0: "", 1: "yes", 2: prompt * 9}.get(again, f"<think>hm\n\nbehind</think>\n {prompt}")
+
+    some = engine(Talker(say))
+    assert some.answers(PROMPTS[:2], 100, read) == PROMPTS[:2]
+    assert some.ledger.nonsense == {"empty": 2, "another question": 2, "cut off": 2} and some.ledger.calls == 8
+    fixed = Talker(say)
+    fixed.varies = False
+    some = engine(fixed)
+    assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.calls == 2
+    some = engine(Talker(lambda prompt, again: "\ud800 behind"))
+    some.chat.answer = lambda *_: type("A", (), {"text": "\ud800"})()
+    assert some.answers(PROMPTS[:1], 64, read) == [None] and some.ledger.failed == {"half a character": 4}
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_prompt_that_was_cut_without_a_word_is_found_out(served: bool) -> None:
+    long = "behind " * 400
+    some = engine(Talker(echo, window=300), served)
+    assert some.answers([long, PROMPTS[0]], 4000, read) == [None, PROMPTS[0]]
+    assert some.ledger.nonsense == {"fewer tokens read than the prompt has": 4} and some.ledger.wrong_usage == 4
+
+
+def test_usage_that_cannot_be_is_counted() -> None:
+    for lie, silent, wrong in (
+        (lambda one: None, 1, 0),
+        (lambda one: Usage(one.prompt + 2000, 0, one.completion), 0, 1),
+        (lambda one: Usage(one.prompt, one.prompt + 1, one.completion), 0, 1),
+        (lambda one: Usage(one.prompt, 0, 0), 0, 1),
+        (lambda one: Usage(one.prompt + 12, one.prompt, one.completion), 0, 0),
+    ):
+        some = engine(Talker(echo, usage=lie))
+        assert some.answers(["far behind " * 5], 640, read)[0] is not None
+        assert (some.ledger.without_usage, some.ledger.wrong_usage) == (silent, wrong)
+
+
+def test_what_was_answered_is_not_asked_again_whatever_stopped_the_run(tmp_path) -> None:
+    def run(name: str, talker: Talker, prompts=PROMPTS):
+        some = engine(talker)
+        with some.keeping(tmp_path / name) as finished:
+            found = some.answers(prompts, 64, read)
+            some.answers(prompts[::2], 64, read)
+        return found, some, finished
+
+    whole, first, finished = run("whole", Talker(echo, fails=1))
+    _, _, _ = run("part", Talker(echo, fails=1), PROMPTS[:7])
+    file = tmp_path / "part" / "replies.jsonl"
+    data = file.read_bytes()
+    for torn in (0, 1, 40):
+        file.write_bytes(data[: len(data) - torn])
+        again, second, _ = run("part", Talker(echo, fails=1))
+        assert again == whole and second.ledger == first.ledger
+        asked = len(set(second.chat.prompts))
+        assert asked == 13 if torn == 0 else 13 < asked < 20
+    file.write_bytes(b'{"key": 3}\n' + data)
+    with pytest.raises(UserError, match=r"replies\.jsonl:1"):
+        run("part", Talker(echo))
+    other = Talker(echo)
+    other.basis = {"model": "another"}
+    with pytest.raises(UserError, match=r"engine\.model was 'talker', is 'another'"):
+        run("whole", other)
+    finished()
+    assert [one.name for one in tmp_path.iterdir()] == ["part"]
+
+
+def test_a_server_that_is_down_ends_the_run_and_costs_nothing_later(tmp_path) -> None:
+    class Dying(Talker):
+        workers = 1
+
+        def answer(self, prompt, room, again):
+            if len(self.prompts) >= 9:
+                raise Failed("no connection", "refused")
+            return super().answer(prompt, room, again)
+
+    some = engine(Dying(echo))
+    with some.keeping(tmp_path / "kept"), pytest.raises(UserError, match=f"failed {OUTAGE} calls in turn: no conn"):
+        some.answers(PROMPTS, 64, read)
+    again, whole = engine(Talker(echo)), engine(Talker(echo))
+    with again.keeping(tmp_path / "kept"):
+        assert again.answers(PROMPTS, 64, read) == PROMPTS == whole.answers(PROMPTS, 64, read)
+    assert len(again.chat.prompts) == 11 and again.ledger == whole.ledger
+
+
+def test_a_failure_that_no_prompt_changes_ends_the_run() -> None:
+    class Closed(Talker):
+        def answer(self, prompt, room, again):
+            raise UserError("refuses with 401")
+
+    with pytest.raises(UserError, match="401"):
+        engine(Closed(echo)).answers(PROMPTS, 64, read)

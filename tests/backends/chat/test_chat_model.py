@@ -1,0 +1,33 @@
+"""A model of this process says what its ``generate`` says, token for token, and counts them."""
+
+from __future__ import annotations
+
+import torch
+
+from ropewalk.backends.chat.chat import rendered
+from ropewalk.backends.chat.chat_model import ChatModel
+from ropewalk.backends.local import live
+from ropewalk.methods.catalogue import method
+from tests.models import tiny
+from tests.talkers import engine
+from tests.tokenizers import VOCABULARY, byte_level
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<a>"
+
+
+def test_it_answers_as_generate_does() -> None:
+    model, tokenizer = tiny("llama", vocab_size=VOCABULARY), byte_level()
+    tokenizer.chat_template = TEMPLATE
+    assert tokenizer.decode(rendered("Who?", tokenizer)) == "<user>Who?<a>"
+    with live(model, tokenizer, method("none"), 64) as backend:
+        chat = ChatModel(backend, "tiny", 64)
+        ids = rendered("Who?", tokenizer)
+        with torch.no_grad():
+            out = model.generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False, pad_token_id=2)[0, len(ids) :]
+        stopped = out.tolist().index(1) if 1 in out.tolist() else 9
+        answer = chat.answer("Who?", 9, 0)
+        assert answer.text == tokenizer.decode(out[:stopped], skip_special_tokens=True)
+        assert answer.cut == (stopped == 9) and answer.usage.prompt == len(ids) and answer.usage.completion == stopped
+        some = engine(chat)
+        some.answers(["Who?", "Who " * 40], 9, str)
+        assert some.ledger.failed == {"too long": 1} and some.ledger.calls == 2 and not some.ledger.wrong_usage

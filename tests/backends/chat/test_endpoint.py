@@ -1,0 +1,99 @@
+"""The client against a server that fails in every way that servers do; needs the extra ``openai``."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("openai")
+
+from ropewalk.backends.chat.endpoint import Endpoint
+from ropewalk.common.errors import UserError
+from tests.talkers import chat_body, endpoint, engine
+
+USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 7}}
+
+
+def asked_once(reply, **more):
+    """What an engine makes of a server, whose usage is not compared."""
+    with endpoint(reply) as server:
+        some = engine(Endpoint(server.url, **more), served=False, tries=2)
+        return some.answers(["Who walks there?"], 16, str), some.ledger, server.requests
+
+
+def test_a_prompt_is_sent_as_a_users_turn_and_usage_is_taken() -> None:
+    found, ledger, requests = asked_once(lambda *_: (200, chat_body("a rope", USAGE)))
+    path, body = requests[0]
+    assert found == ["a rope"] and path == "/v1/chat/completions" and len(requests) == 1
+    assert body == {"model": "tiny", "max_tokens": 16, "temperature": 0,
+                    "messages": [{"role": "user", "content": "Who walks there?"}]}  # fmt: skip
+    assert (ledger.prompt_tokens, ledger.cached_tokens, ledger.completion_tokens) == (20, 7, 3)
+    found, ledger, _ = asked_once(lambda *_: (200, chat_body("a rope", {"prompt_tokens": "x"})))
+    assert found == ["a rope"] and ledger.without_usage == 1 and ledger.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(("reply", "reason"), [
+    ((500, {"error": {"message": "a bug"}}), "code 500"),
+    ((429, {"error": {"message": "slower"}}), "code 429"),
+    ((502, "<html>bad gateway</html>"), "code 502"),
+    ((200, "<html>log in first</html>"), "no JSON"),
+    ((200, {"choices": []}), "no answer in it"),
+    ((200, {"choices": None}), "no answer in it"),
+    ((200, {"choices": 3}), "no answer in it"),
+    ((200, []), "no answer in it"),
+    ((200, chat_body(["a"])), "no answer in it"),
+    ((200, chat_body(5)), "no answer in it"),
+])  # fmt: skip
+def test_what_is_no_answer_is_counted_and_tried_again(reply, reason: str) -> None:
+    found, ledger, requests = asked_once(lambda number, *_: reply if number == 1 else (200, chat_body("a rope")))
+    assert found == ["a rope"] and ledger.failed == {reason: 1} and ledger.calls == len(requests) == 2
+    assert requests[1][1]["temperature"] > 0 and requests[1][1]["seed"] == 1
+    found, ledger, _ = asked_once(lambda *_: reply)
+    assert found == [None] and ledger.failed == {reason: 2} and ledger.given_up == 1
+
+
+def test_texts_of_no_use_are_nonsense() -> None:
+    for body, reason in (
+        (chat_body(""), "empty"),
+        (chat_body(None), "empty"),
+        (chat_body("a", None, "length"), "cut off"),
+    ):
+        found, ledger, _ = asked_once(lambda *_, body=body: (200, body))
+        assert found == [None] and ledger.nonsense == {reason: 2}
+
+
+def test_a_model_without_a_chat_template_is_asked_for_completions() -> None:
+    def reply(number, path, body):
+        if path.endswith("chat/completions"):
+            return 400, {"error": {"message": "this model has no chat template"}}
+        return 200, {"choices": [{"index": 0, "text": f" a {body['prompt']}", "finish_reason": "stop"}]}
+
+    found, ledger, requests = asked_once(reply)
+    assert found == ["a Who walks there?"] and ledger.calls == 1 and len(requests) == 2
+    found, ledger, requests = asked_once(lambda *_: (400, {"error": {"message": "too long"}}))
+    assert found == [None] and ledger.failed == {"code 400": 1} and len(requests) == 1
+
+
+def test_what_no_prompt_changes_is_told_at_once(monkeypatch) -> None:
+    for code in (401, 403, 404):
+        with pytest.raises(UserError, match=f"refuses with {code}: .*who are you"):
+            asked_once(lambda *_, code=code: (code, {"error": {"message": "who are you"}}))
+    with pytest.raises(UserError, match="nothing answers"):
+        Endpoint("http://127.0.0.1:9/v1")
+    for address in ("localhost:8000", "http://me:secret@host/v1", "http://host/v1?key=3"):
+        with pytest.raises(UserError, match="no address of a server"):
+            Endpoint(address, "tiny")
+    with endpoint(lambda *_: (200, {}), served=("a", "b")) as server, pytest.raises(UserError, match="--engine-model"):
+        Endpoint(server.url)
+    with pytest.raises(UserError, match=r"failed 24 calls in turn: no connection 24; the last: http://127"):
+        engine(Endpoint("http://127.0.0.1:9/v1", "tiny")).answers([f"{i}" for i in range(20)], 8, str)
+
+
+def test_a_server_that_does_not_end_is_left() -> None:
+    import time
+
+    def slow(*_):
+        time.sleep(0.5)
+        return 200, chat_body("late")
+
+    found, ledger, _ = asked_once(slow, timeout=0.1)
+    assert found == [None] and ledger.failed == {"no answer in time": 2}
