@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from ropewalk.texts.rows import Row, read
 
 ABOUT, PIECES, PROVENANCE = "arrangement.json", "pieces.npy", "provenance.jsonl"
 FORMAT = 1
-ASKING = ("in2",)
 DECOMPOSE = "decompose"  # the one whose rows are of many lengths
 
 
@@ -32,7 +31,7 @@ class About:
     """How documents were arranged.
 
     Attributes:
-        how: best-fit, concat, decompose, utk or interleave.
+        how: the name of a packing, an order, a knot or a synthesis.
         options: of that.
         length: tokens of a row at most.
         apart: whether documents of a row see themselves alone.
@@ -41,6 +40,8 @@ class About:
         documents: of the source; what follows them in the corpus are marks.
         corpus: sha256 of the corpus.
         pieces: sha256 of the arrangement.
+        told: numbers that were found on the way, by name.
+        asks: whether rows are questions, so that documents are in them in part and again.
     """
 
     how: str
@@ -52,16 +53,13 @@ class About:
     documents: int
     corpus: str = ""
     pieces: str = ""
+    told: Mapping[str, float] = field(default_factory=dict)
+    asks: bool = False
 
     @property
     def even(self) -> bool:
         """Whether rows are of one length, but for what is padded."""
         return self.how != DECOMPOSE
-
-    @property
-    def asks(self) -> bool:
-        """Whether rows are questions, so that documents are in them in part and again."""
-        return self.how in ASKING
 
     def check(self) -> None:
         """Refuse values that no run of ours writes.
@@ -74,7 +72,8 @@ class About:
             "length": type(self.length) is int and 0 < self.length < 2**40, "apart": isinstance(self.apart, bool),
             "seed": type(self.seed) is int, "source": isinstance(self.source, str),
             "documents": type(self.documents) is int and self.documents > 0, "corpus": isinstance(self.corpus, str),
-            "pieces": isinstance(self.pieces, str),
+            "pieces": isinstance(self.pieces, str), "asks": isinstance(self.asks, bool),
+            "told": isinstance(self.told, dict) and all(type(one) in (int, float) for one in self.told.values()),
         }  # fmt: skip
         for name, good in right.items():
             if not good:
@@ -127,7 +126,8 @@ class Arranged:
         for i in self.pieces(row):
             start, stop = int(some.start[i]), int(some.stop[i])
             part = self.corpus.tokens(int(some.document[i]), start, stop)
-            own = len(begin) if some.begun[i] else max(0, len(begin) - start) if some.loss[i] else 0
+            whole = some.loss[i] and some.document[i] < self.about.documents
+            own = len(begin) if some.begun[i] else max(0, len(begin) - start) if whole else 0
             part = np.concatenate([begin, part]) if some.begun[i] else part
             ids.append(part)
             scopes.append(np.full(len(part), int(some.scope[i])))
@@ -198,8 +198,12 @@ def _provenance(folder: Path, rows: int) -> list[Provenance]:
     if not file.exists():
         return []
     found = [
-        Provenance(row.text("kind"), [one.values for one in row.rows("evidence")], _numbers(row)) for row in read(file)
-    ]
+        Provenance(
+            row.text("kind"), [one.values for one in row.rows("evidence", empty=True)], _numbers(row),
+            row.text("support"),
+        )
+        for row in read(file)
+    ]  # fmt: skip
     if len(found) != rows:
         raise UserError(f"{file} tells of {len(found)} rows, and there are {rows}", MEND)
     return found

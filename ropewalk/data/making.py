@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, write_shard
 from ropewalk.data.counts import Counts
 from ropewalk.data.knots.marks import Marks
-from ropewalk.data.synthesis.synthesis import Synthesis, Written
+from ropewalk.data.synthesis.synthesis import WANTED, Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import stream, token_ids
 from ropewalk.texts.rows import is_hub_id
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedTokenizerBase
 
+    from ropewalk.backends.chat.answering import Engine
+
 SHARDS = re.compile(r"\d{5}\..+|" + re.escape(MANIFEST))
 MARKS = "marks"  # the shard of what stands between documents
+ANSWERS = "answers"  # beside the rows, what an engine answered for them
 
 
 class Arranger(Protocol):
@@ -148,6 +151,10 @@ class Made(Result):
             total = arranged.about.documents + manifest.empty + manifest.unread
             first = f"the first: {manifest.left_out[0]}" if manifest.left_out else ""
             notes.append(f"{manifest.unread:,} of {total:,} texts left out; {first}")
+        wanted = arranged.about.told.get(WANTED, counts.rows)
+        if counts.rows < wanted:
+            draws = arranged.about.told["draws"]
+            notes.append(f"{counts.rows:,} of {wanted:,} rows: {draws:,} draws are used up; more with --draws")
         return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes))
 
     @property
@@ -181,6 +188,8 @@ class Made(Result):
             ("crossing", counts.crossing, f"tokens that see another document, {counts.crossing / of:.1%}"),
         ):
             table.add_row(name, f"{value:,}", words)
+        for name, value in about.told.items():
+            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}", "")
         console.print(table)
         for note in self.notes:
             console.print(note)
@@ -199,6 +208,7 @@ def make_rows(
     out: Path,
     overwrite: bool,
     heard: Callable[[int, int], None],
+    engine: Engine | None = None,
 ) -> Made:
     """Write a folder of rows; it can be stopped at any moment, and goes on where it was.
 
@@ -213,17 +223,19 @@ def make_rows(
         out: folder that appears when it is whole.
         overwrite: replace one that ropewalk wrote.
         heard: told of documents and tokens that are tokenised.
+        engine: that the arranger asks; what it answers lies beside ``out`` until the rows do.
 
     Raises:
         UserError: if texts cannot be read, or the folder cannot be written.
     """
-    killed = aside(out, "shards").is_dir() and is_arranged(out)  # behind its last write
+    kept = (aside(out, "shards"), aside(out, ANSWERS))
+    killed = is_arranged(out) and any(one.is_dir() for one in kept)  # behind its last write
     place = out.expanduser() if killed else folder_to_write(out, texts.places, overwrite)
-    with texts.corpus(out, overwrite, heard) as (corpus, finished):
+    with texts.corpus(out, overwrite, heard) as (corpus, tokenised), _answers(engine, out, overwrite) as answered:
         begin, lengths = corpus.manifest.begin, corpus.lengths
         if length <= len(begin):
             raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
-        marks = Marks(_encoder(texts, corpus.manifest), len(corpus))
+        marks = Marks(*_coders(texts, corpus.manifest, len(corpus)))
         written = written_by(arranger, corpus, length, marks, seed)
         arrangement = written.arrangement
         if not arrangement.rows:
@@ -231,9 +243,13 @@ def make_rows(
                 f"{len(corpus):,} texts of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
                 "Give more texts, or a smaller --length.",
             )
-        about = About(how, dict(options), length, apart, seed, texts.source, len(corpus), pieces=digest_of(arrangement))
+        about = About(
+            how, dict(options), length, apart, seed, texts.source, len(corpus), pieces=digest_of(arrangement),
+            told={**written.told, **(engine.ledger.told if engine else {})}, asks=bool(written.provenance),
+        )  # fmt: skip
         if killed and _is(there := Arranged.open(out), about, corpus):
-            finished()
+            tokenised()
+            answered()
             return Made.of(place, there)
         with new_folder(out, texts.places, overwrite) as folder:
             corpus.put_into(folder)
@@ -246,7 +262,8 @@ def make_rows(
             arrangement.check(whole.lengths)
             made = Arranged(whole, replace(about, corpus=whole.digest), arrangement, written.provenance)
             made.write(folder)
-        finished()
+        tokenised()
+        answered()
         return Made.of(place, made)
 
 
@@ -256,10 +273,22 @@ def _is(there: Arranged, about: About, corpus: Corpus) -> bool:
     return replace(there.about, corpus="") == about and kept == corpus.manifest.shards
 
 
-def _encoder(texts: Texts, manifest: Manifest) -> Callable[[str], list[int]]:
-    def encode(text: str) -> list[int]:
+def _answers(engine: Engine | None, out: Path, overwrite: bool) -> AbstractContextManager[Callable[[], None]]:
+    """Holds the folder of what an engine answers; gives what removes it."""
+    return nullcontext(lambda: None) if engine is None else engine.keeping(aside(out, ANSWERS), overwrite)
+
+
+def _coders(
+    texts: Texts, manifest: Manifest, documents: int
+) -> tuple[Callable[[str], list[int]], int, Callable[[Sequence[int]], str]]:
+    """From texts to ids, the number of the first mark, and from ids to texts."""
+
+    def tokenizer() -> PreTrainedTokenizerBase:
         if texts.tokenizer is None:
             raise UserError(f"marks need the tokenizer of {texts.source}", f"Add --tokenizer {manifest.tokenizer}.")
-        return token_ids(text, texts.tokenizer)
+        return texts.tokenizer
 
-    return encode
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer().decode(list(ids), skip_special_tokens=True))
+
+    return lambda text: token_ids(text, tokenizer()), documents, decode

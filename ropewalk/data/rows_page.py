@@ -76,7 +76,7 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
                 [Chart("", [svg.stripes(stripes, about.length, "rows of training", width) for width, _ in SIZES])],
             ),
             Section("What they hold", "", [Folded(f"Row {row:,}", [_pieces(arranged, row)]) for row in chosen]),
-            Section("How", "", [facts({"packing": about.how, **about.options, "seed": about.seed})]),
+            Section("How", "", [facts({"arranged": about.how, **about.options, "seed": about.seed, **about.told})]),
         ],
     )
 

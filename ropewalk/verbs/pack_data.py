@@ -12,6 +12,7 @@ from ropewalk.verbs.request import Length, Number, Place, Request, Source, verb
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ropewalk.backends.chat.answering import Engine
     from ropewalk.data.making import Arranger, Made, Texts
     from ropewalk.data.synthesis.synthesis import Synthesis
 
@@ -19,11 +20,13 @@ STOP, SKIP = "stop", "skip"
 
 
 @contextmanager
-def tokenising() -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with the documents and tokens that are done."""
+def tokenising(engine: Engine | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Yields what to call with the documents and tokens that are done; an engine tells of itself."""
     from ropewalk.common.progress import Progress, shown
 
     with shown() as update:
+        if engine is not None:
+            engine.heard = lambda ledger: update(Progress(ledger.asked, 0, ledger.brief))
         yield lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens"))
 
 
@@ -77,7 +80,14 @@ class RowsRequest(CorpusRequest):
     seed: Number = 0
     overwrite: bool = False
 
-    def made(self, how: Arranger | Synthesis, name: str, options: Mapping[str, Any], apart: bool) -> Made:
+    def made(
+        self,
+        how: Arranger | Synthesis,
+        name: str,
+        options: Mapping[str, Any],
+        apart: bool,
+        engine: Engine | None = None,
+    ) -> Made:
         """The rows, written.
 
         Args:
@@ -85,15 +95,16 @@ class RowsRequest(CorpusRequest):
             name: of that.
             options: of that, in plain values.
             apart: whether documents of a row see themselves alone.
+            engine: that is asked on the way.
 
         Raises:
             UserError: if texts cannot be read, or the folder cannot be written.
         """
         from ropewalk.data.making import make_rows
 
-        with tokenising() as heard:
+        with tokenising(engine) as heard:
             return make_rows(
-                self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, heard
+                self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, heard, engine
             )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.verbs.pack_data import RowsRequest
-from ropewalk.verbs.request import Count, Length, Request, verb
+from ropewalk.verbs.request import Count, Length, Request, Source, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ropewalk.backends.chat.answering import Engine
     from ropewalk.data.making import Made
 
 
@@ -18,23 +21,75 @@ class KindRequest(Request):
     """Which questions.
 
     Attributes:
-        kind: in2: what stands before and after a quote, whose segment is anywhere (2404.16811).
+        kind: in2: a question about segments that stand anywhere (2404.16811).
     """
 
     kind: str = field(kw_only=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthRequest(RowsRequest, KindRequest):
+class EngineRequest(Request):
+    """Who writes.
+
+    Attributes:
+        engine: Who writes questions and answers: the address of an OpenAI-compatible server, up to and including /v1
+            (its key is taken from OPENAI_API_KEY), or a model that runs here: 'demo', a folder, a hub id.
+        engine_model: The model's name on that server; by default its only one.
+        engine_tokenizer: The tokenizer of the model on that server, so that its counts of tokens can be compared with
+            ours; without it they are compared by a factor of four, with the tokenizer of the rows.
+    """
+
+    engine: Source = ""
+    engine_model: str = ""
+    engine_tokenizer: Source = ""
+
+    @contextmanager
+    def answering(self, tokenizer: str, trust_remote_code: bool) -> Iterator[Engine | None]:
+        """The engine, if one is named.
+
+        Args:
+            tokenizer: counts tokens where that of the engine is not known.
+            trust_remote_code: run code that comes with a model or a tokenizer.
+
+        Raises:
+            UserError: if it cannot be asked.
+        """
+        if not self.engine:
+            self.refuse_unused(["engine_model", "engine_tokenizer"], "without --engine")
+            yield None
+            return
+        from ropewalk.backends.chat.answering import Engine
+        from ropewalk.backends.chat.chat_model import chat_model
+        from ropewalk.backends.chat.endpoint import Endpoint
+        from ropewalk.checkpoint.checkpoint import Checkpoint
+
+        if self.engine.startswith(("http://", "https://")):
+            counted = Checkpoint.open(self.engine_tokenizer or tokenizer, trust_remote_code, sound=False).tokenizer()
+            yield Engine(Endpoint(self.engine, self.engine_model or None), counted, bool(self.engine_tokenizer))
+            return
+        self.refuse_unused(["engine_model", "engine_tokenizer"], f"of the model {self.engine}, which runs here")
+        checkpoint = Checkpoint.open(self.engine, trust_remote_code)
+        with chat_model(checkpoint) as model:
+            yield Engine(model, checkpoint.tokenizer(), served=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthRequest(EngineRequest, RowsRequest, KindRequest):
     """How many of them, and how long.
 
     Attributes:
         rows: So many are made.
         least: Tokens of a context at least; by default a quarter of ``length``.
+        draws: So many rows are drawn at most, where some are dropped because nothing supports their answer; by default
+            four for every row.
     """
 
     rows: Count = 1000
     least: Length | None = None
+    draws: Count | None = None
+
+
+OPTIONS = "rows", "least", "draws"  # that some kinds have and others do not
 
 
 @verb("data synth", keeps=True)
@@ -42,16 +97,21 @@ def synth_data(request: SynthRequest) -> Made:
     """Make rows of questions about texts, each with its evidence anywhere in a long context; answers alone are learnt.
 
     Returns:
-        The folder, and what it costs.
+        The folder, what it costs, and what was dropped.
 
     Raises:
-        UserError: if texts cannot be read or are too few, or the folder cannot be written.
+        UserError: if texts cannot be read or are too few, the engine does not answer or writes nothing of use, or the
+            folder cannot be written.
     """
-    from ropewalk.data.arranged import ASKING
-    from ropewalk.data.synthesis.information_intensive import InformationIntensive
+    from ropewalk.common.errors import UserError
+    from ropewalk.data.synthesis.syntheses import options_of, synthesis, synthesis_class
 
-    if request.kind not in ASKING:
-        hint = did_you_mean(request.kind, ASKING)
-        raise UserError(f"no questions {request.kind!r}{hint}", f"There are {', '.join(ASKING)}.")
-    chosen = InformationIntensive(request.rows, request.least)
-    return request.made(chosen, request.kind, asdict(chosen), apart=False)
+    chosen = synthesis_class(request.kind, bool(request.engine))
+    request.refuse_unused([name for name in OPTIONS if name not in options_of(chosen)], f"in {request.kind}")
+    options = {name: getattr(request, name) for name in OPTIONS if name in options_of(chosen)}
+    if request.engine and not request.tokenizer:
+        raise UserError("what an engine writes needs a tokenizer", "Name one: --tokenizer MODEL.")
+    with request.answering(request.tokenizer, request.trust_remote_code) as engine:
+        made = synthesis(chosen, options, engine)
+        named = {"engine": engine.name} if engine else {}
+        return request.made(made, request.kind, options | named, apart=False, engine=engine)

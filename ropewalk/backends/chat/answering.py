@@ -52,6 +52,7 @@ class Engine:
 
     Attributes:
         ledger: what all of it came to.
+        heard: told of that after each prompt.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Engine:
     ):
         self.chat, self.tokenizer, self.served, self.tries, self.pause = chat, tokenizer, served, tries, pause
         self.ledger = Ledger()
+        self.heard: Callable[[Ledger], None] = lambda ledger: None
         self._journal = Journal()
         self._told: set[str] = set()  # prompts that the ledger has
         self._streak: list[Call] = []  # failures since the last answer; kept when that shows that the server is there
@@ -85,16 +87,13 @@ class Engine:
             self._journal = Journal(folder / REPLIES)
             yield underway.remove
 
-    def answers(
-        self, prompts: Sequence[str], room: int, read: Callable[[str], T], heard: Callable[[int], None] | None = None
-    ) -> list[T | None]:
+    def answers(self, prompts: Sequence[str], room: int, read: Callable[[str], T]) -> list[T | None]:
         """What is read out of the answer to each prompt; None where there was none of use.
 
         Args:
             prompts: what is asked; equal ones are asked once.
             room: tokens that an answer may have.
             read: takes an answer, without what the model thought before it, and raises ``Nonsense``.
-            heard: told how many are done.
 
         Raises:
             UserError: if nobody answers, or refuses everything; what was answered is kept.
@@ -108,8 +107,7 @@ class Engine:
             try:
                 for prompt, future in waiting:
                     found[prompt] = future.result()
-                    if heard is not None:
-                        heard(len(found))
+                    self.heard(self.ledger)
             finally:
                 self._stop.set()
                 for _, future in waiting:

@@ -53,27 +53,21 @@ class Ledger:
             for reason, count in theirs.items():
                 tally(mine, reason, count)
 
-    def plain(self) -> dict[str, object]:
-        """In plain values, reasons by name: the same whatever came first."""
-        return {name: getattr(self, name) for name in PLAIN} | {
-            "failed": dict(sorted(self.failed.items())), "nonsense": dict(sorted(self.nonsense.items())),
-        }  # fmt: skip
+    @property
+    def told(self) -> dict[str, float]:
+        """Numbers by name, the same whatever came first."""
+        found: dict[str, float] = {name.replace("_", " "): getattr(self, name) for name in PLAIN}
+        for what, reasons in (("failed", self.failed), ("nonsense", self.nonsense)):
+            found |= {f"{what}: {reason}": reasons[reason] for reason in sorted(reasons)}
+        return found
 
     @property
-    def lines(self) -> list[str]:
-        """For a person."""
-        found = [
-            f"{self.asked:,} prompts, {self.calls:,} calls: {self.answered:,} answers of use, {self.given_up:,} "
-            f"prompts given up",
-            f"{self.prompt_tokens:,} tokens read ({self.cached_tokens:,} from a cache), {self.completion_tokens:,} "
-            f"written, as the server says; {self.our_prompt_tokens:,} and {self.our_completion_tokens:,} by our count",
+    def brief(self) -> str:
+        """One line."""
+        why = [
+            f"; {what}: {listed(some)}" for what, some in (("failed", self.failed), ("nonsense", self.nonsense)) if some
         ]
-        for what, reasons in (("failed calls", self.failed), ("nonsense", self.nonsense)):
-            if reasons:
-                found.append(f"{what}: {listed(reasons)}")
-        if self.without_usage or self.wrong_usage:
-            found.append(f"usage: not told {self.without_usage:,} times, wrong {self.wrong_usage:,} times")
-        return found
+        return f"{self.asked:,} prompts, {self.calls:,} calls{''.join(why)}"
 
 
 def tally(counts: dict[str, int], reason: str, more: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,20 +18,26 @@ class Marks:
     Attributes:
         encode: from a text to its ids, without what texts begin with.
         first: the number of the first mark.
+        decode: from ids to their text; who makes no text out of documents needs none.
         ids: of each mark.
         texts: of each mark.
     """
 
     encode: Callable[[str], list[int]]
     first: int
+    decode: Callable[[Sequence[int]], str] = repr
     ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> tuple[int, int]:
         """The number of a new mark, and its tokens."""
-        self.ids.append(self.encode(text))
+        return self.put(text, self.encode(text))
+
+    def put(self, text: str, ids: list[int]) -> tuple[int, int]:
+        """The same for a text whose ids are known."""
+        self.ids.append(ids)
         self.texts.append(text)
-        return self.first + len(self.ids) - 1, len(self.ids[-1])
+        return self.first + len(self.ids) - 1, len(ids)
 
     def forget(self, first: int) -> None:
         """Take back marks from a number on, which no row has room for."""

@@ -63,7 +63,7 @@ class InformationIntensive:
                 f"of {length:,} tokens has {furniture} of question and answer",
                 f"Give a greater --length, such as {4 * max(SEVERAL * SEGMENT, furniture):,}, or another --least.",
             )
-        segments = _segments(corpus.lengths, begin)
+        segments = segments_of(corpus.lengths, begin)
         needed = (length - furniture) // SEGMENT
         if len(segments) < needed:
             raise UserError(
@@ -110,10 +110,10 @@ class InformationIntensive:
             for i, one in enumerate(context)
             if i in evidence
         ]
-        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, evidence)
+        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, evidence, "is the text")
 
 
-def _segments(lengths: Ints, begin: int) -> Ints:
+def segments_of(lengths: Ints, begin: int) -> Ints:
     """Document and first token of all segments, side by side, behind what texts begin with; int64 [S, 2]."""
     counts = np.maximum((lengths - begin) // SEGMENT, 0)
     document = np.repeat(np.arange(len(lengths)), counts)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ropewalk.data.arrangement import Arrangement
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
+
+WANTED = "rows wanted"  # a number that is told where fewer may have come
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Provenance:
         evidence: document, first token, the one behind the last, and the position in the row, of each piece that the
             answer needs.
         pieces: their numbers in the row.
+        support: by what the answer was seen to be supported.
     """
 
     kind: str
     evidence: Sequence[Mapping[str, Any]]
     pieces: Sequence[int]
+    support: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,12 @@ class Written:
     Attributes:
         arrangement: the rows.
         provenance: of each.
+        told: numbers that were found on the way, by name.
     """
 
     arrangement: Arrangement
     provenance: Sequence[Provenance]
+    told: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

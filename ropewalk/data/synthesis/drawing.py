@@ -1,0 +1,138 @@
+"""Rows drawn one after the other until there are as many as wanted; what is not supported is dropped, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ropewalk.backends.chat.answering import Engine
+from ropewalk.backends.chat.ledger import listed, tally
+from ropewalk.common.errors import UserError
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.knots.row_builder import Piece, arranged_pieces
+from ropewalk.data.synthesis.synthesis import WANTED, Provenance, Written
+
+FIRST, MORE = 32, 1024  # that are drawn together, before there is a row and behind it
+FRUITLESS = 64  # draws that give no row, after which none is expected
+DRAWS = 4  # for every row that is wanted, unless it is said
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something that stands in a row and is of no document.
+
+    Attributes:
+        text: as it is read.
+        ids: of that.
+        loss: whether it is learnt.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    loss: bool = False
+
+    @classmethod
+    def of(cls, text: str, marks: Marks, loss: bool = False) -> Text:
+        return cls(text, tuple(marks.encode(text)), loss)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        parts: in their order; those of documents begin behind what texts begin with.
+        kind: of its question.
+        evidence: numbers of the parts that the answer needs.
+        support: by what the answer was seen to be supported.
+    """
+
+    parts: Sequence[Piece | Text]
+    kind: str
+    evidence: Sequence[int]
+    support: str
+
+    @property
+    def tokens(self) -> int:
+        return sum(part.tokens for part in self.parts)
+
+
+Draw = list[Row] | str  # the rows of one draw, or why it gives none
+
+
+def drawn(
+    rows: int,
+    draws: int | None,
+    draw: Callable[[range], Iterable[Draw]],
+    corpus: Corpus,
+    length: int,
+    marks: Marks,
+    per_draw: int = 1,
+    engine: Engine | None = None,
+) -> Written:
+    """As many rows as wanted, unless draws are used up before.
+
+    Args:
+        rows: that are wanted.
+        draws: at most; 4 for every row by default.
+        draw: from numbers of draws to what each gives, whatever was drawn before.
+        corpus: the documents.
+        length: tokens of a row at most.
+        marks: takes texts of rows.
+        per_draw: rows of one draw.
+        engine: that is asked on the way.
+
+    Raises:
+        UserError: if no draw gives a row.
+    """
+    most, begin = draws or DRAWS * rows, len(corpus.manifest.begin)
+    made: list[Row] = []
+    dropped: dict[str, int] = {}
+    count = 0
+    while len(made) < rows and count < most and (made or count < FRUITLESS):
+        wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
+        for one in draw(range(count, count + wave)):
+            if not isinstance(one, str) and any(begin + row.tokens > length for row in one):
+                one = "longer than a row"
+            if isinstance(one, str):
+                tally(dropped, one)
+            else:
+                made += one
+        count += wave
+    reasons = {f"dropped: {reason}": n for reason, n in sorted(dropped.items(), key=lambda one: (-one[1], one[0]))}
+    if not made:
+        told = f"; {engine.name}: {engine.ledger.brief}" if engine else ""
+        raise UserError(
+            f"none of {count:,} draws gives a row: {listed(dropped)}{told}",
+            "Ask another engine, give other texts, or more --draws.",
+        )
+    told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}
+    return _written(made, corpus, marks, told)
+
+
+def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, float]) -> Written:
+    """Rows as pieces, each text a mark that is there once."""
+    known: dict[str, tuple[int, int]] = {}
+    rows, provenance = [], []
+    for row in made:
+        pieces: list[Piece] = []
+        at, evidence = len(corpus.manifest.begin), []
+        for number, part in enumerate(row.parts):
+            if isinstance(part, Text):
+                if part.text not in known:
+                    known[part.text] = marks.put(part.text, list(part.ids))
+                document, tokens = known[part.text]
+                part = Piece(document, 0, tokens, part.loss)
+            elif number in row.evidence:
+                where = {"document": corpus.name(part.document), "start": part.start, "stop": part.stop, "at": at}
+                evidence.append(where)
+            pieces.append(part)
+            at += part.tokens
+        rows.append(pieces)
+        provenance.append(Provenance(row.kind, evidence, list(row.evidence), row.support))
+    return Written(arranged_pieces(rows, marks.first), provenance, told)

@@ -1,0 +1,78 @@
+"""The ways to make rows out of documents: what is asked about them, and who writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ropewalk.backends.chat.answering import Engine
+    from ropewalk.data.synthesis.synthesis import Synthesis
+
+ENGINE = "engine"  # the field of those that ask one
+
+
+@dataclass(frozen=True)
+class SynthesisEntry:
+    """One of them; its options are the fields of its classes.
+
+    Attributes:
+        title: what it makes.
+        paper: arXiv id.
+        plain: "module:Class" of what needs no engine; empty if there is none.
+        written: "module:Class" of what an engine writes; empty if there is none.
+    """
+
+    title: str
+    paper: str
+    plain: str = ""
+    written: str = ""
+
+    def load(self, engine: bool) -> type[Any] | None:
+        """The class with or without an engine; None if there is none."""
+        where = self.written if engine else self.plain
+        if not where:
+            return None
+        module, name = where.split(":")
+        loaded: type[Any] = getattr(import_module(f"ropewalk.data.synthesis.{module}"), name)
+        return loaded
+
+
+SYNTHESES = {
+    "in2": SynthesisEntry(
+        "a question about segments of 128 tokens, which stand anywhere", "2404.16811",
+        "information_intensive:InformationIntensive", "written_questions:WrittenQuestions",
+    ),
+}  # fmt: skip
+
+
+def synthesis_class(kind: str, engine: bool) -> type[Any]:
+    """The class of a kind.
+
+    Raises:
+        UserError: if there is no such kind, or none of it with or without an engine.
+    """
+    if kind not in SYNTHESES:
+        hint = did_you_mean(kind, SYNTHESES)
+        raise UserError(f"no questions {kind!r}{hint}", f"There are {', '.join(SYNTHESES)}.")
+    found = SYNTHESES[kind].load(engine)
+    if found is None and engine:
+        raise UserError(f"no engine writes {kind}", "Leave --engine out.")
+    if found is None:
+        raise UserError(f"{kind} is written by an engine", "Name one: --engine URL, --engine demo or --engine FOLDER.")
+    return found
+
+
+def options_of(cls: type[Any]) -> frozenset[str]:
+    """Names of what may be said of a synthesis, besides the engine."""
+    return frozenset(one.name for one in fields(cls)) - {ENGINE}
+
+
+def synthesis(cls: type[Any], options: Mapping[str, Any], engine: Engine | None) -> Synthesis:
+    """Made of its options."""
+    made: Synthesis = cls(**options, **({} if engine is None else {ENGINE: engine}))
+    return made

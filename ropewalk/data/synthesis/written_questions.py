@@ -1,0 +1,153 @@
+"""IN2 / FILM with questions that an engine writes about hidden segments (arXiv 2404.16811)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropewalk.backends.chat.answering import Engine, Nonsense
+from ropewalk.common.errors import UserError
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.knots.row_builder import Piece
+from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
+from ropewalk.data.synthesis.information_intensive import SEGMENT, SEVERAL, SHARES, segments_of
+from ropewalk.data.synthesis.replies import holds, labelled
+from ropewalk.data.synthesis.synthesis import Written
+
+ONE = """Read the passage, and write one question that it answers.
+
+The question must make sense to somebody who has never seen the passage: name what it is about, and do not say "the passage" or "the text". The answer must be a few words that stand in the passage exactly as you write them.
+
+Reply with two lines:
+Question: ...
+Answer: ...
+
+Passage:
+{passage}"""  # noqa: E501
+MANY = """Read the passages, and write one question that can be answered only by somebody who knows all of them.
+
+The question must make sense to somebody who has never seen the passages: name what it is about, and do not say "the passage" or "the text". The answer has one part from each passage, in their order: a few words that stand in that passage exactly as you write them.
+
+Reply with these lines:
+Question: ...
+{labels}
+
+{passages}"""  # noqa: E501
+ASKS, ANSWERS = "\n\nQuestion: {question}\nAnswer:", " {answer}"
+ROOM = 256  # tokens of a reply
+SUPPORT = "stands in the evidence word for word, and nowhere else in the context"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    question: str
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class WrittenQuestions:
+    """Segments of 128 tokens of random documents, and a question that an engine wrote about one of them, or a few.
+
+    An answer is kept if every part of it stands in its own segment word for word, in no other segment of the row, and
+    not in the question: then it needs no judge. The loss is on the answer alone.
+
+    Attributes:
+        engine: that writes.
+        rows: how many are made.
+        least: tokens of a context at least, a quarter of the longest by default; lengths are uniform from there on.
+        draws: at most; by default 4 for every row.
+    """
+
+    engine: Engine
+    rows: int
+    least: int | None = None
+    draws: int | None = None
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if the documents have too few segments, or the engine writes nothing of use.
+        """
+        begin = len(corpus.manifest.begin)
+        most = length - begin - 2 * ROOM
+        least = self.least or length // 4
+        if not SEVERAL * SEGMENT <= least <= most:
+            raise UserError(
+                f"contexts of {least:,} to {most:,} tokens, expected {SEVERAL * SEGMENT} at least: a row of "
+                f"{length:,} tokens has up to {2 * ROOM} of question and answer",
+                f"Give a greater --length, such as {4 * (SEVERAL * SEGMENT + 2 * ROOM):,}, or another --least.",
+            )
+        segments = segments_of(corpus.lengths, begin)
+        if len(segments) < most // SEGMENT:
+            raise UserError(
+                f"the texts have {len(segments):,} segments of {SEGMENT} tokens, and a row takes {most // SEGMENT:,}",
+                "Give more texts, or a smaller --length.",
+            )
+
+        def text(piece: Piece) -> str:
+            return marks.decode(corpus.tokens(piece.document, piece.start, piece.stop).tolist())
+
+        def context(number: int) -> tuple[str, list[Piece], list[int]]:
+            """The kind of a row, its segments, and which of them are asked about."""
+            rng = np.random.default_rng([seed, number])
+            kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+            tokens = int(rng.integers(least, most + 1)) if kind != "short" else 4 * SEGMENT
+            count = max(min(tokens, most) // SEGMENT, SEVERAL)
+            chosen = segments[rng.choice(len(segments), count, replace=False)]
+            several = int(rng.integers(2, SEVERAL + 1)) if kind == "several" else 1
+            evidence = sorted(rng.choice(count, several, replace=False).tolist())
+            return kind, [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen], evidence
+
+        def draw(numbers: range) -> Iterator[Draw]:
+            contexts = [context(number) for number in numbers]
+            prompts = [_prompt([text(some[i]) for i in evidence]) for _, some, evidence in contexts]
+            for (kind, some, evidence), asked in zip(contexts, self.engine.answers(prompts, ROOM, _read), strict=True):
+                if asked is None:
+                    yield "no question"
+                elif why := _unsupported(asked, [text(one) for one in some], evidence):
+                    yield why
+                else:
+                    question = Text.of(ASKS.format(question=asked.question), marks)
+                    answer = Text.of(ANSWERS.format(answer="; ".join(asked.answers)), marks, loss=True)
+                    yield [Row([*some, question, answer], kind, evidence, SUPPORT)]
+
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
+
+
+def _prompt(passages: Sequence[str]) -> str:
+    if len(passages) == 1:
+        return ONE.format(passage=passages[0])
+    numbers = range(1, len(passages) + 1)
+    labels = "\n".join(f"Answer {i}: ..." for i in numbers)
+    shown = "\n\n".join(f"Passage {i}:\n{passage}" for i, passage in zip(numbers, passages, strict=True))
+    return MANY.format(labels=labels, passages=shown)
+
+
+def _read(text: str) -> _Asked:
+    """A question and its answers, of one passage or of several."""
+    labels = ["Question", "Answer"]
+    if "answer 1" in text.casefold():
+        count = max((i for i in range(1, SEVERAL + 1) if f"answer {i}" in text.casefold()), default=1)
+        labels = ["Question", *(f"Answer {i}" for i in range(1, count + 1))]
+    question, *answers = labelled(text, labels)
+    if "\n" in question or any("\n" in answer for answer in answers):
+        raise Nonsense("more than lines")
+    return _Asked(question, [answer.strip(" .\"'") for answer in answers])
+
+
+def _unsupported(asked: _Asked, context: Sequence[str], evidence: Sequence[int]) -> str:
+    """Why a question is of no use in a context; empty if it is."""
+    if len(asked.answers) != len(evidence) or not all(asked.answers):
+        return "another number of answers"
+    for answer, place in zip(asked.answers, evidence, strict=True):
+        if not holds(context[place], answer):
+            return "the answer is not in its evidence"
+        if holds(asked.question, answer):
+            return "the question tells the answer"
+        if any(holds(other, answer) for i, other in enumerate(context) if i != place):
+            return "the answer stands elsewhere too"
+    return ""
