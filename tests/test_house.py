@@ -47,6 +47,7 @@ COVERED = {
     "tests/data/synthesis/test_information_intensive.py": "data/synthesis/synthesis",
     "tests/data/synthesis/test_written_questions.py": "data/synthesis/drawing data/synthesis/replies "
     "data/synthesis/syntheses",
+    "tests/data/synthesis/test_retrieved_passages.py": "data/synthesis/similarity",
     "tests/data/test_making.py": "data/arranged data/rows_page data/survey data/surveying data/survey_page",
     "tests/data/packing/test_packings.py": "data/packing/concatenation data/packing/decomposition data/packing/cutting",
     "tests/data/knots/test_knots.py": "data/knots/interleaving data/knots/marks data/knots/row_builder "

@@ -188,8 +188,8 @@ class Made(Result):
             ("crossing", counts.crossing, f"tokens that see another document, {counts.crossing / of:.1%}"),
         ):
             table.add_row(name, f"{value:,}", words)
-        for name, value in about.told.items():
-            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}", "")
+        for name, number in about.told.items():
+            table.add_row(name, f"{number:,.3f}" if isinstance(number, float) else f"{number:,}", "")
         console.print(table)
         for note in self.notes:
             console.print(note)

@@ -21,7 +21,9 @@ class KindRequest(Request):
     """Which questions.
 
     Attributes:
-        kind: in2: a question about segments that stand anywhere (2404.16811).
+        kind: in2: a question about segments that stand anywhere (2404.16811); rag: about one of the passages that a
+            search finds for it (2410.05983); selflong: an instruction about documents that are read chunk by chunk
+            (2412.18860).
     """
 
     kind: str = field(kw_only=False)
@@ -82,14 +84,20 @@ class SynthRequest(EngineRequest, RowsRequest, KindRequest):
         least: Tokens of a context at least; by default a quarter of ``length``.
         draws: So many rows are drawn at most, where some are dropped because nothing supports their answer; by default
             four for every row.
+        chunk: Tokens of documents that the engine reads at once, 4096 by default; of selflong.
+        passages: Their order in a row: shuffled, by rank, or ends (1, 3, 5, ..., 6, 4, 2); of rag.
+        named: The answer names the passage that it is taken from; of rag.
     """
 
     rows: Count = 1000
     least: Length | None = None
     draws: Count | None = None
+    chunk: Length | None = None
+    passages: str = "shuffled"
+    named: bool = False
 
 
-OPTIONS = "rows", "least", "draws"  # that some kinds have and others do not
+OPTIONS = "rows", "least", "draws", "chunk", "passages", "named"  # that some kinds have and others do not
 
 
 @verb("data synth", keeps=True)
@@ -108,7 +116,8 @@ def synth_data(request: SynthRequest) -> Made:
 
     chosen = synthesis_class(request.kind, bool(request.engine))
     request.refuse_unused([name for name in OPTIONS if name not in options_of(chosen)], f"in {request.kind}")
-    options = {name: getattr(request, name) for name in OPTIONS if name in options_of(chosen)}
+    said = {name: getattr(request, name) for name in OPTIONS if name in options_of(chosen)}
+    options = {name: value for name, value in said.items() if value is not None}
     if request.engine and not request.tokenizer:
         raise UserError("what an engine writes needs a tokenizer", "Name one: --tokenizer MODEL.")
     with request.answering(request.tokenizer, request.trust_remote_code) as engine:

@@ -128,7 +128,7 @@ class Engine:
                 continue
             self._count(counted, prompt, call.answer, least, most)
             try:
-                value = read(self._text(call.answer, room, least))
+                value = read(self._text(call.answer, prompt, least))
                 counted.answered = 1
                 break
             except Nonsense as error:
@@ -196,7 +196,7 @@ class Engine:
         fewer = usage.completion * times + SLACK < written
         counted.wrong_usage += not least <= usage.prompt <= most or usage.cached > usage.prompt or fewer
 
-    def _text(self, answer: Answer, room: int, least: int) -> str:
+    def _text(self, answer: Answer, prompt: str, least: int) -> str:
         """The text of an answer, if it may be one to the whole prompt.
 
         Raises:
@@ -209,6 +209,8 @@ class Engine:
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if not text:
             raise Nonsense("empty")
+        if prompt.strip() in text:
+            raise Nonsense("the prompt again")
         return text
 
 

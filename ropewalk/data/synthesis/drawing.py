@@ -106,9 +106,9 @@ def drawn(
         count += wave
     reasons = {f"dropped: {reason}": n for reason, n in sorted(dropped.items(), key=lambda one: (-one[1], one[0]))}
     if not made:
-        told = f"; {engine.name}: {engine.ledger.brief}" if engine else ""
+        asked = f"; {engine.name}: {engine.ledger.brief}" if engine else ""
         raise UserError(
-            f"none of {count:,} draws gives a row: {listed(dropped)}{told}",
+            f"none of {count:,} draws gives a row: {listed(dropped)}{asked}",
             "Ask another engine, give other texts, or more --draws.",
         )
     told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}

@@ -30,3 +30,17 @@ def plain(text: str) -> str:
 def holds(text: str, part: str) -> bool:
     """Whether a text has a part word for word, blanks and case aside."""
     return re.search(rf"(?<!\w){re.escape(plain(part))}(?!\w)", plain(text)) is not None
+
+
+def ungrounded(answer: str, text: str, most: float = 0.5) -> bool:
+    """Whether an answer says what a text does not.
+
+    That is: a number or a name that is not in it, or more than ``most`` of its longer words.
+    """
+    known = set(re.findall(r"\w+", text.casefold()))
+    words = re.findall(r"\w+", answer)
+    begins = set(re.findall(r"(?:^|[.!?:\n-]\s*)(\w+)", answer))
+    named = [one for one in words if any(sign.isdigit() for sign in one) or (one[0].isupper() and one not in begins)]
+    longer = [one for one in words if len(one) > 4]
+    missing = sum(one.casefold() not in known for one in longer)
+    return any(one.casefold() not in known for one in named) or not words or missing > most * len(longer)

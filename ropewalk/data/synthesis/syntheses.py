@@ -47,6 +47,14 @@ SYNTHESES = {
         "a question about segments of 128 tokens, which stand anywhere", "2404.16811",
         "information_intensive:InformationIntensive", "written_questions:WrittenQuestions",
     ),
+    "rag": SynthesisEntry(
+        "a question about one of many passages that are similar to it", "2410.05983",
+        written="retrieved_passages:RetrievedPassages",
+    ),
+    "selflong": SynthesisEntry(
+        "an instruction, documents that are similar to it, and an answer out of notes on their chunks", "2412.18860",
+        written="instructed_documents:InstructedDocuments",
+    ),
 }  # fmt: skip
 
 

@@ -42,7 +42,9 @@ SUPPORT = "stands in the evidence word for word, and nowhere else in the context
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Question:
+    """What an engine asked, and the parts of the answer, one for each passage."""
+
     question: str
     answers: Sequence[str]
 
@@ -104,11 +106,13 @@ class WrittenQuestions:
 
         def draw(numbers: range) -> Iterator[Draw]:
             contexts = [context(number) for number in numbers]
-            prompts = [_prompt([text(some[i]) for i in evidence]) for _, some, evidence in contexts]
-            for (kind, some, evidence), asked in zip(contexts, self.engine.answers(prompts, ROOM, _read), strict=True):
+            prompts = [question_prompt([text(some[i]) for i in evidence]) for _, some, evidence in contexts]
+            for (kind, some, evidence), asked in zip(
+                contexts, self.engine.answers(prompts, ROOM, read_question), strict=True
+            ):
                 if asked is None:
                     yield "no question"
-                elif why := _unsupported(asked, [text(one) for one in some], evidence):
+                elif why := unsupported(asked, [text(one) for one in some], evidence):
                     yield why
                 else:
                     question = Text.of(ASKS.format(question=asked.question), marks)
@@ -118,7 +122,8 @@ class WrittenQuestions:
         return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
 
 
-def _prompt(passages: Sequence[str]) -> str:
+def question_prompt(passages: Sequence[str]) -> str:
+    """Asks for a question about passages."""
     if len(passages) == 1:
         return ONE.format(passage=passages[0])
     numbers = range(1, len(passages) + 1)
@@ -127,7 +132,7 @@ def _prompt(passages: Sequence[str]) -> str:
     return MANY.format(labels=labels, passages=shown)
 
 
-def _read(text: str) -> _Asked:
+def read_question(text: str) -> Question:
     """A question and its answers, of one passage or of several."""
     labels = ["Question", "Answer"]
     if "answer 1" in text.casefold():
@@ -136,10 +141,10 @@ def _read(text: str) -> _Asked:
     question, *answers = labelled(text, labels)
     if "\n" in question or any("\n" in answer for answer in answers):
         raise Nonsense("more than lines")
-    return _Asked(question, [answer.strip(" .\"'") for answer in answers])
+    return Question(question, [answer.strip(" .\"'") for answer in answers])
 
 
-def _unsupported(asked: _Asked, context: Sequence[str], evidence: Sequence[int]) -> str:
+def unsupported(asked: Question, context: Sequence[str], evidence: Sequence[int]) -> str:
     """Why a question is of no use in a context; empty if it is."""
     if len(asked.answers) != len(evidence) or not all(asked.answers):
         return "another number of answers"

@@ -12,6 +12,11 @@ from ropewalk.texts.opening import opening
 from tests.talkers import Talker, echo, engine
 
 PROMPTS = [f"What comes behind {i}?" for i in range(20)]
+ANSWERS = [f"{i}? is behind" for i in range(20)]
+
+
+def say(prompt: str, again: int) -> str:
+    return f"{prompt.split()[-1]} is behind"
 
 
 def read(text: str) -> str:
@@ -21,23 +26,24 @@ def read(text: str) -> str:
 
 
 def test_calls_and_tokens_are_what_is_computed_beforehand(tokenizer) -> None:
-    some = engine(Talker(echo))
-    assert some.answers([*PROMPTS, PROMPTS[0]], 64, read) == [*PROMPTS, PROMPTS[0]]
+    some = engine(Talker(say))
+    assert some.answers([*PROMPTS, PROMPTS[0]], 64, read) == [*ANSWERS, ANSWERS[0]]
     tokens = [len(token_ids(prompt, tokenizer)) for prompt in PROMPTS]
     begin, ledger = len(opening(tokenizer)), some.ledger
     assert (ledger.asked, ledger.calls, ledger.answered, ledger.given_up) == (20, 20, 20, 0)
     assert ledger.prompt_tokens == ledger.our_prompt_tokens == sum(tokens) + 20 * begin
-    assert ledger.completion_tokens == ledger.our_completion_tokens == sum(tokens)
+    written = sum(len(token_ids(answer, tokenizer)) for answer in ANSWERS)
+    assert ledger.completion_tokens == ledger.our_completion_tokens == written
     assert not ledger.wrong_usage and not ledger.without_usage and not ledger.failed and not ledger.nonsense
-    assert some.answers(PROMPTS[:3], 64, read) == PROMPTS[:3] and len(some.chat.prompts) == 20
+    assert some.answers(PROMPTS[:3], 64, read) == ANSWERS[:3] and len(some.chat.prompts) == 20
     assert some.ledger.calls == 20, "asked before, and not again"
 
 
 def test_failures_are_tried_again_until_tries_are_used_up() -> None:
-    some = engine(Talker(echo, fails=3))
-    assert some.answers(PROMPTS[:4], 64, read) == PROMPTS[:4]
+    some = engine(Talker(say, fails=3))
+    assert some.answers(PROMPTS[:4], 64, read) == ANSWERS[:4]
     assert some.ledger.calls == 16 and some.ledger.failed == {"code 500": 12} and not some.ledger.given_up
-    some = engine(Talker(echo, fails=4))
+    some = engine(Talker(say, fails=4))
     assert some.answers(PROMPTS[:4], 64, read) == [None] * 4
     assert some.ledger.calls == 16 and some.ledger.given_up == 4 and not some.ledger.answered
 
@@ -50,19 +56,22 @@ def test_a_refusal_is_not_tried_again() -> None:
                 raise Failed("code 400", "too long", final=True)
             return super().answer(prompt, room, again)
 
-    some = engine(Refusing(echo))
-    assert some.answers(PROMPTS[:5], 64, read) == [*PROMPTS[:3], None, PROMPTS[4]]
+    some = engine(Refusing(say))
+    assert some.answers(PROMPTS[:5], 64, read) == [*ANSWERS[:3], None, ANSWERS[4]]
     assert some.ledger.calls == 5 and some.ledger.failed == {"code 400": 1} and some.ledger.given_up == 1
 
 
 def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
-    def say(prompt: str, again: int) -> str:
-        return {0: "", 1: "yes", 2: prompt * 9}.get(again, f"<think>hm\n\nbehind</think>\n {prompt}")
+    def sometimes(prompt: str, again: int) -> str:
+        said = {0: "", 1: "yes", 2: prompt * 9}
+        return said.get(again, f"<think>hm\n\nnot here</think>\n {say(prompt, again)}")
 
-    some = engine(Talker(say))
-    assert some.answers(PROMPTS[:2], 100, read) == PROMPTS[:2]
+    some = engine(Talker(sometimes))
+    assert some.answers(PROMPTS[:2], 100, read) == ANSWERS[:2]
     assert some.ledger.nonsense == {"empty": 2, "another question": 2, "cut off": 2} and some.ledger.calls == 8
-    fixed = Talker(say)
+    some = engine(Talker(echo))
+    assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.nonsense == {"the prompt again": 8}
+    fixed = Talker(sometimes)
     fixed.varies = False
     some = engine(fixed)
     assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.calls == 2
@@ -74,8 +83,8 @@ def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
 @pytest.mark.parametrize("served", [True, False])
 def test_a_prompt_that_was_cut_without_a_word_is_found_out(served: bool) -> None:
     long = "behind " * 400
-    some = engine(Talker(echo, window=300), served)
-    assert some.answers([long, PROMPTS[0]], 4000, read) == [None, PROMPTS[0]]
+    some = engine(Talker(say, window=300), served)
+    assert some.answers([long, PROMPTS[0]], 4000, read) == [None, ANSWERS[0]]
     assert some.ledger.nonsense == {"fewer tokens read than the prompt has": 4} and some.ledger.wrong_usage == 4
 
 
@@ -87,8 +96,8 @@ def test_usage_that_cannot_be_is_counted() -> None:
         (lambda one: Usage(one.prompt, 0, 0), 0, 1),
         (lambda one: Usage(one.prompt + 12, one.prompt, one.completion), 0, 0),
     ):
-        some = engine(Talker(echo, usage=lie))
-        assert some.answers(["far behind " * 5], 640, read)[0] is not None
+        some = engine(Talker(lambda *_: "far behind " * 5, usage=lie))
+        assert some.answers(PROMPTS[:1], 640, read)[0] is not None
         assert (some.ledger.without_usage, some.ledger.wrong_usage) == (silent, wrong)
 
 
@@ -100,20 +109,20 @@ def test_what_was_answered_is_not_asked_again_whatever_stopped_the_run(tmp_path)
             some.answers(prompts[::2], 64, read)
         return found, some, finished
 
-    whole, first, finished = run("whole", Talker(echo, fails=1))
-    _, _, _ = run("part", Talker(echo, fails=1), PROMPTS[:7])
+    whole, first, finished = run("whole", Talker(say, fails=1))
+    _, _, _ = run("part", Talker(say, fails=1), PROMPTS[:7])
     file = tmp_path / "part" / "replies.jsonl"
     data = file.read_bytes()
     for torn in (0, 1, 40):
         file.write_bytes(data[: len(data) - torn])
-        again, second, _ = run("part", Talker(echo, fails=1))
+        again, second, _ = run("part", Talker(say, fails=1))
         assert again == whole and second.ledger == first.ledger
         asked = len(set(second.chat.prompts))
         assert asked == 13 if torn == 0 else 13 < asked < 20
     file.write_bytes(b'{"key": 3}\n' + data)
     with pytest.raises(UserError, match=r"replies\.jsonl:1"):
-        run("part", Talker(echo))
-    other = Talker(echo)
+        run("part", Talker(say))
+    other = Talker(say)
     other.basis = {"model": "another"}
     with pytest.raises(UserError, match=r"engine\.model was 'talker', is 'another'"):
         run("whole", other)
@@ -130,12 +139,12 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing_later(tmp_path) ->
                 raise Failed("no connection", "refused")
             return super().answer(prompt, room, again)
 
-    some = engine(Dying(echo))
+    some = engine(Dying(say))
     with some.keeping(tmp_path / "kept"), pytest.raises(UserError, match=f"failed {OUTAGE} calls in turn: no conn"):
         some.answers(PROMPTS, 64, read)
-    again, whole = engine(Talker(echo)), engine(Talker(echo))
+    again, whole = engine(Talker(say)), engine(Talker(say))
     with again.keeping(tmp_path / "kept"):
-        assert again.answers(PROMPTS, 64, read) == PROMPTS == whole.answers(PROMPTS, 64, read)
+        assert again.answers(PROMPTS, 64, read) == ANSWERS == whole.answers(PROMPTS, 64, read)
     assert len(again.chat.prompts) == 11 and again.ledger == whole.ledger
 
 
@@ -145,4 +154,4 @@ def test_a_failure_that_no_prompt_changes_ends_the_run() -> None:
             raise UserError("refuses with 401")
 
     with pytest.raises(UserError, match="401"):
-        engine(Closed(echo)).answers(PROMPTS, 64, read)
+        engine(Closed(say)).answers(PROMPTS, 64, read)
