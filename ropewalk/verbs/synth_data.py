@@ -23,7 +23,8 @@ class KindRequest(Request):
     Attributes:
         kind: in2: a question about segments that stand anywhere (2404.16811); rag: about one of the passages that a
             search finds for it (2410.05983); selflong: an instruction about documents that are read chunk by chunk
-            (2412.18860).
+            (2412.18860); longmit: a question that needs a few documents (2409.01893); self-lengthen: a long
+            output, lengthened round by round (2410.23933).
     """
 
     kind: str = field(kw_only=False)
@@ -84,7 +85,8 @@ class SynthRequest(EngineRequest, RowsRequest, KindRequest):
         least: Tokens of a context at least; by default a quarter of ``length``.
         draws: So many rows are drawn at most, where some are dropped because nothing supports their answer; by default
             four for every row.
-        chunk: Tokens of documents that the engine reads at once, 4096 by default; of selflong.
+        chunk: Tokens of documents that the engine reads at once, 4096 by default in selflong, 2048 in longmit.
+        words: Of an output at most; of self-lengthen.
         passages: Their order in a row: shuffled, by rank, or ends (1, 3, 5, ..., 6, 4, 2); of rag.
         named: The answer names the passage that it is taken from; of rag.
     """
@@ -93,11 +95,12 @@ class SynthRequest(EngineRequest, RowsRequest, KindRequest):
     least: Length | None = None
     draws: Count | None = None
     chunk: Length | None = None
+    words: Count | None = None
     passages: str = "shuffled"
     named: bool = False
 
 
-OPTIONS = "rows", "least", "draws", "chunk", "passages", "named"  # that some kinds have and others do not
+OPTIONS = "rows", "least", "draws", "chunk", "words", "passages", "named"  # that some kinds have and others do not
 
 
 @verb("data synth", keeps=True)

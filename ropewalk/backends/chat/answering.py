@@ -87,13 +87,16 @@ class Engine:
             self._journal = Journal(folder / REPLIES)
             yield underway.remove
 
-    def answers(self, prompts: Sequence[str], room: int, read: Callable[[str], T]) -> list[T | None]:
+    def answers(
+        self, prompts: Sequence[str], room: int, read: Callable[[str], T] | Sequence[Callable[[str], T]]
+    ) -> list[T | None]:
         """What is read out of the answer to each prompt; None where there was none of use.
 
         Args:
             prompts: what is asked; equal ones are asked once.
             room: tokens that an answer may have.
-            read: takes an answer, without what the model thought before it, and raises ``Nonsense``.
+            read: takes an answer, without what the model thought before it, and raises ``Nonsense``; or one for each
+                prompt, of which equal prompts take the first.
 
         Raises:
             UserError: if nobody answers, or refuses everything; what was answered is kept.
@@ -101,9 +104,10 @@ class Engine:
         self._down = None
         self._stop.clear()
         found: dict[str, T | None] = {}
-        wanted = list(dict.fromkeys(prompts))
+        reads = [read] * len(prompts) if callable(read) else read
+        wanted = dict(reversed(list(zip(prompts, reads, strict=True))))
         with ThreadPoolExecutor(self.chat.workers) as pool:
-            waiting = [(prompt, pool.submit(self._answer, prompt, room, read)) for prompt in wanted]
+            waiting = [(one, pool.submit(self._answer, one, room, wanted[one])) for one in dict.fromkeys(prompts)]
             try:
                 for prompt, future in waiting:
                     found[prompt] = future.result()

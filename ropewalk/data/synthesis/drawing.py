@@ -121,7 +121,7 @@ def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, 
     rows, provenance = [], []
     for row in made:
         pieces: list[Piece] = []
-        at, evidence = len(corpus.manifest.begin), []
+        at, places = len(corpus.manifest.begin), {}
         for number, part in enumerate(row.parts):
             if isinstance(part, Text):
                 if part.text not in known:
@@ -129,10 +129,11 @@ def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, 
                 document, tokens = known[part.text]
                 part = Piece(document, 0, tokens, part.loss)
             elif number in row.evidence:
-                where = {"document": corpus.name(part.document), "start": part.start, "stop": part.stop, "at": at}
-                evidence.append(where)
+                name = corpus.name(part.document)
+                places[number] = {"document": name, "start": part.start, "stop": part.stop, "at": at}
             pieces.append(part)
             at += part.tokens
         rows.append(pieces)
-        provenance.append(Provenance(row.kind, evidence, list(row.evidence), row.support))
+        where = [places[number] for number in row.evidence]
+        provenance.append(Provenance(row.kind, where, list(row.evidence), row.support))
     return Written(arranged_pieces(rows, marks.first), provenance, told)

@@ -93,7 +93,8 @@ class InstructedDocuments:
 
         def documents(instruction: str, first: Piece, room: int) -> list[Piece]:
             """The chunk's own document and those most like the instruction, as far as there is room."""
-            found, left = [], room
+            found: list[Piece] = []
+            left = room
             for d in (first.document, *(int(pool[i]) for i in similar.ranked(instruction)[0])):
                 if left <= 0 or any(one.document == d for one in found):
                     continue

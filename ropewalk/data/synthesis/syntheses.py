@@ -55,6 +55,13 @@ SYNTHESES = {
         "an instruction, documents that are similar to it, and an answer out of notes on their chunks", "2412.18860",
         written="instructed_documents:InstructedDocuments",
     ),
+    "longmit": SynthesisEntry(
+        "a question that needs a few documents, which are similar to each other", "2409.01893",
+        written="linked_questions:LinkedQuestions",
+    ),
+    "self-lengthen": SynthesisEntry(
+        "a long output, lengthened round by round", "2410.23933", written="lengthened_outputs:LengthenedOutputs"
+    ),
 }  # fmt: skip
 
 

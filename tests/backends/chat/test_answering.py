@@ -35,6 +35,9 @@ def test_calls_and_tokens_are_what_is_computed_beforehand(tokenizer) -> None:
     written = sum(len(token_ids(answer, tokenizer)) for answer in ANSWERS)
     assert ledger.completion_tokens == ledger.our_completion_tokens == written
     assert not ledger.wrong_usage and not ledger.without_usage and not ledger.failed and not ledger.nonsense
+    numbers = [lambda text, i=i: (i, text) for i in range(4)]
+    found = some.answers([*PROMPTS[:3], PROMPTS[0]], 64, numbers)
+    assert found == [(0, ANSWERS[0]), (1, ANSWERS[1]), (2, ANSWERS[2]), (0, ANSWERS[0])]
     assert some.answers(PROMPTS[:3], 64, read) == ANSWERS[:3] and len(some.chat.prompts) == 20
     assert some.ledger.calls == 20, "asked before, and not again"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.data.synthesis.drawing import FRUITLESS
 from ropewalk.data.synthesis.replies import ungrounded
 from ropewalk.texts.documents import token_ids
 from tests.data.synthesis.written import TOKENIZER, content, talker, write
@@ -117,12 +116,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(made, texts, tmp_path) -> None:
     ("Follow", "", "no answer"),
     ("Follow", "It is n1234567 of them", "the answer is not in the documents"),
 ])  # fmt: skip
-def test_what_is_of_no_use_is_dropped_by_its_reason(texts, tmp_path, prompt: str, reply: str, why: str) -> None:
+def test_what_is_of_no_use_is_dropped_by_its_reason(
+    texts, tmp_path, few_draws, prompt: str, reply: str, why: str
+) -> None:
     def wrong(asked: str, again: int) -> str:
         return reply if asked.startswith(prompt) else say(asked, again)
 
-    with pytest.raises(UserError, match=f"none of {FRUITLESS} draws gives a row: {why} {FRUITLESS};"):
-        write("selflong", texts, tmp_path / "out", talker(wrong), 2048, rows=FRUITLESS, chunk=CHUNK)
+    with pytest.raises(UserError, match=f"none of {few_draws} draws gives a row: {why} {few_draws};"):
+        write("selflong", texts, tmp_path / "out", talker(wrong), 2048, rows=ROWS, chunk=CHUNK)
 
 
 @pytest.mark.parametrize(("answer", "wrong"), [

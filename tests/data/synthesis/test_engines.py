@@ -1,0 +1,126 @@
+"""Real engines through the verb: a server that dies in the middle, one that serves the demo, and the demo itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openai")
+
+import ropewalk
+from ropewalk.backends.chat import answering
+from ropewalk.common.errors import UserError
+from tests.data.synthesis.test_written_questions import say
+from tests.data.synthesis.written import TOKENIZER, content
+from tests.talkers import chat_body, endpoint
+
+SAID = {"length": 2048, "tokenizer": "demo", "rows": 12, "engine_tokenizer": "demo"}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch) -> None:
+    monkeypatch.setattr(answering.Engine.__init__, "__defaults__", (4, 0.0))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("engines") / "texts"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"{i}.txt").write_text(" ".join(f"n{i}{k:04}" for k in range(600)))
+    return folder
+
+
+def answered(number: int, path: str, asked: dict) -> tuple[int, dict]:
+    prompt = asked["messages"][0]["content"]
+    text = say(prompt, 0)
+    count = len(TOKENIZER(prompt).input_ids)
+    return 200, chat_body(text, {"prompt_tokens": count, "completion_tokens": len(TOKENIZER(text).input_ids)})
+
+
+def test_a_server_that_dies_in_the_middle_is_gone_on_with_to_the_same_bytes(texts, tmp_path, monkeypatch) -> None:
+    flaky = [0]
+
+    def dying(number: int, path: str, asked: dict):
+        flaky[0] = number
+        return answered(number, path, asked) if number <= 7 else (503, {"error": {"message": "going down"}})
+
+    with endpoint(answered) as server:
+        whole = ropewalk.synth_data("in2", texts, out=tmp_path / "whole", engine=server.url, **SAID)
+        first = len(server.requests)
+        server.reply, server.requests[:] = dying, []
+        with pytest.raises(UserError, match=r"failed 24 calls in turn: code 503 24; the last: .*going down"):
+            ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, **SAID)
+        assert not (tmp_path / "part").exists() and (tmp_path / "part.answers").is_dir()
+        server.reply, server.requests[:] = answered, []
+        ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, **SAID)
+        assert len(server.requests) == first - 7
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+    assert whole.about.told["prompt tokens"] == whole.about.told["our prompt tokens"] > 0
+    assert whole.about.options["engine"].startswith("tiny at 127.0.0.1:")
+
+
+def test_lies_about_usage_are_told_and_short_prompts_dropped(texts, tmp_path) -> None:
+    def cutting(number: int, path: str, asked: dict):
+        code, body = answered(number, path, asked)
+        if "Passage 1" in asked["messages"][0]["content"]:
+            body["usage"]["prompt_tokens"] = 200
+        return code, body
+
+    with endpoint(cutting) as server:
+        told = ropewalk.synth_data(
+            "in2", texts, out=tmp_path / "out", engine=server.url, **SAID | {"rows": 30}
+        ).about.told
+    assert told["nonsense: fewer tokens read than the prompt has"] == told["wrong usage"] == 4 * told["given up"] > 0
+    assert told["dropped: no question"] == told["given up"] and told["draws"] == 30 + told["given up"]
+
+
+def test_the_demo_itself_writes_nonsense_and_it_is_counted(texts, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"none of 2 draws gives a row: no question 2; demo: 2 prompts, 2 calls; .*"):
+        ropewalk.synth_data(
+            "in2", texts, out=tmp_path / "out", engine="demo", length=2048, tokenizer="demo", rows=2, draws=2
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_change_nothing_are_refused(texts, tmp_path) -> None:
+    for more, words in (
+        ({"engine_model": "x"}, "--engine-model changes nothing without --engine"),
+        ({"engine": "demo", "engine_tokenizer": "demo"}, "of the model demo, which runs here"),
+        ({"named": True}, "--named changes nothing in in2"),
+        ({"engine": "demo", "tokenizer": ""}, "needs a tokenizer"),
+        ({"engine": "http://127.0.0.1:9/v1"}, "nothing answers"),
+    ):
+        said = {"length": 2048, "tokenizer": "demo"} | more
+        with pytest.raises(UserError, match=words):
+            ropewalk.synth_data("in2", texts, out=tmp_path / "out", **said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_our_own_server_on_the_demo_is_an_endpoint_and_its_death_is_told(texts, tmp_path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(ropewalk.__file__).parents[1])}
+    line = [sys.executable, "-m", "ropewalk", "serve", "demo", "--port", "0"]
+    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = server.stdout.readline().split(" at ")[1].strip()  # type: ignore[union-attr]
+        urllib.request.urlopen(f"{address}/models").read()
+        said = SAID | {"rows": 4, "draws": 4}
+        with pytest.raises(UserError, match=r"none of 4 draws gives a row: no question 4; .*nonsense: .*cut off"):
+            ropewalk.synth_data("in2", texts, out=tmp_path / "out", engine=address, **said)
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        time.sleep(0.1)
+        with pytest.raises(UserError, match="failed 24 calls in turn: no connection 24"):
+            ropewalk.synth_data(
+                "in2", texts, out=tmp_path / "other", engine=address, engine_model="demo", **SAID | {"rows": 32}
+            )
+    finally:
+        server.kill()
