@@ -55,7 +55,7 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
         subject=f"{about.source}, {counts.documents:,} documents, tokens of {made.tokenizer}",
         headline=f"{counts.rows:,} rows of up to {about.length:,} tokens, {about.how}: "
         + (
-            f"{counts.learnt:,} tokens of answers are learnt."
+            f"{counts.learnt:,} tokens are learnt."
             if about.asks
             else f"{counts.cut:,} documents are cut, {counts.cut_in_vain or 'none'} of which would have fitted a row."
         ),

@@ -105,7 +105,7 @@ OPTIONS = "rows", "least", "draws", "chunk", "words", "passages", "named"  # tha
 
 @verb("data synth", keeps=True)
 def synth_data(request: SynthRequest) -> Made:
-    """Make rows of questions about texts, each with its evidence anywhere in a long context; answers alone are learnt.
+    """Make rows of questions about texts, each with its evidence anywhere in a long context; or of long outputs.
 
     Returns:
         The folder, what it costs, and what was dropped.

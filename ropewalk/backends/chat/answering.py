@@ -215,6 +215,8 @@ class Engine:
             raise Nonsense("empty")
         if prompt.strip() in text:
             raise Nonsense("the prompt again")
+        if set(token_ids(text, self.tokenizer)) & set(self.tokenizer.all_special_ids):
+            raise Nonsense("special tokens")  # a sign like </s> in a text would end a row
         return text
 
 

@@ -10,7 +10,9 @@ from ropewalk.common.errors import UserError
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
 from tests.talkers import Talker, echo, engine
+from tests.tokenizers import byte_level
 
+TOKENIZER = byte_level()
 PROMPTS = [f"What comes behind {i}?" for i in range(20)]
 ANSWERS = [f"{i}? is behind" for i in range(20)]
 
@@ -74,6 +76,8 @@ def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
     assert some.ledger.nonsense == {"empty": 2, "another question": 2, "cut off": 2} and some.ledger.calls == 8
     some = engine(Talker(echo))
     assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.nonsense == {"the prompt again": 8}
+    some = engine(Talker(lambda *_: f"behind {TOKENIZER.eos_token} it"))
+    assert some.answers(PROMPTS[:1], 100, read) == [None] and some.ledger.nonsense == {"special tokens": 4}
     fixed = Talker(sometimes)
     fixed.varies = False
     some = engine(fixed)
