@@ -40,11 +40,13 @@ class EngineRequest(Request):
         engine_model: The model's name on that server; by default its only one.
         engine_tokenizer: The tokenizer of the model on that server, so that its counts of tokens can be compared with
             ours; without it they are compared by a factor of four, with the tokenizer of the rows.
+        engine_thinks: Tokens that it may think before each answer; what it thinks is left out.
     """
 
     engine: Source = ""
     engine_model: str = ""
     engine_tokenizer: Source = ""
+    engine_thinks: Length | None = None
 
     @contextmanager
     def answering(self, tokenizer: str, trust_remote_code: bool) -> Iterator[Engine | None]:
@@ -58,7 +60,7 @@ class EngineRequest(Request):
             UserError: if it cannot be asked.
         """
         if not self.engine:
-            self.refuse_unused(["engine_model", "engine_tokenizer"], "without --engine")
+            self.refuse_unused(["engine_model", "engine_tokenizer", "engine_thinks"], "without --engine")
             yield None
             return
         from ropewalk.backends.chat.answering import Engine
@@ -68,12 +70,13 @@ class EngineRequest(Request):
 
         if self.engine.startswith(("http://", "https://")):
             counted = Checkpoint.open(self.engine_tokenizer or tokenizer, trust_remote_code, sound=False).tokenizer()
-            yield Engine(Endpoint(self.engine, self.engine_model or None), counted, bool(self.engine_tokenizer))
+            server = Endpoint(self.engine, self.engine_model or None)
+            yield Engine(server, counted, bool(self.engine_tokenizer), thinks=self.engine_thinks or 0)
             return
         self.refuse_unused(["engine_model", "engine_tokenizer"], f"of the model {self.engine}, which runs here")
         checkpoint = Checkpoint.open(self.engine, trust_remote_code)
         with chat_model(checkpoint) as model:
-            yield Engine(model, checkpoint.tokenizer(), served=True)
+            yield Engine(model, checkpoint.tokenizer(), served=True, thinks=self.engine_thinks or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ OUTAGE = 24  # failed calls in a row after which a server is down
 PAUSE, LONGEST = 1.0, 60.0  # seconds before the second try, doubled before each further one; at most
 SLACK = 16  # tokens that two renderings of one prompt may differ by
 APART = 4  # times that the tokens of two tokenizers may differ by
+UNKNOWN = "\ufffd"  # stands for what is no character
 REPLIES = "replies.jsonl"
 THOUGHT = "</think>"  # behind it, models that think begin to answer
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Engine:
             times apart.
         tries: calls for one prompt.
         pause: seconds before the second.
+        thinks: tokens that the model may think before it answers, besides the room for the answer.
 
     Attributes:
         ledger: what all of it came to.
@@ -56,9 +58,16 @@ class Engine:
     """
 
     def __init__(
-        self, chat: Chat, tokenizer: PreTrainedTokenizerBase, served: bool, tries: int = TRIES, pause: float = PAUSE
+        self,
+        chat: Chat,
+        tokenizer: PreTrainedTokenizerBase,
+        served: bool,
+        tries: int = TRIES,
+        pause: float = PAUSE,
+        thinks: int = 0,
     ):
-        self.chat, self.tokenizer, self.served, self.tries, self.pause = chat, tokenizer, served, tries, pause
+        self.chat, self.tokenizer, self.served = chat, tokenizer, served
+        self.tries, self.pause, self.thinks = tries, pause, thinks
         self.ledger = Ledger()
         self.heard: Callable[[Ledger], None] = lambda ledger: None
         self._journal = Journal()
@@ -103,6 +112,7 @@ class Engine:
         """
         self._down = None
         self._stop.clear()
+        room += self.thinks
         found: dict[str, T | None] = {}
         reads = [read] * len(prompts) if callable(read) else read
         wanted = dict(reversed(list(zip(prompts, reads, strict=True))))
@@ -132,7 +142,7 @@ class Engine:
                 continue
             self._count(counted, prompt, call.answer, least, most)
             try:
-                value = read(self._text(call.answer, prompt, least))
+                value = read(self._text(call.answer, prompt, room, least))
                 counted.answered = 1
                 break
             except Nonsense as error:
@@ -200,7 +210,7 @@ class Engine:
         fewer = usage.completion * times + SLACK < written
         counted.wrong_usage += not least <= usage.prompt <= most or usage.cached > usage.prompt or fewer
 
-    def _text(self, answer: Answer, prompt: str, least: int) -> str:
+    def _text(self, answer: Answer, prompt: str, room: int, least: int) -> str:
         """The text of an answer, if it may be one to the whole prompt.
 
         Raises:
@@ -208,11 +218,13 @@ class Engine:
         """
         if answer.usage is not None and answer.usage.prompt < least:
             raise Nonsense("fewer tokens read than the prompt has")
-        if answer.cut:
+        if answer.cut or (answer.usage is not None and answer.usage.completion >= room):
             raise Nonsense("cut off")
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if not text:
             raise Nonsense("empty")
+        if UNKNOWN in text:
+            raise Nonsense("half a character")
         if prompt.strip() in text:
             raise Nonsense("the prompt again")
         if set(token_ids(text, self.tokenizer)) & set(self.tokenizer.all_special_ids):

@@ -22,6 +22,10 @@ def labelled(text: str, labels: Sequence[str]) -> list[str]:
     return [value for _, value in found]
 
 
+# What words are made of, but for scripts that put no blanks between words: Thai to Lao, Burmese, Khmer, kana, Chinese.
+LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
+
+
 def plain(text: str) -> str:
     """A text without case, and with single blanks."""
     return " ".join(text.split()).casefold()
@@ -29,7 +33,7 @@ def plain(text: str) -> str:
 
 def holds(text: str, part: str) -> bool:
     """Whether a text has a part word for word, blanks and case aside."""
-    return re.search(rf"(?<!\w){re.escape(plain(part))}(?!\w)", plain(text)) is not None
+    return re.search(rf"(?<!{LETTER}){re.escape(plain(part))}(?!{LETTER})", plain(text)) is not None
 
 
 def ungrounded(answer: str, text: str, most: float = 0.5) -> bool:

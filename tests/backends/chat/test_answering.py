@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropewalk.backends.chat.answering import OUTAGE, Nonsense
-from ropewalk.backends.chat.chat import Failed, Usage
+from ropewalk.backends.chat.chat import Answer, Failed, Usage
 from ropewalk.common.errors import UserError
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -78,6 +78,9 @@ def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
     assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.nonsense == {"the prompt again": 8}
     some = engine(Talker(lambda *_: f"behind {TOKENIZER.eos_token} it"))
     assert some.answers(PROMPTS[:1], 100, read) == [None] and some.ledger.nonsense == {"special tokens": 4}
+    some = engine(Talker(lambda *_: "behind \ufffd"))
+    some.chat.answer = lambda *_: Answer("behind \ufffd")
+    assert some.answers(PROMPTS[:1], 100, read) == [None] and some.ledger.nonsense == {"half a character": 4}
     fixed = Talker(sometimes)
     fixed.varies = False
     some = engine(fixed)
@@ -85,6 +88,20 @@ def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
     some = engine(Talker(lambda prompt, again: "\ud800 behind"))
     some.chat.answer = lambda *_: type("A", (), {"text": "\ud800"})()
     assert some.answers(PROMPTS[:1], 64, read) == [None] and some.ledger.failed == {"half a character": 4}
+
+
+def test_a_model_that_thinks_has_room_for_it() -> None:
+    thinking = Talker(lambda prompt, again: f"<think>{'so ' * 200}</think>{say(prompt, again)}")
+    some = engine(thinking, tries=1)
+    assert some.answers(PROMPTS[:2], 64, read) == [None, None] and some.ledger.nonsense == {"cut off": 2}
+    some = engine(thinking, thinks=1000)
+    assert some.answers(PROMPTS[:2], 64, read) == ANSWERS[:2]
+
+
+def test_an_answer_that_fills_its_room_is_cut_whatever_the_server_calls_it() -> None:
+    some = engine(Talker(say), tries=1)
+    some.chat.answer = lambda *_: Answer("behind", usage=Usage(20, 0, 64))
+    assert some.answers(PROMPTS[:1], 64, read) == [None] and some.ledger.nonsense == {"cut off": 1}
 
 
 @pytest.mark.parametrize("served", [True, False])

@@ -28,7 +28,7 @@ SAID = {"length": 2048, "tokenizer": "demo", "rows": 12, "engine_tokenizer": "de
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(answering.Engine.__init__, "__defaults__", (4, 0.0))
+    monkeypatch.setattr(answering.Engine.__init__, "__defaults__", (4, 0.0, 0))
 
 
 @pytest.fixture(scope="module")
