@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ropewalk.backends.chat.answering import Engine, Nonsense
+from ropewalk.backends.chat.answering import Engine
 from ropewalk.common.errors import UserError
+from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.replies import ungrounded
+from ropewalk.data.synthesis.replies import one_line, ungrounded
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 
@@ -86,90 +87,102 @@ class InstructedDocuments:
                 "Give more texts, or a smaller --length.",
             )
 
-        def text(piece: Piece) -> str:
-            return marks.decode(corpus.tokens(piece.document, piece.start, piece.stop).tolist())
-
-        similar = Similarity([text(Piece(int(d), begin, int(corpus.lengths[d]))) for d in pool])
-
-        def documents(instruction: str, first: Piece, room: int) -> list[Piece]:
-            """The chunk's own document and those most like the instruction, as far as there is room."""
-            found: list[Piece] = []
-            left = room
-            for d in (first.document, *(int(pool[i]) for i in similar.ranked(instruction)[0])):
-                if left <= 0 or any(one.document == d for one in found):
-                    continue
-                whole = Piece(d, begin, int(corpus.lengths[d]))
-                start = min(first.start, max(begin, whole.stop - left)) if d == first.document else begin
-                found.append(Piece(d, start, min(whole.stop, start + left)))
-                left -= found[-1].tokens + between.tokens
-            return found
-
+        library = _Library(corpus, marks, begin, pool)
         between = Text.of(BETWEEN, marks, loss=True)
 
         def draw(numbers: range) -> Iterator[Draw]:
             chances = [np.random.default_rng([seed, number]) for number in numbers]
-            sources = [self._source(corpus, pool, begin, rng) for rng in chances]
+            sources = [library.chunk(self.chunk, rng) for rng in chances]
             rooms = [int(rng.integers(least, most + 1)) for rng in chances]
-            instructions = self.engine.answers(
-                [INSTRUCTION.format(chunk=text(one)) for one in sources], BRIEF, _instruction
-            )
+            prompts = [INSTRUCTION.format(chunk=library.text(one)) for one in sources]
+            instructions = self.engine.answers(prompts, BRIEF, one_line)
             shown = [
-                [] if one is None else documents(one, source, room)
+                [] if one is None else library.like(one, source, room, between.tokens)
                 for one, source, room in zip(instructions, sources, rooms, strict=True)
             ]
-            chunks = [[part for piece in some for part in self._chunks(piece)] for some in shown]
-            flat = [
-                NOTE.format(instruction=instruction, chunk=text(part))
-                for instruction, parts in zip(instructions, chunks, strict=True)
-                for part in parts
-            ]
-            told = iter(self.engine.answers(flat, BRIEF, str))
-            notes = [[next(told) for _ in parts] for parts in chunks]
-            useful = [[note for note in some if note and not _nothing(note)] for some in notes]
-            asked = [i for i, some in enumerate(useful) if some]
-            prompts = [ANSWER.format(instruction=instructions[i], notes=_listed(useful[i])) for i in asked]
-            answers = dict(zip(asked, self.engine.answers(prompts, ROOM, str), strict=True))
-            for i, (instruction, rng) in enumerate(zip(instructions, chances, strict=True)):
-                answer = answers.get(i)
+            notes = self._notes(instructions, shown, library)
+            answers = self._answers(instructions, notes)
+            for rng, instruction, answer, pieces, noted in zip(
+                chances, instructions, answers, shown, notes, strict=True
+            ):
                 if instruction is None:
                     yield "no instruction"
-                elif None in notes[i]:
+                elif any(None in some for some in noted):
                     yield "a chunk without a note"
-                elif not useful[i]:
+                elif not any(map(_useful, noted)):
                     yield "no document helps"
                 elif answer is None:
                     yield "no answer"
-                elif ungrounded(answer, " ".join(map(text, shown[i]))):
+                elif ungrounded(answer, " ".join(map(library.text, pieces))):
                     yield "the answer is not in the documents"
                 else:
-                    evidence = {
-                        number
-                        for number, piece in enumerate(shown[i])
-                        for part, note in zip(chunks[i], notes[i], strict=True)
-                        if part.document == piece.document and note and not _nothing(note)
-                    }
-                    yield [_row(instruction, answer, shown[i], evidence, between, marks, rng)]
+                    useful = [bool(_useful(some)) for some in noted]
+                    yield [_row(instruction, answer, pieces, useful, between, marks, rng)]
 
         return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
 
-    def _source(self, corpus: Corpus, pool: np.ndarray, begin: int, rng: np.random.Generator) -> Piece:
-        """A random chunk of a random document, the longer the likelier."""
-        sizes = corpus.lengths[pool] - begin
-        document = int(rng.choice(pool, p=sizes / sizes.sum()))
-        size = min(self.chunk, int(corpus.lengths[document]) - begin)
-        start = begin + int(rng.integers(int(corpus.lengths[document]) - begin - size + 1))
-        return Piece(document, start, start + size)
+    def _notes(
+        self, instructions: Sequence[str | None], shown: Sequence[Sequence[Piece]], library: _Library
+    ) -> list[list[list[str | None]]]:
+        """What the engine notes of each chunk of each document of each row."""
+        chunks = [[piece.parted(range(self.chunk, piece.tokens, self.chunk)) for piece in pieces] for pieces in shown]
+        prompts = [
+            NOTE.format(instruction=instruction, chunk=library.text(part))
+            for instruction, documents in zip(instructions, chunks, strict=True)
+            for parts in documents
+            for part in parts
+        ]
+        told = iter(self.engine.answers(prompts, BRIEF, str))
+        return [[[next(told) for _ in parts] for parts in documents] for documents in chunks]
 
-    def _chunks(self, piece: Piece) -> list[Piece]:
-        """A piece in parts that the engine reads at once."""
-        return piece.parted(range(self.chunk, piece.tokens, self.chunk))
+    def _answers(
+        self, instructions: Sequence[str | None], notes: Sequence[Sequence[Sequence[str | None]]]
+    ) -> list[str | None]:
+        """An answer out of the notes of each row that has any of use."""
+        useful = ["\n".join(f"- {note}" for some in noted for note in _useful(some)) for noted in notes]
+        asked = [i for i, some in enumerate(useful) if some]
+        prompts = [ANSWER.format(instruction=instructions[i], notes=useful[i]) for i in asked]
+        found = dict(zip(asked, self.engine.answers(prompts, ROOM, str), strict=True))
+        return [found.get(i) for i in range(len(notes))]
+
+
+class _Library:
+    """Documents that are searched."""
+
+    def __init__(self, corpus: Corpus, marks: Marks, begin: int, documents: Ints):
+        self.corpus, self.marks, self.documents = corpus, marks, documents
+        self.whole = [Piece(int(d), begin, int(corpus.lengths[d])) for d in documents]
+        self.similar = Similarity([self.text(piece) for piece in self.whole])
+
+    def text(self, piece: Piece) -> str:
+        return self.marks.decode(self.corpus.tokens(piece.document, piece.start, piece.stop).tolist())
+
+    def chunk(self, size: int, rng: np.random.Generator) -> Piece:
+        """A random chunk of a random document, the longer the likelier."""
+        sizes = np.array([piece.tokens for piece in self.whole])
+        whole = self.whole[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        start = whole.start + int(rng.integers(max(whole.tokens - size, 0) + 1))
+        return replace(whole, start=start, stop=min(start + size, whole.stop))
+
+    def like(self, instruction: str, source: Piece, room: int, between: int) -> list[Piece]:
+        """The source's document from there on, and those most like the instruction, as far as there is room."""
+        ranked = [self.whole[i] for i in self.similar.ranked(instruction)[0]]
+        (own,) = [piece for piece in ranked if piece.document == source.document]
+        start = min(source.start, max(own.start, own.stop - room))
+        found = [replace(own, start=start, stop=min(own.stop, start + room))]
+        left = room - found[0].tokens - between
+        for piece in ranked:
+            if left > 0 and piece.document != source.document:
+                found.append(replace(piece, stop=min(piece.stop, piece.start + left)))
+                left -= found[-1].tokens + between
+        return found
 
 
 def _row(
     instruction: str,
     answer: str,
     pieces: Sequence[Piece],
-    evidence: set[int],
+    useful: Sequence[bool],
     between: Text,
     marks: Marks,
     rng: np.random.Generator,
@@ -178,7 +191,7 @@ def _row(
     places = []
     for i in rng.permutation(len(pieces)).tolist():
         parts += [between] if parts else []
-        if i in evidence:
+        if useful[i]:
             places.append(len(parts))
         parts.append(pieces[i])
     asks = Text.of(ASKS.format(instruction=instruction), marks, loss=True)
@@ -188,21 +201,6 @@ def _row(
     )  # fmt: skip
 
 
-def _instruction(text: str) -> str:
-    """One line.
-
-    Raises:
-        Nonsense: if it is none.
-    """
-    text = text.removeprefix("Instruction:").strip()
-    if "\n" in text or len(text.split()) < 3:
-        raise Nonsense("no instruction")
-    return text
-
-
-def _nothing(note: str) -> bool:
-    return note.strip(" .*\"'").casefold() == NOTHING
-
-
-def _listed(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {note}" for note in notes)
+def _useful(notes: Sequence[str | None]) -> list[str]:
+    """Those that say something."""
+    return [note for note in notes if note and note.strip(" .*\"'").casefold() != NOTHING]

@@ -12,6 +12,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
+from ropewalk.data.synthesis.replies import one_line
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.tasks.output_length import about, distinct, length_score
 
@@ -96,7 +97,7 @@ class LengthenedOutputs:
             chances = [np.random.default_rng([seed, number]) for number in numbers]
             chunks = [source(rng) for rng in chances]
             wanted = [int(self.words * SHORTEST ** rng.random()) for rng in chances]
-            told = self.engine.answers([INSTRUCTION.format(chunk=one) for one in chunks], BRIEF, _line)
+            told = self.engine.answers([INSTRUCTION.format(chunk=one) for one in chunks], BRIEF, one_line)
             there = [i for i, one in enumerate(told) if one is not None]
             first = self.engine.answers([WRITE.format(instruction=told[i]) for i in there], room, str)
             texts = {i: text for i, text in zip(there, first, strict=True) if text is not None}
@@ -166,10 +167,3 @@ def _longer(before: str, begun: str = "") -> Callable[[str], str]:
         return "\n".join(_lines(text))
 
     return read
-
-
-def _line(text: str) -> str:
-    text = text.removeprefix("Instruction:").strip()
-    if "\n" in text or len(text.split()) < 3:
-        raise Nonsense("no instruction")
-    return text

@@ -14,7 +14,7 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.replies import holds, labelled, plain
+from ropewalk.data.synthesis.replies import holds, plain
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.data.synthesis.written_questions import ASKS, ROOM, Question, question_prompt, read_question, unsupported
@@ -157,10 +157,10 @@ class LinkedQuestions:
         """One question out of the hops of each path, if it is of use."""
         left = [number for number in hops if number not in why]
         pairs = {number: _pairs(hops[number]) for number in left}
-        asked = self.engine.answers([MERGE.format(pairs=pairs[number]) for number in left], ROOM, _two_lines)
+        asked = self.engine.answers([MERGE.format(pairs=pairs[number]) for number in left], ROOM, read_question)
         found: dict[int, Question] = {}
         for number, one in zip(left, asked, strict=True):
-            if one is None:
+            if one is None or len(one.answers) != 1:
                 why[number] = "not merged"
             elif any(holds(one.question, hop.answers[0]) for hop in hops[number]):
                 why[number] = "the question tells a step"
@@ -228,13 +228,6 @@ def _row(
 def _pairs(hops: Sequence[Question]) -> str:
     numbered = enumerate(hops, 1)
     return "\n\n".join(f"Question {i}: {one.question}\nAnswer {i}: {one.answers[0]}" for i, one in numbered)
-
-
-def _two_lines(text: str) -> Question:
-    question, answer = labelled(text, ["Question", "Answer"])
-    if "\n" in question or "\n" in answer:
-        raise Nonsense("more than lines")
-    return Question(question, [answer.strip(" .\"'")])
 
 
 def _score(text: str) -> int:

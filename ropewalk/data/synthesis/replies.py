@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from ropewalk.backends.chat.answering import Nonsense
 
+SHORTEST = 12  # signs of an instruction
+
 
 def labelled(text: str, labels: Sequence[str]) -> list[str]:
     """What stands behind each label, in their order: ``Question: ...`` and ``Answer: ...`` on lines of their own.
@@ -20,6 +22,18 @@ def labelled(text: str, labels: Sequence[str]) -> list[str]:
     if [name for name, _ in found] != [label.lower() for label in labels] or not all(value for _, value in found):
         raise Nonsense(f"not {' and '.join(labels)}".lower())
     return [value for _, value in found]
+
+
+def one_line(text: str) -> str:
+    """An instruction, which has a few words.
+
+    Raises:
+        Nonsense: if it is none.
+    """
+    text = text.removeprefix("Instruction:").strip()
+    if "\n" in text or len(text) < SHORTEST:
+        raise Nonsense("no instruction")
+    return text
 
 
 # What words are made of, but for scripts that put no blanks between words: Thai to Lao, Burmese, Khmer, kana, Chinese.

@@ -185,3 +185,15 @@ def test_mistakes_are_refused(texts, tmp_path) -> None:
         with pytest.raises(UserError, match=words):
             write("in2", texts, tmp_path / "out", talker(say), length, rows=2)
     assert 2 * ROOM < 640
+
+
+@pytest.mark.slow
+def test_evidence_is_anywhere(texts, tmp_path) -> None:
+    _, arranged, _ = write("in2", texts, tmp_path / "out", talker(say), LENGTH, rows=600)
+    some, depth, chance = arranged.arrangement, [], random.Random(0)
+    for row, told in enumerate(arranged.provenance):
+        segments = sum(some.document[i] < arranged.about.documents for i in arranged.pieces(row))
+        depth += [(one + chance.random()) / segments for one in told.pieces]  # anywhere in its segment
+    counts, _ = np.histogram(depth, 20, (0, 1))
+    expected = len(depth) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8, "chi-square of 19 degrees of freedom, p = 0.001"
