@@ -158,6 +158,8 @@ class Engine:
 
     def _call(self, key: str, prompt: str, room: int, again: int) -> Call:
         """Ask, and keep what comes of it."""
+        if self._stop.is_set():
+            raise self._down or UserError("stopped")
         wait, detail = 0.0, ""
         try:
             answer = self.chat.answer(prompt, room, again)

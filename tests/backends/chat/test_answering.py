@@ -179,3 +179,19 @@ def test_a_failure_that_no_prompt_changes_ends_the_run() -> None:
 
     with pytest.raises(UserError, match="401"):
         engine(Closed(say)).answers(PROMPTS, 64, read)
+
+
+def test_when_one_call_ends_the_run_no_further_one_begins() -> None:
+    class Broken(Talker):
+        workers = 1
+
+        def answer(self, prompt, room, again):
+            self.prompts.append(prompt)
+            if len(self.prompts) == 3:
+                raise KeyboardInterrupt
+            raise Failed("code 500")
+
+    some = engine(Broken(say))
+    with pytest.raises(KeyboardInterrupt):
+        some.answers(PROMPTS, 64, read)
+    assert len(some.chat.prompts) <= 7
