@@ -56,7 +56,7 @@ class Counts:
         inside = _read(some, real, documents)
         pairs = np.unique(some.document[real] * (some.rows + 1) + some.row[real]) // (some.rows + 1)
         apart = np.bincount(pairs, minlength=documents) > 1
-        cut = (apart | (inside < lengths[:documents])) & (lengths[:documents] > 0)
+        cut = apart | ((inside > 0) & (inside < lengths[:documents]))
         return cls(
             documents=documents, rows=some.rows, tokens=int(tokens.sum()),
             learnt=int((sizes * some.loss).sum()), marks=int(sizes[~real].sum()),

@@ -109,7 +109,9 @@ class Texts:
             if self.tokenizer is not None:
                 found.require(self.tokenizer, self.name)
             kept = tuple(shard for shard in found.manifest.shards if shard.name != MARKS)
-            yield Corpus(found.folder, replace(found.manifest, shards=kept)), lambda: None
+            underway = Underway(aside(out, "shards"), {"corpus": found.digest}, SHARDS, "shards")
+            with underway.opened(overwrite):
+                yield Corpus(found.folder, replace(found.manifest, shards=kept)), underway.remove
             return
         if self.tokenizer is None:
             raise UserError(f"no tokenizer for {self.source}", "Name one: --tokenizer MODEL.")

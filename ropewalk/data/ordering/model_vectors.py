@@ -1,0 +1,85 @@
+"""Documents as the vectors that an embedding model gives them, pooled as its own files say."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.extras import extra
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.ordering.neighbours import Floats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+READ = 8192  # tokens of a document that are decoded; the model reads what its own window holds of them
+WRITERS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # models that go on with a text
+MEND = "Name a folder or a hub id of an embedding model, with weights in safetensors; or leave --embed out."
+
+
+@dataclass(frozen=True, eq=False)
+class ModelVectors:
+    """Of sentence-transformers' models; of a plain encoder, the mean over its tokens.
+
+    Attributes:
+        model: a folder or a hub id.
+        tokenizer: of the corpus, by which its texts are read.
+    """
+
+    model: str
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of its weights, and of how they are pooled."""
+        import torch
+
+        digest = hashlib.sha256(f"{READ} {self._encoder}".encode())
+        for name, weight in sorted(self._encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def require(self) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: if that cannot be, or it is none that embeds.
+        """
+        _ = self._encoder
+
+    def over(self, corpus: Corpus) -> Callable[[Sequence[int]], Floats]:
+        """What gives float32 [m, e], the vectors of documents, by their numbers."""
+        begin = len(corpus.manifest.begin)
+
+        def vectors(documents: Sequence[int]) -> Floats:
+            texts = [self.tokenizer.decode(corpus.tokens(one, begin)[:READ]) for one in documents]
+            found: Floats = self._encoder.encode(texts, show_progress_bar=False, convert_to_numpy=True)
+            return found.astype("float32")
+
+        return vectors
+
+    @cached_property
+    def _encoder(self) -> Any:
+        library = extra("sentence_transformers", "vectors of an embedding model", "embed")
+        logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it tells that it pools a plain encoder
+        try:
+            found = library.SentenceTransformer(self.model, model_kwargs={"use_safetensors": True})
+            described = library.util.is_sentence_transformer_model(self.model)
+        except Exception as error:  # whatever its files make of it
+            first = str(error).strip().partition("\n")[0]
+            raise UserError(f"{self.model} cannot be loaded as an embedding model: {first}", MEND) from None
+        config = getattr(getattr(found[0], "auto_model", None), "config", None)
+        names = getattr(config, "architectures", None) or []
+        if not described and any(one.endswith(WRITERS) for one in names):
+            raise UserError(f"{self.model} is a {names[0]}, and no embedding model", MEND)
+        return found

@@ -1,0 +1,121 @@
+"""The ways to order documents, and rows that hold them in that order, each the whole of its scope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.data.arrangement import Arrangement, Ints
+from ropewalk.data.corpus import Corpus
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.knots.row_builder import RowBuilder
+from ropewalk.data.near_duplicates import near_duplicates
+from ropewalk.data.ordering.kept_vectors import Embedder, kept_vectors
+from ropewalk.data.ordering.neighbours import Floats, neighbours
+from ropewalk.data.ordering.similar_path import similar_path
+from ropewalk.data.ordering.smooth_path import smooth_path
+from ropewalk.data.synthesis.synthesis import Written
+
+ORDERS = {
+    "icp": "similar documents follow each other (2310.10638)",
+    "smooth-path": "demonstrations, as few turns as possible from one to the next",
+    "length": "the shortest first",
+    "random": "what the others are held against",
+}
+
+
+def ordered(kind: str, vectors: Floats, lengths: Ints, count: int = 10, seed: int = 0) -> Ints:
+    """int64 [n], the order of documents.
+
+    Args:
+        kind: of ``ORDERS``.
+        vectors: float32 [n, e], of length 1 or 0.
+        lengths: int64 [n], tokens of each.
+        count: neighbours of each, of icp.
+        seed: of all that is drawn.
+
+    Raises:
+        UserError: if there is no such order, or there are too many documents for it.
+    """
+    if kind not in ORDERS:
+        raise UserError(f"no order {kind!r}{did_you_mean(kind, ORDERS)}", f"There are {', '.join(ORDERS)}.")
+    if kind == "icp":
+        return similar_path(*neighbours(vectors, count, seed))
+    if kind == "smooth-path":
+        return smooth_path(vectors, lengths)
+    if kind == "length":
+        return np.argsort(lengths, kind="stable")
+    return np.random.default_rng([seed, 0x0DE5]).permutation(len(lengths))
+
+
+def adjacent(vectors: Floats, order: Ints) -> float:
+    """Mean cosine of documents that follow each other, of which there are two at least."""
+    return float(np.mean([float(vectors[a] @ vectors[b]) for a, b in pairwise(order.tolist())]))
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Documents in an order, one behind the other, cut where a row is full; a row is one scope.
+
+    Near duplicates are left out but for the first of them: beside each other, they would teach to copy.
+
+    Attributes:
+        kind: of ``ORDERS``.
+        embedder: what makes them vectors.
+        kept: folder where vectors lie until rows are written.
+        neighbours: of each document, of icp.
+        parts: so many runs of documents are ordered each by itself.
+        keep_duplicates: leave nothing out.
+    """
+
+    kind: str
+    embedder: Embedder
+    kept: Path
+    neighbours: int = 10
+    parts: int = 1
+    keep_duplicates: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """In plain values."""
+        told = {"neighbours": self.neighbours} if self.kind == "icp" else {}
+        return {"vectors": self.embedder.name, **told, "parts": self.parts, "keep_duplicates": self.keep_duplicates}
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if there are more parts than documents.
+        """
+        numbers = np.arange(len(corpus))
+        kept = numbers if self.keep_duplicates else numbers[near_duplicates(corpus) == numbers]
+        if self.parts > len(kept):
+            raise UserError(f"{self.parts} parts of {len(kept)} texts", f"Say --parts {len(kept)}, or less.")
+        vectors, lengths = kept_vectors(corpus, self.embedder, self.kept)[kept], corpus.lengths[kept]
+        edges = np.linspace(0, len(kept), self.parts + 1).round().astype(int).tolist()
+        order = np.concatenate([
+            first + ordered(self.kind, vectors[first:last], lengths[first:last], self.neighbours, seed)
+            for first, last in pairwise(edges)
+        ])  # fmt: skip
+        told: dict[str, float] = {
+            "near duplicates": len(corpus) - len(kept),
+            "without a vector": int((~vectors.any(1)).sum()),
+        }
+        if len(kept) > 1:
+            told["similarity"] = round(adjacent(vectors, order), 6)
+            told["similarity before"] = round(adjacent(vectors, np.arange(len(kept))), 6)
+        return Written(_in_turn(corpus.lengths, kept[order], length, len(corpus.manifest.begin)), (), told)
+
+
+def _in_turn(lengths: Ints, order: Ints, length: int, begin: int) -> Arrangement:
+    """Documents of that order; one that a row has no room for goes on in the next."""
+    builder = RowBuilder(lengths[order], length, begin)
+    while builder.left:
+        builder.close([builder.take(size) for size in builder.plain()])
+    made = builder.arrangement
+    return replace(made, document=order[made.document])
