@@ -1,11 +1,13 @@
-"""Data: packing, tokenising and reading rows, against what they could cost at best.
+"""Data: packing, ordering, tokenising and reading rows, against what they could cost at best.
 
-    python bench/data.py [--quick] --json FILE
+    python bench/data.py [--quick] [--only NAME] --json FILE
 
 Packing: best-fit over lognormal lengths, in seconds on one core, and its rows against the fewest that could hold the
 tokens; TRL's best-fit on a hundredth of it, which moves the tokens as well. Tokenising: texts to a corpus on the disk
 against the tokenizer's own way through the same texts, in tokens a second. Reading: a step's rows out of a folder
 against the step itself, bundled model, both in milliseconds. Packed rows are compared with TRL's in number first.
+Ordering: vectors around random middles to an order of in-context pretraining, against the search of neighbours alone
+(faiss), in seconds of one core; with the peak of memory, and the share of true neighbours that are found.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +30,8 @@ from common.row import row
 import ropewalk
 from ropewalk.common.underway import Underway
 from ropewalk.data.arranged import Arranged
+from ropewalk.data.ordering.neighbours import neighbours
+from ropewalk.data.ordering.similar_path import similar_path
 from ropewalk.data.packing.best_fit import best_fit
 from ropewalk.data.tokenising import BATCH, tokenised
 from ropewalk.texts.documents import stream
@@ -120,15 +126,44 @@ def reading(steps: int) -> dict[str, Any]:
     return row(f"reading a step of 2 x {LENGTH:,} tokens, against the step itself", ours, peer, "ms", steps)
 
 
+def ordering(count: int, size: int = 256, around: int = 50, looked_at: int = 200) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    middles = rng.standard_normal((count // around, size), dtype=np.float32)
+    vectors = np.empty((count, size), np.float32)
+    for first in range(0, count, 10_000):
+        some = middles[rng.integers(0, len(middles), min(10_000, count - first))]
+        some = some + 0.7 * rng.standard_normal(some.shape, dtype=np.float32)
+        vectors[first : first + 10_000] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    began = time.process_time()
+    which, likeness = neighbours(vectors, 10)
+    searched = time.process_time() - began
+    path = similar_path(which, likeness)
+    took = time.process_time() - began
+    if len(np.unique(path)) != count:
+        raise SystemExit(f"the order has {len(np.unique(path)):,} of {count:,} documents")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    some = rng.choice(count, looked_at, replace=False)
+    true = np.argpartition(-(vectors[some] @ vectors.T), which.shape[1], axis=1)[:, : which.shape[1]]
+    found = np.mean([len({*a} & {*b}) / len(a) for a, b in zip(true.tolist(), which[some].tolist(), strict=True)])
+    return row(f"ordering {count:,} vectors of {size}, against the search of neighbours alone", took, searched, "s", 1,
+               peak_gib=round(peak, 2), of_the_true_neighbours=round(float(found), 4))  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within a minute or two")
+    parser.add_argument("--only", choices=["packing", "tokenising", "reading", "ordering"], help="one of them alone")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    rows = packing(200_000 if arguments.quick else 10_000_000)
-    rows.append(tokenising(*((1, 1) if arguments.quick else (4, 5))))
-    rows.append(reading(2 if arguments.quick else 7))
+    quick = arguments.quick
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "packing": lambda: packing(200_000 if quick else 10_000_000),
+        "tokenising": lambda: [tokenising(*((1, 1) if quick else (4, 5)))],
+        "reading": lambda: [reading(2 if quick else 7)],
+        "ordering": lambda: [ordering(30_000 if quick else 1_000_000)],
+    }
+    rows = [each for name, part in parts.items() if arguments.only in (None, name) for each in part()]
     for each in rows:
         print(f"{each['name']}: {each['ours']:,.4g} {each['unit']} against {each['peer']:,.4g}, {each['ratio']:.4f} x")
     arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
