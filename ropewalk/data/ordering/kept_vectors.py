@@ -14,7 +14,7 @@ from ropewalk.common.whole import make
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.ordering.neighbours import Floats
 
-BLOCK = 4096  # documents
+BLOCK = 1024  # documents
 
 
 class Embedder(Protocol):

@@ -77,3 +77,16 @@ def test_weights_that_are_not_finite_are_seen(encoder, tokenizer, tmp_path) -> N
     corpus = corpus_of(tmp_path / "corpus", [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS])
     with pytest.raises(UserError, match="gives text 0 a vector that is not finite"):
         kept_vectors(corpus, ModelVectors(str(tmp_path / "broken"), tokenizer), tmp_path)
+
+
+def test_texts_are_ordered_by_it(encoder, tmp_path) -> None:
+    (tmp_path / "texts").mkdir()
+    for i in range(12):
+        (tmp_path / "texts" / f"{i:02}.txt").write_text(f"{TEXTS[i % 3]}, said {'he she they we'.split()[i // 3]} {i}")
+    asked = {"length": 64, "tokenizer": "demo", "keep_duplicates": True, "embed": encoder}
+    made = ropewalk.order_data("icp", tmp_path / "texts", out=tmp_path / "a", **asked)
+    assert made.about.options["vectors"] == str(encoder) and made.about.told["without a vector"] == 0
+    assert made.about.told["similarity"] > made.about.told["similarity before"]
+    ropewalk.pack_data(tmp_path / "texts", out=tmp_path / "rows", length=64, tokenizer="demo")
+    ropewalk.order_data("icp", tmp_path / "rows", out=tmp_path / "b", **asked)
+    assert (tmp_path / "a" / "pieces.npy").read_bytes() == (tmp_path / "b" / "pieces.npy").read_bytes()
