@@ -52,7 +52,8 @@ COVERED = {
     "tests/data/knots/test_knots.py": "data/knots/interleaving data/knots/marks data/knots/row_builder "
     "data/knots/untie_the_knots",
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
-    "training/recipes/low_rank training/recipes/recalibration training/recipes/skipwise",
+    "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
+    "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
     "tests/verbs/test_train.py": "training/preparation training/trained",
     "tests/evaluation/test_long_context_callback.py": "evaluation/long_context",
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "

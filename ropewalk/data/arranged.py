@@ -23,6 +23,7 @@ from ropewalk.texts.rows import Row, read
 
 ABOUT, PIECES, PROVENANCE = "arrangement.json", "pieces.npy", "provenance.jsonl"
 FORMAT = 1
+PAIRED = "longpo"  # the one whose rows are pairs of answers
 DECOMPOSE = "decompose"  # the one whose rows are of many lengths
 
 
@@ -60,6 +61,11 @@ class About:
     def even(self) -> bool:
         """Whether rows are of one length, but for what is padded."""
         return self.how != DECOMPOSE
+
+    @property
+    def paired(self) -> bool:
+        """Whether rows are pairs of answers, of which one is preferred."""
+        return self.how == PAIRED
 
     def check(self) -> None:
         """Refuse values that no run of ours writes.

@@ -205,12 +205,13 @@ def forecast(
     numbers, stages = shapes(config), parts(recipe, to, trained, cue=(0,))
     dtype = dtype if recipe.dtype == "auto" else recipe.dtype
     place, room = _place(device)
-    largest = max(stages, key=lambda part: part.window)
+    largest, per = max(stages, key=lambda part: part.window), 2 if recipe.paired else 1
 
     def needs(other: Recipe, tokens: int) -> Memory:
         if place == HERE:
             other = replace(other, offload=())  # nothing moves
-        return memory.training(numbers, how(other, dtype, shard, sequence), tokens * min(other.micro, largest.rows))
+        rows = min(other.micro, largest.rows * per)
+        return memory.training(numbers, how(other, dtype, shard, sequence), tokens * rows)
 
     def longest(other: Recipe) -> int:
         return memory.longest(lambda tokens: needs(other, tokens).total <= room)
@@ -230,16 +231,17 @@ def forecast(
     hours = None
     if device:
         works = [
-            cost(numbers, part.window, part.steps * part.rows * part.window, gpu(device), devices) for part in stages
+            cost(numbers, part.window, part.steps * part.rows * per * part.window, gpu(device), devices)
+            for part in stages
         ]
-        again = 1 if recipe.memory == "plain" else AGAIN
+        again = 1 + (AGAIN - 1) * ((recipe.memory != "plain") + recipe.paired)
         hours = again * sum(work.training_hours or 0.0 for work in works)
     return Forecast(
         recipe=recipe,
         model=name,
         to=to,
         parts=stages,
-        tokens=sum(part.steps * part.rows * part.window for part in stages),
+        tokens=sum(part.steps * part.rows * per * part.window for part in stages),
         trained=moving(numbers, recipe),
         parameters=numbers.parameters,
         memory=needs(recipe, largest.window),

@@ -26,12 +26,15 @@ from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.rope.config import trained_window
 from ropewalk.training.arranged_sampler import AnySampler, ArrangedSampler
 from ropewalk.training.checks import check_windows
+from ropewalk.training.longpo import LongPO
 from ropewalk.training.one_shot import OneShot, require_apart
 from ropewalk.training.optimizers import Optimizer
+from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.processes import ALONE, Processes
 from ropewalk.training.readings import CAME
 from ropewalk.training.recipe import Recipe, Stage
 from ropewalk.training.recurrent import Recurrent
+from ropewalk.training.references import References
 from ropewalk.training.sampler import Sampler
 from ropewalk.training.schedule import factor
 from ropewalk.training.sequence import cut, refuse_spread
@@ -52,7 +55,7 @@ class StepLog:
 
     Attributes:
         step: steps done with it.
-        loss: mean over the tokens (or samples) of all processes, in nats.
+        loss: mean over the tokens (or samples, or pairs of answers) of all processes, in nats.
         norm: of the gradient, before clipping.
         learning_rate: that it was taken with.
         tokens: that were read, padding aside.
@@ -131,10 +134,18 @@ def samplers(
     """Where the rows of each stage come from.
 
     Raises:
-        UserError: if the texts are too short, or arranged rows too long.
+        UserError: if the texts are too short, or arranged rows too long, or not what the loss is of.
     """
+    if recipe.paired != (isinstance(documents, Arranged) and documents.about.paired):
+        raise UserError(
+            "loss is longpo, and the texts are no pairs of answers"
+            if recipe.paired
+            else f"loss is {recipe.loss!r}, and the rows are pairs of answers, one of which is rejected",
+            "Make pairs: ropewalk data synth longpo." if recipe.paired else "Say --loss longpo.",
+        )
     if isinstance(documents, Arranged):
-        return [ArrangedSampler(documents, part.window, recipe.seed) for part in parts]
+        kind = PairSampler if recipe.paired else ArrangedSampler
+        return [kind(documents, part.window, recipe.seed) for part in parts]
     packed, apart = recipe.packing == "documents", recipe.scope == "document"
     return [
         Sampler(documents, begin, recipe.layout(cue), part.window, part.reach, packed, apart, recipe.seed)
@@ -252,6 +263,9 @@ class Run:
         self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = samplers(self.recipe, self.parts, self.documents, self.begin, self.cue)
+        self.longpo = LongPO(self.recipe.longpo_beta, self.recipe.longpo_lambda) if self.recipe.paired else None
+        last, came = self.samplers[-1], trained_window(self.model.config)
+        self.references = References.of(last, came) if isinstance(last, PairSampler) else None
         self.optimizer = Optimizer(
             self.model.named_parameters(),
             self.recipe.optimizer,
@@ -289,6 +303,7 @@ class Run:
         done, steps, every = self._go_on(), self.recipe.steps, self.recipe.evaluate_every
         if done == 0:
             self._read(CAME)
+            self.refer()
         for part, sampler in zip(self.parts, self.samplers, strict=True):
             end = part.start + part.steps
             while done < end:
@@ -308,23 +323,36 @@ class Run:
 
     def batch(self, step: int, part: Part, sampler: AnySampler) -> Batch:
         """What this process reads in a step."""
-        share = part.rows // self.processes.readers
-        mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
-        rows = sampler.rows(step, part.first + (step - part.start) * part.rows, part.rows, mine)
+        first, mine = self._share(step, part)
+        rows = sampler.rows(step, first, part.rows, mine)
         return cut(weighted(Batch.of(list(rows)), self.recipe.loss), self.processes.spread)
 
-    def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
+    def _share(self, step: int, part: Part) -> tuple[int, slice]:
+        """The number of a step's first sample over the whole run, and which of its samples this process reads."""
+        share = part.rows // self.processes.readers
+        mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
+        return part.first + (step - part.start) * part.rows, mine
+
+    def gradients(self, batch: Batch, micro: int, reference: Tensor | None = None) -> tuple[float, int]:
         """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.
 
         Args:
             batch: of this process.
-            micro: samples per forward pass.
+            micro: rows per forward pass.
+            reference: log-probabilities of a batch of pairs by the model as it came, behind short contexts, [P, 2].
 
         Raises:
             UserError: if no token has a loss.
         """
-        mine = batch.weights.double().sum(), (batch.document_ids != PADDING).double().sum()
-        denominator, tokens = self.processes.sum(torch.stack(mine)).tolist()
+        size, tokens = batch.weights.double().sum(), (batch.document_ids != PADDING).double().sum()
+        objective: Tensor | None = None
+        if self.longpo is not None:
+            assert reference is not None
+            size = torch.tensor(float(len(reference)), dtype=torch.float64)
+            with torch.random.fork_rng():  # dropout is drawn again in the pass that has gradients
+                losses = self._losses(batch, micro)
+            batch, objective = self.longpo.weighed(batch, losses, reference)
+        denominator, tokens = self.processes.sum(torch.stack([size, tokens])).tolist()
         if denominator == 0:
             raise UserError("no token of a step has a loss", "Take longer samples, or more of them: --batch.")
         device = self.model.device
@@ -332,13 +360,32 @@ class Run:
         for some in batch.split(micro):
             loss += self.way.backward(self.model, some.to(device), denominator).double()
         self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
+        if objective is not None:
+            loss = objective / denominator
         return float(self.processes.sum(loss)), int(tokens)
+
+    def refer(self, first: int = 0, most: int | None = None) -> None:
+        """Keep what the model, as it is now, says of the answers of pairs, by default of all that the run reads."""
+        if self.references is None:
+            return
+        part, sampler = self.parts[-1], self.references.sampler
+        count = min(part.first + part.rows * part.steps, 2 * len(sampler.pairs)) if most is None else most
+        self.model.eval()
+        with torch.random.fork_rng():
+            numbers = sorted({*sampler.numbers(first, count)})
+            self.references.ask(numbers, lambda batch: self._losses(batch, len(batch.input_ids)), self.processes)
+
+    def _losses(self, batch: Batch, micro: int) -> Tensor:
+        """Every place's loss, on the CPU, [B, N]."""
+        return torch.cat([self.way.losses(self.model, some.to(self.model.device)).cpu() for some in batch.split(micro)])
 
     def _step(self, step: int, part: Part, sampler: AnySampler) -> None:
         began, device = time.perf_counter(), self.model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro)
+        first, mine = self._share(step, part)
+        reference = None if self.references is None else self.references.of_samples(first, part.rows, mine)
+        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro, reference)
         rate = self._rate(step, part)
         taken = self.optimizer.step(rate)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
@@ -399,7 +446,8 @@ class Run:
         chance = {str(self.processes.rank): torch.get_rng_state()}
         if self.model.device.type == "cuda":
             chance[f"cuda {self.processes.rank}"] = torch.cuda.get_rng_state(self.model.device)
-        return flat({"model": trained, "optimizer": inner, "chance": chance}, " ")
+        references = {} if self.references is None else {"references": self.references.logs}
+        return flat({"model": trained, "optimizer": inner, "chance": chance, **references}, " ")
 
     def _save(self, done: int) -> None:
         """Save a state if it is due: by steps, by time, or as the last one."""
@@ -437,7 +485,7 @@ class Run:
 
 def weighted(batch: Batch, loss: str) -> Batch:
     """Weights as they are (every token counts the same), or shared out so that every document's sum to 1."""
-    if loss == "token":
+    if loss != "sample":
         return batch
     weights = batch.weights.clone()
     for row, documents in zip(weights, batch.document_ids, strict=True):

@@ -120,7 +120,7 @@ class OneShot:
                 given["document_ids"] = batch.document_ids
             else:
                 given["attention_mask"] = torch.ones_like(batch.input_ids)
-            stack.enter_context(checkpointed(model, self.checkpoint, self.selective))
+            stack.enter_context(checkpointed(model, self.checkpoint and torch.is_grad_enabled(), self.selective))
             stack.enter_context(tiled_mlps(model, self.tiled_mlp))
 
             def forward() -> Tensor:

@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "linear", "cosine"),
     "trainable": ("all", "lora"),
     "quantise": ("none", "nf4"),
-    "loss": ("token", "sample"),
+    "loss": ("token", "sample", "longpo"),
     "memory": ("plain", "selective", "checkpointed", "recurrent", "recurrent-checkpointed"),
     "dtype": ("auto", "float32", "bfloat16"),
 }
@@ -93,7 +93,10 @@ class Recipe:
         targets: Linear maps that get adapters: attention, all, or names such as q_proj,v_proj.
         also: What is trained beside the adapters: embeddings, norms.
         quantise: none, or nf4: the frozen weights in four bits.
-        loss: What a step is the mean over: every token, or every sample (of its tokens' mean).
+        loss: What a step is the mean over: every token, or every sample (of its tokens' mean); or longpo, over pairs of
+            answers: the one to short evidence is preferred to the one to the whole text.
+        longpo_beta: What log-probabilities count in the margin between two answers; of loss longpo.
+        longpo_lambda: What the preference counts beside the chosen answer's own loss; of loss longpo.
         memory: plain; selective (layers are computed twice, but for attention); checkpointed (layers are computed
             twice); recurrent (activations of one chunk only; exact); recurrent-checkpointed (both).
         chunk: Tokens at a time, of memory recurrent.
@@ -136,6 +139,8 @@ class Recipe:
     also: tuple[str, ...] = ()
     quantise: str = "none"
     loss: str = "token"
+    longpo_beta: float = 0.1
+    longpo_lambda: float = 0.01
     memory: str = "plain"
     chunk: int = 2048
     offload: tuple[str, ...] = ()
@@ -159,6 +164,11 @@ class Recipe:
             raise UserError(
                 f"packing is {self.packing!r} with positions {self.positions!r}: those pick from one document",
                 "Pack with positions full, or leave packing out.",
+            )
+        if self.paired and self.positions != "full":
+            raise UserError(
+                f"loss is longpo with positions {self.positions!r}: those drop tokens of an answer's context",
+                "Say --positions full.",
             )
         for word in self.offload:
             if word not in OFFLOADED:
@@ -216,6 +226,11 @@ class Recipe:
         if "warmup" in changes or changed.steps == self.steps:
             return changed
         return replace(changed, warmup=self.warmup * changed.steps // self.steps)
+
+    @property
+    def paired(self) -> bool:
+        """Whether a sample is two rows: a chosen and a rejected answer."""
+        return self.loss == "longpo"
 
     @property
     def recurrent(self) -> bool:

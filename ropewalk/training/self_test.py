@@ -6,6 +6,7 @@ run's own model, way through a batch and processes are tried on rows of the run,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,6 +125,7 @@ def self_test(run: Run, model: str, forecast: int) -> SelfTest:
     """
     device = run.model.device
     findings: list[Finding] = []
+    run.refer(run.parts[-1].first, 2 * min(run.recipe.micro, ROWS) * run.processes.readers)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for part, sampler in zip(run.parts, run.samplers, strict=True):
@@ -324,13 +326,18 @@ def _compared(run: Run, part: Part, first: int) -> tuple[list[Finding], float]:
     share = 2 * micro
     rows = list(sampler.rows(part.start, first, share * together.readers))
     whole = _thinned(weighted(Batch.of(rows), run.recipe.loss), micro)
-    mine = cut(list(whole.split(share))[together.reader], together.spread)
+    per = len(rows) // (share * together.readers)
+    mine = cut(list(whole.split(share * per))[together.reader], together.spread)
+    references = None if run.references is None else run.references.of_samples(first, share * together.readers)
+    own = None if references is None else references.split(share)[together.reader]
     began = time.perf_counter()
-    loss, _ = run.gradients(mine, micro)
+    loss, _ = run.gradients(mine, micro, own)
     norm = _norm(run.model)
     seconds = (time.perf_counter() - began) * part.rows / (share * together.readers)
-    alone = torch.zeros((), dtype=torch.float64)
+    alone, preferred = torch.zeros((), dtype=torch.float64), None
     denominator = float(whole.weights.double().sum())
+    if references is not None:
+        (whole, preferred), denominator = _preferred(run, whole, references), len(references)
     copies = together.count if is_sharded(run.model) else 1  # whose gradients are summed up
     for one in whole.apart():
         if bool(one.weights.any()):
@@ -338,12 +345,31 @@ def _compared(run: Run, part: Part, first: int) -> tuple[list[Finding], float]:
     expected = _norm(run.model) / copies
     near, close = ALIKE.get(run.model.dtype, HALF)
     many = f"{together.count} processes" if together.count > 1 else "the run"
-    pairs = ("loss", loss, float(alone), near), ("gradient", norm, expected, close)
+    wanted = float(alone) if preferred is None else preferred
+    unit = "token" if preferred is None else "pair"
+    pairs = ("loss", loss, wanted, near), ("gradient", norm, expected, close)
     found = []
     for what, seen, wanted, most in pairs:
         words = f"{seen:.6g} by {many}, {wanted:.6g} a document at a time"
-        found.append(Finding(f"{what} per token", words, abs(seen - wanted) <= most * abs(wanted)))
+        found.append(Finding(f"{what} per {unit}", words, abs(seen - wanted) <= most * abs(wanted)))
     return found, seconds
+
+
+def _preferred(run: Run, batch: Batch, references: Tensor) -> tuple[Batch, float]:
+    """A batch of pairs with the weights that LongPO's derivatives are, by their formula, and its mean loss."""
+    beta, much = run.recipe.longpo_beta, run.recipe.longpo_lambda
+    losses = [float(OneShot().losses(run.model, row.to(run.model.device)).cpu()[row.weights > 0].double().sum())
+              for row in batch.split(1)]  # fmt: skip
+    weights, loss = batch.weights.clone(), 0.0
+    for i, (said, other) in enumerate(references.tolist()):
+        chosen, rejected = 2 * i, 2 * i + 1
+        margin = beta * (losses[rejected] + other - losses[chosen] - said)
+        count = max(int((batch.weights[chosen] > 0).sum()), 1)
+        pull = much * beta / (1 + math.exp(margin))
+        weights[chosen] *= pull + 1 / count
+        weights[rejected] *= -pull
+        loss += much * math.log1p(math.exp(-margin)) + losses[chosen] / count
+    return replace(batch, weights=weights), loss / len(references)
 
 
 def _thinned(batch: Batch, micro: int) -> Batch:

@@ -47,6 +47,11 @@ def refuse_spread(model: PreTrainedModel, recipe: Recipe, spread: Spread) -> Non
             f"memory is {recipe.memory!r}, which reads a sequence in pieces of its own",
             "Say --memory checkpointed, or leave out --sequence-parallel.",
         )
+    if recipe.paired:
+        raise UserError(
+            "loss is longpo, which sums over whole answers, and a process has a part of them",
+            "Leave out --sequence-parallel; --memory recurrent-checkpointed needs less memory too.",
+        )
     for key, spec in read(model.config).items():
         if spec.rope_type == "dynamic" or spec.long_factors is not None:
             raise UserError(

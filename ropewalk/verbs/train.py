@@ -51,6 +51,8 @@ NOTHING_BUT = {  # fields that change nothing but under a value of another
     "dropout": ("trainable", "lora"),
     "targets": ("trainable", "lora"),
     "chunk": ("memory", "recurrent"),
+    "longpo_beta": ("loss", "longpo"),
+    "longpo_lambda": ("loss", "longpo"),
 }
 
 ANY_TIME = {"save_every", "evaluate_every", "micro", "memory", "chunk", "offload", "tiled_mlp"}  # changed on the way

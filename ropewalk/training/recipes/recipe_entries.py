@@ -76,6 +76,8 @@ RECIPES: tuple[RecipeEntry, ...] = (
     RecipeEntry("prolong", "ProLong", "continued:prolong", "two lengths, documents apart", "2410.02660"),
     RecipeEntry("llama-2-long", "Llama 2 Long", "continued:llama_2_long", "a larger base, 400 G tokens", "2309.16039"),
     RecipeEntry("lwm", "Large World Model", "continued:lwm", "five lengths, five bases", "2402.08268"),
+    RecipeEntry("longpo", "LongPO", "preference:longpo",
+                "answers to short evidence preferred to those to the whole text; on pairs", "2502.13922"),
     RecipeEntry("drope", "DroPE", "recalibration:drope", "rotation dropped, recalibrated at the pretrained window",
                 "2512.12167"),
 )  # fmt: skip
