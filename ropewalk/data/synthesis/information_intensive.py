@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +94,10 @@ class InformationIntensive:
             direction = str(rng.choice(list(KINDS)))
             questions, answers = [], []
             for i in evidence:
-                quote, parts = _asked(context[i], direction, rng)
+                quote, parts = asked_of(context[i], direction, rng)
                 questions.append(quote)
                 answers.append(parts)
-            if all(_once(corpus, context, quote) for quote in questions):
+            if all(once(corpus, context, quote) for quote in questions):
                 break
         else:
             raise UserError(
@@ -121,7 +122,7 @@ def segments_of(lengths: Ints, begin: int) -> Ints:
     return np.stack([document, begin + number * SEGMENT], 1)
 
 
-def _asked(segment: Piece, direction: str, rng: np.random.Generator) -> tuple[Piece, list[Piece]]:
+def asked_of(segment: Piece, direction: str, rng: np.random.Generator) -> tuple[Piece, list[Piece]]:
     """A quote out of a segment, and the answer: what stands beside it, inside of the segment."""
     first = ANSWER if direction != "forward" else 0
     last = SEGMENT - QUOTE - (ANSWER if direction != "backward" else 0)
@@ -133,7 +134,7 @@ def _asked(segment: Piece, direction: str, rng: np.random.Generator) -> tuple[Pi
     return Piece(segment.document, start, stop, loss=False), parts
 
 
-def _once(corpus: Corpus, context: list[Piece], quote: Piece) -> bool:
+def once(corpus: Corpus, context: Sequence[Piece], quote: Piece) -> bool:
     """Whether a quote stands once in the context, also across the edges of segments."""
     whole = np.concatenate([corpus.tokens(one.document, one.start, one.stop) for one in context])
     wanted = corpus.tokens(quote.document, quote.start, quote.stop)

@@ -62,6 +62,10 @@ SYNTHESES = {
     "self-lengthen": SynthesisEntry(
         "a long output, lengthened round by round", "2410.23933", written="lengthened_outputs:LengthenedOutputs"
     ),
+    "longpo": SynthesisEntry(
+        "a model's answer to short evidence, preferred over its answer to the whole text", "2502.13922",
+        written="answer_pairs:AnswerPairs",
+    ),
 }  # fmt: skip
 
 
