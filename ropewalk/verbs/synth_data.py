@@ -24,8 +24,10 @@ class KindRequest(Request):
         kind: in2: a question about segments that stand anywhere (2404.16811); rag: about one of the passages that a
             search finds for it (2410.05983); selflong: an instruction about documents that are read chunk by chunk
             (2412.18860); longmit: a question that needs a few documents (2409.01893); self-lengthen: a long
-            output, lengthened round by round (2410.23933); longpo: pairs of answers, to evidence alone and to the
-            whole text, by the model that is to learn from them (2502.13922).
+            output, lengthened round by round (2410.23933); tables: about tables among the texts, answered by SQL
+            (2406.00605); chunks: which chunk holds a quote, comes first, or in what order some stand; longpo:
+            pairs of answers, to evidence alone and to the whole text, by the model that is to learn from them
+            (2502.13922).
     """
 
     kind: str = field(kw_only=False)

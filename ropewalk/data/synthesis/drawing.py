@@ -123,13 +123,14 @@ def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, 
         pieces: list[Piece] = []
         at, places = len(corpus.manifest.begin), {}
         for number, part in enumerate(row.parts):
+            name = ""
             if isinstance(part, Text):
                 if part.text not in known:
                     known[part.text] = marks.put(part.text, list(part.ids))
                 document, tokens = known[part.text]
-                part = Piece(document, 0, tokens, part.loss)
-            elif number in row.evidence:
-                name = corpus.name(part.document)
+                name, part = part.text.strip().partition("\n")[0], Piece(document, 0, tokens, part.loss)
+            if number in row.evidence:
+                name = name or corpus.name(part.document)
                 places[number] = {"document": name, "start": part.start, "stop": part.stop, "at": at}
             pieces.append(part)
             at += part.tokens

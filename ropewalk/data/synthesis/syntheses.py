@@ -62,6 +62,13 @@ SYNTHESES = {
     "self-lengthen": SynthesisEntry(
         "a long output, lengthened round by round", "2410.23933", written="lengthened_outputs:LengthenedOutputs"
     ),
+    "tables": SynthesisEntry(
+        "tables among texts, and a question that SQL answers", "2406.00605", "table_questions:TableQuestions"
+    ),
+    "chunks": SynthesisEntry(
+        "chunks under ids: which holds a quote, which comes first, in what order they stand", "2406.00605",
+        "chunk_tasks:ChunkTasks",
+    ),
     "longpo": SynthesisEntry(
         "a model's answer to short evidence, preferred over its answer to the whole text", "2502.13922",
         written="answer_pairs:AnswerPairs",

@@ -160,9 +160,8 @@ def test_they_are_trained_on(made, tmp_path) -> None:
     said: dict[str, Any] = dict(to=LENGTH, documents=0, keys=0, device="cpu", out=tmp_path / "out")
     forecast = ropewalk.train("longpo", "demo", folder, steps=2, batch=2, dry_run=True, **said)
     assert forecast.tokens == 2 * 2 * 2 * LENGTH
-    assert ropewalk.train("longpo", "demo", folder, steps=2, batch=2, self_test=True, **said).sound
-    done = ropewalk.train("longpo", "demo", folder, steps=2, batch=2, warmup=0, learning_rate=1e-4, **said)
-    assert len(done.log) == 2 and (tmp_path / "out" / "recipe.json").exists()
+    done = ropewalk.train("longpo", "demo", folder, steps=1, batch=1, warmup=0, learning_rate=1e-4, **said)
+    assert len(done.log) == 1 and (tmp_path / "out" / "recipe.json").exists()
     with pytest.raises(UserError, match="pairs of answers, one of which is rejected"):
         ropewalk.train("pi", "demo", folder, **said | {"out": tmp_path / "other"})
     with pytest.raises(UserError, match="no pairs of answers"):
