@@ -162,7 +162,16 @@ class Made(Result):
     @property
     def training(self) -> str:
         """The line that trains on them."""
-        return command("train", "RECIPE", "MODEL", self.folder, "--to", self.about.length, "--test", "TEXTS")
+        return command(
+            "train",
+            "longpo" if self.about.paired else "RECIPE",
+            "MODEL",
+            self.folder,
+            "--to",
+            self.about.length,
+            "--test",
+            "TEXTS",
+        )
 
     def show(self, console: Console) -> None:
         about, counts = self.about, self.counts

@@ -19,6 +19,7 @@ from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.arranged_sampler import ArrangedSampler
 from ropewalk.training.loop import ANY, Run, is_written, unwritten
 from ropewalk.training.merging import merge
+from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.recipes.recipe_entries import BY_ID, files_of
 
 if TYPE_CHECKING:
@@ -175,7 +176,12 @@ def expected(
         notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")
     last = samplers[-1]
     if last.left_out:
-        notes.append(f"{last.left_out:,} of {last.texts:,} texts are too short for a sample")
+        why = "are in no row" if isinstance(last, ArrangedSampler) else "are too short for a sample"
+        notes.append(f"{last.left_out:,} of {last.texts:,} texts {why}")
+    if isinstance(last, PairSampler):
+        notes.append(
+            "before the first step the model as it came reads both answers of every pair behind their evidence"
+        )
     if isinstance(last, ArrangedSampler) and (unread := last.unread(recipe.batch)):
         notes.append(
             f"{unread:,} of {len(last.arranged):,} rows are never read: their lengths have too few pieces for a step "

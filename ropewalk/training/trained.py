@@ -42,7 +42,7 @@ class Trained(Result):
         data: the texts, as the user named them.
         window: that the model had, in tokens.
         to: target length in tokens.
-        texts: how many were trained on, and how many were too short for a sample.
+        texts: how many were trained on, and how many were too short for a sample, or are in no row.
         log: of every step.
         readings: steps done -> perplexity by position and pass keys, measured with the rope that the model is written
             with; ``CAME`` -> the same of the model as it came, with its own.

@@ -42,7 +42,7 @@ def page_of_training(trained: Trained) -> Page:
     to = numbers.tokens(trained.to)
     short = trained.texts[1]
     repeat = "This command, where it was given, trains the same again into another folder (--out)."
-    repeat += f" {short} of the texts are too short for a sample." if short else ""
+    repeat += f" {short} of the texts are in no sample." if short else ""
     return Page(
         title=f"{trained.recipe.name}, {trained.model} to {to} tokens",
         subject=f"{trained.model}, trained by {trained.recipe.name} to {to} tokens",

@@ -140,7 +140,8 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         for name, (other, needed) in NOTHING_BUT.items():
             if name in said and not getattr(made, other).startswith(needed):
                 raise UserError(
-                    f"--{name} changes nothing where {other} is {getattr(made, other)}", f"Add --{other} {needed}."
+                    f"--{name.replace('_', '-')} changes nothing where {other} is {getattr(made, other)}",
+                    f"Add --{other} {needed}.",
                 )
         return made
 

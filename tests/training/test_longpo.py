@@ -31,6 +31,8 @@ from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.processes import Processes
 from ropewalk.training.self_test import self_test
 from ropewalk.training.sequence import refuse_spread
+from ropewalk.training.sharding import shard
+from ropewalk.training.sharding import weights as gathered
 from ropewalk.training.states import States
 from ropewalk.training.training_batch import Batch, Row
 from tests.models import tiny
@@ -235,14 +237,21 @@ def _work(folder: Path, together: Processes) -> None:
     run = trained(folder / str(together.rank), processes=together)
     torch.save((weights(run), [log.loss for log in run.log]), folder / f"{together.rank}.pt")
     assert together.count == 2 and self_test(run, "tiny", 0).sound
+    model, rows = plain(), run.documents
+    shard(model, preferring(), together)
+    sharded = Run(preferring(), model, TARGET, rows, BEGIN, processes=together)
+    sharded.run()
+    held = gathered(model)
+    if together.first:
+        torch.save((held, [log.loss for log in sharded.log]), folder / "sharded.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     in_two(_work, tmp_path)
     alone = trained(tmp_path / "alone")
-    for rank in (0, 1):
-        found, losses = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for name in ("0", "1", "sharded"):
+        found, losses = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert losses == pytest.approx([log.loss for log in alone.log], rel=1e-6)
         assert all(torch.allclose(found[name], one, atol=2e-5) for name, one in weights(alone).items())
 

@@ -68,7 +68,7 @@ class AnswerPairs:
         asks = Text.of(after or ASKS, marks)
         furniture = max(one.tokens for one in questions.values()) + QUOTE + asks.tokens + ROOM
         most = length - begin - furniture - sum(one.tokens for one in opens)
-        least = self.least or length // 4
+        least = self.least or max(length // 4, SEGMENTS * SEGMENT)
         segments = segments_of(corpus.lengths, begin)
         if not SEGMENTS * SEGMENT <= least <= most or len(segments) < most // SEGMENT:
             raise UserError(

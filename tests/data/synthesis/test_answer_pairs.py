@@ -60,7 +60,8 @@ def made(texts, tmp_path_factory):
 
 
 def test_a_pair_is_four_rows_of_what_was_asked_and_said(made) -> None:
-    _, arranged, engine = made
+    told, arranged, engine = made
+    assert " train longpo MODEL " in told.training
     assert len(arranged) == ROWS * PAIRS == arranged.about.told["rows wanted"] and len(Pairs(arranged)) == PAIRS
     for pair in range(PAIRS):
         texts = [[text_of(arranged, ROWS * pair + i, learnt) for learnt in (False, True)] for i in range(ROWS)]
@@ -72,10 +73,10 @@ def test_a_pair_is_four_rows_of_what_was_asked_and_said(made) -> None:
         )
         for i in range(ROWS):
             ids, _, _, weights = arranged.row(ROWS * pair + i)
-            told = arranged.provenance[ROWS * pair + i]
-            assert len(ids) <= LENGTH and weights[-1] and "one run" in told.support
-            assert told.kind.endswith(("chosen, ", "rejected, ")[i % 2] + ("whole text", "evidence")[i // 2])
-            (where,) = told.evidence
+            source = arranged.provenance[ROWS * pair + i]
+            assert len(ids) <= LENGTH and weights[-1] and "one run" in source.support
+            assert source.kind.endswith(("chosen, ", "rejected, ")[i % 2] + ("whole text", "evidence")[i // 2])
+            (where,) = source.evidence
             text = TOKENIZER.decode(ids[where["at"] : where["at"] + SEGMENT].tolist())
             assert evidence.startswith(text) and (i < 2 or where["at"] < 8)
 
@@ -170,5 +171,5 @@ def test_they_are_trained_on(made, tmp_path) -> None:
 
 
 def test_texts_that_do_not_suffice_are_refused(texts, tmp_path) -> None:
-    with pytest.raises(UserError, match="contexts of 160 to"):
+    with pytest.raises(UserError, match="contexts of 512 to"):
         write("longpo", texts, tmp_path / "out", talker(say), 640, rows=2)
