@@ -46,7 +46,8 @@ class AnswerPairs:
     Attributes:
         engine: that answers; the model that is to be trained.
         rows: pairs that are made.
-        least: tokens of a context at least, a quarter of ``length`` by default; lengths are uniform from there on.
+        least: tokens of a context at least, a quarter of ``length`` by default, or four segments; lengths are uniform
+            from there on.
         draws: at most; by default 4 for every pair.
     """
 

@@ -36,7 +36,8 @@ class ChunkTasks:
 
     Attributes:
         rows: how many are made.
-        least: tokens of a row at least, a quarter of ``length`` by default; lengths are uniform from there on.
+        least: tokens of a row at least, a quarter of ``length`` by default, or what eight chunks need; lengths are
+            uniform from there on.
         draws: at most; by default 4 for every row.
     """
 
@@ -57,10 +58,11 @@ class ChunkTasks:
         asked = (
             max(one.tokens for one in tasks.values()) + asks.tokens + SEVERAL * (QUOTE + numbered[0].tokens + longest)
         )
-        least = self.least or length // 4
-        if not 2 * SEVERAL * longest + asked <= least <= length:
+        shortest = 2 * SEVERAL * longest + asked
+        least = self.least or max(length // 4, shortest)
+        if not shortest <= least <= length:
             raise UserError(
-                f"rows of {least:,} to {length:,} tokens, expected {2 * SEVERAL * longest + asked:,} at least",
+                f"rows of {least:,} to {length:,} tokens, expected {shortest:,} at least",
                 "Give a greater --length, or another --least.",
             )
         total = int(np.maximum(corpus.lengths - begin, 0).sum())

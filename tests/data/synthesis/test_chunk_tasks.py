@@ -28,7 +28,7 @@ def texts(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def made(texts, tmp_path_factory) -> Arranged:
     folder = tmp_path_factory.mktemp("chunks") / "rows"
-    ropewalk.synth_data("chunks", texts, out=folder, length=LENGTH, least=3600, tokenizer="demo", rows=ROWS)
+    ropewalk.synth_data("chunks", texts, out=folder, length=LENGTH, tokenizer="demo", rows=ROWS)
     return Arranged.open(folder)
 
 
@@ -83,7 +83,7 @@ def test_evidence_is_anywhere(made: Arranged) -> None:
 
 def test_the_seed_decides_all_of_it(texts, tmp_path) -> None:
     def rows(name: str, seed: int) -> dict[str, bytes]:
-        said = {"length": LENGTH, "least": 3600, "tokenizer": "demo", "rows": 3, "seed": seed}
+        said = {"length": LENGTH, "tokenizer": "demo", "rows": 3, "seed": seed}
         ropewalk.synth_data("chunks", texts, out=tmp_path / name, **said)
         return content(tmp_path / name)
 
@@ -96,7 +96,7 @@ def test_what_does_not_suffice_is_refused(texts, tmp_path) -> None:
     said = {"tokenizer": "demo", "rows": 2}
     for number, (source, length, words) in enumerate(
         (
-            (texts, 1024, "rows of 256 to 1,024 tokens, expected"),
+            (texts, 1024, "rows of .* to 1,024 tokens, expected"),
             (tmp_path / "short.txt", 16384, "the texts have .* tokens, and a row 16,384"),
             (tmp_path / "same.txt", 16384, "none of .* draws gives a row: a quote stands twice"),
         )
