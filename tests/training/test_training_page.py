@@ -40,7 +40,7 @@ def test_it_shows_what_was_read_before_and_after() -> None:
         "Training did not surely change the perplexity at positions 128 to 255: 54.5 before, 54.5 after; as the model "
         "came, it was 54.5.", "the perplexity is 0.0% lower than the extended, untrained model’s (0.0% to 0.0%), which",
         ", and 1/2.01 of the model’s as it came (1/2.01 to 1/2.01)", "Within the window", "of 10, in 256 tokens",
-        "Perplexity by position", "Pass keys by length", "A note", "learning_rate", "2 of the texts are too short",
+        "Perplexity by position", "Pass keys by length", "A note", "learning_rate", "2 of the texts are in no sample",
         "ropewalk train pose demo texts --to 256",
     )  # fmt: skip
     text = " ".join(page.split())

@@ -11,15 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ropewalk
 from ropewalk.cli.main import app, run
+from ropewalk.data.arranged import Arranged, digest_of
+from ropewalk.data.knots.row_builder import Piece, arranged_pieces
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recipe import CHOICES, Recipe, Stage
 from ropewalk.training.recipes.interpolation import longrope
@@ -44,9 +48,31 @@ def startable(name: str) -> str:
     return GIVEN
 
 
+def rows_for(name: str, model: Path, texts: Path) -> list[Any]:
+    """What a recipe trains on: the texts, or pairs of pieces of them."""
+    if name != "longpo":
+        return [texts]
+    folder = texts.parent.parent / f"{texts.parent.name}-pairs"
+    ropewalk.pack_data(texts, out=folder, length=TO, tokenizer=model)
+    packed = Arranged.open(folder)
+    rows = [
+        [Piece(int(document), *context, loss=False), Piece(int(document), *answer)]
+        for document in np.flatnonzero(packed.corpus.lengths > 100)
+        for context in ((0, 80), (60, 80))
+        for answer in ((80, 88), (90, 97))
+    ]
+    pairs = arranged_pieces(rows, len(packed.corpus))
+    Arranged(packed.corpus, replace(packed.about, how="longpo", apart=False, pieces=digest_of(pairs)), pairs).write(
+        folder
+    )
+    return [folder, "--test", texts]
+
+
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, capsys):
-    found = json.loads(said(capsys, "train", startable(name), model, texts, "-o", "out", *QUICK, "--json"))
+    found = json.loads(
+        said(capsys, "train", startable(name), model, *rows_for(name, model, texts), "-o", "out", *QUICK, "--json")
+    )
     assert [one["step"] for one in found["log"]] == [1, 2, 3]
     assert sorted(path.name for path in Path().iterdir() if path.name not in ("texts", GIVEN)) == ["out"]
     run(["inspect", "out", "--json"])
@@ -108,7 +134,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
 
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
 def test_every_recipe_passes_the_self_test(name, model, texts, capsys):
-    words = ["train", startable(name), model, texts, "-o", "out", *QUICK, "--self-test"]
+    words = ["train", startable(name), model, *rows_for(name, model, texts), "-o", "out", *QUICK, "--self-test"]
     assert "nothing wrong was found" in said(capsys, *words)
 
 
