@@ -46,8 +46,18 @@ class References:
         return cls(sampler, torch.full((len(sampler.pairs), 2), torch.nan, dtype=torch.float64))
 
     def of_samples(self, first: int, count: int, mine: slice = slice(None)) -> Tensor:
-        """Of pairs in their order, as ``PairSampler.rows`` takes it, [P, 2]."""
-        return self.logs[self.sampler.numbers(first, count)[mine]]
+        """Of pairs in their order, as ``PairSampler.rows`` takes it, [P, 2].
+
+        Raises:
+            UserError: if one is not a finite number.
+        """
+        found = self.logs[self.sampler.numbers(first, count)[mine]]
+        if not bool(found.isfinite().all()):
+            raise UserError(
+                "the model as it came gives an answer behind its evidence no finite log-probability",
+                "Load it in float32 (--dtype float32), and see that its weights are whole.",
+            )
+        return found
 
     def ask(self, numbers: Sequence[int], losses: Callable[[Batch], Tensor], processes: Processes) -> None:
         """Fill in some pairs, which the processes share; each reads as many.

@@ -29,6 +29,7 @@ from ropewalk.training.longpo import LongPO
 from ropewalk.training.loop import Run, StepLog
 from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.processes import Processes
+from ropewalk.training.references import References
 from ropewalk.training.self_test import self_test
 from ropewalk.training.sequence import refuse_spread
 from ropewalk.training.sharding import shard
@@ -38,7 +39,7 @@ from ropewalk.training.training_batch import Batch, Row
 from tests.models import tiny
 from tests.tokenizers import byte_level
 from tests.training.runs import arguments
-from tests.training.test_loop import BEGIN, TARGET, plain, same, short, weights
+from tests.training.test_loop import BEGIN, TARGET, WINDOW, plain, same, short, weights
 from tests.training.test_self_test import wrong
 from tests.training.workers import in_two
 
@@ -272,6 +273,15 @@ def test_the_self_test_passes_what_is_right_and_finds_what_is_not(tmp_path: Path
     for kind in (Reversed, Averaged):
         run.longpo = kind(BETA, LAMBDA)
         assert wrong(self_test(run, "tiny", 0)) == ["loss per pair", "gradient per pair"]
+
+
+def test_a_reference_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    references = References.of(PairSampler(paired(tmp_path), TARGET), WINDOW)
+    references.logs[:-1] = -1.0
+    last = references.sampler.numbers(0, PAIRS).index(PAIRS - 1)
+    assert references.of_samples(0, PAIRS, slice(last)).shape == (last, 2)
+    with pytest.raises(UserError, match="no finite log-probability"):
+        references.of_samples(0, PAIRS)
 
 
 def test_what_is_not_supported_is_refused(tmp_path: Path) -> None:
