@@ -26,6 +26,7 @@ OUTAGE = 24  # failed calls in a row after which a server is down
 PAUSE, LONGEST = 1.0, 60.0  # seconds before the second try, doubled before each further one; at most
 SLACK = 16  # tokens that two renderings of one prompt may differ by
 APART = 4  # times that the tokens of two tokenizers may differ by
+GREETING = 60  # signs of a prompt up to which an answer may begin with it
 UNKNOWN = "\ufffd"  # stands for what is no character
 REPLIES = "replies.jsonl"
 THOUGHT = "</think>"  # behind it, models that think begin to answer
@@ -227,7 +228,7 @@ class Engine:
             raise Nonsense("empty")
         if UNKNOWN in text:
             raise Nonsense("half a character")
-        if prompt.strip() in text:
+        if len(prompt) > GREETING and text.startswith(prompt.strip()):
             raise Nonsense("the prompt again")
         if set(token_ids(text, self.tokenizer)) & set(self.tokenizer.all_special_ids):
             raise Nonsense("special tokens")  # a sign like </s> in a text would end a row

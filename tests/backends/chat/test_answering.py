@@ -75,7 +75,8 @@ def test_nonsense_is_counted_by_reason_and_drawn_again() -> None:
     assert some.answers(PROMPTS[:2], 100, read) == ANSWERS[:2]
     assert some.ledger.nonsense == {"empty": 2, "another question": 2, "cut off": 2} and some.ledger.calls == 8
     some = engine(Talker(echo))
-    assert some.answers(PROMPTS[:2], 100, read) == [None, None] and some.ledger.nonsense == {"the prompt again": 8}
+    assert some.answers([9 * PROMPTS[0], PROMPTS[1]], 999, read) == [None, PROMPTS[1]]
+    assert some.ledger.nonsense == {"the prompt again": 4}
     some = engine(Talker(lambda *_: f"behind {TOKENIZER.eos_token} it"))
     assert some.answers(PROMPTS[:1], 100, read) == [None] and some.ledger.nonsense == {"special tokens": 4}
     some = engine(Talker(lambda *_: "behind \ufffd"))
