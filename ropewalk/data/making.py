@@ -111,7 +111,11 @@ class Texts:
             kept = tuple(shard for shard in found.manifest.shards if shard.name != MARKS)
             underway = Underway(aside(out, "shards"), {"corpus": found.digest}, SHARDS, "shards")
             with underway.opened(overwrite):
-                yield Corpus(found.folder, replace(found.manifest, shards=kept)), underway.remove
+                try:
+                    yield Corpus(found.folder, replace(found.manifest, shards=kept)), underway.remove
+                finally:
+                    if not underway.all():  # nothing is kept that a further run could go on with
+                        underway.remove()
             return
         if self.tokenizer is None:
             raise UserError(f"no tokenizer for {self.source}", "Name one: --tokenizer MODEL.")

@@ -36,7 +36,7 @@ def smooth_path(vectors: NDArray[np.float32], lengths: Ints) -> Ints:
     if len(vectors) > MOST:
         raise UserError(f"smooth-path: {len(vectors):,} texts, expected {MOST:,} at most", "Take icp, or fewer texts.")
     points = np.asarray(vectors, np.float64)
-    products = points @ points.T
+    products = np.einsum("ie,je->ij", points, points)  # of one thread, so that cores do not decide the last digit
     given = np.arange(len(points))
     made = _smoother(_nearest_first(products, int(np.argmin(lengths))), products)
     if turn(made, products) > turn(given, products):

@@ -112,6 +112,9 @@ def test_rows_are_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
     with pytest.raises(UserError, match="no tokenizer") as caught:
         ropewalk.order_data("icp", tmp_path / "rows", out=tmp_path / "c", length=256, embed=tmp_path)
     assert "--tokenizer" in caught.value.mend
+    with pytest.raises(UserError, match="99 parts of 22 texts"):
+        ropewalk.order_data("icp", tmp_path / "rows", out=tmp_path / "c", length=256, parts=99)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b", "rows"], "it had made nothing yet"
 
 
 @pytest.mark.parametrize("count", [1, 3])
