@@ -48,6 +48,7 @@ COVERED = {
     "tests/data/synthesis/test_table_questions.py": "data/synthesis/tables",
     "tests/data/synthesis/test_written_questions.py": "data/synthesis/drawing data/synthesis/syntheses",
     "tests/data/synthesis/test_retrieved_passages.py": "data/synthesis/similarity",
+    "tests/data/mixing/test_mixing.py": "data/mixing/domain",
     "tests/data/test_making.py": "data/arranged data/rows_page data/survey data/surveying data/survey_page",
     "tests/data/packing/test_packings.py": "data/packing/concatenation data/packing/decomposition data/packing/cutting",
     "tests/data/knots/test_knots.py": "data/knots/interleaving data/knots/marks data/knots/row_builder "

@@ -18,6 +18,7 @@ from ropewalk.common.outside import read_json
 from ropewalk.data.arrangement import COLUMNS, Arrangement, Ints
 from ropewalk.data.corpus import MEND, Corpus
 from ropewalk.data.counts import Counts
+from ropewalk.data.mixing.domain import Domain, domain_of_rows, domains_in
 from ropewalk.data.synthesis.synthesis import Provenance
 from ropewalk.texts.rows import Row, read
 
@@ -112,6 +113,19 @@ class Arranged:
         documents, length = self.about.documents, self.about.length
         return Counts.of(self.arrangement, self.corpus.lengths, documents, length, begin, self.about.even)
 
+    @cached_property
+    def domains(self) -> tuple[Domain, ...]:
+        """That the rows are a mix of, in the order of their documents; none if they are none."""
+        return domains_in(self.about.options, self.about.documents)
+
+    def domain(self, row: int) -> str:
+        """Of a row of a mix."""
+        return self.domains[int(self._domain_of_rows[row])].name
+
+    @cached_property
+    def _domain_of_rows(self) -> Ints:
+        return domain_of_rows(self.domains, self.arrangement)
+
     @property
     def digest(self) -> str:
         """sha256 of the documents and of how they are arranged."""
@@ -187,7 +201,9 @@ class Arranged:
             )
         if not about.apart and arrangement.scope.any():
             raise UserError(f"{folder} has rows of several scopes, and says that it has none", MEND)
-        return cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
+        made = cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
+        _ = made.domains  # refused here, if they are none
+        return made
 
 
 def digest_of(arrangement: Arrangement) -> str:

@@ -80,6 +80,17 @@ class Arrangement:
         moved = [replace(part, row=part.row + first) for part, first in zip(parts, firsts, strict=False)]
         return cls(*(np.concatenate([getattr(part, name) for part in moved]) for name in COLUMNS))
 
+    def taken(self, rows: Ints) -> Arrangement:
+        """These of its rows, in this order, as often as they come.
+
+        Args:
+            rows: int64 [n], by number.
+        """
+        counts = np.diff(self.firsts)[rows]
+        row = np.repeat(np.arange(len(rows)), counts)
+        piece = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - self.firsts[rows], counts)
+        return Arrangement(row, *(getattr(self, name)[piece] for name in COLUMNS[1:]))
+
     @property
     def rows(self) -> int:
         """How many there are."""

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,14 +198,21 @@ class Corpus(Sequence[NDArray[np.int64]]):
             if digest_of(ids, ends, names) != shard.digest:
                 raise UserError(f"{self.folder}: shard {shard.name} is not what was written", MEND)
 
-    def put_into(self, folder: Path) -> None:
-        """The files of its shards under another folder too, without a second copy where the disk has links."""
-        for shard in self.manifest.shards:
-            for file in shard.files(self.folder):
+    def put_into(self, folder: Path, more: str = "") -> tuple[Shard, ...]:
+        """Its shards in another folder too, without a second copy where the disk has links.
+
+        Args:
+            folder: where they go.
+            more: put behind their names there.
+        """
+        put = tuple(replace(shard, name=shard.name + more) for shard in self.manifest.shards)
+        for shard, new in zip(self.manifest.shards, put, strict=True):
+            for file, place in zip(shard.files(self.folder), new.files(folder), strict=True):
                 try:
-                    os.link(file, folder / file.name)
+                    os.link(file, place)
                 except OSError:
-                    shutil.copyfile(file, folder / file.name)
+                    shutil.copyfile(file, place)
+        return put
 
     @cached_property
     def _firsts(self) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ class Counts:
         marks: of those, that are of no document.
         padding: that rows lack to their length.
         dropped: of the documents, in no row.
-        cut: documents in more than one row, or partly dropped.
+        cut: documents of which a row holds a part.
         cut_in_vain: of those, that would have fitted a row.
         crossing: tokens that see one of another document.
     """
@@ -54,9 +54,10 @@ class Counts:
         sizes, tokens = some.stop - some.start, some.sizes(begin)
         real = some.document < documents
         inside = _read(some, real, documents)
-        pairs = np.unique(some.document[real] * (some.rows + 1) + some.row[real]) // (some.rows + 1)
-        apart = np.bincount(pairs, minlength=documents) > 1
-        cut = apart | ((inside > 0) & (inside < lengths[:documents]))
+        pairs, own = np.unique(some.document[real] * (some.rows + 1) + some.row[real], return_inverse=True)
+        document = pairs // (some.rows + 1)
+        part = np.bincount(own, sizes[real], len(pairs)) < lengths[document]
+        cut = np.bincount(document[part], minlength=documents) > 0
         return cls(
             documents=documents, rows=some.rows, tokens=int(tokens.sum()),
             learnt=int((sizes * some.loss).sum()), marks=int(sizes[~real].sum()),

@@ -18,9 +18,10 @@ from ropewalk.common.underway import Underway, aside
 from ropewalk.common.whole import new_folder
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
-from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, write_shard
+from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, Shard, write_shard
 from ropewalk.data.counts import Counts
 from ropewalk.data.knots.marks import Marks
+from ropewalk.data.mixing.domain import Came, came
 from ropewalk.data.synthesis.synthesis import WANTED, Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import stream, token_ids
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ropewalk.backends.chat.answering import Engine
+    from ropewalk.common.columns import Columns
 
 SHARDS = re.compile(r"\d{5}\..+|" + re.escape(MANIFEST))
 MARKS = "marks"  # the shard of what stands between documents
@@ -108,7 +110,7 @@ class Texts:
             found = Corpus.open(Path(self.source))
             if self.tokenizer is not None:
                 found.require(self.tokenizer, self.name)
-            kept = tuple(shard for shard in found.manifest.shards if shard.name != MARKS)
+            kept = tuple(shard for shard in found.manifest.shards if not is_marks(shard))
             underway = Underway(aside(out, "shards"), {"corpus": found.digest}, SHARDS, "shards")
             with underway.opened(overwrite):
                 try:
@@ -140,6 +142,7 @@ class Made(Result):
         counts: what it costs.
         tokenizer: of the ids.
         notes: what to know.
+        domains: of a mix, what came of each.
     """
 
     folder: Path
@@ -147,6 +150,7 @@ class Made(Result):
     counts: Counts
     tokenizer: str
     notes: tuple[str, ...] = ()
+    domains: tuple[Came, ...] = ()
 
     @classmethod
     def of(cls, folder: Path, arranged: Arranged) -> Made:
@@ -161,7 +165,8 @@ class Made(Result):
         if counts.rows < wanted:
             draws = arranged.about.told["draws"]
             notes.append(f"{counts.rows:,} of {wanted:,} rows: {draws:,} draws are used up; more with --draws")
-        return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes))
+        some = came(arranged.domains, arranged.arrangement, len(manifest.begin))
+        return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes), some)
 
     @property
     def training(self) -> str:
@@ -206,10 +211,21 @@ class Made(Result):
         for name, number in about.told.items():
             table.add_row(name, f"{number:,.3f}" if isinstance(number, float) else f"{number:,}", "")
         console.print(table)
+        if self.domains:
+            console.print(self._of_domains())
         for note in self.notes:
             console.print(note)
         drawn = command("data", "show", self.folder, "-o", "PAGE.html")
         console.print(f"{drawn} draws them; {self.training} trains on them")  # fmt: skip
+
+    def _of_domains(self) -> Columns:
+        table = columns("domain", ">asked", ">came", ">tokens", ">rows", ">epochs", ">documents", ">in no row")
+        for one in self.domains:
+            table.add_row(
+                one.name, f"{one.share:.2%}", f"{one.came:.2%}", f"{one.tokens:,}", f"{one.rows:,}",
+                f"{one.epochs:.3g}", f"{one.documents:,}", f"{one.unused:,}",
+            )  # fmt: skip
+        return table
 
 
 def make_rows(
@@ -272,19 +288,34 @@ def make_rows(
             if marks.ids:
                 shards = (*shards, write_shard(folder, MARKS, marks.ids, marks.texts, corpus.manifest.vocabulary))
             manifest = replace(corpus.manifest, shards=shards)
-            manifest.write(folder)
-            whole = Corpus.open(folder)
-            arrangement.check(whole.lengths)
-            made = Arranged(whole, replace(about, corpus=whole.digest), arrangement, written.provenance)
-            made.write(folder)
+            made = put_together(folder, manifest, about, written)
         tokenised()
         answered()
         return Made.of(place, made)
 
 
+def put_together(folder: Path, manifest: Manifest, about: About, written: Written) -> Arranged:
+    """Rows beside their shards, which lie in a folder already.
+
+    Raises:
+        UserError: if the rows are none of those documents.
+    """
+    manifest.write(folder)
+    whole = Corpus.open(folder)
+    written.arrangement.check(whole.lengths)
+    made = Arranged(whole, replace(about, corpus=whole.digest), written.arrangement, written.provenance)
+    made.write(folder)
+    return made
+
+
+def is_marks(shard: Shard) -> bool:
+    """Whether a shard holds marks, and no documents."""
+    return shard.name.partition("_")[0] == MARKS
+
+
 def _is(there: Arranged, about: About, corpus: Corpus) -> bool:
     """Whether rows, left by a run that was killed behind its last write, are what is asked for."""
-    kept = tuple(shard for shard in there.corpus.manifest.shards if shard.name != MARKS)
+    kept = tuple(shard for shard in there.corpus.manifest.shards if not is_marks(shard))
     return replace(there.about, corpus="") == about and kept == corpus.manifest.shards
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,10 +75,30 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
                 "what has no loss. Numbers are positions.",
                 [Chart("", [svg.stripes(stripes, about.length, "rows of training", width) for width, _ in SIZES])],
             ),
-            Section("What they hold", "", [Folded(f"Row {row:,}", [_pieces(arranged, row)]) for row in chosen]),
-            Section("How", "", [facts({"arranged": about.how, **about.options, "seed": about.seed, **about.told})]),
+            Section("What they hold", "", [Folded(_title(arranged, row), [_pieces(arranged, row)]) for row in chosen]),
+            *([Section("Domains", "", [_domains(made)])] if made.domains else []),
+            Section("How", "", [facts({"arranged": about.how, **_plain(about.options), "seed": about.seed, **about.told})]),
         ],
     )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options but for those that have a table of their own."""
+    return {name: value for name, value in options.items() if name != "domains"}
+
+
+def _domains(made: Made) -> Table:
+    rows = [
+        (one.name, f"{one.share:.2%}", f"{one.came:.2%}", f"{one.tokens:,}", f"{one.rows:,}", f"{one.epochs:.3g}",
+         f"{one.documents:,}", f"{one.unused:,}")
+        for one in made.domains
+    ]  # fmt: skip
+    columns = ["share asked", "share that came", "tokens", "rows", "epochs", "documents", "in no row"]
+    return Table.of("domain", [Column(name) for name in columns], rows)
+
+
+def _title(arranged: Arranged, row: int) -> str:
+    return f"Row {row:,}, {arranged.domain(row)}" if arranged.domains else f"Row {row:,}"
 
 
 def _figures(made: Made) -> Iterator[KeyFigure]:
@@ -93,17 +113,19 @@ def _stripe(arranged: Arranged, row: int) -> tuple[str, list[svg.Span]]:
     """A row as a stripe, every document of it in a colour of its own."""
     some, spans, inks = arranged.arrangement, [], {}  # type: ignore[var-annotated]
     first = arranged.pieces(row)[0]
-    known = {first + piece for piece in arranged.provenance[row].pieces} if arranged.provenance else set()
+    asks = bool(arranged.provenance) and bool(arranged.provenance[row].evidence)
+    known = {first + piece for piece in arranged.provenance[row].pieces} if asks else set()
     for i, tokens in _sized(arranged, row):
         document = int(some.document[i])
         name, evidence = arranged.corpus.name(document).strip(), i in known
-        if arranged.provenance:  # what answers a question, the answer, and all else
+        if asks:  # what answers a question, the answer, and all else
             ink = 1 if evidence else 0 if some.loss[i] else 4 if document < arranged.about.documents else None
         else:
             ink = inks.setdefault(document, len(inks)) if some.loss[i] else None
         name = f"evidence: {name}" if evidence else name
         spans.append(svg.Span(tokens, ink, f"{name}, its tokens {some.start[i]:,} to {some.stop[i]:,}"))
-    return f"{row:,}", spans
+    label = f"{row:,} {arranged.domain(row)}" if arranged.domains else f"{row:,}"
+    return label, spans
 
 
 def _sized(arranged: Arranged, row: int) -> Iterator[tuple[int, int]]:

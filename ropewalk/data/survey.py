@@ -55,6 +55,7 @@ class Survey(Result):
         duplicates: documents that are near duplicates of an earlier one; None if it was not looked for.
         copied: names of some, with that earlier one.
         scripts: shares of letters, in the first 2,000 characters of every text.
+        domains: where the texts are those of a mix, tokens of each domain's.
         page: where the page lies.
     """
 
@@ -71,6 +72,7 @@ class Survey(Result):
     duplicates: int | None
     copied: tuple[tuple[str, str], ...]
     scripts: dict[str, float]
+    domains: dict[str, int]
     page: Path | None = None
 
     def show(self, console: Console) -> None:
@@ -91,6 +93,9 @@ class Survey(Result):
         """What else there is to say."""
         scripts = ", ".join(f"{name} {share:.1%}" for name, share in self.scripts.items())
         found = [f"letters: {scripts}"] if scripts else []
+        if self.domains:
+            told = (f"{name} {tokens:,} ({tokens / self.tokens:.1%})" for name, tokens in self.domains.items())
+            found.append(f"tokens by domain, in rows or not: {', '.join(told)}")
         if self.duplicates is not None:
             first = f"; {self.copied[0][0]} is one of {self.copied[0][1]}" if self.copied else ""
             found.append(f"near duplicates: {self.duplicates:,} of {self.documents:,} texts{first}")

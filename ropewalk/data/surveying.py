@@ -8,7 +8,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ropewalk.data.arranged import Arranged, is_arranged
+from ropewalk.data.arrangement import Ints
 from ropewalk.data.making import Texts
+from ropewalk.data.mixing.domain import domain_of
 from ropewalk.data.near_duplicates import near_duplicates
 from ropewalk.data.survey import Scripts, Survey, by_length, quantiles
 from ropewalk.data.survey_page import page_of_survey
@@ -44,8 +47,15 @@ def surveyed(
             manifest.left_out,
             quantiles(lengths), int(lengths.max()), by_length(lengths), None if first is None else len(copies),
             tuple((corpus.name(i), corpus.name(int(first[i]))) for i in copies[:COPIES] if first is not None),
-            scripts.shares, page,
+            scripts.shares, _by_domain(Path(texts.source), lengths), page,
         )  # fmt: skip
         if page:
             page_of_survey(found).write(page, overwrite)
         return found
+
+
+def _by_domain(source: Path, lengths: Ints) -> dict[str, int]:
+    """Tokens of each domain's texts, where the source is a mix of some."""
+    domains = Arranged.open(source).domains if is_arranged(source) else ()
+    of = domain_of(domains, np.arange(len(lengths)))
+    return {one.name: int(lengths[of == i].sum()) for i, one in enumerate(domains)}

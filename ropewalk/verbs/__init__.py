@@ -18,6 +18,7 @@ NAMES = (
     "train",
     "survey_data",
     "pack_data",
+    "mix_data",
     "order_data",
     "knot_data",
     "synth_data",

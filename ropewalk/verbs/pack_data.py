@@ -10,7 +10,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.verbs.request import Length, Number, Place, Request, Source, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ropewalk.backends.chat.answering import Engine
     from ropewalk.data.making import Arranger, Made, Texts
@@ -31,24 +31,21 @@ def tokenising(engine: Engine | None = None) -> Iterator[Callable[[int, int], No
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusRequest(Request):
-    """Which texts, by which tokenizer.
+class TokenizerRequest(Request):
+    """How texts are read.
 
     Attributes:
-        texts: A file or folder of .txt, .md, .py, .jsonl, .parquet, a hub id, topics or stdlib; or a folder of rows
-            whose texts are arranged anew, without tokenising them again.
         tokenizer: The model whose tokenizer reads them: a folder, a hub id, or 'demo'.
         on_error: What to do about a document that cannot be read: stop, or skip it and say so.
         trust_remote_code: Run code that comes with the tokenizer.
     """
 
-    texts: Source = field(kw_only=False)
     tokenizer: Source = ""
     on_error: str = STOP
     trust_remote_code: bool = False
 
-    def read(self) -> Texts:
-        """The texts, with their tokenizer.
+    def each(self, sources: Iterable[str]) -> list[Texts]:
+        """The texts of each source, with their tokenizer.
 
         Raises:
             UserError: if there is none of that name.
@@ -58,15 +55,37 @@ class CorpusRequest(Request):
 
         if self.on_error not in (STOP, SKIP):
             raise UserError(f"--on-error is {self.on_error!r}, expected {STOP} or {SKIP}")
+        skip = self.on_error == SKIP
         if not self.tokenizer:
-            return Texts(self.texts, None, "", self.on_error == SKIP)
+            return [Texts(one, None, "", skip) for one in sources]
         checkpoint = Checkpoint.open(self.tokenizer, self.trust_remote_code)
-        return Texts(self.texts, checkpoint.tokenizer(), checkpoint.name, self.on_error == SKIP)
+        tokenizer = checkpoint.tokenizer()
+        return [Texts(one, tokenizer, checkpoint.name, skip) for one in sources]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowsRequest(CorpusRequest):
-    """Into which rows, and where they go.
+class CorpusRequest(TokenizerRequest):
+    """Which texts.
+
+    Attributes:
+        texts: A file or folder of .txt, .md, .py, .jsonl, .parquet, a hub id, topics or stdlib; or a folder of rows
+            whose texts are arranged anew, without tokenising them again.
+    """
+
+    texts: Source = field(kw_only=False)
+
+    def read(self) -> Texts:
+        """The texts, with their tokenizer.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        return self.each([self.texts])[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRequest(Request):
+    """Where rows go.
 
     Attributes:
         out: Folder to write. What is tokenised lies in FOLDER.shards until it is done.
@@ -79,6 +98,11 @@ class RowsRequest(CorpusRequest):
     length: Length
     seed: Number = 0
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsRequest(FolderRequest, CorpusRequest):
+    """Into which rows."""
 
     def made(
         self,

@@ -19,6 +19,9 @@ def _tokens(value: Any) -> float:
     return lengths.tokens(value)
 
 
+Tokens = Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format, "NUMBER")]  # 500M, 1B
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest(TargetRequest, ModelRequest):
     """With what.
@@ -39,7 +42,7 @@ class PlanRequest(TargetRequest, ModelRequest):
     gpu: str | None = None
     memory: str | None = None
     gpus: Count = 1
-    tokens: Annotated[float, Spelling(str | float, _tokens, "{:.0f}".format, "NUMBER")] = 1e9
+    tokens: Tokens = 1e9
     mfu: float = 0.4
     calibrate: bool = False
     out: Place | None = None

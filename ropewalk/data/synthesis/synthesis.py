@@ -31,6 +31,9 @@ class Provenance:
     support: str
 
 
+PLAIN = Provenance("plain", [], [], "nothing is asked")  # of a row that asks nothing, beside others that do
+
+
 @dataclass(frozen=True, eq=False)
 class Written:
     """Rows with questions and answers.
