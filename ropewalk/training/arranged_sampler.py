@@ -41,7 +41,9 @@ class ArrangedSampler:
 
     def __post_init__(self) -> None:
         length, folder = self.arranged.about.length, self.arranged.corpus.folder
-        anew = command("data", "pack", folder, "--length", self.window, "-o", "ROWS")
+        mixed = self.arranged.domains  # packed together they would lose their shares
+        texts = ("mix", "...") if mixed else ("pack", folder)
+        anew = command("data", *texts, "--length", self.window, "-o", "ROWS")
         if length != self.window:
             raise UserError(
                 f"{folder} has rows of {length:,} tokens, and a stage of the training reads samples of {self.window:,}",

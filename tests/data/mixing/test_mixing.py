@@ -242,6 +242,9 @@ def test_it_is_shown_counted_and_read_by_training(home, tmp_path) -> None:
     arranged = Arranged.open(tmp_path / "out")
     rows = list(ArrangedSampler(arranged, LENGTH).rows(0, 0, len(arranged)))
     assert sum(len(row.ids) for row in rows) == made.counts.tokens
+    with pytest.raises(UserError, match=f"samples of {2 * LENGTH}") as refused:
+        ArrangedSampler(arranged, 2 * LENGTH)
+    assert f"ropewalk data mix ... --length {2 * LENGTH}" in refused.value.mend
     again = ropewalk.pack_data(tmp_path / "out", out=tmp_path / "again", length=512)
     assert again.counts.documents == made.counts.documents and not again.counts.marks
 
