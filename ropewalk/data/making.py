@@ -169,6 +169,13 @@ class Made(Result):
         return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes), some)
 
     @property
+    def sight(self) -> str:
+        """What documents of a row see, as the end of a sentence about them."""
+        if self.domains and self.counts.crossing:
+            return "see what the rows of their domain let them see"
+        return "see themselves alone" if self.about.apart else "of a row see each other"
+
+    @property
     def training(self) -> str:
         """The line that trains on them."""
         return command(
@@ -187,9 +194,8 @@ class Made(Result):
         console.print(f"{self.folder}: {counts.rows:,} rows of up to {about.length:,} tokens, {about.how}")
         table = columns("", ">", "")
         of = max(counts.tokens, 1)
-        seen = "see themselves alone" if about.apart else "of a row see each other"
         for name, value, words in (
-            ("documents", counts.documents, f"{seen}"),
+            ("documents", counts.documents, self.sight),
             *(
                 []
                 if about.asks

@@ -60,7 +60,7 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
             else f"{counts.cut:,} documents are cut, {counts.cut_in_vain or 'none'} of which would have fitted a row."
         ),
         notes=[
-            "Documents of a row see themselves alone." if about.apart else "All of a row sees what stands before it.",
+            f"Documents {made.sight}." if about.apart else "All of a row sees what stands before it.",
             *made.notes,
         ],
         figures=list(_figures(made)),

@@ -120,15 +120,21 @@ def mixed(
     Raises:
         UserError: if texts cannot be read, a domain does not suffice, or the folder cannot be written.
     """
-    homes = [out.with_name(f"{out.name}.{one.name}") for one in ingredients]
+    homes = [aside(out, one.name) for one in ingredients]
     places = [place for one in ingredients for place in one.texts.places]
     killed = is_arranged(out) and any(aside(home, "shards").is_dir() for home in homes)  # behind its last write
     place = out.expanduser() if killed else folder_to_write(out, places, overwrite)
+    standing = {  # refused before hours of tokenising
+        one.name: _Rows.standing(one, length) for one in ingredients if is_arranged(Path(one.texts.source))
+    }
+    for one in ingredients:
+        if one.joined and not Path(one.texts.source).is_dir():
+            raise UserError(f"{one.name}: {one.texts.source} is no folder of repositories", "Leave --joined out.")
     with ExitStack() as stack:
         finished, domains = [], []
         for one, home in zip(ingredients, homes, strict=True):
-            if is_arranged(Path(one.texts.source)):
-                domains.append(_Rows.standing(one, length))
+            if one.name in standing:
+                domains.append(standing[one.name])
                 continue
             corpus, done = stack.enter_context(one.texts.corpus(home, overwrite, heard))
             finished.append(done)

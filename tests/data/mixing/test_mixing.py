@@ -73,6 +73,7 @@ def test_shares_come_to_within_one_row_and_are_counted(home, tmp_path, tokens: i
         len(ropewalk.load("demo")[1](file.read_text()).input_ids) < LENGTH for file in (home / "books").iterdir()
     ), "books that are shorter than a row"
     assert f"{made.domains[0].came:.2%}" in repr(made)
+    assert "see what the rows of their domain let them see" in repr(made), "knots do, books do not"
 
 
 def test_rows_are_taken_as_they_stand_and_only_linked(home, tmp_path) -> None:
@@ -192,6 +193,7 @@ def test_a_document_that_is_read_again_is_not_cut(home, tmp_path) -> None:
     ({"least": "knots=64"}, "--least changes none"),
     ({"joined": "knots"}, "--joined changes none"),
     ({"length": 512, "least": ""}, "holds rows of 256 tokens"),
+    ({"of": ["code=stdlib"], "shares": "code=1", "least": ""}, "stdlib is no folder of repositories"),
     ({"tokens": 300}, "less than half a row"),
     ({"tokenizer": ""}, "no tokenizer for"),
     ({"on_error": "ignore"}, "expected stop or skip"),
