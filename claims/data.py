@@ -12,7 +12,8 @@ piece of evidence; ``keys`` are pass keys; ``names`` are the first uses of what 
 Pairs, ours first. utk (arXiv 2409.04774): short documents cut, shuffled and tied reach further than packed ones.
 best-fit (2404.10830): documents that are whole, against ones that are cut where a row is full, both seeing themselves
 alone; the paper's own measure, names without a definition in programs that are written, needs a model that writes
-programs: what is measured here is how well a definition is made use of. in2 (2404.16811): questions flatten the dip in
+programs: what is measured here is how well a definition is made use of. icp (2310.10638): short texts that follow one
+like them, against ones in a random order, both one behind the other. in2 (2404.16811): questions flatten the dip in
 the middle, which going on with plain long texts does not; both go on from the model that was trained on packed rows.
 decompose (2405.13226): rows of many lengths reach the loss of rows of one length in fewer steps.
 
@@ -104,6 +105,10 @@ def knot(texts: Path, out: Path) -> None:
     ropewalk.knot_data(texts, tokenizer="demo", length=TO, out=out, knot="utk", share=0.8)
 
 
+def order(kind: str, texts: Path, out: Path) -> None:
+    ropewalk.order_data(kind, texts, tokenizer="demo", length=TO, out=out)
+
+
 def ask(texts: Path, out: Path) -> None:
     ropewalk.synth_data("in2", texts, tokenizer="demo", length=TO, out=out, rows=200)
 
@@ -126,6 +131,8 @@ ROWS = {
     "utk": Row(knot),
     "concat, alone": Row(cut_alone),
     "best-fit": Row(partial(pack, "best-fit")),
+    "icp": Row(partial(order, "icp")),
+    "random": Row(partial(order, "random")),
     "plain": Row(partial(pack, "concat"), "long", "concat"),
     "in2": Row(ask, "long", "concat"),
     "concat, long": Row(partial(pack, "concat"), "long", options=ON_THE_WAY),
@@ -135,6 +142,7 @@ FAR = "perplexity far out", "keys", "questions"
 PAIRS = {
     "utk": Pair("utk", "concat", FAR),
     "best-fit": Pair("best-fit", "concat, alone", ("names", "other tokens of the files", "documents cut")),
+    "icp": Pair("icp", "random", FAR),
     "in2": Pair("in2", "plain", ("questions", "questions by depth", "perplexity far out")),
     "decompose": Pair("decompose", "concat, long", ("steps to equal loss", "perplexity far out")),
 }
