@@ -77,7 +77,9 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
             ),
             Section("What they hold", "", [Folded(_title(arranged, row), [_pieces(arranged, row)]) for row in chosen]),
             *([Section("Domains", "", [_domains(made)])] if made.domains else []),
-            Section("How", "", [facts({"arranged": about.how, **_plain(about.options), "seed": about.seed, **about.told})]),
+            Section(
+                "How", "", [facts({"arranged": about.how, **_plain(about.options), "seed": about.seed, **about.told})]
+            ),
         ],
     )
 

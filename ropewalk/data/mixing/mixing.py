@@ -150,6 +150,7 @@ def mixed(
             MIX, {"tokens": total, "epochs": epochs, "domains": [asdict(one) for one in told]}, length,
             any(some.apart for some in domains), seed, ", ".join(one.source for one in told),
             sum(one.documents for one in told), Corpus(out, manifest).digest, digest_of(written.arrangement),
+            asks=all(some.provenance for some in domains),
         )  # fmt: skip
         if killed and (there := Arranged.open(out)).about == about:
             made = there
