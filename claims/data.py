@@ -143,7 +143,7 @@ PAIRS = {
     "utk": Pair("utk", "concat", FAR),
     "best-fit": Pair("best-fit", "concat, alone", ("names", "other tokens of the files", "documents cut")),
     "icp": Pair("icp", "random", FAR),
-    "in2": Pair("in2", "plain", ("questions", "questions by depth", "perplexity far out")),
+    "in2": Pair("in2", "plain", ("questions", "questions by depth", "keys", "perplexity far out")),
     "decompose": Pair("decompose", "concat, long", ("steps to equal loss", "perplexity far out")),
 }
 
@@ -345,7 +345,7 @@ def answers(ours: Seen, theirs: Seen) -> Seen:
 
 
 def by_depth(ours: Seen, theirs: Seen) -> Seen:
-    """The same by where the evidence stands, and the dip: what the middle is more than the rest, in nats."""
+    """The same by where the evidence stands; and in nats the dip of the middle, and what the far is more than the near."""
     third = np.minimum([int(3 * one["depth"]) for one in ours["questions"]], 2)
     told: Seen = {}
     for i, name in enumerate(THIRDS):
@@ -354,10 +354,14 @@ def by_depth(ours: Seen, theirs: Seen) -> Seen:
         ]
         told[name] = _of_questions(*some)
     losses = [np.array([one["loss"] for one in side["questions"]]) for side in (ours, theirs)]
-    middle = third == 1
-    told["dip of ours"], told["dip of theirs"], told["difference of dips"] = (
-        asdict(unpaired(values[middle], values[~middle])) for values in (*losses, losses[0] - losses[1])
-    )
+    for name, one, other in (
+        ("middle less the rest", third == 1, third != 1),
+        ("far less near", third == 0, third == 2),
+    ):
+        told[name] = {
+            side: asdict(unpaired(values[one], values[other]))
+            for side, values in (("ours", losses[0]), ("theirs", losses[1]), ("difference", losses[0] - losses[1]))
+        }
     return told
 
 

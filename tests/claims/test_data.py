@@ -69,8 +69,9 @@ def test_a_dip_that_was_put_in_is_found(data) -> None:
     theirs = [question(at, 2 + noise[i] + (0.5 if 1 / 3 <= at < 2 / 3 else 0)) for i, at in enumerate(depths)]
     ours = [question(at, 1 + noise[i]) for i, at in enumerate(depths)]
     told = data.by_depth({"questions": ours}, {"questions": theirs})
-    assert told["dip of theirs"]["value"] == pytest.approx(0.5, abs=0.02)
-    assert told["difference of dips"]["value"] == pytest.approx(-0.5, abs=1e-9)
+    assert told["middle less the rest"]["theirs"]["value"] == pytest.approx(0.5, abs=0.02)
+    assert told["middle less the rest"]["difference"]["value"] == pytest.approx(-0.5, abs=1e-9)
+    assert told["far less near"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
     assert [told[third]["n"] for third in data.THIRDS] == [10, 10, 10]
     assert told["first"]["ratio"]["value"] == pytest.approx(math.exp(-1)) != told["middle"]["ratio"]["value"]
 
