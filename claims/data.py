@@ -345,7 +345,7 @@ def answers(ours: Seen, theirs: Seen) -> Seen:
 
 
 def by_depth(ours: Seen, theirs: Seen) -> Seen:
-    """The same by where the evidence stands; and in nats the dip of the middle, and what the far is more than the near."""
+    """The same by where the evidence stands; in nats, what the middle is more than the rest, and far more than near."""
     third = np.minimum([int(3 * one["depth"]) for one in ours["questions"]], 2)
     told: Seen = {}
     for i, name in enumerate(THIRDS):
