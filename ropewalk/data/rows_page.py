@@ -11,6 +11,7 @@ import numpy as np
 
 from ropewalk.data.arranged import Arranged
 from ropewalk.data.making import Made
+from ropewalk.data.synthesis.synthesis import PLAIN
 from ropewalk.report import svg
 from ropewalk.report.page import SIZES, Chart, Column, Folded, KeyFigure, Page, Section, Table, facts
 
@@ -115,7 +116,7 @@ def _stripe(arranged: Arranged, row: int) -> tuple[str, list[svg.Span]]:
     """A row as a stripe, every document of it in a colour of its own."""
     some, spans, inks = arranged.arrangement, [], {}  # type: ignore[var-annotated]
     first = arranged.pieces(row)[0]
-    asks = bool(arranged.provenance) and bool(arranged.provenance[row].evidence)
+    asks = bool(arranged.provenance) and arranged.provenance[row] != PLAIN
     known = {first + piece for piece in arranged.provenance[row].pieces} if asks else set()
     for i, tokens in _sized(arranged, row):
         document = int(some.document[i])

@@ -66,6 +66,10 @@ class _Rows:
                 f"{one.name}: {place} holds {what}, and rows are taken as they stand: expected {length:,}",
                 f"Say --length {about.length}, or give its texts." if about.even else "Give its texts.",
             )
+        if about.paired:
+            raise UserError(
+                f"{one.name}: {place} holds pairs of answers, whose rows stay together", "Train on it alone."
+            )
         if one.least or one.joined:
             option = "--least" if one.least else "--joined"
             raise UserError(

@@ -13,7 +13,7 @@ import pytest
 
 import ropewalk
 from ropewalk.common.errors import UserError
-from ropewalk.data.arranged import Arranged
+from ropewalk.data.arranged import PAIRED, Arranged
 from ropewalk.data.knots.marks import Marks
 from ropewalk.training.arranged_sampler import ArrangedSampler
 from tests.data.test_making import KILLED, content
@@ -204,6 +204,20 @@ def test_mistakes_are_refused_and_nothing_is_written(home, tmp_path, change: dic
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="inside the source"):
         ropewalk.mix_data(**asked(home, out=home / "code" / "inside"))
+
+
+def test_rows_that_would_be_taken_apart_are_refused(home, tmp_path) -> None:
+    ropewalk.pack_data(home / "books", out=tmp_path / "rows", length=LENGTH, tokenizer="demo", packing="decompose",
+                       least=64)  # fmt: skip
+    said = asked(home, of=f"rows={tmp_path / 'rows'}", shares="rows=1", least="", joined=(), out=tmp_path / "out")
+    with pytest.raises(UserError, match="rows of many lengths"):
+        ropewalk.mix_data(**said)
+    ropewalk.pack_data(home / "books", out=tmp_path / "rows", length=LENGTH, tokenizer="demo", overwrite=True)
+    file = tmp_path / "rows" / "arrangement.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"how": PAIRED}))
+    with pytest.raises(UserError, match="pairs of answers"):
+        ropewalk.mix_data(**said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_domains_that_are_none_are_refused_when_they_are_opened(home, tmp_path) -> None:
