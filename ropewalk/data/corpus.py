@@ -69,6 +69,8 @@ class Manifest:
         empty: documents without text, which were passed over.
         unread: documents that could not be read.
         left_out: the first of those, by file and line, as they were told.
+        signs: tokens of texts that are special ones, as their signs stand in them.
+        others: files beside the texts that are of other kinds, in words.
     """
 
     tokenizer: str
@@ -79,6 +81,8 @@ class Manifest:
     empty: int = 0
     unread: int = 0
     left_out: tuple[str, ...] = ()
+    signs: int = 0
+    others: str = ""
 
     def write(self, folder: Path) -> None:
         write_text(folder / MANIFEST, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
@@ -101,9 +105,9 @@ class Manifest:
             made = cls(**said | {"begin": tuple(said["begin"]), "left_out": tuple(said["left_out"]), "shards": shards})
         except (TypeError, KeyError) as error:
             raise UserError(f"{file} is none that ropewalk writes: {error}", MEND) from None
-        numbers = [made.vocabulary, made.empty, made.unread, *made.begin]
+        numbers = [made.vocabulary, made.empty, made.unread, made.signs, *made.begin]
         numbers += [number for shard in shards for number in (shard.documents, shard.tokens)]
-        words = [made.tokenizer, made.fingerprint, *made.left_out]
+        words = [made.tokenizer, made.fingerprint, made.others, *made.left_out]
         words += [word for shard in shards for word in (shard.name, shard.digest)]
         if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(one, str) for one in words):
             raise UserError(f"{file} is none that ropewalk writes: a number or a word in it is none", MEND)

@@ -15,6 +15,7 @@ class Counts:
 
     Attributes:
         documents: of the source.
+        unused: of those, in no row.
         rows: that are read.
         tokens: in them.
         learnt: of those, that have a loss; what texts begin with still counted.
@@ -27,6 +28,7 @@ class Counts:
     """
 
     documents: int
+    unused: int
     rows: int
     tokens: int
     learnt: int
@@ -59,7 +61,7 @@ class Counts:
         part = np.bincount(own, sizes[real], len(pairs)) < lengths[document]
         cut = np.bincount(document[part], minlength=documents) > 0
         return cls(
-            documents=documents, rows=some.rows, tokens=int(tokens.sum()),
+            documents=documents, unused=int((inside == 0).sum()), rows=some.rows, tokens=int(tokens.sum()),
             learnt=int((sizes * some.loss).sum()), marks=int(sizes[~real].sum()),
             padding=int((length - tokens).sum()) if padded else 0, dropped=int((lengths[:documents] - inside).sum()),
             cut=int(cut.sum()), cut_in_vain=int((cut & (lengths[:documents] <= length)).sum()),

@@ -13,6 +13,7 @@ from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write
 from ropewalk.common.fingerprints import tokenizer_fingerprint
+from ropewalk.common.naming import counted
 from ropewalk.common.results import Result, columns
 from ropewalk.common.underway import Underway, aside
 from ropewalk.common.whole import new_folder
@@ -24,7 +25,7 @@ from ropewalk.data.knots.marks import Marks
 from ropewalk.data.mixing.domain import Came, came
 from ropewalk.data.synthesis.synthesis import WANTED, Synthesis, Written
 from ropewalk.data.tokenising import tokenised
-from ropewalk.texts.documents import stream, token_ids
+from ropewalk.texts.documents import passed_over, stream, token_ids
 from ropewalk.texts.rows import is_hub_id
 
 if TYPE_CHECKING:
@@ -70,16 +71,33 @@ class Texts:
         tokenizer: whose ids they get; None if they have them.
         name: what that was loaded by.
         skip: leave out what cannot be read, and say so; else the first such document ends the work.
+        letters: read signs such as </s> in texts as the letters that they are, not as special tokens.
     """
 
     source: str
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     skip: bool = False
+    letters: bool = False
 
     @property
     def tokenised_already(self) -> bool:
         return (Path(self.source) / MANIFEST).is_file()
+
+    @property
+    def left_behind(self) -> list[str]:
+        """What a folder of rows had besides its documents, and those who arrange these anew do not get."""
+        if not is_arranged(Path(self.source)):
+            return []
+        arranged = Arranged.open(Path(self.source))
+        return [
+            f"left behind: {what} of {self.source}; its documents alone were arranged"
+            for what, there in {
+                "questions and answers": arranged.about.asks,
+                "the shares of a mix": bool(arranged.domains),
+            }.items()
+            if there
+        ]
 
     @property
     def places(self) -> list[Path]:
@@ -107,6 +125,8 @@ class Texts:
             UserError: if there are none, or they were made by another tokenizer.
         """
         if self.tokenised_already:
+            if self.letters:
+                raise UserError(f"{self.source} is tokenised already", "Leave out --signs-as-letters.")
             found = Corpus.open(Path(self.source))
             if self.tokenizer is not None:
                 found.require(self.tokenizer, self.name)
@@ -123,12 +143,14 @@ class Texts:
             raise UserError(f"no tokenizer for {self.source}", "Name one: --tokenizer MODEL.")
         asked = {
             "texts": self.source, "tokenizer": tokenizer_fingerprint(self.tokenizer), "broken documents": self.skip,
+            "signs as letters": self.letters,
         }  # fmt: skip
         underway = Underway(aside(out, "shards"), asked, SHARDS, "shards")
         left_out: list[UserError] = []
         with underway.opened(overwrite):
             texts = watched(stream(self.source, left_out if self.skip else None))
-            tokenised(texts, self.tokenizer, self.name, underway, left_out, heard).write(underway.folder)
+            made = tokenised(texts, self.tokenizer, self.name, underway, left_out, heard, letters=self.letters)
+            replace(made, others=passed_over(self.source)).write(underway.folder)
             yield Corpus.open(underway.folder), underway.remove
 
 
@@ -153,20 +175,27 @@ class Made(Result):
     domains: tuple[Came, ...] = ()
 
     @classmethod
-    def of(cls, folder: Path, arranged: Arranged) -> Made:
-        """What lies in a folder."""
+    def of(cls, folder: Path, arranged: Arranged, more: Sequence[str] = ()) -> Made:
+        """What lies in a folder; ``more`` is to be known of how it came there."""
         manifest, counts = arranged.corpus.manifest, arranged.counts
-        notes = [f"empty: {manifest.empty:,} texts"] if manifest.empty else []
+        notes = [f"empty: {counted(manifest.empty, 'text')}"] if manifest.empty else []
         if manifest.unread:
             total = arranged.about.documents + manifest.empty + manifest.unread
             first = f"the first: {manifest.left_out[0]}" if manifest.left_out else ""
             notes.append(f"{manifest.unread:,} of {total:,} texts left out; {first}")
+        if manifest.others:
+            notes.append(f"not read: {manifest.others}")
+        if manifest.signs:
+            notes.append(
+                f"special tokens: {manifest.signs:,} in the texts, as their signs (</s> and the like) stand there; "
+                "--signs-as-letters reads those as text"
+            )
         wanted = arranged.about.told.get(WANTED, counts.rows)
         if counts.rows < wanted:
             draws = arranged.about.told["draws"]
             notes.append(f"{counts.rows:,} of {wanted:,} rows: {draws:,} draws are used up; more with --draws")
         some = came(arranged.domains, arranged.arrangement, len(manifest.begin))
-        return cls(folder, arranged.about, counts, manifest.tokenizer, tuple(notes), some)
+        return cls(folder, arranged.about, counts, manifest.tokenizer, (*notes, *more), some)
 
     @property
     def sight(self) -> str:
@@ -191,11 +220,11 @@ class Made(Result):
 
     def show(self, console: Console) -> None:
         about, counts = self.about, self.counts
-        console.print(f"{self.folder}: {counts.rows:,} rows of up to {about.length:,} tokens, {about.how}")
+        console.print(f"{self.folder}: {counted(counts.rows, 'row')} of up to {about.length:,} tokens, {about.how}")
         table = columns("", ">", "")
         of = max(counts.tokens, 1)
         for name, value, words in (
-            ("documents", counts.documents, self.sight),
+            ("documents", counts.documents, self.sight + (f"; {counts.unused:,} are in no row" * (counts.unused > 0))),
             *(
                 []
                 if about.asks
@@ -203,7 +232,7 @@ class Made(Result):
                     (
                         "cut",
                         counts.cut,
-                        f"documents in several rows, {counts.cut_in_vain:,} of which would have fitted one",
+                        f"documents of which rows hold parts, {counts.cut_in_vain:,} of which would have fitted one",
                     )
                 ]
             ),
@@ -287,7 +316,7 @@ def make_rows(
         if killed and _is(there := Arranged.open(out), about, corpus):
             tokenised()
             answered()
-            return Made.of(place, there)
+            return Made.of(place, there, texts.left_behind)
         with new_folder(out, texts.places, overwrite) as folder:
             corpus.put_into(folder)
             shards = corpus.manifest.shards
@@ -297,7 +326,7 @@ def make_rows(
             made = put_together(folder, manifest, about, written)
         tokenised()
         answered()
-        return Made.of(place, made)
+        return Made.of(place, made, texts.left_behind)
 
 
 def put_together(folder: Path, manifest: Manifest, about: About, written: Written) -> Arranged:

@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import tokenizer_fingerprint
@@ -42,12 +44,14 @@ class Done:
         read: texts of the source until its end, empty ones included.
         digest: sha256 of those.
         empty: how many of them had no token.
+        signs: tokens of them that are special ones.
     """
 
     shard: Shard
     read: int
     digest: str
     empty: int
+    signs: int
 
 
 @dataclass
@@ -73,6 +77,7 @@ def tokenised(
     left_out: list[UserError],
     heard: Callable[[int, int], None] = lambda documents, tokens: None,
     shard: int = SHARD,
+    letters: bool = False,
 ) -> Manifest:
     """Make the shards that are not there yet, in the folder of the run.
 
@@ -84,11 +89,13 @@ def tokenised(
         left_out: filled by ``texts`` while they are read.
         heard: told of documents and tokens that are done.
         shard: tokens after which one ends.
+        letters: as of ``token_ids``.
 
     Raises:
         UserError: if there is no text at all, or what was read before is not what the source gives now.
     """
     begin, vocabulary, folder = opening(tokenizer), len(tokenizer), underway.folder
+    special = np.array(sorted(tokenizer.all_special_ids), np.int64)
     done = list(_done(underway))
     if done and done[-1].shard.tokens < shard:  # the last of a run: behind it there may be more now
         done.pop()
@@ -106,12 +113,14 @@ def tokenised(
         nonlocal growing
         number = f"{len(done):05d}"
         made = write_shard(folder, number, growing.documents, growing.names, vocabulary)
-        done.append(Done(made, read, digest.hexdigest(), growing.empty))
+        own = np.fromiter(chain.from_iterable(ids[len(begin) :] for ids in growing.documents), np.int64)
+        signs = int(np.isin(own, special).sum())
+        done.append(Done(made, read, digest.hexdigest(), growing.empty, signs))
         write_text(folder / f"{number}.json", json.dumps(asdict(done[-1])))
         growing = _Growing()
         heard(sum(one.shard.documents for one in done), sum(one.shard.tokens for one in done))
 
-    for text, ids in _encoded(source, tokenizer):
+    for text, ids in _encoded(source, tokenizer, letters):
         read += 1
         _add(digest, text)
         if ids:
@@ -128,7 +137,7 @@ def tokenised(
     told = tuple(one.message for one in left_out[:TOLD])
     return Manifest(
         name, tokenizer_fingerprint(tokenizer), vocabulary, tuple(begin), tuple(one.shard for one in done),
-        sum(one.empty for one in done) + growing.empty, len(left_out), told,
+        sum(one.empty for one in done) + growing.empty, len(left_out), told, sum(one.signs for one in done),
     )  # fmt: skip
 
 
@@ -144,15 +153,17 @@ def _done(underway: Underway) -> Iterator[Done]:
     while (file := underway.folder / f"{number:05d}.json").is_file():
         said = read_json(file, mend=underway.anew)
         try:
-            yield Done(Shard(**said["shard"]), said["read"], said["digest"], said["empty"])
+            yield Done(Shard(**said["shard"]), said["read"], said["digest"], said["empty"], said["signs"])
         except (TypeError, KeyError) as error:
             raise UserError(f"{file} is none that ropewalk writes: {error}", underway.anew) from None
         number += 1
 
 
-def _encoded(texts: Iterator[Text], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Text, list[int]]]:
+def _encoded(
+    texts: Iterator[Text], tokenizer: PreTrainedTokenizerBase, letters: bool
+) -> Iterator[tuple[Text, list[int]]]:
     """Each text with its ids, without special ones; the next batch is read while one is tokenised."""
-    encode = _encoder(tokenizer)
+    encode = _encoder(tokenizer, letters)
     with ThreadPoolExecutor(1) as pool:
         waiting: list[tuple[list[Text], Future[list[list[int]]]]] = []
         for batch in _batches(texts):
@@ -176,11 +187,19 @@ def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
         yield batch
 
 
-def _encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+def _encoder(tokenizer: PreTrainedTokenizerBase, letters: bool) -> Callable[[list[str]], list[list[int]]]:
     """A fast tokenizer's own way through many texts at once, which uses all cores; else one after the other."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return lambda texts: [token_ids(text, tokenizer) for text in texts]
+        return lambda texts: [token_ids(text, tokenizer, letters) for text in texts]
     backend.no_truncation()
     backend.no_padding()
-    return lambda texts: [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        own, backend.encode_special_tokens = backend.encode_special_tokens, letters or backend.encode_special_tokens
+        try:
+            return [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = own
+
+    return encode

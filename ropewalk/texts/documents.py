@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.naming import counted
 from ropewalk.common.outside import read_bytes
 from ropewalk.texts import rows
 from ropewalk.texts.opening import opening
@@ -69,7 +71,7 @@ def stream(source: str | Path, left_out: list[UserError] | None = None) -> Itera
         if not path.exists():
             raise UserError(f"{path}: no such file or folder", 'give a file, a folder, a hub id, "stdlib" or "topics"')
         for file in _files(path):
-            if file.suffix in rows.SUFFIXES:
+            if file.suffix.lower() in rows.SUFFIXES:
                 yield from _texts(rows.read(file, left_out=left_out), left_out)
             else:
                 yield from rows.good(_whole(file), left_out)
@@ -106,25 +108,50 @@ def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, a
     return kept
 
 
-def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a text of any length, without special tokens (and without the warning that it exceeds the window)."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool = False) -> list[int]:
+    """Ids of a text of any length, with no special tokens put around it (and without the warning that it is too long).
+
+    Args:
+        text: what is read.
+        tokenizer: by which.
+        letters: read signs such as </s> in it as the letters that they are, not as special tokens.
+    """
+    more = {"split_special_tokens": True} if letters else {}
+    return list(tokenizer(text, add_special_tokens=False, verbose=False, **more).input_ids)
+
+
+def passed_over(source: str | Path) -> str:
+    """Files of a folder that are of other kinds than those that are read, by their endings; empty if there are none."""
+    path = Path(source)
+    if source in ("stdlib", "topics") or not path.is_dir():
+        return ""
+    others = Counter(file.suffix or "without ending" for file in _visible(path) if file.suffix.lower() not in SUFFIXES)
+    kinds = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common(5))
+    more = f", and of {len(others) - 5} other endings" if len(others) > 5 else ""
+    return f"{counted(others.total(), 'file')} of other kinds ({kinds}{more})" if others else ""
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Files below a folder; those that are hidden in it are an editor's, or a tool's."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        files = [file for file in _visible(path) if file.suffix.lower() in SUFFIXES]
         if not files:
             raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
         return files
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
     return [path]
 
 
 def _read(file: Path) -> Iterable[tuple[str, str]]:
     """(name, text) of each document in a file."""
-    if file.suffix in rows.SUFFIXES:
+    if file.suffix.lower() in rows.SUFFIXES:
         return ((row.where, row.text(FIELD, empty=True)) for row in rows.read(file))
     return [(str(file), _decode(file))]
 

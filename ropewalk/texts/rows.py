@@ -145,9 +145,9 @@ def read(
         return _hub(str(source), config, split)
     if not path.is_file():
         raise UserError(f"{source}: no such file", f"give a {', '.join(SUFFIXES)} file, or a hub id")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
-    return good({".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix](path), left_out)
+    return good({".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix.lower()](path), left_out)
 
 
 def good(items: Iterable[Made | UserError], left_out: list[UserError] | None) -> Iterator[Made]:
@@ -250,7 +250,7 @@ def check_known(subsets: Sequence[str] | None, known: Sequence[str]) -> None:
 def is_hub_id(source: str | Path) -> bool:
     """Whether a source reads ``owner/name`` and is no local path."""
     path = Path(source)
-    return not path.exists() and path.suffix not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
+    return not path.exists() and path.suffix.lower() not in SUFFIXES and HUB_ID.fullmatch(str(source)) is not None
 
 
 def only_file(source: str | Path) -> str | Path:

@@ -41,9 +41,9 @@ class ArrangedSampler:
 
     def __post_init__(self) -> None:
         length, folder = self.arranged.about.length, self.arranged.corpus.folder
-        mixed = self.arranged.domains  # packed together they would lose their shares
-        texts = ("mix", "...") if mixed else ("pack", folder)
-        anew = command("data", *texts, "--length", self.window, "-o", "ROWS")
+        about, mixed = self.arranged.about, self.arranged.domains
+        texts = ("mix", "...") if mixed else ("synth", about.how, "TEXTS") if about.asks else ("pack", folder)
+        anew = command("data", *texts, "--length", self.window, "-o", "ROWS")  # what would lose no share, no question
         if length != self.window:
             raise UserError(
                 f"{folder} has rows of {length:,} tokens, and a stage of the training reads samples of {self.window:,}",

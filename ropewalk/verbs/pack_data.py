@@ -37,11 +37,14 @@ class TokenizerRequest(Request):
     Attributes:
         tokenizer: The model whose tokenizer reads them: a folder, a hub id, or 'demo'.
         on_error: What to do about a document that cannot be read: stop, or skip it and say so.
+        signs_as_letters: Read signs such as </s> in texts as the letters that they are; by default they are the
+            tokenizer's special tokens, as in texts that have a chat template's, and are counted.
         trust_remote_code: Run code that comes with the tokenizer.
     """
 
     tokenizer: Source = ""
     on_error: str = STOP
+    signs_as_letters: bool = False
     trust_remote_code: bool = False
 
     def each(self, sources: Iterable[str]) -> list[Texts]:
@@ -57,10 +60,10 @@ class TokenizerRequest(Request):
             raise UserError(f"--on-error is {self.on_error!r}, expected {STOP} or {SKIP}")
         skip = self.on_error == SKIP
         if not self.tokenizer:
-            return [Texts(one, None, "", skip) for one in sources]
+            return [Texts(one, None, "", skip, self.signs_as_letters) for one in sources]
         checkpoint = Checkpoint.open(self.tokenizer, self.trust_remote_code)
         tokenizer = checkpoint.tokenizer()
-        return [Texts(one, tokenizer, checkpoint.name, skip) for one in sources]
+        return [Texts(one, tokenizer, checkpoint.name, skip, self.signs_as_letters) for one in sources]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -244,6 +244,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     }
     if arranged:
         arranged.corpus.require(tokenizer, checkpoint.name)
+        arranged.corpus.check()  # a token that a disk changed would be learnt
         if not request.test and request.documents:
             raise UserError(
                 f"all rows of {request.texts} are trained on, and none is left to measure on",

@@ -60,5 +60,15 @@ def test_counts_of_a_row_by_hand() -> None:
     one = made((0, 0, 0, 4), (0, 1, 0, 3), (0, 0, 4, 6), (1, 2, 0, 2))
     counts = Counts.of(one, np.array([6, 3, 5]), 3, 10, 0)
     assert counts == Counts(
-        documents=3, rows=2, tokens=11, learnt=11, marks=0, padding=9, dropped=3, cut=1, cut_in_vain=1, crossing=5
+        documents=3,
+        unused=0,
+        rows=2,
+        tokens=11,
+        learnt=11,
+        marks=0,
+        padding=9,
+        dropped=3,
+        cut=1,
+        cut_in_vain=1,
+        crossing=5,
     )

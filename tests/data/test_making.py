@@ -55,7 +55,7 @@ def test_packed_texts_are_what_a_tokenizer_says_of_them(texts, tmp_path, packing
         ids = tokenizer(Path(name).read_text()).input_ids
         assert all(ids[t] == token for t, token in tokens.items())
     assert sum(map(len, read.values())) == made.counts.learnt
-    assert "empty: 1 texts" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
+    assert "empty: 1 text\n" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
 
 
 def test_what_is_tokenised_is_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
@@ -260,3 +260,35 @@ def test_a_survey_counts(texts, tmp_path) -> None:
     assert "cyrillic" in (tmp_path / "page.html").read_text() and "near duplicates: 1 of 3" in repr(found)
     ropewalk.pack_data(tmp_path / "more", out=tmp_path / "rows", length=64, tokenizer="demo")
     assert ropewalk.survey_data(tmp_path / "rows", quick=True).tokens == found.tokens
+
+
+def test_files_that_are_not_read_and_what_is_left_behind_are_told(tmp_path) -> None:
+    folder = tmp_path / "texts"
+    (folder / ".editor").mkdir(parents=True)
+    words = "the rope walks on, and on; a long lane of hemp and tar " * 400
+    for name in ("a.txt", "B.TXT", "c.json", "d.txt.gz", "e.gz", "README", ".hidden.txt", ".editor/a.txt"):
+        (folder / name).write_text(words + name)
+    made = ropewalk.pack_data(folder, out=tmp_path / "out", length=512, tokenizer="demo")
+    assert "not read: 4 files of other kinds (.gz 2, without ending 1, .json 1)" in " ".join(repr(made).split())
+    assert sorted(Path(name).name for name in map(Arranged.open(tmp_path / "out").corpus.name, range(2))) == [
+        "B.TXT",
+        "a.txt",
+    ]
+    asks = ropewalk.synth_data("in2", folder, out=tmp_path / "asks", length=2048, tokenizer="demo", rows=3)
+    assert "left behind" not in repr(asks)
+    again = ropewalk.pack_data(tmp_path / "asks", out=tmp_path / "again", length=512)
+    assert f"left behind: questions and answers of {tmp_path / 'asks'}" in " ".join(repr(again).split())
+    with pytest.raises(UserError, match="is tokenised already"):
+        ropewalk.pack_data(tmp_path / "asks", out=tmp_path / "x", length=512, tokenizer="demo", signs_as_letters=True)
+
+
+def test_nothing_is_trained_on_rows_that_a_disk_changed(texts, tmp_path) -> None:
+    ropewalk.pack_data(texts, out=tmp_path / "rows", length=1024, tokenizer="demo")
+    ids = tmp_path / "rows" / "00000.ids.npy"
+    data = bytearray(ids.read_bytes())
+    data[-40] ^= 1
+    ids.unlink()
+    ids.write_bytes(data)
+    with pytest.raises(UserError, match="shard 00000 is not what was written"):
+        ropewalk.train("pi", "demo", tmp_path / "rows", to=1024, documents=0, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

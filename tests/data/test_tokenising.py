@@ -70,6 +70,21 @@ def test_stopped_at_any_shard_it_ends_in_the_same_bytes(tmp_path, tokenizer, aft
     assert there == {file: file.stat().st_mtime_ns for file in there}, "what was whole is not made again"
 
 
+def test_signs_in_texts_are_special_tokens_and_counted_or_letters(tmp_path, any_tokenizer) -> None:
+    sign, special = str(any_tokenizer.eos_token), int(any_tokenizer.eos_token_id)
+    texts = [("a", f"one {sign} two {sign} three"), ("b", "none")]
+    for letters in (False, True):
+        underway = Underway(tmp_path / str(letters), {}, KEPT, "shards")
+        with underway.opened():
+            made = tokenised(iter(texts), any_tokenizer, "tiny", underway, [], letters=letters)
+            made.write(underway.folder)
+        corpus = Corpus.open(underway.folder)
+        own = corpus[0].tolist()[len(opening(any_tokenizer)) :]
+        assert made.signs == own.count(special) == (0 if letters else 2)
+        assert own == token_ids(texts[0][1], any_tokenizer, letters)
+    assert token_ids(sign, any_tokenizer) == [special], "as ever afterwards"
+
+
 def test_texts_that_changed_meanwhile_are_refused(tmp_path, tokenizer) -> None:
     run(tmp_path / "c", tokenizer)
     (tmp_path / "c" / "00002.json").unlink()

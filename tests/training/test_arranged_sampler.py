@@ -1,5 +1,6 @@
 """Rows that were arranged are what a step reads: each once an epoch, shared by processes, of equal tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,11 @@ def test_rows_longer_than_the_target_are_refused(tmp_path) -> None:
     for window in (512, 2048):  # half a window's positions would be all that a longer one is trained on
         with pytest.raises(UserError, match=f"has rows of 1,024 tokens, and a stage .* samples of {window:,}"):
             ArrangedSampler(arranged(tmp_path, "best-fit", [2000], 1024), window)
+    rows = arranged(tmp_path, "best-fit", [2000], 1024)
+    asking = replace(rows, about=replace(rows.about, how="in2", asks=True))
+    with pytest.raises(UserError) as refused:  # packed anew, they would be no questions
+        ArrangedSampler(asking, 512)
+    assert "ropewalk data synth in2 TEXTS --length 512 -o ROWS" in refused.value.mend
 
 
 def test_rows_that_no_step_can_read_are_counted(tmp_path) -> None:
