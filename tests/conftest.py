@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may reach for the network
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -40,7 +41,7 @@ def any_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 THINNED = {
     "test_architectures": 3,
     "test_only_what_is_longer_than_the_window_changes_and_all_is_put_back": 3,
-    "test_the_printed_line_gives_the_methods_frequencies": 3,
+    "test_the_printed_line_gives_the_methods_frequencies": 6,
     "test_what_a_plan_names_runs": 4,
     "test_sliding_layers_are_left_alone": 3,
     "test_a_native_type_is_used_where_one_says_the_same": 3,
@@ -53,12 +54,38 @@ THINNED = {
     "test_what_is_extended_saved_and_loaded_is_the_method": 3,
     "test_every_recipe_trains_and_what_it_writes_is_sound": 4,
     "test_every_recipe_passes_the_self_test": 4,
-    "test_what_extend_writes_is_read_back_by_the_engine_or_refused": 2,
+    "test_what_extend_writes_is_read_back_by_the_engine_or_refused": 4,
     "test_wherever_the_disk_is_full_all_stays_as_it_was": 2,
     "test_equal_fingerprints_give_equal_logits": 3,
     "test_a_patched_file_is_what_would_have_been_written": 2,
     "test_length_is_exact_and_the_solver_always_right": 3,
     "test_what_is_no_litter_stays": 3,
+    "test_so_does_token_by_token": 3,
+    "test_generate_gives_the_tokens_of_single_steps": 3,
+    "test_half_precision_stays_near": 3,
+    "test_no_query_sees_what_follows_it": 3,
+    "test_texts_with_caches_of_their_own_may_take_turns": 3,
+    "test_beams_give_what_they_give_without_a_cache": 3,
+    "test_a_padded_row_gives_what_it_gives_alone": 3,
+    "test_heads_may_share_keys_or_not": 3,
+    "test_a_cropped_cache_goes_on_with_another_text": 3,
+    "test_packed_documents_do_not_see_each_other": 3,
+    "test_texts_leave_nothing_for_the_next": 3,
+    "test_the_command_of_a_request_asks_for_it_again": 3,
+    "test_the_lines_of_the_page_run": 3,
+    "test_a_search_that_was_killed_goes_on_and_finds_the_same": 3,
+    "test_progress_ends_with_what_is_found": 2,
+    "test_so_is_every_new_token": 2,
+    "test_a_prompt_is_attended_as_the_formula_says": 2,
+    "test_so_is_a_prompt_in_chunks": 2,
+    "test_the_sink_cache_gives_the_same_in_constant_memory": 2,
+    "test_so_do_beams": 2,
+    "test_options_of_every_method_that_names_them_are_searched_and_used": 3,
+    "test_so_do_all_that_read_them": 3,
+    "test_however_rows_go_through_the_model": 3,
+    "test_a_run_that_was_stopped_ends_as_if_it_had_not": 2,
+    "test_a_plain_save_is_known_as_an_extension": 3,
+    "test_every_head_of_longheads_chooses_its_chunks": 3,
 }
 
 
@@ -68,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = getattr(item, "originalname", item.name)
         if name in THINNED and "slow" not in item.keywords:
-            if seen[name] % THINNED[name]:
+            if (seen[name] + crc32(name.encode())) % THINNED[name]:  # grids of one test leave out others than the next
                 item.add_marker(pytest.mark.slow)
             seen[name] += 1
     on_gpu = [item for item in items if "gpu" in item.keywords]

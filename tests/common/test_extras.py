@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 NAMED = re.compile(r"""\binstall\(["']([\w-]+)["']\)|\bextra\("[^"]+", "[^"]+", "([\w-]+)"\)""")
 SOURCES = "".join(file.read_text("utf-8") for file in (ROOT / "ropewalk").rglob("*.py"))
-SOURCES = "".join(file.read_text("utf-8") for file in (ROOT / "ropewalk").rglob("*.py"))
 
 
 def declared(group: str) -> set[str]:

@@ -165,6 +165,7 @@ def measured(store: SampleStore) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_ten_times_at_random_moments_the_numbers_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     file, log, rng = tmp_path / "samples.sqlite", tmp_path / "log", random.Random(0)
     fork = multiprocessing.get_context("fork")

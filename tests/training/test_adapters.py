@@ -164,7 +164,7 @@ def test_what_is_saved_is_what_is_loaded_here_by_peft_and_in_the_merged_model(fa
     plain = merged(adapter)
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in base.named_parameters()]
     assert (plain.get_input_embeddings().weight is plain.get_output_embeddings().weight) is tied
-    assert off(logits(plain), live) < 1e-6
+    assert off(logits(plain), live) < 5e-6  # float32, and CPUs round differently
 
 
 def test_an_adapter_of_peft_is_loaded_with_a_word_that_its_rope_is_not_known(tmp_path, caplog):

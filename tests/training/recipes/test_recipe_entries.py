@@ -99,6 +99,7 @@ def test_longropes_legs_have_their_factors_or_are_refused() -> None:
         longrope(half).require(config, TARGET)
 
 
+@pytest.mark.slow
 def test_longropes_legs_take_what_a_search_wrote(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = shared("llama")
