@@ -141,7 +141,7 @@ class Engine:
                 if call.final:
                     break
                 continue
-            self._count(counted, prompt, call.answer, least, most)
+            self._count(counted, prompt, call.answer, room, least, most)
             try:
                 value = read(self._text(call.answer, prompt, room, least))
                 counted.answered = 1
@@ -199,19 +199,20 @@ class Engine:
         ours = len(rendered(prompt, self.tokenizer))
         return (ours - SLACK, 2 * ours + 512) if self.served else (ours // APART, ours * APART + 512)
 
-    def _count(self, counted: Ledger, prompt: str, answer: Answer, least: int, most: int) -> None:
+    def _count(self, counted: Ledger, prompt: str, answer: Answer, room: int, least: int, most: int) -> None:
         counted.our_prompt_tokens += len(rendered(prompt, self.tokenizer))
         counted.our_completion_tokens += (written := len(token_ids(answer.text, self.tokenizer)))
         usage = answer.usage
         if usage is None:
-            counted.without_usage += 1
+            counted.wrong_usage += answer.wrong_usage
+            counted.without_usage += not answer.wrong_usage
             return
         counted.prompt_tokens += usage.prompt
         counted.cached_tokens += usage.cached
         counted.completion_tokens += usage.completion
         times = 2 if self.served else APART
-        fewer = usage.completion * times + SLACK < written
-        counted.wrong_usage += not least <= usage.prompt <= most or usage.cached > usage.prompt or fewer
+        possible = written <= usage.completion * times + SLACK and usage.completion <= room
+        counted.wrong_usage += not possible or not least <= usage.prompt <= most or usage.cached > usage.prompt
 
     def _text(self, answer: Answer, prompt: str, room: int, least: int) -> str:
         """The text of an answer, if it may be one to the whole prompt.
@@ -221,7 +222,7 @@ class Engine:
         """
         if answer.usage is not None and answer.usage.prompt < least:
             raise Nonsense("fewer tokens read than the prompt has")
-        if answer.cut or (answer.usage is not None and answer.usage.completion >= room):
+        if answer.cut or self._fills(answer, room):
             raise Nonsense("cut off")
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if not text:
@@ -233,6 +234,12 @@ class Engine:
         if set(token_ids(text, self.tokenizer)) & set(self.tokenizer.all_special_ids):
             raise Nonsense("special tokens")  # a sign like </s> in a text would end a row
         return text
+
+    def _fills(self, answer: Answer, room: int) -> bool:
+        """Whether an answer takes all of its room: as the server says, unless that cannot be, or by our own count."""
+        if answer.usage is not None and answer.usage.completion <= room:
+            return answer.usage.completion == room
+        return self.served and len(token_ids(answer.text, self.tokenizer)) >= room
 
 
 def key_of(prompt: str, room: int) -> str:

@@ -35,12 +35,14 @@ class Answer:
     Attributes:
         text: as it came.
         cut: whether it ends where room did.
-        usage: None where nothing was told of it.
+        usage: None where nothing was told of it, or what cannot be.
+        wrong_usage: whether that was told.
     """
 
     text: str
     cut: bool = False
     usage: Usage | None = None
+    wrong_usage: bool = False
 
 
 class Failed(Exception):

@@ -111,13 +111,15 @@ def _read(answer: Any) -> Answer:
         text = ""  # it thought, or called a tool
     if not isinstance(text, str):
         raise Failed("no answer in it", cut(repr(answer), 200))
-    return Answer(text, getattr(choice, "finish_reason", None) == "length", _usage(getattr(answer, "usage", None)))
+    usage, wrong = _usage(getattr(answer, "usage", None))
+    return Answer(text, getattr(choice, "finish_reason", None) == "length", usage, wrong)
 
 
-def _usage(said: Any) -> Usage | None:
-    details = getattr(said, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
+def _usage(said: Any) -> tuple[Usage | None, bool]:
+    """Usage, if all of it is told; and whether something is told that is no number of tokens."""
+    cached = getattr(getattr(said, "prompt_tokens_details", None), "cached_tokens", None)
     numbers = getattr(said, "prompt_tokens", None), cached, getattr(said, "completion_tokens", None)
-    if not all(type(one) is int and one >= 0 for one in numbers):
-        return None
-    return Usage(*numbers)  # type: ignore[arg-type]
+    if any(one is not None and (type(one) is not int or one < 0) for one in numbers):
+        return None, True
+    prompt, cached, completion = numbers
+    return (None if prompt is None or completion is None else Usage(prompt, cached or 0, completion)), False

@@ -90,8 +90,9 @@ def _call(said: dict[str, object]) -> Call:
     answer = said["answer"]
     if isinstance(answer, dict):
         usage = answer["usage"]
-        answer = Answer(answer["text"], answer["cut"], None if usage is None else Usage(**usage))
-        if not isinstance(answer.text, str) or not isinstance(answer.cut, bool):
+        usage = None if usage is None else Usage(**usage)
+        answer = Answer(answer["text"], answer["cut"], usage, answer.get("wrong_usage", False))
+        if not isinstance(answer.text, str) or not all(type(one) is bool for one in (answer.cut, answer.wrong_usage)):
             raise ValueError("an answer without text")
         if answer.usage and not all(type(n) is int and n >= 0 for n in vars(answer.usage).values()):
             raise ValueError("a usage without numbers")

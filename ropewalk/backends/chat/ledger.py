@@ -28,7 +28,7 @@ class Ledger:
         our_prompt_tokens: of the same prompts by our own count.
         our_completion_tokens: of the same answers by our own count.
         without_usage: answers of which the server told no tokens.
-        wrong_usage: answers of which it told more than could be, or fewer.
+        wrong_usage: answers of which it told what cannot be.
     """
 
     asked: int = 0

@@ -6,6 +6,7 @@ import pytest
 
 from ropewalk.backends.chat.answering import OUTAGE, Nonsense
 from ropewalk.backends.chat.chat import Answer, Failed, Usage
+from ropewalk.backends.chat.journal import Call, Journal
 from ropewalk.common.errors import UserError
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
@@ -103,6 +104,17 @@ def test_an_answer_that_fills_its_room_is_cut_whatever_the_server_calls_it() -> 
     some = engine(Talker(say), tries=1)
     some.chat.answer = lambda *_: Answer("behind", usage=Usage(20, 0, 64))
     assert some.answers(PROMPTS[:1], 64, read) == [None] and some.ledger.nonsense == {"cut off": 1}
+    for usage in (None, Usage(20, 0, 10**9)):  # by our own count
+        some = engine(Talker(say), tries=1)
+        some.chat.answer = lambda *_, usage=usage: Answer("behind " * 64, usage=usage)
+        assert some.answers(PROMPTS[:1], 64, read) == [None] and some.ledger.nonsense == {"cut off": 1}
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_an_answer_that_is_said_to_have_more_tokens_than_it_may_is_not_cut_by_that(served: bool) -> None:
+    some = engine(Talker(say, usage=lambda one: Usage(one.prompt, 0, 10**9)), served)
+    assert some.answers(PROMPTS[:3], 64, read) == ANSWERS[:3]
+    assert some.ledger.wrong_usage == some.ledger.calls == 3 and not some.ledger.nonsense
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -153,6 +165,16 @@ def test_what_was_answered_is_not_asked_again_whatever_stopped_the_run(tmp_path)
         run("whole", other)
     finished()
     assert [one.name for one in tmp_path.iterdir()] == ["part"]
+
+
+def test_what_is_kept_of_an_answer_is_all_of_it(tmp_path) -> None:
+    calls = [
+        Call("a", Answer("x", True, Usage(3, 2, 1))),
+        Call("b", Answer("y", wrong_usage=True)),
+        Call("c", failed="code 400", final=True),
+    ]
+    Journal(tmp_path / "kept").keep(calls)
+    assert [*map(Journal(tmp_path / "kept").of, "abc")] == [(one,) for one in calls]
 
 
 def test_a_server_that_is_down_ends_the_run_and_costs_nothing_later(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 pytest.importorskip("openai")
@@ -27,8 +29,23 @@ def test_a_prompt_is_sent_as_a_users_turn_and_usage_is_taken() -> None:
     assert body == {"model": "tiny", "max_tokens": 16, "temperature": 0,
                     "messages": [{"role": "user", "content": "Who walks there?"}]}  # fmt: skip
     assert (ledger.prompt_tokens, ledger.cached_tokens, ledger.completion_tokens) == (20, 7, 3)
-    found, ledger, _ = asked_once(lambda *_: (200, chat_body("a rope", {"prompt_tokens": "x"})))
-    assert found == ["a rope"] and ledger.without_usage == 1 and ledger.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(("said", "silent"), [
+    (None, True), ({}, True), ({"prompt_tokens": 20}, True), (USAGE | {"completion_tokens": None}, True),
+    ({"prompt_tokens": "x"}, False), (USAGE | {"prompt_tokens": -5}, False), (USAGE | {"prompt_tokens": "20"}, False),
+    (USAGE | {"completion_tokens": math.nan}, False), (USAGE | {"completion_tokens": True}, False),
+    (USAGE | {"completion_tokens": 3.0}, False), (USAGE | {"prompt_tokens_details": {"cached_tokens": -1}}, False),
+])  # fmt: skip
+def test_usage_that_is_not_told_and_usage_that_cannot_be_are_counted_apart(said, silent: bool) -> None:
+    found, ledger, requests = asked_once(lambda *_: (200, chat_body("a rope", said)))
+    assert found == ["a rope"] and len(requests) == 1 and ledger.prompt_tokens == ledger.completion_tokens == 0
+    assert (ledger.without_usage, ledger.wrong_usage) == (silent, not silent)
+
+
+def test_usage_beyond_the_room_is_wrong_and_the_answer_is_taken() -> None:
+    found, ledger, _ = asked_once(lambda *_: (200, chat_body("a rope", USAGE | {"completion_tokens": 10**9})))
+    assert found == ["a rope"] and ledger.wrong_usage == 1 and not ledger.nonsense
 
 
 @pytest.mark.parametrize(("reply", "reason"), [
