@@ -6,7 +6,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ropewalk.backends.chat.chat import Answer, Chat, Failed, rendered
 from ropewalk.backends.chat.journal import Call, Journal
 from ropewalk.backends.chat.ledger import Ledger, listed, tally
+from ropewalk.backends.chat.side_by_side import side_by_side
 from ropewalk.common.errors import UserError
 from ropewalk.common.underway import Underway
 from ropewalk.texts.documents import token_ids
@@ -75,7 +75,7 @@ class Engine:
         self._told: set[str] = set()  # prompts that the ledger has
         self._streak: list[Call] = []  # failures since the last answer; kept when that shows that the server is there
         self._down: UserError | None = None
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -95,7 +95,11 @@ class Engine:
         underway = Underway(folder, {"engine": dict(self.chat.basis)}, re.compile(re.escape(REPLIES)), "answers")
         with underway.opened(overwrite):
             self._journal = Journal(folder / REPLIES)
-            yield underway.remove
+            try:
+                yield underway.remove
+            finally:
+                with self._lock:  # calls that nobody waited for end later
+                    self._journal = Journal()
 
     def answers(
         self, prompts: Sequence[str], room: int, read: Callable[[str], T] | Sequence[Callable[[str], T]]
@@ -112,29 +116,27 @@ class Engine:
             UserError: if nobody answers, or refuses everything; what was answered is kept.
         """
         self._down = None
-        self._stop.clear()
         room += self.thinks
         found: dict[str, T | None] = {}
         reads = [read] * len(prompts) if callable(read) else read
         wanted = dict(reversed(list(zip(prompts, reads, strict=True))))
-        with ThreadPoolExecutor(self.chat.workers) as pool:
-            waiting = [(one, pool.submit(self._answer, one, room, wanted[one])) for one in dict.fromkeys(prompts)]
-            try:
-                for prompt, future in waiting:
-                    found[prompt] = future.result()
-                    self.heard(self.ledger)
-            finally:
-                self._stop.set()
-                for _, future in waiting:
-                    future.cancel()
+        asked, stop = list(dict.fromkeys(prompts)), threading.Event()
+
+        def answer(prompt: str) -> T | None:
+            return self._answer(prompt, room, wanted[prompt], stop)
+
+        with side_by_side(answer, asked, self.chat.workers, stop) as values:
+            for prompt, value in zip(asked, values, strict=True):
+                found[prompt] = value
+                self.heard(self.ledger)
         return [found[prompt] for prompt in prompts]
 
-    def _answer(self, prompt: str, room: int, read: Callable[[str], T]) -> T | None:
+    def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
         key, counted, value = key_of(prompt, room), Ledger(asked=1), None
         known = self._journal.of(key)
         least, most = self._bounds(prompt)
         for again in range(self.tries):
-            call = known[again] if again < len(known) else self._call(key, prompt, room, again)
+            call = known[again] if again < len(known) else self._call(key, prompt, room, again, stop)
             counted.calls += 1
             if call.answer is None:
                 tally(counted.failed, call.failed)
@@ -157,9 +159,9 @@ class Engine:
                 self.ledger.add(counted)
         return value
 
-    def _call(self, key: str, prompt: str, room: int, again: int) -> Call:
+    def _call(self, key: str, prompt: str, room: int, again: int, stop: threading.Event) -> Call:
         """Ask, and keep what comes of it."""
-        if self._stop.is_set():
+        if stop.is_set():
             raise self._down or UserError("stopped")
         wait, detail = 0.0, ""
         try:
@@ -173,7 +175,7 @@ class Engine:
         with self._lock:
             self._keep(call, detail)
         if call.answer is None and not call.final and again + 1 < self.tries:
-            self._stop.wait(min(max(self.pause * 2**again, wait), LONGEST) if self.pause else 0)
+            stop.wait(min(max(self.pause * 2**again, wait), LONGEST) if self.pause else 0)
         return call
 
     def _keep(self, call: Call, detail: str) -> None:

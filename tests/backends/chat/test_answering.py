@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from ropewalk.backends.chat.answering import OUTAGE, Nonsense
@@ -218,3 +221,32 @@ def test_when_one_call_ends_the_run_no_further_one_begins() -> None:
     with pytest.raises(KeyboardInterrupt):
         some.answers(PROMPTS, 64, read)
     assert len(some.chat.prompts) <= 7
+
+
+def test_what_ends_a_run_waits_for_no_call_and_keeps_what_was_answered(tmp_path) -> None:
+    released, before = threading.Event(), threading.active_count()
+
+    class Hanging(Talker):
+        def answer(self, prompt, room, again):
+            if prompt == PROMPTS[2]:
+                released.wait(60)
+            return super().answer(prompt, room, again)
+
+    def stopped(ledger) -> None:
+        if ledger.calls > 1:
+            raise KeyboardInterrupt
+
+    some, file = engine(Hanging(say)), tmp_path / "kept" / "replies.jsonl"
+    some.heard, began = stopped, time.monotonic()
+    with some.keeping(tmp_path / "kept"), pytest.raises(KeyboardInterrupt):
+        some.answers(PROMPTS, 64, read)
+    assert time.monotonic() - began < 10
+    kept = file.read_bytes()
+    released.set()
+    while threading.active_count() > before:
+        time.sleep(0.01)
+    assert file.read_bytes() == kept, "an answer that comes later goes to no folder that may be another run's"
+    again = engine(Talker(say))
+    with again.keeping(tmp_path / "kept"):
+        assert again.answers(PROMPTS, 64, read) == ANSWERS
+    assert len(again.chat.prompts) == 20 - kept.count(b'"key"') and PROMPTS[2] in again.chat.prompts

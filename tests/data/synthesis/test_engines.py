@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -108,6 +109,7 @@ def test_options_that_change_nothing_are_refused(texts, tmp_path) -> None:
 
 KILLED = """
 import sys
+import threading
 import ropewalk
 
 ropewalk.synth_data("in2", sys.argv[1], out=sys.argv[2], engine=sys.argv[3], length=2048, tokenizer="demo", rows=12,
@@ -170,3 +172,33 @@ def test_our_own_server_on_the_demo_is_an_endpoint_and_its_death_is_told(texts, 
             )
     finally:
         server.kill()
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_answer_and_keeps_those_that_came(texts, tmp_path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(ropewalk.__file__).parents[1])}
+    line = [sys.executable, "-m", "ropewalk", "data", "synth", "in2", str(texts), "-o", str(tmp_path / "rows")]
+    line += "--length 2048 --rows 12 --tokenizer demo --engine-tokenizer demo --engine".split()
+    released, waiting = threading.Event(), threading.Event()
+
+    def hanging(number: int, path: str, asked: dict):
+        if number > 7:
+            waiting.set()
+            released.wait(120)
+        return answered(number, path, asked)
+
+    with endpoint(answered) as server:
+        server.reply = hanging
+        run = subprocess.Popen([*line, server.url], env=environment, stderr=subprocess.PIPE, text=True)
+        assert waiting.wait(60)
+        time.sleep(0.5)
+        began = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=60)[1]
+        assert time.monotonic() - began < 10 and run.returncode == 130 and "nothing is half written" in told
+        released.set()
+        assert (tmp_path / "rows.answers" / "replies.jsonl").read_text().count('"key"') == 7
+        asked = len(server.requests)
+        server.reply = answered
+        assert subprocess.run([*line, server.url], env=environment, capture_output=True).returncode == 0
+        assert len(server.requests) - asked == 12 - 7
