@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 LEAVING = 1.0  # seconds that work which is under way is waited for, when something ends the rest
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def side_by_side(
         stop: set on leaving.
     """
     left: deque[tuple[T, Future[R]]] = deque((item, Future()) for item in items)
-    futures, threads = [future for _, future in left], []
+    futures = [future for _, future in left]
+    threads: list[threading.Thread] = []
 
     def serve() -> None:
         while not stop.is_set():
