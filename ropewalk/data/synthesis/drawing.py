@@ -123,14 +123,13 @@ def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, 
         pieces: list[Piece] = []
         at, places = len(corpus.manifest.begin), {}
         for number, part in enumerate(row.parts):
-            name = ""
+            name = part.text if isinstance(part, Text) else corpus.name(part.document)
             if isinstance(part, Text):
                 if part.text not in known:
                     known[part.text] = marks.put(part.text, list(part.ids))
                 document, tokens = known[part.text]
-                name, part = part.text.strip().partition("\n")[0], Piece(document, 0, tokens, part.loss)
+                part = Piece(document, 0, tokens, part.loss)
             if number in row.evidence:
-                name = name or corpus.name(part.document)
                 places[number] = {"document": name, "start": part.start, "stop": part.stop, "at": at}
             pieces.append(part)
             at += part.tokens

@@ -20,6 +20,7 @@ from ropewalk.data.synthesis.tables import FORMS, WHAT, Table, beside, query_of,
 ASKS, ANSWERS = "\n\nQuestion: {question}\nAnswer:", " {answer}"
 OTHERS = 2  # tables with the same columns that are not asked about
 TABLES = 3072  # tokens that tables, question and answer may have
+SHORTEST = TABLES + SEGMENT  # row
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,24 @@ class TableQuestions:
             UserError: if rows are short, or the documents have too few segments.
         """
         begin = len(corpus.manifest.begin)
-        least, segments = self.least or max(length // 4, TABLES + SEGMENT), segments_of(corpus.lengths, begin)
-        if not TABLES + SEGMENT <= least <= length or len(segments) < length // SEGMENT:
+        least, segments = self.least or max(length // 4, SHORTEST), segments_of(corpus.lengths, begin)
+        if length < SHORTEST:
+            more = "" if len(segments) >= SHORTEST // SEGMENT else ", and more texts"
             raise UserError(
-                f"rows of {least:,} to {length:,} tokens out of {len(segments):,} segments of {SEGMENT}; tables take "
-                f"up to {TABLES:,} tokens of a row",
-                "Give a greater --length, another --least, or more texts.",
+                f"rows of {length:,} tokens, expected {SHORTEST:,} at least: tables take up to {TABLES:,} of them",
+                f"Give a greater --length, {SHORTEST:,} at least{more}.",
+            )
+        if not SHORTEST <= least <= length:
+            raise UserError(
+                f"rows of {least:,} to {length:,} tokens; tables take up to {TABLES:,} of them",
+                f"Give a --least of {SHORTEST:,} to {length:,}, or leave it out.",
+            )
+        if len(segments) < length // SEGMENT:
+            most = len(segments) * SEGMENT
+            smaller = f", or a smaller --length: {most:,} at most" if most >= (self.least or SHORTEST) else ""
+            raise UserError(
+                f"the texts have {len(segments):,} segments of {SEGMENT} tokens, and a row takes {length // SEGMENT:,}",
+                f"Give more texts{smaller}.",
             )
 
         def row(number: int) -> Draw:

@@ -63,11 +63,14 @@ def test_every_answer_is_that_of_a_reader_without_sql_and_stands_nowhere_else(ma
         question, told = text[text.rindex("Question: ") :], made.provenance[row]
         assert solved(question, tables) == answer
         needed = re.findall(r"table (\w{6})", question)
-        assert [one["document"] for one in told.evidence] == [f"Table {title}" for title in needed]
+        pieces = [list(made.pieces(row))[i] for i in told.pieces]
+        assert [one["document"] for one in told.evidence] == [
+            made.corpus.name(int(made.arrangement.document[i])) for i in pieces
+        ]
         assert len(tables) == 2 + len(needed) and "sqlite: SELECT" in told.support
         for where, title in zip(told.evidence, needed, strict=True):
             stands = TOKENIZER.decode(ids[where["at"] : where["at"] + where["stop"]].tolist())
-            assert stands.strip().startswith(f"Table {title}\n")
+            assert stands == where["document"] and stands.strip().startswith(f"Table {title}\n")
             text = text.replace(stands, "")
         assert not re.search(rf"(?<!\w){answer}(?!\w)", text), "without its tables nothing in the row says it"
         kinds.add(told.kind)
@@ -126,10 +129,33 @@ def test_the_seed_decides_all_of_it(texts, tmp_path) -> None:
     assert rows("a", 0) == rows("b", 0) and rows("c", 1)["pieces.npy"] != rows("d", 0)["pieces.npy"]
 
 
-def test_short_rows_and_engines_are_refused(texts, tmp_path) -> None:
-    with pytest.raises(UserError, match="tables take up to 3,072 tokens"):
-        ropewalk.synth_data("tables", texts, out=tmp_path / "a", length=3072, tokenizer="demo", rows=2)
-    with pytest.raises(UserError, match="rows of 512 to 6,144 tokens"):
-        ropewalk.synth_data("tables", texts, out=tmp_path / "a", length=LENGTH, least=512, tokenizer="demo", rows=2)
+def test_what_cannot_be_is_refused_with_what_mends_it(texts, tmp_path) -> None:
+    def refused(source: Path, **said: object) -> str:
+        with pytest.raises(UserError) as error:
+            ropewalk.synth_data("tables", source, out=tmp_path / "a", tokenizer="demo", rows=2, overwrite=True, **said)
+        return str(error.value)
+
+    assert re.search(r"rows of 2,048 tokens, .*greater --length, 3,200 at least\.", refused(texts, length=2048), re.S)
+    assert re.search(r"512 to 6,144 .*--least of 3,200 to 6,144", refused(texts, length=LENGTH, least=512), re.S)
+    assert re.search(r"9,000 to 6,144 .*--least of 3,200 to 6,144", refused(texts, length=LENGTH, least=9000), re.S)
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "1.txt").write_text("".join(f"{i:05} is a rope\n" for i in range(800)))
+    most = int(
+        re.search(r"more texts, or a smaller --length: ([\d,]+) at most", refused(few, length=64000))[1].replace(
+            ",", ""
+        )
+    )
+    assert "Give more texts." in refused(few, length=64000, least=most + 1)
+    for source, length in ((texts, 3200), (few, most)):
+        ropewalk.synth_data(
+            "tables", source, out=tmp_path / "a", length=length, tokenizer="demo", rows=2, overwrite=True
+        )
+    (few / "1.txt").write_text("short")
+    assert "Give more texts." in refused(few, length=3200)
+    assert "3,200 at least, and more texts." in refused(few, length=2048)
+
+
+def test_no_engine_writes_them(texts, tmp_path) -> None:
     with pytest.raises(UserError, match="no engine writes tables"):
         ropewalk.synth_data("tables", texts, out=tmp_path / "b", length=LENGTH, tokenizer="demo", engine="demo")
