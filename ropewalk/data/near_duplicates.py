@@ -1,14 +1,14 @@
 """Which documents say nearly the same: sketches of their token n-grams, candidates by bands, checked exactly.
 
 One hash per n-gram, of which each of K bins keeps the smallest: one-permutation MinHash (arXiv 1208.1259), whose empty
-bins borrow from the next one (arXiv 1406.4784). Sketches find candidates; whether two documents are near duplicates,
-the n-grams themselves decide.
+bins borrow from one drawn for them (arXiv 1703.04664). An n-gram's second occurrence is another n-gram, so that lengths
+matter. Sketches find candidates; whether a document is a near duplicate, the n-grams themselves decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,71 +16,92 @@ from numpy.typing import NDArray
 from ropewalk.data.arrangement import Ints
 
 GRAM = 5  # tokens
-BINS, BANDS = 64, 16  # of a sketch; a pair of resemblance 0.8 is missed once in 5,000
+BINS, BANDS = 256, 32  # of a sketch; a pair of resemblance 0.8 is missed three times in 1,000, one of 0.3 seen twice
 ALIKE = 0.8  # Jaccard resemblance of n-grams
-TRIED = 50  # documents of one bucket that are compared with each other
+NEAR = 0.2  # below that, sketches that agree so much less are not looked at further
+TRIED = 50  # documents of one bucket that a further one is compared with
+HELD = 64  # documents whose n-grams are kept in memory
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = NDArray[np.uint64]
+Sketches = NDArray[np.uint16]
 
 
 def near_duplicates(documents: Sequence[Ints], alike: float = ALIKE) -> Ints:
-    """int64 [n], for each document the first one that it is a near duplicate of, by whatever steps; mostly itself.
+    """int64 [n], for each document the first one that is kept and that it resembles; itself if it is kept.
+
+    Documents are gone through in their order, and one is kept unless it resembles one that is kept already.
 
     Args:
         documents: token ids.
-        alike: resemblance of n-grams, 0 to 1, from which on two are.
+        alike: resemblance, 0 to 1, from which on one is left out.
     """
     first = np.arange(len(documents))
-
-    def root(i: int) -> int:
-        while first[i] != i:
-            first[i] = first[first[i]]
-            i = int(first[i])
-        return i
-
-    sketches = [_sketch(_grams(one)) for one in documents]
-    for a, b in _candidates(np.stack(sketches)) if sketches else ():
-        one, other = root(a), root(b)
-        if one != other and resemblance(documents[a], documents[b]) >= alike:
-            first[max(one, other)] = min(one, other)
-    return np.array([root(i) for i in range(len(first))], np.int64)
+    sketches = np.zeros((len(documents), BINS), np.uint16)
+    for i, one in enumerate(documents):
+        sketches[i] = _sketch(_grams(one))
+    grams = lru_cache(HELD)(lambda i: _grams(documents[i]))
+    buckets = _buckets(sketches)
+    kept: dict[int, list[int]] = {}  # the first documents of each bucket that are
+    for i in np.flatnonzero((buckets >= 0).any(1)).tolist():
+        mine = [kept.setdefault(bucket, []) for bucket in buckets[i][buckets[i] >= 0].tolist()]
+        others = np.array(sorted({j for some in mine for j in some}), np.int64)
+        close = others[(sketches[others] == sketches[i]).mean(1) >= alike - NEAR].tolist()
+        first[i] = next((j for j in close if _shared(grams(j), grams(i)) >= alike), i)
+        if first[i] == i:
+            for some in mine:
+                some.extend([i] * (len(some) < TRIED))
+    return first
 
 
 def resemblance(one: Ints, other: Ints) -> float:
-    """Jaccard resemblance of the n-grams of two documents; those without any are alike if they are equal."""
-    a, b = _grams(one), _grams(other)
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / (len(a) + len(b) - common)
+    """Jaccard resemblance of the multisets of n-grams of two documents; those without any are alike if equal."""
+    return _shared(_grams(one), _grams(other))
+
+
+def _shared(one: Hashes, other: Hashes) -> float:
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)
 
 
 def _grams(ids: Ints) -> Hashes:
-    """A hash of every n-gram, sorted, each once; a document shorter than one is one."""
+    """A hash of every n-gram and of how many like it stand before it, sorted; a document shorter than one is one."""
     ids = np.asarray(ids, np.uint64)
     size = min(GRAM, max(len(ids), 1))
     found = np.full(max(len(ids) - size + 1, 1), (min(size, len(ids)) + 1) * int(ODD) % 2**64, np.uint64)
     for i in range(min(size, len(ids))):
         found = (found ^ ids[i : i + len(found)]) * ODD
         found ^= found >> np.uint64(29)
-    return np.unique(found * ODD)
+    found = np.sort(found * ODD)
+    place = np.arange(len(found), dtype=np.uint64)
+    new = np.concatenate([[True], found[1:] != found[:-1]])
+    if new.all():
+        return found
+    before = place - np.maximum.accumulate(np.where(new, place, np.uint64(0)))
+    again = found ^ before * ODD
+    return np.unique(np.where(new, found, (again ^ again >> np.uint64(29)) * ODD))
 
 
-def _sketch(grams: Hashes) -> Hashes:
-    """uint64 [K], the smallest hash of each bin."""
-    shift = np.uint64(64 - BINS.bit_length() + 1)
-    edges = np.arange(BINS, dtype=np.uint64) << shift
-    place = np.searchsorted(grams, edges)
-    there = grams[np.minimum(place, len(grams) - 1)] >> shift == edges >> shift
-    filled = np.flatnonzero(there & (place < len(grams)))
-    ahead = np.searchsorted(filled, np.arange(BINS)) % len(filled)
-    return grams[place[filled[ahead]]]
+def _sketch(grams: Hashes) -> Sketches:
+    """uint16 [K], some bits of the smallest hash of each bin."""
+    bins = (grams >> np.uint64(64 - BINS.bit_length() + 1)).astype(np.int64)
+    place = np.searchsorted(bins, np.arange(BINS + 1))
+    filled = place[1:] > place[:-1]
+    empty = np.flatnonzero(~filled)
+    borrowed = place[:-1].copy()
+    borrowed[empty] = place[LENDERS[empty, np.argmax(filled[LENDERS[empty]], axis=1)]]
+    return (grams[borrowed] * ODD >> np.uint64(48)).astype(np.uint16)
 
 
-def _candidates(sketches: Hashes) -> Iterable[tuple[int, int]]:
-    """Pairs that agree in a whole band; of many alike, each with the first ones."""
-    for band in np.split(sketches, BANDS, axis=1):
-        _, bucket = np.unique(band, axis=0, return_inverse=True)
-        order = np.argsort(bucket, kind="stable")
-        for some in np.split(order, np.flatnonzero(np.diff(bucket.ravel()[order])) + 1):
-            yield from ((int(a), int(b)) for a, b in combinations(some[:TRIED].tolist(), 2))
-            yield from ((int(some[0]), int(b)) for b in some[TRIED:].tolist())
+LENDERS = np.random.default_rng(0).permuted(np.tile(np.arange(BINS), (BINS, 1)), axis=1)  # of each bin, in turn
+
+
+def _buckets(sketches: Sketches) -> Ints:
+    """int64 [n, B], a number for each band, the same where bands are equal; -1 if no other document has it."""
+    buckets = np.full((len(sketches), BANDS), -1, np.int64)
+    for i, band in enumerate(np.split(sketches, BANDS, axis=1)):
+        keys = np.ascontiguousarray(band).view([("", np.uint64)] * (band.shape[1] // 4)).ravel()
+        _, bucket, count = np.unique(keys, return_inverse=True, return_counts=True)
+        shared = count[bucket] > 1
+        buckets[shared, i] = BANDS * bucket[shared] + i
+    return buckets

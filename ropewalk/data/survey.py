@@ -52,7 +52,7 @@ class Survey(Result):
         quantiles: lengths that so large a share of documents stays below.
         longest: tokens of the longest one.
         above: by powers of two.
-        duplicates: documents that are near duplicates of an earlier one; None if it was not looked for.
+        duplicates: documents that are near duplicates of an earlier one that is none; None if it was not looked for.
         copied: names of some, with that earlier one.
         scripts: shares of letters, in the first 2,000 characters of every text.
         domains: where the texts are those of a mix, tokens of each domain's.

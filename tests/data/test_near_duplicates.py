@@ -1,19 +1,23 @@
-"""Near duplicates: every pair that is one by its n-grams, and no other; bands miss few."""
+"""Near duplicates: every document that resembles one that is kept, by its n-grams, and no other; bands miss few."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
+import ropewalk.data.near_duplicates as near_duplicates_module
 from ropewalk.data.near_duplicates import ALIKE, BINS, GRAM, _grams, _sketch, near_duplicates, resemblance
 
 
 def plainly(one, other) -> float:
     a, b = (
-        {tuple(ids[i : i + GRAM]) for i in range(max(len(ids) - GRAM + 1, 1))} for ids in (one.tolist(), other.tolist())
+        Counter(tuple(ids[i : i + GRAM]) for i in range(max(len(ids) - GRAM + 1, 1)))
+        for ids in (one.tolist(), other.tolist())
     )
-    return len(a & b) / len(a | b)
+    return (a & b).total() / (a | b).total()
 
 
-def test_resemblance_is_that_of_sets_of_n_grams() -> None:
+def test_resemblance_is_that_of_multisets_of_n_grams() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         one = rng.integers(0, 3, int(rng.integers(1, 40)))
@@ -34,6 +38,37 @@ def test_copies_with_changes_are_found_and_others_are_not() -> None:
         wanted[200 + k] = i if resemblance(documents[i], documents[200 + k]) >= ALIKE else 200 + k
     assert np.array_equal(first, wanted)
     assert (wanted[200:] < 200).sum() > 45
+
+
+def test_versions_of_a_text_are_left_out_only_if_they_resemble_one_that_is_kept() -> None:
+    rng = np.random.default_rng(5)
+    versions = [rng.integers(0, 4000, 400)]
+    for i in range(20):  # each says a twentieth anew, until nothing of the first is left
+        versions.append(versions[-1].copy())
+        versions[-1][20 * i : 20 * i + 20] = rng.integers(0, 4000, 20)
+    wanted: list[int] = []
+    for i in range(21):
+        kept = [j for j in range(i) if wanted[j] == j]
+        wanted.append(next((j for j in kept if plainly(versions[j], versions[i]) >= ALIKE), i))
+    first = near_duplicates(versions)
+    assert first.tolist() == wanted
+    assert 5 < len(set(wanted)) < 15
+
+
+def test_few_repeats_of_a_phrase_are_not_alike_to_many() -> None:
+    phrase = np.arange(8)
+    few, more, many = np.tile(phrase, 3), np.tile(phrase, 10), np.tile(phrase, 11)
+    assert near_duplicates([few, np.tile(phrase, 500), more, many]).tolist() == [0, 1, 2, 2]
+
+
+def test_texts_that_share_a_sentence_are_seldom_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, compared = np.random.default_rng(6), []
+    shared = near_duplicates_module._shared
+    monkeypatch.setattr(near_duplicates_module, "_shared", lambda a, b: compared.append(0) or shared(a, b))
+    sentence = rng.integers(0, 4000, 15)
+    texts = [np.concatenate([sentence, rng.integers(0, 4000, 13)]) for _ in range(1000)]
+    assert np.array_equal(near_duplicates([*texts, texts[7]]), [*range(1000), 7])
+    assert len(compared) < 20
 
 
 def test_bands_miss_few_pairs_at_the_threshold() -> None:
