@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,8 +79,11 @@ class AnswerPairs:
                 "Give a greater --length, another --least, or more texts.",
             )
 
-        def text(pieces: Sequence[Piece]) -> str:
-            return "".join(marks.decode(corpus.tokens(one.document, one.start, one.stop).tolist()) for one in pieces)
+        def text(parts: Sequence[Piece | Text]) -> str:
+            """Of all ids at once: some tokenizers strip a blank of what they decode."""
+            ids = (one.ids if isinstance(one, Text) else corpus.tokens(one.document, one.start, one.stop).tolist()
+                   for one in parts)  # fmt: skip
+            return marks.decode([*chain.from_iterable(ids)])
 
         def question(number: int) -> tuple[str, list[Piece], int, Piece, str]:
             """Direction, segments, the one that is asked about, quote, and what stands beside it."""
@@ -92,7 +96,9 @@ class AnswerPairs:
             return direction, context, place, quote, text(parts)
 
         def prompt(context: Sequence[Piece], direction: str, quote: Piece) -> str:
-            return text(context) + questions[direction].text + text([quote]) + ("" if after else ASKS)
+            """What a row has before the answer; a template says itself what stands around a user's words."""
+            whole = text([*opens, *context, questions[direction], quote, *([] if after else [asks])])
+            return whole[len(text(opens)) :]
 
         def draw(numbers: range) -> Iterator[Draw]:
             asked = [question(number) for number in numbers]

@@ -90,7 +90,8 @@ class ChunkTasks:
             quotes = [_quote(chunks[place], rng) for place in places]
             if not all(once(corpus, chunks, quote) for quote in quotes):
                 return "a quote stands twice"
-            text = "".join(marks.decode(corpus.tokens(one.document, one.start, one.stop).tolist()) for one in chunks)
+            shown = [corpus.tokens(one.document, one.start, one.stop) for one in chunks]
+            text = marks.decode(np.concatenate(shown).tolist())
             if len({*ids}) < len(ids) or any(one in text for one in ids):
                 return "an id stands twice"
             wanted = {"find": places, "first": [min(places)], "order": sorted(places)}[task]

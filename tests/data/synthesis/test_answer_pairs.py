@@ -17,6 +17,8 @@ from ropewalk.data.pairs import ROWS, Pairs
 from ropewalk.data.synthesis.answer_pairs import QUESTIONS, share
 from ropewalk.data.synthesis.information_intensive import SEGMENT
 from tests.data.synthesis.written import TOKENIZER, content, talker, text_of, write
+from tests.talkers import Talker
+from tests.tokenizers import sentencepiece
 
 LENGTH, PAIRS = 2048, 12
 TEMPLATE = (
@@ -119,6 +121,30 @@ def test_in_a_chat_template_a_row_is_what_the_model_was_given(texts, tmp_path) -
         assert whole == f"<|user|>{prompt}<|end|><|model|>" and prompt in engine.chat.prompts
         answer = text_of(arranged, row, True)
         assert answer.endswith(end) and (row % ROWS != 2 or answer == beside(prompt) + end)
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"])
+def test_blanks_that_a_tokenizer_strips_of_what_it_decodes_are_what_was_asked(template, texts, tmp_path) -> None:
+    stripping: Any = sentencepiece()
+    stripping.chat_template = template
+    piece = stripping("the rope walks", add_special_tokens=False)["input_ids"]
+    assert stripping.decode(piece)[0] == "t" and stripping.decode(piece * 2) == "the rope walks the rope walks"
+
+    def words(prompt: str, again: int) -> str:
+        (name, question), *_ = [one for one in QUESTIONS.items() if one[1] in prompt]
+        text, _, quote = prompt.partition(question)
+        before, _, after = text.partition(quote.removesuffix("\nAnswer:").strip())
+        said = after.split()[:30] if name == "forward" else before.split()[-30:]
+        return " ".join(said) if short_of(prompt) else "I cannot find it."
+
+    asked = Talker(words, tokenizer=stripping)
+    _, arranged, _ = write("longpo", texts, tmp_path / "out", asked, LENGTH, tokenizer=stripping, rows=4)
+    opens, closes = ("[INST] ", " [/INST]") if template else ("", "")
+    for row in range(len(arranged)):
+        ids, _, _, weights = arranged.row(row)
+        whole = stripping.decode(ids[weights == 0].tolist(), skip_special_tokens=True)
+        assert whole.startswith(opens) and whole.endswith(closes)
+        assert whole.removeprefix(opens).removesuffix(closes) in asked.prompts
 
 
 def test_evidence_is_anywhere(texts, tmp_path) -> None:

@@ -22,12 +22,19 @@ def talker(say: Any, **more: Any) -> Talker:
 
 
 def write(
-    kind: str, texts: Path, out: Path, asked: Talker | Engine, length: int, seed: int = 0, **options: Any
+    kind: str,
+    texts: Path,
+    out: Path,
+    asked: Talker | Engine,
+    length: int,
+    seed: int = 0,
+    tokenizer: Any = TOKENIZER,
+    **options: Any,
 ) -> tuple[Made, Arranged, Engine]:
     """Rows of a kind, written by a stand-in."""
     some = engine(asked) if isinstance(asked, Talker) else asked
     made = synthesis(synthesis_class(kind, engine=True), options, some)
-    source = Texts(str(texts), TOKENIZER, "demo")
+    source = Texts(str(texts), tokenizer, "demo")
     told = make_rows(source, made, kind, options, length, False, seed, out, False, lambda *_: None, some)
     return told, Arranged.open(out), some
 
