@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from ropewalk.data.synthesis.synthesis import Provenance
 from ropewalk.texts.rows import Row, read
 
 ABOUT, PIECES, PROVENANCE = "arrangement.json", "pieces.npy", "provenance.jsonl"
-FORMAT = 1
+FORMAT = 2
 PAIRED = "longpo"  # the one whose rows are pairs of answers
 DECOMPOSE = "decompose"  # the one whose rows are of many lengths
 
@@ -80,7 +81,9 @@ class About:
             "seed": type(self.seed) is int, "source": isinstance(self.source, str),
             "documents": type(self.documents) is int and self.documents > 0, "corpus": isinstance(self.corpus, str),
             "pieces": isinstance(self.pieces, str), "asks": isinstance(self.asks, bool),
-            "told": isinstance(self.told, dict) and all(type(one) in (int, float) for one in self.told.values()),
+            "told": isinstance(self.told, dict) and all(
+                type(one) is int or (type(one) is float and math.isfinite(one)) for one in self.told.values()
+            ),
         }  # fmt: skip
         for name, good in right.items():
             if not good:
@@ -163,6 +166,7 @@ class Arranged:
         if self.provenance:
             lines = (json.dumps(asdict(one)) for one in self.provenance)
             (folder / PROVENANCE).write_text("\n".join(lines) + "\n", "utf-8")
+        about["sha256"] = _digest(about, folder)
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
     @classmethod
@@ -176,6 +180,7 @@ class Arranged:
         if not is_arranged(folder):
             raise UserError(f"{folder} holds documents, and no arrangement of them", MEND)
         said = read_json(folder / ABOUT, mend=MEND)
+        digest, expected = said.pop("sha256", None), _digest(said, folder)
         said.pop("counts", None)
         if said.pop("format", None) != FORMAT:
             raise UserError(f"{folder / ABOUT} is of another format, expected {FORMAT}", MEND)
@@ -201,8 +206,10 @@ class Arranged:
             )
         if not about.apart and arrangement.scope.any():
             raise UserError(f"{folder} has rows of several scopes, and says that it has none", MEND)
-        made = cls(corpus, about, arrangement, _provenance(folder, arrangement.rows))
+        made = cls(corpus, about, arrangement, _provenance(folder, arrangement, sizes))
         _ = made.domains  # refused here, if they are none
+        if digest != expected:
+            raise UserError(f"{folder}: {ABOUT} or {PROVENANCE} is not what was written", MEND)
         return made
 
 
@@ -214,28 +221,45 @@ def digest_of(arrangement: Arrangement) -> str:
     return digest.hexdigest()
 
 
-def _provenance(folder: Path, rows: int) -> list[Provenance]:
-    """What is told of each row; nothing where rows ask nothing."""
+def _digest(said: Mapping[str, Any], folder: Path) -> str:
+    """sha256 of what is said of an arrangement, and of where the answers of its rows come from."""
+    file = folder / PROVENANCE
+    told = file.read_bytes() if file.exists() else b""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode() + b"\n" + told).hexdigest()
+
+
+def _provenance(folder: Path, some: Arrangement, sizes: Ints) -> list[Provenance]:
+    """What is told of each row; nothing where rows ask nothing.
+
+    Args:
+        folder: that it lies in.
+        some: the arrangement.
+        sizes: int64 [R], tokens of each row.
+    """
     file = folder / PROVENANCE
     if not file.exists():
         return []
-    found = [
-        Provenance(
-            row.text("kind"), [one.values for one in row.rows("evidence", empty=True)], _numbers(row),
-            row.text("support"),
-        )
-        for row in read(file)
-    ]  # fmt: skip
-    if len(found) != rows:
-        raise UserError(f"{file} tells of {len(found)} rows, and there are {rows}", MEND)
-    return found
+    lines, pieces = list(read(file)), np.diff(some.firsts)
+    if len(lines) != some.rows:
+        raise UserError(f"{file} tells of {len(lines)} rows, and there are {some.rows}", MEND)
+    return [_told(row, int(pieces[i]), int(sizes[i])) for i, row in enumerate(lines)]
 
 
-def _numbers(row: Row) -> list[int]:
-    found = row.values.get("pieces")
-    if not isinstance(found, list) or not all(type(one) is int and one >= 0 for one in found):
-        raise row.refuse("pieces", "a list of whole numbers")
-    return found
+def _told(row: Row, pieces: int, size: int) -> Provenance:
+    """Of a row of so many pieces and tokens."""
+    evidence, numbers = row.rows("evidence", empty=True), row.values.get("pieces")
+    if not isinstance(numbers, list) or not all(type(one) is int and 0 <= one < pieces for one in numbers):
+        raise row.refuse("pieces", f"a list of whole numbers below {pieces}")
+    if len(evidence) != len(numbers):
+        raise row.refuse("evidence", f"one of each of {len(numbers)} pieces")
+    for one in evidence:
+        one.text("document")
+        start, stop, at = (one.integer(key) for key in ("start", "stop", "at"))
+        if not 0 <= start <= stop:
+            raise one.refuse("start", f"a whole number from 0 to {stop}")
+        if not 0 <= at <= size - (stop - start):
+            raise one.refuse("at", f"a whole number from 0 to {size - (stop - start)}")
+    return Provenance(row.text("kind"), [one.values for one in evidence], numbers, row.text("support"))
 
 
 def is_arranged(folder: Path) -> bool:

@@ -192,7 +192,7 @@ class Made(Result):
             )
         wanted = arranged.about.told.get(WANTED, counts.rows)
         if counts.rows < wanted:
-            draws = arranged.about.told["draws"]
+            draws = arranged.about.told.get("draws", 0)
             notes.append(f"{counts.rows:,} of {wanted:,} rows: {draws:,} draws are used up; more with --draws")
         some = came(arranged.domains, arranged.arrangement, len(manifest.begin))
         return cls(folder, arranged.about, counts, manifest.tokenizer, (*notes, *more), some)

@@ -216,10 +216,19 @@ def test_rows_that_are_not_what_was_written_are_refused(texts, tmp_path) -> None
     good = about.read_text()
     for change in (
         {"length": "4k"}, {"length": 0}, {"length": 10**30}, {"length": 100}, {"documents": "x"}, {"documents": 10**9},
-        {"options": 5}, {"apart": "no"}, {"seed": None}, {"how": 3},
+        {"options": 5}, {"apart": "no"}, {"seed": None}, {"how": 3}, {"told": {"a": float("nan")}},
+        {"told": {"a": "1"}}, {"apart": False},
     ):  # fmt: skip
         about.write_text(json.dumps(json.loads(good) | change))
-        with pytest.raises(UserError):
+        with pytest.raises(UserError) as told:
+            Arranged.open(tmp_path / "out")
+        assert "arrangement.json or" not in str(told.value), "a value that cannot be is named"
+    for change in (
+        {"documents": 1}, {"how": "longpo"}, {"how": "decompose"}, {"seed": 7}, {"asks": True},
+        {"source": "elsewhere"}, {"told": {"rows wanted": 10**6}}, {"options": {"least": 1}}, {"counts": {}},
+    ):  # fmt: skip
+        about.write_text(json.dumps(json.loads(good) | change))
+        with pytest.raises(UserError, match=r"arrangement\.json or provenance\.jsonl is not what"):
             Arranged.open(tmp_path / "out")
     about.write_text(good)
     manifest = tmp_path / "out" / "corpus.json"

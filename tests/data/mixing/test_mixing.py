@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,8 +214,8 @@ def test_rows_that_would_be_taken_apart_are_refused(home, tmp_path) -> None:
     with pytest.raises(UserError, match="rows of many lengths"):
         ropewalk.mix_data(**said)
     ropewalk.pack_data(home / "books", out=tmp_path / "rows", length=LENGTH, tokenizer="demo", overwrite=True)
-    file = tmp_path / "rows" / "arrangement.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"how": PAIRED}))
+    rows = Arranged.open(tmp_path / "rows")
+    replace(rows, about=replace(rows.about, how=PAIRED)).write(tmp_path / "rows")
     with pytest.raises(UserError, match="pairs of answers"):
         ropewalk.mix_data(**said)
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Questions whose answer is the text itself: supported, once in the row, anywhere, and all that is learnt."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,25 @@ def test_a_page_marks_evidence_and_damage_is_found(made: Arranged, tmp_path) -> 
     lines = (folder / "provenance.jsonl").read_text().splitlines()
     (tmp_path / "copy" / "provenance.jsonl").write_text("\n".join(lines[:-1]))
     with pytest.raises(UserError, match=f"tells of {ROWS - 1} rows, and there are {ROWS}"):
+        Arranged.open(tmp_path / "copy")
+    told = [json.loads(line) for line in lines]
+    (where, *_), last = told[0]["evidence"], len(made.pieces(0))
+    for change, words in (
+        ({"pieces": [last]}, "numbers below"), ({"pieces": "0"}, "numbers below"), ({"kind": 5}, "kind"),
+        ({"evidence": "x"}, "evidence"), ({"evidence": [1]}, "evidence"), ({"evidence": []}, "one of each"),
+        ({"evidence": [where | {"start": "a"}]}, "start"), ({"evidence": [where | {"stop": -1}]}, "start"),
+        ({"evidence": [where | {"at": 10**9}]}, '"at"'), ({"evidence": [where | {"document": 5}]}, "document"),
+        ({"support": "nobody knows"}, "provenance.jsonl is not what was written"),
+    ):  # fmt: skip
+        changed = [told[0] | {"pieces": told[0]["pieces"][:1], "evidence": [where]} | change, *told[1:]]
+        (tmp_path / "copy" / "provenance.jsonl").write_text("\n".join(map(json.dumps, changed)))
+        with pytest.raises(UserError, match=words):
+            Arranged.open(tmp_path / "copy")
+    (tmp_path / "copy" / "provenance.jsonl").write_text("\n".join(lines[::-1]) + "\n")
+    with pytest.raises(UserError, match=r"is not what was written|expected"):
+        Arranged.open(tmp_path / "copy")
+    (tmp_path / "copy" / "provenance.jsonl").unlink()
+    with pytest.raises(UserError, match="is not what was written"):
         Arranged.open(tmp_path / "copy")
 
 
