@@ -365,10 +365,11 @@ def _preferred(run: Run, batch: Batch, references: Tensor) -> tuple[Batch, float
         chosen, rejected = 2 * i, 2 * i + 1
         margin = beta * (losses[rejected] + other - losses[chosen] - said)
         count = max(int((batch.weights[chosen] > 0).sum()), 1)
-        pull = much * beta / (1 + math.exp(margin))
+        small = math.exp(-abs(margin))  # of a sigmoid and a softplus that overflow at no margin
+        pull = much * beta * (small if margin > 0 else 1) / (1 + small)
         weights[chosen] *= pull + 1 / count
         weights[rejected] *= -pull
-        loss += much * math.log1p(math.exp(-margin)) + losses[chosen] / count
+        loss += much * (max(-margin, 0) + math.log1p(small)) + losses[chosen] / count
     return replace(batch, weights=weights), loss / len(references)
 
 

@@ -27,10 +27,11 @@ from ropewalk.data.pairs import ROWS, Pairs
 from ropewalk.methods.catalogue import method
 from ropewalk.training.longpo import LongPO
 from ropewalk.training.loop import Run, StepLog
+from ropewalk.training.one_shot import OneShot
 from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.processes import Processes
 from ropewalk.training.references import References
-from ropewalk.training.self_test import self_test
+from ropewalk.training.self_test import _preferred, self_test
 from ropewalk.training.sequence import refuse_spread
 from ropewalk.training.sharding import shard
 from ropewalk.training.sharding import weights as gathered
@@ -273,6 +274,18 @@ def test_the_self_test_passes_what_is_right_and_finds_what_is_not(tmp_path: Path
     for kind in (Reversed, Averaged):
         run.longpo = kind(BETA, LAMBDA)
         assert wrong(self_test(run, "tiny", 0)) == ["loss per pair", "gradient per pair"]
+
+
+@pytest.mark.parametrize("margin", [-5000.0, -3.0, 0.5, 5000.0])
+def test_the_self_tests_own_loss_has_no_margin_that_is_too_large(margin: float, tmp_path: Path) -> None:
+    run = Run(preferring(), plain(), TARGET, paired(tmp_path), BEGIN)
+    batch = Batch.of(list(run.samplers[0].rows(0, 0, 1)))
+    every = torch.cat([OneShot().losses(run.model, row) for row in batch.split(1)]).double()
+    counted = batch.weights > 0
+    chosen, rejected = (every * counted).sum(1).tolist()
+    reference = torch.tensor([[rejected - chosen - margin / BETA, 0.0]], dtype=torch.float64)
+    loss = float(LongPO(BETA, LAMBDA).of(every, counted, reference).sum())
+    assert _preferred(run, batch, reference)[1] == pytest.approx(loss, rel=1e-6)
 
 
 def test_a_reference_that_is_no_number_is_refused(tmp_path: Path) -> None:
