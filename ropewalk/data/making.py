@@ -23,6 +23,7 @@ from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, Shard, write_shard
 from ropewalk.data.counts import Counts
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.mixing.domain import Came, came
+from ropewalk.data.pairs import PAIRS_WANTED, ROWS
 from ropewalk.data.synthesis.synthesis import WANTED, Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import passed_over, stream, token_ids
@@ -190,10 +191,11 @@ class Made(Result):
                 f"special tokens: {manifest.signs:,} in the texts, as their signs (</s> and the like) stand there; "
                 "--signs-as-letters reads those as text"
             )
-        wanted = arranged.about.told.get(WANTED, counts.rows)
-        if counts.rows < wanted:
-            draws = arranged.about.told.get("draws", 0)
-            notes.append(f"{counts.rows:,} of {wanted:,} rows: {draws:,} draws are used up; more with --draws")
+        told, paired = arranged.about.told, arranged.about.paired
+        there, unit = (counts.rows // ROWS, "pairs") if paired else (counts.rows, "rows")
+        if there < (wanted := told.get(PAIRS_WANTED if paired else WANTED, there)):
+            draws = told.get("draws", 0)
+            notes.append(f"{there:,} of {wanted:,} {unit}: {draws:,} draws are used up; more with --draws")
         some = came(arranged.domains, arranged.arrangement, len(manifest.begin))
         return cls(folder, arranged.about, counts, manifest.tokenizer, (*notes, *more), some)
 

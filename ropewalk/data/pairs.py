@@ -11,6 +11,7 @@ from ropewalk.data.arranged import Arranged
 from ropewalk.data.arrangement import Ints
 
 ROWS = 4  # of a pair, in this order
+PAIRS_WANTED = "pairs wanted"  # a number that is told where fewer may have come
 CHOSEN, REJECTED, CHOSEN_SHORT, REJECTED_SHORT = range(ROWS)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
-from ropewalk.data.pairs import ROWS
+from ropewalk.data.pairs import PAIRS_WANTED, ROWS
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import QUOTE, SEGMENT, asked_of, once, segments_of
 from ropewalk.data.synthesis.replies import plain
-from ropewalk.data.synthesis.synthesis import Written
+from ropewalk.data.synthesis.synthesis import WANTED, Written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,7 +127,10 @@ class AnswerPairs:
                         for name, answer in said.items()
                     ]  # fmt: skip
 
-        return drawn(ROWS * self.rows, self.draws or 4 * self.rows, draw, corpus, length, marks, ROWS, self.engine)
+        draws = self.draws or 4 * self.rows
+        made = drawn(ROWS * self.rows, draws, draw, corpus, length, marks, ROWS, self.engine)
+        told = {name: number for name, number in made.told.items() if name != WANTED}
+        return replace(made, told={PAIRS_WANTED: self.rows, **told})
 
 
 def share(answer: str, truth: str) -> float:

@@ -64,7 +64,8 @@ def made(texts, tmp_path_factory):
 def test_a_pair_is_four_rows_of_what_was_asked_and_said(made) -> None:
     told, arranged, engine = made
     assert " train longpo MODEL " in told.training
-    assert len(arranged) == ROWS * PAIRS == arranged.about.told["rows wanted"] and len(Pairs(arranged)) == PAIRS
+    assert len(arranged) == ROWS * PAIRS and len(Pairs(arranged)) == PAIRS == arranged.about.told["pairs wanted"]
+    assert "rows wanted" not in arranged.about.told and not told.notes
     for pair in range(PAIRS):
         texts = [[text_of(arranged, ROWS * pair + i, learnt) for learnt in (False, True)] for i in range(ROWS)]
         whole, evidence = (texts[i][0].removeprefix(str(TOKENIZER.bos_token)) for i in (0, 2))
@@ -99,6 +100,8 @@ def test_calls_are_counted_and_what_is_no_pair_is_dropped(made, texts, tmp_path)
         return say(prompt, again) if number == 3 or not short_of(prompt) else ""
 
     _, arranged, _ = write("longpo", texts, tmp_path / "out", talker(mixed), LENGTH, rows=PAIRS, draws=400)
+    few, _, _ = write("longpo", texts, tmp_path / "few", talker(mixed), LENGTH, rows=PAIRS, draws=PAIRS)
+    assert few.notes == (f"{few.counts.rows // ROWS} of {PAIRS} pairs: {PAIRS} draws are used up; more with --draws",)
     counts = arranged.about.told
     dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped: ")}
     assert set(dropped) == {
