@@ -19,7 +19,7 @@ class Talker:
     """Says what ``say`` makes of a prompt, and counts tokens as the tokenizer does.
 
     Args:
-        say: from a prompt and the number of the try to a text.
+        say: from a prompt and the number of the draw, which failures leave as it is, to a text.
         fails: tries of each prompt that fail before one is answered.
         usage: from the true usage to what is told.
         window: tokens of a prompt that are read; longer ones are cut without a word. None reads all.
@@ -44,7 +44,8 @@ class Talker:
     def answer(self, prompt: str, room: int, again: int) -> Answer:
         with self._lock:
             self.prompts.append(prompt)
-        if again < self.fails:
+            tried = self.prompts.count(prompt)
+        if tried <= self.fails:
             raise Failed("code 500")
         ids = rendered(prompt, self.tokenizer)
         seen = prompt if self.window is None else self.tokenizer.decode(ids[: self.window], skip_special_tokens=True)
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, code: int, content: Any, headers: dict[str, str] | None = None) -> None:
         html = isinstance(content, str)
-        body = content.encode() if html else json.dumps(content).encode()
+        body = content if isinstance(content, bytes) else (content if html else json.dumps(content)).encode()
         self.send_response(code)
         self.send_header("Content-Type", "text/html" if html else "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -29,7 +29,8 @@ APART = 4  # times that the tokens of two tokenizers may differ by
 GREETING = 60  # signs of a prompt up to which an answer may begin with it
 UNKNOWN = "\ufffd"  # stands for what is no character
 REPLIES = "replies.jsonl"
-THOUGHT = "</think>"  # behind it, models that think begin to answer
+THINKING, THOUGHT = "<think>", "</think>"  # behind the second, models that think begin to answer
+UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")  # of terminals, and of directions
 T = TypeVar("T")
 
 
@@ -133,10 +134,13 @@ class Engine:
 
     def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
         key, counted, value = key_of(prompt, room), Ledger(asked=1), None
-        known = self._journal.of(key)
+        known, drawn = (
+            self._journal.of(key),
+            0,
+        )  # what failed is asked again as it was; after nonsense, another is drawn
         least, most = self._bounds(prompt)
         for again in range(self.tries):
-            call = known[again] if again < len(known) else self._call(key, prompt, room, again, stop)
+            call = known[again] if again < len(known) else self._call(key, prompt, room, again, drawn, stop)
             counted.calls += 1
             if call.answer is None:
                 tally(counted.failed, call.failed)
@@ -150,6 +154,7 @@ class Engine:
                 break
             except Nonsense as error:
                 tally(counted.nonsense, str(error))
+                drawn += 1
             if not self.chat.varies:
                 break
         counted.given_up = 1 - counted.answered
@@ -159,13 +164,13 @@ class Engine:
                 self.ledger.add(counted)
         return value
 
-    def _call(self, key: str, prompt: str, room: int, again: int, stop: threading.Event) -> Call:
+    def _call(self, key: str, prompt: str, room: int, again: int, drawn: int, stop: threading.Event) -> Call:
         """Ask, and keep what comes of it."""
         if stop.is_set():
             raise self._down or UserError("stopped")
         wait, detail = 0.0, ""
         try:
-            answer = self.chat.answer(prompt, room, again)
+            answer = self.chat.answer(prompt, room, drawn)
             answer.text.encode()
             call = Call(key, answer)
         except Failed as failed:
@@ -229,6 +234,10 @@ class Engine:
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if not text:
             raise Nonsense("empty")
+        if text.startswith(THINKING):
+            raise Nonsense("a thought without an end")
+        if UNSEEN.search(text):
+            raise Nonsense("control characters")
         if UNKNOWN in text:
             raise Nonsense("half a character")
         if len(prompt) > GREETING and text.startswith(prompt.strip()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from ropewalk.common.extras import install
 
 DRAWN = 0.7  # temperature of further tries; the first is at 0
 AWAY = 401, 403, 404  # codes that no other prompt changes
+MOST = 2**40  # tokens of a call that anybody can tell of
 LATER = 408, 409, 425, 429  # codes that another try may change, besides 5xx
 
 
@@ -89,9 +91,9 @@ class Endpoint:
                     "See that the address ends in /v1, that OPENAI_API_KEY is right, and what --engine-model names.",
                 ) from None
             final = code < 500 and code not in LATER
-            wait = error.response.headers.get("retry-after", "")
-            raise Failed(f"code {code}", detail, final, float(wait) if wait.isdigit() else 0.0) from None
-        except (openai.OpenAIError, ValueError) as error:
+            wait = re.fullmatch("[0-9]{1,9}", error.response.headers.get("retry-after", ""))
+            raise Failed(f"code {code}", detail, final, float(wait[0]) if wait else 0.0) from None
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise Failed("no JSON", cut(str(error), 200)) from None
 
 
@@ -119,7 +121,7 @@ def _usage(said: Any) -> tuple[Usage | None, bool]:
     """Usage, if all of it is told; and whether something is told that is no number of tokens."""
     cached = getattr(getattr(said, "prompt_tokens_details", None), "cached_tokens", None)
     numbers = getattr(said, "prompt_tokens", None), cached, getattr(said, "completion_tokens", None)
-    if any(one is not None and (type(one) is not int or one < 0) for one in numbers):
+    if any(one is not None and (type(one) is not int or not 0 <= one < MOST) for one in numbers):
         return None, True
     prompt, cached, completion = numbers
     return (None if prompt is None or completion is None else Usage(prompt, cached or 0, completion)), False

@@ -35,7 +35,8 @@ def test_a_prompt_is_sent_as_a_users_turn_and_usage_is_taken() -> None:
     (None, True), ({}, True), ({"prompt_tokens": 20}, True), (USAGE | {"completion_tokens": None}, True),
     ({"prompt_tokens": "x"}, False), (USAGE | {"prompt_tokens": -5}, False), (USAGE | {"prompt_tokens": "20"}, False),
     (USAGE | {"completion_tokens": math.nan}, False), (USAGE | {"completion_tokens": True}, False),
-    (USAGE | {"completion_tokens": 3.0}, False), (USAGE | {"prompt_tokens_details": {"cached_tokens": -1}}, False),
+    (USAGE | {"completion_tokens": 3.0}, False), (USAGE | {"prompt_tokens": 10**50}, False),
+    (USAGE | {"prompt_tokens_details": {"cached_tokens": -1}}, False),
 ])  # fmt: skip
 def test_usage_that_is_not_told_and_usage_that_cannot_be_are_counted_apart(said, silent: bool) -> None:
     found, ledger, requests = asked_once(lambda *_: (200, chat_body("a rope", said)))
@@ -63,15 +64,38 @@ def test_usage_beyond_the_room_is_wrong_and_the_answer_is_taken() -> None:
 def test_what_is_no_answer_is_counted_and_tried_again(reply, reason: str) -> None:
     found, ledger, requests = asked_once(lambda number, *_: reply if number == 1 else (200, chat_body("a rope")))
     assert found == ["a rope"] and ledger.failed == {reason: 1} and ledger.calls == len(requests) == 2
-    assert requests[1][1]["temperature"] > 0 and requests[1][1]["seed"] == 1
+    assert requests[1][1] == requests[0][1], "what failed is asked again as it was"
     found, ledger, _ = asked_once(lambda *_: reply)
     assert found == [None] and ledger.failed == {reason: 2} and ledger.given_up == 1
+
+
+@pytest.mark.parametrize("said", ["\u00b2", "1.5", "Sun, 29 Nov 2026 20:00:00 GMT", "-1", "nan", "9" * 400])
+def test_a_pause_that_is_no_number_of_seconds_is_not_kept(said: str) -> None:
+    sent = said.encode("latin-1").decode("latin-1")
+    first = (429, {"error": {"message": "slower"}}, {"Retry-After": sent})
+    found, ledger, _ = asked_once(lambda number, *_: first if number == 1 else (200, chat_body("a rope")))
+    assert found == ["a rope"] and ledger.failed == {"code 429": 1}
+
+
+def test_after_nonsense_another_text_is_drawn() -> None:
+    replies = iter([(503, {}), (200, chat_body("")), (200, chat_body("a rope"))])
+    with endpoint(lambda *_: next(replies)) as server:
+        found = engine(Endpoint(server.url), served=False).answers(["Who walks there?"], 16, str)
+    asked = [(body["temperature"] > 0, body.get("seed")) for _, body in server.requests]
+    assert found == ["a rope"] and asked == [(False, None), (False, None), (True, 1)]
+
+
+def test_a_body_that_is_too_deep_to_read_is_none() -> None:
+    found, ledger, _ = asked_once(lambda number, *_: (200, b"[" * 100_000 if number == 1 else chat_body("a rope")))
+    assert found == ["a rope"] and ledger.failed == {"no JSON": 1}
 
 
 def test_texts_of_no_use_are_nonsense() -> None:
     for body, reason in (
         (chat_body(""), "empty"),
         (chat_body(None), "empty"),
+        (chat_body("<think> let me see"), "a thought without an end"),
+        (chat_body("a \x1b[31mrope"), "control characters"),
         (chat_body("a", None, "length"), "cut off"),
     ):
         found, ledger, _ = asked_once(lambda *_, body=body: (200, body))
