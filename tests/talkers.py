@@ -22,20 +22,20 @@ class Talker:
         say: from a prompt and the number of the draw, which failures leave as it is, to a text.
         fails: tries of each prompt that fail before one is answered.
         usage: from the true usage to what is told.
-        window: tokens of a prompt that are read; longer ones are cut without a word. None reads all.
+        reads: tokens of a prompt that are read; longer ones are cut without a word. None reads all.
     """
 
-    name, workers, varies = "talker", 4, True
+    name, workers, varies, window = "talker", 4, True, None
 
     def __init__(
         self,
         say: Callable[[str, int], str],
         fails: int = 0,
         usage: Callable[[Usage], Usage | None] = lambda one: one,
-        window: int | None = None,
+        reads: int | None = None,
         tokenizer: Any = None,
     ):
-        self.say, self.fails, self.usage, self.window = say, fails, usage, window
+        self.say, self.fails, self.usage, self.reads = say, fails, usage, reads
         self.tokenizer = tokenizer or byte_level()
         self.basis = {"model": "talker"}
         self.prompts: list[str] = []
@@ -48,10 +48,10 @@ class Talker:
         if tried <= self.fails:
             raise Failed("code 500")
         ids = rendered(prompt, self.tokenizer)
-        seen = prompt if self.window is None else self.tokenizer.decode(ids[: self.window], skip_special_tokens=True)
+        seen = prompt if self.reads is None else self.tokenizer.decode(ids[: self.reads], skip_special_tokens=True)
         written = token_ids(self.say(seen, again), self.tokenizer)
         text = str(self.tokenizer.decode(written[:room]))
-        read = len(ids) if self.window is None else min(len(ids), self.window)
+        read = len(ids) if self.reads is None else min(len(ids), self.reads)
         return Answer(text, len(written) > room, self.usage(Usage(read, 0, min(len(written), room))))
 
 

@@ -41,7 +41,7 @@ class Underway:
 
     @contextmanager
     def opened(self, overwrite: bool = False) -> Iterator[None]:
-        """Hold the folder for this run.
+        """Hold the folder for this run; it goes on leaving, if nothing is kept that a further run could go on with.
 
         Args:
             overwrite: throw away what another run left.
@@ -60,7 +60,12 @@ class Underway:
             try:
                 self._sweep()
                 self._begin(overwrite)
-                yield
+                try:
+                    yield
+                finally:
+                    if self.folder.exists() and not self.all():
+                        shutil.rmtree(self.folder / WRITING, ignore_errors=True)
+                        self.remove()
             finally:
                 lock.release()
 

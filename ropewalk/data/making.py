@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ropewalk.common.files import folder_to_write
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.naming import counted
 from ropewalk.common.results import Result, columns
-from ropewalk.common.underway import Underway, aside
+from ropewalk.common.underway import ASKED, LOCK, Underway, aside
 from ropewalk.common.whole import new_folder
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
@@ -134,11 +135,7 @@ class Texts:
             kept = tuple(shard for shard in found.manifest.shards if not is_marks(shard))
             underway = Underway(aside(out, "shards"), {"corpus": found.digest}, SHARDS, "shards")
             with underway.opened(overwrite):
-                try:
-                    yield Corpus(found.folder, replace(found.manifest, shards=kept)), underway.remove
-                finally:
-                    if not underway.all():  # nothing is kept that a further run could go on with
-                        underway.remove()
+                yield Corpus(found.folder, replace(found.manifest, shards=kept)), underway.remove
             return
         if self.tokenizer is None:
             raise UserError(f"no tokenizer for {self.source}", "Name one: --tokenizer MODEL.")
@@ -304,7 +301,8 @@ def make_rows(
         if length <= len(begin):
             raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
         marks = Marks(*_coders(texts, corpus.manifest, len(corpus)))
-        written = written_by(arranger, corpus, length, marks, seed)
+        with _naming(*kept):
+            written = written_by(arranger, corpus, length, marks, seed)
         arrangement = written.arrangement
         if not arrangement.rows:
             raise UserError(
@@ -329,6 +327,20 @@ def make_rows(
         tokenised()
         answered()
         return Made.of(place, made, texts.left_behind)
+
+
+@contextmanager
+def _naming(*folders: Path) -> Iterator[None]:
+    """Say in what ends the work where that lies which a further run goes on with."""
+    try:
+        yield
+    except UserError as error:
+        stay = [str(one) for one in folders if one.is_dir() and {file.name for file in one.iterdir()} - {ASKED, LOCK}]
+        if not stay:
+            raise
+        line = shlex.join(["rm", "-r", *stay])
+        told = f"What was done stays in {' and '.join(stay)} for a further run to this -o; {line} removes it."
+        raise UserError(error.message, f"{error.mend}\n{told}".strip()) from None
 
 
 def put_together(folder: Path, manifest: Manifest, about: About, written: Written) -> Arranged:

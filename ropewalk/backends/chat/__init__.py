@@ -1,1 +1,1 @@
-"""Language models that answer prompts: asked in numbers, counted, and never asked twice."""
+"""Language models that answer prompts: asked in numbers, counted, and not asked again for what they answered."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from ropewalk.backends.chat.chat import Answer, Chat, Failed, rendered
+from ropewalk.backends.chat.chat import CUT, TOO_LONG, Answer, Chat, Failed, rendered
 from ropewalk.backends.chat.journal import Call, Journal
 from ropewalk.backends.chat.ledger import Ledger, listed, tally
 from ropewalk.backends.chat.side_by_side import side_by_side
+from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.underway import Underway
 from ropewalk.texts.documents import token_ids
@@ -56,6 +58,7 @@ class Engine:
 
     Attributes:
         ledger: what all of it came to.
+        needs: tokens that the longest prompt had, with room for its answer.
         heard: told of that after each prompt.
     """
 
@@ -70,7 +73,7 @@ class Engine:
     ):
         self.chat, self.tokenizer, self.served = chat, tokenizer, served
         self.tries, self.pause, self.thinks = tries, pause, thinks
-        self.ledger = Ledger()
+        self.ledger, self.needs = Ledger(), 0
         self.heard: Callable[[Ledger], None] = lambda ledger: None
         self._journal = Journal()
         self._told: set[str] = set()  # prompts that the ledger has
@@ -132,6 +135,45 @@ class Engine:
                 self.heard(self.ledger)
         return [found[prompt] for prompt in prompts]
 
+    def require_room(self, prompts: Sequence[str], room: int) -> None:
+        """Refuse prompts none of which the window has room for, with its answer, before any is asked.
+
+        Raises:
+            UserError: if it is known to have none.
+        """
+        shortest = min(self._measure(prompt, room + self.thinks) for prompt in prompts)
+        if self.chat.window is not None and shortest > self.chat.window:
+            raise UserError(
+                f"prompts of {shortest:,} tokens at least, with {room + self.thinks:,} for the answer, where the "
+                f"window of {self.name} has {self.chat.window:,}",
+                self.mend({TOO_LONG: 1}),
+            )
+
+    def mend(self, failed: Mapping[str, int], nonsense: Mapping[str, int] = MappingProxyType({})) -> str:
+        """What helps where calls came to nothing, by the most frequent reason why."""
+        reasons = {**failed, **nonsense}
+        why = max(reasons, key=lambda reason: reasons[reason], default="")
+        if why == TOO_LONG:
+            line = command("extend", self.name, "--to", self.needs, "-o", "EXTENDED")
+            return (
+                f"The window of {self.name} has {self.chat.window:,} tokens, and {self.needs:,} are needed: {line} "
+                "makes a model for --engine EXTENDED; or ask for less (a smaller --length, --chunk, --words)."
+            )
+        if why == CUT:
+            return (
+                "A base model does not stop: name a chat model (--engine); one that thinks before it answers needs "
+                "tokens for that (--engine-thinks)."
+            )
+        if why in failed:
+            return f"See what the log of {self.name} says."
+        return f"Ask another engine: {self.name} does not answer as it is asked to."
+
+    def _measure(self, prompt: str, room: int) -> int:
+        """Tokens of a prompt, with room for its answer."""
+        tokens = len(rendered(prompt, self.tokenizer)) + room
+        self.needs = max(self.needs, tokens)
+        return tokens
+
     def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
         key, counted, value = key_of(prompt, room), Ledger(asked=1), None
         known, drawn = (
@@ -139,6 +181,8 @@ class Engine:
             0,
         )  # what failed is asked again as it was; after nonsense, another is drawn
         least, most = self._bounds(prompt)
+        with self._lock:
+            self._measure(prompt, room)
         for again in range(self.tries):
             call = known[again] if again < len(known) else self._call(key, prompt, room, again, drawn, stop)
             counted.calls += 1
@@ -197,7 +241,7 @@ class Engine:
                 tally(reasons, one.failed)
             self._down = UserError(
                 f"{self.name} failed {OUTAGE} calls in turn: {listed(reasons)}{detail and f'; the last: {detail}'}",
-                "See what its log says. What was answered is kept: the same command goes on from there.",
+                self.mend(reasons),
             )
             raise self._down
 
@@ -230,7 +274,7 @@ class Engine:
         if answer.usage is not None and answer.usage.prompt < least:
             raise Nonsense("fewer tokens read than the prompt has")
         if answer.cut or self._fills(answer, room):
-            raise Nonsense("cut off")
+            raise Nonsense(CUT)
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if not text:
             raise Nonsense("empty")

@@ -12,6 +12,8 @@ from ropewalk.texts.opening import opening
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -68,12 +70,14 @@ class Chat(Protocol):
         basis: all that its answers depend on, besides the prompt.
         workers: calls that it takes at the same time.
         varies: whether another try of the same prompt may give another text.
+        window: tokens that a prompt and its answer may have; None where nobody tells.
     """
 
     name: str
     basis: Mapping[str, str]
     workers: int
     varies: bool
+    window: int | None
 
     def answer(self, prompt: str, room: int, again: int) -> Answer:
         """An answer of at most ``room`` tokens.

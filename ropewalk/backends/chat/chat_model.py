@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ropewalk.backends.backend import Ask
-from ropewalk.backends.chat.chat import Answer, Failed, Usage, rendered
+from ropewalk.backends.chat.chat import TOO_LONG, Answer, Failed, Usage, rendered
 from ropewalk.backends.local import LiveModel, live
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.methods.catalogue import method
@@ -19,21 +19,22 @@ class ChatModel:
     Args:
         model: as a backend.
         name: that it was loaded by.
-        window: tokens that prompt and answer may have.
+        window: tokens that prompt and answer may have; None where nothing bounds them.
     """
 
     workers, varies = 1, False
 
-    def __init__(self, model: LiveModel, name: str, window: int):
-        self.model, self.name, self.window = model, name, window
+    def __init__(self, model: LiveModel, name: str, window: int | None):
+        self.model, self.name = model, name
+        self.window: int | None = window
         self.basis: Mapping[str, str] = dict(model.basis)
         self._lock = threading.Lock()
 
     def answer(self, prompt: str, room: int, again: int) -> Answer:
         ids = rendered(prompt, self.model.tokenizer)
-        if len(ids) + room > self.window:
+        if self.window is not None and len(ids) + room > self.window:
             detail = f"{len(ids):,} tokens and {room:,} for the answer, where the window has {self.window:,}"
-            raise Failed("too long", detail, final=True)
+            raise Failed(TOO_LONG, detail, final=True)
         with self._lock:
             ((_, reply),) = self.model.ask([Ask(ids, room=room)])
         return Answer(reply.text, len(reply.written) >= room, Usage(len(ids), 0, len(reply.written)))
@@ -47,6 +48,6 @@ def chat_model(checkpoint: Checkpoint, dtype: str = "auto", device: str = "auto"
         UserError: if it cannot be loaded, or is used up.
     """
     model = checkpoint.load(dtype, device)
-    window = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
-    with live(model, checkpoint.tokenizer(), method("none"), window) as backend:
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
+    with live(model, checkpoint.tokenizer(), method("none"), window or 2**31) as backend:
         yield ChatModel(backend, checkpoint.name, window)

@@ -34,6 +34,7 @@ class Endpoint:
     """
 
     varies = True
+    window: int | None = None
 
     def __init__(self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS):
         try:

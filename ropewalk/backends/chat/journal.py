@@ -1,4 +1,4 @@
-"""Every answer on the disk before it is used, so that a run that was killed asks nothing twice."""
+"""Every answer on the disk before it is used, so that a run that was killed asks again only for those under way."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ ASKS, ANSWERS = "\nAnswer:", " {answer}"  # of a tokenizer without a chat templa
 CONTENT = "CONTENT"  # for a user's words in a template
 ROOM = 128  # tokens of an answer
 HALF = 0.5  # of the words that stand there, which a chosen answer has in one run
+TRIED = 8  # prompts with the shortest contexts, of which an engine's window has to hold one
 SEGMENTS = 4  # of a context at least
 
 
@@ -61,7 +62,8 @@ class AnswerPairs:
         """Rows of up to ``length`` tokens.
 
         Raises:
-            UserError: if the documents have too few segments, or no pair is kept.
+            UserError: if the documents have too few segments, the engine's window holds no context, or no pair is
+                kept.
         """
         begin = len(corpus.manifest.begin)
         before, after, end = _turn(self.engine.tokenizer, bool(begin))
@@ -85,7 +87,7 @@ class AnswerPairs:
                    for one in parts)  # fmt: skip
             return marks.decode([*chain.from_iterable(ids)])
 
-        def question(number: int) -> tuple[str, list[Piece], int, Piece, str]:
+        def question(number: int, most: int = most) -> tuple[str, list[Piece], int, Piece, str]:
             """Direction, segments, the one that is asked about, quote, and what stands beside it."""
             rng = np.random.default_rng([seed, number])
             count = int(rng.integers(least, most + 1)) // SEGMENT
@@ -99,6 +101,9 @@ class AnswerPairs:
             """What a row has before the answer; a template says itself what stands around a user's words."""
             whole = text([*opens, *context, questions[direction], quote, *([] if after else [asks])])
             return whole[len(text(opens)) :]
+
+        shortest = [question(number, least) for number in range(TRIED)]
+        self.engine.require_room([prompt(some, direction, quote) for direction, some, _, quote, _ in shortest], ROOM)
 
         def draw(numbers: range) -> Iterator[Draw]:
             asked = [question(number) for number in numbers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ropewalk.backends.chat.answering import Engine
@@ -15,6 +15,7 @@ from ropewalk.data.synthesis.synthesis import WANTED, Provenance, Written
 
 FIRST, MORE = 32, 1024  # that are drawn together, before there is a row and behind it
 FRUITLESS = 64  # draws that give no row, after which none is expected
+LONGER = "longer than a row"  # why a draw gives none, where that tells what would help
 DRAWS = 4  # for every row that is wanted, unless it is said
 
 
@@ -98,7 +99,7 @@ def drawn(
         wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
         for one in draw(range(count, count + wave)):
             if not isinstance(one, str) and any(begin + row.tokens > length for row in one):
-                one = "longer than a row"
+                one = LONGER
             if isinstance(one, str):
                 tally(dropped, one)
             else:
@@ -109,10 +110,19 @@ def drawn(
         asked = f"; {engine.name}: {engine.ledger.brief}" if engine else ""
         raise UserError(
             f"none of {count:,} draws gives a row: {listed(dropped)}{asked}",
-            "Ask another engine, give other texts, or more --draws.",
+            _mend(dropped, engine),
         )
     told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}
     return _written(made, corpus, marks, told)
+
+
+def _mend(dropped: Mapping[str, int], engine: Engine | None) -> str:
+    """What helps where no draw gives a row: by what became of the prompts, if few were answered, or of the draws."""
+    if engine is not None and engine.ledger.given_up >= engine.ledger.answered:
+        return engine.mend(engine.ledger.failed, engine.ledger.nonsense)
+    if max(dropped, key=lambda reason: dropped[reason]) == LONGER:
+        return "Give a greater --length."
+    return f"{'Give' if engine is None else 'Ask another engine, give'} other texts, or more --draws."
 
 
 def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, float]) -> Written:

@@ -11,7 +11,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
-from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
+from ropewalk.data.synthesis.drawing import LONGER, Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import SEGMENT, segments_of
 from ropewalk.data.synthesis.replies import holds
 from ropewalk.data.synthesis.synthesis import Written
@@ -88,7 +88,7 @@ class TableQuestions:
             tokens = int(rng.integers(least, length + 1)) - begin
             tokens -= sum(one.tokens for one in (*written, question, answer))
             if tokens < SEGMENT:
-                return "longer than a row"
+                return LONGER
             chosen = segments[rng.choice(len(segments), tokens // SEGMENT, replace=False)]
             parts: list[Piece | Text] = [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen]
             texts = [marks.decode(corpus.tokens(one.document, one.start, one.stop).tolist()) for one in parts]  # type: ignore[union-attr]

@@ -124,7 +124,7 @@ def test_an_answer_that_is_said_to_have_more_tokens_than_it_may_is_not_cut_by_th
 @pytest.mark.parametrize("served", [True, False])
 def test_a_prompt_that_was_cut_without_a_word_is_found_out(served: bool) -> None:
     long = "behind " * 400
-    some = engine(Talker(say, window=300), served)
+    some = engine(Talker(say, reads=300), served)
     assert some.answers([long, PROMPTS[0]], 4000, read) == [None, ANSWERS[0]]
     assert some.ledger.nonsense == {"fewer tokens read than the prompt has": 4} and some.ledger.wrong_usage == 4
 
@@ -252,3 +252,18 @@ def test_what_ends_a_run_waits_for_no_call_and_keeps_what_was_answered(tmp_path)
     with again.keeping(tmp_path / "kept"):
         assert again.answers(PROMPTS, 64, read) == ANSWERS
     assert len(again.chat.prompts) == 20 - kept.count(b'"key"') and PROMPTS[2] in again.chat.prompts
+
+
+def test_what_helps_is_told_by_what_went_wrong() -> None:
+    some = engine(Talker(say))
+    some.chat.window = 40
+    some.require_room(["?" * 99, "Who?"], 16)
+    with pytest.raises(UserError, match=r"window of talker has 40\n.*ropewalk extend talker --to \d+ -o EXTENDED"):
+        some.require_room(["?" * 99, "!" * 98], 16)
+    assert "--to" in some.mend({"too long": 3}, {"empty": 2}) and "chat model" in some.mend(
+        {"code 500": 1}, {"cut off": 2}
+    )
+    assert "the log of talker" in some.mend({"code 500": 2}, {"cut off": 1})
+    assert some.mend({}, {"empty": 2, "cut off": 1}).startswith("Ask another engine: talker does not")
+    some.chat.window = None
+    some.require_room(["?" * 9999], 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,14 @@ def test_they_are_trained_on(made, tmp_path) -> None:
 def test_texts_that_do_not_suffice_are_refused(texts, tmp_path) -> None:
     with pytest.raises(UserError, match="contexts of 512 to"):
         write("longpo", texts, tmp_path / "out", talker(say), 640, rows=2)
+
+
+def test_a_window_that_holds_no_context_is_refused_before_the_first_call(texts, tmp_path) -> None:
+    narrow = talker(say)
+    narrow.window = 600
+    with pytest.raises(UserError, match="with 128 for the answer, where the window of talker has 600") as error:
+        write("longpo", texts, tmp_path / "out", narrow, LENGTH, rows=2)
+    needs = int(re.search(r"ropewalk extend talker --to (\d+) -o EXTENDED", error.value.mend)[1])
+    assert not narrow.prompts and 512 + 128 < needs < 1024
+    narrow.window = needs
+    write("longpo", texts, tmp_path / "out", narrow, LENGTH, rows=2)

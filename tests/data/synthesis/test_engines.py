@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,8 +57,11 @@ def test_a_server_that_dies_in_the_middle_is_gone_on_with_to_the_same_rows(texts
         whole = ropewalk.synth_data("in2", texts, out=tmp_path / "whole", engine=server.url, **SAID)
         first = len(server.requests)
         server.reply, server.requests[:] = dying, []
-        with pytest.raises(UserError, match=r"failed 24 calls in turn: code 503 24; the last: .*going down"):
+        with pytest.raises(UserError, match=r"failed 24 calls in turn: code 503 24; the last: .*going down") as error:
             ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, **SAID)
+        assert "See what the log of tiny at 127.0.0.1" in error.value.mend
+        stay = f"{tmp_path / 'part.shards'} and {tmp_path / 'part.answers'}"
+        assert f"stays in {stay} for a further run" in error.value.mend
         assert not (tmp_path / "part").exists() and (tmp_path / "part.answers").is_dir()
         server.reply, server.requests[:] = answered, []
         part = ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, **SAID)
@@ -91,6 +95,24 @@ def test_the_demo_itself_writes_nonsense_and_it_is_counted(texts, tmp_path) -> N
             "in2", texts, out=tmp_path / "out", engine="demo", length=2048, tokenizer="demo", rows=1, draws=1
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_window_of_a_model_that_runs_here_is_told_with_what_makes_it_longer(texts, tmp_path) -> None:
+    said = {"length": 2048, "tokenizer": "demo", "chunk": 1024, "rows": 32}
+    with pytest.raises(UserError, match="failed 24 calls in turn: too long 24") as error:
+        ropewalk.synth_data("selflong", texts, out=tmp_path / "out", engine="demo", **said)
+    found = re.search(
+        r"demo has 512 tokens, and ([\d,]+) are needed: ropewalk extend demo --to (\d+) -o EXTENDED", error.value.mend
+    )
+    assert found and int(found[1].replace(",", "")) == int(found[2]) > 1024
+    assert not (tmp_path / "out.answers").exists() and "out.answers" not in error.value.mend
+    ropewalk.extend("demo", to=int(found[2]), out=tmp_path / "EXTENDED")
+    with pytest.raises(
+        UserError, match=r"none of 1 draws gives a row: .*nonsense: cut off 1\n.*base model does not stop"
+    ):
+        ropewalk.synth_data(
+            "selflong", texts, out=tmp_path / "out", engine=tmp_path / "EXTENDED", **said | {"rows": 1, "draws": 1}
+        )
 
 
 def test_options_that_change_nothing_are_refused(texts, tmp_path) -> None:

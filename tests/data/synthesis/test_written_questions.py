@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ropewalk.common.errors import UserError
+from ropewalk.data.synthesis import drawing
 from ropewalk.data.synthesis.drawing import FRUITLESS
 from ropewalk.data.synthesis.information_intensive import SEGMENT
 from ropewalk.data.synthesis.written_questions import ROOM
@@ -118,13 +119,19 @@ def test_what_is_not_supported_is_dropped_counted_and_drawn_anew(texts, tmp_path
 def test_an_answer_that_stands_elsewhere_too_is_dropped(tmp_path) -> None:
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text(" ".join(["same words again"] * 900))
-    with pytest.raises(UserError, match=rf"none of {FRUITLESS} draws gives a row: the answer stands elsewhere too"):
+    with pytest.raises(
+        UserError, match=rf"none of {FRUITLESS} draws gives a row: the answer stands elsewhere too"
+    ) as error:
         write("in2", tmp_path, tmp_path.parent / "out-elsewhere", talker(say), LENGTH, rows=ROWS)
+    assert error.value.mend.startswith("Ask another engine, give other texts, or more --draws.")
 
 
 def test_nonsense_alone_is_refused_with_its_reasons(texts, tmp_path) -> None:
-    with pytest.raises(UserError, match=rf"none of {FRUITLESS} draws .*no question {FRUITLESS}; talker: .*empty \d+"):
+    with pytest.raises(
+        UserError, match=rf"none of {FRUITLESS} draws .*no question {FRUITLESS}; talker: .*empty \d+"
+    ) as error:
         write("in2", texts, tmp_path / "out", talker(lambda *_: ""), LENGTH, rows=ROWS)
+    assert error.value.mend.startswith("Ask another engine: talker does not answer as it is asked to.")
     assert not (tmp_path / "out").exists()
 
 
@@ -197,3 +204,8 @@ def test_evidence_is_anywhere(texts, tmp_path) -> None:
     counts, _ = np.histogram(depth, 20, (0, 1))
     expected = len(depth) / 20
     assert ((counts - expected) ** 2 / expected).sum() < 43.8, "chi-square of 19 degrees of freedom, p = 0.001"
+
+
+def test_rows_that_are_too_long_want_a_greater_length() -> None:
+    assert drawing._mend({"the answer stands elsewhere too": 3, drawing.LONGER: 5}, None) == "Give a greater --length."
+    assert drawing._mend({"a tie": 3}, None) == "Give other texts, or more --draws."
