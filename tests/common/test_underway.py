@@ -79,3 +79,11 @@ def test_what_says_that_others_are_whole_goes_first(tmp_path, monkeypatch) -> No
             (tmp_path / "x" / name).write_text("")
         kept.remove()
     assert gone == ["0.json", "1.json", "0.ids.npy", "1.ids.npy"]
+
+
+def test_a_folder_in_which_nothing_is_kept_goes_whatever_ended_the_work(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt), at(tmp_path / "x").opened():
+        (tmp_path / "x" / "writing").mkdir()
+        (tmp_path / "x" / "writing" / "half").write_text("ha")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "x").exists()

@@ -135,13 +135,19 @@ class Engine:
                 self.heard(self.ledger)
         return [found[prompt] for prompt in prompts]
 
-    def require_room(self, prompts: Sequence[str], room: int) -> None:
+    def require_room(self, prompts: Sequence[str], room: int, longest: int) -> None:
         """Refuse prompts none of which the window has room for, with its answer, before any is asked.
+
+        Args:
+            prompts: short ones.
+            room: tokens that an answer may have.
+            longest: tokens of the longest prompt that will be asked, with its answer.
 
         Raises:
             UserError: if it is known to have none.
         """
         shortest = min(self._measure(prompt, room + self.thinks) for prompt in prompts)
+        self.needs = max(self.needs, longest + self.thinks)
         if self.chat.window is not None and shortest > self.chat.window:
             raise UserError(
                 f"prompts of {shortest:,} tokens at least, with {room + self.thinks:,} for the answer, where the "

@@ -103,7 +103,8 @@ class AnswerPairs:
             return whole[len(text(opens)) :]
 
         shortest = [question(number, least) for number in range(TRIED)]
-        self.engine.require_room([prompt(some, direction, quote) for direction, some, _, quote, _ in shortest], ROOM)
+        prompts = [prompt(some, direction, quote) for direction, some, _, quote, _ in shortest]
+        self.engine.require_room(prompts, ROOM, length)
 
         def draw(numbers: range) -> Iterator[Draw]:
             asked = [question(number) for number in numbers]

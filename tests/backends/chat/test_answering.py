@@ -257,13 +257,13 @@ def test_what_ends_a_run_waits_for_no_call_and_keeps_what_was_answered(tmp_path)
 def test_what_helps_is_told_by_what_went_wrong() -> None:
     some = engine(Talker(say))
     some.chat.window = 40
-    some.require_room(["?" * 99, "Who?"], 16)
-    with pytest.raises(UserError, match=r"window of talker has 40\n.*ropewalk extend talker --to \d+ -o EXTENDED"):
-        some.require_room(["?" * 99, "!" * 98], 16)
+    some.require_room(["?" * 99, "Who?"], 16, 20)
+    with pytest.raises(UserError, match=r"window of talker has 40\n.*ropewalk extend talker --to 500 -o EXTENDED"):
+        some.require_room(["?" * 99, "!" * 98], 16, 500)
     assert "--to" in some.mend({"too long": 3}, {"empty": 2}) and "chat model" in some.mend(
         {"code 500": 1}, {"cut off": 2}
     )
     assert "the log of talker" in some.mend({"code 500": 2}, {"cut off": 1})
     assert some.mend({}, {"empty": 2, "cut off": 1}).startswith("Ask another engine: talker does not")
     some.chat.window = None
-    some.require_room(["?" * 9999], 16)
+    some.require_room(["?" * 9999], 16, 20)
