@@ -182,10 +182,7 @@ class Engine:
 
     def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
         key, counted, value = key_of(prompt, room), Ledger(asked=1), None
-        known, drawn = (
-            self._journal.of(key),
-            0,
-        )  # what failed is asked again as it was; after nonsense, another is drawn
+        known, drawn = self._journal.of(key), 0  # failures are asked again alike, after nonsense another is drawn
         least, most = self._bounds(prompt)
         with self._lock:
             self._measure(prompt, room)
