@@ -46,7 +46,7 @@ COVERED = {
     "tests/data/test_tokenising.py": "data/corpus",
     "tests/data/synthesis/test_information_intensive.py": "data/synthesis/synthesis",
     "tests/data/synthesis/test_table_questions.py": "data/synthesis/tables",
-    "tests/data/synthesis/test_written_questions.py": "data/synthesis/drawing data/synthesis/syntheses",
+    "tests/data/synthesis/test_written_questions.py": "data/synthesis/drawing",
     "tests/data/synthesis/test_retrieved_passages.py": "data/synthesis/similarity",
     "tests/data/mixing/test_mixing.py": "data/mixing/domain",
     "tests/data/test_making.py": "data/arranged data/rows_page data/survey data/surveying data/survey_page",

@@ -131,5 +131,10 @@ def synth_data(request: SynthRequest) -> Made:
         raise UserError("what an engine writes needs a tokenizer", "Name one: --tokenizer MODEL.")
     with request.answering(request.tokenizer, request.trust_remote_code) as engine:
         made = synthesis(chosen, options, engine)
+        if request.length < made.shortest:  # before hours of tokenising
+            raise UserError(
+                f"rows of {request.length:,} tokens, expected {made.shortest:,} at least",
+                f"Give a greater --length, {made.shortest:,} at least.",
+            )
         named = {"engine": engine.name} if engine else {}
         return request.made(made, request.kind, options | named, apart=False, engine=engine)

@@ -18,7 +18,7 @@ from ropewalk.data.near_duplicates import near_duplicates
 from ropewalk.data.ordering.kept_vectors import Embedder, kept_vectors
 from ropewalk.data.ordering.neighbours import Floats, neighbours
 from ropewalk.data.ordering.similar_path import similar_path
-from ropewalk.data.ordering.smooth_path import smooth_path
+from ropewalk.data.ordering.smooth_path import require_few, smooth_path
 from ropewalk.data.synthesis.synthesis import Written
 
 ORDERS = {
@@ -90,12 +90,14 @@ class Ordering:
         """Rows of up to ``length`` tokens.
 
         Raises:
-            UserError: if there are more parts than documents.
+            UserError: if there are more parts than documents, or too many documents for the order.
         """
         numbers = np.arange(len(corpus))
         kept = numbers if self.keep_duplicates else numbers[near_duplicates(corpus) == numbers]
         if self.parts > len(kept):
             raise UserError(f"{self.parts} parts of {len(kept)} texts", f"Say --parts {len(kept)}, or less.")
+        if self.kind == "smooth-path":
+            require_few(-(-len(kept) // self.parts))  # before vectors are made
         vectors, lengths = kept_vectors(corpus, self.embedder, self.kept)[kept], corpus.lengths[kept]
         edges = np.linspace(0, len(kept), self.parts + 1).round().astype(int).tolist()
         order = np.concatenate([

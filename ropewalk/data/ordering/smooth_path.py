@@ -33,8 +33,7 @@ def smooth_path(vectors: NDArray[np.float32], lengths: Ints) -> Ints:
     Raises:
         UserError: if there are more than can be done in minutes.
     """
-    if len(vectors) > MOST:
-        raise UserError(f"smooth-path: {len(vectors):,} texts, expected {MOST:,} at most", "Take icp, or fewer texts.")
+    require_few(len(vectors))
     points = np.asarray(vectors, np.float64)
     products = np.einsum("ie,je->ij", points, points)  # of one thread, so that cores do not decide the last digit
     given = np.arange(len(points))
@@ -42,6 +41,16 @@ def smooth_path(vectors: NDArray[np.float32], lengths: Ints) -> Ints:
     if turn(made, products) > turn(given, products):
         made = _smoother(given, products)
     return made[::-1].copy() if lengths[made[-1]] < lengths[made[0]] else made
+
+
+def require_few(texts: int) -> None:
+    """Refuse more than can be done in minutes.
+
+    Raises:
+        UserError: if there are more.
+    """
+    if texts > MOST:
+        raise UserError(f"smooth-path: {texts:,} texts, expected {MOST:,} at most", "Take icp, or fewer texts.")
 
 
 def turn(path: Ints, products: Reals) -> float:

@@ -58,6 +58,11 @@ class AnswerPairs:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return (self.least or SEGMENTS * SEGMENT) + QUOTE + ROOM
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

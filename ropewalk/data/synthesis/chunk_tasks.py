@@ -45,6 +45,11 @@ class ChunkTasks:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return self.least or 2 * SEVERAL * CHUNK
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

@@ -48,6 +48,11 @@ class InformationIntensive:
         if self.rows < 1:
             raise UserError(f"rows is {self.rows}, expected 1 at least")
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return self.least or 4 * SEVERAL * SEGMENT
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

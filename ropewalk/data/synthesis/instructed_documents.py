@@ -63,6 +63,11 @@ class InstructedDocuments:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return (self.least or 1) + 2 * (BRIEF + ROOM)
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

@@ -74,6 +74,11 @@ class LengthenedOutputs:
     words: int = 2000
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return BRIEF + self.words
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

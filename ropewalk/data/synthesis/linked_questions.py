@@ -74,6 +74,11 @@ class LinkedQuestions:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return max(self.least or 1, HOPS * (self.chunk + SMALLEST)) + 2 * ROOM
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

@@ -62,6 +62,11 @@ class RetrievedPassages:
             hint = did_you_mean(self.passages, (RANK, ENDS, SHUFFLED))
             raise UserError(f"no order of passages {self.passages!r}{hint}", f"There are {RANK}, {ENDS}, {SHUFFLED}.")
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return (self.least or 2 * (SEGMENT + LABEL_TOKENS)) + 2 * ROOM
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

@@ -11,7 +11,7 @@ from ropewalk.common.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from ropewalk.backends.chat.answering import Engine
-    from ropewalk.data.synthesis.synthesis import Synthesis
+    from ropewalk.data.synthesis.synthesis import Questions
 
 ENGINE = "engine"  # the field of those that ask one
 
@@ -98,7 +98,7 @@ def options_of(cls: type[Any]) -> frozenset[str]:
     return frozenset(one.name for one in fields(cls)) - {ENGINE}
 
 
-def synthesis(cls: type[Any], options: Mapping[str, Any], engine: Engine | None) -> Synthesis:
+def synthesis(cls: type[Any], options: Mapping[str, Any], engine: Engine | None) -> Questions:
     """Made of its options."""
-    made: Synthesis = cls(**options, **({} if engine is None else {ENGINE: engine}))
+    made: Questions = cls(**options, **({} if engine is None else {ENGINE: engine}))
     return made

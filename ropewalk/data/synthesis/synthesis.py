@@ -55,3 +55,11 @@ class Synthesis(Protocol):
 
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens; texts that are in no document go to ``marks``."""
+
+
+class Questions(Synthesis, Protocol):
+    """A synthesis whose rows are of some length at least."""
+
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""

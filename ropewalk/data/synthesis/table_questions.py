@@ -42,6 +42,11 @@ class TableQuestions:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return SHORTEST
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -51,10 +56,9 @@ class TableQuestions:
         begin = len(corpus.manifest.begin)
         least, segments = self.least or max(length // 4, SHORTEST), segments_of(corpus.lengths, begin)
         if length < SHORTEST:
-            more = "" if len(segments) >= SHORTEST // SEGMENT else ", and more texts"
             raise UserError(
                 f"rows of {length:,} tokens, expected {SHORTEST:,} at least: tables take up to {TABLES:,} of them",
-                f"Give a greater --length, {SHORTEST:,} at least{more}.",
+                f"Give a greater --length, {SHORTEST:,} at least.",
             )
         if not SHORTEST <= least <= length:
             raise UserError(

@@ -68,6 +68,11 @@ class WrittenQuestions:
     least: int | None = None
     draws: int | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Tokens that rows may have at least, by any tokenizer."""
+        return self.least + 2 * ROOM if self.least else 4 * SEVERAL * SEGMENT
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 

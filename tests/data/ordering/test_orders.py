@@ -15,7 +15,7 @@ import pytest
 import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import Arranged
-from ropewalk.data.ordering import kept_vectors, orders
+from ropewalk.data.ordering import kept_vectors, orders, smooth_path
 from ropewalk.data.ordering.orders import ORDERS, Ordering, adjacent, ordered
 from ropewalk.data.ordering.token_vectors import TokenVectors
 from tests.data.ordering.test_token_vectors import corpus_of
@@ -228,6 +228,16 @@ def test_killed_behind_any_write_it_ends_in_the_same_bytes(source: str, texts, t
         assert content(tmp_path / "made" / "part") == content(tmp_path / "made" / "whole"), fatal
         assert sorted(one.name for one in (tmp_path / "made").iterdir()) == ["part", "whole"], fatal
         shutil.rmtree(tmp_path / "made" / "part")
+
+
+def test_too_many_texts_are_refused_before_they_become_vectors(texts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(smooth_path, "MOST", 7)
+    monkeypatch.setattr(orders, "kept_vectors", None)
+    said = {"out": tmp_path / "out", **ASKED}
+    with pytest.raises(UserError, match="11 texts, expected 7 at most"):
+        ropewalk.order_data("smooth-path", texts, parts=2, **said)
+    monkeypatch.undo()
+    assert ropewalk.order_data("smooth-path", texts, parts=2, **said).counts.rows
 
 
 def test_mistakes_are_refused_before_anything_is_written(texts, tmp_path) -> None:

@@ -96,7 +96,7 @@ def test_what_does_not_suffice_is_refused(texts, tmp_path) -> None:
     said = {"tokenizer": "demo", "rows": 2}
     for number, (source, length, words) in enumerate(
         (
-            (texts, 1024, "rows of .* to 1,024 tokens, expected"),
+            (texts, 1024, "rows of 1,024 tokens, expected 2,048 at least"),
             (tmp_path / "short.txt", 16384, "the texts have .* tokens, and a row 16,384"),
             (tmp_path / "same.txt", 16384, "none of .* draws gives a row: a quote stands twice"),
         )

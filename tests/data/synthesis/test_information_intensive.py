@@ -131,10 +131,11 @@ def test_texts_that_do_not_suffice_are_refused(tmp_path) -> None:
     for texts, length, words in (
         ("short.txt", 2048, "segments of 128 tokens, and a row takes"),
         ("same.txt", 2048, "occurs twice"),
-        ("same.txt", 512, "contexts of 128 to"),
+        ("same.txt", 512, "rows of 512 tokens, expected 1,536 at least"),
     ):
         with pytest.raises(UserError, match=words):
             ropewalk.synth_data("in2", tmp_path / texts, out=tmp_path / f"{texts}-{length}", length=length, **said)
+    assert not (tmp_path / "same.txt-512.shards").exists(), "it is known before texts are tokenised"
     with pytest.raises(UserError, match=r"no questions 'in3'.*in2"):
         ropewalk.synth_data("in3", "stdlib", out=tmp_path / "in3", length=2048, **said)
     for least in (64, 2048):
