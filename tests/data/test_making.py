@@ -15,6 +15,7 @@ import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import Arranged
 from ropewalk.data.corpus import Corpus
+from tests.data.killed import KILLED, SMALL_SHARDS
 
 
 @pytest.fixture(scope="module")
@@ -123,28 +124,8 @@ def test_stopped_behind_its_last_write_it_only_clears_up(texts, tmp_path, monkey
         ropewalk.pack_data(texts, out=tmp_path / "out", length=512, tokenizer="demo")
 
 
-KILLED = """
-import os, pathlib, signal, sys
-import numpy
-import ropewalk
-import ropewalk.data.tokenising as tokenising
-
-tokenising.tokenised.__defaults__ = (*tokenising.tokenised.__defaults__[:-1], 3000)
-fatal, done = int(sys.argv[3]), 0
-
-def counted(call):
-    def wrapped(*some, **more):
-        global done
-        found = call(*some, **more)
-        done += 1
-        if done == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-    return wrapped
-
-for place, name in ((os, "replace"), (os, "link"), (numpy, "save"), (pathlib.Path, "unlink"), (pathlib.Path, "mkdir"),
-                    (pathlib.Path, "write_text")):
-    setattr(place, name, counted(getattr(place, name)))
+PACKED = f"""{KILLED}
+{SMALL_SHARDS}
 ropewalk.pack_data(sys.argv[1], out=sys.argv[2], length=512, tokenizer="demo")
 print(done)
 """
@@ -153,7 +134,7 @@ print(done)
 @pytest.mark.slow
 def test_killed_behind_any_write_it_ends_in_the_same_bytes(texts, tmp_path) -> None:
     def run(name: str, fatal: int) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-c", KILLED, str(texts), str(tmp_path / name), str(fatal)]
+        line = [sys.executable, "-c", PACKED, str(texts), str(tmp_path / name), str(fatal)]
         return subprocess.run(line, capture_output=True, text=True)
 
     writes = int(run("whole", 0).stdout)

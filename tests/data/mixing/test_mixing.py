@@ -17,7 +17,8 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import PAIRED, Arranged
 from ropewalk.data.knots.marks import Marks
 from ropewalk.training.arranged_sampler import ArrangedSampler
-from tests.data.test_making import KILLED, content
+from tests.data.killed import KILLED, SMALL_SHARDS
+from tests.data.test_making import content
 
 LENGTH = 256
 WORDS = {
@@ -144,9 +145,8 @@ def test_stopped_at_any_moment_it_goes_on_to_the_same_bytes(home, tmp_path, monk
 
 @pytest.mark.slow
 def test_killed_behind_any_write_it_ends_in_the_same_bytes(home, tmp_path) -> None:
-    *lines, call, told = KILLED.strip().splitlines()
-    assert call.startswith("ropewalk.pack_data(")
-    code = "\n".join([*lines, "import json", "ropewalk.mix_data(**json.loads(sys.argv[1]), out=sys.argv[2])", told])
+    mixed = "import json; ropewalk.mix_data(**json.loads(sys.argv[1]), out=sys.argv[2]); print(done)"
+    code = f"{KILLED}\n{SMALL_SHARDS}\n{mixed}"
 
     def run(name: str, fatal: int) -> subprocess.CompletedProcess:
         line = [sys.executable, "-c", code, json.dumps(asked(home)), str(tmp_path / name), str(fatal)]

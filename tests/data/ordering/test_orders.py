@@ -18,6 +18,7 @@ from ropewalk.data.arranged import Arranged
 from ropewalk.data.ordering import kept_vectors, orders, smooth_path
 from ropewalk.data.ordering.orders import ORDERS, Ordering, adjacent, ordered
 from ropewalk.data.ordering.token_vectors import TokenVectors
+from tests.data.killed import KILLED
 from tests.data.ordering.test_token_vectors import corpus_of
 
 WORDS = ("rope hemp tar lane spin".split(), "sail mast deck keel helm".split(), "corn mill rye oats bran".split())
@@ -179,28 +180,10 @@ def test_stopped_at_any_moment_it_goes_on_with_the_vectors_that_it_has(texts, tm
     assert sorted(one.name for one in tmp_path.iterdir()) == ["part", "whole"]
 
 
-KILLED = """
-import os, pathlib, signal, sys
-import numpy
-import ropewalk
+ORDERED = f"""{KILLED}
 from ropewalk.data.ordering.kept_vectors import kept_vectors
 
 kept_vectors.__defaults__ = (7,)
-fatal, done = int(sys.argv[3]), 0
-
-def counted(call):
-    def wrapped(*some, **more):
-        global done
-        found = call(*some, **more)
-        done += 1
-        if done == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-    return wrapped
-
-for place, name in ((os, "replace"), (os, "link"), (numpy, "save"), (pathlib.Path, "unlink"), (pathlib.Path, "mkdir"),
-                    (pathlib.Path, "write_text")):
-    setattr(place, name, counted(getattr(place, name)))
 tokenizer = "" if sys.argv[1].endswith("rows") else "demo"
 ropewalk.order_data("icp", sys.argv[1], out=sys.argv[2], length=256, tokenizer=tokenizer)
 print(done)
@@ -216,7 +199,7 @@ def test_killed_behind_any_write_it_ends_in_the_same_bytes(source: str, texts, t
     (tmp_path / "made").mkdir()
 
     def run(name: str, fatal: int) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-c", KILLED, asked, str(tmp_path / "made" / name), str(fatal)]
+        line = [sys.executable, "-c", ORDERED, asked, str(tmp_path / "made" / name), str(fatal)]
         return subprocess.run(line, capture_output=True, text=True)
 
     writes = int(run("whole", 0).stdout)
