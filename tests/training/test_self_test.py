@@ -223,9 +223,9 @@ def test_what_is_wrong_is_said() -> None:
 class Averaged(Run):
     """The mean over two processes of their means."""
 
-    def gradients(self, batch: Batch, micro: int) -> tuple[float, int]:
+    def gradients(self, batch: Batch, micro: int, reference: Tensor | None = None) -> tuple[float, int]:
         together, self.processes = self.processes, ALONE
-        loss, tokens = super().gradients(batch, micro)
+        loss, tokens = super().gradients(batch, micro, reference)
         self.processes = together
         for one in self.model.parameters():
             one.grad /= together.count  # type: ignore[operator]
