@@ -1,14 +1,15 @@
 """A search for LongRoPE's factors: ours against the paper's genetic one, on the bundled model at eight windows.
 
-    python bench/fit.py [--quick] [--seeds 5] --json FILE
+    python bench/fit.py [--quick] [--seeds 5] [--searched 3] [--dtype bfloat16] --json FILE
 
-Both search on the same three texts of 4,096 tokens (of the standard library; the paper reads three books), from the
-same seeds of chance. Ours is what ``ropewalk fit --method longrope`` does: a spline's coordinates by CMA-ES, candidates
+Both search on the same texts of 4,096 tokens (of the standard library; the paper reads three books), from the same
+seeds of chance. Ours is what ``ropewalk fit --method longrope`` does: a spline's coordinates by CMA-ES, candidates
 that surely lose dropped. The peer is the paper's (arXiv 2402.13753): 64 individuals and 40 rounds of 32 children, every
-one of them on all texts: 16.5 M tokens a seed, more than an hour of one core.
+one of them on all texts: on three of them 16.5 M tokens a seed, more than an hour of one core. Where the CPU has no
+bfloat16 of its own, float32 is twice as fast.
 
-``ours`` and ``peer`` are the tokens that were read while searching, and the perplexity of the second half of fifteen
-other texts. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the peer, tokens are
+``ours`` and ``peer`` are the tokens that were read while searching, and the perplexity of the second half of other
+texts. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the peer, tokens are
 those of its long texts alone; ours are all, with those that tell the tax on short ones. Rows of all seeds come last.
 What was measured stays in ``--work``, and a run that was stopped goes on.
 """
@@ -35,7 +36,7 @@ from ropewalk.fitting.scoring import Scoring
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.texts.documents import load, tokenise
 
-TEXTS, SEARCHED = 21, 6  # every other one of these is searched on, and what lies between tells the fitter of chance
+TEXTS = 21  # those that are searched on; as many that tell the fitter of chance, between them; all others
 QUICK = {"to": 1024, "peer": {"rounds": 1}, "ours": {"rounds": 2}}
 FULL = {"to": 4096, "peer": {}, "ours": {}}
 
@@ -52,18 +53,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds, at two windows")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--searched", type=int, default=3, help="texts that are searched on")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-fit"))
     given = parser.parse_args()
     scale: dict[str, Any] = QUICK if given.quick else FULL
-    to = scale["to"]
-    model, tokenizer = ropewalk.load("demo", dtype="bfloat16")
+    to, aside = scale["to"], 2 * given.searched
+    model, tokenizer = ropewalk.load("demo", dtype=given.dtype)
     long = [ids[:to] for ids in tokenise(load("stdlib"), tokenizer, 2).values() if len(ids) >= to][:TEXTS]
     bos = long[0][:1]
     rows: list[dict[str, Any]] = []
     common = {
-        "to": to, "texts": SEARCHED // 2, "other texts": len(long) - SEARCHED, "torch": torch.__version__,
-        "transformers": transformers.__version__, "machine": platform.machine(), "dtype": "bfloat16",
+        "to": to, "texts": given.searched, "other texts": len(long) - aside, "torch": torch.__version__,
+        "transformers": transformers.__version__, "machine": platform.machine(), "dtype": given.dtype,
     }  # fmt: skip
 
     def told(name: str, unit: str, ours: float, peer: float, **setting: Any) -> None:
@@ -73,15 +76,15 @@ def main() -> None:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 
     given.work.mkdir(parents=True, exist_ok=True)
-    with SampleStore(given.work / f"candidates-{to}") as records:
-        ground = Ground(model, long[:SEARCHED], bos, SEARCHED, 512, to, records=records)
-        others = Scoring.of_texts(ground, torch.tensor(long[SEARCHED:]))
+    with SampleStore(given.work / f"candidates-{to}-{given.dtype}") as records:
+        ground = Ground(model, long[:aside], bos, aside, 512, to, records=records)
+        others = Scoring.of_texts(ground, torch.tensor(long[aside:]))
         for seed in range(given.seeds):
             ours, quick = searched("ours", RopeFactors(seed=seed, **scale["ours"]), ground)
             genetic = RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"])
             theirs, slow = searched("the paper's", genetic, ground)
             losses = [[others.far(one, row).mean() for row in range(len(others.rows))] for one in (ours, theirs)]
-            tokens = quick["tokens of all candidates"], slow["candidates"] * SEARCHED // 2 * to
+            tokens = quick["tokens of all candidates"], slow["candidates"] * given.searched * to
             told("tokens read", "tokens", *tokens, seed=seed, candidates=[quick["candidates"], slow["candidates"]])
             between = asdict(ratio(*losses))
             ppl = [exp(statistics.fmean(some)) for some in losses]

@@ -73,11 +73,12 @@ def main() -> None:
     parser.add_argument("--searched", type=int, default=5, help="texts that are searched on")
     parser.add_argument("--others", type=int, default=16, help="texts that are read in the end, at most")
     parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/claims-longrope"))
     given = parser.parse_args()
     to = parse(given.to)
-    model, tokenizer = ropewalk.load(given.model, dtype="bfloat16")
+    model, tokenizer = ropewalk.load(given.model, dtype=given.dtype)
     bos, every = opening(tokenizer), tokenise(load(given.data), tokenizer, 2).values()
     long = sorted(ids[:to] for ids in every if len(ids) >= to)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def main() -> None:
     content = {
         "model": Path(given.model).name, "to": to, "data": Path(given.data).name, "searched": len(texts),
         "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "machine": platform.machine(),
+        "transformers": transformers.__version__, "machine": platform.machine(), "dtype": given.dtype,
         "perplexity": exp(sum(mine) / len(mine)),
         "options": found.options, "seen": {k: v for k, v in found.seen.items() if k != "front"}, "against": rows,
     }  # fmt: skip

@@ -63,10 +63,11 @@ def main() -> None:
     parser.add_argument("--data", default="stdlib")
     parser.add_argument("--searched", type=int, default=5, help="texts that are searched on")
     parser.add_argument("--count", type=int, default=40, help="needles per length")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/claims-longrope2"))
     given = parser.parse_args()
-    model, tokenizer = ropewalk.load("demo", dtype="bfloat16")
+    model, tokenizer = ropewalk.load("demo", dtype=given.dtype)
     units, every = TokenUnits(tokenizer), tokenise(load(given.data), tokenizer, 2).values()
     long = sorted(ids[:TO] for ids in every if len(ids) >= TO)
     aside = [ids[1:] for ids in long[2 * given.searched :]]
@@ -98,7 +99,7 @@ def main() -> None:
         print(f"{space}: {only[0]} needles by needles alone, {only[1]} by perplexity alone, p {mcnemar(*only):.3g}")
     content = {"to": TO, "pass": PASS, "needles per length": given.count, "data": given.data, "rows": rows,
                "torch": torch.__version__, "transformers": transformers.__version__,
-               "machine": platform.machine()}  # fmt: skip
+               "machine": platform.machine(), "dtype": given.dtype}  # fmt: skip
     given.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
