@@ -26,6 +26,7 @@ NAMES = (
     "compare",
     "evaluate",
     "serve",
+    "read",
     "list_methods",
     "list_tasks",
     "list_recipes",

@@ -52,7 +52,7 @@ def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tup
 
 def named(value: Any) -> str:
     """The spelling of a method, of training positions or of a recipe, which may be given as themselves."""
-    word = getattr(value, "spelling", getattr(value, "id", value))
+    word = os.fspath(value) if isinstance(value, os.PathLike) else getattr(value, "spelling", getattr(value, "id", value))
     if not isinstance(word, str):
         raise TypeError
     return word
@@ -123,6 +123,7 @@ class Option:
         default: ``inspect.Parameter.empty`` if it must be given.
         text: what it means.
         positional: stands without its name.
+        second: may do so in Python, behind the first.
         secret: kept out of what is shown and stored.
         environment: variable that a shell may give it by; empty if there is none.
         alone: value of a flag that is given without one; empty if it needs one.
@@ -135,6 +136,7 @@ class Option:
     default: Any
     text: str
     positional: bool
+    second: bool
     secret: bool
     environment: str
     alone: str
@@ -184,7 +186,7 @@ class Option:
         if self.kind is bool:
             return [self.flag if value else f"--no-{self.flag[2:]}"]
         if self.kind is tuple and self.spelling is None:
-            return [word for each in value for word in (self.flag, each)]
+            return [word for each in value for word in (() if self.positional else (self.flag,)) + (each,)]
         text = self.spelling.write(value) if self.spelling else str(value)
         if self.positional:
             return [text]
@@ -215,14 +217,15 @@ def options(request: type[Request]) -> tuple[Option, ...]:
             optional,
             inspect.Parameter.empty if one.default is MISSING else one.default,
             texts.get(one.name, ""),
-            positional=not one.kw_only,
+            positional=not one.kw_only and not one.metadata.get("flag", False),
+            second=one.metadata.get("flag", False),
             secret=not one.repr,
             environment=one.metadata.get("environment", ""),
             alone=one.metadata.get("alone", ""),
         )
         found.append(option)
     empty = inspect.Parameter.empty
-    found.sort(key=lambda one: (not one.positional, one.default is not empty, not one.positional and depth[one.name]))
+    found.sort(key=lambda one: (not one.positional, not one.second, one.default is not empty, not one.positional and depth[one.name]))
     return tuple(found)
 
 
@@ -362,7 +365,9 @@ def verb(name: str, keeps: bool = False) -> Callable[[Callable[..., R]], Callabl
         parameters = [
             inspect.Parameter(
                 option.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD if option.positional else inspect.Parameter.KEYWORD_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD
+                if option.positional or option.second
+                else inspect.Parameter.KEYWORD_ONLY,
                 default=option.default,
                 annotation=option.accepts,
             )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ropewalk.backends.chat.chat import Answer, Failed, Usage
+from ropewalk.backends.chat.chat import Answer, Beginning, Failed, Prompt, Usage, text_of, turns
 from ropewalk.backends.openai import TIMEOUT, WORKERS, only_model
 from ropewalk.common.errors import UserError, cut
 from ropewalk.common.extras import install
@@ -54,23 +54,24 @@ class Endpoint:
         self.basis: Mapping[str, str] = {"server": url, "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
-    def answer(self, prompt: str, room: int, again: int) -> Answer:
+    def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
         import openai
 
         asked: dict[str, Any] = {"model": self.served, "max_tokens": room, "temperature": DRAWN if again else 0}
         asked |= {"seed": again} if again else {}
         with self._explained():
-            if self._chats is not False:
+            if self._chats is not False and not isinstance(prompt, Beginning):
                 try:
-                    turns: Any = [{"role": "user", "content": prompt}]
-                    answer = self.client.chat.completions.create(messages=turns, **asked)
+                    messages: Any = turns(prompt)
+                    answer = self.client.chat.completions.create(messages=messages, **asked)
                     self._chats = True
                     return _read(answer)
                 except (openai.BadRequestError, openai.NotFoundError) as error:
                     if self._chats or (error.status_code == 400 and "template" not in error.message):
                         raise
-            answer = self.client.completions.create(prompt=prompt, **asked)
-            self._chats = False
+            answer = self.client.completions.create(prompt=text_of(prompt), **asked)
+            if not isinstance(prompt, Beginning):
+                self._chats = False
             return _read(answer)
 
     @contextmanager

@@ -1,0 +1,56 @@
+"""A text read chunk by chunk, with what was noted so far beside each chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ropewalk.backends.chat.chat import Prompt
+from ropewalk.workflows.chunks import Chunk, chunks
+from ropewalk.workflows.strategy import Model, room_left
+
+
+async def folded(
+    model: Model,
+    text: str,
+    prompt: Callable[[str, str], Prompt],
+    room: int,
+    role: str,
+    size: int | None = None,
+    backwards: bool = False,
+) -> str:
+    """The notes after the last chunk; where a call comes to nothing, those before it stay.
+
+    Args:
+        model: that is asked.
+        text: that is read.
+        prompt: of a chunk and the notes so far.
+        room: tokens of the notes.
+        role: of each call, for the trace.
+        size: tokens of a chunk at most; what the window leaves, if that is less or nothing is given.
+        backwards: whether the last chunk is read first.
+    """
+    left = room_left(model, prompt("", ""), 2 * room, f"the prompt of a {role}")
+    every = chunks(text, model.spans(text), min(left, size or left))
+    parts = within_budget(model, every, model.count(prompt("", "")) + 2 * room)
+    notes = ""
+    for i, part in enumerate(reversed(parts) if backwards else parts, 1):
+        notes = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}") or notes
+    return notes
+
+
+def within_budget(model: Model, parts: Sequence[Chunk], beside: int) -> list[Chunk]:
+    """The chunks that the budget has calls for; of a text that is too long, the middle is left out.
+
+    Args:
+        model: that is asked.
+        parts: one call for each.
+        beside: tokens of a call beside its chunk, with those of its answer.
+    """
+    most = model.affordable(len(parts), max((part.tokens for part in parts), default=0) + beside)
+    if most >= len(parts):
+        return list(parts)
+    head, tail = (most + 1) // 2, most // 2
+    lost = sum(part.tokens for part in parts[head : len(parts) - tail])
+    total = sum(part.tokens for part in parts)
+    model.note(f"{lost:,} of {total:,} tokens of the text were not read: the budget has no calls for them")
+    return [*parts[:head], *parts[len(parts) - tail :]]

@@ -1,0 +1,72 @@
+"""The one list of strategies: it drives the command line, the documentation's table and the test matrix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ropewalk.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ropewalk.workflows.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class StrategyEntry:
+    """One way to read.
+
+    Attributes:
+        id: as in papers, and in spellings.
+        title: the paper's name for it.
+        where: "module:Class".
+        summary: one line.
+        calls: how many, of a text of n chunks.
+        needs: of the model, besides that it answers.
+        paper: arXiv id, or the address of another source without https://; empty if there is none.
+    """
+
+    id: str
+    title: str
+    where: str
+    summary: str
+    calls: str
+    needs: str = ""
+    paper: str = ""
+
+    def load(self) -> type[Strategy]:
+        module, name = self.where.split(":")
+        loaded: type[Strategy] = getattr(import_module(f"ropewalk.workflows.strategies.{module}"), name)
+        return loaded
+
+
+STRATEGIES: tuple[StrategyEntry, ...] = (
+    StrategyEntry("full", "Full window", "full_window:FullWindow", "everything in one prompt", "1",
+                  "a window that holds the text"),
+    StrategyEntry("truncation", "Truncation", "truncation:Truncation", "what the window holds, the middle left out", "1"),
+    StrategyEntry("rag", "Retrieval", "retrieval:Retrieval", "the chunks that are most like the question", "1", "",
+                  "2310.03025"),
+    StrategyEntry("chain-of-agents", "Chain of Agents", "chain_of_agents:ChainOfAgents",
+                  "workers note chunk after chunk, a manager answers from the last notes", "n + 1", "", "2406.02818"),
+    StrategyEntry("memory-agent", "MemAgent", "memory_agent:MemoryAgent",
+                  "a memory of fixed size is written anew after each chunk", "n + 1", "", "2507.02259"),
+)  # fmt: skip
+
+BY_ID = {entry.id: entry for entry in STRATEGIES}
+
+
+def strategy(spelling: str) -> Strategy:
+    """A strategy from its spelling: ``rag``, ``rag(k=5, order='rank')``.
+
+    Raises:
+        UserError: for an unknown id, an unknown option or a wrong value.
+    """
+    from ropewalk.methods.catalogue import options_of
+
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
+    if match is None or match[1] not in BY_ID:
+        known = did_you_mean(spelling.partition("(")[0], BY_ID)
+        raise UserError(f"unknown strategy {spelling!r}{known}", f"There are {', '.join(BY_ID)}.")
+    cls = BY_ID[match[1]].load()
+    return cls(**options_of(cls, cls.name, match[2] or ""))
