@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ropewalk.backends.chat.answering import Engine
-from ropewalk.backends.chat.chat import Answer, Failed, Usage, rendered
+from ropewalk.backends.chat.chat import Answer, Failed, Prompt, Usage, rendered, text_of
 from ropewalk.texts.documents import token_ids
 from tests.tokenizers import byte_level
 
@@ -41,13 +41,14 @@ class Talker:
         self.prompts: list[str] = []
         self._lock = threading.Lock()
 
-    def answer(self, prompt: str, room: int, again: int) -> Answer:
+    def answer(self, asked: Prompt, room: int, again: int) -> Answer:
+        prompt = text_of(asked)
         with self._lock:
             self.prompts.append(prompt)
             tried = self.prompts.count(prompt)
         if tried <= self.fails:
             raise Failed("code 500")
-        ids = rendered(prompt, self.tokenizer)
+        ids = rendered(asked, self.tokenizer)
         seen = prompt if self.reads is None else self.tokenizer.decode(ids[: self.reads], skip_special_tokens=True)
         written = token_ids(self.say(seen, again), self.tokenizer)
         text = str(self.tokenizer.decode(written[:room]))

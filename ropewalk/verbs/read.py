@@ -143,7 +143,9 @@ def read(request: ReadRequest) -> Answered:
             Budget(request.tokens, request.calls),
             thinks=request.thinks or 0,
             embed=_embedding(request.embed),
-            heard=lambda trace: tell(Progress(len(trace.calls), 0, f"{len(trace.calls):,} calls, {trace.tokens:,} tokens")),
+            heard=lambda trace: tell(
+                Progress(len(trace.calls), 0, f"{len(trace.calls):,} calls, {trace.tokens:,} tokens")
+            ),
         )
         answered = replace(
             read_text(how, asked_of(text, request.question, room), model, [name for name, _ in texts]), folder=out

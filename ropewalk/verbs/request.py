@@ -52,7 +52,9 @@ def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tup
 
 def named(value: Any) -> str:
     """The spelling of a method, of training positions or of a recipe, which may be given as themselves."""
-    word = os.fspath(value) if isinstance(value, os.PathLike) else getattr(value, "spelling", getattr(value, "id", value))
+    word = (
+        os.fspath(value) if isinstance(value, os.PathLike) else getattr(value, "spelling", getattr(value, "id", value))
+    )
     if not isinstance(word, str):
         raise TypeError
     return word
@@ -225,7 +227,14 @@ def options(request: type[Request]) -> tuple[Option, ...]:
         )
         found.append(option)
     empty = inspect.Parameter.empty
-    found.sort(key=lambda one: (not one.positional, not one.second, one.default is not empty, not one.positional and depth[one.name]))
+    found.sort(
+        key=lambda one: (
+            not one.positional,
+            not one.second,
+            one.default is not empty,
+            not one.positional and depth[one.name],
+        )
+    )
     return tuple(found)
 
 

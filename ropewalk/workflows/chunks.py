@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 ENDS = re.compile(r"(?:[.!?][\"')\]]*(?=\s)|\n\s*\n|[。！？])\s*")  # behind sentences, and behind paragraphs
 LINES = re.compile(r"\n")
@@ -61,4 +62,4 @@ def chunks(text: str, spans: Sequence[tuple[int, int]], size: int) -> list[Chunk
 def sentences(text: str) -> list[str]:
     """The sentences of a text, which joined are the text."""
     stops = [0, *(match.end() for match in ENDS.finditer(text)), len(text)]
-    return [text[a:b] for a, b in zip(stops, stops[1:], strict=False) if b > a]
+    return [text[a:b] for a, b in pairwise(stops) if b > a]

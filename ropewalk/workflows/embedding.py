@@ -27,7 +27,9 @@ def embedding(name: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
         model = library.SentenceTransformer(name, model_kwargs={"use_safetensors": True})
     except Exception as error:  # whatever its files make of it
         first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name} cannot be loaded as an embedding model: {first}", "Name another: --embed FOLDER.") from None
+        raise UserError(
+            f"{name} cannot be loaded as an embedding model: {first}", "Name another: --embed FOLDER."
+        ) from None
 
     def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.asarray(model.encode(list(texts), show_progress_bar=False, convert_to_numpy=True), np.float32)

@@ -166,7 +166,9 @@ class Metered:
             found = {"certainty": value, "seconds": time.monotonic() - begun}
             self.records.put({key: found})
         said, seconds = f"{found['certainty']:.4f} nats", float(found["seconds"])
-        call = Call(number, role, after, text_of(prompt), counted, said, "", 1, counted, 0, 0, seconds, kept is not None)
+        call = Call(
+            number, role, after, text_of(prompt), counted, said, "", 1, counted, 0, 0, seconds, kept is not None
+        )
         self.trace.end(call)
         self.heard(self.trace)
         return float(found["certainty"])
@@ -244,8 +246,8 @@ class Metered:
             except UnicodeEncodeError:
                 return Failed("half a character"), time.monotonic() - begun, False
             seconds = time.monotonic() - begun
-        usage = None if answer.usage is None else asdict(answer.usage)
-        self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": usage, "seconds": seconds}})
+        told = None if answer.usage is None else asdict(answer.usage)
+        self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": told, "seconds": seconds}})
         return answer, seconds, False
 
     def _written(self, answer: Answer, counted: int) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from ropewalk.workflows.strategy import Reading, Strategy
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ropewalk.report.page import Page
 
 TRACE, PAGE = "trace.json", "report.html"
 SCHEMA = "ropewalk trace 1"
@@ -130,9 +129,7 @@ def refuse_another(folder: Path, question: str, strategy: str, overwrite: bool) 
         if not ours:
             raise UserError(f"{trace} is none that ropewalk wrote", "Choose another -o, or move it away.")
         if not same and not overwrite:
-            raise UserError(
-                f"{folder} holds the answer to another question", "Choose another -o, or add --overwrite."
-            )
+            raise UserError(f"{folder} holds the answer to another question", "Choose another -o, or add --overwrite.")
     elif page.exists() and not (overwrite and is_page(page)):
         raise UserError(f"{page} is there already", "Choose another -o, or add --overwrite.")
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ropewalk.backends.chat.chat import Prompt
 from ropewalk.common.errors import UserError
 
-
 LEAST = 32  # tokens of a text that a call reads, at least
 SLACK = 16  # tokens by which a text in its place may be longer than on its own
 WHOLE, PARTS, NOTES = "the text", "parts of a text that is longer", "notes on a text that is longer"
@@ -85,7 +84,6 @@ class Reading:
     last: Callable[[str, str], Prompt]
 
 
-
 class Strategy:
     """A way to read; subclasses are frozen dataclasses whose fields are its options.
 
@@ -130,8 +128,7 @@ def room_left(model: Model, prompt: Prompt, room: int, what: str) -> int:
     left = model.window - model.count(prompt) - room - SLACK
     if left < LEAST:
         raise UserError(
-            f"a window of {model.window:,} tokens leaves {max(left, 0)} for the text in {what}, expected {LEAST} or more",
+            f"a window of {model.window:,} tokens leaves {max(left, 0)} for text in {what}, expected {LEAST} or more",
             "Ask a shorter question, leave less room (--room), or take a model of a longer window.",
         )
     return left
-

@@ -44,7 +44,7 @@ class StrategyEntry:
 STRATEGIES: tuple[StrategyEntry, ...] = (
     StrategyEntry("full", "Full window", "full_window:FullWindow", "everything in one prompt", "1",
                   "a window that holds the text"),
-    StrategyEntry("truncation", "Truncation", "truncation:Truncation", "what the window holds, the middle left out", "1"),
+    StrategyEntry("truncation", "Truncation", "truncation:Truncation", "what the window holds, not the middle", "1"),
     StrategyEntry("rag", "Retrieval", "retrieval:Retrieval", "the chunks that are most like the question", "1", "",
                   "2310.03025"),
     StrategyEntry("chain-of-agents", "Chain of Agents", "chain_of_agents:ChainOfAgents",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import cut
-from ropewalk.report.page import Column, Folded, KeyFigure, Page, Section, Table, Text, facts
+from ropewalk.report.page import Cell, Column, Folded, Item, KeyFigure, Page, Section, Table, Text, facts
 
 if TYPE_CHECKING:
     from ropewalk.workflows.reading import Answered
@@ -16,7 +16,8 @@ SAID = 120  # signs of an answer in the table
 
 def page_of(read: Answered) -> Page:
     """What is on the page."""
-    told, longest = read.told, set(read.critical_path)
+    told, longest, size = read.told, set(read.critical_path), max(1, read.text_tokens)
+    failed, left = told["failed calls"], max(0, len(read.calls) - OPEN)
     return Page(
         title=f"{read.strategy}: {cut(read.question, 60)}",
         subject=f"{', '.join(read.sources)}, {read.text_tokens:,} tokens, read by {read.strategy} with {read.model}, "
@@ -24,8 +25,9 @@ def page_of(read: Answered) -> Page:
         headline=read.answer,
         notes=[f"Question: {read.question}", *read.notes],
         figures=[
-            KeyFigure("Calls", f"{told['calls']:,.0f}", f"{told['failed calls']:,.0f} without an answer" if told["failed calls"] else ""),
-            KeyFigure("Tokens read", f"{told['prompt tokens']:,.0f}", f"{told['prompt tokens'] / max(1, read.text_tokens):.2f} times the text"),
+            KeyFigure("Calls", f"{told['calls']:,.0f}", f"{failed:,.0f} without an answer" if failed else ""),
+            KeyFigure("Tokens read", f"{told['prompt tokens']:,.0f}",
+                      f"{told['prompt tokens'] / size:.2f} times the text"),
             KeyFigure("Tokens written", f"{told['completion tokens']:,.0f}"),
             KeyFigure("Seconds", f"{told['seconds of calls']:,.1f}",
                       f"{told['seconds of the critical path']:,.1f} in the longest chain of calls"),
@@ -33,16 +35,14 @@ def page_of(read: Answered) -> Page:
         sections=[
             Section("Calls", "In the order in which they began. What a call waited for stands behind it; calls of the "
                     "longest chain, which no further workers make shorter, are bold.", [_table(read, longest)]),
-            Section("What was asked", "" if len(read.calls) <= OPEN else f"The first {OPEN} of {len(read.calls):,} calls; all are "
-                    "in trace.json.", [_opened(call) for call in read.calls[:OPEN]]),
-            Section("How", "", [facts({"strategy": read.strategy, "model": read.model, "window": read.window, **told})]),
+            Section("What was asked", f"{left:,} further calls are in trace.json." if left else "",
+                    [_opened(call) for call in read.calls[:OPEN]]),
+            Section("How", "", [facts({"strategy": read.strategy, "model": read.model, "window": read.window} | told)]),
         ],
     )  # fmt: skip
 
 
 def _table(read: Answered, longest: set[int]) -> Table:
-    from ropewalk.report.page import Cell, Item
-
     names = ["read", "written", "seconds", "waited for", "said"]
     rows = [
         (

@@ -123,7 +123,13 @@ def turns(prompt: str | Turns) -> list[dict[str, str]]:
 
 def text_of(prompt: Prompt) -> str:
     """A prompt where there is no chat template: one text."""
-    return prompt if isinstance(prompt, str) else prompt.text if isinstance(prompt, Beginning) else BETWEEN.join(prompt.said)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else prompt.text
+        if isinstance(prompt, Beginning)
+        else BETWEEN.join(prompt.said)
+    )
 
 
 def rendered(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
