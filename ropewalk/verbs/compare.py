@@ -18,6 +18,7 @@ from ropewalk.verbs.request import (
     Methods,
     Numbers,
     Place,
+    ServedRequest,
     Source,
     TargetRequest,
     Words,
@@ -35,7 +36,7 @@ TASKS = ("ppl", "passkey", "niah")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentRequest(LiveRequest):
+class ExperimentRequest(ServedRequest, LiveRequest):
     """What every experiment is asked for.
 
     Attributes:
@@ -61,8 +62,6 @@ class ExperimentRequest(LiveRequest):
             experiment, with finished samples in runs/samples.sqlite, where every other experiment finds them too.
         overwrite: Replace the results of another experiment in that folder; its finished samples stay.
         bos: Begin every text with the BOS token, also where the tokenizer adds none.
-        tokenizer: Of a server: the folder or hub id of its tokenizer.
-        served: Of a server: the model's name there; by default the only one.
     """
 
     more_models: Words = ()
@@ -82,8 +81,6 @@ class ExperimentRequest(LiveRequest):
     out: Place | None = None
     overwrite: bool = False
     bos: bool = False
-    tokenizer: Source = ""
-    served: str | None = None
 
     def conducted(self, experiment: Experiment, *parts: str, more: Mapping[str, Any] | None = None) -> Outcome:
         """Run the experiment in its folder."""

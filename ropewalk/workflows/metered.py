@@ -215,6 +215,8 @@ class Metered:
             written, cached = self._written(answer, call.counted)
             self._spent.tokens += call.counted + written
             text, why = self._text(answer, call.counted)
+            if last and text and answer.cut:
+                self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
             call = replace(
                 call,
                 answer=text,
