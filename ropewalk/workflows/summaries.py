@@ -6,7 +6,7 @@ import re
 
 CHUNK, SUMMARY = 2048, 900  # tokens
 WORDS_PER_TOKEN = 0.65
-END = re.compile(r"[.!?。！？][\"')\]”’]*")
+END = re.compile(r"(?:[.!?]|([。！？]))[\"')\]”’]*")  # white space follows, but for the second kind
 
 
 def words(tokens: float) -> int:
@@ -23,5 +23,5 @@ def ends(summary: str) -> bool:
 def whole(summary: str) -> str:
     """Without the sentence that has no end, if there is one that has."""
     text = summary.rstrip()
-    stops = [match.end() for match in END.finditer(text) if match.end() == len(text) or text[match.end()].isspace()]
+    stops = [match.end() for match in END.finditer(f"{text} ") if match[1] or f"{text} "[match.end()].isspace()]
     return text[: stops[-1]] if stops else text
