@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 
 from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.metered import Budget
-from ropewalk.workflows.strategies.hierarchical_summary import HierarchicalSummary, levels_of, merges, runs_of
+from ropewalk.workflows.strategies.hierarchical_summary import (
+    BEFORE,
+    MERGE,
+    HierarchicalSummary,
+    levels_of,
+    merges,
+    runs_of,
+)
 from ropewalk.workflows.strategies.incremental_summary import IncrementalSummary
+from ropewalk.workflows.strategy import NOTES, SLACK
 from ropewalk.workflows.summaries import ends, whole, words
 from tests.talkers import Talker
-from tests.workflows.readers import answer_of, metered
+from tests.workflows.readers import QUESTION, answer_of, metered, reading
 
 TEXT = "".join(f"Sentence {i} tells what happened on day {i}. " for i in range(400))
 WINDOW = 1024
@@ -79,6 +87,23 @@ def test_summaries_grow_from_level_to_level_and_none_outgrows_its_limit() -> Non
             sizes.setdefault(int(level[1] or 0), []).append(tokens(model, call.answer))
     most = [max(sizes[level]) for level in sorted(sizes)]
     assert most == [int(limit * 0.65), limit]  # the level above both is the answer, which has room of its own
+
+
+def test_merges_are_as_many_as_levels_of_full_summaries_take() -> None:
+    model = metered(Talker(first_words(10**6, end="")), window=WINDOW)
+    answer_of(HierarchicalSummary(ratio=1.0), TEXT, model)
+    limit, each = WINDOW // 8, WINDOW // 8 + 2
+    bare = MERGE.format(before=BEFORE.format(summary=""), text="", words=limit, question=QUESTION)
+    fan = int(0.8 * (WINDOW - model.count(bare) - limit - SLACK)) // each
+    left = WINDOW - model.count(reading("").last("", NOTES)) - 128 - SLACK
+    n = sum(role.startswith("summary") for role in roles(model))
+    counts = [sum(role.startswith(f"level {level},") for role in roles(model)) for level in (1, 2, 3)]
+    wanted = []
+    while n * each - 2 > left:
+        n = ceil(n / fan)
+        wanted.append(n)
+    assert [count for count in counts if count] == wanted and len(wanted) > 0
+    assert sum(counts) == merges(sum(role.startswith("summary") for role in roles(model)), limit, fan, left)
 
 
 def test_a_merge_sees_the_one_before_it() -> None:
