@@ -42,6 +42,7 @@ class ReadRequest(ServedRequest, RunningRequest):
         trust_remote_code: Run code that comes with a model or a tokenizer.
         out: Folder for the trace, as trace.json and report.html; by default one in runs/. Answers are kept in
             runs/samples.sqlite, or in that folder, and are not asked for again.
+        score: Judge each sentence of the answer by BooookScore's types of error, by the same model; of summaries.
         overwrite: Replace the trace of another question in that folder.
     """
 
@@ -60,6 +61,7 @@ class ReadRequest(ServedRequest, RunningRequest):
     at_once: Count = 8
     trust_remote_code: bool = False
     out: Place | None = None
+    score: bool = False
     overwrite: bool = False
 
     @contextmanager
@@ -112,16 +114,14 @@ def read(request: ReadRequest) -> Answered:
 
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore, content_key
-    from ropewalk.texts.documents import load
-    from ropewalk.workflows.answered import asked_of, joined, read_text, refuse_another
+    from ropewalk.workflows.answered import asked_of, read_text, refuse_another, text_of
     from ropewalk.workflows.metered import Budget, Metered
     from ropewalk.workflows.strategy_entries import strategy
 
     if not request.question.strip():
         raise UserError("the question is empty", "Ask something: --question TEXT.")
     how = strategy(request.strategy)
-    texts = [(name, text) for file in request.files for name, text in load(file).items()]
-    text = joined(texts)
+    text, sources = text_of(how, request.files)
     key = content_key({"text": text, "question": request.question, "strategy": how.spelling, "model": request.model})
     out = request.out or RUNS / f"read-{how.name}-{key[:8]}"
     refuse_another(out, request.question.strip(), how.spelling, request.overwrite)
@@ -142,7 +142,7 @@ def read(request: ReadRequest) -> Answered:
             ),
         )
         answered = replace(
-            read_text(how, asked_of(text, request.question, room), model, [name for name, _ in texts]), folder=out
+            read_text(how, asked_of(text, request.question, room), model, sources, scored=request.score), folder=out
         )
     answered.write(out, request.overwrite)
     return answered

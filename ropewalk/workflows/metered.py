@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,6 +97,7 @@ class Metered:
         self.trace, self._spent = Trace(), Spending()
         self._aside = self.window + thinks if last is None else last
         self._turn = asyncio.Semaphore(chat.workers)
+        self._asked: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # equal calls wait for the first
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
             raise UserError(
                 f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
@@ -123,7 +125,12 @@ class Metered:
             most = min(most, (self.budget.tokens - self._spent.tokens - self._aside) // (tokens + self.thinks))
         return max(most, 0)
 
-    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False) -> str | None:
+    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
+        if draw and not self.chat.varies:
+            raise UserError(
+                f"{role}: another answer was wanted, where {self.chat.name} always gives the same",
+                "Choose other options, or ask a server (--model http://HOST:PORT/v1).",
+            )
         counted = self.count(prompt)
         if counted + room > self.window:
             raise UserError(
@@ -132,7 +139,8 @@ class Metered:
                 "Ask a shorter question, or leave less room (--room).",
             )
         begun = self.trace.begin()
-        call = await self._tried(prompt, room, last, Call(begun[0], role, begun[1], text_of(prompt), counted))
+        asked = Call(begun[0], role, begun[1], text_of(prompt), counted)
+        call = await self._tried(prompt, room, last, draw * self.tries, asked)
         if call is None:
             self.note("the budget is spent: some calls were not made")
             return None
@@ -191,9 +199,9 @@ class Metered:
         self._spent.tokens += tokens
         return True
 
-    async def _tried(self, prompt: Prompt, room: int, last: bool, call: Call) -> Call | None:
+    async def _tried(self, prompt: Prompt, room: int, last: bool, drawn: int, call: Call) -> Call | None:
         """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it."""
-        drawn, most = 0, call.counted + room + self.thinks
+        most = call.counted + room + self.thinks
         for again in range(self.tries):
             if not self._set_aside(most, last):
                 return replace(call, failed=f"{call.failed}, and the budget is spent") if again else None
@@ -234,6 +242,12 @@ class Metered:
         """What came, how many seconds it took, and whether an earlier run had kept it."""
         said = text_of(prompt) if isinstance(prompt, str) else asdict(prompt)
         key = content_key({**self.chat.basis, "prompt": said, "room": room + self.thinks, "drawn": drawn})
+        async with self._asked[key]:
+            return await self._kept_or_new(key, prompt, room, drawn)
+
+    async def _kept_or_new(
+        self, key: str, prompt: Prompt, room: int, drawn: int
+    ) -> tuple[Answer | Failed, float, bool]:
         kept = self.records.get([key]).get(key)
         if kept is not None:
             usage = None if kept["usage"] is None else Usage(**kept["usage"])

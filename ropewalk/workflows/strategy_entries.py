@@ -51,6 +51,21 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
                   "workers note chunk after chunk, a manager answers from the last notes", "n + 1", "", "2406.02818"),
     StrategyEntry("memory-agent", "MemAgent", "memory_agent:MemoryAgent",
                   "a memory of fixed size is written anew after each chunk", "n + 1", "", "2507.02259"),
+    StrategyEntry("self-controlled-memory", "Self-Controlled Memory", "self_controlled_memory:SelfControlledMemory",
+                  "the model decides which blocks that were found it remembers, whole or as a sentence",
+                  "3k + 1 at most", "", "2304.13343"),
+    StrategyEntry("semantic-compression", "Semantic compression", "semantic_compression:SemanticCompression",
+                  "topics are found, each is made shorter, and all are read at once", "one a topic + 1", "",
+                  "2312.09571"),
+    StrategyEntry("hierarchical-summary", "Hierarchical merging (BooookScore)",
+                  "hierarchical_summary:HierarchicalSummary",
+                  "summaries of chunks, then of summaries, until they fit", "n + n/f + n/f² + … + 1", "", "2310.00785"),
+    StrategyEntry("incremental-summary", "Incremental updating (BooookScore)",
+                  "incremental_summary:IncrementalSummary", "one summary, brought up to date chunk by chunk",
+                  "n + 1; 2 more where it outgrows its limit", "", "2310.00785"),
+    StrategyEntry("many-shot", "Curvilinear Demonstration Selection (a proxy)", "many_shot:ManyShot",
+                  "as many examples as fit, in an order that turns little, and the question", "1",
+                  "rows of questions and answers"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

@@ -28,6 +28,7 @@ def page_of(read: Answered) -> Page:
             KeyFigure("Calls", f"{told['calls']:,.0f}", f"{failed:,.0f} without an answer" if failed else ""),
             KeyFigure("Tokens read", f"{told['prompt tokens']:,.0f}",
                       f"{told['prompt tokens'] / size:.2f} times the text"),
+            *([KeyFigure("Coherence", *str(read.coherence).split(": "))] if read.coherence else []),
             KeyFigure("Tokens written", f"{told['completion tokens']:,.0f}"),
             KeyFigure("Seconds", f"{told['seconds of calls']:,.1f}",
                       f"{told['seconds of the critical path']:,.1f} in the longest chain of calls"),
@@ -46,7 +47,7 @@ def _table(read: Answered, longest: set[int]) -> Table:
     names = ["read", "written", "seconds", "waited for", "said"]
     rows = [
         (
-            Item(f"{call['number']}: {call['role']}", "from an earlier run" if call["kept"] else ""),
+            Item(f"{call['number']}: {call['role']}", "answered before" if call["kept"] else ""),
             [
                 Cell(f"{call['prompt_tokens']:,}"),
                 Cell(f"{call['completion_tokens']:,}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -35,6 +36,14 @@ def text_with(facts: dict[str, int], sentences: int) -> str:
     for i, (name, number) in enumerate(facts.items()):
         parts += [filler(i * every, every), fact(name, number)]
     return "".join(parts) + filler(len(facts) * every, sentences - every * len(facts))
+
+
+def examples_with(facts: dict[str, int], rows: int) -> str:
+    """Facts spread evenly over the answers of rows of examples."""
+    lines = [{"question": f"What is said of the grass in part {i}?", "answer": FILLER} for i in range(rows)]
+    for i, (name, number) in enumerate(facts.items(), 1):
+        lines[i * (rows - 1) // len(facts)]["answer"] = fact(name, number)
+    return "\n".join(map(json.dumps, lines))
 
 
 def finds(prompt: str, again: int) -> str:

@@ -53,6 +53,27 @@ def test_prompts_of_other_kinds_are_other_prompts() -> None:
     assert len(talker.prompts) == 3
 
 
+def test_equal_calls_side_by_side_are_asked_once() -> None:
+    talker = says("Yes.")
+    model = metered(talker)
+
+    async def twice() -> list[str | None]:
+        return await asyncio.gather(*(model.ask("What?", 8, "reader") for _ in range(3)))
+
+    assert asyncio.run(twice()) == ["Yes."] * 3 and len(talker.prompts) == 1
+    assert [call.kept for call in model.trace.calls.values()] == [False, True, True]
+
+
+def test_another_answer_is_drawn_only_where_answers_vary() -> None:
+    talker = Talker(lambda prompt, again: f"Number {again}.")
+    model = metered(talker)
+    said = [asyncio.run(model.ask("What?", 8, "reader", draw=draw)) for draw in (0, 1, 2, 1)]
+    assert said == ["Number 0.", "Number 4.", "Number 8.", "Number 4."] and len(talker.prompts) == 3
+    talker.varies = False
+    with pytest.raises(UserError, match="always gives the same"):
+        asyncio.run(model.ask("What?", 8, "reader", draw=1))
+
+
 def test_failures_are_asked_again_and_a_server_that_is_away_ends_it() -> None:
     model = metered(says("Yes.", fails=2))
     assert ask(model) == "Yes."
