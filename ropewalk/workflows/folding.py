@@ -38,19 +38,22 @@ async def folded(
     return notes
 
 
-def within_budget(model: Model, parts: Sequence[Chunk], beside: int) -> list[Chunk]:
+def within_budget(model: Model, parts: Sequence[Chunk], beside: int, calls: int = 1, done: str = "read") -> list[Chunk]:
     """The chunks that the budget has calls for; of a text that is too long, the middle is left out.
 
     Args:
         model: that is asked.
-        parts: one call for each.
+        parts: what calls are about.
         beside: tokens of a call beside its chunk, with those of its answer.
+        calls: for each chunk.
+        done: what comes of a chunk, for the note on those that are left out.
     """
-    most = model.affordable(len(parts), max((part.tokens for part in parts), default=0) + beside)
+    tokens = max((part.tokens for part in parts), default=0) + beside
+    most = model.affordable(len(parts) * calls, tokens) // calls
     if most >= len(parts):
         return list(parts)
     head, tail = (most + 1) // 2, most // 2
     lost = sum(part.tokens for part in parts[head : len(parts) - tail])
     total = sum(part.tokens for part in parts)
-    model.note(f"{lost:,} of {total:,} tokens of the text were not read: the budget has no calls for them")
+    model.note(f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them")
     return [*parts[:head], *parts[len(parts) - tail :]]

@@ -51,6 +51,8 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
                   "workers note chunk after chunk, a manager answers from the last notes", "n + 1", "", "2406.02818"),
     StrategyEntry("memory-agent", "MemAgent", "memory_agent:MemoryAgent",
                   "a memory of fixed size is written anew after each chunk", "n + 1", "", "2507.02259"),
+    StrategyEntry("xl3m", "XL3M", "xl3m:XL3M", "the segments behind which the model is surest of its answer", "n + 1",
+                  "probabilities of the next token", "2405.17755"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

@@ -46,7 +46,7 @@ def _table(read: Answered, longest: set[int]) -> Table:
     names = ["read", "written", "seconds", "waited for", "said"]
     rows = [
         (
-            Item(f"{call['number']}: {call['role']}", "from an earlier run" if call["kept"] else ""),
+            Item(f"{call['number']}: {call['role']}", "answered before" if call["kept"] else ""),
             [
                 Cell(f"{call['prompt_tokens']:,}"),
                 Cell(f"{call['completion_tokens']:,}"),
