@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from ropewalk.backends.chat.chat import Prompt
-from ropewalk.workflows.chunks import Chunk, chunks
+from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.strategy import Model, room_left
+
+
+class Part(Protocol):
+    """Something of a text, of so many tokens."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 async def folded(
@@ -38,15 +49,15 @@ async def folded(
     return notes
 
 
-def within_budget(model: Model, parts: Sequence[Chunk], beside: int, calls: int = 1, done: str = "read") -> list[Chunk]:
-    """The chunks that the budget has calls for; of a text that is too long, the middle is left out.
+def within_budget(model: Model, parts: Sequence[P], beside: int, calls: int = 1, done: str = "read") -> list[P]:
+    """The parts that the budget has calls for; of a text that is too long, the middle is left out.
 
     Args:
         model: that is asked.
         parts: what calls are about.
-        beside: tokens of a call beside its chunk, with those of its answer.
-        calls: for each chunk.
-        done: what comes of a chunk, for the note on those that are left out.
+        beside: tokens of a call beside its part, with those of its answer.
+        calls: for each part.
+        done: what comes of a part, for the note on those that are left out.
     """
     tokens = max((part.tokens for part in parts), default=0) + beside
     most = model.affordable(len(parts) * calls, tokens) // calls

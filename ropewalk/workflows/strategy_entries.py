@@ -53,6 +53,9 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
                   "a memory of fixed size is written anew after each chunk", "n + 1", "", "2507.02259"),
     StrategyEntry("xl3m", "XL3M", "xl3m:XL3M", "the segments behind which the model is surest of its answer", "n + 1",
                   "probabilities of the next token", "2405.17755"),
+    StrategyEntry("agentic-lu", "AgenticLU", "agentic_lu:AgenticLU",
+                  "what is unclear is asked, pointed at and cleared before the answer", "4, and 2 for each window", "",
+                  "2502.15920"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

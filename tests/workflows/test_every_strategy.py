@@ -90,7 +90,7 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
             strategy(name), LONG, model_for(name, window=WINDOW, records=records, talker=Silent(finds))
         )
     assert again == answer and second.trace.told() == pytest.approx(model.trace.told())
-    roles, before = ([call.role for _, call in sorted(one.trace.calls.items())] for one in (second, model))
+    roles, before = (sorted(call.role for call in one.trace.calls.values()) for one in (second, model))
     assert roles == before
 
 

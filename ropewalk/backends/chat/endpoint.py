@@ -162,12 +162,13 @@ def _likeliest(choice: Any) -> list[float]:
     """
     told = getattr(choice, "logprobs", None)
     first = (getattr(told, "content", None) or [None])[0]
+    known: list[Any]
     if first is not None:  # of a conversation
         known = [getattr(one, "logprob", None) for one in getattr(first, "top_logprobs", None) or []]
     else:
         known = list(((getattr(told, "top_logprobs", None) or [None])[0] or {}).values())
-    sound = all(isinstance(one, (int, float)) and not isinstance(one, bool) and one <= OVER for one in known)
-    if not sound or sum(math.exp(one) for one in known) > 1 + OVER:
+    sound = all(type(one) in (int, float) and one <= OVER for one in known)
+    if not sound or sum(map(math.exp, known)) > 1 + OVER:
         raise Failed("no probabilities", cut(repr(known), 200))
     return known
 
