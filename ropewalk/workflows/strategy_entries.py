@@ -56,6 +56,9 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
     StrategyEntry("agentic-lu", "AgenticLU", "agentic_lu:AgenticLU",
                   "what is unclear is asked, pointed at and cleared before the answer", "4, and 2 for each window", "",
                   "2502.15920"),
+    StrategyEntry("recursive", "Recursive language model", "recursive:RecursiveLM",
+                  "the model looks into the text by actions, and asks itself about spans of it",
+                  "two for each step at most, and 1", "", "2512.24601"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

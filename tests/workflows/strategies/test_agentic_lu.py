@@ -17,7 +17,7 @@ from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, fact, finds, metered, text_with
 
 FACTS = {"Oslo": 11111, "Lima": 22222, "Baku": 33333}
-WINDOW, SMALL = 4096, 1024
+WINDOW, SMALL = 4096, 1536
 TEXT = text_with(FACTS, 40)
 SHOWN = re.compile(r"<para (\d+)>\n(.*?)\n</para \1>\n", re.DOTALL)
 
