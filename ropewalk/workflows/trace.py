@@ -34,7 +34,7 @@ class Call:
         cached_tokens: of those, that the server had read before, as it says.
         completion_tokens: of all tries, as the server says, else by our own count.
         seconds: that the tries took, when they were made.
-        kept: whether it was answered before, in an earlier run or by an equal call.
+        kept: whether it was answered before, in an earlier run or this one.
     """
 
     number: int

@@ -40,7 +40,7 @@ def text_with(facts: dict[str, int], sentences: int) -> str:
 
 def examples_with(facts: dict[str, int], rows: int) -> str:
     """Facts spread evenly over the answers of rows of examples."""
-    lines = [{"question": f"What is said of the grass in part {i}?", "answer": FILLER} for i in range(rows)]
+    lines = [{"question": f"What is said of the grass in part {i}?", "answer": filler(i, 1)} for i in range(rows)]
     for i, (name, number) in enumerate(facts.items(), 1):
         lines[i * (rows - 1) // len(facts)]["answer"] = fact(name, number)
     return "\n".join(map(json.dumps, lines))

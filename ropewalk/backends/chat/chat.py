@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BETWEEN = "\n\n"  # turns, for models without a chat template
+NO_CERTAINTY = "Choose another strategy, or name a model that runs here (--model FOLDER)."
 TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
 
 
@@ -46,6 +47,21 @@ class Answer:
     cut: bool = False
     usage: Usage | None = None
     wrong_usage: bool = False
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a model is of the first token that it would write.
+
+    Attributes:
+        nats: minus the entropy of that token: 0 where there is no doubt, minus ln V where all V are alike.
+        told: the part of the probability that was told token by token; below 1, ``nats`` is an upper bound.
+        usage: as of an answer.
+    """
+
+    nats: float
+    told: float = 1.0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)

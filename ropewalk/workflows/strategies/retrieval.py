@@ -10,10 +10,10 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk, chunks
-from ropewalk.workflows.strategy import PARTS, SLACK, WHOLE, Model, Reading, Strategy, answered, room_left
+from ropewalk.workflows.selection import BETWEEN, fitting
+from ropewalk.workflows.strategy import PARTS, WHOLE, Model, Reading, Strategy, answered, room_left
 
 CHUNK = 400  # tokens, about 300 words; of a small window, a quarter
-BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,7 @@ class Retrieval(Strategy):
         else:
             scores = bm25([part.text for part in parts], reading.question)
         ranked = [parts[i] for i in np.argsort(-scores, kind="stable")]
-        found: list[Chunk] = []
-        for part in ranked[: self.k]:
-            left -= part.tokens + SLACK
-            if left < 0:
-                break
-            found.append(part)
-        kept = ordered(found or ranked[:1], self.order)
+        kept = ordered(fitting(ranked[: self.k], left), self.order)
         return await answered(model, reading, BETWEEN.join(part.text.strip() for part in kept), PARTS)
 
 
