@@ -17,6 +17,7 @@ from ropewalk.backends.chat.chat import Answer, Chat, Failed, Prompt, Usage, ren
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
+from ropewalk.workflows.strategy import NoAnswer, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Metered:
         thinks: tokens that the model may think before it answers.
         embed: gives vectors of texts.
         heard: told of every call that ended.
+        turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
 
     Attributes:
         trace: of this reading.
@@ -88,6 +90,7 @@ class Metered:
         thinks: int = 0,
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
+        turn: asyncio.Semaphore | None = None,
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
@@ -95,7 +98,7 @@ class Metered:
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending()
         self._aside = self.window + thinks if last is None else last
-        self._turn = asyncio.Semaphore(chat.workers)
+        self._turn = turn or asyncio.Semaphore(chat.workers)
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
             raise UserError(
                 f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
@@ -126,13 +129,18 @@ class Metered:
     async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False) -> str | None:
         counted = self.count(prompt)
         if counted + room > self.window:
-            raise UserError(
+            raise NoRoom(
                 f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
                 f"{self.window:,}",
                 "Ask a shorter question, or leave less room (--room).",
             )
         begun = self.trace.begin()
         call = await self._tried(prompt, room, last, Call(begun[0], role, begun[1], text_of(prompt), counted))
+        if call is None and last:
+            raise NoRoom(
+                f"the budget does not hold the last answer, which may take {counted + room + self.thinks:,} tokens",
+                "Raise it (--tokens, --calls).",
+            )
         if call is None:
             self.note("the budget is spent: some calls were not made")
             return None
@@ -141,7 +149,8 @@ class Metered:
         if not call.failed:
             return call.answer
         if last:
-            raise UserError(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
+            kind = NoAnswer if call.prompt_tokens else UserError
+            raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         self.note(f"{role}: no answer ({call.failed})")
         return None
 
