@@ -99,6 +99,15 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
         "str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join, "METHODS"
     ),
 ]
+Strategies = Annotated[  # likewise
+    tuple[str, ...],
+    Spelling(
+        "str | list[str | Strategy]",
+        lambda value: _listed(value, lambda text: split(text, ",")),
+        ",".join,
+        "STRATEGIES",
+    ),
+]
 Numbers = Annotated[
     tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)), "NUMBERS")
 ]

@@ -17,6 +17,7 @@ from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Chat, Failed, Prom
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
+from ropewalk.workflows.strategy import NoAnswer, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Metered:
         thinks: tokens that the model may think before it answers.
         embed: gives vectors of texts.
         heard: told of every call that ended.
+        turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
 
     Attributes:
         trace: of this reading.
@@ -91,6 +93,7 @@ class Metered:
         thinks: int = 0,
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
+        turn: asyncio.Semaphore | None = None,
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
@@ -98,7 +101,7 @@ class Metered:
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending()
         self._aside = self.window + thinks if last is None else last
-        self._turn, self._asked = asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
+        self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
             raise UserError(
                 f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
@@ -133,13 +136,20 @@ class Metered:
                 "Choose other options, or ask a server (--model http://HOST:PORT/v1).",
             )
         call = await self._called(prompt, room, role, last, self._answer, draw * self.tries)
+        if call is None and last:
+            raise NoRoom(
+                f"the budget does not hold the last answer, which may take "
+                f"{self.count(prompt) + room + self.thinks:,} tokens",
+                "Raise it (--tokens, --calls).",
+            )
         if call is None:
             return None
         self._end(call)
         if not call.failed:
             return call.answer
         if last:
-            raise UserError(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
+            kind = NoAnswer if call.prompt_tokens else UserError
+            raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         return None
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
@@ -186,7 +196,7 @@ class Metered:
         """A call whose end is known, but not yet told; None if the budget has nothing for it."""
         counted = self.count(prompt)
         if counted + room > self.window:
-            raise UserError(
+            raise NoRoom(
                 f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
                 f"{self.window:,}",
                 "Ask a shorter question, or leave less room (--room).",

@@ -121,7 +121,8 @@ class Endpoint:
             except (openai.BadRequestError, openai.NotFoundError) as error:
                 if self._chats or (error.status_code == 400 and "template" not in error.message):
                     raise
-        answer = self.client.completions.create(prompt=text_of(prompt), **asked, **plain)
+        ids = isinstance(prompt, Beginning) and list(prompt.ids)
+        answer = self.client.completions.create(prompt=ids or text_of(prompt), **asked, **plain)
         if not isinstance(prompt, Beginning):
             self._chats = False
         return answer
