@@ -58,8 +58,9 @@ COVERED = {
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
     "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
-    "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/folding",
-    "tests/verbs/test_read.py": "workflows/reading workflows/trace_page workflows/embedding",
+    "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/folding "
+    "workflows/selection",
+    "tests/verbs/test_read.py": "workflows/answered workflows/trace_page workflows/embedding",
     "tests/verbs/test_train.py": "training/preparation training/trained",
     "tests/evaluation/test_long_context_callback.py": "evaluation/long_context",
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from ropewalk.backends.chat.chat import Prompt
 from ropewalk.workflows.chunks import Chunk, chunks
@@ -15,6 +16,16 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 SHORT = 0.1  # share of the notes before it, below which a refusal is not taken for notes
+
+
+class Part(Protocol):
+    """Something of a text, of so many tokens."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 async def folded(
@@ -90,15 +101,20 @@ async def noted(
 
 
 def within_budget(
-    model: Model, parts: Sequence[Chunk], beside: int, calls: Callable[[int], int] = lambda parts: parts
-) -> list[Chunk]:
-    """The chunks that the budget has calls for; of a text that is too long, the middle is left out.
+    model: Model,
+    parts: Sequence[P],
+    beside: int,
+    calls: Callable[[int], int] = lambda parts: parts,
+    done: str = "read",
+) -> list[P]:
+    """The parts that the budget has calls for; of a text that is too long, the middle is left out.
 
     Args:
         model: that is asked.
-        parts: what is read.
-        beside: tokens of a call beside its chunk, with those of its answer.
-        calls: how many a number of chunks leads to, none of them longer than that of the longest chunk.
+        parts: what calls are about.
+        beside: tokens of a call beside its part, with those of its answer.
+        calls: how many a number of parts leads to, none of them longer than that of the longest part.
+        done: what comes of a part, for the note on those that are left out.
     """
     most = model.affordable(calls(len(parts)), max((part.tokens for part in parts), default=0) + beside)
     kept = next((n for n in range(len(parts), 0, -1) if calls(n) <= most), 0)
@@ -107,5 +123,5 @@ def within_budget(
     head, tail = (kept + 1) // 2, kept // 2
     lost = sum(part.tokens for part in parts[head : len(parts) - tail])
     total = sum(part.tokens for part in parts)
-    model.note(f"{lost:,} of {total:,} tokens of the text were not read: the budget has no calls for them")
+    model.note(f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them")
     return [*parts[:head], *parts[len(parts) - tail :]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.backends.chat.answering import LONGEST, PAUSE, THINKING, THOUGHT, TRIES, bounds
-from ropewalk.backends.chat.chat import Answer, Chat, Failed, Prompt, Usage, rendered, text_of
+from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Chat, Failed, Prompt, Usage, rendered, text_of
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
+from ropewalk.workflows.strategy import NoAnswer, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 AGAIN = "What was answered is kept: say the same again to go on."
 MOST = 2**20  # tokens of an answer, beyond which what a server says of it is not believed
 T = TypeVar("T")
+MASS = 0.9  # of the probability of the next token, below which its entropy is told to be a bound
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+Came = tuple[Answer | Failed, float, bool]  # what, in how many seconds, and whether it was kept from before
+Attempt = Callable[[Prompt, int, int], Awaitable[Came]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Metered:
         thinks: tokens that the model may think before it answers.
         embed: gives vectors of texts.
         heard: told of every call that ended.
+        turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
 
     Attributes:
         trace: of this reading.
@@ -89,6 +93,7 @@ class Metered:
         thinks: int = 0,
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
+        turn: asyncio.Semaphore | None = None,
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
@@ -96,8 +101,7 @@ class Metered:
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending()
         self._aside = self.window + thinks if last is None else last
-        self._turn = asyncio.Semaphore(chat.workers)
-        self._asked: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # equal calls wait for the first
+        self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
             raise UserError(
                 f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
@@ -131,55 +135,42 @@ class Metered:
                 f"{role}: another answer was wanted, where {self.chat.name} always gives the same",
                 "Choose other options, or ask a server (--model http://HOST:PORT/v1).",
             )
-        counted = self.count(prompt)
-        if counted + room > self.window:
-            raise UserError(
-                f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
-                f"{self.window:,}",
-                "Ask a shorter question, or leave less room (--room).",
+        call = await self._called(prompt, room, role, last, self._answer, draw * self.tries)
+        if call is None and last:
+            raise NoRoom(
+                f"the budget does not hold the last answer, which may take "
+                f"{self.count(prompt) + room + self.thinks:,} tokens",
+                "Raise it (--tokens, --calls).",
             )
-        begun = self.trace.begin()
-        asked = Call(begun[0], role, begun[1], text_of(prompt), counted)
-        call = await self._tried(prompt, room, last, draw * self.tries, asked)
         if call is None:
-            self.note("the budget is spent: some calls were not made")
             return None
-        self.trace.end(call)
-        self.heard(self.trace)
+        self._end(call)
         if not call.failed:
             return call.answer
         if last:
-            raise UserError(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
-        self.note(f"{role}: no answer ({call.failed})")
+            kind = NoAnswer if call.prompt_tokens else UserError
+            raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         return None
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
-        tell = getattr(self.chat, "certainty", None)
-        if tell is None:
+        if not hasattr(self.chat, "certainty"):
+            raise UserError(f"{self.chat.name} tells no probabilities of the next token", NO_CERTAINTY)
+        if self.thinks:
             raise UserError(
-                f"{self.chat.name} tells no probabilities of the next token",
-                "Choose another strategy, or name a model that runs here (--model FOLDER).",
+                "a model that thinks first is always sure of its first token, which begins the thought",
+                "Choose another strategy, or a model that does not think (no --thinks).",
             )
-        counted = self.count(prompt)
-        if not self._set_aside(counted, last=False):
-            self.note("the budget is spent: some calls were not made")
+        call = await self._called(prompt, 1, role, False, self._certainty)
+        if call is None:
             return None
-        key = content_key({**self.chat.basis, "certainty": rendered(prompt, self.tokenizer)})
-        number, after = self.trace.begin()
-        kept = found = self.records.get([key]).get(key)
-        if found is None:
-            async with self._turn:
-                begun = time.monotonic()
-                value = float(await self._elsewhere(lambda: tell(prompt)))
-            found = {"certainty": value, "seconds": time.monotonic() - begun}
-            self.records.put({key: found})
-        said, seconds = f"{found['certainty']:.4f} nats", float(found["seconds"])
-        call = Call(
-            number, role, after, text_of(prompt), counted, said, "", 1, counted, 0, 0, seconds, kept is not None
-        )
-        self.trace.end(call)
-        self.heard(self.trace)
-        return float(found["certainty"])
+        if call.failed:
+            self._end(call)
+            return None
+        nats, told = map(float, call.answer.split())
+        self._end(replace(call, answer=f"{nats:.4f} nats"))
+        if told < MASS:
+            self.note(f"some certainties are upper bounds: {self.chat.name} told less than {MASS:.0%} of a probability")
+        return nats
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._embed is None:
@@ -199,13 +190,39 @@ class Metered:
         self._spent.tokens += tokens
         return True
 
-    async def _tried(self, prompt: Prompt, room: int, last: bool, drawn: int, call: Call) -> Call | None:
+    async def _called(
+        self, prompt: Prompt, room: int, role: str, last: bool, attempt: Attempt, drawn: int = 0
+    ) -> Call | None:
+        """A call whose end is known, but not yet told; None if the budget has nothing for it."""
+        counted = self.count(prompt)
+        if counted + room > self.window:
+            raise NoRoom(
+                f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
+                f"{self.window:,}",
+                "Ask a shorter question, or leave less room (--room).",
+            )
+        number, after = self.trace.begin()
+        begun = Call(number, role, after, text_of(prompt), counted)
+        call = await self._tried(prompt, room, last, begun, attempt, drawn)
+        if call is None:
+            self.note("the budget is spent: some calls were not made")
+        return call
+
+    def _end(self, call: Call) -> None:
+        self.trace.end(call)
+        self.heard(self.trace)
+        if call.failed:
+            self.note(f"{call.role}: no answer ({call.failed})")
+
+    async def _tried(
+        self, prompt: Prompt, room: int, last: bool, call: Call, attempt: Attempt, drawn: int
+    ) -> Call | None:
         """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it."""
         most = call.counted + room + self.thinks
         for again in range(self.tries):
             if not self._set_aside(most, last):
                 return replace(call, failed=f"{call.failed}, and the budget is spent") if again else None
-            answer, seconds, kept = await self._answer(prompt, room, drawn)
+            answer, seconds, kept = await attempt(prompt, room, drawn)
             call = replace(call, tries=again + 1, seconds=call.seconds + seconds, kept=kept)
             self._spent.tokens -= most
             if isinstance(answer, Failed):
@@ -223,6 +240,8 @@ class Metered:
             written, cached = self._written(answer, call.counted)
             self._spent.tokens += call.counted + written
             text, why = self._text(answer, call.counted)
+            if last and text and answer.cut:
+                self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
             call = replace(
                 call,
                 answer=text,
@@ -236,33 +255,40 @@ class Metered:
             drawn += 1
         return call
 
-    async def _answer(self, prompt: Prompt, room: int, drawn: int) -> tuple[Answer | Failed, float, bool]:
-        """What came, how many seconds it took, and whether an earlier run had kept it."""
-        said = text_of(prompt) if isinstance(prompt, str) else asdict(prompt)
-        key = content_key({**self.chat.basis, "prompt": said, "room": room + self.thinks, "drawn": drawn})
-        async with self._asked[key]:
-            return await self._kept_or_new(key, prompt, room, drawn)
+    async def _answer(self, prompt: Prompt, room: int, drawn: int) -> Came:
+        asked = {"prompt": _said(prompt), "room": room + self.thinks, "drawn": drawn}
+        return await self._came(asked, lambda: self.chat.answer(prompt, room + self.thinks, drawn))
 
-    async def _kept_or_new(
-        self, key: str, prompt: Prompt, room: int, drawn: int
-    ) -> tuple[Answer | Failed, float, bool]:
-        kept = self.records.get([key]).get(key)
-        if kept is not None:
-            usage = None if kept["usage"] is None else Usage(**kept["usage"])
-            return Answer(kept["text"], kept["cut"], usage), kept["seconds"], True
-        async with self._turn:
-            begun = time.monotonic()
-            try:
-                answer = await self._elsewhere(lambda: self.chat.answer(prompt, room + self.thinks, drawn))
-                answer.text.encode()
-            except Failed as failed:
-                return failed, time.monotonic() - begun, False
-            except UnicodeEncodeError:
-                return Failed("half a character"), time.monotonic() - begun, False
-            seconds = time.monotonic() - begun
-        told = None if answer.usage is None else asdict(answer.usage)
-        self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": told, "seconds": seconds}})
-        return answer, seconds, False
+    async def _certainty(self, prompt: Prompt, room: int, drawn: int) -> Came:
+        """Minus the entropy and what was told of the probability, as text."""
+
+        def tell() -> Answer:
+            sure = self.chat.certainty(prompt)  # type: ignore[attr-defined]
+            return Answer(f"{sure.nats!r} {sure.told!r}", usage=sure.usage or Usage(self.count(prompt), 0, 0))
+
+        return await self._came({"certainty": _said(prompt)}, tell)
+
+    async def _came(self, asked: dict[str, Any], ask: Callable[[], Answer]) -> Came:
+        """What came of a call, or of the same one before."""
+        key = content_key({**self.chat.basis, **asked})
+        async with self._asked.setdefault(key, asyncio.Lock()):  # who asks the same at the same time waits for it
+            kept = self.records.get([key]).get(key)
+            if kept is not None:
+                usage = None if kept["usage"] is None else Usage(**kept["usage"])
+                return Answer(kept["text"], kept["cut"], usage), kept["seconds"], True
+            async with self._turn:
+                begun = time.monotonic()
+                try:
+                    answer = await self._elsewhere(ask)
+                    answer.text.encode()
+                except Failed as failed:
+                    return failed, time.monotonic() - begun, False
+                except UnicodeEncodeError:
+                    return Failed("half a character"), time.monotonic() - begun, False
+                seconds = time.monotonic() - begun
+            told = None if answer.usage is None else asdict(answer.usage)
+            self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": told, "seconds": seconds}})
+            return answer, seconds, False
 
     def _written(self, answer: Answer, counted: int) -> tuple[int, int]:
         """Tokens that were written, thoughts among them, and those of the prompt that were read before."""
@@ -287,6 +313,11 @@ class Metered:
     async def _elsewhere(self, work: Callable[[], T]) -> T:
         """Work that blocks; a single worker is this thread, so that Ctrl-C ends it where it is."""
         return work() if self.chat.workers == 1 else await in_a_thread(work)
+
+
+def _said(prompt: Prompt) -> Any:
+    """A prompt as keys have it: one of each kind is another."""
+    return prompt if isinstance(prompt, str) else asdict(prompt)
 
 
 def in_a_thread(work: Callable[[], T]) -> Awaitable[T]:

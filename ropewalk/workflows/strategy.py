@@ -19,6 +19,14 @@ SLACK = 16  # tokens by which a text in its place may be longer than on its own
 WHOLE, PARTS, NOTES = "the text", "parts of a text that is longer", "notes on a text that is longer"
 
 
+class NoRoom(UserError):
+    """A window, or a budget, that is too small for a strategy."""
+
+
+class NoAnswer(UserError):
+    """The last call was answered with nothing that says anything."""
+
+
 class Model(Protocol):
     """What a strategy may use of a language model.
 
@@ -48,8 +56,9 @@ class Model(Protocol):
             draw: 0 for the likeliest answer; else the number of another one, which is drawn.
 
         Raises:
-            UserError: if nobody answers; if the prompt has no room in the window; if it is the last, and none came; if
-                another answer is wanted of a model that always gives the same.
+            NoRoom: if the window has no room for the prompt; if it is the last, and the budget has none.
+            NoAnswer: if it is the last, and the answer is empty.
+            UserError: if nobody answers; if another answer is wanted of a model that always gives the same.
         """
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
@@ -158,11 +167,11 @@ def room_left(model: Model, prompt: Prompt, room: int, what: str) -> int:
     """Tokens of text that a prompt without any leaves in the window, beside an answer of ``room`` tokens.
 
     Raises:
-        UserError: if fewer than ``LEAST`` are left.
+        NoRoom: if fewer than ``LEAST`` are left.
     """
     left = model.window - model.count(prompt) - room - SLACK
     if left < LEAST:
-        raise UserError(
+        raise NoRoom(
             f"a window of {model.window:,} tokens leaves {max(left, 0)} for text in {what}, expected {LEAST} or more",
             "Ask a shorter question, leave less room (--room), or take a model of a longer window.",
         )

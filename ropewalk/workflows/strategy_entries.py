@@ -66,6 +66,14 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
     StrategyEntry("many-shot", "Curvilinear Demonstration Selection (a proxy)", "many_shot:ManyShot",
                   "as many examples as fit, in an order that turns little, and the question", "1",
                   "rows of questions and answers"),
+    StrategyEntry("xl3m", "XL3M", "xl3m:XL3M", "the segments behind which the model is surest of its answer", "n + 1",
+                  "probabilities of the next token", "2405.17755"),
+    StrategyEntry("agentic-lu", "AgenticLU", "agentic_lu:AgenticLU",
+                  "what is unclear is asked, pointed at and cleared before the answer", "4, and 2 for each window", "",
+                  "2502.15920"),
+    StrategyEntry("recursive", "Recursive language model", "recursive:RecursiveLM",
+                  "the model looks into the text by actions, and asks itself about spans of it",
+                  "two for each step at most, and 1", "", "2512.24601"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

@@ -34,7 +34,7 @@ class Call:
         cached_tokens: of those, that the server had read before, as it says.
         completion_tokens: of all tries, as the server says, else by our own count.
         seconds: that the tries took, when they were made.
-        kept: whether it was answered before, in an earlier run or by an equal call.
+        kept: whether it was answered before, in an earlier run or this one.
     """
 
     number: int
@@ -104,6 +104,14 @@ class Trace:
             path.append(self.calls[number_])
             number_ = last[number_]
         return path[::-1]
+
+    @property
+    def longest_chain(self) -> int:
+        """Calls of the longest chain, each of which waited for the one before, however long they took."""
+        deep: dict[int, int] = {}
+        for number, call in sorted(self.calls.items()):
+            deep[number] = 1 + max((deep[one] for one in call.after if one in deep), default=0)
+        return max(deep.values(), default=0)
 
     def told(self) -> dict[str, float]:
         """Numbers by name."""

@@ -8,7 +8,7 @@ from ropewalk.common.errors import cut
 from ropewalk.report.page import Cell, Column, Folded, Item, KeyFigure, Page, Section, Table, Text, facts
 
 if TYPE_CHECKING:
-    from ropewalk.workflows.reading import Answered
+    from ropewalk.workflows.answered import Answered
 
 OPEN = 200  # calls whose prompts are on the page
 SAID = 120  # signs of an answer in the table

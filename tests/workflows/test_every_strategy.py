@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ropewalk.backends.chat.chat import Failed
+from ropewalk.backends.chat.chat import Certainty, Failed
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
 from ropewalk.workflows.chunks import chunks
@@ -34,8 +34,8 @@ def model_for(name: str, **more: Any):
     """A model that also has vectors and certainties, by words in common with the question."""
 
     class Certain(Talker):
-        def certainty(self, prompt: Any) -> float:
-            return -1.0 / (1 + len(FACT.findall(str(prompt))))
+        def certainty(self, prompt: Any) -> Certainty:
+            return Certainty(-1.0 / (1 + len(FACT.findall(str(prompt)))))
 
     def embed(texts: Any) -> np.ndarray:
         words = sorted({word for text in texts for word in text.lower().split()})
@@ -88,7 +88,7 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
         def answer(self, asked: Any, room: int, again: int) -> Any:
             raise AssertionError("asked again")
 
-        def certainty(self, prompt: Any) -> float:
+        def certainty(self, prompt: Any) -> Certainty:
             raise AssertionError("asked again")
 
     with SampleStore(tmp_path / "kept.sqlite") as records:
@@ -96,8 +96,8 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
             strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, talker=Silent(finds))
         )
     assert again == answer and second.trace.told() == pytest.approx(model.trace.told())
-    first, second_ = (sorted((one, call.role) for one, call in m.trace.calls.items()) for m in (model, second))
-    assert first == second_
+    roles, before = (sorted(call.role for call in one.trace.calls.values()) for one in (second, model))
+    assert roles == before
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -141,8 +141,8 @@ def test_one_call_that_comes_to_nothing_is_said_and_survived(name: str) -> None:
                 raise Failed("code 400", final=True)
             return super().answer(asked, room, again)
 
-        def certainty(self, prompt: Any) -> float:
-            return -1.0
+        def certainty(self, prompt: Any) -> Certainty:
+            return Certainty(-1.0)
 
     model = model_for(name, window=WINDOW, talker=Falters(finds))
     try:

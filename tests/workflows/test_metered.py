@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.backends.chat.chat import Answer, Beginning, Failed, Turns, Usage, rendered
+from ropewalk.backends.chat.chat import Answer, Beginning, Certainty, Failed, Turns, Usage, rendered
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
 from ropewalk.workflows.metered import Budget, Metered
@@ -186,3 +186,65 @@ def test_many_calls_run_side_by_side_and_no_more_than_may() -> None:
 
     asyncio.run(all_of_them())
     assert 1 < talker.most <= talker.workers
+
+
+class Sure(Talker):
+    """Is as sure as told, after some failures; counts how often it is asked."""
+
+    def __init__(self, *sure: Certainty, **more: Any):
+        super().__init__(lambda prompt, again: "Yes.", **more)
+        self.sure, self.asked = list(sure), 0
+
+    def certainty(self, prompt: Any) -> Certainty:
+        self.asked += 1
+        if self.asked <= self.fails:
+            raise Failed("code 500")
+        return self.sure[(self.asked - self.fails - 1) % len(self.sure)]
+
+
+def certainty(model: Metered, prompt: Any = "What?") -> float | None:
+    return asyncio.run(model.certainty(prompt, "segment"))
+
+
+def test_a_certainty_is_kept_to_the_last_digit_and_costs_its_prompt(tmp_path: Path) -> None:
+    nats = -0.1234567890123456789
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        first = metered(Sure(Certainty(nats)), records=records)
+        assert certainty(first) == nats
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        again = metered(Sure(Certainty(-9.0)), records=records)
+        assert certainty(again) == nats and again.chat.asked == 0
+    (call,), (before,) = again.trace.calls.values(), first.trace.calls.values()
+    assert call.tokens == before.tokens == before.counted == first.count("What?") and call.answer == "-0.1235 nats"
+    assert not first.trace.notes
+
+
+def test_a_certainty_that_fails_is_asked_again_and_one_that_is_a_bound_is_said() -> None:
+    model = metered(Sure(Certainty(-1.0, told=0.8), fails=2))
+    assert certainty(model) == -1.0 and next(iter(model.trace.calls.values())).tries == 3
+    assert model.trace.notes == ["some certainties are upper bounds: talker told less than 90% of a probability"]
+    with pytest.raises(UserError, match="failed 4 times in turn: code 500"):
+        certainty(metered(Sure(Certainty(-1.0), fails=4)))
+
+
+def test_a_certainty_of_a_cut_prompt_is_refused() -> None:
+    with pytest.raises(UserError, match="it cut the prompt"):
+        certainty(metered(Sure(Certainty(-1.0, usage=Usage(40, 0, 1)))), "word " * 100)
+
+
+def test_who_tells_no_certainty_or_thinks_first_is_refused() -> None:
+    with pytest.raises(UserError, match="tells no probabilities"):
+        certainty(metered(says("Yes.")))
+    with pytest.raises(UserError, match="always sure of its first token"):
+        certainty(metered(Sure(Certainty(-1.0)), thinks=100))
+
+
+def test_the_same_prompt_at_the_same_time_is_asked_once() -> None:
+    talker = says("Yes.")
+    model = metered(talker)
+
+    async def twice() -> list[str | None]:
+        return await asyncio.gather(*(model.ask("What?", 8, "reader") for _ in range(2)))
+
+    assert asyncio.run(twice()) == ["Yes.", "Yes."] and len(talker.prompts) == 1
+    assert model.trace.told()["calls"] == 2 and model.trace.tokens == 2 * next(iter(model.trace.calls.values())).tokens

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BETWEEN = "\n\n"  # turns, for models without a chat template
+NO_CERTAINTY = "Choose another strategy, or name a model that runs here (--model FOLDER)."
 TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
 
 
@@ -49,6 +50,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Certainty:
+    """How sure a model is of the first token that it would write.
+
+    Attributes:
+        nats: minus the entropy of that token: 0 where there is no doubt, minus ln V where all V are alike.
+        told: the part of the probability that was told token by token; below 1, ``nats`` is an upper bound.
+        usage: as of an answer.
+    """
+
+    nats: float
+    told: float = 1.0
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
 class Turns:
     """A conversation so far.
 
@@ -61,9 +77,15 @@ class Turns:
 
 @dataclass(frozen=True)
 class Beginning:
-    """A text that the model goes on with, outside any conversation."""
+    """A text that the model goes on with, outside any conversation.
+
+    Attributes:
+        text: in words.
+        ids: its tokens, where it is made of these; else it is tokenised as it stands.
+    """
 
     text: str
+    ids: tuple[int, ...] = ()
 
 
 Prompt = str | Turns | Beginning  # a str is what a user says
@@ -134,6 +156,8 @@ def text_of(prompt: Prompt) -> str:
 
 def rendered(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a prompt; of a conversation, with the opening of the model's turn."""
+    if isinstance(prompt, Beginning) and prompt.ids:
+        return list(prompt.ids)
     if tokenizer.chat_template is None or isinstance(prompt, Beginning):
         return opening(tokenizer) + token_ids(text_of(prompt), tokenizer)
     text = str(tokenizer.apply_chat_template(turns(prompt), tokenize=False, add_generation_prompt=True))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ropewalk.backends.backend import Ask
-from ropewalk.backends.chat.chat import TOO_LONG, Answer, Failed, Prompt, Usage, rendered
+from ropewalk.backends.chat.chat import TOO_LONG, Answer, Certainty, Failed, Prompt, Usage, rendered
 from ropewalk.backends.local import LiveModel, live
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.methods.catalogue import method
@@ -31,13 +31,27 @@ class ChatModel:
         self._lock = threading.Lock()
 
     def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
+        ids = self._ids(prompt, room)
+        with self._lock:
+            ((_, reply),) = self.model.ask([Ask(ids, room=room)])
+        return Answer(reply.text, len(reply.written) >= room, Usage(len(ids), 0, len(reply.written)))
+
+    def certainty(self, prompt: Prompt) -> Certainty:
+        """How sure the model is of the first token of an answer, by one forward.
+
+        Raises:
+            Failed: if the prompt is longer than the window.
+        """
+        ids = self._ids(prompt, 0)
+        with self._lock:
+            return Certainty(-self.model.entropy(ids), usage=Usage(len(ids), 0, 0))
+
+    def _ids(self, prompt: Prompt, room: int) -> list[int]:
         ids = rendered(prompt, self.model.tokenizer)
         if self.window is not None and len(ids) + room > self.window:
             detail = f"{len(ids):,} tokens and {room:,} for the answer, where the window has {self.window:,}"
             raise Failed(TOO_LONG, detail, final=True)
-        with self._lock:
-            ((_, reply),) = self.model.ask([Ask(ids, room=room)])
-        return Answer(reply.text, len(reply.written) >= room, Usage(len(ids), 0, len(reply.written)))
+        return ids
 
 
 @contextmanager

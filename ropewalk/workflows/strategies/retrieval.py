@@ -9,12 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
 from ropewalk.workflows.chunks import Chunk, chunks
-from ropewalk.workflows.strategy import PARTS, SLACK, WHOLE, Model, Reading, Strategy, answered, room_left
+from ropewalk.workflows.selection import BETWEEN, fitting
+from ropewalk.workflows.strategy import PARTS, WHOLE, Model, Reading, Strategy, answered, room_left
 
 CHUNK = 400  # tokens, about 300 words; of a small window, a quarter
-BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,18 @@ class Retrieval(Strategy):
         else:
             scores = bm25([part.text for part in parts], reading.question)
         ranked = [parts[i] for i in np.argsort(-scores, kind="stable")]
-        found: list[Chunk] = []
-        for part in ranked[: self.k]:
-            left -= part.tokens + SLACK
-            if left < 0:
-                break
-            found.append(part)
-        kept = ordered(found or ranked[:1], self.order)
+        kept = ordered(fitting(ranked[: self.k], left), self.order)
         return await answered(model, reading, BETWEEN.join(part.text.strip() for part in kept), PARTS)
 
 
 def bm25(texts: Sequence[str], question: str) -> np.ndarray:
     """How much each text has of the question's words, the rarer the heavier: float32 [texts]."""
-    library = extra("bm25s", "texts that are searched by words", "read")
-    tokens = library.tokenize([*texts, question], stopwords="en", show_progress=False, return_ids=False)
+    import bm25s
+
+    tokens = bm25s.tokenize([*texts, question], stopwords="en", show_progress=False, return_ids=False)
     if not any(tokens[:-1]):
         return np.zeros(len(texts), np.float32)
-    index = library.BM25()
+    index = bm25s.BM25()
     index.index(tokens[:-1], show_progress=False)
     return np.asarray(index.get_scores(tokens[-1]), np.float32)
 

@@ -11,7 +11,7 @@ import pytest
 
 from ropewalk.common.errors import UserError
 from ropewalk.data.ordering.smooth_path import turn
-from ropewalk.workflows.reading import text_of
+from ropewalk.workflows.answered import text_of
 from ropewalk.workflows.strategies.many_shot import Example, ManyShot, examples_of, prompt_of
 from ropewalk.workflows.word_vectors import tf_idf
 from tests.talkers import Talker
