@@ -88,14 +88,15 @@ async def noted(
         draw: 0 for the likeliest notes.
         guarded: whether the notes stay where a worker says no more than that it found nothing.
     """
-    notes = ""
+    notes, refused = "", []
     for i, part in enumerate(parts, 1):
-        here = f"{role} {i} of {len(parts)}"
-        said = await model.ask(prompt(part.text, notes), room, here, draw=draw)
+        said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
         if said and guarded and len(said) < SHORT * len(notes) and REFUSAL.search(said):
-            model.note(f"{here} refused ({said!r}): the notes before it stay")
+            refused.append(str(i))
             continue
         notes = said or notes
+    if refused:
+        model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
     return notes
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from ropewalk.workflows.coherence import ERRORS, Coherence, coherence, errors_in
 from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.reading import asked_of, read_text
+from ropewalk.workflows.strategies.full_window import FullWindow
 from tests.talkers import Talker
 from tests.workflows.readers import metered
 
@@ -60,3 +64,19 @@ def test_a_budget_ends_the_judging_and_what_was_not_judged_is_told() -> None:
     model = metered(Talker(judge), budget=Budget(calls=3))
     found = asyncio.run(coherence(model, SUMMARY))
     assert found.judged == 2 and found.unread == 3 and model.trace.notes
+
+
+def test_it_is_part_of_an_answer_where_it_is_asked_for(tmp_path: Path) -> None:
+    def say(prompt: str, again: int) -> str:
+        return judge(prompt, again) if "Errors:" in prompt else SUMMARY
+
+    found = read_text(FullWindow(), asked_of("A text.", "Summarise it.", 64), metered(Talker(say)), ["a"], scored=True)
+    assert found.coherence is not None and found.coherence.score == 0.5
+    assert len(found.calls) == 6 and [call["after"] for call in found.calls[1:]] == [(0,)] * 5
+    found.write(tmp_path)
+    told = json.loads((tmp_path / "trace.json").read_text())
+    assert told["score"] == 0.5 and told["coherence"]["verdicts"][1] == ["causal omission", "language"]
+    page = (tmp_path / "report.html").read_text()
+    assert "0.500" in page and "2 of 4 sentences without an error, 1 not judged" in page
+    plain = read_text(FullWindow(), asked_of("A text.", "Summarise it.", 64), metered(Talker(say)), ["a"])
+    assert plain.coherence is None and "score" not in plain.to_dict() and len(plain.calls) == 1

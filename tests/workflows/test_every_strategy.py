@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,32 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
     assert again == answer and second.trace.told() == pytest.approx(model.trace.told())
     roles, before = (sorted(call.role for call in one.trace.calls.values()) for one in (second, model))
     assert roles == before
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("budget", [Budget(3000), Budget(9000), Budget(calls=4), Budget(calls=11)])
+def test_a_budget_decides_the_same_when_it_is_taken_up_again(name: str, budget: Budget) -> None:
+    """Answers that are there at once free what was set aside for them earlier than answers that take their time."""
+
+    class Slow(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Any:
+            time.sleep(0.002 * (len(str(asked)) % 3))
+            return super().answer(asked, room, again)
+
+        certainty = staticmethod(lambda prompt: -1.0 / (1 + len(FACT.findall(str(prompt)))))
+
+    records, talker = SampleStore(), Slow(finds)
+    first, model = answer_of(
+        strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, budget=budget, talker=talker)
+    )
+    asked = len(talker.prompts)
+    again, second = answer_of(
+        strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, budget=budget, talker=talker)
+    )
+    assert len(talker.prompts) == asked and again == first and second.trace.notes == model.trace.notes
+    assert {one: call.role for one, call in second.trace.calls.items()} == {
+        one: call.role for one, call in model.trace.calls.items()
+    }
 
 
 @pytest.mark.parametrize("name", BOUNDED)

@@ -32,7 +32,7 @@ class IncrementalSummary(Strategy):
     """One call for each chunk, one after the other, and one for the answer.
 
     A summary that outgrows its limit, or has no end, costs two more: the one before it is compressed, and the chunk is
-    read again beside that. What has no end even then loses its last sentence.
+    read again beside that. What has no end even then is cut behind its last whole sentence.
 
     Attributes:
         chunk: tokens of the text that are read at once, at most; what the window leaves if that is less.
@@ -61,7 +61,7 @@ class IncrementalSummary(Strategy):
             return await answered(model, reading, reading.text, WHOLE)
         parts = chunks_for(model, reading.text, prompt, limit + OVER, "update", self.chunk)
         cost = model.count(prompt("", "")) + max((part.tokens for part in parts), default=0) + 2 * (limit + OVER)
-        summary = ""
+        summary, endless = "", 0
         for i, part in enumerate(parts, 1):
             role, further = f"update {i} of {len(parts)}", 2 + len(parts) - i
             said = await model.ask(prompt(part.text, summary), limit + OVER, role)
@@ -72,8 +72,12 @@ class IncrementalSummary(Strategy):
                 short = await model.ask(asked, limit + OVER, f"compression {i} of {len(parts)}")
                 said = await model.ask(prompt(part.text, whole(short or summary)), limit + OVER, f"{role}, again")
             if said and not self._right(model, said, limit):
-                model.note(f"{role}: the summary had no end within {limit:,} tokens, and lost its last sentence")
+                endless += 1
             summary = whole(cut(model, said, limit)) if said else summary
+        if endless:
+            model.note(
+                f"{endless:,} of {len(parts):,} summaries had no end within {limit:,} tokens: they were cut there"
+            )
         return await answered(model, reading, summary, NOTES)
 
     @staticmethod

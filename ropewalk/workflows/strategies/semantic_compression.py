@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,9 +20,10 @@ from ropewalk.workflows.summaries import whole, words
 from ropewalk.workflows.word_vectors import vectors_of
 
 RATIO = 1 / 6
-NEIGHBOURS = 8  # blocks that a block is linked to, besides those before and behind it
-NEXT = 0.1  # weight of a link to the block behind
-LEAST = 24  # tokens of a summary
+NEIGHBOURS = 8  # most similar blocks that a block is linked to, besides the ones before and behind it
+NEXT = 0.1  # what links of those two weigh more
+LEAST = 24  # tokens of a topic, where there are as many
+SHORTEST = 8  # tokens of a summary; with room for less, or for all, no model is asked
 NUMBER = re.compile(r"\d[\w.,:/-]*\w|\d")
 NAME = re.compile(r"[A-Z][\w'-]+(?: [A-Z][\w'-]+)*")
 LISTED = 0.25  # share of what the window leaves, for what is kept word for word
@@ -71,41 +73,60 @@ class SemanticCompression(Strategy):
         return await answered(model, reading, context, NOTES)
 
     async def compressed(self, model: Model, text: str, ratio: float) -> str:
-        """About that share of a text, in its order; the text itself for 1."""
+        """At most that share of the tokens of a text, in its order; the text itself for 1."""
         if ratio >= 1:
             return text
-        bare = PROMPT.format(part="", words=0)
-        size = room_left(model, bare, model.window // 4, "the prompt of a summary")
+        size = room_left(model, PROMPT.format(part="", words=0), model.window // 4, "the prompt of a summary")
         said = [part for one in sentences(text) for part in chunks(one, model.spans(one), size)]
-        blocks = ["".join(part.text for part in said[i : i + self.block]) for i in range(0, len(said), self.block)]
-        topics = topics_of(await vectors_of(model, blocks, self.by))
-        parts = [
-            part
-            for topic in topics
-            for part in packed([i * self.block + j for i in topic for j in range(self.block)], said, size)
-        ]
-        rooms = [min(max(LEAST, int(ratio * sum(said[i].tokens for i in part))), model.window // 4) for part in parts]
-        written: list[str | None] = [None] * len(parts)
+        parts = await self._parts(model, said, size)
+        tokens = [sum(said[i].tokens for i in part) for part in parts]
+        between = len(BETWEEN) * len(parts) if self.write == "model" else 0
+        rooms = shares(tokens, int(ratio * len(model.spans(text))) - between)
+        found: dict[int, str] = {}
         if self.write == "model":
+            asked = [k for k, room in enumerate(rooms) if SHORTEST <= room < tokens[k]]
             prompts = [
-                PROMPT.format(part="".join(said[i].text for i in part).strip(), words=words(room))
-                for part, room in zip(parts, rooms, strict=True)
+                PROMPT.format(part="".join(said[i].text for i in parts[k]).strip(), words=words(rooms[k]))
+                for k in asked
             ]
-            written = await all_asked(model, prompts, rooms, "topic")
-        found: dict[int, str] = {part[0]: whole(one) + BETWEEN for part, one in zip(parts, written, strict=True) if one}
-        owed = 0.0  # tokens by which the sentences so far are fewer than their share
-        for part, one in zip(parts, written, strict=True):
-            if one is None:
-                owed += ratio * sum(said[i].tokens for i in part)
+            limits = [min(rooms[k], model.window // 4) for k in asked]
+            written = await all_asked(model, prompts, limits, "topic")
+            for k, limit, one in zip(asked, limits, written, strict=True):
+                if one:
+                    found[parts[k][0]] = whole(cut(model, one, limit)) + BETWEEN
+        left = 0  # tokens that the topics so far had room for, and did not take
+        for part, room in zip(parts, rooms, strict=True):
+            if part[0] not in found:
+                left += room
                 vectors = await vectors_of(model, [said[i].text for i in part], self.by)
-                central = [part[i] for i in most_central(vectors, [said[i] for i in part], owed)]
-                owed -= sum(said[i].tokens for i in central)
+                central = [part[i] for i in most_central(vectors, [said[i] for i in part], left)]
+                left -= sum(said[i].tokens for i in central)
                 found |= {i: said[i].text for i in central}
         return "".join(one for _, one in sorted(found.items()))
+
+    async def _parts(self, model: Model, said: Sequence[Chunk], size: int) -> list[list[int]]:
+        """Numbers of the sentences of each topic; of a topic that is too long for a call, in several parts."""
+        blocks = ["".join(part.text for part in said[i : i + self.block]) for i in range(0, len(said), self.block)]
+        topics = topics_of(await vectors_of(model, blocks, self.by))
+        of = [[i * self.block + j for i in topic for j in range(self.block)] for topic in topics]
+        return [part for topic in of for part in packed([i for i in topic if i < len(said)], said, size)]
+
+
+def shares(tokens: Sequence[int], target: int) -> list[int]:
+    """Tokens that are left of each topic, ``target`` of all at most.
+
+    A topic of a single sentence that is like no other is where a needle lies: each has a few tokens before the rest is
+    shared out by length.
+    """
+    least = [min(LEAST, max(0, target) // max(1, len(tokens)), many) for many in tokens]
+    share = min(1, max(0, target - sum(least)) / max(1, sum(tokens) - sum(least)))
+    return [some + int(share * (many - some)) for some, many in zip(least, tokens, strict=True)]
 
 
 def topics_of(vectors: NDArray[np.float32]) -> list[list[int]]:
     """Blocks by topic, each in order, the topic that begins first first: communities of greatest modularity.
+
+    A block that is like no other is a topic of its own.
 
     Args:
         vectors: float32 [blocks, e], of length 1.
@@ -119,11 +140,12 @@ def topics_of(vectors: NDArray[np.float32]) -> list[list[int]]:
         for j in np.argsort(-likeness, kind="stable")[:NEIGHBOURS]:
             if likeness[j] > 0:
                 graph.add_edge(i, int(j), weight=round(float(likeness[j]), 6))
-    for i in range(len(vectors) - 1):
-        known = graph.get_edge_data(i, i + 1, {}).get("weight", 0.0)
-        graph.add_edge(i, i + 1, weight=known + NEXT)
-    if len(vectors) < 2:
-        return [list(range(len(vectors)))]
+    for i, j in pairwise(range(len(vectors))):
+        likeness = float(vectors[i] @ vectors[j])
+        if likeness > 0:
+            graph.add_edge(i, j, weight=round(likeness + NEXT, 6))
+    if not graph.size():
+        return [[i] for i in graph]
     found = networkx.community.greedy_modularity_communities(graph, weight="weight")
     return sorted(sorted(one) for one in found)
 
@@ -133,8 +155,6 @@ def packed(which: Sequence[int], said: Sequence[Chunk], size: int) -> Iterator[l
     run: list[int] = []
     left = size
     for i in which:
-        if i >= len(said):
-            break
         if run and said[i].tokens > left:
             yield run
             run, left = [], size
