@@ -147,7 +147,7 @@ class Metered:
         self.trace.end(call)
         self.heard(self.trace)
         if not call.failed:
-            return call.answer
+            return call.answer if last else self._within(call.answer, room)
         if last:
             kind = NoAnswer if call.prompt_tokens else UserError
             raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
@@ -188,6 +188,12 @@ class Metered:
         embed = self._embed
         vectors = np.asarray(await self._elsewhere(lambda: embed(texts)), np.float32)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    def _within(self, text: str, room: int) -> str:
+        """The text, cut where it has more tokens: what a model wrote may have more of them than were written."""
+        if len(token_ids(text, self.tokenizer)) <= room:
+            return text
+        return text[: self.spans(text)[room][0]]
 
     def _set_aside(self, tokens: int, last: bool) -> bool:
         free = 0 if last else 1
