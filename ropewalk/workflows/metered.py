@@ -155,7 +155,7 @@ class Metered:
             return None
         self._end(call)
         if not call.failed:
-            return call.answer
+            return call.answer if last else self._within(call.answer, room)
         if last:
             kind = NoAnswer if call.prompt_tokens else UserError
             raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
@@ -193,6 +193,12 @@ class Metered:
         if self._embed is None:
             raise UserError("this strategy needs an embedding model", "Name one: --embed FOLDER_OR_HUB_ID.")
         return self._embed
+
+    def _within(self, text: str, room: int) -> str:
+        """The text, cut where it has more tokens: what a model wrote may have more of them than were written."""
+        if len(token_ids(text, self.tokenizer)) <= room:
+            return text
+        return text[: self.spans(text)[room][0]]
 
     def _set_aside(self, tokens: int, last: bool) -> bool:
         free = 0 if last else 1
