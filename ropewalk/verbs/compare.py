@@ -72,7 +72,7 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             0 is no bound.
         window: Tokens that a call of a strategy may have, prompt and answer; by default as many as the model reads. Of
             a server that does not tell it must be given.
-        embed: An embedding model, for strategies that compare meanings: a folder or a hub id.
+        embed: Folder or hub id of an embedding model, for strategies that compare meanings.
     """
 
     more_models: Words = ()

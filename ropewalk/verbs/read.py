@@ -152,6 +152,6 @@ def _embedding(name: str) -> Any:
     """What gives vectors of texts, if a model for that is named."""
     if not name:
         return None
-    from ropewalk.workflows.embedding import embedding
+    from ropewalk.workflows.embedding import Embedding
 
-    return embedding(name)
+    return Embedding(name)

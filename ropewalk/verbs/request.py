@@ -105,7 +105,7 @@ Strategies = Annotated[  # likewise
         "str | list[str | Strategy]",
         lambda value: _listed(value, lambda text: split(text, ",")),
         ",".join,
-        "STRATEGIES",
+        "NAMES",
     ),
 ]
 Numbers = Annotated[

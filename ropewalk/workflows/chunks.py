@@ -59,6 +59,22 @@ def chunks(text: str, spans: Sequence[tuple[int, int]], size: int) -> list[Chunk
     return found
 
 
+def sentence_chunks(text: str, spans: Sequence[tuple[int, int]], size: int) -> list[Chunk]:
+    """The sentences of a text, those of more than ``size`` tokens in several, which joined are the text."""
+    begins = [start for start, _ in spans]
+    found: list[Chunk] = []
+    start = 0
+    for sentence in sentences(text):
+        first, last = bisect_left(begins, start), bisect_left(begins, start + len(sentence))
+        if last - first <= size:
+            found.append(Chunk(sentence, start, last - first))
+        else:
+            own = [(begin - start, end - start) for begin, end in spans[first:last]]
+            found += [Chunk(part.text, part.start + start, part.tokens) for part in chunks(sentence, own, size)]
+        start += len(sentence)
+    return found
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text, which joined are the text."""
     stops = [0, *(match.end() for match in ENDS.finditer(text)), len(text)]

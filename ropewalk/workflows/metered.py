@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,18 @@ AGAIN = "What was answered is kept: say the same again to go on."
 MOST = 2**20  # tokens of an answer, beyond which what a server says of it is not believed
 T = TypeVar("T")
 MASS = 0.9  # of the probability of the next token, below which its entropy is told to be a bound
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 Came = tuple[Answer | Failed, float, bool]  # what, in how many seconds, and whether it was kept from before
 Attempt = Callable[[Prompt, int, int], Awaitable[Came]]
+
+
+class Embed(Protocol):
+    """Gives vectors of texts, not yet of length 1."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [texts, e]"""
+
+    def within(self, text: str, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        """float32 [spans, e]: of spans of characters, each read in its place in the text."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class Metered:
             return None
         self._end(call)
         if not call.failed:
-            return call.answer
+            return call.answer if last else self._within(call.answer, room)
         if last:
             kind = NoAnswer if call.prompt_tokens else UserError
             raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
@@ -173,11 +182,23 @@ class Metered:
         return nats
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        embed = self._embedding()
+        return _of_length_1(await self._elsewhere(lambda: embed(texts)))
+
+    async def embed_within(self, text: str, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        embed = self._embedding()
+        return _of_length_1(await self._elsewhere(lambda: embed.within(text, spans)))
+
+    def _embedding(self) -> Embed:
         if self._embed is None:
             raise UserError("this strategy needs an embedding model", "Name one: --embed FOLDER_OR_HUB_ID.")
-        embed = self._embed
-        vectors = np.asarray(await self._elsewhere(lambda: embed(texts)), np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return self._embed
+
+    def _within(self, text: str, room: int) -> str:
+        """The text, cut where it has more tokens: what a model wrote may have more of them than were written."""
+        if len(token_ids(text, self.tokenizer)) <= room:
+            return text
+        return text[: self.spans(text)[room][0]]
 
     def _set_aside(self, tokens: int, last: bool) -> bool:
         free = 0 if last else 1
@@ -313,6 +334,11 @@ class Metered:
     async def _elsewhere(self, work: Callable[[], T]) -> T:
         """Work that blocks; a single worker is this thread, so that Ctrl-C ends it where it is."""
         return work() if self.chat.workers == 1 else await in_a_thread(work)
+
+
+def _of_length_1(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    vectors = np.asarray(vectors, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _said(prompt: Prompt) -> Any:

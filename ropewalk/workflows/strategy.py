@@ -75,6 +75,13 @@ class Model(Protocol):
             UserError: if no embedding model is named.
         """
 
+    async def embed_within(self, text: str, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        """A vector of length 1 for each span of characters of a text, read in its place there, float32 [spans, e].
+
+        Raises:
+            UserError: if no embedding model is named, or it pools by anything but the mean.
+        """
+
     def note(self, text: str) -> None:
         """Say what a reader of the answer must know."""
 

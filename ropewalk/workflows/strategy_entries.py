@@ -74,6 +74,9 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
     StrategyEntry("recursive", "Recursive language model", "recursive:RecursiveLM",
                   "the model looks into the text by actions, and asks itself about spans of it",
                   "two for each step at most, and 1", "", "2512.24601"),
+    StrategyEntry("late-chunking", "Late chunking", "late_chunking:LateChunking",
+                  "sentences are found by vectors that have read the text around them", "1",
+                  "an embedding model that pools by the mean", "2409.04701"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in STRATEGIES}

@@ -28,6 +28,7 @@ from ropewalk.evaluation.asking import Answer
 from ropewalk.evaluation.contestants import Live
 from ropewalk.evaluation.experiment import Experiment, default_lengths
 from ropewalk.evaluation.findings import gain
+from ropewalk.workflows.strategies.many_shot import ManyShot
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.frequencies.none import Plain
@@ -326,6 +327,11 @@ def test_arguments_that_make_no_sense_are_refused(model, tokenizer, change: dict
 def test_a_model_given_twice_is_no_second_model() -> None:
     with pytest.raises(UserError, match="a model is given twice in demo, demo"):
         Experiment(("demo", "demo"), (Plain(),), ("ppl",))
+
+
+def test_a_way_to_read_examples_is_none_to_read_a_text() -> None:
+    with pytest.raises(UserError, match="many-shot reads examples with their answers"):
+        Experiment(("demo",), (), ("niah_single_1",), strategies=(ManyShot(),))
 
 
 def test_fingerprints_tell_what_matters_apart(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

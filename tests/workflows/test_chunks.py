@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.workflows.chunks import chunks, sentences
+from ropewalk.workflows.chunks import chunks, sentence_chunks, sentences
 from tests.tokenizers import byte_level
 from tests.workflows.readers import metered
 
+SPANS = metered().spans
 TEXTS = st.text(st.sampled_from('ab .!?\n"é猫🙂。'), max_size=120)
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(1, 30))
 def test_joined_they_are_the_text_and_none_is_too_long(text: str, size: int) -> None:
-    spans = metered().spans(text)
+    spans = SPANS(text)
     found = chunks(text, spans, size)
     begins = [start for start, _ in spans]
     assert "".join(one.text for one in found) == text
@@ -43,3 +44,21 @@ def test_what_has_no_end_is_cut_all_the_same() -> None:
     text = "x" * 500
     found = chunks(text, [(i, i + 1) for i in range(500)], 64)
     assert [one.tokens for one in found] == [64] * 7 + [52]
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.integers(1, 30))
+def test_sentences_joined_are_the_text_and_none_is_too_long(text: str, size: int) -> None:
+    spans = SPANS(text)
+    found = sentence_chunks(text, spans, size)
+    begins = [start for start, _ in spans]
+    assert "".join(one.text for one in found) == text
+    for one in found:
+        tokens = bisect_left(begins, one.stop) - bisect_left(begins, one.start)
+        assert one.text == text[one.start : one.stop] and one.tokens == tokens
+        assert tokens <= size or len(one.text) == 1
+    ends = [one.stop for one in found]
+    stop = 0
+    for sentence in sentences(text):
+        stop += len(sentence)
+        assert stop in ends

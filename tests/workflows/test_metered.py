@@ -102,6 +102,20 @@ def test_nothing_is_drawn_again_until_it_says_something() -> None:
     assert ask(silent) is None and silent.trace.notes == ["reader: no answer (empty)"]
 
 
+def test_what_is_read_again_has_no_more_tokens_than_it_may() -> None:
+    """Halves of characters that a model writes are three bytes each when they are read again."""
+
+    class Halves(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Answer:
+            return Answer("\ufffd" * room, True, Usage(len(rendered(asked, self.tokenizer)), 0, room))
+
+    model = metered(Halves(lambda prompt, again: ""))
+    said = ask(model, room=32)
+    assert said and set(said) == {"\ufffd"}
+    assert len(model.tokenizer(said, add_special_tokens=False).input_ids) <= 32
+    assert len(ask(model, room=32, last=True) or "") == 32, "the answer itself is not cut"
+
+
 def test_a_server_that_cuts_prompts_is_refused() -> None:
     with pytest.raises(UserError, match="it cut the prompt") as caught:
         ask(metered(says("Yes.", reads=40)), "word " * 100)

@@ -76,7 +76,8 @@ class AgenticLU(Strategy):
     """Four calls; two more for each window of a text that is longer.
 
     Attributes:
-        paragraph: tokens of each at most; 0: 512, or a sixteenth of the window if that is less.
+        paragraph: tokens of each at most; 0: 512, or a sixteenth of the window if that is less. No more than a call
+            can quote.
     """
 
     name: ClassVar[str] = "agentic-lu"
@@ -93,7 +94,9 @@ class AgenticLU(Strategy):
         left = room_left(model, Turns((*bare, last)), reading.room + 5 * turn + pin, "the last conversation")
         plain = room_left(model, reading.last("", PARTS), reading.room, "the last call")
         wide = model.window - model.count(Turns(bare[:3])) - 2 * turn
-        every = paragraphs(model, reading.text, self.paragraph or min(PARAGRAPH, model.window // 16))
+        marks = len(model.spans(MARK.format(i=len(reading.text), text=""))) + 1
+        size = min(self.paragraph or min(PARAGRAPH, model.window // 16), pin, max(1, left - marks))
+        every = paragraphs(model, reading.text, size)
         window = await _narrowed(model, reading, every, left, wide, turn)
         if not window.paragraphs:
             model.note("no paragraph was pointed at: the text was read from its beginning, as far as a call holds")

@@ -110,6 +110,8 @@ class RecursiveLM(Strategy):
             seen.replies += 1
             if answer := ANSWER.fullmatch(reply):
                 _tell(model, seen, path)
+                if not path and seen.replies == seen.nonsense + 1:
+                    model.note("it answered before it had seen anything of the text")
                 return answer[1].strip(), seen
             line = reply.partition("\n")[0].strip()
             if peek := PEEK.fullmatch(line):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-from ropewalk.backends.chat.chat import Prompt
+from ropewalk.backends.chat.chat import NO_CERTAINTY, Prompt
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.folding import within_budget
@@ -47,7 +47,7 @@ class XL3M(Strategy):
         again = self.rounds > 1
         bare = reading.last(FIRST.format(segment="", answer="") if again else "", PARTS)
         left = room_left(model, bare, reading.room * (1 + again), "the last call")
-        size = min(self.segment or min(SEGMENT, model.window // 4), left // 2 - SLACK if self.ends else left)
+        size = min(self.segment or min(SEGMENT, model.window // 4), max(1, left // 2 - SLACK) if self.ends else left)
         if len(spans) <= left:
             return await answered(model, reading, reading.text, WHOLE)
         parts = chunks(reading.text, spans, size)
@@ -63,6 +63,8 @@ class XL3M(Strategy):
                 )
             )
             sure = {part: value for part, value in zip(asked, told, strict=True) if value is not None}
+            if asked and not sure and i == 1:
+                raise UserError(f"{len(asked)} segments were to be weighed, and none was", NO_CERTAINTY)
             ranked = sorted(ranked, key=lambda part: (part not in ends, -sure.get(part, -inf)))
             context = spliced(in_order(fitting(ranked, left)))
             if i < self.rounds:

@@ -181,3 +181,10 @@ def test_a_budget_for_the_last_answer_alone_is_enough_for_it() -> None:
 def test_what_a_reply_names(reply: str, expected: list[int]) -> None:
     shown = [Paragraph(i, Chunk("", 0, 0), "", 0) for i in range(1, 10)]
     assert [one.number for one in pointed(reply, shown)] == expected
+
+
+@pytest.mark.parametrize("paragraph", [1, 7, 10**6])
+def test_paragraphs_of_any_size_are_no_more_than_a_call_holds(paragraph: int) -> None:
+    talker = Points()
+    _, model = answer_of(AgenticLU(paragraph), TEXT, metered(talker, window=SMALL), room=64)
+    assert all(call.counted + 64 <= SMALL for call in model.trace.calls.values())

@@ -55,8 +55,9 @@ def parts_of(text: str = TEXT) -> Sequence[Any]:
 
 def test_it_is_told_how_long_the_text_is_and_sees_none_of_it() -> None:
     talker = Acts("ANSWER Nobody knows.")
-    answer, calls, _ = read(talker)
+    answer, calls, model = read(talker)
     assert answer == "Nobody knows." and [call.role for call in calls] == ["step 1"]
+    assert model.trace.notes == ["it answered before it had seen anything of the text"]
     start = talker.turns[0][0]
     tokens = len(metered().spans(TEXT))
     assert f"{tokens:,} tokens lies in parts 1 to {len(parts_of())}." in start and "grass" not in start
@@ -145,7 +146,7 @@ def test_what_is_no_action_is_told_back_and_counted(line: str) -> None:
     talker = Acts(line, "ANSWER x")
     answer, _, model = read(talker)
     assert answer == "x" and results(talker) == [NO_ACTION] and talker.turns[1][1] == line
-    assert model.trace.notes == ["1 of 2 replies were no action"]
+    assert model.trace.notes[0] == "1 of 2 replies were no action"
 
 
 def test_code_is_no_action() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ropewalk.backends.chat.chat import Certainty, text_of
+from ropewalk.backends.chat.chat import Certainty, Failed, text_of
+from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.metered import Budget, Metered
 from ropewalk.workflows.strategies.xl3m import XL3M
@@ -113,3 +114,25 @@ def test_what_the_budget_does_not_weigh_is_read_last(rounds: int) -> None:
     weighed = {rooms_of(prompt) for prompt in model.chat.weighed}
     assert 0 < len(weighed) < len(ROOMS) and "E" not in weighed and {*read_last(model)} <= weighed
     assert any("were not weighed" in note for note in model.trace.notes)
+
+
+def test_where_no_segment_is_weighed_nothing_is_passed_off_as_weighed() -> None:
+    class Refuses(Knows):
+        def certainty(self, prompt: Any) -> Certainty:
+            raise Failed("code 400", final=True)
+
+    with pytest.raises(UserError, match="10 segments were to be weighed, and none was"):
+        answer_of(XL3M(segment=SEGMENT), TEXT, metered(Refuses(), window=WINDOW), room=ROOM)
+
+
+def test_a_segment_that_is_not_weighed_comes_last_and_that_is_said() -> None:
+    class Falters(Knows):
+        def certainty(self, prompt: Any) -> Certainty:
+            if "B" in rooms_of(text_of(prompt)):
+                raise Failed("code 400", final=True)
+            return super().certainty(prompt)
+
+    model = metered(Falters("BCD"), window=WINDOW)
+    answer_of(XL3M(segment=SEGMENT), TEXT, model, room=ROOM)
+    assert "B" not in read_last(model) and {*"CD"} <= {*read_last(model)}
+    assert model.trace.notes == ["segment 2 of 10, round 1: no answer (code 400)"]
