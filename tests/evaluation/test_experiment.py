@@ -28,7 +28,6 @@ from ropewalk.evaluation.asking import Answer
 from ropewalk.evaluation.contestants import Live
 from ropewalk.evaluation.experiment import Experiment, default_lengths
 from ropewalk.evaluation.findings import gain
-from ropewalk.workflows.strategies.many_shot import ManyShot
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.frequencies.none import Plain
@@ -36,6 +35,7 @@ from ropewalk.report.schema import Gain, Results
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.passkey import Passkey
 from ropewalk.texts.documents import load, tokenise
+from ropewalk.workflows.strategies.many_shot import ManyShot
 from tests.experiments import experiment, row, rows
 from tests.models import THETA, tiny
 from tests.tokenizers import VOCABULARY, byte_level
