@@ -66,7 +66,7 @@ class ExperimentRequest(LiveRequest):
         bos: Begin every text with the BOS token, also where the tokenizer adds none.
         tokenizer: Of a server: the folder or hub id of its tokenizer.
         served: Of a server: the model's name there; by default the only one.
-        strategies: Ways to read a text in several calls, beside the methods: full,rag,chain-of-agents, as listed by
+        strategies: Ways to read a text in several calls, beside the methods: full,rag,chain-of-agents, or others of
             'ropewalk read'; options in brackets, as rag(k=5). full is the whole prompt, which the methods are asked;
             without it there is the plain model alone to compare with.
         spend: Tokens that a strategy may spend on a question, in multiples of those of the whole prompt and its answer;
