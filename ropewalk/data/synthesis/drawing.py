@@ -111,7 +111,7 @@ def drawn(
 
     while len(made) < rows and count < most and (made or count < FRUITLESS):
         wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
-        fit = map(fitting, draw(range(count, count + wave)))
+        fit: Iterable[Draw] = map(fitting, draw(range(count, count + wave)))
         if sieve is not None:
             fit = sieve.sieved(
                 list(fit), lambda row: asked_by(row, corpus, marks), lambda row: before(row, corpus, marks)
