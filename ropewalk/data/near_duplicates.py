@@ -44,7 +44,7 @@ def near_duplicates(
     first = np.arange(len(documents))
     sketches = np.zeros((len(documents), BINS), np.uint16)
     for i, one in enumerate(documents):
-        sketches[i] = _sketch(_grams(one))
+        sketches[i] = sketch_of(one)
         if i and i % TOLD == 0:
             heard(Progress(i, len(documents), "near duplicates: sketches"))
     grams = lru_cache(HELD)(lambda i: _grams(documents[i]))
@@ -62,6 +62,11 @@ def near_duplicates(
             for some in mine:
                 some.extend([i] * (len(some) < TRIED))
     return first
+
+
+def sketch_of(document: Ints) -> Sketches:
+    """uint16 [K], of the n-grams of a document."""
+    return _sketch(_grams(document))
 
 
 def resemblance(one: Ints, other: Ints) -> float:

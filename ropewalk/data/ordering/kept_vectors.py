@@ -62,11 +62,14 @@ def kept_vectors(
     files = [folder / f"{number:05d}.{key}.npy" for number in range(len(blocks))]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     begin = len(corpus.manifest.begin)
+    said = f"vectors of texts, by {embedder.name}"
+    if len(missing) > 1:
+        heard(Progress(blocks[missing[0]].start, len(corpus), said))
     if missing:
         texts = ([corpus.tokens(one, begin) for one in blocks[number]] for number in missing)
         for done, (number, vectors) in enumerate(zip(missing, each(embedder.over(corpus), texts), strict=True)):
             if done:
-                heard(Progress(blocks[number].start, len(corpus), f"vectors of texts, by {embedder.name}"))
+                heard(Progress(blocks[number].start, len(corpus), said))
             make(files[number], partial(_write, _unit(vectors, embedder.name, corpus, blocks[number].start)))
     found: list[Floats] = []
     for file, documents in zip(files, blocks, strict=True):
