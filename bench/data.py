@@ -7,7 +7,8 @@ tokens; TRL's best-fit on a hundredth of it, which moves the tokens as well. Tok
 against the tokenizer's own way through the same texts, in tokens a second. Reading: a step's rows out of a folder
 against the step itself, bundled model, both in milliseconds. Packed rows are compared with TRL's in number first.
 Ordering: vectors around random middles to an order of in-context pretraining, against the search of neighbours alone
-(faiss), in seconds of one core; with the peak of memory, and the share of true neighbours that are found.
+(faiss), in seconds of one core; with the peak of memory, and the share of true neighbours that are found. Resembling:
+near duplicates, of which a tenth of the documents are, with one token changed, against the sketches alone; likewise.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from common.row import row
 import ropewalk
 from ropewalk.common.underway import Underway
 from ropewalk.data.arranged import Arranged
+from ropewalk.data.near_duplicates import near_duplicates, sketch_of
 from ropewalk.data.ordering.neighbours import neighbours
 from ropewalk.data.ordering.similar_path import similar_path
 from ropewalk.data.packing.best_fit import best_fit
@@ -149,10 +151,33 @@ def ordering(count: int, size: int = 256, around: int = 50, looked_at: int = 200
                peak_gib=round(peak, 2), of_the_true_neighbours=round(float(found), 4))  # fmt: skip
 
 
+def resembling(count: int, tokens: int = 100) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    documents = rng.integers(0, 30_000, (count, tokens), dtype=np.uint16)
+    copies = np.arange(9, count, 10)
+    documents[copies] = documents[copies - 9]
+    documents[copies, rng.integers(0, tokens, len(copies))] += 1  # five n-grams of 96: resemblance 0.9
+    began = time.process_time()
+    first = near_duplicates(documents)
+    took = time.process_time() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found = first[copies] == copies - 9
+    if (first != np.arange(count)).sum() != found.sum():
+        raise SystemExit("a document is a near duplicate of none that it was made from")
+    began = time.process_time()
+    for one in documents:
+        sketch_of(one)
+    alone = time.process_time() - began
+    name = f"near duplicates among {count:,} documents of {tokens} tokens, against their sketches alone"
+    return row(name, took, alone, "s", 1, peak_gib=round(peak, 2), of_the_copies=round(float(found.mean()), 4))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within a minute or two")
-    parser.add_argument("--only", choices=["packing", "tokenising", "reading", "ordering"], help="one of them alone")
+    parser.add_argument(
+        "--only", choices=[*"packing tokenising reading ordering resembling".split()], help="one of them alone"
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the rows go")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -162,6 +187,7 @@ def main() -> None:
         "tokenising": lambda: [tokenising(*((1, 1) if quick else (4, 5)))],
         "reading": lambda: [reading(2 if quick else 7)],
         "ordering": lambda: [ordering(30_000 if quick else 1_000_000)],
+        "resembling": lambda: [resembling(10_000 if quick else 1_000_000)],
     }
     rows = [each for name, part in parts.items() if arguments.only in (None, name) for each in part()]
     for each in rows:

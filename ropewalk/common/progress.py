@@ -43,6 +43,9 @@ class Pace:
             return None
         if not self._seen:
             self._began = now
+        if self._seen and done < self._seen[-1][1]:  # other work begins
+            self._began = now
+            self._seen.clear()
         if not self._seen or self._seen[-1][1] != done:
             self._seen.append((now, done))
         half = (self._began + now) / 2

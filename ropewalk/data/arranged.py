@@ -259,7 +259,8 @@ def _told(row: Row, pieces: int, size: int) -> Provenance:
             raise one.refuse("start", f"a whole number from 0 to {stop}")
         if not 0 <= at <= size - (stop - start):
             raise one.refuse("at", f"a whole number from 0 to {size - (stop - start)}")
-    return Provenance(row.text("kind"), [one.values for one in evidence], numbers, row.text("support"))
+    question = row.text("question", empty=True) if row.has("question") else ""  # of rows that were made before
+    return Provenance(row.text("kind"), [one.values for one in evidence], numbers, row.text("support"), question)
 
 
 def is_arranged(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.naming import counted
+from ropewalk.common.progress import Progress
 from ropewalk.common.results import Result, columns
 from ropewalk.common.underway import ASKED, LOCK, Underway, aside
 from ropewalk.common.whole import new_folder
@@ -112,7 +113,7 @@ class Texts:
         self,
         out: Path,
         overwrite: bool,
-        heard: Callable[[int, int], None],
+        heard: Callable[[Progress], None],
         watched: Callable[[Iterator[tuple[str, str]]], Iterator[tuple[str, str]]] = iter,
     ) -> Iterator[tuple[Corpus, Callable[[], None]]]:
         """The documents; shards that are being made lie beside ``out`` until what is yielded with them is called.
@@ -120,7 +121,7 @@ class Texts:
         Args:
             out: what they are made for.
             overwrite: throw away what another run left.
-            heard: told of documents and tokens that are tokenised.
+            heard: told how far it is.
             watched: gives the texts on as they pass by.
 
         Raises:
@@ -272,7 +273,7 @@ def make_rows(
     seed: int,
     out: Path,
     overwrite: bool,
-    heard: Callable[[int, int], None],
+    heard: Callable[[Progress], None],
     engine: Engine | None = None,
 ) -> Made:
     """Write a folder of rows; it can be stopped at any moment, and goes on where it was.
@@ -287,7 +288,7 @@ def make_rows(
         seed: of all that is drawn.
         out: folder that appears when it is whole.
         overwrite: replace one that ropewalk wrote.
-        heard: told of documents and tokens that are tokenised.
+        heard: told how far it is.
         engine: that the arranger asks; what it answers lies beside ``out`` until the rows do.
 
     Raises:

@@ -7,12 +7,13 @@ matter. Sketches find candidates; whether a document is a near duplicate, the n-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ropewalk.common.progress import Progress
 from ropewalk.data.arrangement import Ints
 
 GRAM = 5  # tokens
@@ -21,13 +22,16 @@ ALIKE = 0.8  # Jaccard resemblance of n-grams
 NEAR = 0.2  # below that, sketches that agree so much less are not looked at further
 TRIED = 50  # documents of one bucket that a further one is compared with
 HELD = 64  # documents whose n-grams are kept in memory
+TOLD = 1024  # documents between two words about how far it is
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = NDArray[np.uint64]
 Sketches = NDArray[np.uint16]
 
 
-def near_duplicates(documents: Sequence[Ints], alike: float = ALIKE) -> Ints:
+def near_duplicates(
+    documents: Sequence[Ints], alike: float = ALIKE, heard: Callable[[Progress], None] = lambda _: None
+) -> Ints:
     """int64 [n], for each document the first one that is kept and that it resembles; itself if it is kept.
 
     Documents are gone through in their order, and one is kept unless it resembles one that is kept already.
@@ -35,15 +39,21 @@ def near_duplicates(documents: Sequence[Ints], alike: float = ALIKE) -> Ints:
     Args:
         documents: token ids.
         alike: resemblance, 0 to 1, from which on one is left out.
+        heard: told how far it is.
     """
     first = np.arange(len(documents))
     sketches = np.zeros((len(documents), BINS), np.uint16)
     for i, one in enumerate(documents):
-        sketches[i] = _sketch(_grams(one))
+        sketches[i] = sketch_of(one)
+        if i and i % TOLD == 0:
+            heard(Progress(i, len(documents), "near duplicates: sketches"))
     grams = lru_cache(HELD)(lambda i: _grams(documents[i]))
     buckets = _buckets(sketches)
     kept: dict[int, list[int]] = {}  # the first documents of each bucket that are
-    for i in np.flatnonzero((buckets >= 0).any(1)).tolist():
+    candidates = np.flatnonzero((buckets >= 0).any(1)).tolist()
+    for number, i in enumerate(candidates):
+        if number and number % TOLD == 0:
+            heard(Progress(number, len(candidates), "near duplicates: texts that share a part of a sketch"))
         mine = [kept.setdefault(bucket, []) for bucket in buckets[i][buckets[i] >= 0].tolist()]
         others = np.array(sorted({j for some in mine for j in some}), np.int64)
         close = others[(sketches[others] == sketches[i]).mean(1) >= alike - NEAR].tolist()
@@ -52,6 +62,11 @@ def near_duplicates(documents: Sequence[Ints], alike: float = ALIKE) -> Ints:
             for some in mine:
                 some.extend([i] * (len(some) < TRIED))
     return first
+
+
+def sketch_of(document: Ints) -> Sketches:
+    """uint16 [K], of the n-grams of a document."""
+    return _sketch(_grams(document))
 
 
 def resemblance(one: Ints, other: Ints) -> float:

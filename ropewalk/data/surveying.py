@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ropewalk.common.progress import Progress
 from ropewalk.data.arranged import Arranged, is_arranged
 from ropewalk.data.arrangement import Ints
 from ropewalk.data.making import Texts
@@ -20,7 +21,7 @@ COPIES = 20  # that are named
 
 
 def surveyed(
-    texts: Texts, duplicates: bool, page: Path | None, overwrite: bool, heard: Callable[[int, int], None]
+    texts: Texts, duplicates: bool, page: Path | None, overwrite: bool, heard: Callable[[Progress], None]
 ) -> Survey:
     """Count.
 
@@ -29,7 +30,7 @@ def surveyed(
         duplicates: whether near duplicates are looked for.
         page: where a page goes; None writes none.
         overwrite: replace the page that is there.
-        heard: told of documents and tokens that are tokenised.
+        heard: told how far it is.
 
     Raises:
         UserError: if texts cannot be read, or the page cannot be written.
@@ -40,7 +41,7 @@ def surveyed(
         texts.corpus(Path(aside) / "texts", False, heard, scripts.watched) as (corpus, _),
     ):
         lengths, manifest = corpus.lengths, corpus.manifest
-        first = near_duplicates(corpus) if duplicates else None
+        first = near_duplicates(corpus, heard=heard) if duplicates else None
         copies = [] if first is None else np.flatnonzero(first != np.arange(len(first))).tolist()
         found = Survey(
             texts.source, manifest.tokenizer, len(corpus), int(lengths.sum()), manifest.empty, manifest.unread,

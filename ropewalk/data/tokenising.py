@@ -19,6 +19,7 @@ import numpy as np
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.outside import read_json
+from ropewalk.common.progress import Progress
 from ropewalk.common.underway import Underway
 from ropewalk.common.whole import write_text
 from ropewalk.data.corpus import Manifest, Shard, write_shard
@@ -75,7 +76,7 @@ def tokenised(
     name: str,
     underway: Underway,
     left_out: list[UserError],
-    heard: Callable[[int, int], None] = lambda documents, tokens: None,
+    heard: Callable[[Progress], None] = lambda _: None,
     shard: int = SHARD,
     letters: bool = False,
 ) -> Manifest:
@@ -87,7 +88,7 @@ def tokenised(
         name: what it was loaded by.
         underway: the run's folder, which is held.
         left_out: filled by ``texts`` while they are read.
-        heard: told of documents and tokens that are done.
+        heard: told how far it is.
         shard: tokens after which one ends.
         letters: as of ``token_ids``.
 
@@ -118,7 +119,8 @@ def tokenised(
         done.append(Done(made, read, digest.hexdigest(), growing.empty, signs))
         write_text(folder / f"{number}.json", json.dumps(asdict(done[-1])))
         growing = _Growing()
-        heard(sum(one.shard.documents for one in done), sum(one.shard.tokens for one in done))
+        texts, tokens = sum(one.shard.documents for one in done), sum(one.shard.tokens for one in done)
+        heard(Progress(texts, 0, f"{texts:,} texts, {tokens:,} tokens"))
 
     for text, ids in _encoded(source, tokenizer, letters):
         read += 1

@@ -20,15 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ropewalk.common.cluster import ATTEMPTS, LOCAL, check, gpu_share, ray_cluster
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import install
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, Records, SampleStore
 from ropewalk.evaluation.contestants import Contestant
 from ropewalk.evaluation.experiment import Experiment, Material, Plan, asked, measure, open_contestant, spelling
-
-ATTEMPTS = 3  # of a job whose worker died
-PLACES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -106,20 +103,8 @@ def fill(
     check(on, workers)
     todo = jobs(experiment, lambda model: _reach(experiment, model))
     progress(Progress(0, len(todo), f"the first of {len(todo)} jobs, on {workers} workers"))
-    for done, job in enumerate((_locally if on == "local" else _on_ray)(todo, store, workers), 1):
+    for done, job in enumerate((_locally if on == LOCAL else _on_ray)(todo, store, workers), 1):
         progress(Progress(done, len(todo), job.name))
-
-
-def check(on: str, workers: int) -> None:
-    """Refuse places that are none.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if on not in PLACES:
-        raise UserError(f"on is {on!r}, expected one of {', '.join(PLACES)}")
-    if workers < 1:
-        raise UserError(f"workers is {workers}, expected at least 1")
 
 
 def _reach(experiment: Experiment, model: str) -> tuple[int | None, Sequence[int]]:
@@ -228,29 +213,16 @@ def on_ray(store: Path) -> Iterator[tuple[Any, Any]]:
     Raises:
         UserError: if ray is not installed, a task fails, or a worker is lost.
     """
-    try:
-        import ray
+    with ray_cluster("Run the same again; finished samples are kept.") as ray:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ImportError:
-        raise UserError("workers on Ray need ray", install("ray")) from None
-    if not ray.is_initialized():
-        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
-    keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(SampleStore).remote(str(store.absolute()))
-    try:
-        yield ray, keeper
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, UserError) else UserError(f"a job failed: {error}")) from None
-    except ray.exceptions.RayError as error:
-        raise UserError(f"a worker was lost: {error}", "Run the same again; finished samples are kept.") from None
-    finally:
-        ray.get(keeper.close.remote())
-        ray.kill(keeper)
 
-
-def gpu_share(ray: Any, workers: int) -> float:
-    """Of a GPU, for each of so many workers."""
-    return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / workers)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
+        keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(SampleStore).remote(str(store.absolute()))
+        try:
+            yield ray, keeper
+        finally:
+            ray.get(keeper.close.remote())
+            ray.kill(keeper)
 
 
 class Kept:

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ropewalk.common.cluster import LOCAL, RAY, check, gpu_share
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore
-from ropewalk.evaluation.workers import Kept, check, follow, gpu_share, on_ray
+from ropewalk.evaluation.workers import Kept, follow, on_ray
 
 Turn = tuple[int, int]
 Work = Callable[[Records, Turn], object]  # may be sent to another process
@@ -36,11 +37,11 @@ def alongside(work: Work, store: Path, on: str, workers: int) -> Iterator[None]:
         UserError: if there is no such place or number, or Ray is missing.
     """
     check(on, workers)
-    if on == "ray" and workers == 1:
+    if on == RAY and workers == 1:
         raise UserError("on is 'ray', and workers is 1: that is this process alone", "Say --workers 2, or more.")
     if workers == 1:
         yield
-    elif on == "local":
+    elif on == LOCAL:
         with _processes(work, store, workers):
             yield
     else:

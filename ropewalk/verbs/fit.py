@@ -80,7 +80,7 @@ def fit(request: FitRequest) -> Fit | Recommendation:
     from ropewalk.common.store import SampleStore, content_key
 
     method, _ = _asked(request)  # mistakes show before anything is loaded
-    from ropewalk.evaluation.workers import check
+    from ropewalk.common.cluster import check
     from ropewalk.fitting import fitting_page, race_page
     from ropewalk.fitting.alongside import alongside
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ropewalk.common import lengths
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.pack_data import FolderRequest, TokenizerRequest, tokenising
+from ropewalk.verbs.pack_data import FolderRequest, TokenizerRequest
 from ropewalk.verbs.plan import Tokens
 from ropewalk.verbs.request import Count, Words, verb
 
@@ -87,9 +87,10 @@ def mix_data(request: MixRequest) -> Made:
     Raises:
         UserError: if texts cannot be read, a domain does not suffice, or the folder cannot be written.
     """
+    from ropewalk.common.progress import shown
     from ropewalk.data.mixing.mixing import mixed
 
-    with tokenising() as heard:
+    with shown() as heard:
         return mixed(
             request.ingredients(), request.tokens, request.epochs, request.length, request.seed, request.out,
             request.overwrite, heard,

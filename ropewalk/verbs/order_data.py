@@ -34,12 +34,17 @@ class OrderRequest(RowsRequest, WhichOrderRequest):
         neighbours: Of each text, among which the next one is looked for; of icp.
         parts: Order so many runs of texts each by itself.
         keep_duplicates: Do not leave out near duplicates of earlier texts.
+        on: Where blocks of vectors are made and parts ordered: local (this process) or ray (a Ray cluster, or a local
+            one if none runs). The rows are the same.
+        workers: How many blocks or parts are at work at the same time; of ray.
     """
 
     embed: Source = ""
     neighbours: Count = 10
     parts: Count = 1
     keep_duplicates: bool = False
+    on: str = "local"
+    workers: Count = 2
 
 
 @verb("data order", keeps=True)
@@ -52,6 +57,8 @@ def order_data(request: OrderRequest) -> Made:
     Raises:
         UserError: if texts cannot be read, a model gives no vectors, or the folder cannot be written.
     """
+    from ropewalk.common.cluster import LOCAL, check, spread
+    from ropewalk.common.progress import shown
     from ropewalk.common.underway import aside
     from ropewalk.data.ordering.kept_vectors import Embedder
     from ropewalk.data.ordering.model_vectors import ModelVectors
@@ -63,6 +70,9 @@ def order_data(request: OrderRequest) -> Made:
         raise UserError(f"no order {request.kind!r}{hint}", f"There are {', '.join(ORDERS)}.")
     if request.kind != "icp":
         request.refuse_unused(["neighbours"], f"in {request.kind}")
+    check(request.on, request.workers)
+    if request.on == LOCAL:
+        request.refuse_unused(["workers"], "without --on ray")
     embedder: Embedder = TokenVectors(request.seed)
     if request.embed:
         tokenizer = request.read().tokenizer
@@ -71,5 +81,8 @@ def order_data(request: OrderRequest) -> Made:
         embedder = ModelVectors(request.embed, tokenizer)
         embedder.require()  # before hours of tokenising
     kept = aside(request.out, "shards")
-    chosen = Ordering(request.kind, embedder, kept, request.neighbours, request.parts, request.keep_duplicates)
-    return request.made(chosen, request.kind, chosen.options, apart=False)
+    with shown() as heard, spread(request.on, request.workers) as each:
+        chosen = Ordering(
+            request.kind, embedder, kept, request.neighbours, request.parts, request.keep_duplicates, each, heard
+        )
+        return request.made(chosen, request.kind, chosen.options, apart=False, heard=heard)

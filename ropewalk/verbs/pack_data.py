@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +10,14 @@ from ropewalk.common.errors import UserError
 from ropewalk.verbs.request import Length, Number, Place, Request, Source, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ropewalk.backends.chat.answering import Engine
+    from ropewalk.common.progress import Progress
     from ropewalk.data.making import Arranger, Made, Texts
     from ropewalk.data.synthesis.synthesis import Synthesis
 
 STOP, SKIP = "stop", "skip"
-
-
-@contextmanager
-def tokenising(engine: Engine | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with the documents and tokens that are done; an engine tells of itself."""
-    from ropewalk.common.progress import Progress, shown
-
-    with shown() as update:
-        if engine is not None:
-            engine.heard = lambda ledger: update(Progress(ledger.asked, 0, ledger.brief))
-        yield lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +104,7 @@ class RowsRequest(FolderRequest, CorpusRequest):
         options: Mapping[str, Any],
         apart: bool,
         engine: Engine | None = None,
+        heard: Callable[[Progress], None] | None = None,
     ) -> Made:
         """The rows, written.
 
@@ -123,15 +114,19 @@ class RowsRequest(FolderRequest, CorpusRequest):
             options: of that, in plain values.
             apart: whether documents of a row see themselves alone.
             engine: that is asked on the way.
+            heard: told how far it is; by default it is shown.
 
         Raises:
             UserError: if texts cannot be read, or the folder cannot be written.
         """
+        from ropewalk.common.progress import Progress, shown
         from ropewalk.data.making import make_rows
 
-        with tokenising(engine) as heard:
+        with nullcontext(heard) if heard else shown() as update:
+            if engine is not None:
+                engine.heard = lambda ledger: update(Progress(ledger.asked, 0, ledger.brief))
             return make_rows(
-                self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, heard, engine
+                self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, update, engine
             )
 
 

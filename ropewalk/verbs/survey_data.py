@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ropewalk.verbs.pack_data import CorpusRequest, tokenising
+from ropewalk.verbs.pack_data import CorpusRequest
 from ropewalk.verbs.request import verb
 from ropewalk.verbs.show_data import PageRequest
 
@@ -32,10 +32,11 @@ def survey_data(request: SurveyRequest) -> Survey:
         UserError: if texts cannot be read, or the page cannot be written.
     """
     from ropewalk.common.files import refuse_onto, resolved
+    from ropewalk.common.progress import shown
     from ropewalk.data.surveying import surveyed
 
     texts = request.read()
     if request.out:
         refuse_onto(resolved(request.out), texts.places)
-    with tokenising() as heard:
+    with shown() as heard:
         return surveyed(texts, not request.quick, request.out, request.overwrite, heard)

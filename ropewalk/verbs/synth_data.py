@@ -95,6 +95,10 @@ class SynthRequest(EngineRequest, RowsRequest, KindRequest):
         words: Of an output at most; of self-lengthen.
         passages: Their order in a row: shuffled, by rank, or ends (1, 3, 5, ..., 6, 4, 2); of rag.
         named: The answer names the passage that it is taken from; of rag.
+        tables: A file or folder of .csv, .tsv, .parquet whose tables are asked about, a few rows and columns at a time;
+            by default they are of invented people; of tables.
+        grounded: Drop rows whose question the engine answers without their context (2512.12967).
+        robust: Drop rows whose question the engine, shown the whole row, answers in none of four tries (2512.12967).
     """
 
     rows: Count = 1000
@@ -104,9 +108,12 @@ class SynthRequest(EngineRequest, RowsRequest, KindRequest):
     words: Count | None = None
     passages: str = "shuffled"
     named: bool = False
+    tables: Source | None = None
+    grounded: bool = False
+    robust: bool = False
 
 
-OPTIONS = "rows", "least", "draws", "chunk", "words", "passages", "named"  # that some kinds have and others do not
+OPTIONS = "rows least draws chunk words passages named tables grounded robust".split()  # that not every kind has
 
 
 @verb("data synth", keeps=True)
@@ -123,7 +130,7 @@ def synth_data(request: SynthRequest) -> Made:
     from ropewalk.common.errors import UserError
     from ropewalk.data.synthesis.syntheses import options_of, synthesis, synthesis_class
 
-    chosen = synthesis_class(request.kind, bool(request.engine))
+    chosen = synthesis_class(request.kind, bool(request.engine), request.grounded or request.robust)
     request.refuse_unused([name for name in OPTIONS if name not in options_of(chosen)], f"in {request.kind}")
     said = {name: getattr(request, name) for name in OPTIONS if name in options_of(chosen)}
     options = {name: value for name, value in said.items() if value is not None}

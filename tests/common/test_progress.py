@@ -36,6 +36,16 @@ def test_the_rest_is_told_by_the_pace_of_late() -> None:
     assert told[9] == pytest.approx(60, rel=0.1)
 
 
+def test_what_comes_behind_other_work_is_told_by_its_own_pace() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.left(second, 1000 * second, 10**5)
+    assert pace.left(100, 10, 500) is None
+    for second in range(101, 111):
+        left = pace.left(second, 10 * (second - 99), 500)
+    assert left == pytest.approx((500 - 110) / 10)
+
+
 def test_a_terminal_sees_one_line_that_moves(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.Console, "is_terminal", True)
     with shown() as update:

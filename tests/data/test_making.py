@@ -160,6 +160,42 @@ def test_broken_rows_stop_the_work_or_are_told(tmp_path) -> None:
         ropewalk.pack_data(tmp_path / "rows.jsonl", **said | {"on_error": "ignore"})
 
 
+def test_parquet_files_are_read_as_lines_of_json_are(tmp_path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows, said = [f"a rope of {i} fathoms, und ein Seil für {i}" for i in range(200)], {"length": 128}
+    for name, column in (("a", rows), ("b", [*rows[:7], None, *rows[8:]])):
+        (tmp_path / name).mkdir()
+        table = pyarrow.table({"id": range(200), "text": pyarrow.array(column, pyarrow.string())})
+        parquet.write_table(table, tmp_path / name / "rows.parquet", row_group_size=64)
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    said |= {"tokenizer": "demo"}
+    made = ropewalk.pack_data(tmp_path / "a", out=tmp_path / "out", **said)
+    ropewalk.pack_data(tmp_path / "lines.jsonl", out=tmp_path / "other", **said)
+    own, other = (Arranged.open(tmp_path / name) for name in ("out", "other"))
+    assert made.counts.documents == 200 and own.about.pieces == other.about.pieces
+    assert own.corpus.name(9) == f"{tmp_path}/a/rows.parquet:10"
+    for one, same in zip(own.corpus, other.corpus, strict=True):
+        np.testing.assert_array_equal(one, same)
+    with pytest.raises(UserError, match=r'rows\.parquet:8: "text" is None'):
+        ropewalk.pack_data(tmp_path / "b", out=tmp_path / "broken", **said)
+    made = ropewalk.pack_data(tmp_path / "b", out=tmp_path / "broken", on_error="skip", overwrite=True, **said)
+    assert made.counts.documents == 199 and "1 of 200 texts left out" in repr(made)
+    (tmp_path / "b" / "rows.parquet").write_bytes((tmp_path / "a" / "rows.parquet").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"rows\.parquet: not a parquet file"):
+        ropewalk.pack_data(tmp_path / "b", out=tmp_path / "cut", **said)
+    assert not (tmp_path / "cut").exists()
+
+
+def test_what_the_hub_does_not_give_is_said_with_what_mends_it(tmp_path, monkeypatch) -> None:
+    def offline(name: str, config: str | None, split: str) -> None:
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", offline)
+    with pytest.raises(UserError, match=r"the hub did not give nobody/texts .*Couldn't reach") as error:
+        ropewalk.pack_data("nobody/texts", out=tmp_path / "out", length=128, tokenizer="demo")
+    assert "give the folder" in error.value.mend and not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_refused_before_anything_is_written(texts, tmp_path) -> None:
     for more, words in (
         ({"length": 1}, "rows of 1 tokens"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write
+from ropewalk.common.progress import Progress
 from ropewalk.common.underway import aside
 from ropewalk.common.whole import new_folder
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
@@ -107,7 +108,7 @@ def mixed(
     seed: int,
     out: Path,
     overwrite: bool,
-    heard: Callable[[int, int], None],
+    heard: Callable[[Progress], None],
 ) -> Made:
     """Write a folder of rows; it can be stopped at any moment, and goes on where it was.
 
@@ -119,7 +120,7 @@ def mixed(
         seed: of which rows are read, and of their order.
         out: folder that appears when it is whole.
         overwrite: replace one that ropewalk wrote.
-        heard: told of documents and tokens that are tokenised.
+        heard: told how far it is.
 
     Raises:
         UserError: if texts cannot be read, a domain does not suffice, or the folder cannot be written.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from ropewalk.common.cluster import Each
 from ropewalk.common.errors import UserError
+from ropewalk.common.progress import Progress
 from ropewalk.common.whole import make
+from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.ordering.neighbours import Floats
 
@@ -28,31 +32,47 @@ class Embedder(Protocol):
     def digest(self) -> str:
         """All that decides the vectors of a corpus."""
 
-    def over(self, corpus: Corpus) -> Callable[[Sequence[int]], Floats]:
-        """What gives float32 [m, e], the vectors of documents, by their numbers."""
+    def over(self, corpus: Corpus) -> Callable[[Sequence[Ints]], Floats]:
+        """What gives float32 [m, e], the vectors of m documents, without what texts begin with; on any machine."""
 
 
-def kept_vectors(corpus: Corpus, embedder: Embedder, folder: Path, block: int = BLOCK) -> Floats:
+def kept_vectors(
+    corpus: Corpus,
+    embedder: Embedder,
+    folder: Path,
+    each: Each = map,
+    heard: Callable[[Progress], None] = lambda _: None,
+    block: int = BLOCK,
+) -> Floats:
     """float32 [n, e], of length 1, or 0 where a document has none.
 
     Args:
         corpus: the documents.
         embedder: by which they become vectors.
         folder: where blocks that are done lie.
+        each: makes the vectors of each block.
+        heard: told how far it is.
         block: documents of one.
 
     Raises:
         UserError: if a vector is not finite, or a file is not what was written.
     """
     key = hashlib.sha256(f"{corpus.digest} {embedder.digest} {block}".encode()).hexdigest()[:16]
-    embed: Callable[[Sequence[int]], Floats] | None = None
+    blocks = [range(first, min(first + block, len(corpus))) for first in range(0, len(corpus), block)]
+    files = [folder / f"{number:05d}.{key}.npy" for number in range(len(blocks))]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    begin = len(corpus.manifest.begin)
+    said = f"vectors of texts, by {embedder.name}"
+    if len(missing) > 1:
+        heard(Progress(blocks[missing[0]].start, len(corpus), said))
+    if missing:
+        texts = ([corpus.tokens(one, begin) for one in blocks[number]] for number in missing)
+        for done, (number, vectors) in enumerate(zip(missing, each(embedder.over(corpus), texts), strict=True)):
+            if done:
+                heard(Progress(blocks[number].start, len(corpus), said))
+            make(files[number], partial(_write, _unit(vectors, embedder.name, corpus, blocks[number].start)))
     found: list[Floats] = []
-    for number, first in enumerate(range(0, len(corpus), block)):
-        documents = range(first, min(first + block, len(corpus)))
-        file = folder / f"{number:05d}.{key}.npy"
-        if not file.is_file():
-            embed = embed or embedder.over(corpus)
-            make(file, _writer(_unit(embed(documents), embedder.name, corpus, first)))
+    for file, documents in zip(files, blocks, strict=True):
         try:
             vectors = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -66,8 +86,8 @@ def kept_vectors(corpus: Corpus, embedder: Embedder, folder: Path, block: int = 
     return np.concatenate(found)
 
 
-def _writer(vectors: Floats) -> Callable[[Path], None]:
-    return lambda file: np.save(file, vectors, allow_pickle=False)
+def _write(vectors: Floats, file: Path) -> None:
+    np.save(file, vectors, allow_pickle=False)
 
 
 def _unit(vectors: Floats, name: str, corpus: Corpus, first: int) -> Floats:

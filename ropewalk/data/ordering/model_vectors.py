@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.extras import extra
+from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.ordering.neighbours import Floats
 
@@ -57,12 +58,15 @@ class ModelVectors:
         """
         _ = self._encoder
 
-    def over(self, corpus: Corpus) -> Callable[[Sequence[int]], Floats]:
-        """What gives float32 [m, e], the vectors of documents, by their numbers."""
-        begin = len(corpus.manifest.begin)
+    def over(self, corpus: Corpus) -> Callable[[Sequence[Ints]], Floats]:
+        """What gives float32 [m, e], the vectors of m documents, without what texts begin with."""
+        import torch
 
-        def vectors(documents: Sequence[int]) -> Floats:
-            texts = [self.tokenizer.decode(corpus.tokens(one, begin)[:READ]) for one in documents]
+        threads = torch.get_num_threads()
+
+        def vectors(documents: Sequence[Ints]) -> Floats:
+            torch.set_num_threads(threads)  # wherever it runs: sums are rounded alike
+            texts = [self.tokenizer.decode(one[:READ]) for one in documents]
             found: Floats = self._encoder.encode(texts, show_progress_bar=False, convert_to_numpy=True)
             return found.astype("float32")
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.extras import extra
+from ropewalk.common.progress import Progress
 from ropewalk.data.arrangement import Ints
 
 EXACT = 20_000  # vectors, up to which each is compared with all others
@@ -25,7 +26,13 @@ BLOCK = 1024  # vectors that are looked up together
 Floats = NDArray[np.float32]
 
 
-def neighbours(vectors: Floats, count: int, seed: int = 0, exact: int = EXACT) -> tuple[Ints, Floats]:
+def neighbours(
+    vectors: Floats,
+    count: int,
+    seed: int = 0,
+    exact: int = EXACT,
+    heard: Callable[[Progress], None] = lambda _: None,
+) -> tuple[Ints, Floats]:
     """Number and similarity of the nearest ones of each vector, nearest first; int64 and float32 [n, count + 1].
 
     A vector is mostly its own nearest one. Where fewer are found, the number is -1.
@@ -35,6 +42,7 @@ def neighbours(vectors: Floats, count: int, seed: int = 0, exact: int = EXACT) -
         count: how many neighbours are asked for.
         seed: of the sample that cells are made of.
         exact: so many are compared each with all; beyond that, a few neighbours in a hundred may be missed.
+        heard: told how far it is.
 
     Raises:
         UserError: if the library is not installed.
@@ -50,10 +58,15 @@ def neighbours(vectors: Floats, count: int, seed: int = 0, exact: int = EXACT) -
             index.cp.seed, index.cp.niter = seed % 2**31, ROUNDS
             index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, SAMPLE
             index.nprobe = PROBED
+            heard(Progress(0, 0, f"{cells:,} cells, in which neighbours are looked for"))
             index.train(vectors)
         index.add(vectors)
         blocks = [vectors[i : i + BLOCK] for i in range(0, len(vectors), BLOCK)]
         search: Callable[[Floats], Any] = lambda block: index.search(block, min(count + 1, len(vectors)))  # noqa: E731
         with ThreadPoolExecutor(os.cpu_count(), initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-            found = list(pool.map(search, blocks))
+            found = []
+            for done, one in enumerate(pool.map(search, blocks)):
+                if done:
+                    heard(Progress(BLOCK * done, len(vectors), "neighbours of texts"))
+                found.append(one)
     return np.concatenate([which for _, which in found]), np.concatenate([likeness for likeness, _ in found])

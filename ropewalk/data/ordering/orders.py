@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ropewalk.common.cluster import Each
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.progress import Progress
 from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
@@ -29,7 +33,14 @@ ORDERS = {
 }
 
 
-def ordered(kind: str, vectors: Floats, lengths: Ints, count: int = 10, seed: int = 0) -> Ints:
+def ordered(
+    kind: str,
+    vectors: Floats,
+    lengths: Ints,
+    count: int = 10,
+    seed: int = 0,
+    heard: Callable[[Progress], None] = lambda _: None,
+) -> Ints:
     """int64 [n], the order of documents.
 
     Args:
@@ -38,6 +49,7 @@ def ordered(kind: str, vectors: Floats, lengths: Ints, count: int = 10, seed: in
         lengths: int64 [n], tokens of each.
         count: neighbours of each, of icp.
         seed: of all that is drawn.
+        heard: told how far it is.
 
     Raises:
         UserError: if there is no such order, or there are too many documents for it.
@@ -45,7 +57,7 @@ def ordered(kind: str, vectors: Floats, lengths: Ints, count: int = 10, seed: in
     if kind not in ORDERS:
         raise UserError(f"no order {kind!r}{did_you_mean(kind, ORDERS)}", f"There are {', '.join(ORDERS)}.")
     if kind == "icp":
-        return similar_path(*neighbours(vectors, count, seed))
+        return similar_path(*neighbours(vectors, count, seed, heard=heard))
     if kind == "smooth-path":
         return smooth_path(vectors, lengths)
     if kind == "length":
@@ -71,6 +83,8 @@ class Ordering:
         neighbours: of each document, of icp.
         parts: so many runs of documents are ordered each by itself.
         keep_duplicates: leave nothing out.
+        each: makes blocks of vectors, and orders parts.
+        heard: told how far it is.
     """
 
     kind: str
@@ -79,6 +93,8 @@ class Ordering:
     neighbours: int = 10
     parts: int = 1
     keep_duplicates: bool = False
+    each: Each = map
+    heard: Callable[[Progress], None] = lambda _: None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,17 +109,13 @@ class Ordering:
             UserError: if there are more parts than documents, or too many documents for the order.
         """
         numbers = np.arange(len(corpus))
-        kept = numbers if self.keep_duplicates else numbers[near_duplicates(corpus) == numbers]
+        kept = numbers if self.keep_duplicates else numbers[near_duplicates(corpus, heard=self.heard) == numbers]
         if self.parts > len(kept):
             raise UserError(f"{self.parts} parts of {len(kept)} texts", f"Say --parts {len(kept)}, or less.")
         if self.kind == "smooth-path":
             require_few(-(-len(kept) // self.parts))  # before vectors are made
-        vectors, lengths = kept_vectors(corpus, self.embedder, self.kept)[kept], corpus.lengths[kept]
-        edges = np.linspace(0, len(kept), self.parts + 1).round().astype(int).tolist()
-        order = np.concatenate([
-            first + ordered(self.kind, vectors[first:last], lengths[first:last], self.neighbours, seed)
-            for first, last in pairwise(edges)
-        ])  # fmt: skip
+        vectors = kept_vectors(corpus, self.embedder, self.kept, self.each, self.heard)[kept]
+        order = np.concatenate([*self._parts(vectors, corpus.lengths[kept], seed)])
         told: dict[str, float] = {
             "near duplicates": len(corpus) - len(kept),
             "without a vector": int((~vectors.any(1)).sum()),
@@ -112,6 +124,24 @@ class Ordering:
             told["similarity"] = round(adjacent(vectors, order), 6)
             told["similarity before"] = round(adjacent(vectors, np.arange(len(kept))), 6)
         return Written(_in_turn(corpus.lengths, kept[order], length, len(corpus.manifest.begin)), (), told)
+
+    def _parts(self, vectors: Floats, lengths: Ints, seed: int) -> Iterator[Ints]:
+        """The order of each part, in numbers of all documents."""
+        edges = np.linspace(0, len(vectors), self.parts + 1).round().astype(int).tolist()
+        work = partial(_ordered, kind=self.kind, count=self.neighbours, seed=seed)
+        if self.each is map:  # what shows it stays on this machine
+            work = partial(work, heard=self.heard)
+        parts = ((vectors[first:last], lengths[first:last]) for first, last in pairwise(edges))
+        for number, order in enumerate(self.each(work, parts)):
+            if number + 1 < self.parts:
+                self.heard(Progress(number + 1, self.parts, "parts in order"))
+            yield edges[number] + order
+
+
+def _ordered(
+    part: tuple[Floats, Ints], kind: str, count: int, seed: int, heard: Callable[[Progress], None] = lambda _: None
+) -> Ints:
+    return ordered(kind, *part, count, seed, heard)
 
 
 def _in_turn(lengths: Ints, order: Ints, length: int, begin: int) -> Arrangement:

@@ -44,8 +44,8 @@ class TokenVectors:
         """All that decides the vectors of a corpus."""
         return f"{self.name} {GRAM} {BITS} {SIZE} {SAMPLE} {self.seed}"
 
-    def over(self, corpus: Corpus) -> Callable[[Sequence[int]], Floats]:
-        """What gives float32 [m, e], the vectors of documents, by their numbers.
+    def over(self, corpus: Corpus) -> Callable[[Sequence[Ints]], Floats]:
+        """What gives float32 [m, e], the vectors of m documents, without what texts begin with.
 
         Raises:
             UserError: if scikit-learn is not installed.
@@ -56,21 +56,21 @@ class TokenVectors:
         weigh = text.TfidfTransformer(sublinear_tf=True)
         reduce = decomposition.TruncatedSVD(min(SIZE, len(sample)), random_state=self.seed % 2**32)
         with limits.threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):  # of its shares, unused
-            reduce.fit(weigh.fit_transform(_counts(corpus, sample.tolist())))
+            some = [corpus.tokens(one, len(corpus.manifest.begin)) for one in sample.tolist()]
+            reduce.fit(weigh.fit_transform(_counts(some)))
 
-        def vectors(documents: Sequence[int]) -> Floats:
+        def vectors(documents: Sequence[Ints]) -> Floats:
             with limits.threadpool_limits(1):
-                found: Floats = reduce.transform(weigh.transform(_counts(corpus, documents)))
+                found: Floats = reduce.transform(weigh.transform(_counts(documents)))
             return found
 
         return vectors
 
 
-def _counts(corpus: Corpus, documents: Sequence[int]) -> Any:
-    """float32 [m, 2^BITS], sparse: how often each n-gram is in each document, what texts begin with left out."""
+def _counts(documents: Sequence[Ints]) -> Any:
+    """float32 [m, 2^BITS], sparse: how often each n-gram is in each document."""
     sparse = extra("scipy.sparse", WHAT, "order")
-    begin = len(corpus.manifest.begin)
-    found = [np.unique(_grams(corpus.tokens(one, begin)), return_counts=True) for one in documents]
+    found = [np.unique(_grams(one), return_counts=True) for one in documents]
     ends = np.cumsum([0, *(len(which) for which, _ in found)])
     which, times = (np.concatenate(column) for column in zip(*found, strict=True))
     return sparse.csr_matrix((times.astype(np.float32), which, ends), (len(documents), 2**BITS))

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ropewalk.backends.chat.answering import Engine
 from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks, sign
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import QUOTE, once
+from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
 
 CHUNK = 256  # tokens of one at most
@@ -39,11 +41,20 @@ class ChunkTasks:
         least: tokens of a row at least, a quarter of ``length`` by default, or what eight chunks need; lengths are
             uniform from there on.
         draws: at most; by default 4 for every row.
+        engine: that answers questions, if rows are dropped by that.
+        grounded: drop rows that the engine answers without their context.
+        robust: drop rows that it does not answer with their context.
     """
 
     rows: int
     least: int | None = None
     draws: int | None = None
+    engine: Engine | None = None
+    grounded: bool = False
+    robust: bool = False
+
+    def __post_init__(self) -> None:
+        sieve_of(self.engine, self.grounded, self.robust)  # before hours of tokenising
 
     @property
     def shortest(self) -> int:
@@ -100,16 +111,19 @@ class ChunkTasks:
             if len({*ids}) < len(ids) or any(one in text for one in ids):
                 return "an id stands twice"
             wanted = {"find": places, "first": [min(places)], "order": sorted(places)}[task]
-            answer = Text.of(ANSWERS.format(answer=", ".join(ids[place] for place in wanted)), marks, loss=True)
+            listed = ", ".join(ids[place] for place in wanted)
+            answer = Text.of(ANSWERS.format(answer=listed), marks, loss=True)
             context = [part for both in zip(labels, chunks, strict=False) for part in both]
             passages = [part for both in zip(numbered, quotes, strict=False) for part in both]
             evidence = [2 * place + 1 for place in sorted(places)]
-            return [Row([*context, tasks[task], *passages, asks, answer], task, evidence, SUPPORT)]
+            asked_by = [tasks[task], *passages, asks]
+            return [Row([*context, *asked_by, answer], task, evidence, SUPPORT, len(asked_by), [listed])]
 
         def draw(numbers: range) -> Iterator[Draw]:
             yield from map(row, numbers)
 
-        return drawn(self.rows, self.draws, draw, corpus, length, marks)
+        sieve = sieve_of(self.engine, self.grounded, self.robust)
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)
 
 
 def _chunks(order: list[int], corpus: Corpus, begin: int) -> Iterator[Piece]:

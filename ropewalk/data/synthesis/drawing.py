@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ropewalk.backends.chat.answering import Engine
 from ropewalk.backends.chat.ledger import listed, tally
@@ -12,6 +13,9 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
 from ropewalk.data.synthesis.synthesis import WANTED, Provenance, Written
+
+if TYPE_CHECKING:
+    from ropewalk.data.synthesis.sieve import Sieve
 
 FIRST, MORE = 32, 1024  # that are drawn together, before there is a row and behind it
 FRUITLESS = 64  # draws that give no row, after which none is expected
@@ -47,16 +51,20 @@ class Row:
     """One row.
 
     Attributes:
-        parts: in their order; those of documents begin behind what texts begin with.
+        parts: in their order, the answer last; those of documents begin behind what texts begin with.
         kind: of its question.
         evidence: numbers of the parts that the answer needs.
         support: by what the answer was seen to be supported.
+        asks: how many parts right before the answer are the question.
+        answers: what a right answer says, word for word; empty where that cannot be told.
     """
 
     parts: Sequence[Piece | Text]
     kind: str
     evidence: Sequence[int]
     support: str
+    asks: int = 1
+    answers: Sequence[str] = ()
 
     @property
     def tokens(self) -> int:
@@ -75,6 +83,7 @@ def drawn(
     marks: Marks,
     per_draw: int = 1,
     engine: Engine | None = None,
+    sieve: Sieve | None = None,
 ) -> Written:
     """As many rows as wanted, unless draws are used up before.
 
@@ -87,6 +96,7 @@ def drawn(
         marks: takes texts of rows.
         per_draw: rows of one draw.
         engine: that is asked on the way.
+        sieve: drops rows that it finds of no use.
 
     Raises:
         UserError: if no draw gives a row.
@@ -95,11 +105,18 @@ def drawn(
     made: list[Row] = []
     dropped: dict[str, int] = {}
     count = 0
+
+    def fitting(one: Draw) -> Draw:
+        return LONGER if not isinstance(one, str) and any(begin + row.tokens > length for row in one) else one
+
     while len(made) < rows and count < most and (made or count < FRUITLESS):
         wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
-        for one in draw(range(count, count + wave)):
-            if not isinstance(one, str) and any(begin + row.tokens > length for row in one):
-                one = LONGER
+        fit: Iterable[Draw] = map(fitting, draw(range(count, count + wave)))
+        if sieve is not None:
+            fit = sieve.sieved(
+                list(fit), lambda row: asked_by(row, corpus, marks), lambda row: before(row, corpus, marks)
+            )
+        for one in fit:
             if isinstance(one, str):
                 tally(dropped, one)
             else:
@@ -114,6 +131,26 @@ def drawn(
         )
     told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}
     return _written(made, corpus, marks, told)
+
+
+def asked_by(row: Row, corpus: Corpus, marks: Marks) -> str:
+    """The text of a row's question."""
+    return _text(row.parts[-1 - row.asks : -1], corpus, marks)
+
+
+def before(row: Row, corpus: Corpus, marks: Marks) -> str:
+    """The text of a row before its question."""
+    return _text(row.parts[: -1 - row.asks], corpus, marks)
+
+
+def _text(parts: Sequence[Piece | Text], corpus: Corpus, marks: Marks) -> str:
+    said = (
+        part.text
+        if isinstance(part, Text)
+        else marks.decode(corpus.tokens(part.document, part.start, part.stop).tolist())
+        for part in parts
+    )
+    return "".join(said).strip()
 
 
 def _mend(dropped: Mapping[str, int], engine: Engine | None) -> str:
@@ -145,5 +182,6 @@ def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, 
             at += part.tokens
         rows.append(pieces)
         where = [places[number] for number in row.evidence]
-        provenance.append(Provenance(row.kind, where, list(row.evidence), row.support))
+        question = asked_by(row, corpus, marks)
+        provenance.append(Provenance(row.kind, where, list(row.evidence), row.support, question))
     return Written(arranged_pieces(rows, marks.first), provenance, told)

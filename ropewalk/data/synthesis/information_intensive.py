@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +79,22 @@ class InformationIntensive:
         made: list[list[Piece]] = []
         told: list[Provenance] = []
         for row in range(self.rows):
-            pieces, provenance = self._row(corpus, segments, least, length - furniture, texts, [seed, row])
+            pieces, provenance = self._row(
+                corpus, segments, least, length - furniture, texts, marks.decode, [seed, row]
+            )
             made.append(pieces)
             told.append(provenance)
         return Written(arranged_pieces(made, len(corpus)), told)
 
     def _row(
-        self, corpus: Corpus, segments: Ints, least: int, most: int, texts: dict[str, Piece], seed: list[int]
+        self,
+        corpus: Corpus,
+        segments: Ints,
+        least: int,
+        most: int,
+        texts: dict[str, Piece],
+        decode: Callable[[Sequence[int]], str],
+        seed: list[int],
     ) -> tuple[list[Piece], Provenance]:
         rng, begin = np.random.default_rng(seed), len(corpus.manifest.begin)
         for _ in range(TRIES):
@@ -116,7 +125,10 @@ class InformationIntensive:
             for i, one in enumerate(context)
             if i in evidence
         ]
-        return [*context, *asked, *answered], Provenance(f"{kind}, {direction}", where, evidence, "is the text")
+        ids = np.concatenate([corpus.tokens(one.document, one.start, one.stop) for one in questions])
+        question = f"{KINDS[direction].strip()}\n{decode(ids.tolist())}{ASKS}".strip()
+        told = Provenance(f"{kind}, {direction}", where, evidence, "is the text", question)
+        return [*context, *asked, *answered], told
 
 
 def segments_of(lengths: Ints, begin: int) -> Ints:

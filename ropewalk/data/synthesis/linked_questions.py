@@ -15,6 +15,7 @@ from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.replies import holds, plain
+from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.data.synthesis.written_questions import ASKS, ROOM, Question, question_prompt, read_question, unsupported
@@ -66,6 +67,8 @@ class LinkedQuestions:
         chunk: tokens that it reads at once, and that a piece of a row has.
         least: tokens of a context at least, a quarter of the longest by default; lengths are uniform from there on.
         draws: at most; by default 4 for every row.
+        grounded: drop rows that the engine answers without their context.
+        robust: drop rows that it does not answer with their context.
     """
 
     engine: Engine
@@ -73,6 +76,8 @@ class LinkedQuestions:
     chunk: int = 2048
     least: int | None = None
     draws: int | None = None
+    grounded: bool = False
+    robust: bool = False
 
     @property
     def shortest(self) -> int:
@@ -127,7 +132,8 @@ class LinkedQuestions:
                     chosen = _context(paths[number], merged[number].answers[0], pool, texts, room, between.tokens, rng)
                     yield [_row(merged[number], chosen, paths[number], pool, between, marks)]
 
-        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
+        sieve = sieve_of(self.engine, self.grounded, self.robust)
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)
 
     def _hops(
         self, paths: Mapping[int, list[int]], texts: Sequence[str], why: dict[int, str]
@@ -227,7 +233,7 @@ def _row(
     evidence = [2 * list(chosen).index(i) for i in hops]
     asks = Text.of(ASKS.format(question=question.question), marks)
     answer = Text.of(ANSWERS.format(answer=question.answers[0]), marks, loss=True)
-    return Row([*parts, asks, answer], f"{len(hops)} hops", evidence, SUPPORT)
+    return Row([*parts, asks, answer], f"{len(hops)} hops", evidence, SUPPORT, answers=question.answers)
 
 
 def _pairs(hops: Sequence[Question]) -> str:

@@ -16,6 +16,7 @@ from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import SEGMENT, segments_of
 from ropewalk.data.synthesis.replies import holds
+from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.data.synthesis.written_questions import ASKS, ROOM, question_prompt, read_question, unsupported
@@ -48,6 +49,8 @@ class RetrievedPassages:
         draws: at most; by default 4 for every row.
         passages: their order: ``shuffled``, by ``rank``, or ``ends``: the best at both ends.
         named: whether the answer names the passage first.
+        grounded: drop rows that the engine answers without their context.
+        robust: drop rows that it does not answer with their context.
     """
 
     engine: Engine
@@ -56,6 +59,8 @@ class RetrievedPassages:
     draws: int | None = None
     passages: str = SHUFFLED
     named: bool = False
+    grounded: bool = False
+    robust: bool = False
 
     def __post_init__(self) -> None:
         if self.passages not in (RANK, ENDS, SHUFFLED):
@@ -119,7 +124,8 @@ class RetrievedPassages:
                 chosen = {gold, *negatives}
                 yield [self._row([i for i in ranked if i in chosen], gold, question, answer, pieces, marks, rng)]
 
-        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
+        sieve = sieve_of(self.engine, self.grounded, self.robust)
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)
 
     def _row(
         self,
@@ -142,4 +148,5 @@ class RetrievedPassages:
             parts += [Text.of((SEEN if parts else "") + LABEL.format(number=number), marks), pieces[i]]
         target = (NAMES if self.named else ANSWERS).format(number=place + 1, answer=answer)
         parts += [Text.of(ASKS.format(question=question), marks), Text.of(target, marks, loss=True)]
-        return Row(parts, f"{len(order)} passages, rank {rank} answers", [2 * place + 1], SUPPORT)
+        kind = f"{len(order)} passages, rank {rank} answers"
+        return Row(parts, kind, [2 * place + 1], SUPPORT, answers=[answer])

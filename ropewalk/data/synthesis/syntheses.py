@@ -76,8 +76,13 @@ SYNTHESES = {
 }  # fmt: skip
 
 
-def synthesis_class(kind: str, engine: bool) -> type[Any]:
+def synthesis_class(kind: str, engine: bool, sieved: bool = False) -> type[Any]:
     """The class of a kind.
+
+    Args:
+        kind: of ``SYNTHESES``.
+        engine: whether there is an engine.
+        sieved: whether that answers questions, so that it need not write them.
 
     Raises:
         UserError: if there is no such kind, or none of it with or without an engine.
@@ -86,8 +91,10 @@ def synthesis_class(kind: str, engine: bool) -> type[Any]:
         hint = did_you_mean(kind, SYNTHESES)
         raise UserError(f"no questions {kind!r}{hint}", f"There are {', '.join(SYNTHESES)}.")
     found = SYNTHESES[kind].load(engine)
+    if found is None and engine and sieved:
+        found = SYNTHESES[kind].load(engine=False)
     if found is None and engine:
-        raise UserError(f"no engine writes {kind}", "Leave --engine out.")
+        raise UserError(f"no engine writes {kind}", "Leave --engine out, or have it answer: --grounded, --robust.")
     if found is None:
         raise UserError(f"{kind} is written by an engine", "Name one: --engine URL, --engine demo or --engine FOLDER.")
     return found

@@ -23,12 +23,14 @@ class Provenance:
             answer needs.
         pieces: their numbers in the row.
         support: by what the answer was seen to be supported.
+        question: the text that asks, with what comes before the answer; empty where nothing does.
     """
 
     kind: str
     evidence: Sequence[Mapping[str, Any]]
     pieces: Sequence[int]
     support: str
+    question: str = ""
 
 
 PLAIN = Provenance("plain", [], [], "nothing is asked")  # of a row that asks nothing, beside others that do

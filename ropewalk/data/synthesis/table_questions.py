@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from ropewalk.backends.chat.answering import Engine
 from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import LONGER, Draw, Row, Text, drawn
+from ropewalk.data.synthesis.file_tables import FileTable, asked_of_files, tables_of
 from ropewalk.data.synthesis.information_intensive import SEGMENT, segments_of
 from ropewalk.data.synthesis.replies import holds
+from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
-from ropewalk.data.synthesis.tables import FORMS, WHAT, Table, beside, query_of, table_of
+from ropewalk.data.synthesis.tables import FORMS, Table, invented
 
 ASKS, ANSWERS = "\n\nQuestion: {question}\nAnswer:", " {answer}"
-OTHERS = 2  # tables with the same columns that are not asked about
 TABLES = 3072  # tokens that tables, question and answer may have
 SHORTEST = TABLES + SEGMENT  # row
 
 
 @dataclass(frozen=True)
 class TableQuestions:
-    """Tables of invented people among segments of random documents, and a question that SQL answers.
+    """Tables of invented people, or of files, among segments of random documents, and a question that SQL answers.
 
     Beside the table that is asked about, and for a join the second one, stand two others with the same columns. The
     answer is what sqlite gives from the table as it is read back out of the row's own tokens. A row is kept if the
@@ -36,11 +39,26 @@ class TableQuestions:
         least: tokens of a row at least, a quarter of ``length`` by default, or what tables need; lengths are uniform
             from there on.
         draws: at most; by default 4 for every row.
+        tables: file or folder of tables that are asked about, a few rows and columns at a time; None invents some.
+        engine: that answers questions, if rows are dropped by that.
+        grounded: drop rows that the engine answers without their context.
+        robust: drop rows that it does not answer with their context.
     """
 
     rows: int
     least: int | None = None
     draws: int | None = None
+    tables: str | None = None
+    engine: Engine | None = None
+    grounded: bool = False
+    robust: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self._files, sieve_of(self.engine, self.grounded, self.robust)  # before hours of tokenising
+
+    @cached_property
+    def _files(self) -> list[FileTable]:
+        return tables_of(self.tables) if self.tables else []
 
     @property
     def shortest(self) -> int:
@@ -75,19 +93,22 @@ class TableQuestions:
 
         def row(number: int) -> Draw:
             rng = np.random.default_rng([seed, number])
-            what = WHAT[int(rng.integers(len(WHAT)))]
-            table, *others = (table_of(rng, what) for _ in range(1 + OTHERS))
-            query = query_of(rng, table)
-            needed = [table, beside(rng, table)][: query.needs]
-            everyone = [*needed, *others]
+            asked = asked_of_files(rng, self._files) if self._files else invented(rng)
+            if isinstance(asked, str):
+                return asked
+            query, everyone = asked.query, [*asked.needed, *asked.others]
             written = [Text.of(one.written(str(rng.choice(FORMS))), marks) for one in everyone]
-            seen = [Table.read(marks.decode(one.ids)) for one in written]
+            try:
+                seen = [Table.read(marks.decode(one.ids)) for one in written]
+            except (ValueError, KeyError):  # a cell with a line's end in it
+                seen = []
             if seen != everyone:
                 return "a table is not read back"
             found = query.answer(seen[: query.needs])
             if found is None:
                 return "no single answer"
-            question = Text.of(ASKS.format(question=query.words.format(*(one.title for one in needed))), marks)
+            titles = [one.title for one in asked.needed]
+            question = Text.of(ASKS.format(question=query.words.format(*titles)), marks)
             answer = Text.of(ANSWERS.format(answer=found), marks, loss=True)
             tokens = int(rng.integers(least, length + 1)) - begin
             tokens -= sum(one.tokens for one in (*written, question, answer))
@@ -99,15 +120,19 @@ class TableQuestions:
             unasked = [one.text for one in written[query.needs :]]
             if any(holds(text, str(found)) for text in (*texts, *unasked, question.text)):
                 return "the answer stands elsewhere too"
-            if any(query.answer([other, *seen[1 : query.needs]]) == found for other in others):
+            alike = [one for one in asked.others if one.columns == seen[0].columns]
+            if any(query.answer([one, *seen[1 : query.needs]]) == found for one in alike):
                 return "another table gives the same answer"
             slots = np.sort(rng.integers(0, len(chosen) + 1, len(written)))[::-1]
             for slot, k in zip(slots.tolist(), rng.permutation(len(written)).tolist(), strict=True):
                 parts.insert(slot, written[k])
             evidence = [parts.index(one) for one in written[: query.needs]]
-            return [Row([*parts, question, answer], query.kind, evidence, f"sqlite: {query.sql} {list(query.given)}")]
+            of = f", of {asked.file}" if asked.file else ""
+            support = f"sqlite: {query.sql} {list(query.given)}{of}"
+            return [Row([*parts, question, answer], query.kind, evidence, support, answers=[str(found)])]
 
         def draw(numbers: range) -> Iterator[Draw]:
             yield from map(row, numbers)
 
-        return drawn(self.rows, self.draws, draw, corpus, length, marks)
+        sieve = sieve_of(self.engine, self.grounded, self.robust)
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)

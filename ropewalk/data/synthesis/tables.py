@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +29,14 @@ PLACES = 4  # of a table
 ROWS = 8, 20  # of a table
 NUMBERS = 10_000, 1_000_000
 FORMS = "markdown", "csv", "jsonl"
+OTHERS = 2  # tables with the same columns that are not asked about
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}")
+
+
+def value_of(cell: object) -> Value:
+    """A cell as it is compared: a whole number, or a text."""
+    text = str(cell).strip()
+    return int(text) if WHOLE.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,9 @@ class Table:
             csv.writer(file, lineterminator="\n").writerows([self.columns, *self.rows])
             body = file.getvalue()
         elif form == "jsonl":
-            body = "".join(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n" for row in self.rows)
+            body = "".join(
+                json.dumps(dict(zip(self.columns, row, strict=True)), ensure_ascii=False) + "\n" for row in self.rows
+            )
         else:
             lines = [self.columns, ["---"] * len(self.columns), *self.rows]
             body = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
@@ -65,6 +76,8 @@ class Table:
             ValueError: if there is none in it; likewise KeyError.
         """
         title, *lines = text.strip().split("\n")
+        if not lines:
+            raise ValueError("no table")
         cells: list[list[Value]]
         if lines[0].startswith("{"):
             objects = [json.loads(line) for line in lines]
@@ -73,7 +86,7 @@ class Table:
             cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
         else:
             cells = [list(line) for line in csv.reader(lines)]
-        columns, *rows = (tuple(int(cell) if str(cell).isdigit() else cell for cell in line) for line in cells)
+        columns, *rows = (tuple(map(value_of, line)) for line in cells)
         return cls(title.removeprefix("Table "), tuple(map(str, columns)), tuple(rows))
 
 
@@ -105,6 +118,31 @@ class Query:
                 database.executemany(f"INSERT INTO t{i} VALUES ({marks})", table.rows)
             found = database.execute(self.sql, self.given).fetchall()
         return found[0][0] if len(found) == 1 and len(found[0]) == 1 else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about tables.
+
+    Attributes:
+        query: the question.
+        needed: tables that it is about.
+        others: that stand beside them.
+        file: that the tables are of; empty if they are invented.
+    """
+
+    query: Query
+    needed: Sequence[Table]
+    others: Sequence[Table]
+    file: str = ""
+
+
+def invented(rng: np.random.Generator) -> Asked:
+    """A question about people whom nobody knows."""
+    what = WHAT[int(rng.integers(len(WHAT)))]
+    table, *others = (table_of(rng, what) for _ in range(1 + OTHERS))
+    query = query_of(rng, table)
+    return Asked(query, [table, beside(rng, table)][: query.needs], others)
 
 
 def table_of(rng: np.random.Generator, what: Sequence[str]) -> Table:

@@ -15,6 +15,7 @@ from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import SEGMENT, SEVERAL, SHARES, segments_of
 from ropewalk.data.synthesis.replies import holds, labelled
+from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
 
 ONE = """Read the passage, and write one question that it answers.
@@ -61,12 +62,16 @@ class WrittenQuestions:
         rows: how many are made.
         least: tokens of a context at least, a quarter of the longest by default; lengths are uniform from there on.
         draws: at most; by default 4 for every row.
+        grounded: drop rows that the engine answers without their context.
+        robust: drop rows that it does not answer with their context.
     """
 
     engine: Engine
     rows: int
     least: int | None = None
     draws: int | None = None
+    grounded: bool = False
+    robust: bool = False
 
     @property
     def shortest(self) -> int:
@@ -122,9 +127,10 @@ class WrittenQuestions:
                 else:
                     question = Text.of(ASKS.format(question=asked.question), marks)
                     answer = Text.of(ANSWERS.format(answer="; ".join(asked.answers)), marks, loss=True)
-                    yield [Row([*some, question, answer], kind, evidence, SUPPORT)]
+                    yield [Row([*some, question, answer], kind, evidence, SUPPORT, answers=asked.answers)]
 
-        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
+        sieve = sieve_of(self.engine, self.grounded, self.robust)
+        return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)
 
 
 def question_prompt(passages: Sequence[str]) -> str:

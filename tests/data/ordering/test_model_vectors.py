@@ -30,7 +30,7 @@ def encoder(tmp_path_factory, tokenizer):
 
 def test_a_plain_encoder_is_read_as_the_mean_over_its_tokens(encoder, tokenizer, tmp_path) -> None:
     corpus = corpus_of(tmp_path, [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS])
-    found = ModelVectors(str(encoder), tokenizer).over(corpus)(range(3))
+    found = ModelVectors(str(encoder), tokenizer).over(corpus)(list(corpus))
     model, own = BertModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
     for text, vector in zip(TEXTS, found, strict=True):
         with torch.no_grad():

@@ -1,11 +1,13 @@
 """Documents in an order, through the verb: each once, the same bytes after any stop and on any number of cores."""
 
+import importlib.util
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import pytest
 
 import ropewalk
 from ropewalk.common.errors import UserError
+from ropewalk.common.progress import Progress
+from ropewalk.data import near_duplicates
 from ropewalk.data.arranged import Arranged
-from ropewalk.data.ordering import kept_vectors, orders, smooth_path
+from ropewalk.data.ordering import kept_vectors, neighbours, orders, smooth_path
 from ropewalk.data.ordering.orders import ORDERS, Ordering, adjacent, ordered
 from ropewalk.data.ordering.token_vectors import TokenVectors
 from tests.data.killed import KILLED
@@ -104,6 +108,39 @@ def test_parts_are_ordered_each_by_itself(texts, tmp_path) -> None:
     assert sorted(names[:12]) == list(range(12)) and names[:12] != list(range(12))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
+def test_on_ray_the_rows_are_the_same_bytes(texts, tmp_path, monkeypatch) -> None:
+    import ray
+
+    monkeypatch.setattr(orders, "kept_vectors", partial(kept_vectors.kept_vectors, block=5))
+    root = str(Path(__file__).parents[3])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    try:
+        said = {"parts": 3, "seed": 2, **ASKED}
+        ropewalk.order_data("icp", texts, out=tmp_path / "here", **said)
+        ropewalk.order_data("icp", texts, out=tmp_path / "there", on="ray", workers=2, **said)
+        assert content(tmp_path / "here") == content(tmp_path / "there")
+    finally:
+        ray.shutdown()
+
+
+def test_how_far_it_is_is_told_of_each_step_that_takes_long(texts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(orders, "kept_vectors", partial(kept_vectors.kept_vectors, block=5))
+    monkeypatch.setattr(near_duplicates, "TOLD", 2)
+    monkeypatch.setattr(neighbours, "BLOCK", 5)
+    monkeypatch.setattr(neighbours.neighbours, "__defaults__", (0, 5, *neighbours.neighbours.__defaults__[2:]))
+    said: list[Progress] = []
+    ropewalk.pack_data(texts, out=tmp_path / "rows", **ASKED)
+    corpus = Arranged.open(tmp_path / "rows").corpus
+    Ordering("icp", TokenVectors(), tmp_path, heard=said.append).write(corpus, 256, None, 0)
+    assert list(dict.fromkeys(one.what.split()[0] for one in said)) == ["near", "vectors", "18", "neighbours"]
+    for what in {one.what for one in said}:
+        done = [one.done for one in said if one.what == what]
+        assert done == sorted(done) and all(one.done < one.total for one in said if one.total)
+    assert sum(one.startswith("near duplicates: ") for one in {one.what for one in said}) == 2
+
+
 def test_rows_are_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
     ropewalk.pack_data(texts, out=tmp_path / "rows", **ASKED)
     ropewalk.order_data("icp", texts, out=tmp_path / "a", **ASKED)
@@ -132,7 +169,9 @@ def test_what_is_one_text_in_the_end_is_in_order(count: int, tmp_path) -> None:
 def test_documents_without_a_vector_are_counted_and_kept(tmp_path) -> None:
     class Nothing(TokenVectors):
         def over(self, corpus):
-            return lambda documents: np.stack([np.eye(2, dtype=np.float32)[0] * (one % 2) for one in documents])
+            return lambda documents: np.stack(
+                [np.eye(2, dtype=np.float32)[0] * (one[0] // 10 % 2) for one in documents]
+            )
 
     (tmp_path / "corpus").mkdir()
     corpus = corpus_of(tmp_path / "corpus", [[10 * i + j for j in range(9)] for i in range(6)])
@@ -153,7 +192,7 @@ def test_any_number_of_cores_gives_the_same_rows(texts, tmp_path) -> None:
 
 
 def test_stopped_at_any_moment_it_goes_on_with_the_vectors_that_it_has(texts, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(kept_vectors.kept_vectors, "__defaults__", (5,))  # documents of a block
+    monkeypatch.setattr(orders, "kept_vectors", partial(kept_vectors.kept_vectors, block=5))
     ropewalk.order_data("icp", texts, out=tmp_path / "whole", **ASKED)
     import ropewalk.data.making as making
 
@@ -181,9 +220,10 @@ def test_stopped_at_any_moment_it_goes_on_with_the_vectors_that_it_has(texts, tm
 
 
 ORDERED = f"""{KILLED}
-from ropewalk.data.ordering.kept_vectors import kept_vectors
+import functools
+import ropewalk.data.ordering.orders as orders
 
-kept_vectors.__defaults__ = (7,)
+orders.kept_vectors = functools.partial(orders.kept_vectors, block=7)
 tokenizer = "" if sys.argv[1].endswith("rows") else "demo"
 ropewalk.order_data("icp", sys.argv[1], out=sys.argv[2], length=256, tokenizer=tokenizer)
 print(done)
@@ -229,6 +269,8 @@ def test_mistakes_are_refused_before_anything_is_written(texts, tmp_path) -> Non
         ({"kind": "random", "neighbours": 3}, "--neighbours changes nothing in random"),
         ({"embed": texts}, "cannot be loaded as an embedding model"),
         ({"parts": 0}, "parts"),
+        ({"on": "moon"}, "one of local, ray"),
+        ({"workers": 3}, "--workers changes nothing without --on ray"),
         ({"parts": 23}, "23 parts of 22 texts"),
     ):
         asked = {"kind": "icp", "texts": texts, "out": tmp_path / "out", **ASKED} | more

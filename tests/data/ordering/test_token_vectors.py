@@ -5,6 +5,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ropewalk.data.corpus import Corpus, Manifest, write_shard
 from ropewalk.data.ordering import token_vectors
+from ropewalk.data.ordering.kept_vectors import Embedder
 from ropewalk.data.ordering.token_vectors import TokenVectors, _grams
 
 
@@ -13,6 +14,11 @@ def corpus_of(folder, documents: list[list[int]], begin: tuple[int, ...] = ()) -
     shard = write_shard(folder, "00000", [[*begin, *one] for one in documents], names, 50_000)
     Manifest("none", "none", 50_000, begin, (shard,)).write(folder)
     return Corpus.open(folder)
+
+
+def vectors_of(embedder: Embedder, corpus: Corpus) -> np.ndarray:
+    begin = len(corpus.manifest.begin)
+    return embedder.over(corpus)([corpus.tokens(one, begin) for one in range(len(corpus))])
 
 
 def topics(count: int, seed: int = 0) -> list[list[int]]:
@@ -30,7 +36,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 def test_they_are_as_similar_as_by_words_of_the_same_library(tmp_path) -> None:
     documents = topics(40)
-    found = TokenVectors().over(corpus_of(tmp_path, documents, begin=(7,)))(range(40))
+    found = vectors_of(TokenVectors(), corpus_of(tmp_path, documents, begin=(7,)))
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     plain = words.fit_transform([" ".join(map(str, one)) for one in documents])
     wanted = cosines(TruncatedSVD(40, random_state=1).fit_transform(plain))
@@ -38,7 +44,7 @@ def test_they_are_as_similar_as_by_words_of_the_same_library(tmp_path) -> None:
 
 
 def test_texts_of_one_topic_are_the_most_similar(tmp_path) -> None:
-    found = cosines(TokenVectors().over(corpus_of(tmp_path, topics(60)))(range(60)))
+    found = cosines(vectors_of(TokenVectors(), corpus_of(tmp_path, topics(60))))
     topic = np.arange(60) % 4
     same = (topic[:, None] == topic) & ~np.eye(60, dtype=bool)
     assert found[same].mean() > 2 * found[topic[:, None] != topic].mean()
@@ -46,19 +52,19 @@ def test_texts_of_one_topic_are_the_most_similar(tmp_path) -> None:
 
 def test_seed_and_documents_alone_decide(tmp_path) -> None:
     corpus = corpus_of(tmp_path, topics(50))
-    whole = TokenVectors(3).over(corpus)(range(50))
-    embed = TokenVectors(3).over(corpus)
-    np.testing.assert_array_equal(np.concatenate([embed(range(20)), embed(range(20, 50))]), whole)
+    whole = vectors_of(TokenVectors(3), corpus)
+    embed, texts = TokenVectors(3).over(corpus), list(corpus)
+    np.testing.assert_array_equal(np.concatenate([embed(texts[:20]), embed(texts[20:])]), whole)
     assert TokenVectors(3).digest != TokenVectors(4).digest
 
 
 def test_many_texts_are_reduced_and_one_is_none_the_less_a_vector(tmp_path, monkeypatch) -> None:
     (tmp_path / "many").mkdir()
     monkeypatch.setattr(token_vectors, "SIZE", 16)
-    many = TokenVectors(2**50).over(corpus_of(tmp_path / "many", topics(100)))(range(100))
+    many = vectors_of(TokenVectors(2**50), corpus_of(tmp_path / "many", topics(100)))
     assert many.shape == (100, 16) and many.dtype == np.float32
     (tmp_path / "one").mkdir()
-    assert np.isfinite(TokenVectors().over(corpus_of(tmp_path / "one", [[5, 6, 7]]))([0])).all()
+    assert np.isfinite(vectors_of(TokenVectors(), corpus_of(tmp_path / "one", [[5, 6, 7]]))).all()
 
 
 def test_an_n_gram_is_itself_wherever_it_stands() -> None:
