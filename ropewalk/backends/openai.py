@@ -234,13 +234,8 @@ def connect(
     return Server(client, url, served or only_model(client, url), made, Pace(per_minute), workers)
 
 
-def only_model(client: Any, url: str, flag: str = "--served") -> str:
+def only_model(client: Any, url: str) -> str:
     """The name of the one model that a server has.
-
-    Args:
-        client: of the server.
-        url: of it, for messages.
-        flag: by which a user names one.
 
     Raises:
         UserError: if nothing answers, or there are several.
@@ -252,9 +247,23 @@ def only_model(client: Any, url: str, flag: str = "--served") -> str:
     except openai.APIConnectionError:
         raise UserError(f"nothing answers at {url}", "Start the server, or mend the address.") from None
     except openai.APIStatusError as error:
-        raise UserError(f"{url} does not list its models: {error.message}", f"Name one with {flag}.") from None
+        raise UserError(f"{url} does not list its models: {error.message}", "Name one with --served.") from None
     except (openai.OpenAIError, AttributeError, TypeError, ValueError):  # a page, or JSON of something else
         raise UserError(f"what {url} answers is no list of models", "End the address in /v1.") from None
+    return only_one(models, url, "--served")
+
+
+def only_one(models: Sequence[str], url: str, flag: str) -> str:
+    """The only one of a server's models.
+
+    Args:
+        models: their names.
+        url: of the server, for the message.
+        flag: by which a user names one.
+
+    Raises:
+        UserError: if there is another number of them.
+    """
     if len(models) != 1:
         raise UserError(f"{url} serves {len(models)} models: {', '.join(models[:5])}", f"Name one with {flag}.")
-    return str(models[0])
+    return models[0]

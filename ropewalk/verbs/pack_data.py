@@ -26,7 +26,7 @@ def tokenising(engine: Engine | None = None) -> Iterator[Callable[[int, int], No
 
     with shown() as update:
         if engine is not None:
-            engine.heard = lambda ledger: update(Progress(ledger.asked, 0, ledger.brief))
+            engine.heard = lambda ledger, waiting: update(Progress(ledger.asked, 0, waiting or ledger.brief))
         yield lambda done, tokens: update(Progress(done, 0, f"{done:,} texts, {tokens:,} tokens"))
 
 

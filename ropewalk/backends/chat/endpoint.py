@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 from ropewalk.backends.chat.chat import Answer, Failed, Usage
-from ropewalk.backends.openai import TIMEOUT, WORKERS, only_model
+from ropewalk.backends.chat.sending import Sender, Sent
+from ropewalk.backends.openai import TIMEOUT, WORKERS, only_one
 from ropewalk.common.errors import UserError, cut
-from ropewalk.common.extras import install
 
 DRAWN = 0.7  # temperature of further tries; the first is at 0
 AWAY = 401, 403, 404  # codes that no other prompt changes
+LATER = 408, 409, 425  # codes that another try may change, besides 5xx
+UNHEARD = 429, 502, 503, 504  # codes of a server that is busy, or that nobody stands behind
 MOST = 2**40  # tokens of a call that anybody can tell of
-LATER = 408, 409, 425, 429  # codes that another try may change, besides 5xx
+BODY = 2**24  # bytes of an answer; one of 32k tokens has some hundred thousand
+LISTING = 30.0  # seconds that the list of models may take
 
 
 class Endpoint:
@@ -26,8 +28,9 @@ class Endpoint:
     Args:
         url: up to and including "/v1".
         served: the model's name on the server; None means its only one.
-        timeout: of a call, in seconds.
+        timeout: of a call, from its first byte to its last, in seconds.
         workers: calls at the same time.
+        body: bytes that an answer may have.
 
     Raises:
         UserError: if the client library is missing, the address is none, or the model's name is not clear.
@@ -36,92 +39,99 @@ class Endpoint:
     varies = True
     window: int | None = None
 
-    def __init__(self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS):
-        try:
-            import openai
-        except ImportError:
-            raise UserError("asking a server needs the client library 'openai'", install("openai")) from None
+    def __init__(
+        self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS, body: int = BODY
+    ):
         parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.query:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UserError(
                 f"{cut(url)} is no address of a server", "Write http://HOST:PORT/v1, and export OPENAI_API_KEY=KEY."
             )
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
-        self.url, self.workers = url, workers
-        self.served = served or only_model(self.client, url, "--engine-model")
+        self.url, self.timeout, self.workers = url, timeout, workers
+        self.sender = Sender(url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or "none", body)
+        self.served = served or self._only_model()
         self.name = f"{self.served} at {parts.netloc}"
         self.basis: Mapping[str, str] = {"server": url, "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
     def answer(self, prompt: str, room: int, again: int) -> Answer:
-        import openai
-
         asked: dict[str, Any] = {"model": self.served, "max_tokens": room, "temperature": DRAWN if again else 0}
         asked |= {"seed": again} if again else {}
-        with self._explained():
-            if self._chats is not False:
-                try:
-                    turns: Any = [{"role": "user", "content": prompt}]
-                    answer = self.client.chat.completions.create(messages=turns, **asked)
-                    self._chats = True
-                    return _read(answer)
-                except (openai.BadRequestError, openai.NotFoundError) as error:
-                    if self._chats or (error.status_code == 400 and "template" not in error.message):
-                        raise
-            answer = self.client.completions.create(prompt=prompt, **asked)
-            self._chats = False
-            return _read(answer)
+        if self._chats is not False:
+            turns = [{"role": "user", "content": prompt}]
+            sent = self.sender.send("/chat/completions", {**asked, "messages": turns}, self.timeout)
+            if self._chats or not (sent.code == 404 or (sent.code == 400 and b"template" in sent.body)):
+                answer = _read(self._good(sent))
+                self._chats = True
+                return answer
+        answer = _read(self._good(self.sender.send("/completions", {**asked, "prompt": prompt}, self.timeout)))
+        self._chats = False
+        return answer
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the client raises into a failed call, or into what the user can do."""
-        import openai
+    def _good(self, sent: Sent) -> Any:
+        """What a server says, if that is no refusal.
 
+        Raises:
+            Failed: if it is one.
+            UserError: if it refuses every prompt.
+        """
+        if sent.code in AWAY:
+            raise UserError(
+                f"{self.url} refuses with {sent.code}: {sent.detail}",
+                "See that the address ends in /v1, that OPENAI_API_KEY is right, and what --engine-model names.",
+            )
+        if sent.code >= 300:
+            unheard, final = sent.code in UNHEARD, sent.code < 500 and sent.code not in (*LATER, *UNHEARD)
+            raise Failed(f"code {sent.code}", sent.detail, final, sent.wait, unheard)
+        return sent.said
+
+    def _only_model(self) -> str:
+        """The name of the one model that the server has.
+
+        Raises:
+            UserError: if nothing answers, or there are several.
+        """
         try:
-            yield
-        except openai.APITimeoutError:
-            raise Failed("no answer in time") from None
-        except openai.APIConnectionError as error:
-            raise Failed("no connection", f"{self.url}: {error.__cause__ or error}") from None
-        except openai.APIStatusError as error:
-            code, detail = error.status_code, cut(str(error.message), 200)
-            if code in AWAY:
-                raise UserError(
-                    f"{self.url} refuses with {code}: {detail}",
-                    "See that the address ends in /v1, that OPENAI_API_KEY is right, and what --engine-model names.",
-                ) from None
-            final = code < 500 and code not in LATER
-            wait = re.fullmatch("[0-9]{1,9}", error.response.headers.get("retry-after", ""))
-            raise Failed(f"code {code}", detail, final, float(wait[0]) if wait else 0.0) from None
-        except (openai.OpenAIError, ValueError, RecursionError) as error:
-            raise Failed("no JSON", cut(str(error), 200)) from None
+            with ThreadPoolExecutor(1) as aside:  # a notebook's own thread has a loop already
+                sent = aside.submit(self.sender.send, "/models", None, min(self.timeout, LISTING)).result()
+        except Failed as error:
+            raise UserError(
+                f"nothing answers at {self.url}: {error.reason}", "Start the server, or mend the address."
+            ) from None
+        if sent.code >= 300:
+            raise UserError(f"{self.url} does not list its models: {sent.detail}", "Name one with --engine-model.")
+        try:
+            models = [str(model["id"]) for model in sent.said["data"]]
+        except (Failed, LookupError, TypeError):  # a page, or JSON of something else
+            raise UserError(f"what {self.url} answers is no list of models", "End the address in /v1.") from None
+        return only_one(models, self.url, "--engine-model")
 
 
-def _read(answer: Any) -> Answer:
-    """What a server sent, of which the client checks nothing.
+def _read(said: Any) -> Answer:
+    """What a server sent.
 
     Raises:
-        Failed: if it is none.
+        Failed: if it is no answer.
     """
-    if isinstance(answer, str):
-        raise Failed("no JSON", cut(answer, 200))
-    choices = getattr(answer, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    text = getattr(choice, "text", None) if message is None else getattr(message, "content", None)
-    if text is None and message is not None:
-        text = ""  # it thought, or called a tool
+    choices = said.get("choices") if isinstance(said, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    text = choice.get("text")
+    if isinstance(message, dict):
+        text = message.get("content") or ""  # empty: it thought, or called a tool
     if not isinstance(text, str):
-        raise Failed("no answer in it", cut(repr(answer), 200))
-    usage, wrong = _usage(getattr(answer, "usage", None))
-    return Answer(text, getattr(choice, "finish_reason", None) == "length", usage, wrong)
+        raise Failed("no answer in it", cut(repr(said), 200))
+    usage, wrong = _usage(said.get("usage"))
+    return Answer(text, choice.get("finish_reason") == "length", usage, wrong)
 
 
 def _usage(said: Any) -> tuple[Usage | None, bool]:
     """Usage, if all of it is told; and whether something is told that is no number of tokens."""
-    cached = getattr(getattr(said, "prompt_tokens_details", None), "cached_tokens", None)
-    numbers = getattr(said, "prompt_tokens", None), cached, getattr(said, "completion_tokens", None)
+    if not isinstance(said, dict):
+        return None, said is not None
+    details = said.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    numbers = said.get("prompt_tokens"), cached, said.get("completion_tokens")
     if any(one is not None and (type(one) is not int or not 0 <= one < MOST) for one in numbers):
         return None, True
     prompt, cached, completion = numbers
