@@ -72,4 +72,5 @@ def order_data(request: OrderRequest) -> Made:
         embedder.require()  # before hours of tokenising
     kept = aside(request.out, "shards")
     chosen = Ordering(request.kind, embedder, kept, request.neighbours, request.parts, request.keep_duplicates)
+    chosen.require(request.read().up_to(request.parts))  # likewise
     return request.made(chosen, request.kind, chosen.options, apart=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ropewalk.backends.chat.answering import Engine
 from ropewalk.backends.chat.ledger import listed, tally
@@ -11,12 +11,13 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
-from ropewalk.data.synthesis.synthesis import WANTED, Provenance, Written
+from ropewalk.data.synthesis.synthesis import ENDED, WANTED, Provenance, Written
 
 FIRST, MORE = 32, 1024  # that are drawn together, before there is a row and behind it
 FRUITLESS = 64  # draws that give no row, after which none is expected
 LONGER = "longer than a row"  # why a draw gives none, where that tells what would help
 DRAWS = 4  # for every row that is wanted, unless it is said
+END = 1  # tokens behind an answer that end it
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Text:
     def of(cls, text: str, marks: Marks, loss: bool = False) -> Text:
         return cls(text, tuple(marks.encode(text)), loss)
 
+    @classmethod
+    def end(cls, marks: Marks) -> list[Text]:
+        """What ends an answer, and is learnt, as a model that does not learn to end goes on; none without a token."""
+        return [] if marks.end is None else [cls(marks.end[0], (marks.end[1],), loss=True)]
+
     @property
     def tokens(self) -> int:
         return len(self.ids)
@@ -47,7 +53,7 @@ class Row:
     """One row.
 
     Attributes:
-        parts: in their order; those of documents begin behind what texts begin with.
+        parts: in their order, but for the end of the answer; those of documents begin behind what texts begin with.
         kind: of its question.
         evidence: numbers of the parts that the answer needs.
         support: by what the answer was seen to be supported.
@@ -91,13 +97,14 @@ def drawn(
     Raises:
         UserError: if no draw gives a row.
     """
-    most, begin = draws or DRAWS * rows, len(corpus.manifest.begin)
+    most, begin, end = draws or DRAWS * rows, len(corpus.manifest.begin), Text.end(marks)
     made: list[Row] = []
     dropped: dict[str, int] = {}
     count = 0
     while len(made) < rows and count < most and (made or count < FRUITLESS):
         wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
         for one in draw(range(count, count + wave)):
+            one = one if isinstance(one, str) else [replace(row, parts=[*row.parts, *end]) for row in one]
             if not isinstance(one, str) and any(begin + row.tokens > length for row in one):
                 one = LONGER
             if isinstance(one, str):
@@ -112,7 +119,7 @@ def drawn(
             f"none of {count:,} draws gives a row: {listed(dropped)}{asked}",
             _mend(dropped, engine),
         )
-    told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}
+    told: dict[str, float] = {WANTED: rows, ENDED: len(made) * len(end), "draws": count, **reasons}
     return _written(made, corpus, marks, told)
 
 

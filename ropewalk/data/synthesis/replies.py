@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ropewalk.backends.chat.answering import Nonsense
 
 SHORTEST = 12  # signs of an instruction
+# What words are made of, but for scripts that put no blanks between words: Thai to Lao, Burmese, Khmer, kana, Chinese.
+LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 
 
 def labelled(text: str, labels: Sequence[str]) -> list[str]:
@@ -24,20 +26,30 @@ def labelled(text: str, labels: Sequence[str]) -> list[str]:
     return [value for _, value in found]
 
 
-def one_line(text: str) -> str:
-    """An instruction, which has a few words.
+def instruction_about(subject: str) -> Callable[[str], str]:
+    """Takes an instruction about a text: a line of a few words, which has one of the text's longer ones.
 
-    Raises:
-        Nonsense: if it is none.
+    Models that do not understand what they are asked speak of themselves. Where words have no blanks between them, any
+    line is taken.
     """
-    text = text.removeprefix("Instruction:").strip()
-    if "\n" in text or len(text) < SHORTEST:
-        raise Nonsense("no instruction")
-    return text
+    known = _longer(subject)
+
+    def read(text: str) -> str:
+        text = text.removeprefix("Instruction:").strip()
+        if "\n" in text or len(text) < SHORTEST:
+            raise Nonsense("no instruction")
+        if (said := _longer(text)) and not said & known:
+            raise Nonsense("an instruction about something else")
+        return text
+
+    return read
 
 
-# What words are made of, but for scripts that put no blanks between words: Thai to Lao, Burmese, Khmer, kana, Chinese.
-LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
+def _longer(text: str) -> set[str]:
+    """Words of five letters at least, without case."""
+    return set(re.findall(rf"{LETTER}{{5,}}", text.casefold()))
+
+
 INSIDE = r"[.,:/'\u2019]"  # signs that, between digits, are part of a number: 3.41, 12:30, 29/11
 BEFORE = r"[-\u2212.,]"  # signs that, behind a blank, begin one: -41, .5
 THOUSANDS = re.compile(rf"(?<!\d)(?<!\d{INSIDE})\d{{1,3}}(?:([,'\u2019])\d{{3}})(?:\1\d{{3}})*(?!\d|[,'\u2019]\d)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropewalk.backends.chat.answering import Nonsense
-from ropewalk.data.synthesis.replies import holds, labelled, ungrounded
+from ropewalk.data.synthesis.replies import holds, instruction_about, labelled, ungrounded
 
 
 def test_labels_are_read_as_models_write_them() -> None:
@@ -71,6 +71,23 @@ def test_a_part_is_held_word_for_word(text: str, part: str, there: bool) -> None
 TEXT = (
     "In 1843 the ropewalk of Chatham made 1,234 cables of 3.41 tons, at -5 degrees, on an x86 machine; 41% were sold."
 )
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("Instruction: Tell how the Ropewalk was built.", ""),
+    ("You're a helpful AI assistant, made by somebody", "about something else"),
+    ("Tell how the ropewalk\nwas built.", "no instruction"),
+    ("Ropewalk.", "no instruction"),
+    ("Who let it all go on?", ""),  # without a longer word nothing is known
+    ("说明这条很长的绳索是如何在船厂里制造的", ""),
+])  # fmt: skip
+def test_an_instruction_is_a_line_about_the_text(text: str, why: str) -> None:
+    read = instruction_about(TEXT)
+    if why:
+        with pytest.raises(Nonsense, match=why):
+            read(text)
+    else:
+        assert read(text) == text.removeprefix("Instruction: ")
 
 
 @pytest.mark.parametrize(("answer", "says_more"), [
