@@ -71,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.served]})
+        models = [{"id": name, "object": "model"} for name in self.server.served]
+        told = [one | ({"max_model_len": n} if (n := self.server.windows.get(one["id"])) else {}) for one in models]
+        self._send(200, {"object": "list", "data": told})
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -100,6 +102,7 @@ def endpoint(
     """A server on this machine; ``reply`` takes the number of a request, its path and body, and gives code and body."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.reply, server.served, server.requests, server.lock = reply, list(served), [], threading.Lock()
+    server.windows = {}
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

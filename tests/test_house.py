@@ -60,7 +60,7 @@ COVERED = {
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/folding "
     "workflows/selection",
-    "tests/verbs/test_read.py": "workflows/reading workflows/trace_page",
+    "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",
     "tests/verbs/test_train.py": "training/preparation training/trained",
     "tests/evaluation/test_long_context_callback.py": "evaluation/long_context",
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "

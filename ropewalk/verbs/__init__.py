@@ -30,6 +30,7 @@ NAMES = (
     "list_methods",
     "list_tasks",
     "list_recipes",
+    "list_strategies",
     "run_demo",
     "load",
 )

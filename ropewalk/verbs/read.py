@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
-from ropewalk.verbs.request import Count, DeviceRequest, Dtype, Length, Method, Model, Place, Source, verb
+from ropewalk.verbs.request import Count, Length, Method, Model, Place, RunningRequest, ServedRequest, Source, verb
 
 if TYPE_CHECKING:
-    from ropewalk.workflows.reading import Answered
+    from ropewalk.workflows.answered import Answered
 
 RUNS = Path("runs")
 ROOM = 256  # tokens of an answer; of a small window, a quarter
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadRequest(DeviceRequest):
+class ReadRequest(ServedRequest, RunningRequest):
     """What is read, and by whom.
 
     Attributes:
@@ -29,10 +29,8 @@ class ReadRequest(DeviceRequest):
             rag(k=5).
         model: Who answers: the address of an OpenAI-compatible server, up to and including /v1 (its key is taken from
             OPENAI_API_KEY), or a model that runs here: 'demo', a folder, a hub id.
-        tokenizer: Of a server: the folder or hub id of its tokenizer.
-        served: Of a server: the model's name there; by default the only one.
         window: Tokens that a prompt and its answer may have together; by default what the model's configuration says.
-            Of a server it must be given.
+            Of a server that does not tell it must be given.
         method: Put on a model that runs here, as extend knows it; with ``to``.
         to: Window that the method makes.
         room: Tokens of the answer; by default 256, or a quarter of the window if that is less.
@@ -41,10 +39,10 @@ class ReadRequest(DeviceRequest):
         thinks: Tokens that the model may think before each answer; what it thinks is left out.
         embed: An embedding model, for strategies that compare meanings: a folder or a hub id.
         at_once: Calls that a server is asked at the same time.
-        dtype: auto (that of the checkpoint), float32, bfloat16 or float16.
         trust_remote_code: Run code that comes with a model or a tokenizer.
         out: Folder for the trace, as trace.json and report.html; by default one in runs/. Answers are kept in
             runs/samples.sqlite, or in that folder, and are not asked for again.
+        score: Judge each sentence of the answer by BooookScore's types of error, by the same model; of summaries.
         overwrite: Replace the trace of another question in that folder.
     """
 
@@ -52,8 +50,6 @@ class ReadRequest(DeviceRequest):
     question: str = field(kw_only=False, metadata={"flag": True})
     strategy: str
     model: Model
-    tokenizer: Source = ""
-    served: str | None = None
     window: Length | None = None
     method: Method = "none"
     to: Length | None = None
@@ -63,9 +59,9 @@ class ReadRequest(DeviceRequest):
     thinks: Length | None = None
     embed: Source = ""
     at_once: Count = 8
-    dtype: Dtype = "auto"
     trust_remote_code: bool = False
     out: Place | None = None
+    score: bool = False
     overwrite: bool = False
 
     @contextmanager
@@ -80,7 +76,7 @@ class ReadRequest(DeviceRequest):
             if not self.tokenizer:
                 raise UserError("a server needs to be told its tokenizer", "Add --tokenizer FOLDER_OR_HUB_ID.")
             tokenizer = Checkpoint.open(self.tokenizer, self.trust_remote_code, sound=False).tokenizer()
-            server = Endpoint(self.model, self.served, workers=self.at_once)
+            server = Endpoint(self.model, self.served, workers=self.at_once, flag="--served")
             window = self.window or server.window
             if window is None:
                 raise UserError("a server does not say how much it reads", "Say it: --window 8k.")
@@ -118,16 +114,14 @@ def read(request: ReadRequest) -> Answered:
 
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore, content_key
-    from ropewalk.texts.documents import load
+    from ropewalk.workflows.answered import asked_of, read_text, refuse_another, text_of
     from ropewalk.workflows.metered import Budget, Metered
-    from ropewalk.workflows.reading import asked_of, joined, read_text, refuse_another
     from ropewalk.workflows.strategy_entries import strategy
 
     if not request.question.strip():
         raise UserError("the question is empty", "Ask something: --question TEXT.")
     how = strategy(request.strategy)
-    texts = [(name, text) for file in request.files for name, text in load(file).items()]
-    text = joined(texts)
+    text, sources = text_of(how, request.files)
     key = content_key({"text": text, "question": request.question, "strategy": how.spelling, "model": request.model})
     out = request.out or RUNS / f"read-{how.name}-{key[:8]}"
     refuse_another(out, request.question.strip(), how.spelling, request.overwrite)
@@ -148,7 +142,7 @@ def read(request: ReadRequest) -> Answered:
             ),
         )
         answered = replace(
-            read_text(how, asked_of(text, request.question, room), model, [name for name, _ in texts]), folder=out
+            read_text(how, asked_of(text, request.question, room), model, sources, scored=request.score), folder=out
         )
     answered.write(out, request.overwrite)
     return answered

@@ -99,6 +99,15 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
         "str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join, "METHODS"
     ),
 ]
+Strategies = Annotated[  # likewise
+    tuple[str, ...],
+    Spelling(
+        "str | list[str | Strategy]",
+        lambda value: _listed(value, lambda text: split(text, ",")),
+        ",".join,
+        "NAMES",
+    ),
+]
 Numbers = Annotated[
     tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)), "NUMBERS")
 ]
@@ -168,7 +177,7 @@ class Option:
             if self.spelling:
                 return self.spelling.read(value)
             if self.kind is tuple:
-                return (value,) if isinstance(value, str) else tuple(map(named, value))
+                return (named(value),) if isinstance(value, (str, os.PathLike)) else tuple(map(named, value))
         except TypeError:
             pass
         except UserError as error:
@@ -298,14 +307,32 @@ class DeviceRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveRequest(DeviceRequest, ModelRequest):
-    """About a model that runs.
+class RunningRequest(DeviceRequest):
+    """About how a model runs.
 
     Attributes:
         dtype: auto (that of the checkpoint), float32, bfloat16 or float16.
     """
 
     dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRequest(RunningRequest, ModelRequest):
+    """About a model that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedRequest(Request):
+    """About a model that a server holds.
+
+    Attributes:
+        tokenizer: Of a server: the folder or hub id of its tokenizer.
+        served: Of a server: the model's name there; by default the only one.
+    """
+
+    tokenizer: Source = ""
+    served: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

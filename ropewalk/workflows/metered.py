@@ -17,6 +17,7 @@ from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Chat, Failed, Prom
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
+from ropewalk.workflows.strategy import NoAnswer, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Metered:
         thinks: tokens that the model may think before it answers.
         embed: gives vectors of texts.
         heard: told of every call that ended.
+        turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
 
     Attributes:
         trace: of this reading.
@@ -100,6 +102,7 @@ class Metered:
         thinks: int = 0,
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
+        turn: asyncio.Semaphore | None = None,
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
@@ -107,7 +110,7 @@ class Metered:
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending()
         self._aside = self.window + thinks if last is None else last
-        self._turn, self._asked = asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
+        self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
             raise UserError(
                 f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
@@ -135,15 +138,27 @@ class Metered:
             most = min(most, (self.budget.tokens - self._spent.tokens - self._aside) // (tokens + self.thinks))
         return max(most, 0)
 
-    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False) -> str | None:
-        call = await self._called(prompt, room, role, last, self._answer)
+    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
+        if draw and not self.chat.varies:
+            raise UserError(
+                f"{role}: another answer was wanted, where {self.chat.name} always gives the same",
+                "Choose other options, or ask a server (--model http://HOST:PORT/v1).",
+            )
+        call = await self._called(prompt, room, role, last, self._answer, draw * self.tries)
+        if call is None and last:
+            raise NoRoom(
+                f"the budget does not hold the last answer, which may take "
+                f"{self.count(prompt) + room + self.thinks:,} tokens",
+                "Raise it (--tokens, --calls).",
+            )
         if call is None:
             return None
         self._end(call)
         if not call.failed:
-            return call.answer
+            return call.answer if last else self._within(call.answer, room)
         if last:
-            raise UserError(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
+            kind = NoAnswer if call.prompt_tokens else UserError
+            raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         return None
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
@@ -179,6 +194,12 @@ class Metered:
             raise UserError("this strategy needs an embedding model", "Name one: --embed FOLDER_OR_HUB_ID.")
         return self._embed
 
+    def _within(self, text: str, room: int) -> str:
+        """The text, cut where it has more tokens: what a model wrote may have more of them than were written."""
+        if len(token_ids(text, self.tokenizer)) <= room:
+            return text
+        return text[: self.spans(text)[room][0]]
+
     def _set_aside(self, tokens: int, last: bool) -> bool:
         free = 0 if last else 1
         calls, most = self.budget.calls, self.budget.tokens
@@ -190,17 +211,20 @@ class Metered:
         self._spent.tokens += tokens
         return True
 
-    async def _called(self, prompt: Prompt, room: int, role: str, last: bool, attempt: Attempt) -> Call | None:
+    async def _called(
+        self, prompt: Prompt, room: int, role: str, last: bool, attempt: Attempt, drawn: int = 0
+    ) -> Call | None:
         """A call whose end is known, but not yet told; None if the budget has nothing for it."""
         counted = self.count(prompt)
         if counted + room > self.window:
-            raise UserError(
+            raise NoRoom(
                 f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
                 f"{self.window:,}",
                 "Ask a shorter question, or leave less room (--room).",
             )
         number, after = self.trace.begin()
-        call = await self._tried(prompt, room, last, Call(number, role, after, text_of(prompt), counted), attempt)
+        begun = Call(number, role, after, text_of(prompt), counted)
+        call = await self._tried(prompt, room, last, begun, attempt, drawn)
         if call is None:
             self.note("the budget is spent: some calls were not made")
         return call
@@ -211,9 +235,11 @@ class Metered:
         if call.failed:
             self.note(f"{call.role}: no answer ({call.failed})")
 
-    async def _tried(self, prompt: Prompt, room: int, last: bool, call: Call, attempt: Attempt) -> Call | None:
+    async def _tried(
+        self, prompt: Prompt, room: int, last: bool, call: Call, attempt: Attempt, drawn: int
+    ) -> Call | None:
         """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it."""
-        drawn, most = 0, call.counted + room + self.thinks
+        most = call.counted + room + self.thinks
         for again in range(self.tries):
             if not self._set_aside(most, last):
                 return replace(call, failed=f"{call.failed}, and the budget is spent") if again else None
@@ -235,6 +261,8 @@ class Metered:
             written, cached = self._written(answer, call.counted)
             self._spent.tokens += call.counted + written
             text, why = self._text(answer, call.counted)
+            if last and text and answer.cut:
+                self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
             call = replace(
                 call,
                 answer=text,

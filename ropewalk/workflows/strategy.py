@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.backends.chat.chat import Prompt
 from ropewalk.common.errors import UserError
+from ropewalk.workflows.trace import together
 
 LEAST = 32  # tokens of a text that a call reads, at least
 SLACK = 16  # tokens by which a text in its place may be longer than on its own
 WHOLE, PARTS, NOTES = "the text", "parts of a text that is longer", "notes on a text that is longer"
+
+
+class NoRoom(UserError):
+    """A window, or a budget, that is too small for a strategy."""
+
+
+class NoAnswer(UserError):
+    """The last call was answered with nothing that says anything."""
 
 
 class Model(Protocol):
@@ -35,7 +45,7 @@ class Model(Protocol):
     def affordable(self, calls: int, tokens: int) -> int:
         """How many of ``calls`` calls of ``tokens`` tokens each the budget allows, beside the last answer."""
 
-    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False) -> str | None:
+    async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
         """An answer of at most ``room`` tokens, which is cut there; None where none came, or the budget is spent.
 
         Args:
@@ -43,9 +53,12 @@ class Model(Protocol):
             room: tokens of the answer.
             role: whose part of the strategy it is, for the trace.
             last: whether it is the answer to the reader's question, for which the budget has a part.
+            draw: 0 for the likeliest answer; else the number of another one, which is drawn.
 
         Raises:
-            UserError: if nobody answers; if the prompt has no room in the window; if it is the last, and none came.
+            NoRoom: if the window has no room for the prompt; if it is the last, and the budget has none.
+            NoAnswer: if it is the last, and the answer is empty.
+            UserError: if nobody answers; if another answer is wanted of a model that always gives the same.
         """
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
@@ -96,9 +109,11 @@ class Strategy:
 
     Attributes:
         name: as in the catalogue.
+        reads: what the text of a reading is: any, or rows of JSON with "question" and "answer", one a line.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[Literal["text", "examples"]] = "text"
 
     async def read(self, model: Model, reading: Reading) -> str:
         """The answer to the question.
@@ -126,15 +141,44 @@ async def answered(model: Model, reading: Reading, context: str, what: str) -> s
     return answer
 
 
+async def all_asked(model: Model, prompts: Sequence[Prompt], room: int | Sequence[int], role: str) -> list[str | None]:
+    """Answers to prompts that are asked side by side; None where none came.
+
+    The first as many as the budget has calls for are asked: which these are does not depend on how fast answers come.
+
+    Args:
+        model: that is asked.
+        prompts: that do not depend on one another.
+        room: tokens of an answer; or of each of them.
+        role: of each, for the trace.
+    """
+    if not prompts:
+        return []
+    rooms = [room] * len(prompts) if isinstance(room, int) else room
+    most = model.affordable(len(prompts), max(map(operator.add, map(model.count, prompts), rooms)))
+    if most < len(prompts):
+        model.note(f"{len(prompts) - most:,} of {len(prompts):,} calls of a {role} were not made: the budget")
+    asked = (
+        model.ask(prompt, rooms[i], f"{role} {i + 1} of {len(prompts)}") for i, prompt in enumerate(prompts[:most])
+    )
+    return [*await together(*asked), *[None] * (len(prompts) - most)]
+
+
+def cut(model: Model, text: str, tokens: int) -> str:
+    """As many tokens of a text as that, from its beginning."""
+    spans = model.spans(text)
+    return text if len(spans) <= tokens else text[: spans[tokens][0]]
+
+
 def room_left(model: Model, prompt: Prompt, room: int, what: str) -> int:
     """Tokens of text that a prompt without any leaves in the window, beside an answer of ``room`` tokens.
 
     Raises:
-        UserError: if fewer than ``LEAST`` are left.
+        NoRoom: if fewer than ``LEAST`` are left.
     """
     left = model.window - model.count(prompt) - room - SLACK
     if left < LEAST:
-        raise UserError(
+        raise NoRoom(
             f"a window of {model.window:,} tokens leaves {max(left, 0)} for text in {what}, expected {LEAST} or more",
             "Ask a shorter question, leave less room (--room), or take a model of a longer window.",
         )

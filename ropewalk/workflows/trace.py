@@ -105,6 +105,14 @@ class Trace:
             number_ = last[number_]
         return path[::-1]
 
+    @property
+    def longest_chain(self) -> int:
+        """Calls of the longest chain, each of which waited for the one before, however long they took."""
+        deep: dict[int, int] = {}
+        for number, call in sorted(self.calls.items()):
+            deep[number] = 1 + max((deep[one] for one in call.after if one in deep), default=0)
+        return max(deep.values(), default=0)
+
     def told(self) -> dict[str, float]:
         """Numbers by name."""
         calls = self.calls.values()

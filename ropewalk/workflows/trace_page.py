@@ -8,7 +8,7 @@ from ropewalk.common.errors import cut
 from ropewalk.report.page import Cell, Column, Folded, Item, KeyFigure, Page, Section, Table, Text, facts
 
 if TYPE_CHECKING:
-    from ropewalk.workflows.reading import Answered
+    from ropewalk.workflows.answered import Answered
 
 OPEN = 200  # calls whose prompts are on the page
 SAID = 120  # signs of an answer in the table
@@ -28,6 +28,7 @@ def page_of(read: Answered) -> Page:
             KeyFigure("Calls", f"{told['calls']:,.0f}", f"{failed:,.0f} without an answer" if failed else ""),
             KeyFigure("Tokens read", f"{told['prompt tokens']:,.0f}",
                       f"{told['prompt tokens'] / size:.2f} times the text"),
+            *([KeyFigure("Coherence", *str(read.coherence).split(": "))] if read.coherence else []),
             KeyFigure("Tokens written", f"{told['completion tokens']:,.0f}"),
             KeyFigure("Seconds", f"{told['seconds of calls']:,.1f}",
                       f"{told['seconds of the critical path']:,.1f} in the longest chain of calls"),

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any
 
 from ropewalk.common.store import SampleStore
+from ropewalk.workflows.answered import asked_of
 from ropewalk.workflows.metered import Budget, Metered
-from ropewalk.workflows.reading import asked_of
 from ropewalk.workflows.strategy import Reading, Strategy
 from tests.talkers import Talker
 
 FACT = re.compile(r"The code of (\w+) is (\d+)\.")
 QUESTION = "What are all codes?"
-FILLER = "The grass is green and the sky is blue, and nothing else is to be said of it here. "
 
 
 def fact(name: str, number: int) -> str:
     return f"The code of {name} is {number}. "
 
 
+def filler(first: int, count: int) -> str:
+    """Sentences without facts, each another one."""
+    days = range(first, first + count)
+    return "".join(
+        f"On day {day} the grass is green, the sky is blue, and nothing else is said of it. " for day in days
+    )
+
+
 def text_with(facts: dict[str, int], sentences: int) -> str:
     """Facts spread evenly over a text of so many other sentences."""
     every = sentences // (len(facts) + 1)
     parts = []
-    for name, number in facts.items():
-        parts += [FILLER * every, fact(name, number)]
-    return "".join(parts) + FILLER * (sentences - every * len(facts))
+    for i, (name, number) in enumerate(facts.items()):
+        parts += [filler(i * every, every), fact(name, number)]
+    return "".join(parts) + filler(len(facts) * every, sentences - every * len(facts))
+
+
+def examples_with(facts: dict[str, int], rows: int) -> str:
+    """Facts spread evenly over the answers of rows of examples."""
+    lines = [{"question": f"What is said of the grass in part {i}?", "answer": filler(i, 1)} for i in range(rows)]
+    for i, (name, number) in enumerate(facts.items(), 1):
+        lines[i * (rows - 1) // len(facts)]["answer"] = fact(name, number)
+    return "\n".join(map(json.dumps, lines))
 
 
 def finds(prompt: str, again: int) -> str:

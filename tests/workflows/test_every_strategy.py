@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ropewalk.workflows.folding import within_budget
 from ropewalk.workflows.metered import Budget
 from ropewalk.workflows.strategy_entries import BY_ID, STRATEGIES, strategy
 from tests.talkers import Talker
-from tests.workflows.readers import FACT, answer_of, finds, forgets, metered, reading, text_with
+from tests.workflows.readers import FACT, answer_of, examples_with, finds, forgets, metered, reading, text_with
 
 FACTS = {"Oslo": 11111, "Lima": 22222, "Baku": 33333}
 WINDOW = 1024
@@ -59,16 +60,21 @@ def test_it_is_a_frozen_dataclass_with_its_name_and_told_options(name: str) -> N
     assert all(f"{one.name}:" in told for one in fields(cls))
 
 
+def text_for(name: str, sentences: int = 160) -> str:
+    """A text as the strategy reads it, with three facts."""
+    return (examples_with if strategy(name).reads == "examples" else text_with)(FACTS, sentences)
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_a_short_text_is_answered(name: str) -> None:
-    answer, model = answer_of(strategy(name), text_with(FACTS, 6), model_for(name))
+    answer, model = answer_of(strategy(name), text_for(name, 6), model_for(name))
     assert all(code in answer for code in CODES), answer
     assert model.trace.tokens > 0
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_no_call_of_a_long_text_outgrows_the_window(name: str) -> None:
-    answer, model = answer_of(strategy(name), LONG, model_for(name, window=WINDOW))
+    answer, model = answer_of(strategy(name), text_for(name), model_for(name, window=WINDOW))
     assert answer
     assert all(call.counted <= WINDOW for call in model.trace.calls.values())
 
@@ -76,14 +82,14 @@ def test_no_call_of_a_long_text_outgrows_the_window(name: str) -> None:
 @pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize("tokens", [WINDOW, 3000, 9000])
 def test_a_budget_is_kept_and_what_was_left_out_is_said(name: str, tokens: int) -> None:
-    answer, model = answer_of(strategy(name), LONG, model_for(name, window=WINDOW, budget=Budget(tokens)))
+    answer, model = answer_of(strategy(name), text_for(name), model_for(name, window=WINDOW, budget=Budget(tokens)))
     assert answer and model.trace.tokens <= tokens
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path: Path) -> None:
     with SampleStore(tmp_path / "kept.sqlite") as records:
-        answer, model = answer_of(strategy(name), LONG, model_for(name, window=WINDOW, records=records))
+        answer, model = answer_of(strategy(name), text_for(name), model_for(name, window=WINDOW, records=records))
 
     class Silent(Talker):
         def answer(self, asked: Any, room: int, again: int) -> Any:
@@ -94,7 +100,7 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
 
     with SampleStore(tmp_path / "kept.sqlite") as records:
         again, second = answer_of(
-            strategy(name), LONG, model_for(name, window=WINDOW, records=records, talker=Silent(finds))
+            strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, talker=Silent(finds))
         )
     assert again == answer and second.trace.told() == pytest.approx(model.trace.told())
     roles, before = (sorted(call.role for call in one.trace.calls.values()) for one in (second, model))
@@ -102,9 +108,35 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("budget", [Budget(3000), Budget(9000), Budget(calls=4), Budget(calls=11)])
+def test_a_budget_decides_the_same_when_it_is_taken_up_again(name: str, budget: Budget) -> None:
+    """Answers that are there at once free what was set aside for them earlier than answers that take their time."""
+
+    class Slow(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Any:
+            time.sleep(0.002 * (len(str(asked)) % 3))
+            return super().answer(asked, room, again)
+
+        certainty = staticmethod(lambda prompt: -1.0 / (1 + len(FACT.findall(str(prompt)))))
+
+    records, talker = SampleStore(), Slow(finds)
+    first, model = answer_of(
+        strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, budget=budget, talker=talker)
+    )
+    asked = len(talker.prompts)
+    again, second = answer_of(
+        strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, budget=budget, talker=talker)
+    )
+    assert len(talker.prompts) == asked and again == first and second.trace.notes == model.trace.notes
+    assert {one: call.role for one, call in second.trace.calls.items()} == {
+        one: call.role for one, call in model.trace.calls.items()
+    }
+
+
+@pytest.mark.parametrize("name", BOUNDED)
 def test_a_window_that_holds_nothing_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="window"):
-        answer_of(strategy(name), LONG, model_for(name, window=40), room=16)
+        answer_of(strategy(name), text_for(name), model_for(name, window=40), room=16)
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -121,7 +153,7 @@ def test_one_call_that_comes_to_nothing_is_said_and_survived(name: str) -> None:
 
     model = model_for(name, window=WINDOW, talker=Falters(finds))
     try:
-        answer = asyncio.run(strategy(name).read(model, reading(LONG)))
+        answer = asyncio.run(strategy(name).read(model, reading(text_for(name))))
     except UserError as error:  # the only call was the last
         assert "gave no last answer: code 400" in error.message
     else:

@@ -53,6 +53,27 @@ def test_prompts_of_other_kinds_are_other_prompts() -> None:
     assert len(talker.prompts) == 3
 
 
+def test_equal_calls_side_by_side_are_asked_once() -> None:
+    talker = says("Yes.")
+    model = metered(talker)
+
+    async def twice() -> list[str | None]:
+        return await asyncio.gather(*(model.ask("What?", 8, "reader") for _ in range(3)))
+
+    assert asyncio.run(twice()) == ["Yes."] * 3 and len(talker.prompts) == 1
+    assert [call.kept for call in model.trace.calls.values()] == [False, True, True]
+
+
+def test_another_answer_is_drawn_only_where_answers_vary() -> None:
+    talker = Talker(lambda prompt, again: f"Number {again}.")
+    model = metered(talker)
+    said = [asyncio.run(model.ask("What?", 8, "reader", draw=draw)) for draw in (0, 1, 2, 1)]
+    assert said == ["Number 0.", "Number 4.", "Number 8.", "Number 4."] and len(talker.prompts) == 3
+    talker.varies = False
+    with pytest.raises(UserError, match="always gives the same"):
+        asyncio.run(model.ask("What?", 8, "reader", draw=1))
+
+
 def test_failures_are_asked_again_and_a_server_that_is_away_ends_it() -> None:
     model = metered(says("Yes.", fails=2))
     assert ask(model) == "Yes."
@@ -79,6 +100,20 @@ def test_nothing_is_drawn_again_until_it_says_something() -> None:
     assert next(iter(model.trace.calls.values())).tries == 3
     silent = metered(says(" "))
     assert ask(silent) is None and silent.trace.notes == ["reader: no answer (empty)"]
+
+
+def test_what_is_read_again_has_no_more_tokens_than_it_may() -> None:
+    """Halves of characters that a model writes are three bytes each when they are read again."""
+
+    class Halves(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Answer:
+            return Answer("\ufffd" * room, True, Usage(len(rendered(asked, self.tokenizer)), 0, room))
+
+    model = metered(Halves(lambda prompt, again: ""))
+    said = ask(model, room=32)
+    assert said and set(said) == {"\ufffd"}
+    assert len(model.tokenizer(said, add_special_tokens=False).input_ids) <= 32
+    assert len(ask(model, room=32, last=True) or "") == 32, "the answer itself is not cut"
 
 
 def test_a_server_that_cuts_prompts_is_refused() -> None:

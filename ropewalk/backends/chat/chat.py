@@ -77,9 +77,15 @@ class Turns:
 
 @dataclass(frozen=True)
 class Beginning:
-    """A text that the model goes on with, outside any conversation."""
+    """A text that the model goes on with, outside any conversation.
+
+    Attributes:
+        text: in words.
+        ids: its tokens, where it is made of these; else it is tokenised as it stands.
+    """
 
     text: str
+    ids: tuple[int, ...] = ()
 
 
 Prompt = str | Turns | Beginning  # a str is what a user says
@@ -150,6 +156,8 @@ def text_of(prompt: Prompt) -> str:
 
 def rendered(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a prompt; of a conversation, with the opening of the model's turn."""
+    if isinstance(prompt, Beginning) and prompt.ids:
+        return list(prompt.ids)
     if tokenizer.chat_template is None or isinstance(prompt, Beginning):
         return opening(tokenizer) + token_ids(text_of(prompt), tokenizer)
     text = str(tokenizer.apply_chat_template(turns(prompt), tokenize=False, add_generation_prompt=True))

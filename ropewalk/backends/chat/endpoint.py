@@ -21,7 +21,7 @@ from ropewalk.backends.chat.chat import (
     text_of,
     turns,
 )
-from ropewalk.backends.openai import TIMEOUT, WORKERS, only_model
+from ropewalk.backends.openai import TIMEOUT, WORKERS, chosen_model, served_models
 from ropewalk.common.errors import UserError, cut
 from ropewalk.common.extras import install
 
@@ -41,15 +41,22 @@ class Endpoint:
         served: the model's name on the server; None means its only one.
         timeout: of a call, in seconds.
         workers: calls at the same time.
+        flag: by which a user names a model.
 
     Raises:
         UserError: if the client library is missing, the address is none, or the model's name is not clear.
     """
 
     varies = True
-    window: int | None = None
 
-    def __init__(self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS):
+    def __init__(
+        self,
+        url: str,
+        served: str | None = None,
+        timeout: float = TIMEOUT,
+        workers: int = WORKERS,
+        flag: str = "--engine-model",
+    ):
         try:
             import openai
         except ImportError:
@@ -62,10 +69,20 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
         self.url, self.workers = url, workers
-        self.served = served or only_model(self.client, url, "--engine-model")
+        self.served, self.window = self._chosen(served, flag)
         self.name = f"{self.served} at {parts.netloc}"
         self.basis: Mapping[str, str] = {"server": url, "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
+
+    def _chosen(self, served: str | None, flag: str) -> tuple[str, int | None]:
+        """A model's name, and its window where the server tells it."""
+        try:
+            models = served_models(self.client, self.url, flag)
+        except UserError:
+            if served is None:
+                raise
+            return served, None  # a server need not list what it has
+        return chosen_model(models, self.url, served, flag)
 
     def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
         more = {"temperature": DRAWN, "seed": again} if again else {"temperature": 0}
@@ -104,7 +121,8 @@ class Endpoint:
             except (openai.BadRequestError, openai.NotFoundError) as error:
                 if self._chats or (error.status_code == 400 and "template" not in error.message):
                     raise
-        answer = self.client.completions.create(prompt=text_of(prompt), **asked, **plain)
+        ids = isinstance(prompt, Beginning) and list(prompt.ids)
+        answer = self.client.completions.create(prompt=ids or text_of(prompt), **asked, **plain)
         if not isinstance(prompt, Beginning):
             self._chats = False
         return answer

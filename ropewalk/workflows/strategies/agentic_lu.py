@@ -172,7 +172,7 @@ async def _narrowed(
     kept, before = Window(tuple(every)), 0
     while kept.tokens > left and (not before or 2 * kept.tokens <= before):
         before = kept.tokens
-        windows = within_budget(model, _windows(kept.paragraphs, wide), model.window - wide, 2)
+        windows = within_budget(model, _windows(kept.paragraphs, wide), model.window - wide, lambda n: 2 * n)
         found = await together(*(named(one, f"window {i} of {len(windows)}") for i, one in enumerate(windows, 1)))
         kept = Window(tuple(sorted((one for some in found for one in some), key=lambda one: one.number)))
     if kept.tokens <= left:

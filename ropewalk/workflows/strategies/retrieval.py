@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
 from ropewalk.workflows.chunks import Chunk, chunks
 from ropewalk.workflows.selection import BETWEEN, fitting
 from ropewalk.workflows.strategy import PARTS, WHOLE, Model, Reading, Strategy, answered, room_left
@@ -59,11 +58,12 @@ class Retrieval(Strategy):
 
 def bm25(texts: Sequence[str], question: str) -> np.ndarray:
     """How much each text has of the question's words, the rarer the heavier: float32 [texts]."""
-    library = extra("bm25s", "texts that are searched by words", "read")
-    tokens = library.tokenize([*texts, question], stopwords="en", show_progress=False, return_ids=False)
+    import bm25s
+
+    tokens = bm25s.tokenize([*texts, question], stopwords="en", show_progress=False, return_ids=False)
     if not any(tokens[:-1]):
         return np.zeros(len(texts), np.float32)
-    index = library.BM25()
+    index = bm25s.BM25()
     index.index(tokens[:-1], show_progress=False)
     return np.asarray(index.get_scores(tokens[-1]), np.float32)
 

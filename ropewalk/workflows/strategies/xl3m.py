@@ -52,7 +52,7 @@ class XL3M(Strategy):
             return await answered(model, reading, reading.text, WHOLE)
         parts = chunks(reading.text, spans, size)
         beside = model.count(bare) + reading.room * again + 1
-        asked = within_budget(model, parts, beside, self.rounds, "weighed")
+        asked = within_budget(model, parts, beside, lambda n: self.rounds * n, "weighed")
         ends = {parts[0], parts[-1]} if self.ends else set()
         ranked, said = parts, ""
         for i in range(1, self.rounds + 1):

@@ -15,6 +15,9 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import is_page
 from ropewalk.common.results import Result, columns
 from ropewalk.common.whole import write_text
+from ropewalk.texts.documents import load
+from ropewalk.texts.rows import read as rows_of
+from ropewalk.workflows.coherence import Coherence, coherence
 from ropewalk.workflows.metered import Metered
 from ropewalk.workflows.strategy import Reading, Strategy
 
@@ -58,6 +61,7 @@ class Answered(Result):
         calls: every one.
         critical_path: numbers of the calls in the chain that took longest.
         seconds: of this run; calls that an earlier one made took none.
+        coherence: a judge's verdict on each sentence of the answer; None if none was asked for.
         folder: where the trace and its page lie; None if nowhere.
     """
 
@@ -73,6 +77,7 @@ class Answered(Result):
     calls: tuple[dict[str, Any], ...]
     critical_path: tuple[int, ...]
     seconds: float
+    coherence: Coherence | None = None
     folder: Path | None = None
 
     def __str__(self) -> str:
@@ -89,11 +94,14 @@ class Answered(Result):
             f"{self.told['seconds of the critical path']:.1f}",
         )  # fmt: skip
         console.print(table)
+        if self.coherence:
+            console.print(f"coherence {self.coherence}")
         if self.folder:
             console.print(f"page: {self.folder / PAGE}")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        score = {} if self.coherence is None else {"score": self.coherence.score}
+        return {"schema": SCHEMA, **asdict(self), **score}
 
     def write(self, folder: Path, overwrite: bool = False) -> None:
         """The trace as JSON and as a page.
@@ -135,7 +143,12 @@ def refuse_another(folder: Path, question: str, strategy: str, overwrite: bool) 
 
 
 def read_text(
-    strategy: Strategy, reading: Reading, model: Metered, sources: Sequence[str], about: str = ""
+    strategy: Strategy,
+    reading: Reading,
+    model: Metered,
+    sources: Sequence[str],
+    about: str = "",
+    scored: bool = False,
 ) -> Answered:
     """Ask until there is an answer.
 
@@ -145,12 +158,18 @@ def read_text(
         model: whom; of this reading alone.
         sources: names of what the text is made of.
         about: what else the model is called.
+        scored: whether the same model then judges the answer's coherence.
 
     Raises:
         UserError: if nobody answers, or the window or the budget is too small; what was answered is kept.
     """
     begun = time.monotonic()
-    answer = asyncio.run(strategy.read(model, reading))
+
+    async def read() -> tuple[str, Coherence | None]:
+        answer = await strategy.read(model, reading)
+        return answer, await coherence(model, answer) if scored else None
+
+    answer, verdicts = asyncio.run(read())
     trace = model.trace
     return Answered(
         answer,
@@ -165,7 +184,22 @@ def read_text(
         tuple(asdict(call) for _, call in sorted(trace.calls.items())),
         tuple(call.number for call in trace.critical_path),
         round(time.monotonic() - begun, 3),
+        verdicts,
     )
+
+
+def text_of(strategy: Strategy, files: Sequence[str]) -> tuple[str, list[str]]:
+    """What a strategy reads of files, and what its parts are called.
+
+    Raises:
+        UserError: if a file is missing, or holds something else.
+    """
+    if strategy.reads == "examples":
+        rows = (row for file in files for row in rows_of(file))
+        lines = [json.dumps({key: row.text(key) for key in ("question", "answer")}) for row in rows]
+        return "\n".join(lines), list(files)
+    documents = [(name, text) for file in files for name, text in load(file).items()]
+    return joined(documents), [name for name, _ in documents]
 
 
 def joined(documents: Sequence[tuple[str, str]]) -> str:
