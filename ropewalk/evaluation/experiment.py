@@ -123,6 +123,8 @@ class Experiment:
             (not ids, "no methods"),
             (len(set(ids)) < len(ids), f"a method is given twice in {', '.join(ids)}"),
             (any(isinstance(one, FullWindow) for one in self.strategies), "full is what methods are asked"),
+            *((one.reads != "text", f"{one.name} reads examples with their answers, which tasks do not have")
+              for one in self.strategies),
             (not 0 <= self.spend < math.inf, f"spend is {self.spend}, expected 0 (no bound) or more"),
             (self.window is not None and self.window < 1, f"window is {self.window}, expected at least 1"),
             (not self.tasks, "no tasks"),

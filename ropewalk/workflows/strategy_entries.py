@@ -53,7 +53,7 @@ STRATEGIES: tuple[StrategyEntry, ...] = (
                   "a memory of fixed size is written anew after each chunk", "n + 1", "", "2507.02259"),
     StrategyEntry("self-controlled-memory", "Self-Controlled Memory", "self_controlled_memory:SelfControlledMemory",
                   "the model decides which blocks that were found it remembers, whole or as a sentence",
-                  "3k + 1 at most", "", "2304.13343"),
+                  "3k at most", "", "2304.13343"),
     StrategyEntry("semantic-compression", "Semantic compression", "semantic_compression:SemanticCompression",
                   "topics are found, each is made shorter, and all are read at once", "one a topic + 1", "",
                   "2312.09571"),

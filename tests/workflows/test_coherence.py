@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from ropewalk.workflows.reading import asked_of, read_text
 
+from ropewalk.workflows.answered import asked_of, read_text
 from ropewalk.workflows.coherence import ERRORS, Coherence, coherence, errors_in
 from ropewalk.workflows.metered import Budget
 from ropewalk.workflows.strategies.full_window import FullWindow
