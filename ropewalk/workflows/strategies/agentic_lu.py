@@ -88,10 +88,12 @@ class AgenticLU(Strategy):
             raise UserError(f"paragraph is {self.paragraph}, expected 0 or more")
 
     async def read(self, model: Model, reading: Reading) -> str:
-        turn, pin = min(TURN, model.window // 32), model.window // 4
+        turn = min(TURN, model.window // 32)
         bare = _opening(reading, ""), "", POINT, "", PINNED.format(pinned="") + CLEAR, ""
         last = text_of(reading.last("", NOTES))
-        left = room_left(model, Turns((*bare, last)), reading.room + 5 * turn + pin, "the last conversation")
+        left = room_left(model, Turns((*bare, last)), reading.room + 5 * turn, "the last conversation")
+        pin = min(model.window // 4, left // 2)
+        left -= pin
         plain = room_left(model, reading.last("", PARTS), reading.room, "the last call")
         wide = model.window - model.count(Turns(bare[:3])) - 2 * turn
         marks = len(model.spans(MARK.format(i=len(reading.text), text=""))) + 1
