@@ -106,6 +106,17 @@ def test_merges_are_as_many_as_levels_of_full_summaries_take() -> None:
     assert sum(counts) == merges(sum(role.startswith("summary") for role in roles(model)), limit, fan, left)
 
 
+def test_merging_ends_where_the_last_call_has_hardly_any_room() -> None:
+    """A summary has half of that room at most, so that one always fits, and nothing is merged for ever."""
+    model = metered(Talker(first_words(10**6, end="")), window=WINDOW)
+    question, free = "", WINDOW
+    while free > 70:
+        question += "Why? "
+        free = WINDOW - model.count(reading("", question).last("", NOTES)) - 256 - SLACK
+    answer_of(HierarchicalSummary(), TEXT[:4000], model, question=question, room=256)
+    assert roles(model)[-1] == "answer"
+
+
 def test_a_merge_sees_the_one_before_it() -> None:
     model = metered(Talker(first_words(60)), window=WINDOW)
     answer_of(HierarchicalSummary(), TEXT, model)
