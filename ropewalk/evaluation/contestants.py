@@ -103,11 +103,11 @@ class Contestant:
         Raises:
             UserError: if this model cannot.
         """
-        from ropewalk.workflows.embedding import embedding
+        from ropewalk.workflows.embedding import Embedding
 
         size = self.calls_of(window)
         with self.chatting(size) as chat:
-            vectors = embedding(embed) if embed else None
+            vectors = Embedding(embed) if embed else None
             yield Strategic(strategy, chat, self.tokenizer, size, spend, store, vectors, embed)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.backends.chat.answering import LONGEST, PAUSE, THINKING, THOUGHT, TRIES, bounds
-from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Chat, Failed, Prompt, Usage, rendered, text_of
+from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Beginning, Chat, Failed, Prompt, Usage, rendered, text_of
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
@@ -261,7 +261,7 @@ class Metered:
             written, cached = self._written(answer, call.counted)
             self._spent.tokens += call.counted + written
             text, why = self._text(answer, call.counted)
-            if last and text and answer.cut:
+            if last and text and answer.cut and not isinstance(prompt, Beginning):
                 self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
             call = replace(
                 call,

@@ -77,8 +77,11 @@ class Strategic(Backend):
         """As many questions at the same time as the model takes calls.
 
         Raises:
+            ValueError: if an ask has no question behind a text.
             UserError: if nobody answers, or a call is refused.
         """
+        if not all(ask.after for ask in asks):
+            raise ValueError("an ask without a question behind a text")
         for first in range(0, len(asks), self.chat.workers):
             yield from enumerate(asyncio.run(self._together(asks[first : first + self.chat.workers])), first)
 
