@@ -72,13 +72,13 @@ async def coherence(model: Model, summary: str) -> Coherence:
 
     Args:
         model: the judge.
-        summary: of one or more sentences.
-
-    Raises:
-        UserError: if the summary does not fit into the judge's window.
+        summary: of one or more sentences; one that the window does not hold is not judged.
     """
     every = [one.strip() for one in sentences(summary) if one.strip()]
     prompts = [PROMPT.format(summary=summary.strip(), sentence=one, kinds=KINDS) for one in every]
+    if max(map(model.count, prompts), default=0) + VERDICT > model.window:
+        model.note("the answer was not judged: with the types of error it is longer than the window")
+        return Coherence((None,) * len(every))
     return Coherence(tuple(errors_in(said) for said in await all_asked(model, prompts, VERDICT, "judge")))
 
 

@@ -66,6 +66,13 @@ def test_a_budget_ends_the_judging_and_what_was_not_judged_is_told() -> None:
     assert found.judged == 2 and found.unread == 3 and model.trace.notes
 
 
+def test_an_answer_that_the_window_does_not_hold_is_not_judged_and_not_lost() -> None:
+    model = metered(Talker(judge), window=200)
+    found = asyncio.run(coherence(model, SUMMARY))
+    assert found.score is None and found.unread == 5 and not model.trace.calls
+    assert model.trace.notes == ["the answer was not judged: with the types of error it is longer than the window"]
+
+
 def test_it_is_part_of_an_answer_where_it_is_asked_for(tmp_path: Path) -> None:
     def say(prompt: str, again: int) -> str:
         return judge(prompt, again) if "Errors:" in prompt else SUMMARY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from math import ceil
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -106,13 +107,25 @@ def test_merges_are_as_many_as_levels_of_full_summaries_take() -> None:
     assert sum(counts) == merges(sum(role.startswith("summary") for role in roles(model)), limit, fan, left)
 
 
+def test_merging_ends_where_the_last_call_has_hardly_any_room() -> None:
+    """A summary has half of that room at most, so that one always fits, and nothing is merged for ever."""
+    model = metered(Talker(first_words(10**6, end="")), window=WINDOW)
+    question, free = "", WINDOW
+    while free > 70:
+        question += "Why? "
+        free = WINDOW - model.count(reading("", question).last("", NOTES)) - 256 - SLACK
+    answer_of(HierarchicalSummary(), TEXT[:4000], model, question=question, room=256)
+    assert roles(model)[-1] == "answer"
+
+
 def test_a_merge_sees_the_one_before_it() -> None:
-    model = metered(Talker(first_words(60)), window=WINDOW)
+    model = metered(Talker(lambda prompt, again: f"Told {crc32(prompt.encode())}. " + "It is so. " * 9), window=WINDOW)
     answer_of(HierarchicalSummary(), TEXT, model)
     merged = [call for _, call in sorted(model.trace.calls.items()) if call.role.startswith("level 1,")]
     assert len(merged) > 1 and "comes before" not in merged[0].prompt
     for before, call in pairwise(merged):
-        assert before.answer[:30] in call.prompt and call.after == (before.number,)
+        seen = call.prompt.partition("Summaries of consecutive")[0]
+        assert before.answer.partition(".")[0] in seen and seen.count("Told") == 1 and call.after == (before.number,)
 
 
 @given(st.integers(1, 300), st.integers(2, 9))

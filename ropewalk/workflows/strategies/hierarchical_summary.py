@@ -65,7 +65,7 @@ class HierarchicalSummary(Strategy):
     async def read(self, model: Model, reading: Reading) -> str:
         spans = model.spans(reading.text)
         left = room_left(model, reading.last("", NOTES), reading.room, "the last call")
-        limit = min(self.summary, model.window // 8, left)
+        limit = min(self.summary, model.window // 8, left // 2)
         bare = MERGE.format(before=BEFORE.format(summary=""), text="", words=limit, question=reading.question)
         size = room_left(model, bare, 4 * limit, "the prompt of a merge") + 3 * limit  # no less than three summaries
         if len(spans) <= min(self.chunk, left):

@@ -80,10 +80,13 @@ class SemanticCompression(Strategy):
         said = [part for one in sentences(text) for part in chunks(one, model.spans(one), size)]
         parts = await self._parts(model, said, size)
         tokens = [sum(said[i].tokens for i in part) for part in parts]
-        between = len(BETWEEN) * len(parts) if self.write == "model" else 0
-        rooms = shares(tokens, int(ratio * len(model.spans(text))) - between)
+        target, between = int(ratio * len(model.spans(text))), len(BETWEEN) * len(parts)
+        asks = self.write == "model" and target >= SHORTEST * len(parts) + between
+        if self.write == "model" and not asks:
+            model.note(f"{len(parts):,} topics have {target:,} tokens: sentences are taken, as summaries have no room")
+        rooms = shares(tokens, target - between * asks)
         found: dict[int, str] = {}
-        if self.write == "model":
+        if asks:
             asked = [k for k, room in enumerate(rooms) if SHORTEST <= room < tokens[k]]
             prompts = [
                 PROMPT.format(part="".join(said[i].text for i in parts[k]).strip(), words=words(rooms[k]))

@@ -78,6 +78,9 @@ def test_most_alike_are_chosen_where_that_is_asked_for() -> None:
     assert "How much is zinc?" not in shown(text, order="file")[:-1]
     assert "How much is zinc?" in shown(text, order="file", choose="similar")[:-1]
     assert shown(text, choose="similar", most=1)[:-1] == ["How much is zinc?"]
+    alike = ["How much is zinc ore, would you say?", "How much is zinc?"]
+    three = rows((alike[0], "1"), ("Who?", "I"), (alike[1], "7"))  # of which the last is the most alike
+    assert shown(three, order="file", choose="similar", most=2)[:-1] == alike
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])

@@ -171,6 +171,14 @@ def test_topics_that_nobody_sums_up_give_sentences() -> None:
     assert last and set(re.findall(r"\w+", last.lower())) <= set(vocabulary(2))
 
 
+def test_where_summaries_have_no_room_sentences_are_taken_and_that_is_told() -> None:
+    text = planted([topic for topic in range(8) for _ in range(5)])
+    model = metered(Talker(finds), window=WINDOW)
+    short, _ = compressed(text, 0.01, model)
+    assert short.strip() and not model.trace.calls and len(model.spans(short)) <= 0.01 * len(model.spans(text))
+    assert any("sentences are taken" in note for note in model.trace.notes)
+
+
 def test_all_of_it_reads_more_than_the_window_holds() -> None:
     text = planted([0] * 9 + [1] * 9 + [2] * 9)
     answer, model = answer_of(SemanticCompression(write="sentences"), text, metered(Talker(finds), window=WINDOW))
