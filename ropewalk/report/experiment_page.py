@@ -496,13 +496,13 @@ def _point(length: float, score: Estimate, printer: numbers.Printer) -> svg.Poin
 
 def _k_max(view: View) -> str:
     """The methods by their k_max, the longest first; empty where it was not measured."""
-    found: dict[float, list[str]] = {}
+    found: dict[tuple[float, str], list[str]] = {}
     for line in view.lines:
         if line.subject.k_max is not None and line.subject.k_max.value is not None:
-            found.setdefault(line.subject.k_max.value, []).append(line.title)
-    tested = [row.length for line in view.lines for row in view.of(line, "passkey")]
-    printer = numbers.reached(numbers.tokens, min(tested, default=None))
-    groups = (f"{printer(length)} for {', '.join(found[length])}" for length in sorted(found, reverse=True))
+            shortest = min((row.length for row in view.of(line, "passkey")), default=None)
+            length = numbers.reached(numbers.tokens, shortest)(line.subject.k_max.value)
+            found.setdefault((line.subject.k_max.value, length), []).append(line.title)
+    groups = (f"{length} for {', '.join(found[value, length])}" for value, length in sorted(found, reverse=True))
     said = " The longest length up to which a fifth of the keys is found (k_max)"
     return f"{said}: {'; '.join(groups)}." if found else ""
 

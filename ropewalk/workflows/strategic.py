@@ -1,7 +1,7 @@
 """A strategy as a backend: what is asked of a whole prompt is answered by reading the text in it, in several calls.
 
-The last call is the prompt itself, token by token, with what the strategy found in the place of the text. So where the
-window holds all of it a strategy that takes the text as it is asks what the model alone is asked.
+The last call is the prompt itself, token by token, with what the strategy found in the place of the text. A strategy
+that takes the text as it is thus asks what the model alone is asked.
 """
 
 from __future__ import annotations

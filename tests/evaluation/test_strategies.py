@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ropewalk.backends.chat.chat import Answer, Prompt
+from ropewalk.backends.chat.chat import Answer, Prompt, text_of
 from ropewalk.backends.oracles import WindowOracle
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
@@ -131,22 +134,36 @@ def test_finished_samples_are_asked_for_once_whatever_was_measured_before() -> N
     assert more.prompts and all("Notes:" not in prompt for prompt in more.prompts)
 
 
-def test_an_experiment_stopped_at_a_call_goes_on_there() -> None:
-    class Stopped(Talker):
-        workers, left = 1, 9
+def test_an_experiment_killed_at_any_call_goes_on_there(tmp_path: Path) -> None:
+    log = tmp_path / "answered"
+
+    class Killed(Talker):
+        workers, left = 1, 0
 
         def answer(self, asked: Prompt, room: int, again: int) -> Answer:
             if self.left == 0:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGKILL)
             self.left -= 1
-            return super().answer(asked, room, again)
+            answer = super().answer(asked, room, again)
+            with open(log, "a") as stream:
+                stream.write(json.dumps(text_of(asked)) + "\n")
+            return answer
 
-    store, first, second, whole = SampleStore(), Stopped(knows), Talker(knows), Talker(knows)
-    with pytest.raises(KeyboardInterrupt):
-        measured(Known(first), store=store)
-    found = measured(Known(second), store=store)
-    assert found.rows == measured(Known(whole)).rows
-    assert sorted(first.prompts + second.prompts) == sorted(whole.prompts) and len(first.prompts) == 9
+    whole, last = Talker(knows), Talker(knows)
+    expected = measured(Known(whole))
+    for left in (1, 4, 7, 9):
+        if (child := os.fork()) == 0:
+            talker = Killed(knows)
+            talker.left = left
+            with SampleStore(tmp_path / "kept.sqlite") as store:
+                measured(Known(talker), store=store)
+            os._exit(1)  # nothing was left to ask
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    with SampleStore(tmp_path / "kept.sqlite") as store:
+        found = measured(Known(last), store=store)
+    assert (found.rows, found.subjects) == (expected.rows, expected.subjects)
+    before = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(before) == 21 and sorted(before + last.prompts) == sorted(whole.prompts)
 
 
 def test_controls_are_those_of_everybody() -> None:
