@@ -25,12 +25,13 @@ from ropewalk.tasks.registry import TASKS, Material, make
 from ropewalk.tasks.ruler.qa import fictional
 from ropewalk.training.positions.entries import POSITIONS
 from ropewalk.training.recipes.recipe_entries import RECIPES
+from ropewalk.workflows.strategy_entries import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 REAL = ROOT / "claims" / "results" / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
-RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems")
+RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows")
 
 
 def methods_table() -> str:
@@ -73,6 +74,15 @@ def positions_table() -> str:
             entry.rope,
         )
         rows.append("| " + " | ".join([*cells, linked(entry.paper)]) + " |")
+    return "\n".join(rows)
+
+
+def strategies_table() -> str:
+    """Of a text of n chunks."""
+    rows = ["| id | what | calls, of n chunks | needs | source |", "|---" * 5 + "|"]
+    for one in STRATEGIES:
+        cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.calls, one.needs
+        rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
     return "\n".join(rows)
 
 
@@ -323,6 +333,7 @@ PARTS = {
     "methods": methods_table,
     "positions": positions_table,
     "recipes": recipes_table,
+    "strategies": strategies_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ropewalk.backends.chat.answering import Engine
-from ropewalk.backends.chat.chat import Answer, Failed, Usage, rendered
+from ropewalk.backends.chat.chat import Answer, Failed, Prompt, Usage, rendered, text_of
 from ropewalk.texts.documents import token_ids
 from tests.tokenizers import byte_level
 
@@ -41,13 +41,14 @@ class Talker:
         self.prompts: list[str] = []
         self._lock = threading.Lock()
 
-    def answer(self, prompt: str, room: int, again: int) -> Answer:
+    def answer(self, asked: Prompt, room: int, again: int) -> Answer:
+        prompt = text_of(asked)
         with self._lock:
             self.prompts.append(prompt)
             tried = self.prompts.count(prompt)
         if tried <= self.fails:
             raise Failed("code 500")
-        ids = rendered(prompt, self.tokenizer)
+        ids = rendered(asked, self.tokenizer)
         seen = prompt if self.reads is None else self.tokenizer.decode(ids[: self.reads], skip_special_tokens=True)
         written = token_ids(self.say(seen, again), self.tokenizer)
         text = str(self.tokenizer.decode(written[:room]))
@@ -70,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.served]})
+        models = [{"id": name, "object": "model"} for name in self.server.served]
+        told = [one | ({"max_model_len": n} if (n := self.server.windows.get(one["id"])) else {}) for one in models]
+        self._send(200, {"object": "list", "data": told})
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -99,6 +102,7 @@ def endpoint(
     """A server on this machine; ``reply`` takes the number of a request, its path and body, and gives code and body."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.reply, server.served, server.requests, server.lock = reply, list(served), [], threading.Lock()
+    server.windows = {}
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -17,6 +17,7 @@ from ropewalk import verbs
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
 from ropewalk.training.positions.entries import POSITIONS
+from ropewalk.workflows.strategy_entries import STRATEGIES
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ PACKAGE = ROOT / "ropewalk"
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
     "common rope texts report attention tasks methods checkpoint planning engines backends data training serving "
-    "evaluation fitting demo verbs cli"
+    "workflows evaluation fitting demo verbs cli"
 ).split()
 
 # Lists that name modules -> the test that runs over all of the list.
@@ -37,6 +38,7 @@ LISTED = {
     "tests/tasks/test_registry.py": {f"tasks/{task.target.split(':')[0].replace('.', '/')}" for task in TASKS.values()},
     "tests/training/positions/test_entries.py": {f"training/positions/{one.where.split(':')[0]}" for one in POSITIONS},
     "tests/verbs/test_request.py": {f"verbs/{name}" for name in verbs.NAMES},
+    "tests/workflows/test_every_strategy.py": {f"workflows/strategies/{one.where.split(':')[0]}" for one in STRATEGIES},
 }
 
 # Other modules without a test file of their own -> the test that covers them.
@@ -56,6 +58,9 @@ COVERED = {
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
     "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
+    "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/folding "
+    "workflows/selection",
+    "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",
     "tests/verbs/test_train.py": "training/preparation training/trained",
     "tests/evaluation/test_long_context_callback.py": "evaluation/long_context",
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "

@@ -24,12 +24,35 @@ class Ask:
         answer: token ids that greedy decoding is to begin with; empty if that is not asked.
         room: how many tokens to decode greedily.
         ends: texts at which decoding may stop; what is written may hold one, with some characters behind it.
+        before: tokens of the prompt before the text that is asked about.
+        after: those of the question behind it; 0 where there is no such text.
     """
 
     prompt: Sequence[int]
     answer: Sequence[int] = ()
     room: int = 0
     ends: tuple[str, ...] = ()
+    before: int = 0
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an answer took that came of several calls.
+
+    Attributes:
+        tokens: of all prompts and answers.
+        share: those, of the tokens that the prompt as it is and its answer may have.
+        calls: that were made.
+        chain: calls of the longest chain, each of which waited for the one before.
+        notes: what a reader must know: text that nobody read, calls that came to nothing.
+    """
+
+    tokens: int
+    share: float
+    calls: int
+    chain: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,12 +65,16 @@ class Reply:
         written: decoded token ids, without the one that ends a text; empty where none were asked for, and where only
             the text is known.
         text: what was decoded, as text.
+        spent: what it took, where that is more than the prompt and the answer.
+        lost: why nothing was answered; empty if something was.
     """
 
     right: bool | None = None
     logprob: float | None = None
     written: tuple[int, ...] = ()
     text: str = ""
+    spent: Spent | None = None
+    lost: str = ""
 
 
 class Backend:
@@ -58,6 +85,7 @@ class Backend:
         basis: what all results depend on (model, method, ...), by name; part of the key of every record.
         length_dependent: True if the loss of a token changes with the length of what follows it.
         no_losses: why ``rolling`` does not work; empty if it does.
+        needs_text: True if prompts are asked only that can be told into a text and a question.
         checks: True if a sample of the teacher-forced answers should be decoded as well; where every answer is decoded
             anyway, or decoding is another computation, it is False.
     """
@@ -66,6 +94,7 @@ class Backend:
     basis: dict[str, str]
     length_dependent: bool = False
     no_losses: str = ""
+    needs_text: bool = False
     checks: bool = False
 
     @property

@@ -75,6 +75,16 @@ class LiveModel(Backend):
             text = str(self.tokenizer.decode(list(reply.written), skip_special_tokens=True))
             yield i, replace(reply, text=text)
 
+    def entropy(self, prompt: Sequence[int]) -> float:
+        """Of the token behind a prompt, in nats, as ``generate`` would draw it.
+
+        Raises:
+            UserError: if it is not finite.
+        """
+        found = self.runner.entropy(prompt)
+        require_finite(found, "the entropy of the next token")
+        return found
+
     def rolling(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Losses]]:
         """Rows of one length run together, as many as ``batch_tokens`` hold; longer rows are read in pieces.
 

@@ -234,27 +234,58 @@ def connect(
     return Server(client, url, served or only_model(client, url), made, Pace(per_minute), workers)
 
 
-def only_model(client: Any, url: str, flag: str = "--served") -> str:
+def only_model(client: Any, url: str) -> str:
     """The name of the one model that a server has.
-
-    Args:
-        client: of the server.
-        url: of it, for messages.
-        flag: by which a user names one.
 
     Raises:
         UserError: if nothing answers, or there are several.
     """
+    return chosen_model(served_models(client, url), url, None)[0]
+
+
+def chosen_model(
+    models: dict[str, int | None], url: str, name: str | None, flag: str = "--served"
+) -> tuple[str, int | None]:
+    """One of a server's models, and its window.
+
+    Args:
+        models: all of them.
+        url: of the server, for messages.
+        name: of the model; None means the only one.
+        flag: by which a user names one.
+
+    Raises:
+        UserError: if there are several and none is named.
+    """
+    if name is None and len(models) != 1:
+        raise UserError(f"{url} serves {len(models)} models: {', '.join(list(models)[:5])}", f"Name one with {flag}.")
+    name = name or next(iter(models))
+    return name, models.get(name)
+
+
+def served_models(client: Any, url: str, flag: str = "--served") -> dict[str, int | None]:
+    """The names of the models that a server has, and the window of each; None where it does not tell.
+
+    Args:
+        client: of the server.
+        url: of it, for messages.
+        flag: by which a user names a model.
+
+    Raises:
+        UserError: if nothing answers, or what does is no list of models.
+    """
     import openai
 
     try:
-        models = [model.id for model in client.models.list()]
+        return {str(model.id): _window(getattr(model, "max_model_len", None)) for model in client.models.list()}
     except openai.APIConnectionError:
         raise UserError(f"nothing answers at {url}", "Start the server, or mend the address.") from None
     except openai.APIStatusError as error:
         raise UserError(f"{url} does not list its models: {error.message}", f"Name one with {flag}.") from None
     except (openai.OpenAIError, AttributeError, TypeError, ValueError):  # a page, or JSON of something else
         raise UserError(f"what {url} answers is no list of models", "End the address in /v1.") from None
-    if len(models) != 1:
-        raise UserError(f"{url} serves {len(models)} models: {', '.join(models[:5])}", f"Name one with {flag}.")
-    return str(models[0])
+
+
+def _window(said: object) -> int | None:
+    """What vLLM, SGLang and ``ropewalk serve`` tell of a model, if it is a number of tokens."""
+    return said if type(said) is int and 0 < said < 2**40 else None

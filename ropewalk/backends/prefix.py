@@ -186,6 +186,17 @@ class Runner:
         self.read += out.shape[1]
         return self.until_stop(out[0, start:].tolist())
 
+    def entropy(self, prompt: Sequence[int]) -> float:
+        """Of the token behind a prompt, in nats: by the forward that ``generate`` begins with, in float32."""
+        ids = torch.tensor([list(prompt)], device=self.model.device)
+        with _greedy(self.model, 1):
+            out = self.model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True
+            )
+        self.asked += ids.shape[1]
+        self.read += ids.shape[1]
+        return float(torch.special.entr(out.logits[0][0].float().softmax(-1)).sum())
+
     def _try_ways(self, ids: list[int]) -> tuple[Way, str]:
         """The fastest way that gives the losses of one forward on a few tokens."""
         config = self.model.get_decoder().config

@@ -50,12 +50,16 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @cache
-def code_fingerprint() -> str:
-    """sha256 over all code that decides a result: transformers, torch, and ours that models, reads, asks and scores."""
+def code_fingerprint(rooms: tuple[str, ...] = ROOMS) -> str:
+    """sha256 over all code that decides a result: transformers, torch, and ours that models, reads, asks and scores.
+
+    Args:
+        rooms: of ours.
+    """
     digest = hashlib.sha256()
     for package in ("transformers", "torch"):
         digest.update(f"{package} {version(package)}".encode())
-    for room in ROOMS:
+    for room in rooms:
         for file in sorted((Path(__file__).parents[1] / room).rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ropewalk.backends.backend import Ask, Backend, Reply
+from ropewalk.backends.backend import Ask, Backend, Reply, Spent
 from ropewalk.backends.nll import require_finite
 from ropewalk.common.fingerprints import ids_fingerprint
 from ropewalk.common.store import Record, Records, content_key
@@ -31,6 +31,8 @@ class Answer:
         decoded: whether decoding agreed that the teacher-forced answer is right or wrong; None if not checked.
         text: of a free answer.
         place: its cell, and its number there.
+        spent: what it took, if it came of several calls.
+        lost: why there is no answer; empty if there is one.
     """
 
     depth: float | None
@@ -39,6 +41,8 @@ class Answer:
     decoded: bool | None = None
     text: str = ""
     place: tuple[Cell, int] | None = field(default=None, repr=False, compare=False)
+    spent: Spent | None = None
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class Asking:
         for (name, length), n in Counter((cell.name, cell.length) for cell, _ in stored).items():
             self.advance(n, self.method, name, length)
         for key, record in self._compute(missing) if missing else ():
-            self.store.put({key: record})
+            if "lost" not in record:  # which calls that are kept led to, in no time
+                self.store.put({key: record})
             records[key] = record
             self.advance(alike[key], self.method, record["task"], record["length"])
         return [_answer(records[key], cell, i) for key, (cell, i) in zip(keys, planned, strict=True)]
@@ -130,12 +135,14 @@ class Asking:
         for (cell, i), one, check in zip(places, samples, checked, strict=True):
             free = cell.task.free
             room = one.room if free else len(one.answer) if check else 0
-            asks.append(Ask(one.prompt, () if free else one.answer, room, cell.ends(i)))
+            asks.append(Ask(one.prompt, () if free else one.answer, room, cell.ends(i), one.before, one.after))
         for n, reply in self.backend.ask(asks):
             cell, i = places[n]
             where = f"{self.method}: the log-probability of an answer to {cell.name} at {cell.length:,} tokens"
             require_finite(reply.logprob or 0.0, where)
-            yield keys[n], self._facts(cell, i) | _result(cell, samples[n], reply, checked[n])
+            result = {"lost": reply.lost} if reply.lost else _result(cell, samples[n], reply, checked[n])
+            spent = {"spent": asdict(reply.spent)} if reply.spent else {}
+            yield keys[n], self._facts(cell, i) | result | spent
 
     def _key(self, cell: Cell, i: int) -> str:
         free: dict[str, object] = {"free": cell.rooms[i]} if cell.task.free else {}
@@ -195,7 +202,11 @@ def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:
 
 def _answer(record: Record, cell: Cell, i: int) -> Answer:
     text = f"{cell.name}/{cell.seed}/{cell.context(i)}"
-    return Answer(cell.stands[i], cell.score(i, record), text, record.get("decoded"), record.get("text", ""), (cell, i))
+    if "lost" in record:
+        return Answer(cell.stands[i], 0.0, text, place=(cell, i), lost=record["lost"])
+    spent = Spent(**record["spent"] | {"notes": tuple(record["spent"]["notes"])}) if "spent" in record else None
+    said = record.get("decoded"), record.get("text", "")
+    return Answer(cell.stands[i], cell.score(i, record), text, *said, (cell, i), spent)
 
 
 def _samples(places: Sequence[tuple[Cell, int]]) -> list[Sample]:

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.backend import Backend
 from ropewalk.common.errors import UserError
+from ropewalk.common.store import Records
 from ropewalk.methods import catalogue
 from ropewalk.methods.base import Method, require_beyond
 from ropewalk.report.schema import PLAIN, Spectrum
+from ropewalk.workflows.strategic import Strategic
+from ropewalk.workflows.strategy import Strategy
+from ropewalk.workflows.strategy_entries import BY_ID
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from ropewalk.backends.chat.chat import Chat
 
 
 class Contestant:
@@ -54,6 +60,56 @@ class Contestant:
         """Context manager of the backend that is asked."""
         raise TypeError(f"{type(self).__name__} answers nothing")
 
+    def calls_of(self, window: int | None) -> int:
+        """Tokens that the calls of a strategy may have.
+
+        Args:
+            window: as asked for; None: as many as the model reads.
+
+        Raises:
+            UserError: if nobody says, or it is more than the model reads.
+        """
+        own = self.length or self.window
+        if window is None and own is None:
+            raise UserError(f"{self.name} does not say how much it reads", "Say it: --window 8k.")
+        if window is not None and own is not None and window > own:
+            raise UserError(f"window is {window:,}, where {self.name} reads {own:,}", f"Say no more than {own}.")
+        return window or own or 0
+
+    def chatting(self, window: int) -> Any:
+        """Context manager of what answers the calls of a strategy: the model without any method.
+
+        Args:
+            window: of each call.
+
+        Raises:
+            UserError: if nothing does.
+        """
+        raise UserError(f"{self.name} answers no prompts in words", "Leave --strategies out.")
+
+    @contextmanager
+    def read(
+        self, strategy: Strategy, window: int | None, spend: float, store: Records, embed: str = ""
+    ) -> Iterator[Strategic]:
+        """The backend that reads by a strategy.
+
+        Args:
+            strategy: how texts are read.
+            window: see ``calls_of``.
+            spend: see ``Strategic``.
+            store: where the answer of every call is kept.
+            embed: folder or hub id of an embedding model; empty if there is none.
+
+        Raises:
+            UserError: if this model cannot.
+        """
+        from ropewalk.workflows.embedding import Embedding
+
+        size = self.calls_of(window)
+        with self.chatting(size) as chat:
+            vectors = Embedding(embed) if embed else None
+            yield Strategic(strategy, chat, self.tokenizer, size, spend, store, vectors, embed)
+
 
 class AsItIs(Contestant):
     """A backend that takes no method: a server, or a stand-in with known results."""
@@ -86,6 +142,18 @@ class AsItIs(Contestant):
     @contextmanager
     def asked(self, method: Method, to: int | None) -> Iterator[Backend]:
         yield self.backend
+
+    @contextmanager
+    def chatting(self, window: int) -> Iterator[Chat]:
+        from ropewalk.backends.chat.endpoint import Endpoint
+        from ropewalk.backends.openai import Server
+
+        if not isinstance(self.backend, Server):
+            super().chatting(window)
+        assert isinstance(self.backend, Server)
+        endpoint = Endpoint(self.backend.url, self.backend.served, workers=self.backend.workers)
+        endpoint.varies = False  # the likeliest text alone, as everybody else is asked
+        yield endpoint
 
 
 class Live(Contestant):
@@ -154,6 +222,14 @@ class Live(Contestant):
         with live(self.model, self.tokenizer, method, to, self.fingerprint) as backend:
             yield backend
 
+    @contextmanager
+    def chatting(self, window: int) -> Iterator[Chat]:
+        from ropewalk.backends.chat.chat_model import ChatModel
+        from ropewalk.backends.local import live
+
+        with live(self.model, self.tokenizer, catalogue.method(PLAIN), window, self.fingerprint) as backend:
+            yield ChatModel(backend, self.name, window)
+
 
 def reach(config: PreTrainedConfig) -> tuple[int | None, int | None]:
     """The window that a configuration was trained on, and the length that it promises; None without a rope."""
@@ -173,6 +249,19 @@ def title(method: Method) -> str:
     options = "".join(part[part.index("(") :] for part in parts if "(" in part)
     names = [known.get(part.split("(")[0], part.split("(")[0]) for part in parts]
     return " + ".join(names) + (f" {options}" if options else "")
+
+
+def about(strategy: Strategy) -> dict[str, Any]:
+    """Facts of a ``report.schema.Subject``, of a strategy."""
+    entry = BY_ID[strategy.name]
+    options = strategy.spelling.removeprefix(strategy.name)
+    return {
+        "title": entry.title + (f" {options}" if options else ""),
+        "paper": entry.paper,
+        "training_free": "yes",
+        "exportable": "no: it asks the model as it is",
+        "note": entry.summary,
+    }
 
 
 def saved(method: Method, config: PreTrainedConfig, to: int) -> tuple[str, str]:

@@ -76,7 +76,8 @@ def without_context(sample: Sample, bos: Sequence[int]) -> Sample | None:
     """The prompt behind the last place that says the answer; None if no place does."""
     found = places(sample.prompt, sample.answer)
     rest = sample.prompt[found[-1] + len(sample.answer) :] if found else []
-    return replace(sample, prompt=[*bos, *rest]) if rest else None
+    after = min(sample.after, len(rest))
+    return replace(sample, prompt=[*bos, *rest], before=len(bos) if after else 0, after=after) if rest else None
 
 
 def altered(sample: Sample, others: Sequence[Sample]) -> Sample | None:

@@ -6,9 +6,11 @@ stopped goes on where it was, and workers need do no more than fill it.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from itertools import groupby
@@ -21,7 +23,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Records, content_key
 from ropewalk.evaluation.asking import Answer, Asking, Losses
-from ropewalk.evaluation.contestants import AsItIs, Contestant, Live, reach
+from ropewalk.evaluation.contestants import AsItIs, Contestant, Live, about, reach
 from ropewalk.evaluation.controls import controls
 from ropewalk.evaluation.samples import Cell, RowCell, Skipped, cells, row_cells
 from ropewalk.evaluation.sequential import Sprt, decide, search, settled
@@ -34,12 +36,15 @@ from ropewalk.tasks.registry import PPL
 from ropewalk.tasks.task import TooShort
 from ropewalk.texts.documents import tokenise
 from ropewalk.texts.opening import force_bos
+from ropewalk.workflows.strategies.full_window import FullWindow
+from ropewalk.workflows.strategy import Strategy
 
 if TYPE_CHECKING:
     from ropewalk.tasks.benchmarks.judge import Judge
 
 LENGTHS = 5  # of a server, whose window is not known: this many, doubling
 SHORTEST = 1024
+NO_TEXT = "its prompts are not a text and a question about it, so that there is nothing to read in parts"
 DOCUMENTS = 2  # perplexity at a length wants at least so many texts of that length
 Answers = dict[tuple[str, int], list[Answer]]
 
@@ -74,6 +79,11 @@ class Experiment:
         bos: begin texts with BOS, also where the tokenizer does not.
         tokenizer: of a server: folder or hub id.
         served: of a server: the model's name there; None means the only one.
+        strategies: ways to read a text in several calls of the plain model, beside the methods.
+        spend: tokens of all calls for one question, in multiples of those that its prompt as it is and the answer may
+            have; 0 is no bound.
+        window: tokens that a call of a strategy may have; None means as many as the model reads.
+        embed: folder or hub id of an embedding model, for strategies that compare meanings.
     """
 
     models: tuple[str, ...]
@@ -100,14 +110,23 @@ class Experiment:
     bos: bool = False
     tokenizer: str = ""
     served: str | None = None
+    strategies: tuple[Strategy, ...] = ()
+    spend: float = 1.0
+    window: int | None = None
+    embed: str = ""
 
     def __post_init__(self) -> None:
-        ids = [method.id for method in self.methods]
+        ids = [spelling(one) for one in self.ways]
         wrong = [
             (not self.models, "no model to measure"),
             (len(set(self.models)) < len(self.models), f"a model is given twice in {', '.join(self.models)}"),
             (not ids, "no methods"),
             (len(set(ids)) < len(ids), f"a method is given twice in {', '.join(ids)}"),
+            (any(isinstance(one, FullWindow) for one in self.strategies), "full is what methods are asked"),
+            *((one.reads != "text", f"{one.name} reads examples with their answers, which tasks do not have")
+              for one in self.strategies),
+            (not 0 <= self.spend < math.inf, f"spend is {self.spend}, expected 0 (no bound) or more"),
+            (self.window is not None and self.window < 1, f"window is {self.window}, expected at least 1"),
             (not self.tasks, "no tasks"),
             (not self.seeds, "no seeds"),
             (self.samples < 1, f"samples is {self.samples}, expected at least 1"),
@@ -132,7 +151,13 @@ class Experiment:
     def key(self) -> str:
         """A hash of all that is asked: equal for the same experiment."""
         asked = {one.name: repr(getattr(self, one.name)) for one in fields(self)}
-        return content_key(asked | {"methods": [method.id for method in self.methods]})
+        spelled = [strategy.spelling for strategy in self.strategies]
+        return content_key(asked | {"methods": [method.id for method in self.methods], "strategies": spelled})
+
+    @property
+    def ways(self) -> list[Method | Strategy]:
+        """What is put on a model, and how it is read: a subject each."""
+        return [*self.methods, *self.strategies]
 
     @property
     def asks_rows_only(self) -> bool:
@@ -251,6 +276,11 @@ class Plan:
         texts, text_lengths, too_long = _texts(material.documents, tokenizer, lengths, experiment.documents)
         return cls(to, lengths, by_task, checks, texts, text_lengths, [*skipped, *too_long])
 
+    def of_text(self) -> Plan:
+        """What is asked about a text, without all else."""
+        kept = {name: some for name, some in self.cells.items() if all(cell.of_text for cell in some)}
+        return replace(self, cells=kept, controls={name: self.controls[name] for name in kept if name in self.controls})
+
     def __len__(self) -> int:
         """Samples of one method, without the passes over texts."""
         every = [cell for some in self.cells.values() for cell in some]
@@ -266,7 +296,7 @@ class Measured:
         answers: by (task, length).
         controls: by task and name.
         early: by task, lengths at which not all samples were needed.
-        unmeasured: task and reason.
+        unmeasured: what was not asked, or not answered.
         how: how prompts were read.
         tokens: asked and read.
         facts: of the model.
@@ -276,7 +306,7 @@ class Measured:
     answers: Mapping[tuple[str, int], Sequence[Answer]] = field(default_factory=dict)
     controls: Mapping[str, Mapping[str, Sequence[Answer]]] = field(default_factory=dict)
     early: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    unmeasured: Sequence[tuple[str, str]] = ()
+    unmeasured: Sequence[Skipped] = ()
     how: str = ""
     tokens: dict[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -301,11 +331,13 @@ def measure(
         advance: called with (samples, method, task, length) whenever some have a result.
     """
     asking = Asking(backend, method, store, advance)
-    unmeasured = [(PPL, backend.no_losses)] if plan.texts and backend.no_losses else []
+    wanted = plan.of_text() if backend.needs_text else plan
+    unmeasured = [Skipped(PPL, None, backend.no_losses)] if plan.texts and backend.no_losses else []
     losses = asking.losses(plan.texts, plan.text_lengths) if plan.texts and not unmeasured else None
+    unmeasured += [Skipped(name, None, NO_TEXT) for name in plan.cells if name not in wanted.cells]
     answers: Answers = {}
     early: dict[str, list[int]] = {}
-    for name, some in plan.cells.items():
+    for name, some in wanted.cells.items():
         if experiment.sequential:
             found, early[name] = _sequentially(asking, some, experiment)
             answers |= found
@@ -313,9 +345,18 @@ def measure(
             answers |= asking.answers(some)
     checks = {
         name: {control: asking.ask([(cell, i) for i in range(len(cell))]) for control, cell in some.items()}
-        for name, some in plan.controls.items()
+        for name, some in wanted.controls.items()
     }
+    unmeasured += [Skipped(*cell, why) for cell, some in answers.items() if (why := _lost(some))]
+    answers = {cell: some for cell, some in answers.items() if not _lost(some)}
+    checks = {name: {one: some for one, some in own.items() if not _lost(some)} for name, own in checks.items()}
     return Measured(losses, answers, checks, early, unmeasured, backend.how, backend.tokens, backend.describe())
+
+
+def _lost(answers: Sequence[Answer]) -> str:
+    """Why some were not answered, so that the others say nothing; empty if all were."""
+    lost = [answer.lost for answer in answers if answer.lost]
+    return f"{len(lost)} of {len(answers)} questions: {lost[0]}" if lost else ""
 
 
 def open_contestant(name: str, experiment: Experiment) -> Contestant:
@@ -346,6 +387,21 @@ def open_contestant(name: str, experiment: Experiment) -> Contestant:
     if experiment.bos:
         force_bos(tokenizer)
     return Live(checkpoint.load(experiment.dtype, experiment.device), tokenizer, name)
+
+
+def asked(
+    contestant: Contestant, one: Method | Strategy, experiment: Experiment, to: int | None, store: Records
+) -> AbstractContextManager[Backend]:
+    """The backend of a model with a method, or read by a strategy."""
+    if isinstance(one, Strategy):
+        return contestant.read(one, experiment.window, experiment.spend, store, experiment.embed)
+    backend: AbstractContextManager[Backend] = contestant.asked(one, to)
+    return backend
+
+
+def spelling(one: Method | Strategy) -> str:
+    """How results name a method or a strategy."""
+    return one.spelling if isinstance(one, Strategy) else one.id
 
 
 def run(
@@ -380,18 +436,22 @@ def run(
         to, _ = experiment.reach(contestant)
         for method in experiment.methods:  # refusals come before the first forward
             contestant.check(method, to)
+        if experiment.strategies:
+            contestant.calls_of(experiment.window)
         plan = Plan.of(experiment, contestant, material)
         if not plan.cells and not plan.texts:
             why = "".join(f": {one.task} at {one.length}: {one.reason}" for one in plan.skipped[:1])
             raise UserError(f"nothing can be measured{why}", "Give other lengths, or longer documents.")
         advance = _counted(experiment, contestant, plan, progress)
-        for method in experiment.methods:
-            with contestant.asked(method, to) as backend:
-                measured = measure(backend, plan, experiment, store, method.id, advance)
+        for one in experiment.ways:
+            spelled = spelling(one)
+            facts = about(one) if isinstance(one, Strategy) else contestant.describe(one, to)
+            with asked(contestant, one, experiment, to, store) as backend:
+                measured = measure(backend, plan, experiment, store, spelled, advance)
             for (task, length), some in measured.answers.items():
                 if task in material.subsets:
-                    answered(contestant.name, method.id, length, some)
-            findings.add(contestant, method, plan, measured)
+                    answered(contestant.name, spelled, length, some)
+            findings.add(contestant, spelled, facts, plan, measured)
     return replace(
         findings.results(),
         versions=_versions(),
@@ -403,12 +463,13 @@ def run(
 def _counted(
     experiment: Experiment, contestant: Contestant, plan: Plan, progress: Callable[[Progress], None]
 ) -> Callable[[int, str, str, int], None]:
-    """What is called after some samples: it counts all of one model's methods."""
+    """What is called after some samples: it counts all of one model's methods and strategies."""
     passes = sum(
         (len(plan.text_lengths) if contestant.varies(method) else 1) if method.causal else 0
         for method in experiment.methods
     )
     done, total = 0, passes * len(plan.texts) + len(experiment.methods) * len(plan)
+    total += len(experiment.strategies) * len(plan.of_text())
     where = f"{contestant.name}  " if len(experiment.models) > 1 else ""
     progress(Progress(0, total, f"{where}the first of {total:,} samples"))
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.backends.backend import Spent
 from ropewalk.common.statistics import (
     LengthScore,
     Mean,
@@ -22,13 +26,13 @@ from ropewalk.evaluation.asking import Answer, Losses
 from ropewalk.evaluation.perplexity import perplexity, position_curve
 from ropewalk.evaluation.samples import RowCell
 from ropewalk.evaluation.sequential import Sprt
-from ropewalk.methods.base import Method
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.schema import (
     PLAIN,
     Average,
     BenchmarkTable,
     Change,
+    Cost,
     Gain,
     Model,
     NotMeasured,
@@ -64,27 +68,41 @@ class Findings:
         self.documents: list[str] = []
         self._plain: dict[str, Measured] = {}  # by model
 
-    def add(self, contestant: Contestant, method: Method, plan: Plan, measured: Measured) -> None:
-        """One subject's."""
+    def add(
+        self, contestant: Contestant, method: str, facts: Mapping[str, Any], plan: Plan, measured: Measured
+    ) -> None:
+        """One subject's, a model with a method or read by a strategy, as that is spelled; ``facts`` describe it."""
         name = contestant.name
         if name not in self.models:
-            facts = {key: value for key, value in measured.facts.items() if key != "name"}
-            self.models[name] = Model(name, contestant.window, contestant.length, plan.to, list(plan.lengths), facts)
+            known = {key: value for key, value in measured.facts.items() if key != "name"}
+            self.models[name] = Model(name, contestant.window, contestant.length, plan.to, list(plan.lengths), known)
             self.not_measured += [NotMeasured(name, one.task, one.reason, one.length) for one in plan.skipped]
             self.documents += [text for text in plan.texts if text not in self.documents]
             self._note_tasks(plan)
-        self.not_measured += [NotMeasured(name, task, reason, method=method.id) for task, reason in measured.unmeasured]
-        if method.id == PLAIN:
+        self.not_measured += [
+            NotMeasured(name, one.task, one.reason, one.length, method) for one in measured.unmeasured
+        ]
+        if method == PLAIN:
             self._plain[name] = measured
-        self.rows += _rows(name, method.id, measured)
-        self.tables += self._tables(name, method.id, measured)
-        self.subjects.append(self._subject(contestant, method, plan, measured))
+        self.rows += _rows(name, method, measured)
+        self.tables += self._tables(name, method, measured)
+        self.subjects.append(self._subject(contestant, method, facts, plan, measured))
 
     def results(self) -> Results:
         """All of it, in the order in which it came."""
         e = self.experiment
         settings = {
             "methods": [method.id for method in e.methods],
+            **(
+                {
+                    "strategies": [strategy.spelling for strategy in e.strategies],
+                    "spend": e.spend,
+                    "calls of": e.window,
+                    "embed": e.embed,
+                }
+                if e.strategies
+                else {}
+            ),
             "tasks": list(e.tasks),
             "seeds": list(e.seeds),
             "samples": e.samples,
@@ -139,7 +157,9 @@ class Findings:
             for (name, length), some in sorted(scored.items())
         ]
 
-    def _subject(self, contestant: Contestant, method: Method, plan: Plan, measured: Measured) -> Subject:
+    def _subject(
+        self, contestant: Contestant, method: str, facts: Mapping[str, Any], plan: Plan, measured: Measured
+    ) -> Subject:
         e, to, window = self.experiment, plan.to, contestant.window
         losses, answers = measured.losses, measured.answers
         judged = [name for name in plan.cells if "/" not in name]  # a threshold means something
@@ -153,8 +173,8 @@ class Findings:
         at_to = losses is not None and to in losses.lengths
         return Subject(
             contestant.name,
-            method.id,
-            **contestant.describe(method, to),
+            method,
+            **facts,
             how=measured.how,
             tokens=measured.tokens,
             effective_length=_effective([_length_score(o.length, o.estimate) for o in overall], e.threshold)
@@ -166,11 +186,12 @@ class Findings:
             if losses
             else None,
             short_tax=short_tax(losses, plain.losses, window or 0)
-            if losses and plain and plain.losses and method.id != PLAIN
+            if losses and plain and plain.losses and method != PLAIN
             else [],
-            beyond_window=gain(answers, plain.answers, window) if plain and window and method.id != PLAIN else None,
+            beyond_window=gain(answers, plain.answers, window) if plain and window and method != PLAIN else None,
             averages=means,
             tasks=[self._task(name, measured) for name in plan.cells],
+            costs=costs(answers),
         )
 
     def _task(self, name: str, measured: Measured) -> TaskFindings:
@@ -200,6 +221,26 @@ def averages(answers: Answers, names: Sequence[str], threshold: float | None, ki
 def accuracy(answers: Sequence[Answer]) -> Estimate:
     """Mean score with its interval; samples about one text count together."""
     return _estimate(average([Tally.of(_by_text(answers))]))
+
+
+def costs(answers: Answers) -> list[Cost]:
+    """What answers took that came of several calls, by length."""
+    found: dict[int, list[Spent]] = {}
+    for (_, length), some in answers.items():
+        found.setdefault(length, []).extend(answer.spent for answer in some if answer.spent)
+    return [
+        Cost(
+            length,
+            len(some),
+            fmean(one.tokens for one in some),
+            fmean(one.share for one in some),
+            fmean(one.calls for one in some),
+            max(one.chain for one in some),
+            dict(Counter(re.sub(r"\d[\d,.]*", "n", note) for one in some for note in one.notes)),
+        )
+        for length, some in sorted(found.items())
+        if some
+    ]
 
 
 def perplexity_at(losses: Losses, length: int) -> Mean:

@@ -71,7 +71,8 @@ class PlantedGrid:
         fact = self.facts[length, depth]
         question, answer = self._question(fact.city, fact.code)
         context = self.stream[: length - len(question) - len(answer)]
-        return Sample(context + question, answer, fact.code, depth)
+        before, after = len(self.units.bos), len(question)
+        return Sample(context + question, answer, fact.code, depth, before=before, after=after)
 
     def _question(self, city: str, code: str) -> tuple[list[int], list[int]]:
         return self.units.ids(stem(city)), self.units.answer(stem(city), f" {code}")

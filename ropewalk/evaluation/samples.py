@@ -39,6 +39,7 @@ class Cell:
         hashes: sha256 of the token ids of each sample, and of the references of a free answer.
         stands: where the needed information of each sample stands; None where it is spread.
         rooms: tokens kept free for each answer.
+        of_text: whether every prompt can be told into a text and a question about it.
 
     Raises:
         TooShort: if ``length`` does not hold the fixed parts of the task.
@@ -53,16 +54,18 @@ class Cell:
     hashes: tuple[str, ...] = field(init=False)
     stands: tuple[float | None, ...] = field(init=False)
     rooms: tuple[int, ...] = field(init=False)
+    of_text: bool = field(init=False)
     gridded: ClassVar[bool] = False  # whether scores by depth mean something
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.task.name)
         about = [
-            (self._asked(one), None if math.isnan(one.depth) else one.depth, one.room)
+            (self._asked(one), None if math.isnan(one.depth) else one.depth, one.room, one.after)
             for one in self.samples(range(len(self)))
         ]
-        for name, values in zip(("hashes", "stands", "rooms"), zip(*about, strict=True), strict=True):
-            object.__setattr__(self, name, values)
+        *values, afters = zip(*about, strict=True)
+        for name, value in zip(("hashes", "stands", "rooms", "of_text"), (*values, all(afters)), strict=True):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.depths)
@@ -206,6 +209,7 @@ class RowCell(Cell):
         rows: list[int] = []
         hashes: list[str] = []
         rooms: list[int] = []
+        of_text: list[bool] = []
         left_out: list[str] = []
         for row in self.rows:
             try:
@@ -216,12 +220,14 @@ class RowCell(Cell):
             rows.append(row)
             hashes.append(ids_fingerprint(one.prompt))
             rooms.append(one.room)
+            of_text.append(one.after > 0)
         nowhere = (None,) * len(rows)
         for name, values in (
             ("rows", rows), ("hashes", hashes), ("rooms", rooms), ("left_out", left_out), ("stands", nowhere),
             ("depths", nowhere),
         ):  # fmt: skip
             object.__setattr__(self, name, tuple(values))
+        object.__setattr__(self, "of_text", all(of_text))
 
     @property
     def subset(self) -> Subset:
@@ -246,10 +252,10 @@ class RowCell(Cell):
 
 @dataclass(frozen=True)
 class Skipped:
-    """What is not asked at a length, and why."""
+    """What is not asked at a length (None: at any), and why."""
 
     task: str
-    length: int
+    length: int | None
     reason: str
 
 

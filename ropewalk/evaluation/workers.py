@@ -25,12 +25,12 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, Records, SampleStore
 from ropewalk.evaluation.contestants import Contestant
-from ropewalk.evaluation.experiment import Experiment, Material, Plan, measure, open_contestant
+from ropewalk.evaluation.experiment import Experiment, Material, Plan, asked, measure, open_contestant, spelling
 
 
 @dataclass(frozen=True)
 class Job:
-    """A part of an experiment: one model, method, task and seed, at one length or at all of them."""
+    """A part of an experiment: one model, method or strategy, task and seed, at one length or at all of them."""
 
     part: Experiment
 
@@ -38,7 +38,7 @@ class Job:
     def name(self) -> str:
         part, lengths = self.part, self.part.lengths or ()
         where = f" at {lengths[0]:,}" if len(lengths) == 1 else ""
-        return f"{part.models[0]}  {part.methods[0].id}  {part.tasks[0]}{where}, seed {part.seeds[0]}"
+        return f"{part.models[0]}  {spelling(part.ways[0])}  {part.tasks[0]}{where}, seed {part.seeds[0]}"
 
 
 def jobs(experiment: Experiment, reach: Callable[[str], tuple[int | None, Sequence[int]]]) -> list[Job]:
@@ -56,8 +56,12 @@ def jobs(experiment: Experiment, reach: Callable[[str], tuple[int | None, Sequen
     found = []
     for model in experiment.models:
         to, lengths = reach(model)
-        for method in experiment.methods:
+        alone: list[dict[str, Any]] = [{"methods": (one,), "strategies": ()} for one in experiment.methods]
+        alone += [{"methods": (), "strategies": (one,)} for one in experiment.strategies]
+        for how in alone:
             for task in experiment.tasks:
+                if task == PPL and not how["methods"]:
+                    continue  # losses are the model's own
                 of_file = "/" in task
                 whole = task == PPL or (not of_file and entry(task).asked == "planted")
                 seeds: list[tuple[int, ...]] = [(seed,) for seed in experiment.seeds]
@@ -69,8 +73,8 @@ def jobs(experiment: Experiment, reach: Callable[[str], tuple[int | None, Sequen
                     for own in seeds:
                         first = min(some) == min(lengths) and own[0] == experiment.seeds[0]  # controls belong to it
                         part = replace(
-                            experiment, models=(model,), methods=(method,), tasks=(task,), lengths=some, to=to,
-                            seeds=own, controls=experiment.controls and first,
+                            experiment, models=(model,), **how, tasks=(task,), lengths=some, to=to, seeds=own,
+                            controls=experiment.controls and first,
                         )  # fmt: skip
                         found.append(Job(part))
     return sorted(found, key=lambda job: -max(job.part.lengths or (0,)))
@@ -119,14 +123,14 @@ _held: dict[str, Contestant] = {}  # the model of this worker: opened once for a
 
 def work(job: Job, store: Records) -> None:
     """Measure a job's samples into the store."""
-    (name,), (method,) = job.part.models, job.part.methods
+    (name,), (one,) = job.part.models, job.part.ways
     if name not in _held:
         _held.clear()
         _held[name] = open_contestant(name, job.part)
     contestant = _held[name]
     plan = Plan.of(job.part, contestant, Material.of(job.part, store))
-    with contestant.asked(method, plan.to) as backend:
-        measure(backend, plan, job.part, store, method.id)
+    with asked(contestant, one, job.part, plan.to, store) as backend:
+        measure(backend, plan, job.part, store, spelling(one))
 
 
 def follow() -> None:

@@ -89,6 +89,7 @@ def page_of_results(results: Results) -> Page:
     sections = [
         *([Section("", "", [_summary(view, swatches)], ["interval", "window"])] if several else []),
         *([Section("Tasks", controls, tasks, ["interval", *kinds])] if tasks and not several else []),
+        *_costs(view),
         *_charts(view, styles, swatches),
     ]
     if tasks and several:
@@ -188,6 +189,39 @@ def _passing(view: View) -> str:
     """What effective lengths are measured by."""
     shown = view.threshold is not None and view.tasks("score")
     return f" Effective lengths are for a threshold of {numbers.percent(view.threshold)}." if shown else ""
+
+
+def _costs(view: View) -> Iterator[Section]:
+    """What strategies took for their answers, beside the plain model that reads everything at once."""
+    rows: list[tuple[Item, list[Cell]]] = []
+    said: list[str] = []
+    lengths = sorted({cost.length for line in view.lines for cost in line.subject.costs})
+    for length in lengths:
+        where = f"{numbers.tokens(length)} tokens"
+        for line in view.lines:
+            score = Cell.of(line.subject.average(length), numbers.percent)
+            if line.is_plain:
+                rows.append(
+                    (Item(line.title, where, quiet=True), [score, *map(Cell, (numbers.NOTHING, "1", "1", "1"))])
+                )
+            for cost in (one for one in line.subject.costs if one.length == length):
+                told = numbers.tokens(round(cost.tokens)), f"{cost.share:.2f}", f"{cost.calls:.1f}", f"{cost.chain:,}"
+                rows.append((Item(line.title, where), [score, *map(Cell, told)]))
+                said += [f"{line.title}, {where}, {k} of {cost.n} questions: {note}." for note, k in cost.notes.items()]
+    if not rows:
+        return
+    spend = view.results.settings.get("spend")
+    bound = f", and none may spend more than {spend:g} times that" if spend else ""
+    text = (
+        "A strategy reads a text in several calls of the plain model, each within its window. Tokens are those of all "
+        "prompts and answers for one question; in multiples of those that the whole prompt and its answer may have"
+        f"{bound}. Calls of the longest chain wait for one another, so that no further server makes them faster."
+    )
+    columns = [Column("Average score", "score"), Column("Tokens for a question", unit="tokens"),
+               Column("Multiple", unit="times"), Column("Calls", unit="a question"),
+               Column("Longest chain", unit="calls")]  # fmt: skip
+    notes: list[Block] = [Folded("What was noted while reading", [Text(one) for one in said])] if said else []
+    yield Section("What reading in parts takes", text, [Table("Who", columns, rows), *notes], ["score"])
 
 
 def _place(view: View, line: Line) -> str:

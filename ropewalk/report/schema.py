@@ -199,13 +199,36 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the questions at one length took, where they were read by a strategy.
+
+    Attributes:
+        length: context length in tokens.
+        n: questions.
+        tokens: of all prompts and answers, a question in the mean.
+        share: of those that the whole prompt and its answer may have, in the mean.
+        calls: a question in the mean.
+        chain: most calls that waited for one another.
+        notes: what was noted, with n for numbers, and for how many questions.
+    """
+
+    length: int
+    n: int
+    tokens: Size
+    share: Size
+    calls: Size
+    chain: int
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """One model with one method: what it is, and its findings; None where the task was not run.
+    """One model with one method or strategy: what it is, and its findings; None where the task was not run.
 
     Attributes:
         model: name.
-        method: canonical spelling; "none" is the plain model.
-        title: of the method.
+        method: canonical spelling, of the method or the strategy; "none" is the plain model.
+        title: of either.
         paper: arXiv id or address.
         factor: target over window.
         training_free: "yes", "no", or how far.
@@ -227,6 +250,7 @@ class Subject:
         tasks: one by one.
         rope: by layer type.
         config_diff: change of config.json, or why there is none.
+        costs: of a strategy, by length; empty of a method.
     """
 
     model: str
@@ -252,6 +276,7 @@ class Subject:
     tasks: list[TaskFindings] = field(default_factory=list)
     rope: dict[str, Spectrum] = field(default_factory=dict)
     config_diff: str = ""
+    costs: list[Cost] = field(default_factory=list)
 
     def average(self, length: int | None) -> Estimate:
         """Over all tasks at a length; empty where it was not measured."""
@@ -311,6 +336,14 @@ class Results:
         found: Results = _decode(cls, data, "results")
         if not found.subjects:
             raise _wrong("'subjects' is empty")
+        for subject in found.subjects:
+            for cost in subject.costs:
+                most = cost.calls * cost.n + ROUNDING
+                if not 1 <= cost.chain <= most or not all(1 <= k <= cost.n for k in cost.notes.values()):
+                    raise _wrong(
+                        f"the cost of {subject.method} at {cost.length} is impossible: {cost.n} questions, "
+                        f"{cost.calls:g} calls each, a chain of {cost.chain}, notes {cost.notes}"
+                    )
         known = {(one.model, one.method) for one in found.subjects}
         metrics = {task.id: task.metric for task in found.tasks}
         for i, row in enumerate(found.rows):

@@ -34,7 +34,7 @@ def tables(results: Results, width: int = 100) -> list[Table]:
     made = [_subjects(view, "\n" if width < 100 else " ")] if view.columns() else []
     if len(view.lines) == 1:
         made.append(_tasks(view, view.lines[0], width))
-    return [*made, *_benchmarks(view)]
+    return [*made, *_costs(view), *_benchmarks(view)]
 
 
 def sentences(results: Results) -> list[str]:
@@ -105,6 +105,18 @@ def _benchmarks(view: View) -> Iterator[Table]:
         made = _table(name, *heads)
         for row in dict.fromkeys(row for one in own for row in one.points):
             made.add_row(row, *(f"{one.points[row]:.1f}" if row in one.points else "" for one in own))
+        yield made
+
+
+def _costs(view: View) -> Iterator[Table]:
+    """What strategies took for their answers, a row per length."""
+    if any(line.subject.costs for line in view.lines):
+        made = _table("\nStrategy", "\nLength", "\nScore", "Tokens for\na question", "times\nthe prompt", "\nCalls")
+        for line in view.lines:
+            for cost in line.subject.costs:
+                score = line.subject.average(cost.length).value
+                told = numbers.short_tokens(cost.length), numbers.percent(score), numbers.tokens(round(cost.tokens))
+                made.add_row(line.title, *told, f"{cost.share:.2f}", f"{cost.calls:.1f}")
         yield made
 
 

@@ -180,7 +180,7 @@ class View:
         """What a reader must know before comparing: subjects that are not causal, and tasks left out by them."""
         voting = [line.title for line in self.lines if not line.subject.causal]
         found = [f"{', '.join(voting)}: {NOTE}."] if voting else []
-        extended = {line.subject.model for line in self.extended}
+        extended = {line.subject.model for line in self.extended if not line.subject.costs}
         for one in self.results.models:
             beyond = [tokens(n) for n in one.lengths if one.length is not None and n > one.length]
             if beyond and one.name not in extended:

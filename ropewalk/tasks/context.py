@@ -57,6 +57,19 @@ class SharedContext(Task):
         raise TypeError(f"{type(self).__name__} asks nothing")
 
 
+@dataclass(frozen=True)
+class Context:
+    """What questions are asked about.
+
+    Attributes:
+        ids: its tokens, with what stands before its text.
+        before: how many those are: what texts begin with, a rest of filler, and the introduction.
+    """
+
+    ids: list[int]
+    before: int
+
+
 def label(task: Task, **labels: str | bool) -> None:
     """Sets the labels of a frozen task that follow from its options."""
     for key, value in labels.items():
@@ -77,14 +90,16 @@ def context_tokens(
     return haystack_tokens(task, n_tokens, *fixed, [0] * behind)
 
 
-def pose(context: list[int], questions: Iterable[Question], n_tokens: int, units: TokenUnits) -> list[Sample]:
+def pose(context: Context, questions: Iterable[Question], n_tokens: int, units: TokenUnits) -> list[Sample]:
     """The questions behind a context; what a short question leaves of ``n_tokens`` is room for its answer."""
     samples = []
     for one in questions:
-        prompt = context + units.ids(one.stem)
+        stem = units.ids(one.stem)
+        prompt = context.ids + stem
         answer = units.answer(one.stem, f" {one.answer}")
         room = n_tokens - len(prompt)
-        samples.append(Sample(prompt, answer, one.answer, one.depth, one.references, room, one.facts))
+        more = one.references, room, one.facts, context.before, len(stem)
+        samples.append(Sample(prompt, answer, one.answer, one.depth, *more))
     return samples
 
 
@@ -123,11 +138,11 @@ def records_context(
     depths: Sequence[float],
     questions: Iterable[Question],
     others: Iterable[str],
-) -> tuple[list[int], list[int]]:
+) -> tuple[Context, list[int]]:
     """The asked records at their depths among as many others as leave room for the longest question.
 
     Returns:
-        The context's token ids, and the index of each asked record among all records.
+        The context, and the index of each asked record among all records.
 
     Raises:
         TooShort: if ``n_tokens`` does not hold the introduction, the asked records and a question.
@@ -137,7 +152,7 @@ def records_context(
     records = fitting(n_others, others, units)
     at = places(depths, len(records))
     n_context = n_others + len(head) + sum(map(len, own))
-    return units.bos + filled(head, among(records, own, at), n_context, units), at
+    return filled(head, among(records, own, at), n_context, units), at
 
 
 def filler_round(units: TokenUnits) -> int:
@@ -150,8 +165,8 @@ def quiet(n_tokens: int, units: TokenUnits) -> list[int]:
     return padding(units, n_tokens, FILLER)
 
 
-def filled(introduction: list[int], records: Sequence[list[int]], n_tokens: int, units: TokenUnits) -> list[int]:
-    """The introduction and the records with filler before each, ``n_tokens`` together.
+def filled(introduction: list[int], records: Sequence[list[int]], n_tokens: int, units: TokenUnits) -> Context:
+    """The introduction and the records with filler before each, ``n_tokens`` together, behind what texts begin with.
 
     Whole rounds of filler are shared out evenly, so that records stay spread however few they are; what is less than
     a round stands before the introduction, so that a sentence is only cut where the text begins.
@@ -159,10 +174,11 @@ def filled(introduction: list[int], records: Sequence[list[int]], n_tokens: int,
     period = filler_round(units)
     rounds, rest = divmod(n_tokens - len(introduction) - sum(map(len, records)), period)
     each, more = divmod(rounds, len(records))
-    text = quiet(rest, units) + introduction
+    text = units.bos + quiet(rest, units) + introduction
+    before = len(text)
     for i, record in enumerate(records):
         text += quiet((each + (i < more)) * period, units) + record
-    return text
+    return Context(text, before)
 
 
 @dataclass(frozen=True)
@@ -211,7 +227,7 @@ def hidden_context(
     questions: Iterable[Question],
     background: Background,
     rng: random.Random,
-) -> list[int]:
+) -> Context:
     """Facts at ascending depths of as much text as leaves room for the longest question.
 
     Raises:
@@ -222,7 +238,8 @@ def hidden_context(
     # Of the filler, too, a sentence is only cut where the text begins.
     n_before = 0 if background.haystack else n_text % filler_round(units)
     text = background.hide(hidden, at, n_text - n_before + sum(map(len, hidden)), rng, units)
-    return units.bos + quiet(n_before, units) + head + text
+    front = units.bos + quiet(n_before, units) + head
+    return Context(front + text, len(front))
 
 
 def mentions(prediction: str, reference: str) -> bool:

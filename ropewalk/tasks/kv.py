@@ -56,8 +56,18 @@ class KeyValue(Task):
 
         places = [break_before(round(depth * n_others)) for depth in depths]
         context = plant(others, [(break_before(0), opening), *zip(places, pairs, strict=True)])
+        before = len(units.bos) + break_before(0) + len(opening)
         return [
-            Sample(units.bos + context + closing + stem, answer, f'"{value}"', depth, (value,), room)
+            Sample(
+                units.bos + context + closing + stem,
+                answer,
+                f'"{value}"',
+                depth,
+                (value,),
+                room,
+                before=before,
+                after=len(stem),
+            )
             for stem, answer, (_, value), depth in zip(stems, answers, asked, depths, strict=True)
         ]
 

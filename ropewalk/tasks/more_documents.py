@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from ropewalk.tasks.biographies import AGES, Life, biography, birthplace, birthplace_chain, life, read_lives
-from ropewalk.tasks.context import PLAIN, Background, context_tokens, label, mentions_all, pose
+from ropewalk.tasks.context import PLAIN, Background, Context, context_tokens, label, mentions_all, pose
 from ropewalk.tasks.names import distinct, person
 from ropewalk.tasks.task import Sample, Task, TooShort
 from ropewalk.texts.pieces import TokenUnits
@@ -63,7 +63,7 @@ class MoreDocuments(Task):
         for i, (gap, n) in enumerate(zip(gaps, shared_out(self.documents - 2 - GAPS, gaps), strict=True)):
             documents = [units.ids(biography(somebody(), rng)) for _ in range(n + 1)]
             context = context + (golds[i - 1] if i else []) + self._lengthened(documents, gap, rng, units)
-        return pose(context, [question], n_tokens, units)[0]
+        return pose(Context(context, len(head)), [question], n_tokens, units)[0]
 
     def _lengthened(
         self, documents: list[list[int]], n_tokens: int, rng: random.Random, units: TokenUnits

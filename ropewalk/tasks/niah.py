@@ -67,7 +67,8 @@ class NeedleInHaystack(Task):
         start = rng.randrange(len(self.haystack)) if self.start is None else self.start
         hay = stretch(self.haystack, start, n_hay)
         at = behind_sentence(hay, round(depth * n_hay), self.sentence_ends)
-        return Sample(units.bos + hay[:at] + pin + hay[at:] + question, answer, code, depth)
+        prompt = units.bos + hay[:at] + pin + hay[at:] + question
+        return Sample(prompt, answer, code, depth, before=len(units.bos), after=len(question))
 
     def solve(self, prompt_text: str) -> str:
         """The code of the city that the question names."""

@@ -41,7 +41,8 @@ class NumberString(Task):
         n_hay = haystack_tokens(self.name, n_tokens, head, needle, stem, [0] * room)
         at = units.filler_break(NOISE, round(depth * n_hay))
         hay = units.filler(NOISE, n_hay)
-        return Sample(head + hay[:at] + needle + hay[at:] + stem, answer, digits, depth, room=room)
+        prompt = head + hay[:at] + needle + hay[at:] + stem
+        return Sample(prompt, answer, digits, depth, room=room, before=len(head), after=len(stem))
 
     def solve(self, prompt_text: str) -> str:
         """The digits, read off the prompt by a pattern."""

@@ -42,7 +42,8 @@ class Passkey(Task):
         n_hay = haystack_tokens(self.name, n_tokens, head, needle, stem, answer)
         at = units.filler_break(FILLER, round(depth * n_hay))
         hay = units.filler(FILLER, n_hay)
-        return Sample(head + hay[:at] + needle + hay[at:] + stem, answer, key, depth)
+        prompt = head + hay[:at] + needle + hay[at:] + stem
+        return Sample(prompt, answer, key, depth, before=len(head), after=len(stem))
 
     def solve(self, prompt_text: str) -> str:
         """The key, read off the prompt by a pattern."""

@@ -49,7 +49,7 @@ class PositionWise(SharedContext):
         head = units.ids(INTRODUCTION)
         n_filler = context_tokens(self.name, n_tokens, units, questions, units.bos, head, *pieces)
         context = filled(head, rows, n_filler + len(head) + sum(map(len, pieces)), units)
-        return pose(units.bos + context, questions, n_tokens, units)
+        return pose(context, questions, n_tokens, units)
 
     def solve(self, prompt_text: str) -> str:
         """The number of the asked locker."""

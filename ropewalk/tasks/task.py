@@ -23,6 +23,8 @@ class Sample:
         room: tokens kept free for the answer, so that ``len(prompt) + room`` is the asked length exactly;
             ``len(answer)`` unless given (it is more where a model may need more words than the shortest answer).
         facts: what a score by groups needs (skill, distance, hops, ...), JSON values.
+        before: tokens of the prompt that stand before the text that is asked about.
+        after: those of the question behind it; 0 where the prompt cannot be told into a text and a question.
     """
 
     prompt: list[int]
@@ -32,6 +34,8 @@ class Sample:
     references: tuple[str, ...] = ()
     room: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    before: int = 0
+    after: int = 0
 
     def __post_init__(self) -> None:
         if not self.references:

@@ -26,9 +26,11 @@ NAMES = (
     "compare",
     "evaluate",
     "serve",
+    "read",
     "list_methods",
     "list_tasks",
     "list_recipes",
+    "list_strategies",
     "run_demo",
     "load",
 )

@@ -13,12 +13,15 @@ from ropewalk.common.lengths import show
 from ropewalk.methods import catalogue
 from ropewalk.verbs.request import (
     Count,
+    Length,
     Lengths,
     LiveRequest,
     Methods,
     Numbers,
     Place,
+    ServedRequest,
     Source,
+    Strategies,
     TargetRequest,
     Words,
     verb,
@@ -30,12 +33,13 @@ if TYPE_CHECKING:
     from ropewalk.tasks.benchmarks.judge import Judge
 
 RUNS = Path("runs")
+PLAIN, FULL = "none", "full"  # the method and the strategy that change nothing
 SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentRequest(LiveRequest):
+class ExperimentRequest(ServedRequest, LiveRequest):
     """What every experiment is asked for.
 
     Attributes:
@@ -61,8 +65,14 @@ class ExperimentRequest(LiveRequest):
             experiment, with finished samples in runs/samples.sqlite, where every other experiment finds them too.
         overwrite: Replace the results of another experiment in that folder; its finished samples stay.
         bos: Begin every text with the BOS token, also where the tokenizer adds none.
-        tokenizer: Of a server: the folder or hub id of its tokenizer.
-        served: Of a server: the model's name there; by default the only one.
+        strategies: Ways to read a text in several calls, beside the methods: full,rag,chain-of-agents, as listed by
+            'ropewalk strategies'; options in brackets, as rag(k=5). full is the whole prompt, which the methods are asked;
+            without it there is the plain model alone to compare with.
+        spend: Tokens that a strategy may spend on a question, in multiples of those of the whole prompt and its answer;
+            0 is no bound.
+        window: Tokens that a call of a strategy may have, prompt and answer; by default as many as the model reads. Of
+            a server that does not tell it must be given.
+        embed: Folder or hub id of an embedding model, for strategies that compare meanings.
     """
 
     more_models: Words = ()
@@ -82,8 +92,10 @@ class ExperimentRequest(LiveRequest):
     out: Place | None = None
     overwrite: bool = False
     bos: bool = False
-    tokenizer: Source = ""
-    served: str | None = None
+    strategies: Strategies = ()
+    spend: float = 1.0
+    window: Length | None = None
+    embed: Source = ""
 
     def conducted(self, experiment: Experiment, *parts: str, more: Mapping[str, Any] | None = None) -> Outcome:
         """Run the experiment in its folder."""
@@ -132,12 +144,19 @@ class ExperimentRequest(LiveRequest):
             UserError: naming what makes no sense.
         """
         from ropewalk.evaluation.experiment import Experiment
+        from ropewalk.workflows.strategy_entries import strategy
 
         served = [name.startswith(("http://", "https://")) for name in (self.model, *self.more_models)]
         if not any(served):
             self.refuse_unused(["tokenizer", "served"], "about models that no server holds")
         if all(served):
             self.refuse_unused(["dtype", "device"], "about models that a server holds")
+        strategies = [strategy(one) for one in self.strategies]
+        if not strategies:
+            self.refuse_unused(["spend", "window", "embed"], "without --strategies")
+        elif not any(one.name == FULL for one in strategies):
+            self.refuse_unused(["methods"], "where full is not among --strategies")
+            methods = (PLAIN,)
         return Experiment(
             (self.model, *self.more_models),
             tuple(catalogue.methods(",".join(methods))),
@@ -162,6 +181,10 @@ class ExperimentRequest(LiveRequest):
             bos=self.bos,
             tokenizer=self.tokenizer,
             served=self.served,
+            strategies=tuple(one for one in strategies if one.name != FULL),
+            spend=self.spend,
+            window=self.window,
+            embed=self.embed,
         )
 
 
@@ -182,7 +205,7 @@ class CompareRequest(TargetRequest, ExperimentRequest):
 
 @verb("compare", keeps=True)
 def compare(request: CompareRequest) -> Outcome:
-    """Measure methods side by side, on any task, suite or benchmark: one table, one HTML report.
+    """Measure methods, and strategies of reading, side by side, on any task, suite or benchmark: a table and a page.
 
     The target is always measured, whatever lengths are asked for. A server takes no method, but can be measured as it
     is, by its URL. Every sample is kept, so it can be stopped at any moment and goes on where it was.

@@ -52,7 +52,9 @@ def _listed(value: str | Iterable[Any], part: Callable[[str], list[str]]) -> tup
 
 def named(value: Any) -> str:
     """The spelling of a method, of training positions or of a recipe, which may be given as themselves."""
-    word = getattr(value, "spelling", getattr(value, "id", value))
+    word = (
+        os.fspath(value) if isinstance(value, os.PathLike) else getattr(value, "spelling", getattr(value, "id", value))
+    )
     if not isinstance(word, str):
         raise TypeError
     return word
@@ -97,6 +99,15 @@ Methods = Annotated[  # as in the catalogue; options in brackets hold commas too
         "str | list[str | Method]", lambda value: _listed(value, lambda text: split(text, ",")), ",".join, "METHODS"
     ),
 ]
+Strategies = Annotated[  # likewise
+    tuple[str, ...],
+    Spelling(
+        "str | list[str | Strategy]",
+        lambda value: _listed(value, lambda text: split(text, ",")),
+        ",".join,
+        "NAMES",
+    ),
+]
 Numbers = Annotated[
     tuple[int, ...], Spelling(str | list[int], _numbers, lambda value: ",".join(map(str, value)), "NUMBERS")
 ]
@@ -123,6 +134,7 @@ class Option:
         default: ``inspect.Parameter.empty`` if it must be given.
         text: what it means.
         positional: stands without its name.
+        second: may do so in Python, behind the first.
         secret: kept out of what is shown and stored.
         environment: variable that a shell may give it by; empty if there is none.
         alone: value of a flag that is given without one; empty if it needs one.
@@ -135,6 +147,7 @@ class Option:
     default: Any
     text: str
     positional: bool
+    second: bool
     secret: bool
     environment: str
     alone: str
@@ -164,7 +177,7 @@ class Option:
             if self.spelling:
                 return self.spelling.read(value)
             if self.kind is tuple:
-                return (value,) if isinstance(value, str) else tuple(map(named, value))
+                return (named(value),) if isinstance(value, (str, os.PathLike)) else tuple(map(named, value))
         except TypeError:
             pass
         except UserError as error:
@@ -184,7 +197,7 @@ class Option:
         if self.kind is bool:
             return [self.flag if value else f"--no-{self.flag[2:]}"]
         if self.kind is tuple and self.spelling is None:
-            return [word for each in value for word in (self.flag, each)]
+            return [word for each in value for word in (() if self.positional else (self.flag,)) + (each,)]
         text = self.spelling.write(value) if self.spelling else str(value)
         if self.positional:
             return [text]
@@ -215,14 +228,22 @@ def options(request: type[Request]) -> tuple[Option, ...]:
             optional,
             inspect.Parameter.empty if one.default is MISSING else one.default,
             texts.get(one.name, ""),
-            positional=not one.kw_only,
+            positional=not one.kw_only and not one.metadata.get("flag", False),
+            second=one.metadata.get("flag", False),
             secret=not one.repr,
             environment=one.metadata.get("environment", ""),
             alone=one.metadata.get("alone", ""),
         )
         found.append(option)
     empty = inspect.Parameter.empty
-    found.sort(key=lambda one: (not one.positional, one.default is not empty, not one.positional and depth[one.name]))
+    found.sort(
+        key=lambda one: (
+            not one.positional,
+            not one.second,
+            one.default is not empty,
+            not one.positional and depth[one.name],
+        )
+    )
     return tuple(found)
 
 
@@ -286,14 +307,32 @@ class DeviceRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveRequest(DeviceRequest, ModelRequest):
-    """About a model that runs.
+class RunningRequest(DeviceRequest):
+    """About how a model runs.
 
     Attributes:
         dtype: auto (that of the checkpoint), float32, bfloat16 or float16.
     """
 
     dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRequest(RunningRequest, ModelRequest):
+    """About a model that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedRequest(Request):
+    """About a model that a server holds.
+
+    Attributes:
+        tokenizer: Of a server: the folder or hub id of its tokenizer.
+        served: Of a server: the model's name there; by default the only one.
+    """
+
+    tokenizer: Source = ""
+    served: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +401,9 @@ def verb(name: str, keeps: bool = False) -> Callable[[Callable[..., R]], Callabl
         parameters = [
             inspect.Parameter(
                 option.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD if option.positional else inspect.Parameter.KEYWORD_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD
+                if option.positional or option.second
+                else inspect.Parameter.KEYWORD_ONLY,
                 default=option.default,
                 annotation=option.accepts,
             )

@@ -35,6 +35,7 @@ from ropewalk.report.schema import Gain, Results
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.passkey import Passkey
 from ropewalk.texts.documents import load, tokenise
+from ropewalk.workflows.strategies.many_shot import ManyShot
 from tests.experiments import experiment, row, rows
 from tests.models import THETA, tiny
 from tests.tokenizers import VOCABULARY, byte_level
@@ -326,6 +327,11 @@ def test_arguments_that_make_no_sense_are_refused(model, tokenizer, change: dict
 def test_a_model_given_twice_is_no_second_model() -> None:
     with pytest.raises(UserError, match="a model is given twice in demo, demo"):
         Experiment(("demo", "demo"), (Plain(),), ("ppl",))
+
+
+def test_a_way_to_read_examples_is_none_to_read_a_text() -> None:
+    with pytest.raises(UserError, match="many-shot reads examples with their answers"):
+        Experiment(("demo",), (), ("niah_single_1",), strategies=(ManyShot(),))
 
 
 def test_fingerprints_tell_what_matters_apart(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

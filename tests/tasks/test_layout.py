@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ropewalk.tasks.context import (
     Background,
+    Context,
     Question,
     among,
     context_tokens,
@@ -50,7 +51,9 @@ def test_few_records_are_spread_by_whole_rounds_of_filler(units: TokenUnits) -> 
     records = [units.ids(f" Record {name}.") for name in "ABCD"]
     introduction = units.ids(" Hear this:")
     n = 15 * period + 7 + len(introduction) + sum(map(len, records))
-    ids = filled(introduction, records, n, units)
+    made = filled(introduction, records, n, units)
+    ids = made.ids[len(units.bos) :]
+    assert made.before == len(units.bos) + 7 + len(introduction)
     text = units.decode(ids)
     assert len(ids) == n
     rounds = [part.count("The sky is blue.") for part in text.split("Record")]
@@ -69,7 +72,8 @@ def test_the_longest_question_decides_and_shorter_ones_leave_room(units: TokenUn
     n = context_tokens("task", 100, units, [short, long])
     behind = len(units.ids(long.stem)) + len(units.answer(long.stem, " there")) + 5
     assert n == 100 - behind
-    one, other = pose([0] * n, [short, long], 100, units)
+    one, other = pose(Context([0] * n, 0), [short, long], 100, units)
+    assert (one.before, one.after) == (0, len(units.ids(short.stem)))
     assert other.room == len(other.answer) + 5 and one.room > other.room and len(one.prompt) + one.room == 100
     with pytest.raises(TooShort, match=f"task needs more than {behind} tokens"):
         context_tokens("task", behind, units, [short, long])

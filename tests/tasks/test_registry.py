@@ -24,7 +24,7 @@ from ropewalk.tasks.ruler import CONFIGURATIONS
 from ropewalk.tasks.ruler.qa import fictional
 from ropewalk.tasks.ruler.qa_files import material as qa_material
 from ropewalk.tasks.suites import names, possible, suite
-from ropewalk.tasks.task import Task, TooShort
+from ropewalk.tasks.task import Sample, Task, TooShort
 from ropewalk.texts.pieces import TokenUnits
 from ropewalk.verbs.evaluate import EvaluateRequest, asked
 from tests.experiments import averages, experiment, task
@@ -60,6 +60,39 @@ def shortest(task: Task, units: TokenUnits) -> int:
             return length
         except TooShort:
             length *= 2
+
+
+def several(task: Task, length: int, units: TokenUnits) -> list[list[Sample]]:
+    """Three questions about each of some contexts, at the first power of two that holds them."""
+    try:
+        return [task.questions(length, random.Random(seed), units, 3) for seed in range(4)]
+    except TooShort:
+        return several(task, 2 * length, units)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_prompt_is_what_stands_before_a_text_the_text_and_a_question(
+    name: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made, units, guessed = make(name, material()), TokenUnits(tokenizer), []
+    for some in several(made, shortest(made, units), units):
+        for one in some:
+            if name.startswith(("posgen", "lengen")):
+                assert (one.before, one.after) == (0, 0), "what is asked about is the question"
+                continue
+            assert one.before >= len(units.bos) and one.after > 0
+            assert len(one.prompt) - one.before - one.after > len(one.prompt) // 4
+            assert one.prompt[: -one.after] == some[0].prompt[: -some[0].after], "questions share all but the question"
+            stem = units.decode(one.prompt[-one.after :])
+            assert stem[0].isspace() and not stem[-1].isspace()
+            apart = units.decode(one.prompt[: one.before]) + stem
+            try:
+                guessed.append(made.score(made.solve(apart), one) == 1.0)
+            except Exception:  # a solver may rely on the text
+                guessed.append(False)
+        if len({one.text for one in some}) == len(some) > 1 and some[0].after:
+            assert len({tuple(one.prompt[-one.after :]) for one in some}) == len(some)
+    assert not guessed or not all(guessed), "the answer stands in the text alone"
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -23,8 +23,11 @@ from ropewalk.common.errors import UserError
 from ropewalk.evaluation import experiment as experiment_module
 from ropewalk.methods.base import require_beyond
 from ropewalk.report.schema import Results
+from ropewalk.verbs.compare import CompareRequest
 from tests.models import tiny
 from tests.tokenizers import VOCABULARY, byte_level
+
+DEFAULT = CompareRequest.methods
 
 
 @pytest.fixture
@@ -227,3 +230,33 @@ def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:
     with pytest.raises(UserError, match="something else") as caught:
         compared(out="out")
     assert "another folder" in caught.value.mend
+
+
+def test_strategies_stand_beside_the_plain_model_by_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny("llama", vocab_size=VOCABULARY, max_position_embeddings=2048)
+    model.save_pretrained("a/rope")
+    line = "compare a/rope --to 4k --strategies full,rag,chain-of-agents --tasks niah_single_1 --samples 2 --lengths 4k"
+    assert run([*line.split(), "--methods", "none", "--spend", "2", "--json"]) == 0
+    found = Results.of(json.loads(capsys.readouterr().out))
+    assert [one.method for one in found.subjects] == ["none", "rag", "chain-of-agents"]
+    assert [len(one.costs) for one in found.subjects] == [0, 1, 1]
+    assert all(0 < cost.share <= 2 for one in found.subjects for cost in one.costs)
+    assert found.settings["strategies"] == ["rag", "chain-of-agents"] and found.settings["spend"] == 2.0
+    assert "--strategies full,rag,chain-of-agents" in found.command and "--spend 2" in found.command
+    alone = compared(strategies="rag", to=4096, lengths="512", methods=DEFAULT).results
+    assert [one.method for one in alone.subjects] == ["none", "rag"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spend": 2.0}, "--spend changes nothing without --strategies"),
+        ({"window": 64}, "--window changes nothing without --strategies"),
+        ({"strategies": "rag"}, "--methods changes nothing where full is not among --strategies"),
+        ({"strategies": "full,ragg"}, "unknown strategy 'ragg'"),
+        ({"strategies": "full,rag", "window": "4k"}, "window is 4,096"),
+    ],
+)
+def test_options_of_strategies_that_change_nothing_are_refused(here: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compared(**options)

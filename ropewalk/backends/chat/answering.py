@@ -183,7 +183,7 @@ class Engine:
     def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
         key, counted, value = key_of(prompt, room), Ledger(asked=1), None
         known, drawn = self._journal.of(key), 0  # failures are asked again alike, after nonsense another is drawn
-        least, most = self._bounds(prompt)
+        least, most = bounds(len(rendered(prompt, self.tokenizer)), self.served)
         with self._lock:
             self._measure(prompt, room)
         for again in range(self.tries):
@@ -248,11 +248,6 @@ class Engine:
             )
             raise self._down
 
-    def _bounds(self, prompt: str) -> tuple[int, int]:
-        """Tokens of a prompt that whoever reads all of it counts at least, and at most."""
-        ours = len(rendered(prompt, self.tokenizer))
-        return (ours - SLACK, 2 * ours + 512) if self.served else (ours // APART, ours * APART + 512)
-
     def _count(self, counted: Ledger, prompt: str, answer: Answer, room: int, least: int, most: int) -> None:
         counted.our_prompt_tokens += len(rendered(prompt, self.tokenizer))
         counted.our_completion_tokens += (written := len(token_ids(answer.text, self.tokenizer)))
@@ -298,6 +293,16 @@ class Engine:
         if answer.usage is not None and answer.usage.completion <= room:
             return answer.usage.completion == room
         return self.served and len(token_ids(answer.text, self.tokenizer)) >= room
+
+
+def bounds(ours: int, served: bool) -> tuple[int, int]:
+    """Tokens of a prompt that whoever reads all of it counts at least, and at most.
+
+    Args:
+        ours: how many we count.
+        served: whether by the tokenizer of who reads.
+    """
+    return (ours - SLACK, 2 * ours + 512) if served else (ours // APART, ours * APART + 512)
 
 
 def key_of(prompt: str, room: int) -> str:

@@ -12,6 +12,8 @@ from ropewalk.texts.opening import opening
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BETWEEN = "\n\n"  # turns, for models without a chat template
+NO_CERTAINTY = "Choose another strategy, or name a model that runs here (--model FOLDER)."
 TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
 
 
@@ -47,6 +49,48 @@ class Answer:
     wrong_usage: bool = False
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a model is of the first token that it would write.
+
+    Attributes:
+        nats: minus the entropy of that token: 0 where there is no doubt, minus ln V where all V are alike.
+        told: the part of the probability that was told token by token; below 1, ``nats`` is an upper bound.
+        usage: as of an answer.
+    """
+
+    nats: float
+    told: float = 1.0
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A conversation so far.
+
+    Attributes:
+        said: by the user and the model in turn; the user begins it, and spoke last.
+    """
+
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A text that the model goes on with, outside any conversation.
+
+    Attributes:
+        text: in words.
+        ids: its tokens, where it is made of these; else it is tokenised as it stands.
+    """
+
+    text: str
+    ids: tuple[int, ...] = ()
+
+
+Prompt = str | Turns | Beginning  # a str is what a user says
+
+
 class Failed(Exception):
     """A call that gave no answer.
 
@@ -79,11 +123,11 @@ class Chat(Protocol):
     varies: bool
     window: int | None
 
-    def answer(self, prompt: str, room: int, again: int) -> Answer:
+    def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
         """An answer of at most ``room`` tokens.
 
         Args:
-            prompt: what a user says.
+            prompt: what it answers, or goes on with.
             room: tokens that may be written.
             again: 0 for the likeliest text; else the number of another try, which is drawn.
 
@@ -93,10 +137,28 @@ class Chat(Protocol):
         """
 
 
-def rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt as a user's turn; without a chat template, of a text that begins with it."""
-    if tokenizer.chat_template is None:
-        return opening(tokenizer) + token_ids(prompt, tokenizer)
-    turns = [{"role": "user", "content": prompt}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+def turns(prompt: str | Turns) -> list[dict[str, str]]:
+    """A conversation as chat templates take it."""
+    said = (prompt,) if isinstance(prompt, str) else prompt.said
+    return [{"role": ("user", "assistant")[i % 2], "content": one} for i, one in enumerate(said)]
+
+
+def text_of(prompt: Prompt) -> str:
+    """A prompt where there is no chat template: one text."""
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else prompt.text
+        if isinstance(prompt, Beginning)
+        else BETWEEN.join(prompt.said)
+    )
+
+
+def rendered(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a prompt; of a conversation, with the opening of the model's turn."""
+    if isinstance(prompt, Beginning) and prompt.ids:
+        return list(prompt.ids)
+    if tokenizer.chat_template is None or isinstance(prompt, Beginning):
+        return opening(tokenizer) + token_ids(text_of(prompt), tokenizer)
+    text = str(tokenizer.apply_chat_template(turns(prompt), tokenize=False, add_generation_prompt=True))
     return token_ids(text, tokenizer)

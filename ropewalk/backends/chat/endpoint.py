@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ropewalk.backends.chat.chat import Answer, Failed, Usage
-from ropewalk.backends.openai import TIMEOUT, WORKERS, only_model
+from ropewalk.backends.chat.chat import (
+    NO_CERTAINTY,
+    Answer,
+    Beginning,
+    Certainty,
+    Failed,
+    Prompt,
+    Usage,
+    text_of,
+    turns,
+)
+from ropewalk.backends.openai import TIMEOUT, WORKERS, chosen_model, served_models
 from ropewalk.common.errors import UserError, cut
 from ropewalk.common.extras import install
 
 DRAWN = 0.7  # temperature of further tries; the first is at 0
 AWAY = 401, 403, 404  # codes that no other prompt changes
 MOST = 2**40  # tokens of a call that anybody can tell of
+LIKELY = 20  # tokens whose log-probability is asked for; the most that the protocol has
+OVER = 0.01  # by which probabilities that were rounded may add up to more than 1
 LATER = 408, 409, 425, 429  # codes that another try may change, besides 5xx
 
 
@@ -28,15 +41,22 @@ class Endpoint:
         served: the model's name on the server; None means its only one.
         timeout: of a call, in seconds.
         workers: calls at the same time.
+        flag: by which a user names a model.
 
     Raises:
         UserError: if the client library is missing, the address is none, or the model's name is not clear.
     """
 
     varies = True
-    window: int | None = None
 
-    def __init__(self, url: str, served: str | None = None, timeout: float = TIMEOUT, workers: int = WORKERS):
+    def __init__(
+        self,
+        url: str,
+        served: str | None = None,
+        timeout: float = TIMEOUT,
+        workers: int = WORKERS,
+        flag: str = "--engine-model",
+    ):
         try:
             import openai
         except ImportError:
@@ -49,29 +69,63 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
         self.url, self.workers = url, workers
-        self.served = served or only_model(self.client, url, "--engine-model")
+        self.served, self.window = self._chosen(served, flag)
         self.name = f"{self.served} at {parts.netloc}"
         self.basis: Mapping[str, str] = {"server": url, "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
-    def answer(self, prompt: str, room: int, again: int) -> Answer:
+    def _chosen(self, served: str | None, flag: str) -> tuple[str, int | None]:
+        """A model's name, and its window where the server tells it."""
+        try:
+            models = served_models(self.client, self.url, flag)
+        except UserError:
+            if served is None:
+                raise
+            return served, None  # a server need not list what it has
+        return chosen_model(models, self.url, served, flag)
+
+    def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
+        more = {"temperature": DRAWN, "seed": again} if again else {"temperature": 0}
+        with self._explained():
+            return _read(self._ask(prompt, room, more, {}, {}))
+
+    def certainty(self, prompt: Prompt) -> Certainty:
+        """How sure the model is of the first token of an answer, by the log-probabilities of the likeliest tokens.
+
+        Raises:
+            Failed: if this call told none.
+            UserError: if the server never does.
+        """
+        chat = {"logprobs": True, "top_logprobs": LIKELY}
+        with self._explained():
+            sent = self._ask(prompt, 1, {"temperature": 0}, chat, {"logprobs": LIKELY})
+            answer, known = _read(sent), _likeliest(sent.choices[0])
+        if known:
+            nats, told = entropy_bound(known)
+            return Certainty(-nats, told, answer.usage)
+        if not answer.text:  # it ended at once, and some servers tell nothing of the token that ends
+            raise Failed("no probabilities", "nothing was written", final=True)
+        raise UserError(f"{self.name} tells no log-probabilities of the next token", NO_CERTAINTY)
+
+    def _ask(self, prompt: Prompt, room: int, more: dict[str, Any], chat: dict[str, Any], plain: dict[str, Any]) -> Any:
+        """What the server sends; ``chat`` is for conversations alone, ``plain`` for texts that are gone on with."""
         import openai
 
-        asked: dict[str, Any] = {"model": self.served, "max_tokens": room, "temperature": DRAWN if again else 0}
-        asked |= {"seed": again} if again else {}
-        with self._explained():
-            if self._chats is not False:
-                try:
-                    turns: Any = [{"role": "user", "content": prompt}]
-                    answer = self.client.chat.completions.create(messages=turns, **asked)
-                    self._chats = True
-                    return _read(answer)
-                except (openai.BadRequestError, openai.NotFoundError) as error:
-                    if self._chats or (error.status_code == 400 and "template" not in error.message):
-                        raise
-            answer = self.client.completions.create(prompt=prompt, **asked)
+        asked: dict[str, Any] = {"model": self.served, "max_tokens": room, **more}
+        if self._chats is not False and not isinstance(prompt, Beginning):
+            try:
+                messages: Any = turns(prompt)
+                answer = self.client.chat.completions.create(messages=messages, **asked, **chat)
+                self._chats = True
+                return answer
+            except (openai.BadRequestError, openai.NotFoundError) as error:
+                if self._chats or (error.status_code == 400 and "template" not in error.message):
+                    raise
+        ids = isinstance(prompt, Beginning) and list(prompt.ids)
+        answer = self.client.completions.create(prompt=ids or text_of(prompt), **asked, **plain)
+        if not isinstance(prompt, Beginning):
             self._chats = False
-            return _read(answer)
+        return answer
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -116,6 +170,38 @@ def _read(answer: Any) -> Answer:
         raise Failed("no answer in it", cut(repr(answer), 200))
     usage, wrong = _usage(getattr(answer, "usage", None))
     return Answer(text, getattr(choice, "finish_reason", None) == "length", usage, wrong)
+
+
+def _likeliest(choice: Any) -> list[float]:
+    """Log-probabilities of the first token that was written and of those beside it; empty if none are told.
+
+    Raises:
+        Failed: if they cannot be.
+    """
+    told = getattr(choice, "logprobs", None)
+    first = (getattr(told, "content", None) or [None])[0]
+    known: list[Any]
+    if first is not None:  # of a conversation
+        known = [getattr(one, "logprob", None) for one in getattr(first, "top_logprobs", None) or []]
+    else:
+        known = list(((getattr(told, "top_logprobs", None) or [None])[0] or {}).values())
+    sound = all(type(one) in (int, float) and one <= OVER for one in known)
+    if not sound or sum(map(math.exp, known)) > 1 + OVER:
+        raise Failed("no probabilities", cut(repr(known), 200))
+    return known
+
+
+def entropy_bound(known: Sequence[float]) -> tuple[float, float]:
+    """The least entropy of a token, in nats, of which the likeliest are known, and the probability that these have.
+
+    What is not known is no likelier than the last that is: H >= -sum p ln p - (1 - sum p) ln p_k.
+
+    Args:
+        known: log-probabilities of the k likeliest, at least one.
+    """
+    logs = [min(one, 0.0) for one in known if math.exp(one)]  # -9999 stands for none
+    mass = min(1.0, math.fsum(map(math.exp, logs)))
+    return math.fsum(-math.exp(one) * one for one in logs) - (1 - mass) * min(logs, default=0.0), mass
 
 
 def _usage(said: Any) -> tuple[Usage | None, bool]:

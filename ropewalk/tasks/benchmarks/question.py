@@ -111,7 +111,14 @@ class Question:
         return text[: min((place for end in self.ends if (place := text.find(end, begin)) >= 0), default=len(text))]
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int, chat: bool = False) -> list[int]:
-        """Token ids that leave room for the answer within ``n_tokens``.
+        """Token ids that leave room for the answer within ``n_tokens``; see ``parts``."""
+        before, context, after = self.parts(tokenizer, n_tokens, chat)
+        return before + context + after
+
+    def parts(
+        self, tokenizer: PreTrainedTokenizerBase, n_tokens: int, chat: bool = False
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Token ids before the context, of it and behind it; together they leave room for the answer.
 
         Where the whole is longer, tokens are taken out of the middle of the context; all else survives. They are the
         tokens of the whole prompt, never decoded and encoded again, so the length is exact.
@@ -135,15 +142,18 @@ class Question:
             raise UserError("this tokenizer gives no character offsets", "use a fast one (tokenizer.json)")
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, room = list(encoded.input_ids), n_tokens - self.room(chat) - len(bos)
-        if len(ids) <= room:
-            return bos + ids
         stop = start + len(self.context)
         inside = [i for i, (a, b) in enumerate(encoded.offset_mapping) if start <= a < b <= stop]
+        if len(ids) <= room:
+            first, last = (inside[0], inside[-1] + 1) if inside else (len(ids), len(ids))
+            return bos + ids[:first], ids[first:last], ids[last:]
         keep = len(inside) - (len(ids) - room) if self.shorten else 0
         if keep < 1:
             least = n_tokens + len(ids) - room - (len(inside) - 1 if self.shorten else 0)
             raise TooShort(f"{self.id} needs {least} tokens with this tokenizer, {n_tokens} were asked for")
-        return bos + ids[: inside[(keep + 1) // 2]] + ids[inside[-1] + 1 - keep // 2 :]
+        last = inside[-1] + 1
+        kept = ids[inside[0] : inside[(keep + 1) // 2]] + ids[last - keep // 2 : last]
+        return bos + ids[: inside[0]], kept, ids[last:]
 
 
 @dataclass(frozen=True)
@@ -285,8 +295,11 @@ class Subset(Task):
             TooShort: if ``n_tokens`` does not hold it.
         """
         chat = question.chat and units.tokenizer.chat_template is not None
-        prompt = question.prompt(units.tokenizer, n_tokens, chat)
-        return Sample(prompt, [], question.references[0], float("nan"), question.references, question.room(chat))
+        before, context, after = question.parts(units.tokenizer, n_tokens, chat)
+        return Sample(
+            before + context + after, [], question.references[0], float("nan"), question.references,
+            question.room(chat), before=len(before), after=len(after),
+        )  # fmt: skip
 
 
 def around(template: str, **values: str) -> tuple[str, str]:

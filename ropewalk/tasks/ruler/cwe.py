@@ -84,8 +84,8 @@ class CommonWords(Task):
         front = units.bos + padding(units, n_list - used) + example + introduction
         items = _items(words, repeats.often, repeats.seldom, rng)
         text = " ".join(f"{i}. {word}" for i, word in enumerate(common, 1))
-        facts = {"often": repeats.often}
-        return Sample(front + _listed(items, units) + stem, answer, text, math.nan, tuple(common), room, facts)
+        prompt, facts = front + _listed(items, units) + stem, {"often": repeats.often}
+        return Sample(prompt, answer, text, math.nan, tuple(common), room, facts, len(front), len(stem))
 
     def solve(self, prompt_text: str) -> str:
         """The ten most common words of the last list."""

@@ -60,7 +60,8 @@ class FrequentWords(Task):
         rng.shuffle(pieces)
         coded = joined(pieces)
         front = units.bos + padding(units, n_text - len(coded)) + head
-        return Sample(front + coded + stem, answer, text, math.nan, tuple(words[1 : 1 + ASKED]), room)
+        prompt, asked = front + coded + stem, tuple(words[1 : 1 + ASKED])
+        return Sample(prompt, answer, text, math.nan, asked, room, before=len(front), after=len(stem))
 
     def solve(self, prompt_text: str) -> str:
         """The three most frequent words of the text."""

@@ -103,7 +103,16 @@ class RulerNeedles(Task):
         places = [break_before(round(at * n_hay)) for at in depths]
         context = head + plant(hay, list(zip(places, planted, strict=True)))
         return [
-            Sample(context + stem, answer, _listed(values), math.nan if self.free else at, values, room)
+            Sample(
+                context + stem,
+                answer,
+                _listed(values),
+                math.nan if self.free else at,
+                values,
+                room,
+                before=len(head),
+                after=len(stem),
+            )
             for stem, answer, values, at in zip(stems, answers, references, depths, strict=False)
         ]
 

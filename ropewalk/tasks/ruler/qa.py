@@ -99,9 +99,18 @@ class DocumentQA(Task):
             documents.insert(round(depth * len(documents)), needed[0])
         context = joined(numbered(documents, units))
         total = n_tokens - sum(map(len, fixed))
-        front = units.bos + padding(units, total - len(context)) + head + context
+        front = units.bos + padding(units, total - len(context)) + head
         return [
-            Sample(front + stem, answer, one.answers[0], _depth(one, documents), one.answers, room)
+            Sample(
+                front + context + stem,
+                answer,
+                one.answers[0],
+                _depth(one, documents),
+                one.answers,
+                room,
+                before=len(front),
+                after=len(stem),
+            )
             for one, stem, answer in zip(asked, stems, answers, strict=True)
         ]
 

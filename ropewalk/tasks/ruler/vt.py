@@ -63,9 +63,12 @@ class VariableTracking(Task):
         fixed = [example, introduction, max(stems, key=len), [0] * room]
         n_hay = haystack_tokens(self.name, n_tokens, *fixed, *(ids for chain in assignments for ids in chain))
 
+        before = len(example) + len(introduction)
         context = example + introduction + _hidden(assignments, units.filler(NOISE, n_hay), rng, units)
         return [
-            Sample(context + stem, answer, " ".join(chain), math.nan, tuple(chain), room)
+            Sample(
+                context + stem, answer, " ".join(chain), math.nan, tuple(chain), room, before=before, after=len(stem)
+            )
             for stem, answer, chain in zip(stems, answers, chains, strict=False)
         ]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
-from ropewalk.backends.chat.chat import rendered
+from ropewalk.backends.chat.chat import Failed, rendered
 from ropewalk.backends.chat.chat_model import ChatModel
 from ropewalk.backends.local import live
+from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
 from tests.models import tiny
 from tests.talkers import engine
@@ -31,3 +36,28 @@ def test_it_answers_as_generate_does() -> None:
         some = engine(chat)
         some.answers(["Who?", "Who " * 40], 9, str)
         assert some.ledger.failed == {"too long": 1} and some.ledger.calls == 2 and not some.ledger.wrong_usage
+
+
+def test_its_certainty_is_minus_the_entropy_of_the_first_token_of_an_answer() -> None:
+    model, tokenizer = tiny("llama", vocab_size=VOCABULARY), byte_level()
+    tokenizer.chat_template = TEMPLATE
+    model.generation_config.repetition_penalty = 9.0  # no part of what the model thinks
+    ids = rendered("Who walks there?", tokenizer)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1].double().numpy()
+    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    with live(model, tokenizer, method("none"), 64) as backend:
+        chat = ChatModel(backend, "tiny", 64)
+        sure = chat.certainty("Who walks there?")
+        assert sure.nats == pytest.approx((p * np.log(p)).sum(), rel=1e-5) and sure.told == 1
+        assert (sure.usage.prompt, sure.usage.completion) == (len(ids), 0)
+        assert chat.certainty("Who walks here?").nats != sure.nats
+        with pytest.raises(Failed, match="too long"):
+            chat.certainty("Who " * 40)
+        with torch.no_grad():
+            model.lm_head.weight.zero_()
+        assert chat.certainty("Who walks there?").nats == pytest.approx(-math.log(VOCABULARY), rel=1e-6)
+        with torch.no_grad():
+            model.lm_head.weight.fill_(math.nan)
+        with pytest.raises(UserError, match="the entropy of the next token is not finite"):
+            chat.certainty("Who walks there?")

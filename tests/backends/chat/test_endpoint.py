@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 pytest.importorskip("openai")
 
-from ropewalk.backends.chat.endpoint import Endpoint
+from ropewalk.backends.chat.chat import Beginning, Failed
+from ropewalk.backends.chat.endpoint import Endpoint, entropy_bound
 from ropewalk.common.errors import UserError
 from tests.talkers import chat_body, endpoint, engine
 
@@ -138,3 +140,67 @@ def test_a_server_that_does_not_end_is_left() -> None:
 
     found, ledger, _ = asked_once(slow, timeout=0.1)
     assert found == [None] and ledger.failed == {"no answer in time": 2}
+
+
+def entropy(p) -> float:
+    return float(-(p[p > 0] * np.log(p[p > 0])).sum())
+
+
+@pytest.mark.parametrize("concentration", [0.01, 0.1, 1.0, 30.0])
+def test_twenty_of_many_probabilities_bound_the_entropy_from_below(concentration: float) -> None:
+    for seed in range(20):
+        p = np.sort(np.random.default_rng(seed).dirichlet(np.full(200, concentration)))[::-1]
+        least, mass = entropy_bound(np.log(np.maximum(p[:20], 1e-300)).tolist())
+        assert least <= entropy(p) + 1e-9 and mass == pytest.approx(p[:20].sum())
+        assert entropy_bound(np.log(np.maximum(p, 1e-300)).tolist())[0] == pytest.approx(entropy(p))
+        spread = entropy(p[:20]) - (1 - mass) * np.log((1 - mass) / 180 or 1)  # the most that the rest can have
+        assert least <= spread and (mass < 0.999 or spread - least < 0.02)
+    uniform = [-math.log(200)] * 20
+    assert entropy_bound(uniform) == (pytest.approx(math.log(200)), pytest.approx(0.1))
+
+
+def test_a_token_that_is_said_to_be_impossible_says_nothing_of_the_rest() -> None:
+    known = [math.log(0.9), math.log(0.05), -9999.0]
+    assert entropy_bound(known) == entropy_bound(known[:2])
+
+
+def likely(logprobs):
+    body = chat_body("a")
+    tokens = [{"token": str(i), "logprob": one, "bytes": None} for i, one in enumerate(logprobs)]
+    body["choices"][0]["logprobs"] = {"content": [{**tokens[0], "top_logprobs": tokens}]}
+    return body
+
+
+def test_certainty_is_asked_for_with_one_token_and_twenty_beside_it() -> None:
+    logs = [math.log(0.5), math.log(0.25), math.log(0.25)]
+    with endpoint(lambda *_: (200, likely(logs))) as server:
+        sure = Endpoint(server.url).certainty("Who walks there?")
+    path, body = server.requests[0]
+    assert path == "/v1/chat/completions" and body["max_tokens"] == 1 and body["temperature"] == 0
+    assert body["logprobs"] is True and body["top_logprobs"] == 20
+    assert sure.nats == pytest.approx(-1.5 * math.log(2)) and sure.told == pytest.approx(1)
+
+
+def test_a_text_that_is_gone_on_with_has_them_as_a_table() -> None:
+    def reply(number, path, body):
+        table = {"a": math.log(0.5), "b": math.log(0.25)}
+        logprobs = {"tokens": ["a"], "token_logprobs": [table["a"]], "top_logprobs": [table], "text_offset": [0]}
+        return 200, {"choices": [{"index": 0, "text": "a", "finish_reason": "length", "logprobs": logprobs}]}
+
+    with endpoint(reply) as server:
+        sure = Endpoint(server.url).certainty(Beginning("It is"))
+    assert server.requests[0][1]["logprobs"] == 20
+    assert sure.nats == pytest.approx(-1.5 * math.log(2)) and sure.told == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("body", "error", "message"), [
+    (chat_body("a"), UserError, "tells no log-probabilities of the next token"),
+    (chat_body(""), Failed, "no probabilities"),
+    (likely([math.log(0.7), math.log(0.6)]), Failed, "no probabilities"),
+    (likely([0.5]), Failed, "no probabilities"),
+    (likely([math.nan]), Failed, "no probabilities"),
+    (likely([True]), Failed, "no probabilities"),
+])  # fmt: skip
+def test_what_is_no_probability_is_not_taken(body, error, message: str) -> None:
+    with endpoint(lambda *_: (200, body)) as server, pytest.raises(error, match=message):
+        Endpoint(server.url).certainty("Who walks there?")

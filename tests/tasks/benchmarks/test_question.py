@@ -93,6 +93,23 @@ def test_chat_templates_wrap_the_prompt_and_bring_their_own_bos(content: str) ->
     assert text.startswith("<s>[user]word0") and text.endswith("Answer:[/user][model]")
 
 
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("n_tokens", [300, 100_000])
+def test_parts_are_the_prompt_and_the_context_is_the_middle_one(chat: bool, n_tokens: int) -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[user]{{ m.content }}[/user]{% endfor %}[model]"
+    before, context, after = QUESTION.parts(tokenizer, n_tokens, chat)
+    assert before + context + after == QUESTION.prompt(tokenizer, n_tokens, chat)
+    said = [tokenizer.decode(part) for part in (before, context, after)]
+    assert (
+        said[0] == f"<s>{'[user]' * chat}Read this.\n\n" and said[2] == f"\n\nWhat?\nAnswer:{'[/user][model]' * chat}"
+    )
+    assert said[1].startswith("word0 word1") and said[1].endswith("word399")
+    assert (said[1] == QUESTION.context) is (n_tokens > 300)
+    none = replace(QUESTION, context="").parts(tokenizer, n_tokens, chat)
+    assert none[1:] == ([], []), "without a context there is nothing to read"
+
+
 def test_what_a_tokenizer_lacks_is_said() -> None:
     with pytest.raises(UserError, match="no chat template"):
         QUESTION.prompt(byte_level(), 300, chat=True)

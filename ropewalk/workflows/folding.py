@@ -1,0 +1,127 @@
+"""A text read chunk by chunk, with what was noted so far beside each chunk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from ropewalk.backends.chat.chat import Prompt
+from ropewalk.workflows.chunks import Chunk, chunks
+from ropewalk.workflows.strategy import Model, room_left
+
+REFUSAL = re.compile(
+    r"\b(no (\w+ )?(information|notes?|mention|answer)|not? (\w+ )?(relevant|mentioned|provided|contain|given)"
+    r"|nothing|none|cannot|can't|unable|sorry)\b",
+    re.IGNORECASE,
+)
+SHORT = 0.1  # share of the notes before it, below which a refusal is not taken for notes
+
+
+class Part(Protocol):
+    """Something of a text, of so many tokens."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+P = TypeVar("P", bound=Part)
+
+
+async def folded(
+    model: Model,
+    text: str,
+    prompt: Callable[[str, str], Prompt],
+    room: int,
+    role: str,
+    size: int | None = None,
+) -> str:
+    """The notes after the last chunk of a text; see ``chunks_for`` and ``noted``."""
+    return await noted(model, chunks_for(model, text, prompt, room, role, size), prompt, room, role)
+
+
+def chunks_for(
+    model: Model,
+    text: str,
+    prompt: Callable[[str, str], Prompt],
+    room: int,
+    role: str,
+    size: int | None = None,
+    calls: Callable[[int], int] = lambda parts: parts,
+) -> list[Chunk]:
+    """Chunks of a text that fit into a prompt beside notes, as many as the budget has calls for.
+
+    Args:
+        model: that is asked.
+        text: that is read.
+        prompt: of a chunk and the notes so far.
+        room: tokens of the notes.
+        role: of each call.
+        size: tokens of a chunk at most; what the window leaves, if that is less or nothing is given.
+        calls: how many a number of chunks leads to.
+
+    Raises:
+        UserError: if the window leaves too little for text.
+    """
+    left = room_left(model, prompt("", ""), 2 * room, f"the prompt of a {role}")
+    every = chunks(text, model.spans(text), min(left, size or left))
+    return within_budget(model, every, model.count(prompt("", "")) + 2 * room, calls)
+
+
+async def noted(
+    model: Model,
+    parts: Sequence[Chunk],
+    prompt: Callable[[str, str], Prompt],
+    room: int,
+    role: str,
+    draw: int = 0,
+    guarded: bool = False,
+) -> str:
+    """The notes after the last chunk; where a call comes to nothing, those before it stay.
+
+    Args:
+        model: that is asked.
+        parts: in the order in which they are read.
+        prompt: of a chunk and the notes so far.
+        room: tokens of the notes.
+        role: of each call, for the trace.
+        draw: 0 for the likeliest notes.
+        guarded: whether the notes stay where a worker says no more than that it found nothing.
+    """
+    notes, refused = "", []
+    for i, part in enumerate(parts, 1):
+        said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
+        if said and guarded and len(said) < SHORT * len(notes) and REFUSAL.search(said):
+            refused.append(str(i))
+            continue
+        notes = said or notes
+    if refused:
+        model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
+    return notes
+
+
+def within_budget(
+    model: Model,
+    parts: Sequence[P],
+    beside: int,
+    calls: Callable[[int], int] = lambda parts: parts,
+    done: str = "read",
+) -> list[P]:
+    """The parts that the budget has calls for; of a text that is too long, the middle is left out.
+
+    Args:
+        model: that is asked.
+        parts: what calls are about.
+        beside: tokens of a call beside its part, with those of its answer.
+        calls: how many a number of parts leads to, none of them longer than that of the longest part.
+        done: what comes of a part, for the note on those that are left out.
+    """
+    most = model.affordable(calls(len(parts)), max((part.tokens for part in parts), default=0) + beside)
+    kept = next((n for n in range(len(parts), 0, -1) if calls(n) <= most), 0)
+    if kept == len(parts):
+        return list(parts)
+    head, tail = (kept + 1) // 2, kept // 2
+    lost = sum(part.tokens for part in parts[head : len(parts) - tail])
+    total = sum(part.tokens for part in parts)
+    model.note(f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them")
+    return [*parts[:head], *parts[len(parts) - tail :]]

@@ -1,0 +1,194 @@
+"""AgenticLU (arXiv 2502.15920): ask what must be clear first, point at paragraphs, clear it by them, then answer.
+
+One conversation, whose turns all begin with the same text, so that a server with a prefix cache reads that once. The
+paper stops at the window. Here a longer text is read window by window, each in a conversation of its own up to the
+pointing; the paragraphs that were named in all of them are the text of the last conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ropewalk.backends.chat.chat import Turns, text_of
+from ropewalk.common.errors import UserError
+from ropewalk.workflows.chunks import Chunk, chunks
+from ropewalk.workflows.folding import within_budget
+from ropewalk.workflows.selection import fitting, in_order, spliced
+from ropewalk.workflows.strategy import NOTES, PARTS, WHOLE, Model, Reading, Strategy, answered, room_left
+from ropewalk.workflows.trace import together
+
+PARAGRAPH = 512  # tokens; of a small window, an eighth
+TURN = 256  # tokens of a turn before the last; of a small window, a thirty-second
+MARK = "<para {i}>\n{text}\n</para {i}>\n"
+
+QUESTION = """{paragraphs}
+Above are numbered paragraphs. A question about them: {question}
+Do not answer it yet. Write one clarifying question: what must be found first? Write nothing else."""
+POINT = "Which paragraphs help? Write their marks alone, like <para 3> <para 7>, or: none."
+PINNED = """{pinned}
+
+Above is what you pointed at. """
+CLEAR = "Answer your clarifying question in a few words."
+
+ONE = r"\d{1,9}(?:\s*(?:-|to)\s*\d{1,9})?"
+SOME = rf"{ONE}(?:(?:[\s,;&]|and|or)+{ONE})*"
+NAMED = re.compile(rf"\bpara(?:graph)?s?\s*[:#]?\s*({SOME})", re.IGNORECASE)
+ALONE = re.compile(rf"[\s\[(<]*({SOME})[\s\])>.]*")
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A part of the text that a model can point at.
+
+    Attributes:
+        number: from 1.
+        part: as it stands in the text.
+        text: with its marks.
+        tokens: of that.
+    """
+
+    number: int
+    part: Chunk
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Paragraphs that are read in one conversation."""
+
+    paragraphs: tuple[Paragraph, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(one.tokens for one in self.paragraphs)
+
+    @property
+    def text(self) -> str:
+        return "".join(one.text for one in self.paragraphs)
+
+
+@dataclass(frozen=True)
+class AgenticLU(Strategy):
+    """Four calls; two more for each window of a text that is longer.
+
+    Attributes:
+        paragraph: tokens of each at most; 0: 512, or a sixteenth of the window if that is less. No more than a call
+            can quote.
+    """
+
+    name: ClassVar[str] = "agentic-lu"
+    paragraph: int = 0
+
+    def __post_init__(self) -> None:
+        if self.paragraph < 0:
+            raise UserError(f"paragraph is {self.paragraph}, expected 0 or more")
+
+    async def read(self, model: Model, reading: Reading) -> str:
+        turn, pin = min(TURN, model.window // 32), model.window // 4
+        bare = _opening(reading, ""), "", POINT, "", PINNED.format(pinned="") + CLEAR, ""
+        last = text_of(reading.last("", NOTES))
+        left = room_left(model, Turns((*bare, last)), reading.room + 5 * turn + pin, "the last conversation")
+        plain = room_left(model, reading.last("", PARTS), reading.room, "the last call")
+        wide = model.window - model.count(Turns(bare[:3])) - 2 * turn
+        marks = len(model.spans(MARK.format(i=len(reading.text), text=""))) + 1
+        size = min(self.paragraph or min(PARAGRAPH, model.window // 16), pin, max(1, left - marks))
+        every = paragraphs(model, reading.text, size)
+        window = await _narrowed(model, reading, every, left, wide, turn)
+        if not window.paragraphs:
+            model.note("no paragraph was pointed at: the text was read from its beginning, as far as a call holds")
+            head = fitting([one.part for one in every], plain)
+            return await answered(model, reading, spliced(head), WHOLE if len(head) == len(every) else PARTS)
+
+        shown, what = [one.part for one in window.paragraphs], WHOLE if len(window.paragraphs) == len(every) else PARTS
+        said = [_opening(reading, window.text)]
+        if (question := await model.ask(Turns(tuple(said)), turn, "clarifying question")) is None:
+            return await answered(model, reading, spliced(shown), what)
+        said += [question, POINT]
+        if (reply := await model.ask(Turns(tuple(said)), turn, "pointing")) is None:
+            return await answered(model, reading, spliced(shown), what)
+        pinned = spliced(in_order(fitting([one.part for one in pointed(reply, window.paragraphs)], pin)))
+        said += [reply, (PINNED.format(pinned=pinned) if pinned else "") + CLEAR]
+        if (cleared := await model.ask(Turns(tuple(said)), turn, "clarification")) is None:
+            return await answered(model, reading, pinned or spliced(shown), PARTS if pinned else what)
+        said += [cleared, text_of(reading.last(f"{question}\n{cleared}", NOTES))]
+        answer = await model.ask(Turns(tuple(said)), reading.room, "answer", last=True)
+        assert answer is not None  # the last is answered, or an error
+        return answer
+
+
+def paragraphs(model: Model, text: str, size: int) -> list[Paragraph]:
+    """The text in parts of at most ``size`` tokens, with marks."""
+    parts = chunks(text, model.spans(text), size)
+    texts = [MARK.format(i=i, text=part.text) for i, part in enumerate(parts, 1)]
+    return [
+        Paragraph(i, part, text, len(model.spans(text)) + 1)
+        for i, (part, text) in enumerate(zip(parts, texts, strict=True), 1)
+    ]
+
+
+def pointed(reply: str, shown: Sequence[Paragraph]) -> list[Paragraph]:
+    """What a reply names, in its order, of what was shown: by marks, in words, or by numbers alone."""
+    alone = ALONE.fullmatch(reply)
+    found: dict[Paragraph, None] = {}
+    for some in [alone[1]] if alone else NAMED.findall(reply):
+        for one in re.findall(ONE, some):
+            first, *to = map(int, re.findall(r"\d+", one))
+            found |= dict.fromkeys(par for par in shown if first <= par.number <= (to[0] if to else first))
+    return list(found)
+
+
+def _opening(reading: Reading, text: str) -> str:
+    return QUESTION.format(paragraphs=text, question=reading.question)
+
+
+async def _narrowed(
+    model: Model, reading: Reading, every: Sequence[Paragraph], left: int, wide: int, turn: int
+) -> Window:
+    """What the last conversation has room for: the whole text, or what was pointed at, window by window.
+
+    Args:
+        model: that is asked.
+        reading: what.
+        every: all paragraphs.
+        left: tokens of paragraphs that the last conversation holds.
+        wide: tokens of them that a conversation up to the pointing holds.
+        turn: tokens of each of its turns.
+    """
+
+    async def named(window: Window, which: str) -> list[Paragraph]:
+        opening = _opening(reading, window.text)
+        question = await model.ask(Turns((opening,)), turn, f"clarifying question, {which}")
+        if question is None:
+            return []
+        reply = await model.ask(Turns((opening, question, POINT)), turn, f"pointing, {which}")
+        return pointed(reply or "", window.paragraphs)
+
+    kept, before = Window(tuple(every)), 0
+    while kept.tokens > left and (not before or 2 * kept.tokens <= before):
+        before = kept.tokens
+        windows = within_budget(model, _windows(kept.paragraphs, wide), model.window - wide, lambda n: 2 * n)
+        found = await together(*(named(one, f"window {i} of {len(windows)}") for i, one in enumerate(windows, 1)))
+        kept = Window(tuple(sorted((one for some in found for one in some), key=lambda one: one.number)))
+    if kept.tokens <= left:
+        return kept
+    held = _windows(kept.paragraphs, left)[0]
+    over = len(kept.paragraphs) - len(held.paragraphs)
+    model.note(f"{over:,} of {len(kept.paragraphs):,} paragraphs that were pointed at were left out: no room for them")
+    return held
+
+
+def _windows(some: Sequence[Paragraph], wide: int) -> list[Window]:
+    """Paragraphs in windows of at most ``wide`` tokens, one at least in each."""
+    found: list[list[Paragraph]] = [[]]
+    held = 0
+    for one in some:
+        if found[-1] and held + one.tokens > wide:
+            found.append([])
+            held = 0
+        found[-1].append(one)
+        held += one.tokens
+    return [Window(tuple(window)) for window in found]
