@@ -84,6 +84,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*self.server.reply(number, self.path, asked))
 
     def _send(self, code: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        if isinstance(content, Iterator):  # parts, up to the end of the connection
+            self.send_response(code)
+            self.end_headers()
+            for part in content:
+                self.wfile.write(part)
+            return
         html = isinstance(content, str)
         body = content if isinstance(content, bytes) else (content if html else json.dumps(content)).encode()
         self.send_response(code)
@@ -97,10 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def endpoint(
-    reply: Callable[[int, str, dict[str, Any]], Sequence[Any]], served: Sequence[str] = ("tiny",)
+    reply: Callable[[int, str, dict[str, Any]], Sequence[Any]], served: Sequence[str] = ("tiny",), port: int = 0
 ) -> Iterator[Any]:
     """A server on this machine; ``reply`` takes the number of a request, its path and body, and gives code and body."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server: Any = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
     server.reply, server.served, server.requests, server.lock = reply, list(served), [], threading.Lock()
     server.windows = {}
     server.url = f"http://127.0.0.1:{server.server_port}/v1"

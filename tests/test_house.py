@@ -44,6 +44,7 @@ LISTED = {
 # Other modules without a test file of their own -> the test that covers them.
 COVERED = {
     "tests/backends/chat/test_answering.py": "backends/chat/chat backends/chat/journal backends/chat/ledger",
+    "tests/backends/chat/test_endpoint.py": "backends/chat/sending",
     "tests/data/test_arrangement.py": "data/counts",
     "tests/data/test_tokenising.py": "data/corpus",
     "tests/data/synthesis/test_information_intensive.py": "data/synthesis/synthesis",

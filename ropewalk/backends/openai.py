@@ -240,52 +240,30 @@ def only_model(client: Any, url: str) -> str:
     Raises:
         UserError: if nothing answers, or there are several.
     """
-    return chosen_model(served_models(client, url), url, None)[0]
-
-
-def chosen_model(
-    models: dict[str, int | None], url: str, name: str | None, flag: str = "--served"
-) -> tuple[str, int | None]:
-    """One of a server's models, and its window.
-
-    Args:
-        models: all of them.
-        url: of the server, for messages.
-        name: of the model; None means the only one.
-        flag: by which a user names one.
-
-    Raises:
-        UserError: if there are several and none is named.
-    """
-    if name is None and len(models) != 1:
-        raise UserError(f"{url} serves {len(models)} models: {', '.join(list(models)[:5])}", f"Name one with {flag}.")
-    name = name or next(iter(models))
-    return name, models.get(name)
-
-
-def served_models(client: Any, url: str, flag: str = "--served") -> dict[str, int | None]:
-    """The names of the models that a server has, and the window of each; None where it does not tell.
-
-    Args:
-        client: of the server.
-        url: of it, for messages.
-        flag: by which a user names a model.
-
-    Raises:
-        UserError: if nothing answers, or what does is no list of models.
-    """
     import openai
 
     try:
-        return {str(model.id): _window(getattr(model, "max_model_len", None)) for model in client.models.list()}
+        models = [str(model.id) for model in client.models.list()]
     except openai.APIConnectionError:
         raise UserError(f"nothing answers at {url}", "Start the server, or mend the address.") from None
     except openai.APIStatusError as error:
-        raise UserError(f"{url} does not list its models: {error.message}", f"Name one with {flag}.") from None
+        raise UserError(f"{url} does not list its models: {error.message}", "Name one with --served.") from None
     except (openai.OpenAIError, AttributeError, TypeError, ValueError):  # a page, or JSON of something else
         raise UserError(f"what {url} answers is no list of models", "End the address in /v1.") from None
+    return only_one(models, url, "--served")
 
 
-def _window(said: object) -> int | None:
-    """What vLLM, SGLang and ``ropewalk serve`` tell of a model, if it is a number of tokens."""
-    return said if type(said) is int and 0 < said < 2**40 else None
+def only_one(models: Sequence[str], url: str, flag: str) -> str:
+    """The only one of a server's models.
+
+    Args:
+        models: their names.
+        url: of the server, for the message.
+        flag: by which a user names one.
+
+    Raises:
+        UserError: if there is another number of them.
+    """
+    if len(models) != 1:
+        raise UserError(f"{url} serves {len(models)} models: {', '.join(models[:5])}", f"Name one with {flag}.")
+    return models[0]

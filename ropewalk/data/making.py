@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,9 +27,10 @@ from ropewalk.data.counts import Counts
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.mixing.domain import Came, came
 from ropewalk.data.pairs import PAIRS_WANTED, ROWS
-from ropewalk.data.synthesis.synthesis import WANTED, Synthesis, Written
+from ropewalk.data.synthesis.synthesis import WANTED, Questions, Synthesis, Written
 from ropewalk.data.tokenising import tokenised
 from ropewalk.texts.documents import passed_over, stream, token_ids
+from ropewalk.texts.opening import opening
 from ropewalk.texts.rows import is_hub_id
 
 if TYPE_CHECKING:
@@ -107,6 +109,16 @@ class Texts:
         """What must not be written to."""
         named = is_hub_id(self.source) or self.source in ("stdlib", "topics")
         return [] if named else [Path(self.source)]
+
+    def up_to(self, most: int) -> int:
+        """How many there are, counted up to ``most``; they are read, and not tokenised.
+
+        Raises:
+            UserError: if they cannot be read.
+        """
+        if self.tokenised_already:
+            return min(most, len(Corpus.open(Path(self.source))))
+        return sum(1 for _ in islice((1 for _, text in stream(self.source, [] if self.skip else None) if text), most))
 
     @contextmanager
     def corpus(
@@ -294,6 +306,8 @@ def make_rows(
     Raises:
         UserError: if texts cannot be read, or the folder cannot be written.
     """
+    if isinstance(arranger, Questions) and texts.tokenizer is not None:  # before hours of tokenising
+        arranger.bounds(length, len(opening(texts.tokenizer)), Marks(*_coders(texts, texts.name, 0)))
     kept = (aside(out, "shards"), aside(out, ANSWERS))
     killed = is_arranged(out) and any(one.is_dir() for one in kept)  # behind its last write
     place = out.expanduser() if killed else folder_to_write(out, texts.places, overwrite)
@@ -301,7 +315,7 @@ def make_rows(
         begin, lengths = corpus.manifest.begin, corpus.lengths
         if length <= len(begin):
             raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
-        marks = Marks(*_coders(texts, corpus.manifest, len(corpus)))
+        marks = Marks(*_coders(texts, corpus.manifest.tokenizer, len(corpus)))
         with _naming(*kept):
             written = written_by(arranger, corpus, length, marks, seed)
         arrangement = written.arrangement
@@ -375,16 +389,24 @@ def _answers(engine: Engine | None, out: Path, overwrite: bool) -> AbstractConte
 
 
 def _coders(
-    texts: Texts, manifest: Manifest, documents: int
-) -> tuple[Callable[[str], list[int]], int, Callable[[Sequence[int]], str]]:
-    """From texts to ids, the number of the first mark, and from ids to texts."""
+    texts: Texts, name: str, documents: int
+) -> tuple[Callable[[str], list[int]], int, Callable[[Sequence[int]], str], tuple[str, int] | None]:
+    """From texts to ids, the number of the first mark, from ids to texts, and what ends an answer.
+
+    Args:
+        texts: whose tokenizer it is.
+        name: of that, for the message where it is missing.
+        documents: that stand before the marks.
+    """
 
     def tokenizer() -> PreTrainedTokenizerBase:
         if texts.tokenizer is None:
-            raise UserError(f"marks need the tokenizer of {texts.source}", f"Add --tokenizer {manifest.tokenizer}.")
+            raise UserError(f"marks need the tokenizer of {texts.source}", f"Add --tokenizer {name}.")
         return texts.tokenizer
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer().decode(list(ids), skip_special_tokens=True))
 
-    return lambda text: token_ids(text, tokenizer()), documents, decode
+    own = texts.tokenizer
+    end = None if own is None or own.eos_token_id is None else (str(own.eos_token), int(own.eos_token_id))
+    return lambda text: token_ids(text, tokenizer()), documents, decode, end

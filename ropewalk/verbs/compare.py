@@ -66,8 +66,8 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         overwrite: Replace the results of another experiment in that folder; its finished samples stay.
         bos: Begin every text with the BOS token, also where the tokenizer adds none.
         strategies: Ways to read a text in several calls, beside the methods: full,rag,chain-of-agents, as listed by
-            'ropewalk strategies'; options in brackets, as rag(k=5). full is the whole prompt, which the methods are asked;
-            without it there is the plain model alone to compare with.
+            'ropewalk strategies'; options in brackets, as rag(k=5). full is the whole prompt, which the methods are
+            asked; without it there is the plain model alone to compare with.
         spend: Tokens that a strategy may spend on a question, in multiples of those of the whole prompt and its answer;
             0 is no bound.
         window: Tokens that a call of a strategy may have, prompt and answer; by default as many as the model reads. Of

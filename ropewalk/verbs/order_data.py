@@ -85,4 +85,5 @@ def order_data(request: OrderRequest) -> Made:
         chosen = Ordering(
             request.kind, embedder, kept, request.neighbours, request.parts, request.keep_duplicates, each, heard
         )
+        chosen.require(request.read().up_to(request.parts))  # likewise
         return request.made(chosen, request.kind, chosen.options, apart=False, heard=heard)

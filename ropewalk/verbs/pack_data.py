@@ -124,7 +124,7 @@ class RowsRequest(FolderRequest, CorpusRequest):
 
         with nullcontext(heard) if heard else shown() as update:
             if engine is not None:
-                engine.heard = lambda ledger: update(Progress(ledger.asked, 0, ledger.brief))
+                engine.heard = lambda ledger, waiting: update(Progress(ledger.asked, 0, waiting or ledger.brief))
             return make_rows(
                 self.read(), how, name, options, self.length, apart, self.seed, self.out, self.overwrite, update, engine
             )

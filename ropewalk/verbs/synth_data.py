@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ropewalk.verbs.pack_data import RowsRequest
-from ropewalk.verbs.request import Count, Length, Request, Source, verb
+from ropewalk.verbs.request import Count, Length, Number, Request, Source, verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,12 +44,15 @@ class EngineRequest(Request):
         engine_tokenizer: The tokenizer of the model on that server, so that its counts of tokens can be compared with
             ours; without it they are compared by a factor of four, with the tokenizer of the rows.
         engine_thinks: Tokens that it may think before each answer; what it thinks is left out.
+        engine_patience: Seconds that a run waits for a server that takes no prompts, before it ends; the same line goes
+            on from there.
     """
 
     engine: Source = ""
     engine_model: str = ""
     engine_tokenizer: Source = ""
     engine_thinks: Length | None = None
+    engine_patience: Number = 600
 
     @contextmanager
     def answering(self, tokenizer: str, trust_remote_code: bool) -> Iterator[Engine | None]:
@@ -63,7 +66,8 @@ class EngineRequest(Request):
             UserError: if it cannot be asked.
         """
         if not self.engine:
-            self.refuse_unused(["engine_model", "engine_tokenizer", "engine_thinks"], "without --engine")
+            unused = ["engine_model", "engine_tokenizer", "engine_thinks", "engine_patience"]
+            self.refuse_unused(unused, "without --engine")
             yield None
             return
         from ropewalk.backends.chat.answering import Engine
@@ -73,10 +77,12 @@ class EngineRequest(Request):
 
         if self.engine.startswith(("http://", "https://")):
             counted = Checkpoint.open(self.engine_tokenizer or tokenizer, trust_remote_code, sound=False).tokenizer()
-            server = Endpoint(self.engine, self.engine_model or None)
-            yield Engine(server, counted, bool(self.engine_tokenizer), thinks=self.engine_thinks or 0)
+            server, served = Endpoint(self.engine, self.engine_model or None), bool(self.engine_tokenizer)
+            yield Engine(server, counted, served, thinks=self.engine_thinks or 0, patience=self.engine_patience)
             return
-        self.refuse_unused(["engine_model", "engine_tokenizer"], f"of the model {self.engine}, which runs here")
+        self.refuse_unused(
+            ["engine_model", "engine_tokenizer", "engine_patience"], f"of the model {self.engine}, which runs here"
+        )
         checkpoint = Checkpoint.open(self.engine, trust_remote_code)
         with chat_model(checkpoint) as model:
             yield Engine(model, checkpoint.tokenizer(), served=True, thinks=self.engine_thinks or 0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TRIES = 4  # calls for one prompt
-OUTAGE = 24  # failed calls in a row after which a server is down
-PAUSE, LONGEST = 1.0, 60.0  # seconds before the second try, doubled before each further one; at most
+OUTAGE = 24  # failed calls in a row after which a server is broken
+PAUSE, LONGEST = 1.0, 60.0  # seconds before the second call, doubled before each further one; at most
 SLACK = 16  # tokens that two renderings of one prompt may differ by
 APART = 4  # times that the tokens of two tokenizers may differ by
 GREETING = 60  # signs of a prompt up to which an answer may begin with it
@@ -43,9 +45,10 @@ class Nonsense(ValueError):
 class Engine:
     """Answers prompts; see ``answers``.
 
-    A try that failed, or whose text is nonsense, is made again, with growing pauses, until ``tries`` are used up.
-    Tokens of prompts are compared with what the server says it read: if that is less, it has cut the prompt, and
-    nothing that it then says is of use.
+    A try that failed, or whose text is nonsense, is made again, with growing pauses, until ``tries`` are used up. A
+    call that nobody took is no try: the prompt waits, and if ``patience`` is over and no other was taken in that time,
+    all of it ends; else this prompt is given up. Tokens of prompts are compared with what the server says it read: if
+    that is less, it has cut the prompt, and nothing that it then says is of use.
 
     Args:
         chat: who answers.
@@ -55,11 +58,12 @@ class Engine:
         tries: calls for one prompt.
         pause: seconds before the second.
         thinks: tokens that the model may think before it answers, besides the room for the answer.
+        patience: seconds that a prompt waits while nobody takes it.
 
     Attributes:
         ledger: what all of it came to.
         needs: tokens that the longest prompt had, with room for its answer.
-        heard: told of that after each prompt.
+        heard: told of that after each prompt, and of what is waited for, where something is.
     """
 
     def __init__(
@@ -70,14 +74,16 @@ class Engine:
         tries: int = TRIES,
         pause: float = PAUSE,
         thinks: int = 0,
+        patience: float = 0.0,
     ):
         self.chat, self.tokenizer, self.served = chat, tokenizer, served
-        self.tries, self.pause, self.thinks = tries, pause, thinks
+        self.tries, self.pause, self.thinks, self.patience = tries, pause, thinks, patience
         self.ledger, self.needs = Ledger(), 0
-        self.heard: Callable[[Ledger], None] = lambda ledger: None
+        self.heard: Callable[[Ledger, str], None] = lambda ledger, waiting: None
         self._journal = Journal()
         self._told: set[str] = set()  # prompts that the ledger has
         self._streak: list[Call] = []  # failures since the last answer; kept when that shows that the server is there
+        self._taken = 0.0  # when the last prompt was sent that was answered
         self._down: UserError | None = None
         self._lock = threading.Lock()
 
@@ -132,7 +138,7 @@ class Engine:
         with side_by_side(answer, asked, self.chat.workers, stop) as values:
             for prompt, value in zip(asked, values, strict=True):
                 found[prompt] = value
-                self.heard(self.ledger)
+                self.heard(self.ledger, "")
         return [found[prompt] for prompt in prompts]
 
     def require_room(self, prompts: Sequence[str], room: int, longest: int) -> None:
@@ -181,19 +187,22 @@ class Engine:
         return tokens
 
     def _answer(self, prompt: str, room: int, read: Callable[[str], T], stop: threading.Event) -> T | None:
-        key, counted, value = key_of(prompt, room), Ledger(asked=1), None
-        known, drawn = self._journal.of(key), 0  # failures are asked again alike, after nonsense another is drawn
+        asked, counted, value = _Asked(key_of(prompt, room), prompt, room), Ledger(asked=1), None
+        known = self._journal.of(asked.key)
         least, most = bounds(len(rendered(prompt, self.tokenizer)), self.served)
         with self._lock:
             self._measure(prompt, room)
-        for again in range(self.tries):
-            call = known[again] if again < len(known) else self._call(key, prompt, room, again, drawn, stop)
+        while asked.tries < self.tries:
+            call = known[asked.calls] if asked.calls < len(known) else self._call(asked, stop)
+            asked.calls += 1
             counted.calls += 1
             if call.answer is None:
                 tally(counted.failed, call.failed)
                 if call.final:
                     break
+                asked.tries += not call.unheard
                 continue
+            asked.tries += 1
             self._count(counted, prompt, call.answer, room, least, most)
             try:
                 value = read(self._text(call.answer, prompt, room, least))
@@ -201,50 +210,68 @@ class Engine:
                 break
             except Nonsense as error:
                 tally(counted.nonsense, str(error))
-                drawn += 1
+                asked.drawn += 1
             if not self.chat.varies:
                 break
         counted.given_up = 1 - counted.answered
         with self._lock:
-            if key not in self._told:
-                self._told.add(key)
+            if asked.key not in self._told:
+                self._told.add(asked.key)
                 self.ledger.add(counted)
         return value
 
-    def _call(self, key: str, prompt: str, room: int, again: int, drawn: int, stop: threading.Event) -> Call:
-        """Ask, and keep what comes of it."""
+    def _call(self, asked: _Asked, stop: threading.Event) -> Call:
+        """Ask, keep what comes of it, and wait where that helps."""
         if stop.is_set():
             raise self._down or UserError("stopped")
-        wait, detail = 0.0, ""
+        failed, sent = None, time.monotonic()
         try:
-            answer = self.chat.answer(prompt, room, drawn)
+            answer = self.chat.answer(asked.prompt, asked.room, asked.drawn)
             answer.text.encode()
-            call = Call(key, answer)
-        except Failed as failed:
-            call, wait, detail = Call(key, failed=failed.reason, final=failed.final), failed.wait, failed.detail
+            call = Call(asked.key, answer)
+        except Failed as error:
+            failed = error
+            call = Call(asked.key, failed=error.reason, final=error.final, unheard=error.unheard)
         except UnicodeEncodeError:
-            call = Call(key, failed="half a character")
+            failed = Failed("half a character")
+            call = Call(asked.key, failed=failed.reason)
+        now = time.monotonic()
+        asked.alone = None if not call.unheard else now if asked.alone is None else asked.alone
+        left = LONGEST if asked.alone is None else asked.alone + self.patience - now
         with self._lock:
-            self._keep(call, detail)
-        if call.answer is None and not call.final and again + 1 < self.tries:
-            stop.wait(min(max(self.pause * 2**again, wait), LONGEST) if self.pause else 0)
+            if call.answer is not None:
+                self._taken = max(self._taken, sent)
+            if left <= 0 and asked.alone is not None and self._taken > asked.alone:
+                call = replace(call, final=True)  # somebody is there, but not for this prompt
+            self._keep(call, failed.detail if failed else "", left <= 0)
+        if failed and not call.final and (call.unheard or asked.tries + 1 < self.tries):
+            pause = min(max(self.pause * 2 ** min(asked.calls, 9), failed.wait), LONGEST, left) if self.pause else 0
+            if call.unheard:
+                self.heard(self.ledger, f"nobody answers ({call.failed}): ends in {left:,.0f} s")
+            stop.wait(pause)
         return call
 
-    def _keep(self, call: Call, detail: str) -> None:
-        """Keep a call; failures as soon as an answer shows that the server is there."""
+    def _keep(self, call: Call, detail: str, over: bool) -> None:
+        """Keep a call; failures as soon as an answer shows that the server is there.
+
+        Args:
+            call: that came to its end.
+            detail: of its failure.
+            over: whether it was waited for long enough.
+        """
         if self._down is not None:
             raise self._down
         self._streak.append(call)
-        if call.answer is not None:
+        if call.answer is not None or (over and call.final):
             self._journal.keep(self._streak)
             self._streak = []
-        elif len(self._streak) >= OUTAGE:
+        elif over or sum(not one.unheard for one in self._streak) >= OUTAGE:
             reasons: dict[str, int] = {}
             for one in self._streak:
                 tally(reasons, one.failed)
+            what = f"did not answer in {self.patience:g} seconds" if over else f"failed {OUTAGE} calls in turn"
             self._down = UserError(
-                f"{self.name} failed {OUTAGE} calls in turn: {listed(reasons)}{detail and f'; the last: {detail}'}",
-                self.mend(reasons),
+                f"{self.name} {what}: {listed(reasons)}{detail and f'; the last: {detail}'}", self.mend(reasons)
             )
             raise self._down
 
@@ -293,6 +320,29 @@ class Engine:
         if answer.usage is not None and answer.usage.completion <= room:
             return answer.usage.completion == room
         return self.served and len(token_ids(answer.text, self.tokenizer)) >= room
+
+
+@dataclass
+class _Asked:
+    """A prompt on its way to an answer.
+
+    Attributes:
+        key: of prompt and room.
+        prompt: what is asked.
+        room: tokens that an answer may have.
+        calls: whose end is known.
+        tries: of those, that somebody took.
+        drawn: of those, that were nonsense; failures are asked again alike, after nonsense another text is drawn.
+        alone: when the first of the last calls failed that nobody took; None if somebody took the last one.
+    """
+
+    key: str
+    prompt: str
+    room: int
+    calls: int = 0
+    tries: int = 0
+    drawn: int = 0
+    alone: float | None = None
 
 
 def bounds(ours: int, served: bool) -> tuple[int, int]:

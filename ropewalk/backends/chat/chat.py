@@ -99,11 +99,12 @@ class Failed(Exception):
         detail: what was seen.
         final: whether another try would end alike.
         wait: seconds that the server asks to be left alone for.
+        unheard: whether nobody took the prompt, so that this says nothing of it.
     """
 
-    def __init__(self, reason: str, detail: str = "", final: bool = False, wait: float = 0.0):
+    def __init__(self, reason: str, detail: str = "", final: bool = False, wait: float = 0.0, unheard: bool = False):
         super().__init__(reason)
-        self.reason, self.detail, self.final, self.wait = reason, detail, final, wait
+        self.reason, self.detail, self.final, self.wait, self.unheard = reason, detail, final, wait, unheard
 
 
 class Chat(Protocol):

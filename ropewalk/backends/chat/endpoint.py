@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,16 +19,19 @@ from ropewalk.backends.chat.chat import (
     text_of,
     turns,
 )
-from ropewalk.backends.openai import TIMEOUT, WORKERS, chosen_model, served_models
+from ropewalk.backends.chat.sending import Sender, Sent
+from ropewalk.backends.openai import TIMEOUT, WORKERS, only_one
 from ropewalk.common.errors import UserError, cut
-from ropewalk.common.extras import install
 
 DRAWN = 0.7  # temperature of further tries; the first is at 0
 AWAY = 401, 403, 404  # codes that no other prompt changes
+LATER = 408, 409, 425  # codes that another try may change, besides 5xx
+UNHEARD = 429, 502, 503, 504  # codes of a server that is busy, or that nobody stands behind
 MOST = 2**40  # tokens of a call that anybody can tell of
+BODY = 2**24  # bytes of an answer; one of 32k tokens has some hundred thousand
 LIKELY = 20  # tokens whose log-probability is asked for; the most that the protocol has
 OVER = 0.01  # by which probabilities that were rounded may add up to more than 1
-LATER = 408, 409, 425, 429  # codes that another try may change, besides 5xx
+LISTING = 30.0  # seconds that the list of models may take
 
 
 class Endpoint:
@@ -39,9 +40,13 @@ class Endpoint:
     Args:
         url: up to and including "/v1".
         served: the model's name on the server; None means its only one.
-        timeout: of a call, in seconds.
+        timeout: of a call, from its first byte to its last, in seconds.
         workers: calls at the same time.
+        body: bytes that an answer may have.
         flag: by which a user names a model.
+
+    Attributes:
+        window: tokens that a prompt and its answer may have, where the server tells.
 
     Raises:
         UserError: if the client library is missing, the address is none, or the model's name is not clear.
@@ -55,39 +60,24 @@ class Endpoint:
         served: str | None = None,
         timeout: float = TIMEOUT,
         workers: int = WORKERS,
+        body: int = BODY,
         flag: str = "--engine-model",
     ):
-        try:
-            import openai
-        except ImportError:
-            raise UserError("asking a server needs the client library 'openai'", install("openai")) from None
         parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.query:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UserError(
                 f"{cut(url)} is no address of a server", "Write http://HOST:PORT/v1, and export OPENAI_API_KEY=KEY."
             )
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
-        self.url, self.workers = url, workers
-        self.served, self.window = self._chosen(served, flag)
+        self.url, self.timeout, self.workers, self.flag = url, timeout, workers, flag
+        self.sender = Sender(url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or "none", body)
+        self.served, self.window = self._chosen(served)
         self.name = f"{self.served} at {parts.netloc}"
         self.basis: Mapping[str, str] = {"server": url, "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
-    def _chosen(self, served: str | None, flag: str) -> tuple[str, int | None]:
-        """A model's name, and its window where the server tells it."""
-        try:
-            models = served_models(self.client, self.url, flag)
-        except UserError:
-            if served is None:
-                raise
-            return served, None  # a server need not list what it has
-        return chosen_model(models, self.url, served, flag)
-
     def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
         more = {"temperature": DRAWN, "seed": again} if again else {"temperature": 0}
-        with self._explained():
-            return _read(self._ask(prompt, room, more, {}, {}))
+        return _read(self._ask(prompt, {"max_tokens": room, **more}, {}, {}))
 
     def certainty(self, prompt: Prompt) -> Certainty:
         """How sure the model is of the first token of an answer, by the log-probabilities of the likeliest tokens.
@@ -97,9 +87,8 @@ class Endpoint:
             UserError: if the server never does.
         """
         chat = {"logprobs": True, "top_logprobs": LIKELY}
-        with self._explained():
-            sent = self._ask(prompt, 1, {"temperature": 0}, chat, {"logprobs": LIKELY})
-            answer, known = _read(sent), _likeliest(sent.choices[0])
+        said = self._ask(prompt, {"max_tokens": 1, "temperature": 0}, chat, {"logprobs": LIKELY})
+        answer, known = _read(said), _likeliest(said["choices"][0])
         if known:
             nats, told = entropy_bound(known)
             return Certainty(-nats, told, answer.usage)
@@ -107,84 +96,102 @@ class Endpoint:
             raise Failed("no probabilities", "nothing was written", final=True)
         raise UserError(f"{self.name} tells no log-probabilities of the next token", NO_CERTAINTY)
 
-    def _ask(self, prompt: Prompt, room: int, more: dict[str, Any], chat: dict[str, Any], plain: dict[str, Any]) -> Any:
-        """What the server sends; ``chat`` is for conversations alone, ``plain`` for texts that are gone on with."""
-        import openai
-
-        asked: dict[str, Any] = {"model": self.served, "max_tokens": room, **more}
+    def _ask(self, prompt: Prompt, asked: Mapping[str, Any], chat: Mapping[str, Any], plain: Mapping[str, Any]) -> Any:
+        """What the server says; ``chat`` is for conversations alone, ``plain`` for texts that are gone on with."""
+        asked = {"model": self.served, **asked}
         if self._chats is not False and not isinstance(prompt, Beginning):
-            try:
-                messages: Any = turns(prompt)
-                answer = self.client.chat.completions.create(messages=messages, **asked, **chat)
+            sent = self.sender.send("/chat/completions", {**asked, **chat, "messages": turns(prompt)}, self.timeout)
+            if self._chats or not (sent.code == 404 or (sent.code == 400 and b"template" in sent.body)):
+                said = self._good(sent)
                 self._chats = True
-                return answer
-            except (openai.BadRequestError, openai.NotFoundError) as error:
-                if self._chats or (error.status_code == 400 and "template" not in error.message):
-                    raise
+                return said
         ids = isinstance(prompt, Beginning) and list(prompt.ids)
-        answer = self.client.completions.create(prompt=ids or text_of(prompt), **asked, **plain)
+        sent = self.sender.send("/completions", {**asked, **plain, "prompt": ids or text_of(prompt)}, self.timeout)
+        said = self._good(sent)
         if not isinstance(prompt, Beginning):
             self._chats = False
-        return answer
+        return said
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the client raises into a failed call, or into what the user can do."""
-        import openai
+    def _good(self, sent: Sent) -> Any:
+        """What a server says, if that is no refusal.
 
+        Raises:
+            Failed: if it is one.
+            UserError: if it refuses every prompt.
+        """
+        if sent.code in AWAY:
+            raise UserError(
+                f"{self.url} refuses with {sent.code}: {sent.detail}",
+                f"See that the address ends in /v1, that OPENAI_API_KEY is right, and what {self.flag} names.",
+            )
+        if sent.code >= 300:
+            unheard, final = sent.code in UNHEARD, sent.code < 500 and sent.code not in (*LATER, *UNHEARD)
+            raise Failed(f"code {sent.code}", sent.detail, final, sent.wait, unheard)
+        return sent.said
+
+    def _chosen(self, served: str | None) -> tuple[str, int | None]:
+        """A model's name, and its window where the server tells that.
+
+        Raises:
+            UserError: if none is named, and nothing answers, or there are several.
+        """
         try:
-            yield
-        except openai.APITimeoutError:
-            raise Failed("no answer in time") from None
-        except openai.APIConnectionError as error:
-            raise Failed("no connection", f"{self.url}: {error.__cause__ or error}") from None
-        except openai.APIStatusError as error:
-            code, detail = error.status_code, cut(str(error.message), 200)
-            if code in AWAY:
-                raise UserError(
-                    f"{self.url} refuses with {code}: {detail}",
-                    "See that the address ends in /v1, that OPENAI_API_KEY is right, and what --engine-model names.",
-                ) from None
-            final = code < 500 and code not in LATER
-            wait = re.fullmatch("[0-9]{1,9}", error.response.headers.get("retry-after", ""))
-            raise Failed(f"code {code}", detail, final, float(wait[0]) if wait else 0.0) from None
-        except (openai.OpenAIError, ValueError, RecursionError) as error:
-            raise Failed("no JSON", cut(str(error), 200)) from None
+            models = self._listed()
+        except UserError:
+            if served is None:
+                raise
+            return served, None  # a server need not list what it has
+        return (name := served or only_one(list(models), self.url, self.flag)), models.get(name)
+
+    def _listed(self) -> dict[str, int | None]:
+        """The names of the server's models, and the window of each as vLLM, SGLang and ``ropewalk serve`` tell it."""
+        try:
+            sent = self.sender.send("/models", None, min(self.timeout, LISTING))
+        except Failed as error:
+            raise UserError(
+                f"nothing answers at {self.url}: {error.reason}", "Start the server, or mend the address."
+            ) from None
+        if sent.code >= 300:
+            raise UserError(f"{self.url} does not list its models: {sent.detail}", f"Name one with {self.flag}.")
+        try:
+            told = {str(model["id"]): model.get("max_model_len") for model in sent.said["data"]}
+        except (Failed, LookupError, TypeError, AttributeError):  # a page, or JSON of something else
+            raise UserError(f"what {self.url} answers is no list of models", "End the address in /v1.") from None
+        return {name: n if type(n) is int and 0 < n < MOST else None for name, n in told.items()}
 
 
-def _read(answer: Any) -> Answer:
-    """What a server sent, of which the client checks nothing.
+def _read(said: Any) -> Answer:
+    """What a server sent.
 
     Raises:
-        Failed: if it is none.
+        Failed: if it is no answer.
     """
-    if isinstance(answer, str):
-        raise Failed("no JSON", cut(answer, 200))
-    choices = getattr(answer, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    text = getattr(choice, "text", None) if message is None else getattr(message, "content", None)
-    if text is None and message is not None:
-        text = ""  # it thought, or called a tool
+    choices = said.get("choices") if isinstance(said, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    text = choice.get("text")
+    if isinstance(message, dict):
+        text = message.get("content") or ""  # empty: it thought, or called a tool
     if not isinstance(text, str):
-        raise Failed("no answer in it", cut(repr(answer), 200))
-    usage, wrong = _usage(getattr(answer, "usage", None))
-    return Answer(text, getattr(choice, "finish_reason", None) == "length", usage, wrong)
+        raise Failed("no answer in it", cut(repr(said), 200))
+    usage, wrong = _usage(said.get("usage"))
+    return Answer(text, choice.get("finish_reason") == "length", usage, wrong)
 
 
-def _likeliest(choice: Any) -> list[float]:
+def _likeliest(choice: Mapping[str, Any]) -> list[float]:
     """Log-probabilities of the first token that was written and of those beside it; empty if none are told.
 
     Raises:
         Failed: if they cannot be.
     """
-    told = getattr(choice, "logprobs", None)
-    first = (getattr(told, "content", None) or [None])[0]
-    known: list[Any]
-    if first is not None:  # of a conversation
-        known = [getattr(one, "logprob", None) for one in getattr(first, "top_logprobs", None) or []]
-    else:
-        known = list(((getattr(told, "top_logprobs", None) or [None])[0] or {}).values())
+    try:
+        told = choice.get("logprobs") or {}
+        if content := told.get("content"):  # of a conversation
+            known = [one["logprob"] for one in content[0].get("top_logprobs") or []]
+        else:
+            known = list(((told.get("top_logprobs") or [None])[0] or {}).values())
+    except (LookupError, TypeError, AttributeError):
+        raise Failed("no probabilities", cut(repr(choice), 200)) from None
     sound = all(type(one) in (int, float) and one <= OVER for one in known)
     if not sound or sum(map(math.exp, known)) > 1 + OVER:
         raise Failed("no probabilities", cut(repr(known), 200))
@@ -206,8 +213,11 @@ def entropy_bound(known: Sequence[float]) -> tuple[float, float]:
 
 def _usage(said: Any) -> tuple[Usage | None, bool]:
     """Usage, if all of it is told; and whether something is told that is no number of tokens."""
-    cached = getattr(getattr(said, "prompt_tokens_details", None), "cached_tokens", None)
-    numbers = getattr(said, "prompt_tokens", None), cached, getattr(said, "completion_tokens", None)
+    if not isinstance(said, dict):
+        return None, said is not None
+    details = said.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    numbers = said.get("prompt_tokens"), cached, said.get("completion_tokens")
     if any(one is not None and (type(one) is not int or not 0 <= one < MOST) for one in numbers):
         return None, True
     prompt, cached, completion = numbers

@@ -23,12 +23,14 @@ class Call:
         answer: None where it failed.
         failed: why; empty where it did not.
         final: whether another try would end alike.
+        unheard: whether nobody took the prompt, which then has all its tries left.
     """
 
     key: str
     answer: Answer | None = None
     failed: str = ""
     final: bool = False
+    unheard: bool = False
 
 
 class Journal:
@@ -96,8 +98,8 @@ def _call(said: dict[str, object]) -> Call:
             raise ValueError("an answer without text")
         if answer.usage and not all(type(n) is int and n >= 0 for n in vars(answer.usage).values()):
             raise ValueError("a usage without numbers")
-    key, failed, final = said["key"], said["failed"], said["final"]
-    right = isinstance(key, str) and isinstance(failed, str) and isinstance(final, bool)
+    key, failed, final, unheard = said["key"], said["failed"], said["final"], said.get("unheard", False)
+    right = isinstance(key, str) and isinstance(failed, str) and type(final) is type(unheard) is bool
     if not right or (answer is None) != bool(failed):
         raise ValueError("neither an answer nor a failure")
-    return Call(key, answer, failed, final)  # type: ignore[arg-type]
+    return Call(key, answer, failed, final, unheard)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ class Marks:
         encode: from a text to its ids, without what texts begin with.
         first: the number of the first mark.
         decode: from ids to their text; who makes no text out of documents needs none.
+        end: sign and id of the token that ends an answer; None where the tokenizer has none.
         ids: of each mark.
         texts: of each mark.
     """
@@ -26,6 +27,7 @@ class Marks:
     encode: Callable[[str], list[int]]
     first: int
     decode: Callable[[Sequence[int]], str] = repr
+    end: tuple[str, int] | None = None
     ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 

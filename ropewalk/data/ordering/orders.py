@@ -102,6 +102,15 @@ class Ordering:
         told = {"neighbours": self.neighbours} if self.kind == "icp" else {}
         return {"vectors": self.embedder.name, **told, "parts": self.parts, "keep_duplicates": self.keep_duplicates}
 
+    def require(self, documents: int) -> None:
+        """Refuse parts without a document.
+
+        Raises:
+            UserError: if there are more of them than documents.
+        """
+        if self.parts > documents:
+            raise UserError(f"{self.parts} parts of {documents} texts", f"Say --parts {documents}, or less.")
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -110,8 +119,7 @@ class Ordering:
         """
         numbers = np.arange(len(corpus))
         kept = numbers if self.keep_duplicates else numbers[near_duplicates(corpus, heard=self.heard) == numbers]
-        if self.parts > len(kept):
-            raise UserError(f"{self.parts} parts of {len(kept)} texts", f"Say --parts {len(kept)}, or less.")
+        self.require(len(kept))
         if self.kind == "smooth-path":
             require_few(-(-len(kept) // self.parts))  # before vectors are made
         vectors = kept_vectors(corpus, self.embedder, self.kept, self.each, self.heard)[kept]

@@ -16,7 +16,7 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.pairs import PAIRS_WANTED, ROWS
-from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
+from ropewalk.data.synthesis.drawing import END, Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import QUOTE, SEGMENT, asked_of, once, segments_of
 from ropewalk.data.synthesis.replies import plain
 from ropewalk.data.synthesis.synthesis import WANTED, Written
@@ -63,6 +63,24 @@ class AnswerPairs:
         """Tokens that rows may have at least, by any tokenizer."""
         return (self.least or SEGMENTS * SEGMENT) + QUOTE + ROOM
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
+
+        Raises:
+            UserError: if rows are too short, or ``least`` does not fit them.
+        """
+        before, after = _turn(self.engine.tokenizer, bool(begin))
+        question = max(len(marks.encode(text)) for text in QUESTIONS.values())
+        furniture = len(marks.encode(before)) + question + QUOTE + len(marks.encode(after or ASKS)) + ROOM + END
+        least, most = self.least or max(length // 4, SEGMENTS * SEGMENT), length - begin - furniture
+        if not SEGMENTS * SEGMENT <= least <= most:
+            raise UserError(
+                f"contexts of {least:,} to {most:,} tokens, in segments of {SEGMENT}; expected {SEGMENTS} a context at "
+                "least",
+                "Give a greater --length, or another --least.",
+            )
+        return least, most
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -71,19 +89,15 @@ class AnswerPairs:
                 kept.
         """
         begin = len(corpus.manifest.begin)
-        before, after, end = _turn(self.engine.tokenizer, bool(begin))
+        before, after = _turn(self.engine.tokenizer, bool(begin))
         opens = [Text.of(before, marks)] if before else []
         questions = {name: Text.of(text, marks) for name, text in QUESTIONS.items()}
         asks = Text.of(after or ASKS, marks)
-        furniture = max(one.tokens for one in questions.values()) + QUOTE + asks.tokens + ROOM
-        most = length - begin - furniture - sum(one.tokens for one in opens)
-        least = self.least or max(length // 4, SEGMENTS * SEGMENT)
-        segments = segments_of(corpus.lengths, begin)
-        if not SEGMENTS * SEGMENT <= least <= most or len(segments) < most // SEGMENT:
+        (least, most), segments = self.bounds(length, begin, marks), segments_of(corpus.lengths, begin)
+        if len(segments) < most // SEGMENT:
             raise UserError(
-                f"contexts of {least:,} to {most:,} tokens, in segments of {SEGMENT}, of which the texts have "
-                f"{len(segments):,}; expected {SEGMENTS} a context at least",
-                "Give a greater --length, another --least, or more texts.",
+                f"the texts have {len(segments):,} segments of {SEGMENT} tokens, and a row takes {most // SEGMENT:,}",
+                "Give more texts, or a smaller --length.",
             )
 
         def text(parts: Sequence[Piece | Text]) -> str:
@@ -126,7 +140,7 @@ class AnswerPairs:
                     yield "the quote stands twice in the context"
                 else:
                     said = {
-                        name: Text.of(answer + end if after else ANSWERS.format(answer=answer), marks, loss=True)
+                        name: Text.of(answer if after else ANSWERS.format(answer=answer), marks, loss=True)
                         for name, answer in (("chosen", chosen), ("rejected", rejected))
                     }
                     support = f"{share(chosen, truth):.0%} of what stands there in one run; the other answer "
@@ -163,17 +177,17 @@ def _useless(chosen: str, rejected: str, truth: str) -> str:
     return ""
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, begun: bool) -> tuple[str, str, str]:
-    """What stands before a user's words, behind them, and behind an answer; empty without a chat template.
+def _turn(tokenizer: PreTrainedTokenizerBase, begun: bool) -> tuple[str, str]:
+    """What stands before a user's words, and behind them; empty without a chat template.
 
     Args:
         tokenizer: of the model that answers.
         begun: whether rows begin with BOS, which a template then need not say.
     """
     if tokenizer.chat_template is None:
-        return "", "", ""
+        return "", ""
     turns = [{"role": "user", "content": CONTENT}]
     whole = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     before, _, after = whole.partition(CONTENT)
     bos = tokenizer.bos_token if begun else None
-    return before.removeprefix(str(bos or "")), after, str(tokenizer.eos_token or "")
+    return before.removeprefix(str(bos or "")), after

@@ -12,7 +12,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks, sign
 from ropewalk.data.knots.row_builder import Piece
-from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
+from ropewalk.data.synthesis.drawing import END, Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import QUOTE, once
 from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
@@ -61,6 +61,21 @@ class ChunkTasks:
         """Tokens that rows may have at least, by any tokenizer."""
         return self.least or 2 * SEVERAL * CHUNK
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a row at least and at most.
+
+        Raises:
+            UserError: if rows are too short, or ``least`` does not fit them.
+        """
+        shortest = 2 * SEVERAL * _longest(marks) + _asked(marks)
+        least = self.least or max(length // 4, shortest)
+        if not shortest <= least <= length:
+            raise UserError(
+                f"rows of {least:,} to {length:,} tokens, expected {shortest:,} at least",
+                "Give a greater --length, or another --least.",
+            )
+        return least, length
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -70,17 +85,7 @@ class ChunkTasks:
         begin, asks = len(corpus.manifest.begin), Text.of(ASKS, marks)
         numbered = [Text.of(PASSAGE.format(number=i + 1), marks) for i in range(SEVERAL)]
         tasks = {name: Text.of(text, marks) for name, text in TASKS.items()}
-        longest = CHUNK + Text.of(LABEL.format(id="W" * 6), marks).tokens
-        asked = (
-            max(one.tokens for one in tasks.values()) + asks.tokens + SEVERAL * (QUOTE + numbered[0].tokens + longest)
-        )
-        shortest = 2 * SEVERAL * longest + asked
-        least = self.least or max(length // 4, shortest)
-        if not shortest <= least <= length:
-            raise UserError(
-                f"rows of {least:,} to {length:,} tokens, expected {shortest:,} at least",
-                "Give a greater --length, or another --least.",
-            )
+        (least, _), asked = self.bounds(length, begin, marks), _asked(marks)
         total = int(np.maximum(corpus.lengths - begin, 0).sum())
         if total < length:
             raise UserError(f"the texts have {total:,} tokens, and a row {length:,}", "Give more texts.")
@@ -125,6 +130,17 @@ class ChunkTasks:
 
         sieve = sieve_of(self.engine, self.grounded, self.robust)
         return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)
+
+
+def _longest(marks: Marks) -> int:
+    """Tokens of a chunk under its id, at most."""
+    return CHUNK + len(marks.encode(LABEL.format(id="W" * 6)))
+
+
+def _asked(marks: Marks) -> int:
+    """Tokens of a question and its answer, at most."""
+    task = max(len(marks.encode(text)) for text in TASKS.values()) + len(marks.encode(ASKS)) + END
+    return task + SEVERAL * (QUOTE + len(marks.encode(PASSAGE.format(number=1))) + _longest(marks))
 
 
 def _chunks(order: list[int], corpus: Corpus, begin: int) -> Iterator[Piece]:

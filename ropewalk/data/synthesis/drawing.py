@@ -12,7 +12,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
-from ropewalk.data.synthesis.synthesis import WANTED, Provenance, Written
+from ropewalk.data.synthesis.synthesis import ENDED, WANTED, Provenance, Written
 
 if TYPE_CHECKING:
     from ropewalk.data.synthesis.sieve import Sieve
@@ -21,6 +21,7 @@ FIRST, MORE = 32, 1024  # that are drawn together, before there is a row and beh
 FRUITLESS = 64  # draws that give no row, after which none is expected
 LONGER = "longer than a row"  # why a draw gives none, where that tells what would help
 DRAWS = 4  # for every row that is wanted, unless it is said
+END = 1  # tokens behind an answer that end it
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Text:
     def of(cls, text: str, marks: Marks, loss: bool = False) -> Text:
         return cls(text, tuple(marks.encode(text)), loss)
 
+    @classmethod
+    def end(cls, marks: Marks) -> list[Text]:
+        """What ends an answer, and is learnt, as a model that does not learn to end goes on; none without a token."""
+        return [] if marks.end is None else [cls(marks.end[0], (marks.end[1],), loss=True)]
+
     @property
     def tokens(self) -> int:
         return len(self.ids)
@@ -51,7 +57,8 @@ class Row:
     """One row.
 
     Attributes:
-        parts: in their order; those of documents begin behind what texts begin with.
+        parts: in their order; those of documents begin behind what texts begin with. What ends the answer comes behind
+            them.
         kind: of its question.
         evidence: numbers of the parts that the answer needs.
         support: by what the answer was seen to be supported.
@@ -101,13 +108,14 @@ def drawn(
     Raises:
         UserError: if no draw gives a row.
     """
-    most, begin = draws or DRAWS * rows, len(corpus.manifest.begin)
+    most, end = draws or DRAWS * rows, Text.end(marks)
+    around = len(corpus.manifest.begin) + len(end)
     made: list[Row] = []
     dropped: dict[str, int] = {}
     count = 0
 
     def fitting(one: Draw) -> Draw:
-        return LONGER if not isinstance(one, str) and any(begin + row.tokens > length for row in one) else one
+        return LONGER if not isinstance(one, str) and any(around + row.tokens > length for row in one) else one
 
     while len(made) < rows and count < most and (made or count < FRUITLESS):
         wave = min(-(-(rows - len(made)) // per_draw), most - count, MORE if made else FIRST)
@@ -129,8 +137,8 @@ def drawn(
             f"none of {count:,} draws gives a row: {listed(dropped)}{asked}",
             _mend(dropped, engine),
         )
-    told: dict[str, float] = {WANTED: rows, "draws": count, **reasons}
-    return _written(made, corpus, marks, told)
+    told: dict[str, float] = {WANTED: rows, ENDED: len(made) * len(end), "draws": count, **reasons}
+    return _written(made, corpus, marks, end, told)
 
 
 def asked_by(row: Row, corpus: Corpus, marks: Marks) -> str:
@@ -162,14 +170,14 @@ def _mend(dropped: Mapping[str, int], engine: Engine | None) -> str:
     return f"{'Give' if engine is None else 'Ask another engine, give'} other texts, or more --draws."
 
 
-def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, told: dict[str, float]) -> Written:
-    """Rows as pieces, each text a mark that is there once."""
+def _written(made: Sequence[Row], corpus: Corpus, marks: Marks, end: Sequence[Text], told: dict[str, float]) -> Written:
+    """Rows as pieces, ``end`` behind each, and each text a mark that is there once."""
     known: dict[str, tuple[int, int]] = {}
     rows, provenance = [], []
     for row in made:
         pieces: list[Piece] = []
         at, places = len(corpus.manifest.begin), {}
-        for number, part in enumerate(row.parts):
+        for number, part in enumerate([*row.parts, *end]):
             name = part.text if isinstance(part, Text) else corpus.name(part.document)
             if isinstance(part, Text):
                 if part.text not in known:

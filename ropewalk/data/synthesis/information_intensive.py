@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
-from ropewalk.data.synthesis.synthesis import Provenance, Written
+from ropewalk.data.synthesis.synthesis import ENDED, Provenance, Written
 
 SEGMENT = 128  # tokens of a piece of evidence, and of what stands around it
 QUOTE, ANSWER = 16, 24  # tokens that are shown of a segment, and asked for
@@ -22,7 +22,7 @@ KINDS = {
     "backward": "\n\nWhat comes right before this passage in the text above?\n",
     "both": "\n\nWhat stands right before and right after this passage in the text above?\n",
 }
-ASKS, PARTS = "\nAnswer: ", "\n"
+TEXTS = {**KINDS, "asks": "\nAnswer: ", "parts": "\n"}
 SHARES = {"single": 0.71, "several": 0.19, "short": 0.10}  # the paper's 63, 17 and 9 %, without its general questions
 SEVERAL = 3  # segments of evidence at most
 TRIES = 50
@@ -34,7 +34,7 @@ class InformationIntensive:
 
     The paper has an engine write questions. Here they ask for what stands after, before, or on both sides of a quote
     (the three directions of its probing), so that an answer is the text itself: a piece of the same document, exact to
-    the token, and nobody has to judge it. The loss is on answers alone.
+    the token, and nobody has to judge it. The loss is on answers alone, and on what ends them.
 
     Attributes:
         rows: how many are made.
@@ -53,6 +53,25 @@ class InformationIntensive:
         """Tokens that rows may have at least, by any tokenizer."""
         return self.least or 4 * SEVERAL * SEGMENT
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
+
+        Raises:
+            UserError: if rows are too short, or ``least`` does not fit them.
+        """
+        end = 0 if marks.end is None else 1
+        furniture = (
+            sum(len(marks.encode(text)) for text in TEXTS.values()) + end + SEVERAL * (QUOTE + 2 * ANSWER) + begin
+        )
+        least, most = self.least or length // 4, length - furniture
+        if not SEVERAL * SEGMENT <= least <= most:
+            raise UserError(
+                f"contexts of {least:,} to {most:,} tokens, expected {SEVERAL * SEGMENT} at least: a row of {length:,} "
+                f"tokens has {furniture} of question and answer",
+                f"Give a greater --length, such as {4 * max(SEVERAL * SEGMENT, furniture):,}, or another --least.",
+            )
+        return least, most
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -60,17 +79,11 @@ class InformationIntensive:
             UserError: if the documents have too few segments, or all that are tried occur twice in a row.
         """
         begin = len(corpus.manifest.begin)
-        texts = {name: Piece.mark(*marks.add(text)) for name, text in (KINDS | {"asks": ASKS, "parts": PARTS}).items()}
-        furniture = sum(piece.tokens for piece in texts.values()) + SEVERAL * (QUOTE + 2 * ANSWER) + begin
-        least = self.least or length // 4
-        if not SEVERAL * SEGMENT <= least <= length - furniture:
-            raise UserError(
-                f"contexts of {least:,} to {length - furniture:,} tokens, expected {SEVERAL * SEGMENT} at least: a row "
-                f"of {length:,} tokens has {furniture} of question and answer",
-                f"Give a greater --length, such as {4 * max(SEVERAL * SEGMENT, furniture):,}, or another --least.",
-            )
+        least, most = self.bounds(length, begin, marks)
+        texts = {name: Piece.mark(*marks.add(text)) for name, text in TEXTS.items()}
+        end = [] if marks.end is None else [replace(Piece.mark(*marks.put(marks.end[0], [marks.end[1]])), loss=True)]
         segments = segments_of(corpus.lengths, begin)
-        needed = (length - furniture) // SEGMENT
+        needed = most // SEGMENT
         if len(segments) < needed:
             raise UserError(
                 f"the texts have {len(segments):,} segments of {SEGMENT} tokens, and a row takes {needed:,}",
@@ -79,12 +92,10 @@ class InformationIntensive:
         made: list[list[Piece]] = []
         told: list[Provenance] = []
         for row in range(self.rows):
-            pieces, provenance = self._row(
-                corpus, segments, least, length - furniture, texts, marks.decode, [seed, row]
-            )
-            made.append(pieces)
+            pieces, provenance = self._row(corpus, segments, least, most, texts, marks.decode, [seed, row])
+            made.append([*pieces, *end])
             told.append(provenance)
-        return Written(arranged_pieces(made, len(corpus)), told)
+        return Written(arranged_pieces(made, len(corpus)), told, {ENDED: len(made) * len(end)})
 
     def _row(
         self,
@@ -126,7 +137,7 @@ class InformationIntensive:
             if i in evidence
         ]
         ids = np.concatenate([corpus.tokens(one.document, one.start, one.stop) for one in questions])
-        question = f"{KINDS[direction].strip()}\n{decode(ids.tolist())}{ASKS}".strip()
+        question = f"{KINDS[direction].strip()}\n{decode(ids.tolist())}{TEXTS['asks']}".strip()
         told = Provenance(f"{kind}, {direction}", where, evidence, "is the text", question)
         return [*context, *asked, *answered], told
 

@@ -14,7 +14,7 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.replies import one_line, ungrounded
+from ropewalk.data.synthesis.replies import instruction_about, ungrounded
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 
@@ -39,6 +39,7 @@ NOTHING = "nothing"
 BETWEEN, ASKS, ANSWERS = "\n\n", "\n\nInstruction: {instruction}\nAnswer:", " {answer}"
 BRIEF, ROOM = 128, 512  # tokens of an instruction and of a note, and of an answer
 POOL = 50_000  # documents that are searched
+SMALLEST = 64  # tokens of a document that is cut, and of a chunk that there are notes on, unless it is the only one
 SUPPORT = "names and numbers, and most of its words, stand in the documents"
 
 
@@ -68,13 +69,12 @@ class InstructedDocuments:
         """Tokens that rows may have at least, by any tokenizer."""
         return (self.least or 1) + 2 * (BRIEF + ROOM)
 
-    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
-        """Rows of up to ``length`` tokens.
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
 
         Raises:
-            UserError: if the documents are too short, or the engine writes nothing of use.
+            UserError: if rows are too short, or ``least`` does not fit them.
         """
-        begin = len(corpus.manifest.begin)
         most = length - begin - 2 * (BRIEF + ROOM)
         least = self.least or max(most // 4, 1)
         if not 0 < least <= most:
@@ -83,6 +83,16 @@ class InstructedDocuments:
                 f"{2 * (BRIEF + ROOM):,} of instruction and answer",
                 "Give a greater --length, or another --least.",
             )
+        return least, most
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if the documents are too short, or the engine writes nothing of use.
+        """
+        begin = len(corpus.manifest.begin)
+        least, most = self.bounds(length, begin, marks)
         rng = np.random.default_rng([seed, POOL])
         pool = np.flatnonzero(corpus.lengths > begin)
         pool = pool if len(pool) <= POOL else np.sort(rng.choice(pool, POOL, replace=False))
@@ -99,8 +109,9 @@ class InstructedDocuments:
             chances = [np.random.default_rng([seed, number]) for number in numbers]
             sources = [library.chunk(self.chunk, rng) for rng in chances]
             rooms = [int(rng.integers(least, most + 1)) for rng in chances]
-            prompts = [INSTRUCTION.format(chunk=library.text(one)) for one in sources]
-            instructions = self.engine.answers(prompts, BRIEF, one_line)
+            chunks = list(map(library.text, sources))
+            prompts = [INSTRUCTION.format(chunk=one) for one in chunks]
+            instructions = self.engine.answers(prompts, BRIEF, list(map(instruction_about, chunks)))
             shown = [
                 [] if one is None else library.like(one, source, room, between.tokens)
                 for one, source, room in zip(instructions, sources, rooms, strict=True)
@@ -130,7 +141,7 @@ class InstructedDocuments:
         self, instructions: Sequence[str | None], shown: Sequence[Sequence[Piece]], library: _Library
     ) -> list[list[list[str | None]]]:
         """What the engine notes of each chunk of each document of each row."""
-        chunks = [[piece.parted(range(self.chunk, piece.tokens, self.chunk)) for piece in pieces] for pieces in shown]
+        chunks = [[_parts(piece, self.chunk) for piece in pieces] for pieces in shown]
         prompts = [
             NOTE.format(instruction=instruction, chunk=library.text(part))
             for instruction, documents in zip(instructions, chunks, strict=True)
@@ -177,10 +188,16 @@ class _Library:
         found = [replace(own, start=start, stop=min(own.stop, start + room))]
         left = room - found[0].tokens - between
         for piece in ranked:
-            if left > 0 and piece.document != source.document:
+            if left >= min(piece.tokens, SMALLEST) and piece.document != source.document:
                 found.append(replace(piece, stop=min(piece.stop, piece.start + left)))
                 left -= found[-1].tokens + between
         return found
+
+
+def _parts(piece: Piece, size: int) -> list[Piece]:
+    """A document in chunks, without a short rest, which says nothing and asks for as many calls."""
+    parts = piece.parted(range(size, piece.tokens, size))
+    return [part for part in parts if part.tokens >= SMALLEST] or parts
 
 
 def _row(

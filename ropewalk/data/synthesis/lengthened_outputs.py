@@ -12,7 +12,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.replies import one_line
+from ropewalk.data.synthesis.replies import instruction_about
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.tasks.output_length import about, distinct, length_score
 
@@ -79,6 +79,19 @@ class LengthenedOutputs:
         """Tokens that rows may have at least, by any tokenizer."""
         return BRIEF + self.words
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a row at least and at most, in rows of ``length`` tokens that begin with ``begin``.
+
+        Raises:
+            UserError: if rows are too short for so many words.
+        """
+        least = begin + BRIEF + self.words
+        if least > length:
+            raise UserError(
+                f"outputs of {self.words:,} words in rows of {length:,} tokens", "Give a greater --length, or --words."
+            )
+        return least, length
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -86,10 +99,7 @@ class LengthenedOutputs:
             UserError: if rows are too short for so many words, or the engine writes nothing of use.
         """
         begin, room = len(corpus.manifest.begin), int(1.2 * self.words * TOKENS)
-        if begin + BRIEF + self.words > length:
-            raise UserError(
-                f"outputs of {self.words:,} words in rows of {length:,} tokens", "Give a greater --length, or --words."
-            )
+        self.bounds(length, begin, marks)
         sizes = np.maximum(corpus.lengths - begin, 0)
 
         def source(rng: np.random.Generator) -> str:
@@ -102,7 +112,8 @@ class LengthenedOutputs:
             chances = [np.random.default_rng([seed, number]) for number in numbers]
             chunks = [source(rng) for rng in chances]
             wanted = [int(self.words * SHORTEST ** rng.random()) for rng in chances]
-            told = self.engine.answers([INSTRUCTION.format(chunk=one) for one in chunks], BRIEF, one_line)
+            prompts = [INSTRUCTION.format(chunk=one) for one in chunks]
+            told = self.engine.answers(prompts, BRIEF, list(map(instruction_about, chunks)))
             there = [i for i, one in enumerate(told) if one is not None]
             first = self.engine.answers([WRITE.format(instruction=told[i]) for i in there], room, str)
             texts = {i: text for i, text in zip(there, first, strict=True) if text is not None}

@@ -84,13 +84,12 @@ class LinkedQuestions:
         """Tokens that rows may have at least, by any tokenizer."""
         return max(self.least or 1, HOPS * (self.chunk + SMALLEST)) + 2 * ROOM
 
-    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
-        """Rows of up to ``length`` tokens.
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
 
         Raises:
-            UserError: if the documents are too few, or the engine writes nothing of use.
+            UserError: if rows are too short, or ``least`` does not fit them.
         """
-        begin = len(corpus.manifest.begin)
         most = length - begin - 2 * ROOM
         least = self.least or max(most // 4, 1)
         if not HOPS * (self.chunk + SMALLEST) <= most or not 0 < least <= most:
@@ -98,6 +97,16 @@ class LinkedQuestions:
                 f"contexts of {least:,} to {most:,} tokens, where {HOPS} chunks have up to {HOPS * self.chunk:,}",
                 "Give a greater --length, a smaller --chunk, or another --least.",
             )
+        return least, most
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if the documents are too few, or the engine writes nothing of use.
+        """
+        begin = len(corpus.manifest.begin)
+        least, most = self.bounds(length, begin, marks)
         pool = _chunks(corpus, begin, self.chunk, seed)
         documents = np.array([piece.document for piece in pool])
         if len(np.unique(documents)) < HOPS or sum(piece.tokens for piece in pool) < most:

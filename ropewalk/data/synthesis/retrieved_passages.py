@@ -72,6 +72,21 @@ class RetrievedPassages:
         """Tokens that rows may have at least, by any tokenizer."""
         return (self.least or 2 * (SEGMENT + LABEL_TOKENS)) + 2 * ROOM
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
+
+        Raises:
+            UserError: if rows are too short, or ``least`` does not fit them.
+        """
+        size, most = SEGMENT + LABEL_TOKENS, length - begin - 2 * ROOM
+        least = self.least or max(most // 4, 2 * size)
+        if not 2 * size <= least <= most:
+            raise UserError(
+                f"passages of together {least:,} to {most:,} tokens, expected {2 * size} at least",
+                f"Give a greater --length, such as {8 * size + 2 * ROOM:,}, or another --least.",
+            )
+        return least, most
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -79,13 +94,7 @@ class RetrievedPassages:
             UserError: if the documents have too few passages, or the engine writes nothing of use.
         """
         begin, size = len(corpus.manifest.begin), SEGMENT + LABEL_TOKENS
-        most = length - begin - 2 * ROOM
-        least = self.least or max(most // 4, 2 * size)
-        if not 2 * size <= least <= most:
-            raise UserError(
-                f"passages of together {least:,} to {most:,} tokens, expected {2 * size} at least",
-                f"Give a greater --length, such as {8 * size + 2 * ROOM:,}, or another --least.",
-            )
+        least, most = self.bounds(length, begin, marks)
         every = segments_of(corpus.lengths, begin)
         rng = np.random.default_rng([seed, POOL])
         pool = every if len(every) <= POOL else every[np.sort(rng.choice(len(every), POOL, replace=False))]

@@ -11,6 +11,7 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 
 WANTED = "rows wanted"  # a number that is told where fewer may have come
+ENDED = "answers that end"  # with the tokenizer's token for that; 0 where it has none
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,22 @@ class Synthesis(Protocol):
         """Rows of up to ``length`` tokens; texts that are in no document go to ``marks``."""
 
 
+@runtime_checkable
 class Questions(Synthesis, Protocol):
     """A synthesis whose rows are of some length at least."""
 
     @property
     def shortest(self) -> int:
         """Tokens that rows may have at least, by any tokenizer."""
+
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of what a row is made of at least and at most, whatever the documents are.
+
+        Args:
+            length: tokens of a row at most.
+            begin: tokens that texts begin with.
+            marks: of the tokenizer; nothing is put there.
+
+        Raises:
+            UserError: if there are no such rows.
+        """

@@ -13,7 +13,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
-from ropewalk.data.synthesis.drawing import LONGER, Draw, Row, Text, drawn
+from ropewalk.data.synthesis.drawing import END, LONGER, Draw, Row, Text, drawn
 from ropewalk.data.synthesis.file_tables import FileTable, asked_of_files, tables_of
 from ropewalk.data.synthesis.information_intensive import SEGMENT, segments_of
 from ropewalk.data.synthesis.replies import holds
@@ -65,14 +65,13 @@ class TableQuestions:
         """Tokens that rows may have at least, by any tokenizer."""
         return SHORTEST
 
-    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
-        """Rows of up to ``length`` tokens.
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a row at least and at most.
 
         Raises:
-            UserError: if rows are short, or the documents have too few segments.
+            UserError: if rows are too short, or ``least`` does not fit them.
         """
-        begin = len(corpus.manifest.begin)
-        least, segments = self.least or max(length // 4, SHORTEST), segments_of(corpus.lengths, begin)
+        least = self.least or max(length // 4, SHORTEST)
         if length < SHORTEST:
             raise UserError(
                 f"rows of {length:,} tokens, expected {SHORTEST:,} at least: tables take up to {TABLES:,} of them",
@@ -83,6 +82,16 @@ class TableQuestions:
                 f"rows of {least:,} to {length:,} tokens; tables take up to {TABLES:,} of them",
                 f"Give a --least of {SHORTEST:,} to {length:,}, or leave it out.",
             )
+        return least, length
+
+    def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
+        """Rows of up to ``length`` tokens.
+
+        Raises:
+            UserError: if rows are short, or the documents have too few segments.
+        """
+        begin = len(corpus.manifest.begin)
+        (least, _), segments = self.bounds(length, begin, marks), segments_of(corpus.lengths, begin)
         if len(segments) < length // SEGMENT:
             most = len(segments) * SEGMENT
             smaller = f", or a smaller --length: {most:,} at most" if most >= (self.least or SHORTEST) else ""
@@ -110,7 +119,7 @@ class TableQuestions:
             titles = [one.title for one in asked.needed]
             question = Text.of(ASKS.format(question=query.words.format(*titles)), marks)
             answer = Text.of(ANSWERS.format(answer=found), marks, loss=True)
-            tokens = int(rng.integers(least, length + 1)) - begin
+            tokens = int(rng.integers(least, length + 1)) - begin - END
             tokens -= sum(one.tokens for one in (*written, question, answer))
             if tokens < SEGMENT:
                 return LONGER

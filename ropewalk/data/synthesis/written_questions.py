@@ -78,6 +78,21 @@ class WrittenQuestions:
         """Tokens that rows may have at least, by any tokenizer."""
         return self.least + 2 * ROOM if self.least else 4 * SEVERAL * SEGMENT
 
+    def bounds(self, length: int, begin: int, marks: Marks) -> tuple[int, int]:
+        """Tokens of a context at least and at most, in rows of ``length`` tokens that begin with ``begin``.
+
+        Raises:
+            UserError: if rows are too short, or ``least`` does not fit them.
+        """
+        least, most = self.least or length // 4, length - begin - 2 * ROOM
+        if not SEVERAL * SEGMENT <= least <= most:
+            raise UserError(
+                f"contexts of {least:,} to {most:,} tokens, expected {SEVERAL * SEGMENT} at least: a row of "
+                f"{length:,} tokens has up to {2 * ROOM} of question and answer",
+                f"Give a greater --length, such as {4 * (SEVERAL * SEGMENT + 2 * ROOM):,}, or another --least.",
+            )
+        return least, most
+
     def write(self, corpus: Corpus, length: int, marks: Marks, seed: int) -> Written:
         """Rows of up to ``length`` tokens.
 
@@ -85,14 +100,7 @@ class WrittenQuestions:
             UserError: if the documents have too few segments, or the engine writes nothing of use.
         """
         begin = len(corpus.manifest.begin)
-        most = length - begin - 2 * ROOM
-        least = self.least or length // 4
-        if not SEVERAL * SEGMENT <= least <= most:
-            raise UserError(
-                f"contexts of {least:,} to {most:,} tokens, expected {SEVERAL * SEGMENT} at least: a row of "
-                f"{length:,} tokens has up to {2 * ROOM} of question and answer",
-                f"Give a greater --length, such as {4 * (SEVERAL * SEGMENT + 2 * ROOM):,}, or another --least.",
-            )
+        least, most = self.bounds(length, begin, marks)
         segments = segments_of(corpus.lengths, begin)
         if len(segments) < most // SEGMENT:
             raise UserError(

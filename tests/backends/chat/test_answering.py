@@ -177,9 +177,10 @@ def test_what_is_kept_of_an_answer_is_all_of_it(tmp_path) -> None:
         Call("a", Answer("x", True, Usage(3, 2, 1))),
         Call("b", Answer("y", wrong_usage=True)),
         Call("c", failed="code 400", final=True),
+        Call("d", failed="no connection", unheard=True),
     ]
     Journal(tmp_path / "kept").keep(calls)
-    assert [*map(Journal(tmp_path / "kept").of, "abc")] == [(one,) for one in calls]
+    assert [*map(Journal(tmp_path / "kept").of, "abcd")] == [(one,) for one in calls]
 
 
 def test_a_server_that_is_down_ends_the_run_and_costs_nothing_later(tmp_path) -> None:
@@ -198,6 +199,73 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing_later(tmp_path) ->
     with again.keeping(tmp_path / "kept"):
         assert again.answers(PROMPTS, 64, read) == ANSWERS == whole.answers(PROMPTS, 64, read)
     assert len(again.chat.prompts) == 11 and again.ledger == whole.ledger
+
+
+class Away(Talker):
+    """Takes no prompt that ``away`` says so of, and counts how often it was asked."""
+
+    def __init__(self, away):
+        super().__init__(say)
+        self.away, self.times = away, 0
+
+    def answer(self, prompt, room, again):
+        with self._lock:
+            self.times += 1
+            away = self.away(prompt, self.times)
+        if away:
+            raise Failed("no connection", "refused", unheard=True)
+        return super().answer(prompt, room, again)
+
+
+def test_rows_are_the_same_after_an_outage_however_many_calls_it_takes(tmp_path) -> None:
+    gone = Away(lambda prompt, times: 5 <= times < 300)
+    some, whole = engine(gone, patience=60), engine(Talker(say))
+    with some.keeping(tmp_path / "kept"):
+        assert some.answers(PROMPTS, 64, read) == ANSWERS == whole.answers(PROMPTS, 64, read)
+    assert some.ledger == replace(whole.ledger, calls=20 + 295, failed={"no connection": 295})
+    again = engine(Talker(say))
+    with again.keeping(tmp_path / "kept"):
+        assert again.answers(PROMPTS, 64, read) == ANSWERS and not again.chat.prompts and again.ledger == some.ledger
+
+
+def test_when_patience_is_over_the_run_ends_and_costs_nothing_later(tmp_path) -> None:
+    some = engine(Away(lambda prompt, times: times > 9), patience=0.2)
+    began = time.monotonic()
+    with (
+        some.keeping(tmp_path / "kept"),
+        pytest.raises(UserError, match=r"did not answer in 0\.2 seconds: no connection [\d,]+; the last: refused"),
+    ):
+        some.answers(PROMPTS, 64, read)
+    assert time.monotonic() - began >= 0.2
+    again = engine(Talker(say))
+    with again.keeping(tmp_path / "kept"):
+        assert again.answers(PROMPTS, 64, read) == ANSWERS and len(again.chat.prompts) == 11
+
+
+def test_a_prompt_that_nobody_takes_though_others_are_answered_is_given_up_once(tmp_path) -> None:
+    class Shy(Away):
+        """Takes one prompt never; those behind it are answered once it was refused, and before it is again."""
+
+        workers, refused, answered = 2, threading.Event(), threading.Event()
+
+        def answer(self, prompt, room, again):
+            if prompt != PROMPTS[3]:
+                found = super().answer(prompt, room, again) if prompt in PROMPTS[:3] or self.refused.wait(60) else None
+                return self.answered.set() or found if prompt == PROMPTS[-1] else found
+            if self.refused.is_set() and self.answered.wait(60):
+                time.sleep(0.06)
+            try:
+                return super().answer(prompt, room, again)
+            finally:
+                self.refused.set()
+
+    some = engine(Shy(lambda prompt, times: prompt == PROMPTS[3]), patience=0.05)
+    with some.keeping(tmp_path / "kept"):
+        assert some.answers(PROMPTS, 64, read) == [*ANSWERS[:3], None, *ANSWERS[4:]]
+    assert some.ledger.given_up == 1 and some.ledger.failed == {"no connection": 2}
+    again = engine(Talker(say))
+    with again.keeping(tmp_path / "kept"):
+        assert again.answers(PROMPTS, 64, read)[3] is None and again.ledger == some.ledger
 
 
 def test_a_failure_that_no_prompt_changes_ends_the_run() -> None:
@@ -234,7 +302,7 @@ def test_what_ends_a_run_waits_for_no_call_and_keeps_what_was_answered(tmp_path)
                 released.wait(60)
             return super().answer(prompt, room, again)
 
-    def stopped(ledger) -> None:
+    def stopped(ledger, waiting) -> None:
         if ledger.calls > 1:
             raise KeyboardInterrupt
 

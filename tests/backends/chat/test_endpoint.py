@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 from ropewalk.backends.chat.chat import Beginning, Failed
 from ropewalk.backends.chat.endpoint import Endpoint, entropy_bound
@@ -17,10 +22,10 @@ from tests.talkers import chat_body, endpoint, engine
 USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 7}}
 
 
-def asked_once(reply, **more):
+def asked_once(reply, patience: float = 5, **more):
     """What an engine makes of a server, whose usage is not compared."""
     with endpoint(reply) as server:
-        some = engine(Endpoint(server.url, **more), served=False, tries=2)
+        some = engine(Endpoint(server.url, **more), served=False, tries=2, patience=patience)
         return some.answers(["Who walks there?"], 16, str), some.ledger, server.requests
 
 
@@ -53,8 +58,8 @@ def test_usage_beyond_the_room_is_wrong_and_the_answer_is_taken() -> None:
 
 @pytest.mark.parametrize(("reply", "reason"), [
     ((500, {"error": {"message": "a bug"}}), "code 500"),
-    ((429, {"error": {"message": "slower"}}), "code 429"),
-    ((502, "<html>bad gateway</html>"), "code 502"),
+    ((408, {"error": {"message": "slower"}}), "code 408"),
+    ((500, "<html>broken</html>"), "code 500"),
     ((200, "<html>log in first</html>"), "no JSON"),
     ((200, {"choices": []}), "no answer in it"),
     ((200, {"choices": None}), "no answer in it"),
@@ -82,7 +87,7 @@ def test_a_pause_that_is_no_number_of_seconds_is_not_kept(said: str) -> None:
 def test_after_nonsense_another_text_is_drawn() -> None:
     replies = iter([(503, {}), (200, chat_body("")), (200, chat_body("a rope"))])
     with endpoint(lambda *_: next(replies)) as server:
-        found = engine(Endpoint(server.url), served=False).answers(["Who walks there?"], 16, str)
+        found = engine(Endpoint(server.url), served=False, patience=5).answers(["Who walks there?"], 16, str)
     asked = [(body["temperature"] > 0, body.get("seed")) for _, body in server.requests]
     assert found == ["a rope"] and asked == [(False, None), (False, None), (True, 1)]
 
@@ -127,19 +132,119 @@ def test_what_no_prompt_changes_is_told_at_once(monkeypatch) -> None:
             Endpoint(address, "tiny")
     with endpoint(lambda *_: (200, {}), served=("a", "b")) as server, pytest.raises(UserError, match="--engine-model"):
         Endpoint(server.url)
-    with pytest.raises(UserError, match=r"failed 24 calls in turn: no connection 24; the last: http://127"):
-        engine(Endpoint("http://127.0.0.1:9/v1", "tiny")).answers([f"{i}" for i in range(20)], 8, str)
 
 
-def test_a_server_that_does_not_end_is_left() -> None:
-    import time
+@pytest.mark.parametrize("code", [429, 502, 503, 504])
+def test_a_prompt_that_nobody_takes_waits_and_has_all_its_tries_left(code: int) -> None:
+    busy = code, {"error": {"message": "later"}}
+    found, ledger, requests = asked_once(lambda number, *_: busy if number < 9 else (200, chat_body("a rope")))
+    assert found == ["a rope"] and ledger.failed == {f"code {code}": 8} and ledger.calls == len(requests) == 9
+    assert all(body == requests[0][1] for _, body in requests)
+    with pytest.raises(
+        UserError, match=rf"tiny at 127\S+ did not answer in 0\.1 seconds: code {code} [\d,]+; the last: lat"
+    ):
+        asked_once(lambda *_: busy, patience=0.1)
 
-    def slow(*_):
-        time.sleep(0.5)
-        return 200, chat_body("late")
 
-    found, ledger, _ = asked_once(slow, timeout=0.1)
-    assert found == [None] and ledger.failed == {"no answer in time": 2}
+def test_a_server_that_is_gone_is_waited_for_until_it_is_there_again() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+        with pytest.raises(
+            UserError, match=r"did not answer in 0\.1 seconds: no connection [\d,]+; the last: http://127"
+        ):
+            engine(Endpoint(url, "tiny"), patience=0.1).answers(["Who?"], 8, str)
+        some, told = engine(Endpoint(url, "tiny"), served=False, patience=60), []
+        some.heard = lambda ledger, waiting: told.append(waiting)
+        found: list[list[str | None]] = []
+        asking = threading.Thread(target=lambda: found.append(some.answers(["Who?", "What?"], 16, str)))
+        asking.start()
+        while len(told) < 60:
+            time.sleep(0.01)
+    with endpoint(lambda *_: (200, chat_body("a rope")), port=int(url.split(":")[2].removesuffix("/v1"))):
+        asking.join(30)
+    assert found == [["a rope", "a rope"]] and some.ledger.failed["no connection"] >= 60
+    assert told[0].startswith("nobody answers (no connection): ends in ") and told[-1] == ""
+
+
+@contextmanager
+def dripping(begin: bytes, part: bytes) -> Iterator[str]:
+    """The address of a server that says ``begin``, and then ``part`` for ever, a little at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ended = threading.Event()
+
+        def serve() -> None:
+            listening.settimeout(0.05)
+            while not ended.is_set():
+                try:
+                    talking, _ = listening.accept()
+                except TimeoutError:
+                    continue
+                with talking:
+                    try:
+                        talking.sendall(begin)
+                        while not ended.wait(0.02):
+                            talking.sendall(part)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(("begin", "part"), [
+    (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", b" "),
+    (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{", b" "),
+    (b"HTTP/1.1 500 Oh\r\n\r\n", b" "),
+    (b"HTTP/1.1 200 OK\r\nX-Rope: ", b"a"),
+    (b"", b""),
+])  # fmt: skip
+def test_a_server_that_drips_is_left_at_the_deadline(begin: bytes, part: bytes) -> None:
+    with dripping(begin, part) as url:
+        some, began = engine(Endpoint(url, "tiny", timeout=0.3), served=False, tries=2), time.monotonic()
+        assert some.answers(["Who walks there?"], 16, str) == [None]
+    assert some.ledger.failed == {"no answer in time": 2} and 0.6 <= time.monotonic() - began < 5
+    with dripping(begin, part) as url, pytest.raises(UserError, match=r"nothing answers at \S+: no answer in time"):
+        Endpoint(url, timeout=0.1)
+
+
+@pytest.mark.parametrize("code", [200, 500])
+def test_a_reply_without_an_end_is_left_at_its_largest_size_and_asked_again(code: int) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            sent.append(1)
+            yield b" " * 2**16
+
+    found, ledger, _ = asked_once(
+        lambda number, *_: (code, endless()) if number == 1 else (200, chat_body("a rope")), body=2**20
+    )
+    assert found == ["a rope"] and ledger.failed == {"too large an answer": 1} and ledger.calls == 2
+    assert len(sent) < 2**30 / 2**16, "what is sent is not taken in"
+
+
+def test_a_reply_of_the_largest_size_is_taken() -> None:
+    import json
+
+    exact = json.dumps(chat_body("a rope")).encode()
+    found, ledger, _ = asked_once(lambda *_: (200, exact), body=len(exact))
+    assert found == ["a rope"] and not ledger.failed
+    found, ledger, _ = asked_once(lambda *_: (200, exact), body=len(exact) - 1)
+    assert found == [None] and ledger.failed == {"too large an answer": 2}
+
+
+def test_a_connection_that_is_lost_is_a_try() -> None:
+    found, ledger, _ = asked_once(lambda *_: (200, iter(())))
+    assert found == [None] and ledger.failed == {"no JSON": 2}
+    with dripping(b"nonsense\r\n\r\n", b" ") as url:
+        some = engine(Endpoint(url, "tiny"), served=False, tries=2)
+        assert some.answers(["Who walks there?"], 16, str) == [None] and some.ledger.failed == {"connection lost": 2}
 
 
 def entropy(p) -> float:

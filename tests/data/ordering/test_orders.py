@@ -150,8 +150,11 @@ def test_rows_are_arranged_anew_without_a_tokenizer(texts, tmp_path) -> None:
     with pytest.raises(UserError, match="no tokenizer") as caught:
         ropewalk.order_data("icp", tmp_path / "rows", out=tmp_path / "c", length=256, embed=tmp_path)
     assert "--tokenizer" in caught.value.mend
-    with pytest.raises(UserError, match="99 parts of 22 texts"):
+    with pytest.raises(UserError, match="99 parts of 24 texts"):
         ropewalk.order_data("icp", tmp_path / "rows", out=tmp_path / "c", length=256, parts=99)
+    with pytest.raises(UserError, match="99 parts of 24 texts"):
+        ropewalk.order_data("icp", texts, out=tmp_path / "d", parts=99, **ASKED)
+    assert not [one.name for one in tmp_path.iterdir() if one.name.startswith("d")], "before texts are tokenised"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b", "rows"], "it had made nothing yet"
 
 

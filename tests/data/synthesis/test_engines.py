@@ -30,7 +30,7 @@ SAID = {"length": 2048, "tokenizer": "demo", "rows": 12, "engine_tokenizer": "de
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch) -> None:
-    monkeypatch.setattr(answering.Engine.__init__, "__defaults__", (4, 0.0, 0))
+    monkeypatch.setattr(answering.Engine.__init__, "__defaults__", (4, 0.0, 0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_a_server_that_dies_in_the_middle_is_gone_on_with_to_the_same_rows(texts
         whole = ropewalk.synth_data("in2", texts, out=tmp_path / "whole", engine=server.url, **SAID)
         first = len(server.requests)
         server.reply, server.requests[:] = dying, []
-        with pytest.raises(UserError, match=r"failed 24 calls in turn: code 503 24; the last: .*going down") as error:
-            ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, **SAID)
+        with pytest.raises(UserError, match=r"answer in 1 seconds: code 503 [\d,]+; the last: .*going down") as error:
+            ropewalk.synth_data("in2", texts, out=tmp_path / "part", engine=server.url, engine_patience=1, **SAID)
         assert "See what the log of tiny at 127.0.0.1" in error.value.mend
         stay = f"{tmp_path / 'part.shards'} and {tmp_path / 'part.answers'}"
         assert f"stays in {stay} for a further run" in error.value.mend

@@ -10,6 +10,7 @@ import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import Arranged
 from ropewalk.data.synthesis.information_intensive import ANSWER, QUOTE, SEGMENT
+from tests.data.synthesis.written import TOKENIZER
 
 LENGTH, ROWS = 2048, 150
 
@@ -38,9 +39,12 @@ def test_rows_fit_and_only_answers_are_learnt(made: Arranged) -> None:
     for row in range(ROWS):
         ids, positions, scopes, weights = made.row(row)
         assert len(ids) <= LENGTH and not scopes.any() and np.array_equal(positions, np.arange(len(ids)))
-        learnt = [i for i in made.pieces(row) if some.loss[i]]
-        assert weights.sum() == ANSWER * len(learnt) and all(some.stop[i] - some.start[i] == ANSWER for i in learnt)
-        assert weights[-ANSWER:].all(), "a row ends in its answer"
+        *learnt, end = [i for i in made.pieces(row) if some.loss[i]]
+        assert weights.sum() == ANSWER * len(learnt) + 1
+        assert all(some.stop[i] - some.start[i] == ANSWER for i in learnt)
+        assert weights[-ANSWER - 1 :].all(), "a row ends in its answer"
+        assert ids[-1] == TOKENIZER.eos_token_id and end == made.pieces(row)[-1], "which ends, and is seen to"
+    assert made.about.told["answers that end"] == ROWS
 
 
 def test_every_answer_stands_in_the_evidence_beside_the_quote(made: Arranged) -> None:
@@ -49,7 +53,7 @@ def test_every_answer_stands_in_the_evidence_beside_the_quote(made: Arranged) ->
         told = made.provenance[row]
         first = made.pieces(row)[0]
         evidence = [first + piece for piece in told.pieces]
-        learnt = [i for i in made.pieces(row) if some.loss[i]]
+        *learnt, _ = [i for i in made.pieces(row) if some.loss[i]]
         direction = told.kind.split(", ")[1]
         per = 2 if direction == "both" else 1
         assert len(learnt) == per * len(evidence)

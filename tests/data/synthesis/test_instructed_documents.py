@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.common.errors import UserError
+from ropewalk.data.synthesis.instructed_documents import SMALLEST
 from ropewalk.data.synthesis.replies import ungrounded
 from ropewalk.texts.documents import token_ids
 from tests.data.synthesis.written import TOKENIZER, content, talker, write
@@ -66,6 +67,20 @@ def test_rows_are_whole_documents_an_instruction_and_an_answer_that_stands_in_th
             text = arranged.corpus.tokens(int(some.document[i]), int(some.start[i]), int(some.stop[i]))
             assert (f"the {colour} rope" in TOKENIZER.decode(text.tolist())) == (i in evidence)
         assert len({some.document[i] for i in own}) == len(own) >= 2
+
+
+def test_no_rest_of_a_few_tokens_is_cut_out_or_asked_about(made) -> None:
+    _, arranged, engine = made
+    some, cut = arranged.arrangement, 0
+    for row in range(ROWS):
+        for i in arranged.pieces(row):
+            if some.document[i] < arranged.about.documents:
+                whole = some.stop[i] == arranged.corpus.lengths[some.document[i]]
+                cut += not whole
+                assert whole or some.stop[i] - some.start[i] >= SMALLEST
+    assert cut
+    notes = [one.split("Text:\n")[1] for one in engine.chat.prompts if one.startswith("Somebody")]
+    assert min(len(token_ids(one, TOKENIZER)) for one in notes) >= SMALLEST
 
 
 def test_notes_are_in_no_row_and_no_prompt_shows_more_than_a_chunk(made) -> None:

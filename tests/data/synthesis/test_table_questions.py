@@ -56,8 +56,8 @@ def test_every_answer_is_that_of_a_reader_without_sql_and_stands_nowhere_else(ma
     for row in range(ROWS):
         ids, _, scopes, weights = made.row(row)
         assert len(ids) <= LENGTH and not scopes.any()
-        last = made.pieces(row)[-1]
-        assert weights.sum() == made.arrangement.stop[last] - made.arrangement.start[last] and weights[-1]
+        last = made.pieces(row)[-2]
+        assert weights.sum() == made.arrangement.stop[last] - made.arrangement.start[last] + 1
         text, answer = text_of(made, row, False), text_of(made, row, True).strip()
         tables = {found[1]: Table.read(found[0]) for found in TABLE.finditer(text)}
         question, told = text[text.rindex("Question: ") :], made.provenance[row]

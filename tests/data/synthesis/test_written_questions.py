@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,15 +63,24 @@ def test_every_answer_stands_in_its_evidence_and_nowhere_else(made) -> None:
             assert answer in TOKENIZER.decode(text.tolist()) and rest.count(answer) == 1
         assert weights[-1] and rest.rstrip().endswith("Answer:")
         marks = sum(i >= arranged.about.documents for i in some.document[list(arranged.pieces(row))])
-        assert marks == 2, "a question and an answer"
+        assert marks == 3, "a question, an answer, and its end"
+    assert told.about.told["answers that end"] == ROWS
 
 
 def test_the_answers_first_token_is_learnt(made) -> None:
     _, arranged, _ = made
     for row in range(ROWS):
-        last = arranged.pieces(row)[-1]
-        tokens = int(arranged.arrangement.stop[last] - arranged.arrangement.start[last])
-        assert arranged.row(row)[3].sum() == tokens and arranged.arrangement.loss[last]
+        answer, _ = arranged.pieces(row)[-2:]
+        tokens = int(arranged.arrangement.stop[answer] - arranged.arrangement.start[answer])
+        assert arranged.row(row)[3].sum() == tokens + 1 and arranged.arrangement.loss[answer]
+
+
+def test_a_tokenizer_without_an_end_of_text_has_rows_without_one(texts, tmp_path) -> None:
+    endless: Any = deepcopy(TOKENIZER)
+    endless.eos_token = None
+    told, arranged, _ = write("in2", texts, tmp_path / "out", talker(say), LENGTH, tokenizer=endless, rows=2)
+    assert told.about.told["answers that end"] == 0
+    assert TOKENIZER.eos_token_id not in arranged.row(0)[0] and arranged.row(0)[3][-1] == 1
 
 
 def test_calls_and_tokens_are_what_is_computed_beforehand(made) -> None:

@@ -46,9 +46,10 @@ def passages(prompt: str) -> list[str]:
 
 
 def text_of(arranged: Arranged, row: int, learnt: bool) -> str:
-    """What is learnt of a row, or what is not."""
+    """What is learnt of a row, but for the token that ends it, or what is not learnt."""
     ids, _, _, weights = arranged.row(row)
-    return str(TOKENIZER.decode(ids[(weights > 0) == learnt].tolist()))
+    assert ids[-1] == TOKENIZER.eos_token_id and weights[-1] == 1 and TOKENIZER.eos_token_id not in ids[:-1]
+    return str(TOKENIZER.decode(ids[:-1][(weights[:-1] > 0) == learnt].tolist()))
 
 
 def content(folder: Path) -> dict[str, bytes]:
