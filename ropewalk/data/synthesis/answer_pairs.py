@@ -147,7 +147,8 @@ class AnswerPairs:
                     support += f"{share(rejected, truth):.0%}"
                     yield [
                         Row([*opens, *context, questions[direction], quote, asks, answer],
-                            f"{direction}, {name}, {what}", [len(opens) + at], support, asks=3)
+                            f"{direction}, {name}, {what}", [len(opens) + at], support,
+                            range(len(opens) + len(context), len(opens) + len(context) + 3))
                         for what, context, at in (("whole text", some, place), ("evidence", [some[place]], 0))
                         for name, answer in said.items()
                     ]  # fmt: skip

@@ -122,7 +122,8 @@ class ChunkTasks:
             passages = [part for both in zip(numbered, quotes, strict=False) for part in both]
             evidence = [2 * place + 1 for place in sorted(places)]
             asked_by = [tasks[task], *passages, asks]
-            return [Row([*context, *asked_by, answer], task, evidence, SUPPORT, len(asked_by), [listed])]
+            asking = range(len(context), len(context) + len(asked_by))
+            return [Row([*context, *asked_by, answer], task, evidence, SUPPORT, asking, [listed])]
 
         def draw(numbers: range) -> Iterator[Draw]:
             yield from map(row, numbers)

@@ -57,12 +57,12 @@ class Row:
     """One row.
 
     Attributes:
-        parts: in their order, the answer last; those of documents begin behind what texts begin with. What ends the
-            answer comes behind them.
+        parts: in their order; those of documents begin behind what texts begin with. What ends the answer comes behind
+            them.
         kind: of its question.
         evidence: numbers of the parts that the answer needs.
         support: by what the answer was seen to be supported.
-        asks: how many parts right before the answer are the question.
+        asks: numbers of the parts that are the question, one behind the other.
         answers: what a right answer says, word for word; empty where that cannot be told.
     """
 
@@ -70,7 +70,7 @@ class Row:
     kind: str
     evidence: Sequence[int]
     support: str
-    asks: int = 1
+    asks: Sequence[int]
     answers: Sequence[str] = ()
 
     @property
@@ -143,12 +143,12 @@ def drawn(
 
 def asked_by(row: Row, corpus: Corpus, marks: Marks) -> str:
     """The text of a row's question."""
-    return _text(row.parts[-1 - row.asks : -1], corpus, marks)
+    return _text([row.parts[number] for number in row.asks], corpus, marks)
 
 
 def before(row: Row, corpus: Corpus, marks: Marks) -> str:
     """The text of a row before its question."""
-    return _text(row.parts[: -1 - row.asks], corpus, marks)
+    return _text(row.parts[: row.asks[0]], corpus, marks)
 
 
 def _text(parts: Sequence[Piece | Text], corpus: Corpus, marks: Marks) -> str:

@@ -219,7 +219,7 @@ def _row(
     asks = Text.of(ASKS.format(instruction=instruction), marks, loss=True)
     return Row(
         [*parts, asks, Text.of(ANSWERS.format(answer=answer), marks, loss=True)],
-        f"{len(pieces)} documents, {len(places)} of use", places, SUPPORT,
+        f"{len(pieces)} documents, {len(places)} of use", places, SUPPORT, [len(parts)],
     )  # fmt: skip
 
 

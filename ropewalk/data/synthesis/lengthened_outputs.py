@@ -131,7 +131,7 @@ class LengthenedOutputs:
                 else:
                     asks = Text.of(ASKS.format(instruction=instructions[i], words=words), marks)
                     answer = Text.of(ANSWERS.format(answer=texts[i]), marks, loss=True)
-                    yield [Row([asks, answer], f"{words:,} words, {rounds[i]} rounds", [], SUPPORT)]
+                    yield [Row([asks, answer], f"{words:,} words, {rounds[i]} rounds", [], SUPPORT, [0])]
 
         return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine)
 

@@ -242,7 +242,7 @@ def _row(
     evidence = [2 * list(chosen).index(i) for i in hops]
     asks = Text.of(ASKS.format(question=question.question), marks)
     answer = Text.of(ANSWERS.format(answer=question.answers[0]), marks, loss=True)
-    return Row([*parts, asks, answer], f"{len(hops)} hops", evidence, SUPPORT, answers=question.answers)
+    return Row([*parts, asks, answer], f"{len(hops)} hops", evidence, SUPPORT, [len(parts)], question.answers)
 
 
 def _pairs(hops: Sequence[Question]) -> str:

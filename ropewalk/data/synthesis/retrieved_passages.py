@@ -158,4 +158,4 @@ class RetrievedPassages:
         target = (NAMES if self.named else ANSWERS).format(number=place + 1, answer=answer)
         parts += [Text.of(ASKS.format(question=question), marks), Text.of(target, marks, loss=True)]
         kind = f"{len(order)} passages, rank {rank} answers"
-        return Row(parts, kind, [2 * place + 1], SUPPORT, answers=[answer])
+        return Row(parts, kind, [2 * place + 1], SUPPORT, [len(parts) - 2], [answer])

@@ -138,7 +138,7 @@ class TableQuestions:
             evidence = [parts.index(one) for one in written[: query.needs]]
             of = f", of {asked.file}" if asked.file else ""
             support = f"sqlite: {query.sql} {list(query.given)}{of}"
-            return [Row([*parts, question, answer], query.kind, evidence, support, answers=[str(found)])]
+            return [Row([*parts, question, answer], query.kind, evidence, support, [len(parts)], [str(found)])]
 
         def draw(numbers: range) -> Iterator[Draw]:
             yield from map(row, numbers)

@@ -135,7 +135,7 @@ class WrittenQuestions:
                 else:
                     question = Text.of(ASKS.format(question=asked.question), marks)
                     answer = Text.of(ANSWERS.format(answer="; ".join(asked.answers)), marks, loss=True)
-                    yield [Row([*some, question, answer], kind, evidence, SUPPORT, answers=asked.answers)]
+                    yield [Row([*some, question, answer], kind, evidence, SUPPORT, [len(some)], asked.answers)]
 
         sieve = sieve_of(self.engine, self.grounded, self.robust)
         return drawn(self.rows, self.draws, draw, corpus, length, marks, engine=self.engine, sieve=sieve)

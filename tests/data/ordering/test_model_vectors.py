@@ -38,6 +38,14 @@ def test_a_plain_encoder_is_read_as_the_mean_over_its_tokens(encoder, tokenizer,
         np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
 
 
+def test_it_may_be_sent_to_another_machine(encoder, tokenizer, tmp_path) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle")  # what ray sends a task by
+    corpus = corpus_of(tmp_path, [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS])
+    here = ModelVectors(str(encoder), tokenizer).over(corpus)
+    there = cloudpickle.loads(cloudpickle.dumps(here))
+    np.testing.assert_array_equal(there(list(corpus)), here(list(corpus)))
+
+
 def test_other_weights_are_another_model(encoder, tokenizer, tmp_path) -> None:
     before = ModelVectors(str(encoder), tokenizer).digest
     assert ModelVectors(str(encoder), tokenizer).digest == before
