@@ -12,7 +12,11 @@ from ropewalk.texts.opening import opening
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
+TOO_LONG, CUT, LATE = (
+    "too long",
+    "cut off",
+    "no answer in time",
+)  # why a call comes to nothing, where that tells what would help
 
 
 @dataclass(frozen=True)
