@@ -44,6 +44,7 @@ class EngineRequest(Request):
         engine_tokenizer: The tokenizer of the model on that server, so that its counts of tokens can be compared with
             ours; without it they are compared by a factor of four, with the tokenizer of the rows.
         engine_thinks: Tokens that it may think before each answer; what it thinks is left out.
+        engine_deadline: Seconds that a call may take, from its first byte to its last; slow servers need more.
         engine_patience: Seconds that a run waits for a server that takes no prompts, before it ends; the same line goes
             on from there.
     """
@@ -52,6 +53,7 @@ class EngineRequest(Request):
     engine_model: str = ""
     engine_tokenizer: Source = ""
     engine_thinks: Length | None = None
+    engine_deadline: Count = 600
     engine_patience: Number = 600
 
     @contextmanager
@@ -66,7 +68,7 @@ class EngineRequest(Request):
             UserError: if it cannot be asked.
         """
         if not self.engine:
-            unused = ["engine_model", "engine_tokenizer", "engine_thinks", "engine_patience"]
+            unused = ["engine_model", "engine_tokenizer", "engine_thinks", "engine_deadline", "engine_patience"]
             self.refuse_unused(unused, "without --engine")
             yield None
             return
@@ -77,12 +79,12 @@ class EngineRequest(Request):
 
         if self.engine.startswith(("http://", "https://")):
             counted = Checkpoint.open(self.engine_tokenizer or tokenizer, trust_remote_code, sound=False).tokenizer()
-            server, served = Endpoint(self.engine, self.engine_model or None), bool(self.engine_tokenizer)
+            server = Endpoint(self.engine, self.engine_model or None, self.engine_deadline)
+            served = bool(self.engine_tokenizer)
             yield Engine(server, counted, served, thinks=self.engine_thinks or 0, patience=self.engine_patience)
             return
-        self.refuse_unused(
-            ["engine_model", "engine_tokenizer", "engine_patience"], f"of the model {self.engine}, which runs here"
-        )
+        unused = ["engine_model", "engine_tokenizer", "engine_deadline", "engine_patience"]
+        self.refuse_unused(unused, f"of the model {self.engine}, which runs here")
         checkpoint = Checkpoint.open(self.engine, trust_remote_code)
         with chat_model(checkpoint) as model:
             yield Engine(model, checkpoint.tokenizer(), served=True, thinks=self.engine_thinks or 0)

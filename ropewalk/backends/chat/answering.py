@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from ropewalk.backends.chat.chat import CUT, TOO_LONG, Answer, Chat, Failed, rendered
+from ropewalk.backends.chat.chat import CUT, LATE, TOO_LONG, Answer, Chat, Failed, rendered
 from ropewalk.backends.chat.journal import Call, Journal
 from ropewalk.backends.chat.ledger import Ledger, listed, tally
 from ropewalk.backends.chat.side_by_side import side_by_side
@@ -176,6 +176,8 @@ class Engine:
                 "A base model does not stop: name a chat model (--engine); one that thinks before it answers needs "
                 "tokens for that (--engine-thinks)."
             )
+        if why == LATE:
+            return "Give calls more time (--engine-deadline), or ask for less (a smaller --chunk, --words)."
         if why in failed:
             return f"See what the log of {self.name} says."
         return f"Ask another engine: {self.name} does not answer as it is asked to."

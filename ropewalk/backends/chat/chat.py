@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BETWEEN = "\n\n"  # turns, for models without a chat template
 NO_CERTAINTY = "Choose another strategy, or name a model that runs here (--model FOLDER)."
-TOO_LONG, CUT = "too long", "cut off"  # why a call comes to nothing, where that tells what would help
+TOO_LONG, CUT, LATE = "too long", "cut off", "no answer in time"  # why a call comes to nothing: what helps follows
 
 
 @dataclass(frozen=True)

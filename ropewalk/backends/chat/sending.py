@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ropewalk.backends.chat.chat import Failed
+from ropewalk.backends.chat.chat import LATE, Failed
 from ropewalk.common.errors import cut
 from ropewalk.common.extras import extra
 
 REFUSED = "no connection"  # nobody took the request
 LOST = "connection lost"  # somebody took it, and went
-LATE = "no answer in time"
 LARGE = "too large an answer"
 CONNECTING = 30.0  # seconds that nobody is waited for
 

@@ -331,6 +331,7 @@ def test_what_helps_is_told_by_what_went_wrong() -> None:
     assert "--to" in some.mend({"too long": 3}, {"empty": 2}) and "chat model" in some.mend(
         {"code 500": 1}, {"cut off": 2}
     )
+    assert "--engine-deadline" in some.mend({"no answer in time": 2, "code 500": 1})
     assert "the log of talker" in some.mend({"code 500": 2}, {"cut off": 1})
     assert some.mend({}, {"empty": 2, "cut off": 1}).startswith("Ask another engine: talker does not")
     some.chat.window = None

@@ -118,6 +118,8 @@ def test_the_window_of_a_model_that_runs_here_is_told_with_what_makes_it_longer(
 def test_options_that_change_nothing_are_refused(texts, tmp_path) -> None:
     for more, words in (
         ({"engine_model": "x"}, "--engine-model changes nothing without --engine"),
+        ({"engine_deadline": 60}, "--engine-deadline changes nothing without --engine"),
+        ({"engine": "demo", "engine_patience": 60}, "--engine-patience changes nothing of the model demo"),
         ({"engine": "demo", "engine_tokenizer": "demo"}, "of the model demo, which runs here"),
         ({"named": True}, "--named changes nothing in in2"),
         ({"engine": "demo", "tokenizer": ""}, "needs a tokenizer"),

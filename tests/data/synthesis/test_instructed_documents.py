@@ -101,7 +101,8 @@ def test_calls_are_an_instruction_a_note_for_each_chunk_and_an_answer(made) -> N
     for row in range(ROWS):
         for i in arranged.pieces(row):
             if some.document[i] < arranged.about.documents:
-                notes += -(-int(some.stop[i] - some.start[i]) // CHUNK)
+                chunks, rest = divmod(int(some.stop[i] - some.start[i]), CHUNK)
+                notes += (chunks + (rest >= SMALLEST)) or 1
     asked = [prompt.split()[0] for prompt in engine.chat.prompts]
     assert (asked.count("Read"), asked.count("Somebody"), asked.count("Follow")) == (ROWS, notes, ROWS)
     assert arranged.about.told["calls"] == 2 * ROWS + notes == arranged.about.told["asked"]
