@@ -45,7 +45,7 @@ def content_key(parts: Mapping[str, object]) -> str:
 
 
 class SampleStore:
-    """Records by key. Several processes may share the file; each ``put`` is one transaction.
+    """Records by key. Several processes may share the file, threads one after another; each ``put`` is one transaction.
 
     Args:
         path: the file; made, with its folder, by the first record. None keeps the records in memory only.
@@ -122,7 +122,9 @@ class SampleStore:
         with self._explained():
             if self.path is not None and not self.path.is_file():
                 raise UserError(f"{self.path} is no regular file, expected one for records", ELSEWHERE)
-            database = sqlite3.connect(self.path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None)
+            database = sqlite3.connect(
+                self.path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )  # one thread at a time, which need not be the one that opened it: notebooks run coroutines beside theirs
             try:
                 self._prepare(database)
             except BaseException:

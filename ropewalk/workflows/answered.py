@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.chat.chat import Prompt
+from ropewalk.common.coroutines import finished
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import is_page
 from ropewalk.common.results import Result, columns
@@ -169,7 +169,7 @@ def read_text(
         answer = await strategy.read(model, reading)
         return answer, await coherence(model, answer) if scored else None
 
-    answer, verdicts = asyncio.run(read())
+    answer, verdicts = finished(read())
     trace = model.trace
     return Answered(
         answer,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.backend import Ask, Backend, Reply, Spent
 from ropewalk.backends.chat.chat import Beginning, Chat, text_of
+from ropewalk.common.coroutines import finished
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint
 from ropewalk.common.store import Records
@@ -83,7 +84,7 @@ class Strategic(Backend):
         if not all(ask.after for ask in asks):
             raise ValueError("an ask without a question behind a text")
         for first in range(0, len(asks), self.chat.workers):
-            yield from enumerate(asyncio.run(self._together(asks[first : first + self.chat.workers])), first)
+            yield from enumerate(finished(self._together(asks[first : first + self.chat.workers])), first)
 
     async def _together(self, asks: Sequence[Ask]) -> list[Reply]:
         turn = asyncio.Semaphore(self.chat.workers)

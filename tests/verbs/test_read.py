@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -65,6 +66,20 @@ def test_in_python_the_answer_is_what_prints(text: Path, tmp_path: Path) -> None
     assert json.loads((tmp_path / "o" / TRACE).read_text())["answer"] == answered.answer
     page = Outline((tmp_path / "o" / PAGE).read_text("utf-8")).text
     assert answered.answer in page and QUESTION in page and "worker 1 of" in page
+
+
+def test_in_a_notebook_there_is_a_loop_already(text: Path, tmp_path: Path) -> None:
+    async def cell(server: Any) -> Any:
+        return ropewalk.read(
+            text, QUESTION, strategy="chain-of-agents", model=server.url, tokenizer="demo", window="1k",
+            out=tmp_path / "o", overwrite=True,
+        )  # fmt: skip
+
+    with endpoint(reader) as server:
+        first, asked = asyncio.run(cell(server)), len(server.requests)
+        again = asyncio.run(cell(server))
+    assert all(str(code) in first.answer for code in FACTS.values())
+    assert again.answer == first.answer and len(server.requests) == asked
 
 
 def test_several_files_are_read_as_one(tmp_path: Path) -> None:

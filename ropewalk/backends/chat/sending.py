@@ -10,12 +10,12 @@ import json
 import re
 import ssl
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from ropewalk.backends.chat.chat import LATE, Failed
+from ropewalk.common.coroutines import finished
 from ropewalk.common.errors import cut
 from ropewalk.common.extras import extra
 
@@ -93,15 +93,7 @@ class Sender:
             Failed: if nothing whole comes back in time.
         """
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._whole(path, asked, deadline)
-        with ThreadPoolExecutor(1) as aside:  # this thread, a notebook's own say, has a loop already
-            return aside.submit(self._whole, path, asked, deadline).result()
-
-    def _whole(self, path: str, asked: Mapping[str, Any] | None, deadline: float) -> Sent:
-        try:
-            return asyncio.run(asyncio.wait_for(self._sent(path, asked), deadline))
+            return finished(asyncio.wait_for(self._sent(path, asked), deadline))
         except asyncio.TimeoutError:
             raise Failed(LATE) from None
         except (self._http.ConnectError, self._http.ConnectTimeout) as error:
