@@ -153,10 +153,12 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             self.refuse_unused(["dtype", "device"], "about models that a server holds")
         strategies = [strategy(one) for one in self.strategies]
         if not strategies:
-            self.refuse_unused(["spend", "window", "embed"], "without --strategies")
+            self.refuse_unused(["spend", "window"], "without --strategies")
         elif not any(one.name == FULL for one in strategies):
             self.refuse_unused(["methods"], "where full is not among --strategies")
             methods = (PLAIN,)
+        if not any(one.embeds for one in strategies):
+            self.refuse_unused(["embed"], "where no strategy compares vectors")
         return Experiment(
             (self.model, *self.more_models),
             tuple(catalogue.methods(",".join(methods))),

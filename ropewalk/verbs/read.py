@@ -121,6 +121,8 @@ def read(request: ReadRequest) -> Answered:
     if not request.question.strip():
         raise UserError("the question is empty", "Ask something: --question TEXT.")
     how = strategy(request.strategy)
+    if not how.embeds:
+        request.refuse_unused(["embed"], f"in {how.spelling}, which compares no vectors")
     text, sources = text_of(how, request.files)
     key = content_key({"text": text, "question": request.question, "strategy": how.spelling, "model": request.model})
     out = request.out or RUNS / f"read-{how.name}-{key[:8]}"

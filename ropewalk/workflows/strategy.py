@@ -124,6 +124,11 @@ class Strategy:
         raise NotImplementedError
 
     @property
+    def embeds(self) -> bool:
+        """Whether it needs vectors of texts."""
+        return getattr(self, "by", "") == "vectors"
+
+    @property
     def spelling(self) -> str:
         """As users write it, with the options that are not the default."""
         options = [

@@ -114,6 +114,7 @@ def test_a_server_that_tells_its_window_need_not_be_told(text: Path, tmp_path: P
         (["--strategy", "rag", "--model", "demo", "--served", "x"], "--served changes nothing"),
         (["--strategy", "rag", "--model", "demo", "--tokens", "100"], "does not hold the last answer"),
         (["--strategy", "rag(by='vectors')", "--model", "demo"], "--embed"),
+        (["--strategy", "rag", "--model", "demo", "--embed", "x"], "--embed changes nothing in rag"),
         (["--strategy", "full", "--model", "demo"], "where the window has 512"),
         (["--strategy", "rag", "--model", "demo", "--room", "490"], "expected 32 or more"),
     ],

@@ -38,6 +38,10 @@ class LateChunking(Strategy):
             if value < least:
                 raise UserError(f"{key} is {value}, expected {least} or more")
 
+    @property
+    def embeds(self) -> bool:
+        return True
+
     async def read(self, model: Model, reading: Reading) -> str:
         left = room_left(model, reading.last("", PARTS), reading.room, "the last call")
         spans = model.spans(reading.text)
