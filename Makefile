@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 WORKERS ?= 2
-SUITE := -n $(WORKERS) -m "not slow and not gpu"
+SUITE = -n $(WORKERS) -m "not slow and not gpu" $(PART)
 export OMP_NUM_THREADS ?= $(if $(filter test test-% slow,$(MAKECMDGOALS)),1,2)
 
 # What neither `make lock` nor `make test-newest` chooses: a build for CPUs of another torch is not found everywhere.

@@ -122,7 +122,7 @@ def cut_alone(texts: Path, out: Path) -> None:
 
     tokenizer = ropewalk.load("demo")[1]
     make_rows(Texts(str(texts), tokenizer, "demo"), Packing(alone, True, ""), "concat, alone", {}, TO, True, 0, out,
-              False, lambda documents, tokens: None)  # fmt: skip
+              False, lambda progress: None)  # fmt: skip
 
 
 ON_THE_WAY = {"test": "stdlib", "documents": 25, "evaluate_every": 10}
