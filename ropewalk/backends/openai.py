@@ -88,7 +88,9 @@ class Server(Backend):
         """Greedy text, compared with the answer's."""
         more: dict[str, Any] = self._likelihoods(ask) | ({"stop": list(ask.ends)} if ask.ends else {})
         choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), **more)
-        text = str(choice.text)
+        if not isinstance(choice.text, str):
+            raise UserError(f"{self.url} answered without a text", "Check that it serves /v1/completions.")
+        text = choice.text
         if not ask.answer:
             return Reply(text=text)
         wanted = str(self.tokenizer.decode(list(ask.answer), skip_special_tokens=True)).strip()

@@ -255,7 +255,17 @@ def refuse_results(folder: Path, sources: Iterable[Path] = ()) -> None:
     with explained(out):
         if any(out.glob("*.safetensors")) or "model_type" in _json(out / "config.json"):
             raise UserError(f"{out} is a checkpoint, expected a folder for results", "Choose another folder: -o OUT.")
-        place = _existing(out)
+    require_writable(out)
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or made, before there is something to write.
+
+    Raises:
+        UserError: saying why.
+    """
+    with explained(folder):
+        place = _existing(resolved(folder))
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(place, os.W_OK):

@@ -38,6 +38,11 @@ SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
 
 
+def is_served(model: str) -> bool:
+    """Whether a model is the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRequest(ServedRequest, LiveRequest):
     """What every experiment is asked for.
@@ -116,6 +121,11 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         text = "-".join([self.verb, *names[:SHOWN], *parts, experiment.key[:8]])
         return RUNS / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
 
+    @property
+    def all_served(self) -> bool:
+        """Whether servers hold all models."""
+        return all(map(is_served, (self.model, *self.more_models)))
+
     def grader(self) -> Judge | None:
         """The judge, if one is named."""
         if not self.judge_model:
@@ -146,10 +156,9 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         from ropewalk.evaluation.experiment import Experiment
         from ropewalk.workflows.strategy_entries import strategy
 
-        served = [name.startswith(("http://", "https://")) for name in (self.model, *self.more_models)]
-        if not any(served):
+        if not any(map(is_served, (self.model, *self.more_models))):
             self.refuse_unused(["tokenizer", "served"], "about models that no server holds")
-        if all(served):
+        if self.all_served:
             self.refuse_unused(["dtype", "device"], "about models that a server holds")
         strategies = [strategy(one) for one in self.strategies]
         if not strategies:
@@ -220,7 +229,10 @@ def compare(request: CompareRequest) -> Outcome:
     """
     from ropewalk.tasks.suites import chosen
 
-    methods = tuple(dict.fromkeys(["none", *(one.spelling for one in catalogue.methods(",".join(request.methods)))]))
+    asked = request.methods
+    if request.all_served and asked == CompareRequest.methods:
+        asked = (PLAIN,)  # a server takes no method, and nobody named one
+    methods = tuple(dict.fromkeys([PLAIN, *(one.spelling for one in catalogue.methods(",".join(asked)))]))
     experiment = request.experiment(
         methods,
         chosen(request.tasks or TASKS),

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ropewalk.workflows.answered import Answered
 
 RUNS = Path("runs")
+ASKED = (  # what an answer depends on, besides the text, the question and the strategy
+    "model", "tokenizer", "served", "window", "method", "to", "room", "tokens", "calls", "thinks", "embed", "score",
+    "dtype",
+)  # fmt: skip
 ROOM = 256  # tokens of an answer; of a small window, a quarter
 
 
@@ -77,6 +81,11 @@ class ReadRequest(ServedRequest, RunningRequest):
                 raise UserError("a server needs to be told its tokenizer", "Add --tokenizer FOLDER_OR_HUB_ID.")
             tokenizer = Checkpoint.open(self.tokenizer, self.trust_remote_code, sound=False).tokenizer()
             server = Endpoint(self.model, self.served, workers=self.at_once, flag="--served")
+            if self.window and server.window and self.window > server.window:
+                raise UserError(
+                    f"window is {self.window:,}, where {server.name} reads {server.window:,}",
+                    f"Say {server.window:,}, or less.",
+                )
             window = self.window or server.window
             if window is None:
                 raise UserError("a server does not say how much it reads", "Say it: --window 8k.")
@@ -112,21 +121,29 @@ def read(request: ReadRequest) -> Answered:
     """
     from dataclasses import replace
 
+    from ropewalk.common.files import require_writable
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore, content_key
+    from ropewalk.texts.documents import passed_over
     from ropewalk.workflows.answered import asked_of, read_text, refuse_another, text_of
     from ropewalk.workflows.metered import Budget, Metered
     from ropewalk.workflows.strategy_entries import strategy
 
     if not request.question.strip():
         raise UserError("the question is empty", "Ask something: --question TEXT.")
+    try:
+        request.question.encode()
+    except UnicodeEncodeError:
+        raise UserError("the question is no text: it holds half a character", "Write it in UTF-8.") from None
     how = strategy(request.strategy)
     if not how.embeds:
         request.refuse_unused(["embed"], f"in {how.spelling}, which compares no vectors")
     text, sources = text_of(how, request.files)
-    key = content_key({"text": text, "question": request.question, "strategy": how.spelling, "model": request.model})
+    asked = {name: getattr(request, name) for name in ASKED}
+    key = content_key({"text": text, "question": request.question.strip(), "strategy": how.spelling, **asked})
     out = request.out or RUNS / f"read-{how.name}-{key[:8]}"
-    refuse_another(out, request.question.strip(), how.spelling, request.overwrite)
+    refuse_another(out, key, request.overwrite)
+    require_writable(out)  # before anything is paid for
     store = (request.out or RUNS) / "samples.sqlite"
     with request.answering() as (chat, tokenizer, served, window), SampleStore(store) as records, shown() as tell:
         room = request.room or min(ROOM, window // 4)
@@ -143,8 +160,13 @@ def read(request: ReadRequest) -> Answered:
                 Progress(len(trace.calls), 0, f"{len(trace.calls):,} calls, {trace.tokens:,} tokens")
             ),
         )
+        for place in request.files:
+            if others := passed_over(Path(place) if Path(place).exists() else place):
+                model.note(f"{place}: {others} were not read")
         answered = replace(
-            read_text(how, asked_of(text, request.question, room), model, sources, scored=request.score), folder=out
+            read_text(how, asked_of(text, request.question, room), model, sources, scored=request.score),
+            folder=out,
+            key=key,
         )
     answered.write(out, request.overwrite)
     return answered

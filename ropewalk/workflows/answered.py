@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.backends.chat.answering import UNKNOWN, UNSEEN
 from ropewalk.backends.chat.chat import Prompt
 from ropewalk.common.coroutines import finished
 from ropewalk.common.errors import UserError
@@ -19,7 +20,7 @@ from ropewalk.texts.documents import load
 from ropewalk.texts.rows import read as rows_of
 from ropewalk.workflows.coherence import Coherence, coherence
 from ropewalk.workflows.metered import Metered
-from ropewalk.workflows.strategy import Reading, Strategy
+from ropewalk.workflows.strategy import PARTS, Reading, Strategy, room_left
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +64,7 @@ class Answered(Result):
         seconds: of this run; calls that an earlier one made took none.
         coherence: a judge's verdict on each sentence of the answer; None if none was asked for.
         folder: where the trace and its page lie; None if nowhere.
+        key: of all that was asked for.
     """
 
     answer: str
@@ -79,12 +81,13 @@ class Answered(Result):
     seconds: float
     coherence: Coherence | None = None
     folder: Path | None = None
+    key: str = ""
 
     def __str__(self) -> str:
         return self.answer
 
     def show(self, console: Console) -> None:
-        console.print(self.answer, markup=False, highlight=False)
+        console.print(UNSEEN.sub(UNKNOWN, self.answer), markup=False, highlight=False)
         for note in self.notes:
             console.print(f"note: {note}", markup=False)
         table = columns("by", ">calls", ">tokens read", ">written", ">seconds", ">on the longest chain")
@@ -111,13 +114,18 @@ class Answered(Result):
         """
         from ropewalk.workflows.trace_page import page_of
 
-        refuse_another(folder, self.question, self.strategy, overwrite)
+        refuse_another(folder, self.key, overwrite)
         write_text(folder / TRACE, self.to_json() + "\n")
         write_text(folder / PAGE, page_of(self).render())
 
 
-def refuse_another(folder: Path, question: str, strategy: str, overwrite: bool) -> None:
-    """Refuse a folder that holds something else than an earlier answer to the same question, before anything is asked.
+def refuse_another(folder: Path, key: str, overwrite: bool) -> None:
+    """Refuse a folder that holds something else than an earlier answer to the same, before anything is asked.
+
+    Args:
+        folder: that a trace goes to.
+        key: of all that was asked for.
+        overwrite: replace another trace.
 
     Raises:
         UserError: naming it.
@@ -131,13 +139,16 @@ def refuse_another(folder: Path, question: str, strategy: str, overwrite: bool) 
         try:
             before = json.loads(trace.read_text("utf-8"))
             ours = before["schema"] == SCHEMA
-            same = (before["question"], before["strategy"]) == (question, strategy)
+            same = before["key"] == key
         except (OSError, ValueError, TypeError, KeyError):
             ours = same = False
         if not ours:
             raise UserError(f"{trace} is none that ropewalk wrote", "Choose another -o, or move it away.")
         if not same and not overwrite:
-            raise UserError(f"{folder} holds the answer to another question", "Choose another -o, or add --overwrite.")
+            raise UserError(
+                f"{folder} holds the answer to another question, or of another text, model or way to read",
+                "Choose another -o, or add --overwrite.",
+            )
     elif page.exists() and not (overwrite and is_page(page)):
         raise UserError(f"{page} is there already", "Choose another -o, or add --overwrite.")
 
@@ -164,6 +175,7 @@ def read_text(
         UserError: if nobody answers, or the window or the budget is too small; what was answered is kept.
     """
     begun = time.monotonic()
+    room_left(model, reading.last("", PARTS), reading.room, "the last call")  # before anything is paid for
 
     async def read() -> tuple[str, Coherence | None]:
         answer = await strategy.read(model, reading)
@@ -198,7 +210,8 @@ def text_of(strategy: Strategy, files: Sequence[str]) -> tuple[str, list[str]]:
         rows = (row for file in files for row in rows_of(file))
         lines = [json.dumps({key: row.text(key) for key in ("question", "answer")}) for row in rows]
         return "\n".join(lines), list(files)
-    documents = [(name, text) for file in files for name, text in load(file).items()]
+    places = [Path(file) if Path(file).exists() else file for file in files]  # a folder may be called as our own texts
+    documents = [(name, text) for place in places for name, text in load(place).items()]
     return joined(documents), [name for name, _ in documents]
 
 

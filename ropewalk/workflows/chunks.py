@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ENDS = re.compile(r"(?:[.!?][\"')\]]*(?=\s)|\n\s*\n|[。！？])\s*")  # behind sentences, and behind paragraphs
-LINES = re.compile(r"\n")
+LINES, WORDS = re.compile(r"\n"), re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Chunk:
 def chunks(text: str, spans: Sequence[tuple[int, int]], size: int) -> list[Chunk]:
     """Chunks of at most ``size`` tokens, each as long as ends of sentences allow, which joined are the text.
 
-    A sentence of more tokens is cut at the end of a line, or else between tokens.
+    A sentence of more tokens is cut at the end of a line, or else between words, or else between tokens.
 
     Args:
         text: that is cut.
@@ -42,7 +42,7 @@ def chunks(text: str, spans: Sequence[tuple[int, int]], size: int) -> list[Chunk
         size: tokens, at least 1.
     """
     begins = [start for start, _ in spans]
-    stops = [match.end() for match in ENDS.finditer(text)], [match.end() for match in LINES.finditer(text)]
+    stops = [[match.end() for match in kind.finditer(text)] for kind in (ENDS, LINES, WORDS)]
     found: list[Chunk] = []
     start = 0
     while start < len(text):

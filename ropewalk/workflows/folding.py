@@ -88,13 +88,16 @@ async def noted(
         draw: 0 for the likeliest notes.
         guarded: whether the notes stay where a worker says no more than that it found nothing.
     """
-    notes, refused = "", []
+    notes, refused, came = "", [], 0
     for i, part in enumerate(parts, 1):
         said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
+        came += bool(said)
         if said and guarded and len(said) < SHORT * len(notes) and REFUSAL.search(said):
             refused.append(str(i))
             continue
         notes = said or notes
+    if parts and not came:
+        model.note("none of the calls that read the text gave notes: the answer knows nothing of it")
     if refused:
         model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
     return notes

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AGAIN = "What was answered is kept: say the same again to go on."
-MOST = 2**20  # tokens of an answer, beyond which what a server says of it is not believed
 T = TypeVar("T")
 MASS = 0.9  # of the probability of the next token, below which its entropy is told to be a bound
 Came = tuple[Answer | Failed, float, bool]  # what, in how many seconds, and whether it was kept from before
@@ -109,6 +108,7 @@ class Metered:
         self.budget, self.thinks = budget or Budget(), thinks
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending()
+        self._over = False  # whether no further call is to be made
         self._aside = self.window + thinks if last is None else last
         self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
         if self.budget.tokens is not None and self.budget.tokens < self._aside:
@@ -226,6 +226,7 @@ class Metered:
         begun = Call(number, role, after, text_of(prompt), counted)
         call = await self._tried(prompt, room, last, begun, attempt, drawn)
         if call is None:
+            self.trace.leave(after)
             self.note("the budget is spent: some calls were not made")
         return call
 
@@ -245,12 +246,20 @@ class Metered:
                 return replace(call, failed=f"{call.failed}, and the budget is spent") if again else None
             answer, seconds, kept = await attempt(prompt, room, drawn)
             call = replace(call, tries=again + 1, seconds=call.seconds + seconds, kept=kept)
-            self._spent.tokens -= most
             if isinstance(answer, Failed):
                 call = replace(call, failed=answer.reason)
+                if answer.reason.startswith("code ") or answer.unheard:  # nobody read it
+                    self._spent.tokens -= most
+                else:  # somebody may have read all of it, and written as much as there was room for
+                    call = replace(
+                        call,
+                        prompt_tokens=call.prompt_tokens + call.counted,
+                        completion_tokens=call.completion_tokens + most - call.counted,
+                    )
                 if answer.final:
                     break
                 if again + 1 == self.tries:
+                    self._over = True
                     raise UserError(
                         f"{self.chat.name} failed {self.tries} times in turn: {answer.reason}"
                         f"{answer.detail and f': {answer.detail}'}",
@@ -258,16 +267,17 @@ class Metered:
                     )
                 await asyncio.sleep(min(max(self.pause * 2**again, answer.wait), LONGEST))
                 continue
-            written, cached = self._written(answer, call.counted)
-            self._spent.tokens += call.counted + written
-            text, why = self._text(answer, call.counted)
+            own = len(token_ids(answer.text, self.tokenizer)) if attempt == self._answer else 0
+            read, written, cached = self._cost(answer.usage, call.counted, own, most - call.counted)
+            self._spent.tokens += read + written - most
+            text, why = self._text(answer, prompt)
             if last and text and answer.cut and not isinstance(prompt, Beginning):
                 self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
             call = replace(
                 call,
                 answer=text,
                 failed=why,
-                prompt_tokens=call.prompt_tokens + call.counted,
+                prompt_tokens=call.prompt_tokens + read,
                 cached_tokens=call.cached_tokens + cached,
                 completion_tokens=call.completion_tokens + written,
             )
@@ -278,7 +288,7 @@ class Metered:
 
     async def _answer(self, prompt: Prompt, room: int, drawn: int) -> Came:
         asked = {"prompt": _said(prompt), "room": room + self.thinks, "drawn": drawn}
-        return await self._came(asked, lambda: self.chat.answer(prompt, room + self.thinks, drawn))
+        return await self._came(asked, self.count(prompt), lambda: self.chat.answer(prompt, room + self.thinks, drawn))
 
     async def _certainty(self, prompt: Prompt, room: int, drawn: int) -> Came:
         """Minus the entropy and what was told of the probability, as text."""
@@ -287,9 +297,9 @@ class Metered:
             sure = self.chat.certainty(prompt)  # type: ignore[attr-defined]
             return Answer(f"{sure.nats!r} {sure.told!r}", usage=sure.usage or Usage(self.count(prompt), 0, 0))
 
-        return await self._came({"certainty": _said(prompt)}, tell)
+        return await self._came({"certainty": _said(prompt)}, self.count(prompt), tell)
 
-    async def _came(self, asked: dict[str, Any], ask: Callable[[], Answer]) -> Came:
+    async def _came(self, asked: dict[str, Any], counted: int, ask: Callable[[], Answer]) -> Came:
         """What came of a call, or of the same one before."""
         key = content_key({**self.chat.basis, **asked})
         async with self._asked.setdefault(key, asyncio.Lock()):  # who asks the same at the same time waits for it
@@ -298,34 +308,52 @@ class Metered:
                 usage = None if kept["usage"] is None else Usage(**kept["usage"])
                 return Answer(kept["text"], kept["cut"], usage), kept["seconds"], True
             async with self._turn:
+                if self._over:
+                    raise UserError("stopped")  # what ended it is raised where it happened
                 begun = time.monotonic()
                 try:
                     answer = await self._elsewhere(ask)
                     answer.text.encode()
+                except UserError:
+                    self._over = True
+                    raise
                 except Failed as failed:
                     return failed, time.monotonic() - begun, False
                 except UnicodeEncodeError:
                     return Failed("half a character"), time.monotonic() - begun, False
                 seconds = time.monotonic() - begun
+            if (usage := answer.usage) is not None and usage.prompt < bounds(counted, self.served)[0]:
+                raise UserError(
+                    f"{self.chat.name} read {usage.prompt:,} tokens of a prompt of {counted:,}: it cut the prompt",
+                    f"Say how much it reads: --window {usage.prompt}.",
+                )
+            if not answer.text.strip():
+                return answer, seconds, False  # another run may have more luck
             told = None if answer.usage is None else asdict(answer.usage)
             self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": told, "seconds": seconds}})
             return answer, seconds, False
 
-    def _written(self, answer: Answer, counted: int) -> tuple[int, int]:
-        """Tokens that were written, thoughts among them, and those of the prompt that were read before."""
-        usage = answer.usage
-        least, most = bounds(counted, self.served)
-        if usage is not None and least <= usage.prompt <= most and usage.completion <= MOST:
-            return usage.completion, min(usage.cached, counted)
-        return len(token_ids(answer.text, self.tokenizer)), 0
+    def _cost(self, usage: Usage | None, counted: int, own: int, room: int) -> tuple[int, int, int]:
+        """Tokens that were read, those that were written, thoughts among them, and of the first, those read before.
 
-    def _text(self, answer: Answer, counted: int) -> tuple[str, str]:
-        """The text of an answer, without thoughts, and why it is of no use."""
-        if answer.usage is not None and answer.usage.prompt < bounds(counted, self.served)[0]:
-            raise UserError(
-                f"{self.chat.name} read {answer.usage.prompt:,} tokens of a prompt of {counted:,}: it cut the prompt",
-                f"Say how much it reads: --window {answer.usage.prompt}.",
-            )
+        What a server says counts where it can be, and where it is more than we count; less is not believed.
+
+        Args:
+            usage: as the server says.
+            counted: tokens of the prompt.
+            own: tokens of the answer, by our own count.
+            room: tokens that it may have.
+        """
+        own, (least, most) = min(own, room), bounds(counted, self.served)
+        if usage is not None and least <= usage.prompt <= most and usage.completion <= room:
+            return max(counted, usage.prompt), max(own, usage.completion), min(usage.cached, counted)
+        return counted, own, 0
+
+    @staticmethod
+    def _text(answer: Answer, prompt: Prompt) -> tuple[str, str]:
+        """The text of an answer, without thoughts, and why it is of no use; a text that is gone on with has none."""
+        if isinstance(prompt, Beginning):
+            return answer.text.strip(), "" if answer.text.strip() else "empty"
         text = answer.text.rpartition(THOUGHT)[2].strip()
         if text.startswith(THINKING):
             return "", "a thought without an end"

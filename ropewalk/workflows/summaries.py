@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ropewalk.workflows.strategy import Model
+
 CHUNK, SUMMARY = 2048, 900  # tokens
 WORDS_PER_TOKEN = 0.65
 END = re.compile(r"(?:[.!?]|([。！？]))[\"')\]”’]*")  # white space follows, but for the second kind
@@ -14,14 +16,15 @@ def words(tokens: float) -> int:
     return max(1, int(WORDS_PER_TOKEN * tokens))
 
 
-def ends(summary: str) -> bool:
-    """Whether it ends where a sentence does."""
-    text = summary.rstrip()
-    return any(match.end() == len(text) for match in END.finditer(text))
+def fills(model: Model, summary: str, room: int) -> bool:
+    """Whether a summary takes all of its room, so that it may have been cut there; a list need not end in a stop."""
+    return len(model.spans(summary.rstrip())) >= room - 1
 
 
-def whole(summary: str) -> str:
-    """Without the sentence that has no end, if there is one that has."""
+def whole(model: Model, summary: str, room: int) -> str:
+    """Where it fills its room, without the sentence that has no end, if there is one that has."""
     text = summary.rstrip()
+    if not fills(model, text, room):
+        return text
     stops = [match.end() for match in END.finditer(f"{text} ") if match[1] or f"{text} "[match.end()].isspace()]
     return text[: stops[-1]] if stops else text

@@ -76,6 +76,10 @@ class Trace:
         _before.set(frozenset([number]))
         return number, after
 
+    def leave(self, after: tuple[int, ...]) -> None:
+        """Nothing was called: what follows waits for what stood before."""
+        _before.set(frozenset(after))
+
     def end(self, call: Call) -> None:
         self.calls[call.number] = call
 
@@ -130,7 +134,10 @@ class Trace:
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
-    """The results of coroutines that run side by side; what follows waits for the last calls of all of them."""
+    """The results of coroutines that run side by side; what follows waits for the last calls of all of them.
+
+    Where one of them fails, the others come to their ends, so that calls that were paid for are kept.
+    """
 
     async def followed(one: Coroutine[Any, Any, T]) -> tuple[T, frozenset[int]]:
         result = await one
@@ -139,8 +146,8 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     tasks = [asyncio.create_task(followed(one)) for one in work]
     try:
         done = await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
+    except BaseException as error:
+        for task in tasks if not isinstance(error, Exception) else ():
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise

@@ -144,6 +144,36 @@ def test_the_answer_to_another_question_is_not_replaced(capsys, text: Path, tmp_
     assert json.loads((out / TRACE).read_text())["question"] == "Why?"
 
 
+def test_the_trace_of_another_text_is_not_replaced(capsys, text: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.txt", tmp_path / "out"
+    other.write_text("Another text. " * 50)
+    rest = ["--question", QUESTION, "--strategy", "rag", "--model", "demo", "--room", 4, "-o", out]
+    said(capsys, "read", text, *rest)
+    assert "of another text" in refused(capsys, "read", other, *rest)
+    said(capsys, "read", text, *rest)
+
+
+def test_a_folder_is_itself_whatever_it_is_called_and_what_is_not_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "topics").mkdir()
+    (tmp_path / "topics" / "mine.txt").write_text(text_with(FACTS, 10))
+    (tmp_path / "topics" / "mine.pdf").write_text("%PDF")
+    with endpoint(reader) as server:
+        answered = ropewalk.read(
+            "topics", QUESTION, strategy="full", model=server.url, tokenizer="demo", window="2k", out=tmp_path / "o"
+        )
+    assert all(str(code) in answered.answer for code in FACTS.values())
+    assert answered.notes == ("topics: 1 file of other kinds (.pdf 1) were not read",)
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(text: Path, tmp_path: Path) -> None:
+    with endpoint(reader) as server, pytest.raises(UserError):
+        ropewalk.read(text, QUESTION, strategy="rag", model=server.url, tokenizer="demo", window="1k", out=text / "o")
+    assert server.requests == []
+
+
 @pytest.mark.slow
 def test_killed_ten_times_it_asks_no_finished_call_again(text: Path, tmp_path: Path) -> None:
     """Calls under way at a kill may be asked twice; no other is, and the answer is that of a run in one go."""

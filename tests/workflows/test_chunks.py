@@ -62,3 +62,9 @@ def test_sentences_joined_are_the_text_and_none_is_too_long(text: str, size: int
     for sentence in sentences(text):
         stop += len(sentence)
         assert stop in ends
+
+
+def test_what_has_no_sentences_is_cut_between_words() -> None:
+    text = "at ten the code 48301086 went out to all " * 40
+    found = chunks(text, metered().spans(text), 37)
+    assert len(found) > 5 and all(one.text[-1].isspace() for one in found[:-1])

@@ -230,3 +230,9 @@ def test_a_middle_that_the_budget_does_not_pay_is_left_out() -> None:
 def test_what_is_not_there_is_refused(spelling: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         strategy(spelling)
+
+
+@pytest.mark.parametrize("question", ["What is it?", "Wer bezahlt?", "?", "谁"])
+def test_a_search_that_finds_no_word_says_so(question: str) -> None:
+    _, model = answer_of(strategy("rag"), LONG, metered(window=WINDOW), question=question)
+    assert any("no part of the text has a word of the question" in note for note in model.trace.notes)

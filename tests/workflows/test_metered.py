@@ -12,6 +12,7 @@ from ropewalk.backends.chat.chat import Answer, Beginning, Certainty, Failed, Tu
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
 from ropewalk.workflows.metered import Budget, Metered
+from ropewalk.workflows.trace import together
 from tests.talkers import Talker
 from tests.workflows.readers import metered
 
@@ -262,3 +263,79 @@ def test_the_same_prompt_at_the_same_time_is_asked_once() -> None:
 
     assert asyncio.run(twice()) == ["Yes.", "Yes."] and len(talker.prompts) == 1
     assert model.trace.told()["calls"] == 2 and model.trace.tokens == 2 * next(iter(model.trace.calls.values())).tokens
+
+
+def lost(n: int) -> type[Talker]:
+    """Answers the first ``n`` calls, and loses the connection under the answers."""
+
+    class Loses(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Answer:
+            answer = super().answer(asked, room, again)
+            if len(self.prompts) <= n:
+                raise Failed("connection lost")
+            return answer
+
+    return Loses
+
+
+def test_an_answer_that_was_lost_costs_its_longest() -> None:
+    model = metered(lost(2)(lambda prompt, again: "Yes."), budget=Budget(10_000))
+    assert ask(model, "What?", 40) == "Yes."
+    (call,) = model.trace.calls.values()
+    assert call.tries == 3 and call.tokens == 3 * call.counted + 2 * 40 + len(model.spans("Yes."))
+    assert model._spent.tokens == call.tokens
+
+
+def test_less_than_was_written_is_not_believed() -> None:
+    model = metered(says("word " * 20, usage=lambda true: Usage(true.prompt, 0, 0)))
+    ask(model, "What?", 64)
+    assert next(iter(model.trace.calls.values())).completion_tokens >= 20
+
+
+def test_a_text_that_is_gone_on_with_has_no_thoughts() -> None:
+    assert ask(metered(says("so</think> 27")), Beginning("It is")) == "so</think> 27"
+    assert ask(metered(says("so</think> 27")), "It is?") == "27"
+
+
+def test_what_is_of_no_use_is_not_kept(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        with pytest.raises(UserError, match="it cut the prompt"):
+            ask(metered(says("Yes.", reads=40), records=records), "word " * 100)
+        assert ask(metered(says(" "), records=records)) is None
+        talker = says("Yes.")
+        assert ask(metered(talker, records=records), "word " * 100) == ask(metered(talker, records=records)) == "Yes."
+    assert len(talker.prompts) == 2
+
+
+def test_calls_under_way_are_kept_where_another_one_ends_the_run(tmp_path: Path) -> None:
+    import threading
+
+    asked = threading.Barrier(3)
+
+    class Ends(Talker):
+        def answer(self, asked_: Any, room: int, again: int) -> Answer:
+            asked.wait(10)
+            if "1" in str(asked_):
+                raise UserError("refuses with 403")
+            return super().answer(asked_, room, again)
+
+    async def three(model: Metered) -> Any:
+        return await together(*(model.ask(f"What {i}?", 8, "reader") for i in range(3)))
+
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        with pytest.raises(UserError, match="403"):
+            asyncio.run(three(metered(Ends(lambda prompt, again: "Yes."), records=records)))
+        talker = says("Yes.")
+        assert asyncio.run(three(metered(talker, records=records))) == ["Yes."] * 3
+    assert talker.prompts == ["What 1?"]
+
+
+def test_a_call_that_is_not_made_is_none_that_others_wait_for() -> None:
+    model = metered(says("Yes."), budget=Budget(calls=2))
+
+    async def chain() -> None:
+        assert await model.ask("One?", 8, "first") and await model.ask("Two?", 8, "second") is None
+        assert await model.ask("Three?", 8, "last", last=True)
+
+    asyncio.run(chain())
+    assert [call.role for call in model.trace.critical_path] == ["first", "last"]

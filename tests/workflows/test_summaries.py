@@ -23,7 +23,7 @@ from ropewalk.workflows.strategies.hierarchical_summary import (
 )
 from ropewalk.workflows.strategies.incremental_summary import IncrementalSummary
 from ropewalk.workflows.strategy import NOTES, SLACK
-from ropewalk.workflows.summaries import ends, whole, words
+from ropewalk.workflows.summaries import fills, whole, words
 from tests.talkers import Talker
 from tests.workflows.readers import QUESTION, answer_of, metered, reading
 
@@ -169,19 +169,17 @@ def test_an_update_a_chunk_and_the_answer() -> None:
     assert len(model.trace.critical_path) == n + 1
 
 
-def test_a_summary_without_an_end_costs_two_calls_more_and_loses_its_last_sentence() -> None:
+def test_a_summary_that_outgrows_its_room_costs_two_calls_more_and_is_cut_behind_a_sentence() -> None:
     def endless(prompt: str, again: int) -> str:
-        return "It is so. But then"
+        return "It is so. " * 400
 
     model = metered(Talker(endless), window=WINDOW)
     _, model = answer_of(IncrementalSummary(), TEXT, model)
     n = updates(model)
     assert len(model.trace.calls) == n + 2 * (n - 1) + 1  # nothing is before the first chunk
     last = model.trace.calls[max(model.trace.calls)].prompt
-    assert (
-        last.startswith("It is so.\n")
-        and f"{n} of {n} summaries had no end within 256 tokens: they were cut there" in model.trace.notes
-    )
+    assert last.startswith("It is so. It is so.") and last.partition("\n")[0].endswith("It is so.")
+    assert f"{n} of {n} summaries outgrew 256 tokens: they were cut there" in model.trace.notes
 
 
 def test_what_is_compressed_is_the_summary_before_and_to_its_share() -> None:
@@ -204,7 +202,7 @@ def test_what_is_compressed_is_the_summary_before_and_to_its_share() -> None:
 
 def test_a_budget_pays_for_chunks_before_compressions() -> None:
     def endless(prompt: str, again: int) -> str:
-        return "It is so. But then"
+        return "It is so. " * 400
 
     free = metered(Talker(endless), window=WINDOW)
     answer_of(IncrementalSummary(), TEXT, free)
@@ -227,16 +225,19 @@ def test_chunks_are_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "ended"),
+    ("text", "expected"),
     [
-        ("One. Two", "One.", False),
-        ("One. Two.", "One. Two.", True),
-        ('He said "No." ', 'He said "No."', True),
-        ("no end", "no end", False),
-        ("Pi is 3.14 and", "Pi is 3.14 and", False),
-        ("是。不", "是。", False),
-        ("", "", False),
+        ("One. Two", "One."),
+        ("One. Two.", "One. Two."),
+        ('He said "No." ', 'He said "No."'),
+        ("no end", "no end"),
+        ("Pi is 3.14 and", "Pi is 3.14 and"),
+        ("是。不", "是。"),
+        ("- the landlord is Mr. Ropewalk", "- the landlord is Mr."),
     ],
 )
-def test_a_summary_ends_with_a_sentence(text: str, expected: str, ended: bool) -> None:
-    assert whole(text) == expected and ends(text) == ended
+def test_a_summary_that_fills_its_room_ends_with_a_sentence_and_another_one_stays(text: str, expected: str) -> None:
+    model = metered()
+    room = tokens(model, text.rstrip())
+    assert fills(model, text, room) and whole(model, text, room) == expected
+    assert not fills(model, text, room + 2) and whole(model, text, room + 2) == text.rstrip()

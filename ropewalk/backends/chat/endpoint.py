@@ -72,7 +72,7 @@ class Endpoint:
         self.sender = Sender(url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or "none", body)
         self.served, self.window = self._chosen(served)
         self.name = f"{self.served} at {parts.netloc}"
-        self.basis: Mapping[str, str] = {"server": url, "model": self.served}
+        self.basis: Mapping[str, str] = {"server": url.rstrip("/"), "model": self.served}
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
     def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
@@ -174,6 +174,8 @@ def _read(said: Any) -> Answer:
         text = message.get("content") or ""  # empty: it thought, or called a tool
     if not isinstance(text, str):
         raise Failed("no answer in it", cut(repr(said), 200))
+    if choice.get("finish_reason") == "content_filter":
+        raise Failed("a filter cut it", cut(text, 200), final=True)
     usage, wrong = _usage(said.get("usage"))
     return Answer(text, choice.get("finish_reason") == "length", usage, wrong)
 

@@ -85,7 +85,7 @@ class HierarchicalSummary(Strategy):
         prompts = [
             LEAF.format(text=part.text.strip(), words=words(room(0)), question=reading.question) for part in parts
         ]
-        found = [whole(one) for one in await all_asked(model, prompts, room(0), "summary") if one]
+        found = [whole(model, one, room(0)) for one in await all_asked(model, prompts, room(0), "summary") if one]
         level = 1
         while len(model.spans(BETWEEN.join(found))) > left:
             found = await _merged(model, found, reading.question, int(size * (1 - CONTEXT)), room(level), level)
@@ -104,7 +104,7 @@ async def _merged(model: Model, summaries: Sequence[str], question: str, size: i
             before=BEFORE.format(summary=before) if before else "", text=text, words=words(room), question=question
         )
         said = await model.ask(prompt, room, f"level {level}, merge {i} of {len(runs)}")
-        found.append(whole(said or cut(model, text, room)))  # a merge that came to nothing is noted
+        found.append(whole(model, said or cut(model, text, room), room))  # a merge that came to nothing is noted
     return found
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.folding import chunks_for
 from ropewalk.workflows.strategy import NOTES, WHOLE, Model, Reading, Strategy, answered, cut, room_left
-from ropewalk.workflows.summaries import CHUNK, SUMMARY, ends, whole, words
+from ropewalk.workflows.summaries import CHUNK, SUMMARY, fills, whole, words
 
 OVER = 20  # tokens that a summary may have beyond its limit, so that it is seen to be too long
 
@@ -65,21 +65,17 @@ class IncrementalSummary(Strategy):
         for i, part in enumerate(parts, 1):
             role, further = f"update {i} of {len(parts)}", 2 + len(parts) - i
             said = await model.ask(prompt(part.text, summary), limit + OVER, role)
-            if said and summary and not self._right(model, said, limit) and model.affordable(further, cost) == further:
+            if said and summary and fills(model, said, limit + 2) and model.affordable(further, cost) == further:
                 asked = COMPRESS.format(
                     summary=summary, words=max(1, words(limit) * i // len(parts)), question=reading.question
                 )
                 short = await model.ask(asked, limit + OVER, f"compression {i} of {len(parts)}")
-                said = await model.ask(prompt(part.text, whole(short or summary)), limit + OVER, f"{role}, again")
-            if said and not self._right(model, said, limit):
+                said = await model.ask(
+                    prompt(part.text, whole(model, short or summary, limit + OVER)), limit + OVER, f"{role}, again"
+                )
+            if said and fills(model, said, limit + 2):
                 endless += 1
-            summary = whole(cut(model, said, limit)) if said else summary
+            summary = whole(model, cut(model, said, limit), limit) if said else summary
         if endless:
-            model.note(
-                f"{endless:,} of {len(parts):,} summaries had no end within {limit:,} tokens: they were cut there"
-            )
+            model.note(f"{endless:,} of {len(parts):,} summaries outgrew {limit:,} tokens: they were cut there")
         return await answered(model, reading, summary, NOTES)
-
-    @staticmethod
-    def _right(model: Model, summary: str, limit: int) -> bool:
-        return ends(summary) and len(model.spans(summary)) <= limit

@@ -51,6 +51,8 @@ class Retrieval(Strategy):
             scores = vectors[1:] @ vectors[0]
         else:
             scores = bm25([part.text for part in parts], reading.question)
+            if not scores.any():
+                model.note("no part of the text has a word of the question: parts were taken from its beginning on")
         ranked = [parts[i] for i in np.argsort(-scores, kind="stable")]
         kept = ordered(fitting(ranked[: self.k], left), self.order)
         return await answered(model, reading, BETWEEN.join(part.text.strip() for part in kept), PARTS)
@@ -61,7 +63,7 @@ def bm25(texts: Sequence[str], question: str) -> np.ndarray:
     import bm25s
 
     tokens = bm25s.tokenize([*texts, question], stopwords="en", show_progress=False, return_ids=False)
-    if not any(tokens[:-1]):
+    if not any(tokens[:-1]) or not tokens[-1]:
         return np.zeros(len(texts), np.float32)
     index = bm25s.BM25()
     index.index(tokens[:-1], show_progress=False)

@@ -96,7 +96,7 @@ class SemanticCompression(Strategy):
             written = await all_asked(model, prompts, limits, "topic")
             for k, limit, one in zip(asked, limits, written, strict=True):
                 if one:
-                    found[parts[k][0]] = whole(cut(model, one, limit)) + BETWEEN
+                    found[parts[k][0]] = whole(model, cut(model, one, limit), limit) + BETWEEN
         left = 0  # tokens that the topics so far had room for, and did not take
         for part, room in zip(parts, rooms, strict=True):
             if part[0] not in found:
