@@ -86,6 +86,7 @@ class Backend:
         length_dependent: True if the loss of a token changes with the length of what follows it.
         no_losses: why ``rolling`` does not work; empty if it does.
         needs_text: True if prompts are asked only that can be told into a text and a question.
+        reads: tokens that a prompt and its answer may have, where a server tells.
         checks: True if a sample of the teacher-forced answers should be decoded as well; where every answer is decoded
             anyway, or decoding is another computation, it is False.
     """
@@ -94,6 +95,7 @@ class Backend:
     basis: dict[str, str]
     length_dependent: bool = False
     no_losses: str = ""
+    reads: int | None = None
     needs_text: bool = False
     checks: bool = False
 

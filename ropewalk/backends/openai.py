@@ -53,10 +53,17 @@ class Server(Backend):
     """A served model; see ``connect``."""
 
     def __init__(
-        self, client: Any, url: str, served: str, tokenizer: PreTrainedTokenizerBase, pace: Pace, workers: int
+        self,
+        client: Any,
+        url: str,
+        served: str,
+        tokenizer: PreTrainedTokenizerBase,
+        pace: Pace,
+        workers: int,
+        reads: int | None = None,
     ):
         self.client, self.url, self.served, self.tokenizer = client, url, served, tokenizer
-        self.pace, self.workers = pace, workers
+        self.pace, self.workers, self.reads = pace, workers, reads
         # A server does not show its weights: records are found again by its address and the model's name.
         self.basis = {"model": f"{url} {served}", "method": "none"}
         self.tells_likelihoods = self._tells_likelihoods()
@@ -85,7 +92,10 @@ class Server(Backend):
         ]
 
     def _reply(self, ask: Ask) -> Reply:
-        """Greedy text, compared with the answer's."""
+        """Greedy text, compared with the answer's; nothing is asked that the server would refuse for its length."""
+        needed = len(ask.prompt) + max(ask.room, len(ask.answer))
+        if self.reads is not None and needed > self.reads:
+            return Reply(lost=f"{needed:,} tokens with the answer, where the server reads {self.reads:,}")
         more: dict[str, Any] = self._likelihoods(ask) | ({"stop": list(ask.ends)} if ask.ends else {})
         choice = self._complete(ask.prompt, max(ask.room, len(ask.answer)), **more)
         if not isinstance(choice.text, str):
@@ -233,26 +243,46 @@ def connect(
     made = Checkpoint.open(tokenizer, trust_remote_code, sound=False).tokenizer()
     key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=timeout)
-    return Server(client, url, served or only_model(client, url), made, Pace(per_minute), workers)
+    name, window = chosen_model(client, url, served)
+    return Server(client, url, name, made, Pace(per_minute), workers, window)
 
 
-def only_model(client: Any, url: str) -> str:
-    """The name of the one model that a server has.
+def chosen_model(client: Any, url: str, served: str | None) -> tuple[str, int | None]:
+    """The name of a model that a server has, and its window where the server tells it.
+
+    Args:
+        client: of the server.
+        url: of it, for messages.
+        served: the name; None means the only one.
 
     Raises:
-        UserError: if nothing answers, or there are several.
+        UserError: if none is named, and nothing answers, or there are several.
     """
+    try:
+        models = _listed(client, url)
+    except UserError:
+        if served is None:
+            raise
+        return served, None  # a server need not list what it has
+    return (name := served or only_one(list(models), url, "--served")), models.get(name)
+
+
+def _listed(client: Any, url: str) -> dict[str, int | None]:
     import openai
 
     try:
-        models = [str(model.id) for model in client.models.list()]
+        return {str(model.id): told_window(getattr(model, "max_model_len", None)) for model in client.models.list()}
     except openai.APIConnectionError:
         raise UserError(f"nothing answers at {url}", "Start the server, or mend the address.") from None
     except openai.APIStatusError as error:
         raise UserError(f"{url} does not list its models: {error.message}", "Name one with --served.") from None
     except (openai.OpenAIError, AttributeError, TypeError, ValueError):  # a page, or JSON of something else
         raise UserError(f"what {url} answers is no list of models", "End the address in /v1.") from None
-    return only_one(models, url, "--served")
+
+
+def told_window(said: object) -> int | None:
+    """What vLLM, SGLang and ``ropewalk serve`` tell of a model, if it is a number of tokens."""
+    return said if type(said) is int and 0 < said < 2**40 else None
 
 
 def only_one(models: Sequence[str], url: str, flag: str) -> str:

@@ -31,11 +31,13 @@ class Contestant:
         name: as asked for.
         window: tokens that it was trained on; None where that is not known.
         length: tokens that its configuration promises.
+        reads: tokens that a server reads, where it tells.
     """
 
     name: str
     window: int | None = None
     length: int | None = None
+    reads: int | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,7 +71,7 @@ class Contestant:
         Raises:
             UserError: if nobody says, or it is more than the model reads.
         """
-        own = self.length or self.window
+        own = self.reads or self.length or self.window
         if window is None and own is None:
             raise UserError(f"{self.name} does not say how much it reads", "Say it: --window 8k.")
         if window is not None and own is not None and window > own:
@@ -116,6 +118,7 @@ class AsItIs(Contestant):
 
     def __init__(self, backend: Backend, name: str = ""):
         self.backend, self.name = backend, name or str(backend.describe()["name"])
+        self.reads = backend.reads
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -220,6 +220,30 @@ def test_a_server_is_asked_token_by_token_and_must_have_a_window(monkeypatch: py
     assert sorted(prompts[:4]) == sorted(prompts[4:]), "the same tokens, as the window holds the whole"
 
 
+def test_what_a_server_does_not_read_is_not_asked_and_not_measured() -> None:
+    pytest.importorskip("openai")
+    import openai
+
+    from ropewalk.backends.openai import Pace, Server
+
+    tokenizer, longest = byte_level(), []
+
+    def reply(number: int, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        longest.append(len(asked["prompt"]) + asked["max_tokens"])
+        choice = {"index": 0, "text": f" {NEEDLES.solve(tokenizer.decode(asked['prompt']))}", "finish_reason": "length",
+                  "logprobs": None}  # fmt: skip
+        return 200, {"id": "1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
+
+    with endpoint(reply) as served:
+        client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
+        server = AsItIs(Server(client, served.url, "tiny", tokenizer, Pace(None), 2, reads=1500), "served")
+        found = measured(server, strategies=BOTH[:1], lengths=[1024, 2048], spend=1.0)
+    assert max(longest) <= 1500
+    assert {one.length for one in rows(found, method="none")} == {1024}
+    assert {one.length for one in rows(found, method="rag")} == {1024, 2048}
+    assert any("where the server reads 1,500" in one.reason for one in found.not_measured)
+
+
 @pytest.mark.parametrize(("change", "why"), [
     ({"window": 4096}, "window is 4,096, where known reads 2,048"), ({"window": 0}, "window is 0"),
     ({"spend": -1.0}, "spend is -1"), ({"spend": float("nan")}, "spend is nan"),

@@ -20,7 +20,7 @@ from ropewalk.backends.chat.chat import (
     turns,
 )
 from ropewalk.backends.chat.sending import Sender, Sent
-from ropewalk.backends.openai import TIMEOUT, WORKERS, only_one
+from ropewalk.backends.openai import TIMEOUT, WORKERS, only_one, told_window
 from ropewalk.common.errors import UserError, cut
 
 DRAWN = 0.7  # temperature of further tries; the first is at 0
@@ -157,7 +157,7 @@ class Endpoint:
             told = {str(model["id"]): model.get("max_model_len") for model in sent.said["data"]}
         except (Failed, LookupError, TypeError, AttributeError):  # a page, or JSON of something else
             raise UserError(f"what {self.url} answers is no list of models", "End the address in /v1.") from None
-        return {name: n if type(n) is int and 0 < n < MOST else None for name, n in told.items()}
+        return {name: told_window(said) for name, said in told.items()}
 
 
 def _read(said: Any) -> Answer:
