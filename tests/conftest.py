@@ -39,6 +39,8 @@ def any_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 # Grids of which the default suite runs every k-th cell, so that it ends within five minutes; `make slow` has the rest.
 THINNED = {
+    "test_a_budget_decides_the_same_when_it_is_taken_up_again": 3,
+    "test_a_budget_is_kept_and_what_was_left_out_is_said": 2,
     "test_architectures": 3,
     "test_only_what_is_longer_than_the_window_changes_and_all_is_put_back": 3,
     "test_the_printed_line_gives_the_methods_frequencies": 6,
