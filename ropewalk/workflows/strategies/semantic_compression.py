@@ -97,14 +97,17 @@ class SemanticCompression(Strategy):
             for k, limit, one in zip(asked, limits, written, strict=True):
                 if one:
                     found[parts[k][0]] = whole(model, cut(model, one, limit), limit) + BETWEEN
-        left = 0  # tokens that the topics so far had room for, and did not take
+        left, lost = 0, 0  # tokens that topics so far had room for, and did not take; topics of which nothing is left
         for part, room in zip(parts, rooms, strict=True):
             if part[0] not in found:
                 left += room
                 vectors = await vectors_of(model, [said[i].text for i in part], self.by)
                 central = [part[i] for i in most_central(vectors, [said[i] for i in part], left)]
                 left -= sum(said[i].tokens for i in central)
+                lost += not central
                 found |= {i: said[i].text for i in central}
+        if lost:
+            model.note(f"{lost:,} of {len(parts):,} topics have no sentence that fits: nothing is left of them")
         return "".join(one for _, one in sorted(found.items()))
 
     async def _parts(self, model: Model, said: Sequence[Chunk], size: int) -> list[list[int]]:

@@ -196,7 +196,7 @@ def test_numbers_are_listed_on_request() -> None:
     ]
     without, beside = (model.trace.calls[0].prompt for model in models)
     assert "Oslo: 11111" not in without and "\n\nOslo: 11111\n\nAbove is" in beside
-    assert models[1].trace.notes == []
+    assert all("nothing is left of them" in note for note in models[1].trace.notes)
 
 
 def test_a_list_that_is_too_long_is_cut_and_that_is_told() -> None:
@@ -239,3 +239,10 @@ def test_packing_loses_nothing_and_fits() -> None:
 def test_what_cannot_be_is_refused(key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{key} is"):
         SemanticCompression(**{key: value})
+
+
+def test_a_topic_of_which_nothing_is_left_is_said() -> None:
+    long = "zebra " * 900 + "ends. "
+    text = "".join(f"The grass is green on day {i}. " for i in range(60)) + long
+    _, model = answer_of(SemanticCompression(write="sentences", block=1), text, metered(window=1024))
+    assert any("nothing is left of them" in note for note in model.trace.notes)
