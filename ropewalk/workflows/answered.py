@@ -57,7 +57,7 @@ class Answered(Result):
         sources: the files that were read.
         text_tokens: of all of them.
         window: tokens that one call may have.
-        told: calls, tokens and seconds, by name; tokens are counted by our own count but for what was written.
+        told: calls, tokens and seconds, by name; tokens are those of our own count, or the server's where it has more.
         notes: what a reader must know: text that nobody read, calls that came to nothing.
         calls: every one.
         critical_path: numbers of the calls in the chain that took longest.
@@ -158,7 +158,6 @@ def read_text(
     reading: Reading,
     model: Metered,
     sources: Sequence[str],
-    about: str = "",
     scored: bool = False,
 ) -> Answered:
     """Ask until there is an answer.
@@ -168,7 +167,6 @@ def read_text(
         reading: what.
         model: whom; of this reading alone.
         sources: names of what the text is made of.
-        about: what else the model is called.
         scored: whether the same model then judges the answer's coherence.
 
     Raises:
@@ -187,7 +185,7 @@ def read_text(
         answer,
         reading.question,
         strategy.spelling,
-        about or model.chat.name,
+        model.chat.name,
         tuple(sources),
         len(model.spans(reading.text)),
         model.window,

@@ -30,9 +30,9 @@ class Call:
         answer: as text, without what the model thought; empty where there was none.
         failed: why there was none; empty if there was one.
         tries: how often it was asked.
-        prompt_tokens: of all tries that were answered, by our own count.
+        prompt_tokens: of all tries that somebody may have read; by our own count, or the server's where it has more.
         cached_tokens: of those, that the server had read before, as it says.
-        completion_tokens: of all tries, as the server says, else by our own count.
+        completion_tokens: of these tries, likewise; of an answer that was lost, as many as it had room for.
         seconds: that the tries took, when they were made.
         kept: whether it was answered before, in an earlier run or this one.
     """
@@ -119,7 +119,7 @@ class Trace:
 
     def told(self) -> dict[str, float]:
         """Numbers by name."""
-        calls = self.calls.values()
+        calls, path = self.calls.values(), self.critical_path
         return {
             "calls": len(calls),
             "tries": sum(call.tries for call in calls),
@@ -128,8 +128,8 @@ class Trace:
             "cached tokens": sum(call.cached_tokens for call in calls),
             "completion tokens": sum(call.completion_tokens for call in calls),
             "seconds of calls": sum(call.seconds for call in calls),
-            "calls of the critical path": len(self.critical_path),
-            "seconds of the critical path": sum(call.seconds for call in self.critical_path),
+            "calls of the critical path": len(path),
+            "seconds of the critical path": sum(call.seconds for call in path),
         }
 
 

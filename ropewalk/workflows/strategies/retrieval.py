@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ropewalk.common.errors import UserError
+from ropewalk.data.synthesis.retrieved_passages import best_at_both_ends
 from ropewalk.workflows.chunks import Chunk, chunks
 from ropewalk.workflows.selection import BETWEEN, fitting
 from ropewalk.workflows.strategy import PARTS, WHOLE, Model, Reading, Strategy, answered, room_left
@@ -75,7 +76,7 @@ def ordered(ranked: Sequence[Chunk], order: str) -> list[Chunk]:
     if order == "document":
         return sorted(ranked, key=lambda part: part.start)
     if order == "ends":
-        return [*ranked[::2], *reversed(ranked[1::2])]
+        return best_at_both_ends(ranked)
     return list(reversed(ranked)) if order == "reverse" else list(ranked)
 
 
