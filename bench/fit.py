@@ -2,16 +2,19 @@
 
     python bench/fit.py [--quick] [--seeds 5] [--searched 3] [--dtype bfloat16] --json FILE
 
-Both search on the same texts of 4,096 tokens (of the standard library; the paper reads three books), from the same
-seeds of chance. Ours is what ``ropewalk fit --method longrope`` does: a spline's coordinates by CMA-ES, candidates
-that surely lose dropped. The peer is the paper's (arXiv 2402.13753): 64 individuals and 40 rounds of 32 children, every
-one of them on all texts: on three of them 16.5 M tokens a seed, more than an hour of one core. Where the CPU has no
-bfloat16 of its own, float32 is twice as fast.
+Ours is what ``ropewalk fit --method longrope`` does: every factor descends along its gradient, two texts a step. The
+peer is the paper's (arXiv 2402.13753): 64 individuals and 40 rounds of 32 children, every one of them on all texts, of
+4,096 tokens (of the standard library; the paper reads three books): on three of them 16.5 M tokens a seed, more than an
+hour of one core. Where the CPU has no bfloat16 of its own, float32 is twice as fast.
+
+A step costs the same however many texts there are, so that ours reads ``OURS`` pieces, of the peer's documents and four
+more; beside it stands the same descent on the peer's texts alone. It draws nothing: seeds are the peer's.
 
 ``ours`` and ``peer`` are the tokens that were read while searching, and the perplexity of the second half of other
-texts. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the peer, tokens are
-those of its long texts alone; ours are all, with those that tell the tax on short ones. Rows of all seeds come last.
-What was measured stays in ``--work``, and a run that was stopped goes on.
+texts, which neither has seen. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the
+peer, tokens are those of its long texts alone; ours are all, with those that tell the tax on short ones, and two more
+for every token that a gradient went back through. Rows of all seeds come last. What was measured stays in ``--work``,
+and a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import torch
 import transformers
 
 import ropewalk
+from ropewalk.common.naming import counted
 from ropewalk.common.statistics import exp, ratio
 from ropewalk.common.store import SampleStore
 from ropewalk.fitting.fitter import Ground
@@ -36,8 +40,11 @@ from ropewalk.fitting.scoring import Scoring
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.texts.documents import load, tokenise
 
-TEXTS = 21  # those that are searched on; as many that tell the fitter of chance, between them; all others
-QUICK = {"to": 1024, "peer": {"rounds": 1}, "ours": {"rounds": 2}}
+TEXTS = (
+    21  # documents of the peer: those that are searched on; as many that tell it of chance, between them; all others
+)
+OURS = 8  # pieces that ours searches on
+QUICK = {"to": 1024, "peer": {"rounds": 1}, "ours": {"rounds": 4}}
 FULL = {"to": 4096, "peer": {}, "ours": {}}
 
 
@@ -61,11 +68,12 @@ def main() -> None:
     scale: dict[str, Any] = QUICK if given.quick else FULL
     to, aside = scale["to"], 2 * given.searched
     model, tokenizer = ropewalk.load("demo", dtype=given.dtype)
-    long = [ids[:to] for ids in tokenise(load("stdlib"), tokenizer, 2).values() if len(ids) >= to][:TEXTS]
-    bos = long[0][:1]
+    whole = [ids for ids in tokenise(load("stdlib"), tokenizer, 2).values() if len(ids) >= to]
+    long, bos = [ids[:to] for ids in whole[:TEXTS]], whole[0][:1]
+    unseen = [[*bos, *ids[to : 2 * to - 1]] for ids in whole[aside:TEXTS] if len(ids) >= 2 * to]
     rows: list[dict[str, Any]] = []
     common = {
-        "to": to, "texts": given.searched, "other texts": len(long) - aside, "torch": torch.__version__,
+        "to": to, "other texts": len(unseen), "torch": torch.__version__,
         "transformers": transformers.__version__, "machine": platform.machine(), "dtype": given.dtype,
     }  # fmt: skip
 
@@ -78,22 +86,33 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     with SampleStore(given.work / f"candidates-{to}-{given.dtype}") as records:
         ground = Ground(model, long[:aside], bos, aside, 512, to, records=records)
-        others = Scoring.of_texts(ground, torch.tensor(long[aside:]))
+        more = replace(ground, documents=[*whole[:aside], *whole[TEXTS:]], samples=OURS)
+        others = Scoring.of_texts(ground, torch.tensor(unseen))
+
+        def losses(method: LongRoPE) -> list[float]:
+            return [float(others.far(method, row).mean()) for row in range(len(others.rows))]
+
+        descents = {count: searched("ours", RopeFactors(**scale["ours"]), one)
+                    for count, one in ((OURS, more), (given.searched, ground))}  # fmt: skip
         for seed in range(given.seeds):
-            ours, quick = searched("ours", RopeFactors(seed=seed, **scale["ours"]), ground)
             genetic = RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"])
             theirs, slow = searched("the paper's", genetic, ground)
-            losses = [[others.far(one, row).mean() for row in range(len(others.rows))] for one in (ours, theirs)]
-            tokens = quick["tokens of all candidates"], slow["candidates"] * given.searched * to
-            told("tokens read", "tokens", *tokens, seed=seed, candidates=[quick["candidates"], slow["candidates"]])
-            between = asdict(ratio(*losses))
-            ppl = [exp(statistics.fmean(some)) for some in losses]
-            told("perplexity of other texts", "", *ppl, seed=seed, interval=[between["low"], between["high"]])
-    for name in ("tokens read", "perplexity of other texts"):
-        pairs = [(row["ours"], row["peer"]) for row in rows if row["name"] == name]
-        middle = [statistics.median(side) for side in zip(*pairs, strict=True)]
-        told(f"{name}, median of {given.seeds} seeds", rows[0]["unit"] if "tokens" in name else "", *middle,
-             aim=0.1 if "tokens" in name else 1.0)  # fmt: skip
+            peers = losses(theirs)
+            for count, (ours, quick) in descents.items():
+                texts = {"seed": seed, "texts": [count, given.searched]}
+                tokens = quick["tokens of all candidates"], slow["candidates"] * given.searched * to
+                told("tokens read", "tokens", *tokens, **texts, candidates=[quick["candidates"], slow["candidates"]])
+                own = losses(ours)
+                between = asdict(ratio(own, peers))
+                ppl = [exp(statistics.fmean(some)) for some in (own, peers)]
+                told("perplexity of other texts", "", *ppl, **texts, interval=[between["low"], between["high"]])
+    for name, unit, aim in (("tokens read", "tokens", 0.1), ("perplexity of other texts", "", 1.0)):
+        for count in descents:
+            texts = [count, given.searched]
+            pairs = [(one["ours"], one["peer"]) for one in rows
+                     if one["name"] == name and one["setting"]["texts"] == texts]  # fmt: skip
+            middle = [statistics.median(side) for side in zip(*pairs, strict=True)]
+            told(f"{name}, median of {counted(given.seeds, 'seed')}", unit, *middle, aim=aim, texts=texts)
 
 
 if __name__ == "__main__":

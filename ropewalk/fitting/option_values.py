@@ -57,7 +57,7 @@ class OptionValues(Searching):
                 f"Leave one out: --method {method.name}.",
             )
         search = space.search(self.rounds, self.seed)
-        found = self.found(ground, search, 1 + self.rounds, [method], {method.id: method})
+        found = self.found(ground, lambda _: search, 1 + self.rounds, [method], {method.id: method})
         front = [{**one, "options": space.searched(one["options"])} for one in found.seen["front"]]
         return replace(found, options=space.searched(found.options), seen=found.seen | {"front": front})
 

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
+from ropewalk.fitting.descent import Descent
 from ropewalk.fitting.evolution import evolution
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
 from ropewalk.fitting.race import Search, followed
+from ropewalk.fitting.scoring import Scoring
 from ropewalk.fitting.searching import SHARES, Searching
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.longrope import LongRoPE
@@ -29,6 +31,8 @@ from ropewalk.rope.spec import RopeSpec
 SEEDS: tuple[FrequencyMethod, ...] = (PositionInterpolation(), NTKAware(), YaRN())
 SPREAD = 0.1  # of the first draws, in log factors
 COOLER = 0.3  # nats of the attention factor per unit of its coordinate: it matters more than a factor does
+STEPS = 32
+FRONT_STEPS = 6  # below each limit to the tax
 ROUNDS = 20
 PAPER_ROUNDS = 40
 FRONT_ROUNDS = 4  # below each limit to the tax
@@ -37,25 +41,26 @@ DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
 
 @dataclass(frozen=True)
 class RopeFactors(Searching):
-    """Factors that never fall with the dimension, by one of three searches.
+    """Factors by one of four searches; all but the first find factors that never fall with the dimension.
 
-    spline: log factors are those of the best of PI, NTK and YaRN, and what is piecewise linear in the log wavelength,
-    which CMA-ES searches (arXiv 1604.00772), and the attention factor with it. longrope: every factor, in hundredths
-    from 1 to 1.25 s, by the genetic search of LongRoPE (2402.13753). longrope2: those of s to 2 s behind a critical
-    dimension, which is searched as well, and what follows from them before it (2502.20082).
+    descent: from the best of PI, NTK and YaRN along gradients, the attention factor with them. spline: log factors are
+    those of the best of the three, and what is piecewise linear in the log wavelength, which CMA-ES searches (arXiv
+    1604.00772), and the attention factor with it. longrope: every factor, in hundredths from 1 to 1.25 s, by the
+    genetic search of LongRoPE (2402.13753). longrope2: those of s to 2 s behind a critical dimension, which is searched
+    as well, and what follows from them before it (2502.20082).
 
     Attributes:
-        space: spline, longrope or longrope2.
+        space: descent, spline, longrope or longrope2.
         knots: of the spline; no more than there are pairs of dimensions.
-        rounds: of the search; 0: 20 for the spline, the papers' 40 else.
+        rounds: of the search; 0: 32 steps of the descent, 20 for the spline, the papers' 40 else.
     """
 
-    space: Literal["spline", "longrope", "longrope2"] = "spline"
+    space: Literal["descent", "spline", "longrope", "longrope2"] = "descent"
     knots: int = 6
     rounds: int = 0
 
     def search(self, method: LongRoPE, ground: Ground) -> Found:
-        """The factors; with the spline, also the attention factor, unless the user gave it."""
+        """The factors; with descent and spline, also the attention factor, unless the user gave it."""
         rope = rope_config.full_attention(rope_config.starting_specs(ground.model.config))[0]
         s = rope.scale(ground.to)
         if s <= 1:
@@ -67,12 +72,15 @@ class RopeFactors(Searching):
         if self.rounds < 0 or self.knots < 2 or half < 2:
             key, value, least = ("rounds", self.rounds, 0) if self.rounds < 0 else ("knots", min(self.knots, half), 2)
             raise UserError(f"{key} is {value}, expected {least} or more; there are {half} pairs of dimensions")
-        if self.space == "spline":
+        if self.space == "descent":
+            found = self._descended(method, rope, ground)
+        elif self.space == "spline":
             made = Spline(rope, s, min(self.knots, half), method.attention_factor, self.rounds or ROUNDS, self.seed)
             known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
             rounds = 1 + made.rounds + (self.tax is None) * len(SHARES) * FRONT_ROUNDS
             cheaper = partial(made.around, rounds=FRONT_ROUNDS)
-            found = self.found(ground, made.search(SEEDS, ground.to), rounds, SEEDS, known, cheaper)
+            search = made.search(SEEDS, ground.to)
+            found = self.found(ground, lambda _: search, rounds, SEEDS, known, lambda _, best, __: cheaper(best))
         else:
             genetic = self.genetic(rope, s)
             firsts = self._firsts(genetic, rope, ground.to)
@@ -83,8 +91,22 @@ class RopeFactors(Searching):
                 if self.space == "longrope"
             }
             search = followed(genetic.search(firsts), lambda one: LongRoPE(one.factors, t))
-            found = self.found(ground, search, 1 + genetic.rounds, SEEDS, known)
+            found = self.found(ground, lambda _: search, 1 + genetic.rounds, SEEDS, known)
         return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.to)})
+
+    def _descended(self, method: LongRoPE, rope: RopeSpec, ground: Ground) -> Found:
+        known = {seed.id: as_factors(seed, rope, ground.to, method.attention_factor) for seed in SEEDS}
+        cooler, most, steps = method.attention_factor is None, 1.25 * rope.scale(ground.to), self.rounds or STEPS
+
+        def search(scoring: Scoring) -> Search:
+            losses = yield list(known.values())
+            yield from around(scoring, list(known.values())[int(np.argmin(losses))], self.tax, steps)
+
+        def around(scoring: Scoring, start: LongRoPE, tax: float | None, steps: int = FRONT_STEPS) -> Search:
+            return Descent(start, most, cooler, tax, steps).search(scoring)
+
+        rounds = 2 + steps + (self.tax is None) * len(SHARES) * (1 + FRONT_STEPS)
+        return self.found(ground, search, rounds, SEEDS, known, around)
 
     def genetic(self, rope: RopeSpec, s: float) -> Genetic:
         """The papers' search."""
@@ -113,6 +135,12 @@ def critical_dimensions(rope: RopeSpec) -> range:
 def factors_of(method: FrequencyMethod, rope: RopeSpec, to: int) -> NDArray[np.float64]:
     """By what a method divides each frequency: [d/2]."""
     return (rope.inv_freq / method.at(rope, to).inv_freq).double().numpy()
+
+
+def as_factors(method: FrequencyMethod, rope: RopeSpec, to: int, attention_factor: float | None) -> LongRoPE:
+    """The same frequencies by factors, with a given attention factor or, None, the method's own."""
+    own = method.at(rope, to).attention_factor / rope.attention_factor
+    return LongRoPE(tuple(factors_of(method, rope, to).tolist()), own if attention_factor is None else attention_factor)
 
 
 def pairs(rope: RopeSpec, to: int) -> list[dict[str, float]]:
@@ -164,9 +192,7 @@ class Spline:
 
     def first(self, seed: FrequencyMethod, to: int) -> LongRoPE:
         """A seed as a candidate."""
-        own = seed.at(self.rope, to).attention_factor / self.rope.attention_factor
-        t = own if self.attention_factor is None else self.attention_factor
-        return LongRoPE(tuple(factors_of(seed, self.rope, to).tolist()), t)
+        return as_factors(seed, self.rope, to, self.attention_factor)
 
     def search(self, seeds: Sequence[FrequencyMethod], to: int) -> Search:
         """From the best seed; every seed is a candidate as it is."""

@@ -18,12 +18,14 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint
 from ropewalk.common.statistics import LARGEST
 from ropewalk.common.store import Record, content_key
+from ropewalk.fitting.slope import slope
 from ropewalk.methods.base import Method
 from ropewalk.methods.compose import compose
 from ropewalk.tasks.niah import NeedleInHaystack
 
 if TYPE_CHECKING:
     from ropewalk.fitting.fitter import Ground
+    from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 
 PIECES = 16  # of a text's far tokens; what is compared
 NEEDLE_WITHIN = 0.3  # of the text: the needle stands near the start (LongRoPE2, arXiv 2502.20082)
@@ -41,6 +43,7 @@ class Scoring:
         scored: how many of a row's last tokens count.
         firsts: rows whose first windows are the short texts; None: the same rows.
         tokens: of all that was asked, read now or before.
+        back: tokens of the texts that were gone back through, for gradients.
     """
 
     ground: Ground
@@ -48,6 +51,7 @@ class Scoring:
     scored: int
     firsts: Tensor | None = None
     tokens: int = field(default=0, init=False)
+    back: int = field(default=0, init=False)
 
     @classmethod
     def of_texts(cls, ground: Ground, texts: Tensor) -> Scoring:
@@ -93,13 +97,31 @@ class Scoring:
             [self._losses(method, some, short.shape[1] - 1, 1)[:, 0] for some in short.split(self._together)]
         )
 
+    def far_slope(self, method: FrequencyMethod, rows: Sequence[int]) -> Losses:
+        """How the mean loss of some rows' far tokens changes with every log frequency and the log attention factor.
+
+        Float64 [d/2 + 1]. The losses themselves are read on the way.
+        """
+        worker, workers = self.ground.turn
+        first = worker * len(rows) // workers  # what others read meanwhile is in the store
+        by = [
+            self._slope(method, self.rows[row], self.scored, min(PIECES, self.scored))
+            for row in (*rows[first:], *rows[:first])
+        ]
+        return np.mean([*by[len(by) - first :], *by[: len(by) - first]], axis=0)
+
+    def near_slope(self, method: FrequencyMethod) -> Losses:
+        """The same of the mean loss of all first windows."""
+        short = (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
+        return np.mean([self._slope(method, row, len(row) - 1, 1) for row in short], axis=0)
+
     @property
     def _together(self) -> int:
         return max(1, BATCH_TOKENS // self.ground.window)
 
     def _losses(self, method: Method, ids: Tensor, keep: int, pieces: int) -> Losses:
         """Mean losses of the pieces of each row's last tokens: [rows, pieces]. Only these are kept."""
-        key = content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep, "pieces": pieces})
+        key = self._key(method, ids, keep, pieces)
         self.tokens += ids.numel()
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
@@ -108,25 +130,41 @@ class Scoring:
             means = np.stack([part.mean(1) for part in np.array_split(whole, pieces, axis=1)], 1)
             known = {"losses": means.tolist()}
             self.ground.records.put({key: known})
-        return _kept(known, len(ids), pieces)
+        return _kept(known, "losses", len(ids), pieces)
+
+    def _slope(self, method: FrequencyMethod, row: Tensor, keep: int, pieces: int) -> Losses:
+        """By log frequencies and log attention factor, [d/2 + 1]; the losses are kept as those of a reading."""
+        plan = method.plan(self.ground.model.config, self.ground.to)
+        key = self._key(method, row[None], keep, pieces)
+        back, size = f"{key}/slope", next(iter(plan.values())).inv_freq.numel() + 1
+        self.back += row.numel()
+        if (known := self.ground.records.get([back]).get(back)) is None:
+            with self.ground.with_method(method):
+                losses, by = slope(self.ground.model, row, keep, pieces, plan)
+            known = {"slope": [by.tolist()]}
+            self.ground.records.put({key: {"losses": [losses.tolist()]}, back: known})
+        return _kept(known, "slope", 1, size)[0]
+
+    def _key(self, method: Method, ids: Tensor, keep: int, pieces: int) -> str:
+        return content_key({**self._where, "method": method.id, "ids": ids.tolist(), "keep": keep, "pieces": pieces})
 
 
-def _kept(record: Record, rows: int, columns: int) -> Losses:
-    """Losses as they were kept.
+def _kept(record: Record, name: str, rows: int, columns: int) -> Losses:
+    """Numbers as they were kept.
 
     Raises:
         UserError: if something else was.
     """
     try:
-        losses = np.array(record["losses"], np.float64)
+        numbers = np.array(record[name], np.float64)
     except (KeyError, TypeError, ValueError):
-        losses = np.zeros(0)
-    if losses.shape != (rows, columns) or not np.isfinite(losses).all():
+        numbers = np.zeros(0)
+    if numbers.shape != (rows, columns) or not np.isfinite(numbers).all():
         raise UserError(
-            f"a candidate's losses are kept as {str(record)[:60]}, expected {rows} x {columns} numbers",
+            f"a candidate's {name} {'is' if name == 'slope' else 'are'} kept as {str(record)[:60]}, expected {rows} x {columns} numbers",
             "Remove the file of candidates beside the one that is to be written (its name ends in .candidates).",
         )
-    return losses
+    return numbers
 
 
 def require_causal(methods: Sequence[Method]) -> None:

@@ -16,6 +16,7 @@ from ropewalk.common.statistics import Mean, exp
 from ropewalk.fitting.fitter import Found, Ground, Halves
 from ropewalk.fitting.race import GAIN, Race, Ran, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.scoring import Scoring, require_causal
+from ropewalk.fitting.slope import COST
 from ropewalk.methods.fit_file import DOCUMENTS, LIMIT, SHORT_OTHERS, VERSUS, Limit
 from ropewalk.methods.frequencies.none import Plain
 
@@ -63,22 +64,22 @@ class Searching:
     def found(
         self,
         ground: Ground,
-        search: Search,
+        search: Callable[[Scoring], Search],
         rounds: int,
         rivals: Sequence[Method],
         known: Mapping[str, Method] | None = None,
-        cheaper: Callable[[Any], Search] | None = None,
+        cheaper: Callable[[Scoring, Any, float], Search] | None = None,
     ) -> Found:
         """Follow a search.
 
         Args:
             ground: model and texts.
-            search: what yields candidates.
+            search: what yields candidates, which are scored so.
             rounds: of them, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
             known: candidates that are methods people know, by their ids: the page names them.
-            cheaper: a short search around the best candidate, followed under limits to the tax where none is set: a
-                race for long texts alone drops those that cost short ones less.
+            cheaper: a short search around a candidate under a limit to the tax, followed where none is set: a race for
+                long texts alone drops those that cost short ones less.
 
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
@@ -90,7 +91,7 @@ class Searching:
         race = Race(scoring, Plain(), self.race, self.tax, ground.turn, partial(told, ground, rounds + 1))
         if self.by == "needles":
             self._refuse_saturated(race, {race.plain.id: race.plain, **(known or {one.id: one for one in rivals})})
-        race.run(search)
+        race.run(search(scoring))
         best = race.best
         if best is None:
             least = exp(race.least_tax) - 1
@@ -118,7 +119,7 @@ class Searching:
             if kept and all(answered):
                 raise UserError(saturated([name]), TELLING)
 
-    def _widen(self, race: Race, best: Standing, cheaper: Callable[[Any], Search]) -> None:
+    def _widen(self, race: Race, best: Standing, cheaper: Callable[[Scoring, Any, float], Search]) -> None:
         """Candidates for the front, under shares of the best one's tax."""
 
         def better(other: Standing | None) -> Standing | None:
@@ -130,7 +131,7 @@ class Searching:
         for share in SHARES if best.tax(race.near) > 0 else ():
             limit = math.expm1(share * best.tax(race.near))
             below = Race(race.scoring, race.plain, self.race, limit, race.turn, tell)
-            below.run(cheaper(best.method))
+            below.run(cheaper(race.scoring, best.method, limit))
             race.ran |= {name: one for name, one in below.ran.items() if one.whole or name not in race.ran}
             race.rounds, race.best = race.rounds + below.rounds, better(below.best)
 
@@ -148,7 +149,7 @@ class Searching:
         halves: Halves,
         known: Mapping[str, Method],
     ) -> dict[str, Any]:
-        tokens = sum(map(race.read, race.ran.values()))  # before more are read for the page
+        tokens = sum(map(race.read, race.ran.values())) + (COST - 1) * race.scoring.back  # before the page reads more
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
         front = [

@@ -28,6 +28,7 @@ TEXTS = tokens(8, 256)
 def short(monkeypatch):
     """Searches for the front of a round each."""
     monkeypatch.setattr("ropewalk.fitting.rope_factors.FRONT_ROUNDS", 1)
+    monkeypatch.setattr("ropewalk.fitting.rope_factors.FRONT_STEPS", 1)
 
 
 def spline(**more):
@@ -116,9 +117,9 @@ class Dying(SampleStore):
             raise Killed
 
 
-@pytest.mark.parametrize("space", ["spline", "longrope", "longrope2"])
+@pytest.mark.parametrize("space", ["descent", "spline", "longrope", "longrope2"])
 def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, monkeypatch):
-    if space != "spline":
+    if space.startswith("longrope"):
         genetic = RopeFactors.genetic
         small = {"population": 6, "mutations": 2, "crossings": 2, "parents": 4}
         monkeypatch.setattr(RopeFactors, "genetic", lambda *of: type(made := genetic(*of))(**{**vars(made), **small}))
@@ -139,9 +140,10 @@ def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, mo
     assert found.texts.equal(undisturbed.texts)
 
 
-def test_what_is_found_is_the_best_of_the_searched_texts_and_is_compared_on_others():
+@pytest.mark.parametrize("space", ["descent", "spline"])
+def test_what_is_found_is_the_best_of_the_searched_texts_and_is_compared_on_others(space):
     model, of = shared("llama"), ground(shared("llama"), TEXTS, samples=4)
-    found = RopeFactors(rounds=3).search(LongRoPE(), of)
+    found = RopeFactors(space=space, rounds=3).search(LongRoPE(), of)
     searched, others, *_ = of.halves(256)
     assert found.texts.tolist() == searched.tolist()
     assert not {tuple(row) for row in searched.tolist()} & {tuple(row) for row in others.tolist()}
@@ -168,19 +170,23 @@ def token_nll_near(model, method, ids):
 
 
 def test_a_spline_has_no_more_knots_than_there_are_pairs():
-    found = RopeFactors(rounds=1, knots=99).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2))
+    found = RopeFactors(space="spline", rounds=1, knots=99).search(
+        LongRoPE(), ground(shared("llama"), TEXTS, samples=2)
+    )
     assert found == dataclasses.replace(
-        RopeFactors(rounds=1, knots=8).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2)), texts=found.texts
+        RopeFactors(space="spline", rounds=1, knots=8).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2)),
+        texts=found.texts,
     )
 
 
-def test_a_tax_is_kept_or_refused():
+@pytest.mark.parametrize("space", ["descent", "spline"])
+def test_a_tax_is_kept_or_refused(space):
     of = ground(shared("llama"), TEXTS, samples=2)
-    free = RopeFactors(rounds=3).search(LongRoPE(), of)
+    free = RopeFactors(space=space, rounds=3).search(LongRoPE(), of)
     front = free.seen["front"]
     assert [one["tax"] for one in front] == sorted(one["tax"] for one in front)
     limit = float(np.nextafter(front[len(front) // 2]["tax"], 2)) - 1
-    kept = RopeFactors(rounds=3, tax=max(limit, 0.0)).search(LongRoPE(), of)
+    kept = RopeFactors(space=space, rounds=3, tax=max(limit, 0.0)).search(LongRoPE(), of)
     assert kept.seen["perplexity of short texts, times the plain model's"] <= 1 + max(limit, 0.0)
     with pytest.raises(UserError, match=r"tax is -1"):
         RopeFactors(tax=-1.0).search(LongRoPE(), of)
@@ -188,7 +194,7 @@ def test_a_tax_is_kept_or_refused():
 
 def test_a_limit_is_looked_at_on_other_texts_too_and_what_keeps_it_there_is_named(monkeypatch):
     of = ground(shared("llama"), TEXTS, samples=2)
-    found = RopeFactors(rounds=3, tax=0.0).search(LongRoPE(), of)
+    found = RopeFactors(space="spline", rounds=3, tax=0.0).search(LongRoPE(), of)
     others, seen = of.halves(256).others, found.seen
 
     def there(options):
@@ -209,11 +215,12 @@ def test_a_limit_is_looked_at_on_other_texts_too_and_what_keeps_it_there_is_name
     assert LIMIT not in RopeFactors(rounds=1).search(LongRoPE(), of).seen
 
 
+@pytest.mark.parametrize("space", ["descent", "spline"])
 @pytest.mark.parametrize("tax", [None, 9.0])
-def test_progress_ends_with_what_is_found(tax):
+def test_progress_ends_with_what_is_found(tax, space):
     told = []
     of = ground(shared("llama"), TEXTS, samples=2, progress=lambda *now: told.append(now))
-    found = RopeFactors(rounds=2, tax=tax).search(LongRoPE(), of).seen
+    found = RopeFactors(space=space, rounds=2, tax=tax).search(LongRoPE(), of).seen
     done, total, words = told[-1]
     assert done == total and told[0][1] == 0, "before a round is over nobody knows how long the others take"
     assert words == f"{found['candidates']} candidates, best {found['perplexity of far tokens']:.4g}"
@@ -223,8 +230,25 @@ def test_progress_ends_with_what_is_found(tax):
 
 
 def test_who_reads_everything_reads_all_of_what_reading_everything_takes():
-    everybody = RopeFactors(rounds=1, race=False, tax=9.0).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2))
+    settings = {"space": "spline", "rounds": 1, "race": False, "tax": 9.0}
+    everybody = RopeFactors(**settings).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2))
     assert everybody.seen[SHARE] == 1 and everybody.seen[TOKENS] == everybody.seen["candidates"] * 2 * (256 + 64)
+
+
+def test_a_gradient_costs_what_two_more_readings_do():
+    of = ground(shared("llama"), TEXTS, samples=2)
+    found = RopeFactors(rounds=3, race=False, tax=9.0).search(LongRoPE(), of).seen
+    assert found["candidates"] == 6, "three seeds, of which one is the first point; two points on the way and the last"
+    assert found[TOKENS] == found["candidates"] * 2 * (256 + 64) + 3 * 2 * 2 * 256
+
+
+def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):
+    of = ground(shared("llama"), TEXTS, samples=4)
+    alone = RopeFactors(rounds=2).search(LongRoPE(), of)
+    with SampleStore(tmp_path / "shared") as records:
+        for turn in ((0, 2), (1, 2)):
+            found = RopeFactors(rounds=2).search(LongRoPE(), dataclasses.replace(of, records=records, turn=turn))
+            assert found.options == alone.options and found.seen == alone.seen
 
 
 @pytest.mark.parametrize(

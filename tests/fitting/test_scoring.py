@@ -14,7 +14,9 @@ from ropewalk.fitting.fitter import _new
 from ropewalk.fitting.race import Race
 from ropewalk.fitting.scoring import PIECES, Scoring, require_causal
 from ropewalk.fitting.searching import Searching
+from ropewalk.fitting.slope import slope
 from ropewalk.methods.attention.vertical_slash import VerticalSlash
+from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 from ropewalk.methods.frequencies.pi import PositionInterpolation
 from ropewalk.methods.frequencies.yarn import YaRN
@@ -233,3 +235,38 @@ def test_beside_others_the_plain_model_is_these_alone():
     pi = PositionInterpolation()
     beside, alone = scoring(others=(pi,)), scoring()
     np.testing.assert_array_equal(beside.far(Plain(), 0), alone.far(pi, 0))
+
+
+@pytest.fixture
+def gone_back(monkeypatch):
+    """Texts that were gone back through."""
+    seen = []
+    monkeypatch.setattr(
+        "ropewalk.fitting.scoring.slope", lambda model, ids, *how: seen.append(len(ids)) or slope(model, ids, *how)
+    )
+    return seen
+
+
+def test_a_slope_is_the_mean_of_those_of_its_texts_and_brings_their_losses(tmp_path, read, gone_back):
+    pi = LongRoPE((4.0,) * 8, 1.0)
+    with SampleStore(tmp_path / "candidates") as records:
+        one = scoring(records=records)
+        both, each = one.far_slope(pi, [0, 2]), [one.far_slope(pi, [row]) for row in (0, 2)]
+        np.testing.assert_allclose(both, np.mean(each, axis=0))
+        assert gone_back == [256, 256] and one.back == 4 * 256 and both.shape == (9,)
+        losses = one.far(pi, 2)
+        assert read == [], "the losses were read on the way"
+        np.testing.assert_allclose(losses, scoring().far(pi, 2), rtol=1e-5)
+        np.testing.assert_array_equal(scoring(records=records).far_slope(pi, [0, 2]), both)
+        assert len(gone_back) == 2
+        assert not np.allclose(one.near_slope(pi), both, atol=1e-6) and gone_back[2:] == [64, 64, 64]
+
+
+def test_a_slope_that_is_kept_wrong_is_refused(tmp_path):
+    pi = LongRoPE((4.0,) * 8, 1.0)
+    with SampleStore(tmp_path / "candidates") as records:
+        one = scoring(records=records)
+        key = one._key(pi, one.rows[:1], one.scored, PIECES)
+        records.put({f"{key}/slope": {"slope": [[1.0, 2.0]]}})
+        with pytest.raises(UserError, match="a candidate's slope is kept as"):
+            one.far_slope(pi, [0])

@@ -1,0 +1,87 @@
+"""Every factor along its own gradient, a few texts a step; what comes out is the mean of the later points.
+
+A gradient by all factors costs as much as three readings of a text, and a step need not see all texts, so that a
+descent over many texts costs less than a search that reads few of them with every candidate. Steps are those of Adam
+(arXiv 1412.6980); the mean of the later ones forgets what single texts said (Polyak and Juditsky 1992). Where short
+texts may only be read so much worse, a step from where they are goes along their gradient instead (switching
+subgradients, Polyak 1967).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ropewalk.fitting.race import Search
+from ropewalk.fitting.scoring import Scoring
+from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.frequencies.none import Plain
+
+TEXTS = 2  # of a step
+RATE = 0.02  # nats of a factor in the first step; it falls to nothing, by a cosine
+COOLER = 0.3  # of it, for the attention factor, which matters more than a factor does
+MOMENTS = (0.8, 0.95)  # of few steps
+
+
+@dataclass(frozen=True)
+class Descent:
+    """From a candidate.
+
+    Attributes:
+        start: the candidate, with its attention factor.
+        most: the largest factor.
+        cooler: whether the attention factor is searched, too.
+        tax: how much worse texts within the window may be read, as a share of their perplexity; None: no matter.
+        rounds: steps.
+    """
+
+    start: LongRoPE
+    most: float
+    cooler: bool
+    tax: float | None
+    rounds: int
+
+    def search(self, scoring: Scoring) -> Search:
+        """In the end the mean of the second half of all points, and the last one; under a limit to the tax also every
+        point on the way that keeps it.
+        """
+        logs = torch.tensor(self.start.factors, dtype=torch.float64).log().requires_grad_()
+        assert self.start.attention_factor is not None
+        factor = torch.tensor([math.log(self.start.attention_factor)], dtype=torch.float64, requires_grad=True)
+        rates: list[dict[str, Any]] = [{"params": [logs]}, {"params": [factor], "lr": COOLER * self.cooler * RATE}]
+        adam = torch.optim.Adam(rates, RATE, MOMENTS)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.rounds)
+        later: list[Tensor] = []
+        for step in range(self.rounds):
+            method = self._method(torch.cat([logs, factor]))
+            kept = self._kept(scoring, method)
+            by = scoring.far_slope(method, _turn(step, len(scoring.rows))) if kept else scoring.near_slope(method)
+            yield [method] if kept and self.tax is not None else []
+            if kept and 2 * step >= self.rounds:
+                later.append(torch.cat([logs, factor]).detach())
+            logs.grad, factor.grad = torch.from_numpy(-by[:-1]), torch.from_numpy(by[-1:])
+            adam.step()
+            falling.step()
+            with torch.no_grad():
+                logs.clamp_(0, math.log(self.most))
+        last = torch.cat([logs, factor]).detach()
+        yield [*map(self._method, [torch.stack(later or [last]).mean(0), last])]
+
+    def _kept(self, scoring: Scoring, method: LongRoPE) -> bool:
+        if self.tax is None:
+            return True
+        return float(np.mean(scoring.near(method) - scoring.near(Plain()))) <= math.log1p(self.tax)
+
+    def _method(self, point: Tensor) -> LongRoPE:
+        *factors, t = point.exp().tolist()
+        return LongRoPE(tuple(factors), t)
+
+
+def _turn(step: int, texts: int) -> list[int]:
+    """The texts of a step: all have their turns."""
+    return sorted({(TEXTS * step + i) % texts for i in range(TEXTS)})
