@@ -24,6 +24,7 @@ from ropewalk.methods.frequencies.none import Plain
 
 TEXTS = 2  # of a step
 RATE = 0.02  # nats of a factor in the first step; it falls to nothing, by a cosine
+FAST = 0.12  # the same where short texts are to be read better than from the start: that is far
 COOLER = 0.3  # of it, for the attention factor, which matters more than a factor does
 MOMENTS = (0.8, 0.95)  # of few steps
 
@@ -53,14 +54,16 @@ class Descent:
         logs = torch.tensor(self.start.factors, dtype=torch.float64).log().requires_grad_()
         assert self.start.attention_factor is not None
         factor = torch.tensor([math.log(self.start.attention_factor)], dtype=torch.float64, requires_grad=True)
-        rates: list[dict[str, Any]] = [{"params": [logs]}, {"params": [factor], "lr": COOLER * self.cooler * RATE}]
-        adam = torch.optim.Adam(rates, RATE, MOMENTS)
+        rate = RATE if self.tax is None else FAST
+        rates: list[dict[str, Any]] = [{"params": [logs]}, {"params": [factor], "lr": COOLER * self.cooler * rate}]
+        adam = torch.optim.Adam(rates, rate, MOMENTS)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.rounds)
         later: list[Tensor] = []
         for step in range(self.rounds):
             method = self._method(torch.cat([logs, factor]))
             kept = self._kept(scoring, method)
-            by = scoring.far_slope(method, _turn(step, len(scoring.rows))) if kept else scoring.near_slope(method)
+            slope, texts = scoring.far_slope if kept else scoring.near_slope, _turn(step, len(scoring.rows))
+            by = slope(method, texts)
             yield [method] if kept and self.tax is not None else []
             if kept and 2 * step >= self.rounds:
                 later.append(torch.cat([logs, factor]).detach())

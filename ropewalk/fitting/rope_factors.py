@@ -32,7 +32,8 @@ SEEDS: tuple[FrequencyMethod, ...] = (PositionInterpolation(), NTKAware(), YaRN(
 SPREAD = 0.1  # of the first draws, in log factors
 COOLER = 0.3  # nats of the attention factor per unit of its coordinate: it matters more than a factor does
 STEPS = 32
-FRONT_STEPS = 6  # below each limit to the tax
+LIMITED_STEPS = 64  # where short texts matter, too: many a step is theirs, and short
+FRONT_STEPS = 12  # below each limit to the tax
 ROUNDS = 20
 PAPER_ROUNDS = 40
 FRONT_ROUNDS = 4  # below each limit to the tax
@@ -52,7 +53,7 @@ class RopeFactors(Searching):
     Attributes:
         space: descent, spline, longrope or longrope2.
         knots: of the spline; no more than there are pairs of dimensions.
-        rounds: of the search; 0: 32 steps of the descent, 20 for the spline, the papers' 40 else.
+        rounds: of the search; 0: 32 steps of the descent, or 64 under a tax, 20 for the spline, the papers' 40 else.
     """
 
     space: Literal["descent", "spline", "longrope", "longrope2"] = "descent"
@@ -96,7 +97,8 @@ class RopeFactors(Searching):
 
     def _descended(self, method: LongRoPE, rope: RopeSpec, ground: Ground) -> Found:
         known = {seed.id: as_factors(seed, rope, ground.to, method.attention_factor) for seed in SEEDS}
-        cooler, most, steps = method.attention_factor is None, 1.25 * rope.scale(ground.to), self.rounds or STEPS
+        cooler, most = method.attention_factor is None, 1.25 * rope.scale(ground.to)
+        steps = self.rounds or (STEPS if self.tax is None else LIMITED_STEPS)
 
         def search(scoring: Scoring) -> Search:
             losses = yield list(known.values())

@@ -102,18 +102,12 @@ class Scoring:
 
         Float64 [d/2 + 1]. The losses themselves are read on the way.
         """
-        worker, workers = self.ground.turn
-        first = worker * len(rows) // workers  # what others read meanwhile is in the store
-        by = [
-            self._slope(method, self.rows[row], self.scored, min(PIECES, self.scored))
-            for row in (*rows[first:], *rows[:first])
-        ]
-        return np.mean([*by[len(by) - first :], *by[: len(by) - first]], axis=0)
+        return self._slopes(method, [self.rows[row] for row in rows], self.scored, min(PIECES, self.scored))
 
-    def near_slope(self, method: FrequencyMethod) -> Losses:
-        """The same of the mean loss of all first windows."""
+    def near_slope(self, method: FrequencyMethod, rows: Sequence[int]) -> Losses:
+        """The same of some first windows."""
         short = (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
-        return np.mean([self._slope(method, row, len(row) - 1, 1) for row in short], axis=0)
+        return self._slopes(method, [short[row] for row in rows], short.shape[1] - 1, 1)
 
     @property
     def _together(self) -> int:
@@ -131,6 +125,12 @@ class Scoring:
             known = {"losses": means.tolist()}
             self.ground.records.put({key: known})
         return _kept(known, "losses", len(ids), pieces)
+
+    def _slopes(self, method: FrequencyMethod, rows: Sequence[Tensor], keep: int, pieces: int) -> Losses:
+        worker, workers = self.ground.turn
+        first = worker * len(rows) // workers  # what others read meanwhile is in the store
+        by = [self._slope(method, row, keep, pieces) for row in (*rows[first:], *rows[:first])]
+        return np.mean([*by[len(by) - first :], *by[: len(by) - first]], axis=0)
 
     def _slope(self, method: FrequencyMethod, row: Tensor, keep: int, pieces: int) -> Losses:
         """By log frequencies and log attention factor, [d/2 + 1]; the losses are kept as those of a reading."""
@@ -161,7 +161,8 @@ def _kept(record: Record, name: str, rows: int, columns: int) -> Losses:
         numbers = np.zeros(0)
     if numbers.shape != (rows, columns) or not np.isfinite(numbers).all():
         raise UserError(
-            f"a candidate's {name} {'is' if name == 'slope' else 'are'} kept as {str(record)[:60]}, expected {rows} x {columns} numbers",
+            f"a candidate's {name} {'is' if name == 'slope' else 'are'} kept as {str(record)[:60]}, expected "
+            f"{rows} x {columns} numbers",
             "Remove the file of candidates beside the one that is to be written (its name ends in .candidates).",
         )
     return numbers

@@ -36,7 +36,7 @@ class Bowl:
         """The further from the plain model, the worse."""
         return np.array([self.weight * np.sum(self.at(method) ** 2) if method.name != "none" else 0.0])
 
-    def near_slope(self, method):
+    def near_slope(self, method, rows):
         self.asked.append(None)
         return self.turned(2 * self.weight * self.at(method))
 

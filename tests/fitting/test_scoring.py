@@ -259,7 +259,7 @@ def test_a_slope_is_the_mean_of_those_of_its_texts_and_brings_their_losses(tmp_p
         np.testing.assert_allclose(losses, scoring().far(pi, 2), rtol=1e-5)
         np.testing.assert_array_equal(scoring(records=records).far_slope(pi, [0, 2]), both)
         assert len(gone_back) == 2
-        assert not np.allclose(one.near_slope(pi), both, atol=1e-6) and gone_back[2:] == [64, 64, 64]
+        assert not np.allclose(one.near_slope(pi, [0, 1, 2]), both, atol=1e-6) and gone_back[2:] == [64, 64, 64]
 
 
 def test_a_slope_that_is_kept_wrong_is_refused(tmp_path):
