@@ -38,8 +38,8 @@ from ropewalk.texts.pieces import TokenUnits
 TO, PASS = 4096, 0.8
 LENGTHS = (512, 1024, 2048, 3072, 4096)
 SEARCHES: dict[str, dict[str, Any]] = {
-    "spline by perplexity": {},
-    "spline by needles": {"by": "needles"},
+    "descent by perplexity": {},
+    "descent by needles": {"by": "needles"},
     "longrope2 by perplexity": {"space": "longrope2", "rounds": 10},
     "longrope2 by needles": {"space": "longrope2", "rounds": 10, "by": "needles"},
 }
@@ -90,7 +90,7 @@ def main() -> None:
         rows[name] |= {"found": {n: asdict(one) for n, one in shares.items()}, "effective length": asdict(reach)}
         print(f"{name:26s} {reach.value:5d} ({reach.low} .. {reach.high}) "
               f"{ {n: round(one.value, 2) for n, one in shares.items()} }", flush=True)  # fmt: skip
-    for space in ("spline", "longrope2"):
+    for space in ("descent", "longrope2"):
         pairs = [(a, b) for n in LENGTHS for a, b in zip(right[f"{space} by needles"][n],
                                                          right[f"{space} by perplexity"][n], strict=True)]  # fmt: skip
         only = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
