@@ -15,7 +15,7 @@ from ropewalk.common.files import is_page
 from ropewalk.common.naming import counted
 from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import exportable, fitted_part, loaded
-from ropewalk.fitting.searching import LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, Searching
+from ropewalk.fitting.searching import GRADIENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import DIGITS, DOCUMENTS, DOUBT, LIMIT, VERSUS, options_on
 from ropewalk.report import numbers, svg
@@ -171,10 +171,14 @@ def _notes(fit: Fit) -> Iterator[str]:
         )
     if doubt := fit.seen.get(DOUBT):
         yield f"{DOUBT.capitalize()}: {doubt}."
+    share = (
+        f"{numbers.percent(seen[SHARE])} of what reading every text takes"
+        if SHARE in seen
+        else (f"{seen[GRADIENTS]:,} of them for gradients: a step along one is no candidate")
+    )
     yield (
         f"{seen['candidates']:,} candidates were tried on {counted(data['texts'], 'text')} of "
-        f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, "
-        f"{numbers.percent(seen[SHARE])} of what reading every text takes."
+        f"{data['tokens'] // data['texts']:,} tokens. They read {seen[TOKENS]:,} tokens, {share}."
     )
 
 

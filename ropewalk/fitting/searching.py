@@ -30,6 +30,7 @@ SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 # What a search has seen, by the words that a terminal shows.
 TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
+GRADIENTS = "of them for gradients"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
 OTHER_TEXTS = "other texts"
@@ -152,6 +153,9 @@ class Searching:
         tokens = sum(map(race.read, race.ran.values())) + (COST - 1) * race.scoring.back  # before the page reads more
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
+        spent: dict[str, float] = {GRADIENTS: COST * race.scoring.back}
+        if not race.scoring.back:
+            spent = {SHARE: tokens / (len(race.ran) * texts * (length + race.scoring.ground.window))}
         front = [
             {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
             for one in race.front()
@@ -161,7 +165,7 @@ class Searching:
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
             TOKENS: tokens,
-            SHARE: tokens / (len(race.ran) * texts * (length + race.scoring.ground.window)),
+            **spent,
             LONG[self.by]: perplexity(best),
             SHORT: exp(best.tax(race.near)),
         }

@@ -12,7 +12,7 @@ from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.evaluation.contestants import title
 from ropewalk.fitting.fitter import Ground, fitting
 from ropewalk.fitting.fitting_page import has_page, page_of, page_of_fit, write
-from ropewalk.fitting.searching import LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS
+from ropewalk.fitting.searching import GRADIENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS
 from ropewalk.methods.fit_file import DOCUMENTS, DOUBT, LIMIT, SHORT_OTHERS, VERSUS, Fit
 from ropewalk.report.page import Page
 from ropewalk.rope.live import decoder
@@ -75,6 +75,12 @@ def rendered(fit):
 
 def text_of(page: str) -> str:
     return " ".join(page.split())
+
+
+def test_what_gradients_took_is_said():
+    fit = made(**{GRADIENTS: 6000})
+    del fit.seen[SHARE]
+    assert "They read 7,000 tokens, 6,000 of them for gradients" in text_of(rendered(fit))
 
 
 def test_it_says_what_was_found_against_the_best_of_the_others_and_how_sure_it_is(file):

@@ -12,7 +12,7 @@ from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
 from ropewalk.fitting.evolution import population
 from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
-from ropewalk.fitting.searching import SHARE, TOKENS
+from ropewalk.fitting.searching import GRADIENTS, SHARE, TOKENS
 from ropewalk.methods.fit_file import LIMIT, SHORT_OTHERS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
@@ -240,6 +240,7 @@ def test_a_gradient_costs_what_two_more_readings_do():
     found = RopeFactors(rounds=3, race=False, tax=9.0).search(LongRoPE(), of).seen
     assert found["candidates"] == 6, "three seeds, of which one is the first point; two points on the way and the last"
     assert found[TOKENS] == found["candidates"] * 2 * (256 + 64) + 3 * 2 * 2 * 256
+    assert found[GRADIENTS] == 3 * 2 * 3 * 256 and SHARE not in found
 
 
 def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):
