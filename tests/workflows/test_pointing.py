@@ -7,7 +7,7 @@ import pytest
 from ropewalk.workflows.pointing import Pointed, pointed
 
 RANGES = ["<para 3>-<para 6>", "<para 3> to <para 6>", "<para 3-6>", "<para 3\u20136>", "Paragraphs 3\u20136",
-          "para 3..6", "paragraphs 3 through 6", "Paragraphs 3 \u2014 6.", "paragraph 3-6", "paragraph 3 to paragraph 6",
+          "para 3..6", "paragraphs 3 through 6", "Paragraphs 3 \u2014 6.", "paragraph 3-6", "paragraph 3 to para 6",
           "3 to 6", "paras 6-3", "\u00a7 3 \u2013 \u00a7 6", "- 3\u20266"]  # fmt: skip
 SINGLES = ["<para 3>", "**3**", '"3"', "\u00a7 3", "\u00b63", "No. 3", "- 3", "<para id=3>", '<para id="3"/>',
            "</para 3>", "<Para_3>", "<para3>", "< para 3 >", "[3]", "Para #3", "paragraph: 3",
