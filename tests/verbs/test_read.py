@@ -193,6 +193,17 @@ def test_signs_in_a_text_are_letters_here_and_told_of_where_a_server_reads(tmp_p
     assert any(f"as the end of a turn: {sign}" in note for note in answered.notes)
 
 
+@pytest.mark.parametrize("name", ["tiny", "large", None])
+def test_another_model_that_answers_is_told_of(text: Path, tmp_path: Path, name: str | None) -> None:
+    def named(number: int, path: str, asked: dict[str, Any]) -> tuple[int, Any]:
+        return 200, reader(number, path, asked)[1] | {"model": name}
+
+    with endpoint(named) as server:
+        how = {"model": server.url, "tokenizer": "demo", "window": 512, "out": tmp_path / "out"}
+        answered = ropewalk.read(text, QUESTION, strategy="rag", **how)
+    assert any("answered as 'large'" in note for note in answered.notes) == (name == "large")
+
+
 def test_a_folder_that_cannot_be_written_costs_nothing(text: Path, tmp_path: Path) -> None:
     with endpoint(reader) as server, pytest.raises(UserError):
         ropewalk.read(text, QUESTION, strategy="rag", model=server.url, tokenizer="demo", window="1k", out=text / "o")
