@@ -14,7 +14,7 @@ TO = r"\s*(?:[-\u2010-\u2014~]|\.{2,3}|\u2026|\b(?:to|through|thru)\b)\s*"
 ONE = rf"{NUMBER}(?:{TO}{NUMBER})?"
 SOME = rf"{ONE}(?:(?:[\s,;&]|and|or)+{ONE})*"
 ALONE = re.compile(rf"\W*({SOME})\W*", re.IGNORECASE)
-ITEM = re.compile(r"^\s*\d{1,3}[.)]\s+(?=\W*(?:para|nos?\.|numbers?)|[<¶§#])", re.IGNORECASE | re.MULTILINE)
+ITEM = re.compile(r"^[^\S\n]*\d{1,3}[.)]\s+(?=\W*(?:para|nos?\.|numbers?)|[<¶§#])", re.IGNORECASE | re.MULTILINE)
 CLAUSE = re.compile(r"(?<!\bno)(?<!\bnos)[.;!?]\s+|\n+|,\s+(?=(?:only|not)\b)|,?\s+(?=(?:but|except)\b)", re.IGNORECASE)
 NO = r"\bno\b(?!\.?\s*\d)"  # which "no. 7" is not
 NOTHING = re.compile(rf"\W*(?:{NO}|(?:none|nothing)\b)", re.IGNORECASE)
@@ -45,7 +45,7 @@ def pointed(reply: str, shown: Collection[int], tag: str = TAG) -> Pointed:
         shown: numbers of the paragraphs.
         tag: of their marks, ``<tag 3>``.
     """
-    mark = rf"<\s*/?\s*{tag}(?:[\s_:=#\"']|id)*({SOME})[\s\"']*/?>"
+    mark = rf"<[\s/]*{tag}(?:[\s_:=#\"']|id)*({SOME})[\s\"']*/?>"
     kind = rf"(?:\b(?:{tag}|paras?|paragraphs|nos?\.|numbers?)|[¶§#])"
     words = rf"\bparagraph[\W_]{{0,3}}({ONE})|{kind}[\W_]{{0,3}}({SOME})"  # "paragraph 4, 5 coins" is one
     marked = bool(re.search(mark, reply, re.IGNORECASE))

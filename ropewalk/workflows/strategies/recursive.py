@@ -39,7 +39,7 @@ Question: {question}
 Answer:"""
 
 PEEK = re.compile(r"PEEK:? (\d{1,9})")
-SEARCH = re.compile(r"SEARCH:? (.*\w.*)")
+SEARCH = re.compile(r"SEARCH:? (.*[^\W_].*)")
 ASK = re.compile(
     r"ASK:? (\d{1,9})(?: ?(?:[-\u2010-\u2014]|\.\.|to|through) ?(\d{1,9}))?:? (?!(?:and|or|to|,|&) ?\d)(.*\w.*)"
 )

@@ -135,6 +135,7 @@ NONSENSE = [
     "I PEEK 3",
     "SEARCH",
     "SEARCH ?",
+    'SEARCH "_"',
     "ASK who?",
     "ASK 3 and 5 who?",
     "ASK 3, 5 who?",
