@@ -73,11 +73,15 @@ def shortest(cell: Cell, n: int) -> Cell:
 
 
 def without_context(sample: Sample, bos: Sequence[int]) -> Sample | None:
-    """The prompt behind the last place that says the answer; None if no place does."""
+    """The prompt without its text; of one that is none with a question behind it, what stands behind the answer.
+
+    None if that is said nowhere.
+    """
+    if sample.after:
+        return replace(sample, prompt=[*sample.prompt[: sample.before], *sample.prompt[-sample.after :]])
     found = places(sample.prompt, sample.answer)
     rest = sample.prompt[found[-1] + len(sample.answer) :] if found else []
-    after = min(sample.after, len(rest))
-    return replace(sample, prompt=[*bos, *rest], before=len(bos) if after else 0, after=after) if rest else None
+    return replace(sample, prompt=[*bos, *rest]) if rest else None
 
 
 def altered(sample: Sample, others: Sequence[Sample]) -> Sample | None:

@@ -348,6 +348,12 @@ def measure(
         for name, some in wanted.controls.items()
     }
     unmeasured += [Skipped(*cell, why) for cell, some in answers.items() if (why := _lost(some))]
+    unmeasured += [
+        Skipped(wanted.controls[name][one].name, None, why)
+        for name, own in checks.items()
+        for one, some in own.items()
+        if (why := _lost(some))
+    ]
     answers = {cell: some for cell, some in answers.items() if not _lost(some)}
     checks = {name: {one: some for one, some in own.items() if not _lost(some)} for name, own in checks.items()}
     return Measured(losses, answers, checks, early, unmeasured, backend.how, backend.tokens, backend.describe())

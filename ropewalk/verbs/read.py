@@ -128,7 +128,8 @@ def read(request: ReadRequest) -> Answered:
     from ropewalk.common.store import SampleStore, content_key
     from ropewalk.texts.documents import passed_over
     from ropewalk.workflows.answered import asked_of, read_text, refuse_another, text_of
-    from ropewalk.workflows.metered import Budget, Metered
+    from ropewalk.workflows.metered import Metered
+    from ropewalk.workflows.spending import Budget
     from ropewalk.workflows.strategy_entries import strategy
 
     if not request.question.strip():

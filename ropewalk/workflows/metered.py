@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from ropewalk.backends.chat.chat import NO_CERTAINTY, Answer, Beginning, Chat, F
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
+from ropewalk.workflows.spending import Budget, Spending
 from ropewalk.workflows.strategy import NoAnswer, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AGAIN = "What was answered is kept: say the same again to go on."
+SPENT = ", and the budget is spent"
+UNBELIEVED = "some of what the server says of its tokens cannot be: there our own count stands"
 T = TypeVar("T")
 MASS = 0.9  # of the probability of the next token, below which its entropy is told to be a bound
-Came = tuple[Answer | Failed, float, bool]  # what, in how many seconds, and whether it was kept from before
-Attempt = Callable[[Prompt, int, int], Awaitable[Came]]
+BEYOND = "the server says that it read more than twice the tokens of some prompts: as it says, they count"
+LONG = 2**23  # tokens that no prompt and no answer has
 
 
 class Embed(Protocol):
@@ -41,32 +45,62 @@ class Embed(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a reading may spend; None is no bound.
+class _Wish:
+    """A call that is to be made.
 
     Attributes:
-        tokens: of all prompts and answers.
-        calls: tries included.
+        prompt: that is sent.
+        room: tokens of the answer.
+        last: whether it is the answer to the reader's question.
+        key: what tells it from others, besides the model.
+        work: asks, and is told how many replies were of no use before.
+        writes: whether what comes is a text that the model wrote.
     """
 
-    tokens: int | None = None
-    calls: int | None = None
+    prompt: Prompt
+    room: int
+    last: bool
+    key: Mapping[str, Any]
+    work: Callable[[int], Answer]
+    writes: bool = True
 
 
-@dataclass
-class Spending:
-    """What is spent, or set aside for calls that are under way."""
+@dataclass(frozen=True)
+class _Try:
+    """What came of asking once.
 
-    tokens: int = 0
-    calls: int = 0
+    Attributes:
+        came: an answer, or why there is none.
+        kept: whether it was before.
+        seconds: that it took.
+        read: tokens, as they count for the budget.
+        written: likewise.
+        cached: of those that were read.
+        beyond: of read and written, those that the server says and we do not count.
+        billed: read and written, as the server says.
+        paid: whether it may have cost something, and is therefore kept.
+        repeated: whether an equal call of this reading has what it cost.
+    """
+
+    came: Answer | Failed
+    kept: bool
+    seconds: float = 0.0
+    read: int = 0
+    written: int = 0
+    cached: int = 0
+    beyond: int = 0
+    billed: int = 0
+    paid: bool = True
+    repeated: bool = False
 
 
 class Metered:
     """See ``strategy.Model``.
 
-    A call is set aside in the budget before it is made, its answer at its longest, so that a budget is never
-    overdrawn; one call of a whole window stays free for the last answer. A call of an earlier run costs what it cost
-    then: a reading that is taken up again decides as it did before.
+    A call is set aside in the budget before it is made, its answer at its longest; one call of a whole window stays
+    free for the last answer. What may have cost something is kept, also a reply of no use: of an earlier run it costs
+    what it cost then, so that a reading that is taken up again decides as it did, and pays nothing twice. Equal calls
+    of one reading are asked, and paid for, once.
 
     Args:
         chat: who answers.
@@ -79,6 +113,7 @@ class Metered:
         tries: calls for one prompt.
         pause: seconds before the second, doubled before each further one.
         thinks: tokens that the model may think before it answers.
+        bills: whether tokens are those that the server says, where that is more than we count; else our own count.
         embed: gives vectors of texts.
         heard: told of every call that ended.
         turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
@@ -99,24 +134,22 @@ class Metered:
         tries: int = TRIES,
         pause: float = PAUSE,
         thinks: int = 0,
+        bills: bool = True,
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
         turn: asyncio.Semaphore | None = None,
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
-        self.budget, self.thinks = budget or Budget(), thinks
+        self.thinks, self.bills = thinks, bills
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
-        self.trace, self._spent = Trace(), Spending()
+        self.trace, self._spent = Trace(), Spending(budget or Budget(), window if last is None else last)
         self._over = False  # whether no further call is to be made
-        self._aside = self.window + thinks if last is None else last
         self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
-        if self.budget.tokens is not None and self.budget.tokens < self._aside:
-            raise UserError(
-                f"a budget of {self.budget.tokens:,} tokens does not hold the last answer, which may take "
-                f"{self._aside:,}",
-                "Raise it (--tokens).",
-            )
+        self._paid = set[str]()  # keys of what this reading has paid for
+        self._wide: int | None = None  # numbers of a vector
+        self._alone = asyncio.Lock()
+        self._unknown = bills and self._spent.budget.tokens is not None  # what the server bills
 
     def count(self, prompt: Prompt) -> int:
         return len(rendered(prompt, self.tokenizer))
@@ -131,12 +164,7 @@ class Metered:
         self.trace.note(text)
 
     def affordable(self, calls: int, tokens: int) -> int:
-        most = calls
-        if self.budget.calls is not None:
-            most = min(most, self.budget.calls - self._spent.calls - 1)
-        if self.budget.tokens is not None:
-            most = min(most, (self.budget.tokens - self._spent.tokens - self._aside) // (tokens + self.thinks))
-        return max(most, 0)
+        return self._spent.affordable(calls, tokens + self.thinks)
 
     async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
         if draw and not self.chat.varies:
@@ -144,7 +172,17 @@ class Metered:
                 f"{role}: another answer was wanted, where {self.chat.name} always gives the same",
                 "Choose other options, or ask a server (--model http://HOST:PORT/v1).",
             )
-        call = await self._called(prompt, room, role, last, self._answer, draw * self.tries)
+        length, first = room + self.thinks, draw * self.tries
+        call = await self._called(
+            _Wish(
+                prompt,
+                room,
+                last,
+                {"prompt": _said(prompt), "room": length, "drawn": first},
+                lambda again: self.chat.answer(prompt, length, first + again),
+            ),
+            role,
+        )
         if call is None and last:
             raise NoRoom(
                 f"the budget does not hold the last answer, which may take "
@@ -157,7 +195,7 @@ class Metered:
         if not call.failed:
             return call.answer if last else self._within(call.answer, room)
         if last:
-            kind = NoAnswer if call.prompt_tokens else UserError
+            kind = NoRoom if call.failed.endswith(SPENT) else UserError if call.refused else NoAnswer
             raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         return None
 
@@ -169,7 +207,13 @@ class Metered:
                 "a model that thinks first is always sure of its first token, which begins the thought",
                 "Choose another strategy, or a model that does not think (no --thinks).",
             )
-        call = await self._called(prompt, 1, role, False, self._certainty)
+
+        def tell(again: int) -> Answer:
+            """Minus the entropy and what was told of the probability, as text."""
+            sure = self.chat.certainty(prompt)  # type: ignore[attr-defined]
+            return Answer(f"{sure.nats!r} {sure.told!r}", usage=sure.usage or Usage(self.count(prompt), 0, 0))
+
+        call = await self._called(_Wish(prompt, 1, False, {"certainty": _said(prompt)}, tell, writes=False), role)
         if call is None:
             return None
         if call.failed:
@@ -183,16 +227,41 @@ class Metered:
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         embed = self._embedding()
-        return _of_length_1(await self._elsewhere(lambda: embed(texts)))
+        return self._directions(await self._elsewhere(lambda: embed(texts)), len(texts))
 
     async def embed_within(self, text: str, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         embed = self._embedding()
-        return _of_length_1(await self._elsewhere(lambda: embed.within(text, spans)))
+        return self._directions(await self._elsewhere(lambda: embed.within(text, spans)), len(spans))
 
     def _embedding(self) -> Embed:
         if self._embed is None:
             raise UserError("this strategy needs an embedding model", "Name one: --embed FOLDER_OR_HUB_ID.")
         return self._embed
+
+    def _directions(self, vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+        """float32 [n, e], of length 1.
+
+        Raises:
+            UserError: if they are others than ``n`` vectors of one size, no numbers, or say nothing.
+        """
+        vectors = np.asarray(vectors, np.float64)
+        wide = vectors.shape[1] if vectors.ndim == 2 else None
+        lengths = np.linalg.norm(vectors, axis=-1)
+        wrong = [
+            (
+                vectors.ndim != 2 or len(vectors) != n or (self._wide or wide) != wide,
+                f"an array of {list(vectors.shape)} for {n:,} texts, expected [{n}, {self._wide or 'e'}]",
+            ),
+            (not np.isfinite(lengths).all(), "what is no finite number"),
+            (bool(n) and not lengths.any(), "nought for every text"),
+        ]
+        for is_wrong, what in wrong:
+            if is_wrong:
+                raise UserError(f"the embedding model gave {what}", "Name another one (--embed).")
+        self._wide = wide
+        if not lengths.all():
+            self.note("the embedding model gave nought for some texts: nothing is like these")
+        return np.asarray(vectors / np.where(lengths, lengths, 1.0)[:, None], np.float32)
 
     def _within(self, text: str, room: int) -> str:
         """The text, cut where it has more tokens: what a model wrote may have more of them than were written."""
@@ -200,31 +269,17 @@ class Metered:
             return text
         return text[: self.spans(text)[room][0]]
 
-    def _set_aside(self, tokens: int, last: bool) -> bool:
-        free = 0 if last else 1
-        calls, most = self.budget.calls, self.budget.tokens
-        if calls is not None and self._spent.calls + 1 + free > calls:
-            return False
-        if most is not None and self._spent.tokens + tokens + free * self._aside > most:
-            return False
-        self._spent.calls += 1
-        self._spent.tokens += tokens
-        return True
-
-    async def _called(
-        self, prompt: Prompt, room: int, role: str, last: bool, attempt: Attempt, drawn: int = 0
-    ) -> Call | None:
+    async def _called(self, wish: _Wish, role: str) -> Call | None:
         """A call whose end is known, but not yet told; None if the budget has nothing for it."""
-        counted = self.count(prompt)
-        if counted + room > self.window:
+        counted = self.count(wish.prompt)
+        if counted + wish.room > self.window:
             raise NoRoom(
-                f"{role}: a prompt of {counted:,} tokens and {room:,} for its answer, where the window has "
+                f"{role}: a prompt of {counted:,} tokens and {wish.room:,} for its answer, where the window has "
                 f"{self.window:,}",
                 "Ask a shorter question, or leave less room (--room).",
             )
         number, after = self.trace.begin()
-        begun = Call(number, role, after, text_of(prompt), counted)
-        call = await self._tried(prompt, room, last, begun, attempt, drawn)
+        call = await self._tried(wish, Call(number, role, after, text_of(wish.prompt), counted))
         if call is None:
             self.trace.leave(after)
             self.note("the budget is spent: some calls were not made")
@@ -236,127 +291,174 @@ class Metered:
         if call.failed:
             self.note(f"{call.role}: no answer ({call.failed})")
 
-    async def _tried(
-        self, prompt: Prompt, room: int, last: bool, call: Call, attempt: Attempt, drawn: int
-    ) -> Call | None:
-        """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it."""
-        most = call.counted + room + self.thinks
-        for again in range(self.tries):
-            if not self._set_aside(most, last):
-                return replace(call, failed=f"{call.failed}, and the budget is spent") if again else None
-            answer, seconds, kept = await attempt(prompt, room, drawn)
-            call = replace(call, tries=again + 1, seconds=call.seconds + seconds, kept=kept)
-            if isinstance(answer, Failed):
-                call = replace(call, failed=answer.reason)
-                if answer.reason.startswith("code ") or answer.unheard:  # nobody read it
-                    self._spent.tokens -= most
-                else:  # somebody may have read all of it, and written as much as there was room for
-                    call = replace(
-                        call,
-                        prompt_tokens=call.prompt_tokens + call.counted,
-                        completion_tokens=call.completion_tokens + most - call.counted,
-                    )
-                if answer.final:
-                    break
-                if again + 1 == self.tries:
-                    self._over = True
-                    raise UserError(
-                        f"{self.chat.name} failed {self.tries} times in turn: {answer.reason}"
-                        f"{answer.detail and f': {answer.detail}'}",
-                        f"See what the log of {self.chat.name} says. {AGAIN}",
-                    )
-                await asyncio.sleep(min(max(self.pause * 2**again, answer.wait), LONGEST))
-                continue
-            own = len(token_ids(answer.text, self.tokenizer)) if attempt == self._answer else 0
-            read, written, cached = self._cost(answer.usage, call.counted, own, most - call.counted)
-            self._spent.tokens += read + written - most
-            text, why = self._text(answer, prompt)
-            if last and text and answer.cut and not isinstance(prompt, Beginning):
-                self.note(f"the answer fills its room of {room:,} tokens, and may not be at its end")
+    async def _tried(self, wish: _Wish, call: Call) -> Call | None:
+        """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it.
+
+        Replies of no use give a call up, whichever run they came in. Without a reply, or one of use to the last call,
+        it is the server that gives up, and the run ends: another one may find it mended.
+        """
+        paid = drawn = useless = failed = 0
+        while True:
+            one = await self._came(wish, call.counted, paid, drawn)
+            if one is None:
+                return replace(call, failed=f"{call.failed}{SPENT}") if call.failed else None
             call = replace(
                 call,
-                answer=text,
-                failed=why,
-                prompt_tokens=call.prompt_tokens + read,
-                cached_tokens=call.cached_tokens + cached,
-                completion_tokens=call.completion_tokens + written,
+                tries=call.tries + (not one.repeated),
+                kept=one.kept,
+                seconds=call.seconds + one.seconds,
+                prompt_tokens=call.prompt_tokens + one.read,
+                cached_tokens=call.cached_tokens + one.cached,
+                completion_tokens=call.completion_tokens + one.written,
+                billed_tokens=call.billed_tokens + one.billed,
             )
-            if not why or not self.chat.varies:
-                break
-            drawn += 1
-        return call
-
-    async def _answer(self, prompt: Prompt, room: int, drawn: int) -> Came:
-        asked = {"prompt": _said(prompt), "room": room + self.thinks, "drawn": drawn}
-        return await self._came(asked, self.count(prompt), lambda: self.chat.answer(prompt, room + self.thinks, drawn))
-
-    async def _certainty(self, prompt: Prompt, room: int, drawn: int) -> Came:
-        """Minus the entropy and what was told of the probability, as text."""
-
-        def tell() -> Answer:
-            sure = self.chat.certainty(prompt)  # type: ignore[attr-defined]
-            return Answer(f"{sure.nats!r} {sure.told!r}", usage=sure.usage or Usage(self.count(prompt), 0, 0))
-
-        return await self._came({"certainty": _said(prompt)}, self.count(prompt), tell)
-
-    async def _came(self, asked: dict[str, Any], counted: int, ask: Callable[[], Answer]) -> Came:
-        """What came of a call, or of the same one before."""
-        key = content_key({**self.chat.basis, **asked})
-        async with self._asked.setdefault(key, asyncio.Lock()):  # who asks the same at the same time waits for it
-            kept = self.records.get([key]).get(key)
-            if kept is not None:
-                usage = None if kept["usage"] is None else Usage(**kept["usage"])
-                return Answer(kept["text"], kept["cut"], usage), kept["seconds"], True
-            async with self._turn:
-                if self._over:
-                    raise UserError("stopped")  # what ended it is raised where it happened
-                begun = time.monotonic()
-                try:
-                    answer = await self._elsewhere(ask)
-                    answer.text.encode()
-                except UserError:
+            paid += one.paid
+            if isinstance(one.came, Failed):
+                call = replace(call, failed=one.came.reason)
+                drawn += one.came.replied
+                useless += one.came.replied and not wish.last
+                failed += not one.kept
+                if one.came.final or useless == self.tries:
+                    return call
+                if failed == self.tries:
                     self._over = True
-                    raise
-                except Failed as failed:
-                    return failed, time.monotonic() - begun, False
-                except UnicodeEncodeError:
-                    return Failed("half a character"), time.monotonic() - begun, False
-                seconds = time.monotonic() - begun
-            if (usage := answer.usage) is not None and usage.prompt < bounds(counted, self.served)[0]:
-                raise UserError(
-                    f"{self.chat.name} read {usage.prompt:,} tokens of a prompt of {counted:,}: it cut the prompt",
-                    f"Say how much it reads: --window {usage.prompt}.",
-                )
-            if not answer.text.strip():
-                return answer, seconds, False  # another run may have more luck
-            told = None if answer.usage is None else asdict(answer.usage)
-            self.records.put({key: {"text": answer.text, "cut": answer.cut, "usage": told, "seconds": seconds}})
-            return answer, seconds, False
+                    raise UserError(
+                        f"{self.chat.name} failed {failed} times: {one.came.reason}"
+                        f"{one.came.detail and f': {one.came.detail}'}",
+                        f"See what the log of {self.chat.name} says. {AGAIN}",
+                    )
+                if not one.kept:
+                    await asyncio.sleep(min(max(self.pause * 2 ** (failed - 1), one.came.wait), LONGEST))
+                continue
+            text, why = self._text(one.came, wish.prompt)
+            call = replace(call, answer=text, failed=why)
+            drawn, useless = drawn + 1, useless + 1
+            if not why or useless == self.tries or not self.chat.varies:
+                if wish.last and text and one.came.cut and not isinstance(wish.prompt, Beginning):
+                    self.note(f"the answer fills its room of {wish.room:,} tokens, and may not be at its end")
+                return call
 
-    def _cost(self, usage: Usage | None, counted: int, own: int, room: int) -> tuple[int, int, int]:
-        """Tokens that were read, those that were written, thoughts among them, and of the first, those read before.
-
-        What a server says counts where it can be, and where it is more than we count; less is not believed.
+    async def _came(self, wish: _Wish, counted: int, paid: int, drawn: int) -> _Try | None:
+        """What came of a try, or of the same one before; None if the budget has nothing for it.
 
         Args:
-            usage: as the server says.
+            wish: that is tried.
             counted: tokens of the prompt.
-            own: tokens of the answer, by our own count.
-            room: tokens that it may have.
+            paid: tries of it before, that were kept.
+            drawn: replies to it before, that were of no use.
         """
-        own, (least, most) = min(own, room), bounds(counted, self.served)
-        if usage is not None and least <= usage.prompt <= most and usage.completion <= room:
-            return max(counted, usage.prompt), max(own, usage.completion), min(usage.cached, counted)
-        return counted, own, 0
+        key = content_key({**self.chat.basis, **wish.key, "try": paid})
+        room = wish.room + self.thinks
+        async with self._asked.setdefault(key, asyncio.Lock()):  # who asks the same at the same time waits for it
+            kept = self.records.get([key]).get(key)
+            if kept is not None and key in self._paid:
+                return _Try(_recalled(kept)[0], True, repeated=True)
+            async with self._known():
+                aside = self._spent.set_aside(counted + room, wish.last)
+                if aside is None:
+                    return None
+                came, seconds = await self._now(wish, drawn) if kept is None else _recalled(kept)
+                one = replace(self._costs(wish, came, counted, room), kept=kept is not None, seconds=seconds)
+                if one.paid:
+                    self._paid.add(key)
+                if one.paid and not one.kept:
+                    self.records.put({key: _record(came, seconds)})
+                more = max(0, one.read - counted) + max(0, one.written - room)
+                self._spent.settle(aside, one.read + one.written, one.beyond, more)
+                self._unknown &= isinstance(came, Failed)
+            if self._spent.overdrawn:
+                self.note("the budget is overdrawn: the server says that calls took more tokens than we count")
+            return one
 
-    @staticmethod
-    def _text(answer: Answer, prompt: Prompt) -> tuple[str, str]:
-        """The text of an answer, without thoughts, and why it is of no use; a text that is gone on with has none."""
+    @asynccontextmanager
+    async def _known(self) -> AsyncIterator[None]:
+        """Where tokens are bounded, calls go one by one until a first one tells what the server bills."""
+        if self._unknown:
+            async with self._alone:
+                if self._unknown:
+                    yield
+                    return
+        yield
+
+    async def _now(self, wish: _Wish, drawn: int) -> tuple[Answer | Failed, float]:
+        """What comes of asking, and the seconds that it takes."""
+        async with self._turn:
+            if self._over:
+                raise UserError("stopped")  # what ended it is raised where it happened
+            begun = time.monotonic()
+            came: Answer | Failed
+            try:
+                came = await self._elsewhere(lambda: wish.work(drawn))
+                came.text.encode()
+            except UserError:
+                self._over = True
+                raise
+            except Failed as failed:
+                came = failed
+            except UnicodeEncodeError:
+                came = Failed("half a character", replied=True)
+            return came, time.monotonic() - begun
+
+    def _costs(self, wish: _Wish, came: Answer | Failed, counted: int, room: int) -> _Try:
+        """A try with its tokens, thoughts among those that were written.
+
+        What a server says counts where it can be, and where it is more than we count; less is not believed. Of a reply
+        that was lost, somebody may have read the prompt, and written as much as there was room for.
+
+        Args:
+            wish: that was tried.
+            came: of it.
+            counted: tokens of the prompt.
+            room: tokens of thoughts and answer, at most.
+
+        Raises:
+            UserError: if the server cut the prompt.
+        """
+        if isinstance(came, Failed):
+            if came.reason.startswith("code ") or came.unheard or (came.final and not came.replied):
+                return _Try(came, False, paid=False)
+            return _Try(came, False, read=counted, written=room)
+        own = min(len(token_ids(came.text, self.tokenizer)), room) if wish.writes else 0
+        usage, (least, most) = came.usage, bounds(counted, self.served)
+        one = _Try(came, False, read=counted, written=own)
+        if usage is None:
+            if came.wrong_usage:
+                self.note(UNBELIEVED)
+            return one
+        if 0 < usage.prompt < least:
+            raise UserError(
+                f"{self.chat.name} read {usage.prompt:,} tokens of a prompt of {counted:,}: it cut the prompt",
+                f"Say how much it reads: --window {usage.prompt}.",
+            )
+        one = replace(one, billed=usage.prompt + usage.completion)
+        if not 0 < usage.prompt < LONG or usage.completion >= LONG:
+            self.note(UNBELIEVED)
+            return one
+        if usage.prompt > most and self.bills:
+            self.note(BEYOND)
+        one = replace(one, cached=min(usage.cached, counted))
+        if not self.bills:
+            return one
+        read, written = max(counted, usage.prompt), max(own, usage.completion)
+        return replace(one, read=read, written=written, beyond=read + written - counted - own)
+
+    def _text(self, answer: Answer, prompt: Prompt) -> tuple[str, str]:
+        """The text of an answer, without the thought that it begins with, and why it is of no use.
+
+        A text that is gone on with has no thoughts; a thought whose beginning is in the prompt has an end alone, which
+        counts as one where the model is said to think.
+        """
         if isinstance(prompt, Beginning):
             return answer.text.strip(), "" if answer.text.strip() else "empty"
-        text = answer.text.rpartition(THOUGHT)[2].strip()
-        if text.startswith(THINKING):
+        text = answer.text.strip()
+        if text.startswith(THINKING) and THOUGHT not in text:
             return "", "a thought without an end"
+        if text.startswith(THINKING) or (self.thinks and THOUGHT in text):
+            text = text.partition(THOUGHT)[2].strip()
+        elif THOUGHT in text:
+            self.note(
+                f"an answer with {THOUGHT} in it was taken as it is: no thought begins it, and none was announced"
+            )
         return text, "" if text else "empty"
 
     async def _elsewhere(self, work: Callable[[], T]) -> T:
@@ -364,9 +466,19 @@ class Metered:
         return work() if self.chat.workers == 1 else await in_a_thread(work)
 
 
-def _of_length_1(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    vectors = np.asarray(vectors, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def _record(came: Answer | Failed, seconds: float) -> dict[str, Any]:
+    """What is kept of a try."""
+    if isinstance(came, Failed):
+        return {"failed": came.reason, "final": came.final, "replied": came.replied, "seconds": seconds}
+    return {**asdict(came), "seconds": seconds}
+
+
+def _recalled(record: Mapping[str, Any]) -> tuple[Answer | Failed, float]:
+    """A try that was kept, and its seconds."""
+    if "failed" in record:
+        return Failed(record["failed"], final=record["final"], replied=record["replied"]), record["seconds"]
+    usage = None if record["usage"] is None else Usage(**record["usage"])
+    return Answer(record["text"], record["cut"], usage, record["wrong_usage"]), record["seconds"]
 
 
 def _said(prompt: Prompt) -> Any:

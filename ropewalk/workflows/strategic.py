@@ -17,17 +17,21 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint
 from ropewalk.common.store import Records
 from ropewalk.texts.pieces import TokenUnits
-from ropewalk.workflows.metered import Budget, Embed, Metered
+from ropewalk.workflows.metered import Embed, Metered
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategy import WHOLE, NoAnswer, NoRoom, Reading, Strategy, answered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BILLED = 1.1  # times our own count, from which on a server's bill is told
+
 
 class Strategic(Backend):
     """Answers asks that are told into a text and a question about it.
 
-    Intermediate calls are prompts in words, by the chat template where there is one.
+    Intermediate calls are prompts in words, by the chat template where there is one. Tokens are those of our own count,
+    whatever a server bills, so that those of a strategy and of the prompt as it is are of one kind.
 
     Args:
         strategy: how texts are read.
@@ -109,6 +113,7 @@ class Strategic(Backend):
             self.records,
             Budget(budget),
             last,
+            bills=False,
             embed=self.embed,
             turn=turn,
         )
@@ -122,37 +127,34 @@ class Strategic(Backend):
             return Reply(lost=error.message)
         except NoAnswer:
             answer = ""
-        self._refuse_refusals(model, budget)
+        self._refuse_refusals(model)
         if budget is not None and reading.text and _read_nothing(model, reading):
             return Reply(
                 lost=f"{budget:,} tokens (--spend {self.spend:g}) pay for an answer, and for no call that reads"
             )
         trace = model.trace
-        spent = Spent(trace.tokens, trace.tokens / whole, len(trace.calls), trace.longest_chain, tuple(trace.notes))
+        if (billed := sum(call.billed_tokens for call in trace.asked)) > BILLED * trace.tokens:
+            model.note(f"the server bills {billed:,} tokens for what has {trace.tokens:,} by our count")
+        answered_at_most = trace.tokens - trace.calls[max(trace.calls)].completion_tokens + room
+        spent = Spent(trace.tokens, answered_at_most / whole, len(trace.asked), trace.longest_chain, tuple(trace.notes))
         right = None
         if ask.answer:
             wanted = str(self.tokenizer.decode(list(ask.answer), skip_special_tokens=True)).strip()
             right = answer.startswith(wanted)
         return Reply(right, text=answer, spent=spent)
 
-    def _refuse_refusals(self, model: Metered, budget: int | None) -> None:
+    def _refuse_refusals(self, model: Metered) -> None:
         """Refuse what would count as a wrong answer and is none.
 
         Raises:
-            UserError: if a call was refused, or more was written than asked for.
+            UserError: if a call was refused.
         """
         for call in model.trace.calls.values():
-            if call.failed and not call.prompt_tokens:
+            if call.refused:
                 raise UserError(
                     f"{self.chat.name} refused {call.role}, a prompt of {call.counted:,} tokens: {call.failed}",
                     f"See what its log says, and that it reads {self.window:,} tokens (--window).",
                 )
-        if budget is not None and model.trace.tokens > budget:
-            raise UserError(
-                f"{self.chat.name} says that it read and wrote {model.trace.tokens:,} tokens, where no more than "
-                f"{budget:,} were asked for",
-                "See what its log says.",
-            )
 
 
 def reading_of(ask: Ask, room: int, tokenizer: PreTrainedTokenizerBase) -> Reading:

@@ -29,10 +29,11 @@ class Call:
         counted: its tokens.
         answer: as text, without what the model thought; empty where there was none.
         failed: why there was none; empty if there was one.
-        tries: how often it was asked.
-        prompt_tokens: of all tries that somebody may have read; by our own count, or the server's where it has more.
+        tries: how often it was asked; 0 where an equal call of this reading was, which has all that it cost.
+        prompt_tokens: of all tries that somebody may have read, as they count for the budget.
         cached_tokens: of those, that the server had read before, as it says.
         completion_tokens: of these tries, likewise; of an answer that was lost, as many as it had room for.
+        billed_tokens: read and written as the server says, believed or not.
         seconds: that the tries took, when they were made.
         kept: whether it was answered before, in an earlier run or this one.
     """
@@ -48,12 +49,18 @@ class Call:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    billed_tokens: int = 0
     seconds: float = 0.0
     kept: bool = False
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was asked, and nobody read it."""
+        return bool(self.failed and self.tries and not self.prompt_tokens)
 
 
 @dataclass
@@ -94,6 +101,11 @@ class Trace:
         return sum(call.tokens for call in self.calls.values())
 
     @property
+    def asked(self) -> list[Call]:
+        """Calls without those that were answered by an equal one of this reading."""
+        return [call for call in self.calls.values() if call.tries]
+
+    @property
     def critical_path(self) -> list[Call]:
         """The chain of calls, each of which waited for the one before, that took longest."""
         took: dict[int, float] = {}
@@ -111,24 +123,27 @@ class Trace:
 
     @property
     def longest_chain(self) -> int:
-        """Calls of the longest chain, each of which waited for the one before, however long they took."""
+        """Calls of the longest chain that were asked, each of which waited for the one before, however long it took."""
         deep: dict[int, int] = {}
         for number, call in sorted(self.calls.items()):
-            deep[number] = 1 + max((deep[one] for one in call.after if one in deep), default=0)
+            deep[number] = bool(call.tries) + max((deep[one] for one in call.after if one in deep), default=0)
         return max(deep.values(), default=0)
 
     def told(self) -> dict[str, float]:
         """Numbers by name."""
         calls, path = self.calls.values(), self.critical_path
         return {
-            "calls": len(calls),
+            "calls": len(self.asked),
+            "kept calls": sum(call.kept for call in self.asked),
+            "repeated calls": len(calls) - len(self.asked),
             "tries": sum(call.tries for call in calls),
             "failed calls": sum(bool(call.failed) for call in calls),
             "prompt tokens": sum(call.prompt_tokens for call in calls),
             "cached tokens": sum(call.cached_tokens for call in calls),
             "completion tokens": sum(call.completion_tokens for call in calls),
+            "billed tokens": sum(call.billed_tokens for call in calls),
             "seconds of calls": sum(call.seconds for call in calls),
-            "calls of the critical path": len(path),
+            "calls of the critical path": sum(bool(call.tries) for call in path),
             "seconds of the critical path": sum(call.seconds for call in path),
         }
 

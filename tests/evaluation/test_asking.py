@@ -109,6 +109,8 @@ def test_controls_keep_the_question_and_take_the_answer(tokenizer) -> None:
         assert all(text.endswith("What is the pass key? The pass key is") for text in (ceiling, closed, other))
         assert len(ceiling) < 0.6 * len(units.decode(original.prompt)) and made["ceiling"].sample(i).text in ceiling
         assert made["closed book"].sample(i).text not in closed and len(closed) < 120
+        text = units.decode(original.prompt[original.before : len(original.prompt) - original.after])
+        assert closed == units.decode(original.prompt).replace(text, ""), "the question alone"
         assert original.text not in other and len(made["altered"].sample(i).prompt) == len(original.prompt)
         assert Passkey().solve(other) not in ("", original.text)
 

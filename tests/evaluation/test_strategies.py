@@ -29,7 +29,7 @@ from tests.experiments import experiment, row, rows
 from tests.models import tiny
 from tests.talkers import Talker, endpoint
 from tests.tokenizers import VOCABULARY, byte_level
-from tests.workflows.test_strategic import NEEDLES, knows
+from tests.workflows.test_strategic import NEEDLE, NEEDLES, knows
 
 WINDOW = 2048
 BOTH = tuple(strategy(one) for one in ("rag", "chain-of-agents"))
@@ -69,7 +69,7 @@ def test_a_strategy_is_a_subject_beside_the_plain_model() -> None:
     assert not plain.costs and [one.length for one in rag.costs] == [1024, 8192]
     short, long = rag.costs
     assert (short.n, short.calls, short.chain) == (4, 1.0, 1) and 0.9 < short.share <= 1 and long.share < 0.3
-    assert all(cost.share <= 2 for cost in chain.costs) and chain.costs[-1].chain == chain.costs[-1].calls > 3
+    assert all(cost.share <= 2 for cost in chain.costs) and chain.costs[-1].chain >= chain.costs[-1].calls > 3
     assert sum(chain.costs[-1].notes.values()) == 4 * any("not read" in note for note in chain.costs[-1].notes)
 
 
@@ -171,6 +171,19 @@ def test_controls_are_those_of_everybody() -> None:
     plain, rag = (one.tasks[0].controls for one in found.subjects)
     assert set(rag) == set(plain) == {"ceiling", "closed book", "altered"}
     assert rag["ceiling"].value == 1.0 and rag["closed book"].value == rag["altered"].value == 0.0
+
+
+def test_the_question_alone_is_asked_of_every_strategy_and_a_control_that_is_lost_has_a_reason() -> None:
+    talker = Talker(knows)
+    found = measured(Known(talker), controls=True, lengths=[2048], spend=1.0, strategies=BOTH[1:])
+    plain, chain = (one.tasks[0].controls for one in found.subjects)
+    assert set(chain) == {"closed book"} and chain["closed book"].value == 0.0
+    alone = [prompt for prompt in talker.prompts if not NEEDLE.search(prompt) and "Notes" not in prompt]
+    assert len(set(alone)) >= 4 and not any("grass" in prompt for prompt in alone)
+    lost = {one.task: one.reason for one in found.not_measured if one.method == found.subjects[1].method}
+    assert set(lost) >= {f"niah_single_1: {name}" for name in set(plain) - set(chain)}
+    assert all("no call that reads" in reason for reason in lost.values())
+    assert any("niah_single_1: ceiling" in one for one in sentences(found))
 
 
 def test_workers_leave_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ropewalk.common.store import SampleStore
 from ropewalk.workflows.answered import asked_of
-from ropewalk.workflows.metered import Budget, Metered
+from ropewalk.workflows.metered import Metered
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategy import Reading, Strategy
 from tests.talkers import Talker
 

@@ -11,7 +11,7 @@ import pytest
 
 from ropewalk.workflows.answered import asked_of, read_text
 from ropewalk.workflows.coherence import ERRORS, Coherence, coherence, errors_in
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.full_window import FullWindow
 from tests.talkers import Talker
 from tests.workflows.readers import metered

@@ -17,7 +17,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
 from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.folding import within_budget
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategy_entries import BY_ID, STRATEGIES, strategy
 from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, examples_with, finds, forgets, metered, reading, text_with
@@ -106,7 +106,9 @@ def test_taken_up_again_it_asks_nothing_and_answers_the_same(name: str, tmp_path
         again, second = answer_of(
             strategy(name), text_for(name), model_for(name, window=WINDOW, records=records, talker=Silent(finds))
         )
-    assert again == answer and second.trace.told() == pytest.approx(model.trace.told())
+    told, before = second.trace.told(), model.trace.told()
+    assert told.pop("kept calls") == told["calls"] and before.pop("kept calls") == 0
+    assert again == answer and told == pytest.approx(before)
     roles, before = (sorted(call.role for call in one.trace.calls.values()) for one in (second, model))
     assert roles == before
 

@@ -6,12 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ropewalk.backends.chat.chat import Answer, Beginning, Certainty, Failed, Turns, Usage, rendered
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
-from ropewalk.workflows.metered import Budget, Metered
+from ropewalk.workflows.metered import BEYOND, UNBELIEVED, Metered
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.trace import together
 from tests.talkers import Talker
 from tests.workflows.readers import metered
@@ -79,7 +81,7 @@ def test_failures_are_asked_again_and_a_server_that_is_away_ends_it() -> None:
     model = metered(says("Yes.", fails=2))
     assert ask(model) == "Yes."
     assert next(iter(model.trace.calls.values())).tries == 3
-    with pytest.raises(UserError, match="failed 4 times in turn: code 500"):
+    with pytest.raises(UserError, match="failed 4 times: code 500"):
         ask(metered(says("Yes.", fails=4)))
 
 
@@ -123,18 +125,96 @@ def test_a_server_that_cuts_prompts_is_refused() -> None:
     assert "--window 40" in caught.value.mend
 
 
-@pytest.mark.parametrize("usage", [Usage(0, 0, 10**9), Usage(10**6, 0, 1), None])
-def test_what_cannot_be_is_not_believed(usage: Usage | None) -> None:
-    if usage is not None and usage.prompt == 0:
-        usage = Usage(10, 0, 10**9)
+@pytest.mark.parametrize("usage", [Usage(10, 0, 10**9), Usage(10**9, 0, 1), Usage(0, 0, 0), None])
+def test_what_cannot_be_is_not_believed_and_that_is_said(usage: Usage | None) -> None:
     model = metered(says("Yes.", usage=lambda true: usage))
     assert ask(model, "a b c") == "Yes."
-    assert next(iter(model.trace.calls.values())).completion_tokens < 10
+    (call,) = model.trace.calls.values()
+    assert call.tokens == call.counted + len(model.spans("Yes.")) and call.tries == 1
+    assert model.trace.notes == ([UNBELIEVED] if usage else [])
+    assert call.billed_tokens == (usage.prompt + usage.completion if usage else 0)
 
 
 def test_no_call_is_longer_than_the_window() -> None:
     with pytest.raises(UserError, match="where the window has 64"):
         ask(metered(window=64), "word " * 100)
+
+
+def test_what_is_written_beyond_the_room_counts_as_the_server_says() -> None:
+    """Models that think out of sight are billed for it."""
+    model = metered(says("Yes.", usage=lambda true: Usage(true.prompt, 0, 1500)), budget=Budget(10_000))
+    assert ask(model, "What?", 32) == "Yes."
+    (call,) = model.trace.calls.values()
+    assert call.tokens == call.billed_tokens == model._spent.tokens == call.counted + 1500 and not model.trace.notes
+
+
+def test_what_is_read_far_beyond_a_prompt_counts_and_is_told() -> None:
+    model = metered(says("Yes.", usage=lambda true: Usage(90_000, 0, 5)))
+    assert ask(model) == "Yes." and model.trace.notes == [BEYOND]
+    assert model.trace.told()["prompt tokens"] == 90_000
+
+
+class Bills(Talker):
+    """Bills prompts ``times`` and ``more``, and counts what it bills."""
+
+    def __init__(self, times: float, more: int = 0):
+        super().__init__(lambda prompt, again: "word " * 20)
+        self.times, self.more, self.billed = times, more, 0
+
+    def answer(self, asked: Any, room: int, again: int) -> Answer:
+        answer = super().answer(asked, room, again)
+        assert answer.usage
+        usage = Usage(int(answer.usage.prompt * self.times) + self.more, 0, answer.usage.completion)
+        with self._lock:
+            self.billed += usage.prompt + usage.completion
+        return Answer(answer.text, answer.cut, usage)
+
+
+@pytest.mark.parametrize("talker", [Bills(1.0), Bills(1.9), Bills(1.0, 400)], ids=["honest", "times", "more"])
+def test_a_budget_holds_what_a_server_bills(talker: Bills) -> None:
+    """Of prompts side by side, the first goes alone; what it took beyond our count is set aside for the others."""
+    model = metered(talker, budget=Budget(6000))
+
+    async def many() -> list[str | None]:
+        return await together(*(model.ask(f"What {i}? " + "word " * 100, 40, "reader") for i in range(40)))
+
+    found = asyncio.run(many())
+    assert found[0] and not all(found)
+    assert ask(model, "word " * 150, 128, last=True)
+    assert model.trace.tokens == talker.billed <= 6000 and not any("overdrawn" in one for one in model.trace.notes)
+
+
+def test_a_last_answer_that_we_count_as_paid_for_is_asked_for_and_the_overdraft_is_said() -> None:
+    """What a server bills for a first call cannot be known before."""
+    model = metered(Bills(1.0, 1200), budget=Budget(2000))
+    assert ask(model, "word " * 60, 32)
+    assert ask(model, "Why?", 32) is None
+    assert ask(model, "What?", 32, last=True)
+    assert model.trace.tokens > 2000 and [one for one in model.trace.notes if "overdrawn" in one]
+
+
+def test_a_bill_that_does_not_count_is_told() -> None:
+    model = metered(Bills(1.9), budget=Budget(2000), bills=False)
+    assert ask(model, "word " * 60, 32)
+    (call,) = model.trace.calls.values()
+    assert call.prompt_tokens == call.counted and call.completion_tokens == 32
+    assert call.billed_tokens == model.chat.billed > 1.5 * call.tokens  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("said", "thinks", "taken"),
+    [
+        ("The tag is </think>, as in Qwen.", 0, "The tag is </think>, as in Qwen."),
+        ("</think>", 0, "</think>"),
+        ("<think>well</think> The tag is </think>.", 0, "The tag is </think>."),
+        ("well, well</think> 27", 100, "27"),
+        ("27", 100, "27"),
+    ],
+)
+def test_only_a_thought_is_left_out(said: str, thinks: int, taken: str) -> None:
+    model = metered(says(said), thinks=thinks)
+    assert ask(model) == taken
+    assert bool(model.trace.notes) == (said == taken and "think" in said)
 
 
 def test_thoughts_are_left_out_and_have_room() -> None:
@@ -238,7 +318,7 @@ def test_a_certainty_that_fails_is_asked_again_and_one_that_is_a_bound_is_said()
     model = metered(Sure(Certainty(-1.0, told=0.8), fails=2))
     assert certainty(model) == -1.0 and next(iter(model.trace.calls.values())).tries == 3
     assert model.trace.notes == ["some certainties are upper bounds: talker told less than 90% of a probability"]
-    with pytest.raises(UserError, match="failed 4 times in turn: code 500"):
+    with pytest.raises(UserError, match="failed 4 times: code 500"):
         certainty(metered(Sure(Certainty(-1.0), fails=4)))
 
 
@@ -262,7 +342,9 @@ def test_the_same_prompt_at_the_same_time_is_asked_once() -> None:
         return await asyncio.gather(*(model.ask("What?", 8, "reader") for _ in range(2)))
 
     assert asyncio.run(twice()) == ["Yes.", "Yes."] and len(talker.prompts) == 1
-    assert model.trace.told()["calls"] == 2 and model.trace.tokens == 2 * next(iter(model.trace.calls.values())).tokens
+    told, (first, second) = model.trace.told(), model.trace.calls.values()
+    assert (told["calls"], told["repeated calls"], told["tries"]) == (1, 1, 1)
+    assert model.trace.tokens == model._spent.tokens == first.tokens > 0 == second.tokens and model._spent.calls == 1
 
 
 def lost(n: int) -> type[Talker]:
@@ -294,17 +376,126 @@ def test_less_than_was_written_is_not_believed() -> None:
 
 def test_a_text_that_is_gone_on_with_has_no_thoughts() -> None:
     assert ask(metered(says("so</think> 27")), Beginning("It is")) == "so</think> 27"
-    assert ask(metered(says("so</think> 27")), "It is?") == "27"
 
 
-def test_what_is_of_no_use_is_not_kept(tmp_path: Path) -> None:
+def test_what_cannot_be_an_answer_is_not_kept(tmp_path: Path) -> None:
     with SampleStore(tmp_path / "kept.sqlite") as records:
         with pytest.raises(UserError, match="it cut the prompt"):
             ask(metered(says("Yes.", reads=40), records=records), "word " * 100)
-        assert ask(metered(says(" "), records=records)) is None
+        assert ask(metered(says("Yes."), records=records), "word " * 100) == "Yes."
+
+
+def test_what_said_nothing_is_kept_as_it_was_paid_for(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        first = metered(says(" "), records=records)
+        assert ask(first) is None
         talker = says("Yes.")
-        assert ask(metered(talker, records=records), "word " * 100) == ask(metered(talker, records=records)) == "Yes."
-    assert len(talker.prompts) == 2
+        again = metered(talker, records=records)
+        assert ask(again) is None and talker.prompts == []
+        assert again.trace.tokens == first.trace.tokens > 0 and again.trace.notes == first.trace.notes
+        assert again.trace.told()["kept calls"] == 1 and first.trace.told()["kept calls"] == 0
+        later = metered(Talker(lambda prompt, again: "" if again < 2 else "Yes."), records=records)
+        assert ask(later, "Why?") == ask(metered(says("No."), records=records), "Why?") == "Yes."
+
+
+class Broken(Talker):
+    """Gives no JSON for prompts with "bad" in them, up to a draw."""
+
+    until = 99
+
+    def answer(self, asked: Any, room: int, again: int) -> Answer:
+        answer = super().answer(asked, room, again)
+        if "bad" in str(asked) and again < self.until:
+            raise Failed("no JSON", replied=True)
+        return answer
+
+
+def test_a_prompt_whose_replies_are_broken_is_drawn_anew_and_given_up(tmp_path: Path) -> None:
+    mended = Broken(lambda prompt, again: f"Yes {again}.")
+    mended.until = 2
+    assert ask(metered(mended), "bad") == "Yes 2."
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        for talker in (Broken(lambda prompt, again: "Yes."), says("No.")):
+            model = metered(talker, records=records)
+            assert ask(model, "bad") is None and model.trace.notes == ["reader: no answer (no JSON)"]
+            assert len(talker.prompts) == (4 if isinstance(talker, Broken) else 0)
+            assert model.trace.tokens == 4 * (model.count("bad") + 32), "somebody may have written all of it"
+
+
+def test_half_a_character_is_drawn_anew() -> None:
+    class Half(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Answer:
+            return Answer("\ud83d" if again < 2 else "Yes.")
+
+    assert ask(metered(Half(lambda prompt, again: ""))) == "Yes."
+
+
+def test_a_last_answer_that_is_broken_ends_the_run_and_another_one_asks_anew(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        for _ in range(2):
+            talker = Broken(lambda prompt, again: "Yes.")
+            with pytest.raises(UserError, match="failed 4 times: no JSON"):
+                ask(metered(talker, records=records), "bad", last=True)
+            assert len(talker.prompts) == 4
+        assert ask(metered(says("Yes."), records=records), "bad", last=True) == "Yes."
+
+
+def test_a_budget_counts_what_other_runs_of_the_same_paid_for(tmp_path: Path) -> None:
+    asked = 0
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        for run in range(4):
+            talker = lost(99)(lambda prompt, again: "Yes.")
+            with pytest.raises(UserError, match="failed 4 times" if run < 2 else "the budget"):
+                ask(metered(talker, records=records, budget=Budget(calls=10)), last=True)
+            asked += len(talker.prompts)
+    assert asked == 10
+
+
+def test_a_server_that_is_away_costs_nothing_and_is_not_kept(tmp_path: Path) -> None:
+    class Away(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Answer:
+            raise Failed("no connection", unheard=True)
+
+    with SampleStore(tmp_path / "kept.sqlite") as records:
+        for _ in range(3):
+            with pytest.raises(UserError, match="failed 4 times: no connection"):
+                ask(metered(Away(lambda prompt, again: ""), records=records, budget=Budget(calls=5)), last=True)
+        assert len(records) == 0
+        assert ask(metered(says("Yes."), records=records, budget=Budget(calls=1)), last=True) == "Yes."
+
+
+def test_equal_calls_one_after_the_other_are_paid_for_once() -> None:
+    talker = says("Yes.")
+    model = metered(talker, budget=Budget(calls=2))
+    assert [ask(model), ask(model), ask(model, last=True)] == ["Yes."] * 3
+    assert len(talker.prompts) == model._spent.calls == 1 and model.trace.longest_chain == 1
+
+
+@pytest.mark.parametrize(
+    ("vectors", "what"),
+    [
+        ([[1.0, float("nan")], [1.0, 0.0]], "no finite number"),
+        ([[1.0, float("inf")], [1.0, 0.0]], "no finite number"),
+        ([[0.0, 0.0], [0.0, 0.0]], "nought for every text"),
+        ([[1.0, 0.0]], "expected .2, e"),
+        ([1.0, 2.0], "expected .2, e"),
+        ([[1.0], [2.0]], "expected .2, 3"),
+    ],
+)
+def test_vectors_that_cannot_be_are_refused(vectors: list[Any], what: str) -> None:
+    model = metered(embed=lambda texts: np.asarray(vectors))  # type: ignore[arg-type]
+    if what.endswith("3"):
+        model._wide = 3
+    with pytest.raises(UserError, match=what):
+        asyncio.run(model.embed(["a", "b"]))
+
+
+def test_vectors_have_length_1_and_one_that_is_nought_is_told() -> None:
+    vectors = np.asarray([[3e38, 3e38], [0.0, 0.0], [0.0, -2.0]], np.float32)
+    model = metered(embed=lambda texts: vectors)  # type: ignore[arg-type]
+    found = asyncio.run(model.embed(["a", "b", "c"]))
+    assert np.allclose(found, [[0.5**0.5] * 2, [0, 0], [0, -1]], atol=1e-6) and found.dtype == np.float32
+    assert model.trace.notes == ["the embedding model gave nought for some texts: nothing is like these"]
 
 
 def test_calls_under_way_are_kept_where_another_one_ends_the_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.backends.backend import Ask, Reply
-from ropewalk.backends.chat.chat import Answer, Beginning, Failed, Prompt, text_of
+from ropewalk.backends.chat.chat import Answer, Beginning, Failed, Prompt, Usage, text_of
 from ropewalk.backends.chat.chat_model import ChatModel
 from ropewalk.backends.local import live
 from ropewalk.common.errors import UserError
@@ -115,13 +115,41 @@ def test_no_question_spends_more_than_it_may(spelling: str, spend: float) -> Non
         assert reply.spent is not None and not reply.lost
         whole = len(ask.prompt) + len(ask.answer)
         assert reply.spent.tokens <= (spend or 100) * whole
-        assert reply.spent.share == pytest.approx(reply.spent.tokens / whole)
+        longest = whole + len(ask.answer)  # where the last answer was not written at all
+        assert reply.spent.tokens / whole <= reply.spent.share <= (reply.spent.tokens - whole + longest) / whole
+        assert reply.spent.share <= (spend or 100)
+
+
+@pytest.mark.parametrize(
+    "bill",
+    [
+        lambda true: true,
+        lambda true: None,
+        lambda true: Usage(int(1.8 * true.prompt), 0, true.completion),
+        lambda true: Usage(true.prompt + 300, 0, true.completion),
+        lambda true: Usage(true.prompt, 0, 2000),
+    ],
+    ids=["honest", "none", "times", "more", "thinks"],
+)
+def test_tokens_are_of_one_kind_on_both_sides_whatever_is_billed(bill: Any) -> None:
+    """What is asked as it is takes once what the prompt as it is takes, and a bill that says more is told."""
+    for spelling, length in (("rag", 600), ("chain-of-agents", LONG)):
+        some = asks(2, length)
+        honest = replies(reader(spelling, spend=2), some)
+        found = replies(reader(spelling, Talker(knows, usage=bill), spend=2), some)
+        for one, other in zip(found, honest, strict=True):
+            assert one.spent and other.spent and one.text == other.text
+            assert (one.spent.tokens, one.spent.share) == (other.spent.tokens, other.spent.share)
+            assert one.spent.share == 1 or spelling != "rag"
+            told = [note for note in one.spent.notes if note.startswith("the server bills")]
+            assert bool(told) == (bill(Usage(1000, 0, 1)) not in (None, Usage(1000, 0, 1)))
 
 
 def test_a_chain_that_may_spend_what_it_needs_finds_every_needle_and_a_poor_one_says_what_it_did_not_read() -> None:
     some = asks(4, LONG)
     rich, poor = (replies(reader("chain-of-agents", spend=spend), some) for spend in (0.0, 0.75))
-    assert all(one.right and not one.spent.notes and one.spent.share > 1 for one in rich if one.spent)
+    assert all(one.right and not one.spent.notes for one in rich if one.spent)
+    assert max(one.spent.share for one in rich if one.spent) > 1, "where chunks of noise are equal, they are asked once"
     assert all(one.spent and one.spent.chain == one.spent.calls > 5 for one in rich), "worker waits for worker"
     assert all(one.spent and any("were not read" in note for note in one.spent.notes) for one in poor)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.workflows.chunks import chunks
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.hierarchical_summary import (
     BEFORE,
     MERGE,

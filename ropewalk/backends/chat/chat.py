@@ -103,11 +103,21 @@ class Failed(Exception):
         final: whether another try would end alike.
         wait: seconds that the server asks to be left alone for.
         unheard: whether nobody took the prompt, so that this says nothing of it.
+        replied: whether a reply came and was none, so that another text is drawn.
     """
 
-    def __init__(self, reason: str, detail: str = "", final: bool = False, wait: float = 0.0, unheard: bool = False):
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        final: bool = False,
+        wait: float = 0.0,
+        unheard: bool = False,
+        replied: bool = False,
+    ):
         super().__init__(reason)
-        self.reason, self.detail, self.final, self.wait, self.unheard = reason, detail, final, wait, unheard
+        self.reason, self.detail, self.final, self.wait = reason, detail, final, wait
+        self.unheard, self.replied = unheard, replied
 
 
 class Chat(Protocol):

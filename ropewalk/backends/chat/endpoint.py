@@ -95,7 +95,7 @@ class Endpoint:
             nats, told = entropy_bound(known)
             return Certainty(-nats, told, answer.usage)
         if not answer.text:  # it ended at once, and some servers tell nothing of the token that ends
-            raise Failed("no probabilities", "nothing was written", final=True)
+            raise Failed("no probabilities", "nothing was written", final=True, replied=True)
         raise UserError(f"{self.name} tells no log-probabilities of the next token", NO_CERTAINTY)
 
     def _ask(self, prompt: Prompt, asked: Mapping[str, Any], chat: Mapping[str, Any], plain: Mapping[str, Any]) -> Any:
@@ -179,9 +179,9 @@ def _read(said: Any) -> Answer:
     if isinstance(message, dict):
         text = message.get("content") or ""  # empty: it thought, or called a tool
     if not isinstance(text, str):
-        raise Failed("no answer in it", cut(repr(said), 200))
+        raise Failed("no answer in it", cut(repr(said), 200), replied=True)
     if choice.get("finish_reason") == "content_filter":
-        raise Failed("a filter cut it", cut(text, 200), final=True)
+        raise Failed("a filter cut it", cut(text, 200), final=True, replied=True)
     usage, wrong = _usage(said.get("usage"))
     return Answer(text, choice.get("finish_reason") == "length", usage, wrong)
 
@@ -199,10 +199,10 @@ def _likeliest(choice: Mapping[str, Any]) -> list[float]:
         else:
             known = list(((told.get("top_logprobs") or [None])[0] or {}).values())
     except (LookupError, TypeError, AttributeError):
-        raise Failed("no probabilities", cut(repr(choice), 200)) from None
+        raise Failed("no probabilities", cut(repr(choice), 200), replied=True) from None
     sound = all(type(one) in (int, float) and one <= OVER for one in known)
     if not sound or sum(map(math.exp, known)) > 1 + OVER:
-        raise Failed("no probabilities", cut(repr(known), 200))
+        raise Failed("no probabilities", cut(repr(known), 200), replied=True)
     return known
 
 

@@ -49,7 +49,7 @@ class Sent:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise Failed("no JSON", cut(str(error), 200)) from None
+            raise Failed("no JSON", cut(str(error), 200), replied=True) from None
 
     @property
     def detail(self) -> str:
@@ -108,7 +108,7 @@ class Sender:
             async for part in reply.aiter_raw():
                 body += part
                 if len(body) > self.body:
-                    raise Failed(LARGE, f"more than {self.body:,} bytes")
+                    raise Failed(LARGE, f"more than {self.body:,} bytes", replied=True)
             wait = re.fullmatch("[0-9]{1,9}", reply.headers.get("retry-after", ""))
             return Sent(reply.status_code, float(wait[0]) if wait else 0.0, bytes(body))
 

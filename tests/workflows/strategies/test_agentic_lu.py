@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ropewalk.backends.chat.chat import Answer, Failed, Prompt, Turns, Usage, rendered
-from ropewalk.workflows.metered import Budget, Metered
+from ropewalk.workflows.metered import Metered
 from ropewalk.workflows.selection import spliced
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.agentic_lu import AgenticLU, paragraphs
 from ropewalk.workflows.trace import Call
 from tests.talkers import Talker

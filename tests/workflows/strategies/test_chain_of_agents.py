@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.chain_of_agents import ChainOfAgents, vote
 from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, finds, metered, text_with

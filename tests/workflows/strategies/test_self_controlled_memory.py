@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ropewalk.workflows.chunks import Chunk
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.self_controlled_memory import (
     Memory,
     SelfControlledMemory,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk, sentences
-from ropewalk.workflows.metered import Budget
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.semantic_compression import (
     NEIGHBOURS,
     SemanticCompression,

@@ -10,7 +10,8 @@ import pytest
 from ropewalk.backends.chat.chat import Certainty, Failed, text_of
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import chunks
-from ropewalk.workflows.metered import Budget, Metered
+from ropewalk.workflows.metered import Metered
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.xl3m import XL3M
 from tests.talkers import Talker
 from tests.workflows.readers import answer_of, metered, reading
