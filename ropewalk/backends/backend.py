@@ -41,8 +41,8 @@ class Spent:
     """What an answer took that came of several calls.
 
     Attributes:
-        tokens: of all prompts and answers.
-        share: those, of the tokens that the prompt as it is and its answer may have.
+        tokens: of all prompts and answers, by our own count.
+        share: those, of the tokens of the prompt as it is, the last answer at its longest on both sides.
         calls: that were made.
         chain: calls of the longest chain, each of which waited for the one before.
         notes: what a reader must know: text that nobody read, calls that came to nothing.

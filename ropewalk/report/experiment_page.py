@@ -214,7 +214,8 @@ def _costs(view: View) -> Iterator[Section]:
     bound = f", and none may spend more than {spend:g} times that" if spend else ""
     text = (
         "A strategy reads a text in several calls of the plain model, each within its window. Tokens are those of all "
-        "prompts and answers for one question; in multiples of those that the whole prompt and its answer may have"
+        "prompts and answers for one question; in multiples of those of the whole prompt, the last answer at its "
+        "longest"
         f"{bound}. Calls of the longest chain wait for one another, so that no further server makes them faster."
     )
     columns = [Column("Average score", "score"), Column("Tokens for a question", unit="tokens"),

@@ -205,8 +205,8 @@ class Cost:
     Attributes:
         length: context length in tokens.
         n: questions.
-        tokens: of all prompts and answers, a question in the mean.
-        share: of those that the whole prompt and its answer may have, in the mean.
+        tokens: of all prompts and answers by our own count, a question in the mean.
+        share: of those of the whole prompt, the last answer at its longest on both sides, in the mean.
         calls: a question in the mean.
         chain: most calls that waited for one another.
         notes: what was noted, with n for numbers, and for how many questions.

@@ -145,6 +145,7 @@ class Metered:
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending(budget or Budget(), window if last is None else last)
         self._over = False  # whether no further call is to be made
+        self._failing = False  # whether a prompt was given up as the server failed, and none was answered since
         self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
         self._paid = set[str]()  # keys of what this reading has paid for
         self._wide: int | None = None  # numbers of a vector
@@ -295,7 +296,8 @@ class Metered:
         """Ask until there is an answer of use, as often as that may be; None if the budget has nothing for it.
 
         Replies of no use give a call up, whichever run they came in. Without a reply, or one of use to the last call,
-        it is the server that gives up, and the run ends: another one may find it mended.
+        the run ends, and another one may find the server mended. Who fails one prompt alone, and takes no tokens for
+        it, is no server that is away.
         """
         paid = drawn = useless = failed = 0
         while True:
@@ -321,6 +323,9 @@ class Metered:
                 if one.came.final or useless == self.tries:
                     return call
                 if failed == self.tries:
+                    if one.came.reason.startswith("code ") and not (one.came.unheard or wish.last or self._failing):
+                        self._failing = True
+                        return call
                     self._over = True
                     raise UserError(
                         f"{self.chat.name} failed {failed} times: {one.came.reason}"
@@ -366,6 +371,7 @@ class Metered:
                 more = max(0, one.read - counted) + max(0, one.written - room)
                 self._spent.settle(aside, one.read + one.written, one.beyond, more)
                 self._unknown &= isinstance(came, Failed)
+                self._failing &= isinstance(came, Failed) or one.kept
             if self._spent.overdrawn:
                 self.note("the budget is overdrawn: the server says that calls took more tokens than we count")
             return one

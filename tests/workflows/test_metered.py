@@ -82,7 +82,7 @@ def test_failures_are_asked_again_and_a_server_that_is_away_ends_it() -> None:
     assert ask(model) == "Yes."
     assert next(iter(model.trace.calls.values())).tries == 3
     with pytest.raises(UserError, match="failed 4 times: code 500"):
-        ask(metered(says("Yes.", fails=4)))
+        ask(metered(says("Yes.", fails=4)), last=True)
 
 
 def test_a_refusal_is_noted_and_the_last_one_is_an_error() -> None:
@@ -318,8 +318,10 @@ def test_a_certainty_that_fails_is_asked_again_and_one_that_is_a_bound_is_said()
     model = metered(Sure(Certainty(-1.0, told=0.8), fails=2))
     assert certainty(model) == -1.0 and next(iter(model.trace.calls.values())).tries == 3
     assert model.trace.notes == ["some certainties are upper bounds: talker told less than 90% of a probability"]
+    away = metered(Sure(Certainty(-1.0), fails=8))
+    assert certainty(away) is None
     with pytest.raises(UserError, match="failed 4 times: code 500"):
-        certainty(metered(Sure(Certainty(-1.0), fails=4)))
+        certainty(away, "Why?")
 
 
 def test_a_certainty_of_a_cut_prompt_is_refused() -> None:
@@ -420,6 +422,27 @@ def test_a_prompt_whose_replies_are_broken_is_drawn_anew_and_given_up(tmp_path: 
             assert ask(model, "bad") is None and model.trace.notes == ["reader: no answer (no JSON)"]
             assert len(talker.prompts) == (4 if isinstance(talker, Broken) else 0)
             assert model.trace.tokens == 4 * (model.count("bad") + 32), "somebody may have written all of it"
+
+
+class Falls(Talker):
+    """Fails prompts with "bad" in them."""
+
+    def answer(self, asked: Any, room: int, again: int) -> Answer:
+        answer = super().answer(asked, room, again)
+        if "bad" in str(asked):
+            raise Failed("code 500")
+        return answer
+
+
+def test_a_server_that_fails_one_prompt_is_there_and_one_that_fails_two_in_turn_is_not() -> None:
+    talker = Falls(lambda prompt, again: "Yes.")
+    model = metered(talker)
+    assert [ask(model, one) for one in ("bad", "good", "a bad one", "Good?")] == [None, "Yes.", None, "Yes."]
+    assert len(talker.prompts) == 10 and model.trace.tokens == sum(model.trace.calls[i].tokens for i in (1, 3))
+    assert model.trace.calls[0].refused and len(model.trace.notes) == 1
+    assert ask(model, "bad 1") is None
+    with pytest.raises(UserError, match="failed 4 times: code 500"):
+        ask(model, "bad 2")
 
 
 def test_half_a_character_is_drawn_anew() -> None:
