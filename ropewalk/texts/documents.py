@@ -108,15 +108,16 @@ def tokenise(documents: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, a
     return kept
 
 
-def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool = False) -> list[int]:
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool | None = None) -> list[int]:
     """Ids of a text of any length, with no special tokens put around it (and without the warning that it is too long).
 
     Args:
         text: what is read.
         tokenizer: by which.
-        letters: read signs such as </s> in it as the letters that they are, not as special tokens.
+        letters: read signs such as </s> in it as the letters that they are, not as special tokens; None: as the
+            tokenizer is set.
     """
-    more = {"split_special_tokens": True} if letters else {}
+    more = {} if letters is None else {"split_special_tokens": letters}
     return list(tokenizer(text, add_special_tokens=False, verbose=False, **more).input_ids)
 
 

@@ -95,6 +95,7 @@ class ReadRequest(ServedRequest, RunningRequest):
         if (self.method == "none") != (self.to is None):
             raise UserError("--method and --to belong together", "Give both, as --method yarn --to 16k, or neither.")
         checkpoint = Checkpoint.open(self.model, self.trust_remote_code)
+        checkpoint.tokenizer().split_special_tokens = True  # what stands in a text ends no turn
         with chat_model(checkpoint, self.dtype, self.device, self.method, self.to) as model:
             if self.window and model.window and self.window > model.window:
                 raise UserError(
@@ -121,6 +122,7 @@ def read(request: ReadRequest) -> Answered:
     """
     from dataclasses import replace
 
+    from ropewalk.backends.chat.chat import special_signs
     from ropewalk.common.files import require_writable
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore, content_key
@@ -164,6 +166,11 @@ def read(request: ReadRequest) -> Answered:
         for place in request.files:
             if others := passed_over(Path(place) if Path(place).exists() else place):
                 model.note(f"{place}: {others} were not read")
+        signs = [] if tokenizer.split_special_tokens else special_signs(text, tokenizer)
+        if signs:
+            model.note(
+                f"the text has signs that a server may read as its own, as the end of a turn: {', '.join(signs)}"
+            )
         answered = replace(
             read_text(how, asked_of(text, request.question, room), model, sources, scored=request.score),
             folder=out,

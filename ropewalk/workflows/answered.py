@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.backends.chat.answering import UNKNOWN, UNSEEN
 from ropewalk.backends.chat.chat import Prompt
 from ropewalk.common.coroutines import finished
-from ropewalk.common.errors import UserError
+from ropewalk.common.errors import UserError, cut
 from ropewalk.common.files import is_page
 from ropewalk.common.results import Result, columns
 from ropewalk.common.whole import write_text
@@ -180,6 +180,8 @@ def read_text(
         return answer, await coherence(model, answer) if scored else None
 
     answer, verdicts = finished(read())
+    for other in sorted(getattr(model.chat, "others", ())):
+        model.note(f"{model.chat.name} answered as {cut(other)!r}: another model, or another name of it")
     trace = model.trace
     return Answered(
         answer,

@@ -15,6 +15,7 @@ REFUSAL = re.compile(
     r"|nothing|none|cannot|can't|unable|sorry)\b",
     re.IGNORECASE,
 )
+UNREAD = "none of the calls that read the text gave notes: the answer knows nothing of it"
 SHORT = 0.1  # share of the notes before it, below which a refusal is not taken for notes
 
 
@@ -35,9 +36,10 @@ async def folded(
     room: int,
     role: str,
     size: int | None = None,
+    taken: Callable[[str, str], str] = lambda said, notes: said,
 ) -> str:
     """The notes after the last chunk of a text; see ``chunks_for`` and ``noted``."""
-    return await noted(model, chunks_for(model, text, prompt, room, role, size), prompt, room, role)
+    return await noted(model, chunks_for(model, text, prompt, room, role, size), prompt, room, role, taken=taken)
 
 
 def chunks_for(
@@ -76,6 +78,7 @@ async def noted(
     role: str,
     draw: int = 0,
     guarded: bool = False,
+    taken: Callable[[str, str], str] = lambda said, notes: said,
 ) -> str:
     """The notes after the last chunk; where a call comes to nothing, those before it stay.
 
@@ -87,6 +90,7 @@ async def noted(
         role: of each call, for the trace.
         draw: 0 for the likeliest notes.
         guarded: whether the notes stay where a worker says no more than that it found nothing.
+        taken: the notes after a call, of what it said and the notes before it; ``room`` tokens at most.
     """
     notes, refused, came = "", [], 0
     for i, part in enumerate(parts, 1):
@@ -95,9 +99,9 @@ async def noted(
         if said and guarded and len(said) < SHORT * len(notes) and REFUSAL.search(said):
             refused.append(str(i))
             continue
-        notes = said or notes
+        notes = taken(said, notes) if said else notes
     if parts and not came:
-        model.note("none of the calls that read the text gave notes: the answer knows nothing of it")
+        model.note(UNREAD)
     if refused:
         model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
     return notes

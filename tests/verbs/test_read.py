@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 import ropewalk
+from ropewalk.backends.chat.chat import rendered
+from ropewalk.backends.chat.chat_model import ChatModel
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.answered import PAGE, TRACE
 from tests.report.test_experiment_page import Outline
@@ -166,6 +169,39 @@ def test_a_folder_is_itself_whatever_it_is_called_and_what_is_not_read_is_said(
         )
     assert all(str(code) in answered.answer for code in FACTS.values())
     assert answered.notes == ("topics: 1 file of other kinds (.pdf 1) were not read",)
+
+
+def test_signs_in_a_text_are_letters_here_and_told_of_where_a_server_reads(tmp_path: Path, monkeypatch: Any) -> None:
+    tokenizer = Checkpoint.open("demo").tokenizer()
+    sign, seen = str(tokenizer.eos_token), list[list[int]]()
+    (file := tmp_path / "signs.txt").write_text(f"A turn ends with {sign} here. " * 90)
+    ids_of = ChatModel._ids
+
+    def ids(self: ChatModel, *more: Any) -> list[int]:
+        seen.append(ids_of(self, *more))
+        return seen[-1]
+
+    monkeypatch.setattr(ChatModel, "_ids", ids)
+    how = {"strategy": "rag(k=3)", "room": 8, "out": tmp_path / "out"}
+    answered = ropewalk.read(file, QUESTION, model="demo", **how)
+    (read,) = seen
+    assert f"with {sign} here" in tokenizer.decode(read)
+    assert read.count(tokenizer.eos_token_id) == list(rendered("", tokenizer)).count(tokenizer.eos_token_id)
+    assert len(read) == answered.calls[0]["counted"] <= answered.window - 8
+    with endpoint(reader) as server:
+        answered = ropewalk.read(file, QUESTION, model=server.url, tokenizer="demo", window=512, overwrite=True, **how)
+    assert any(f"as the end of a turn: {sign}" in note for note in answered.notes)
+
+
+@pytest.mark.parametrize("name", ["tiny", "large", None])
+def test_another_model_that_answers_is_told_of(text: Path, tmp_path: Path, name: str | None) -> None:
+    def named(number: int, path: str, asked: dict[str, Any]) -> tuple[int, Any]:
+        return 200, reader(number, path, asked)[1] | {"model": name}
+
+    with endpoint(named) as server:
+        how = {"model": server.url, "tokenizer": "demo", "window": 512, "out": tmp_path / "out"}
+        answered = ropewalk.read(text, QUESTION, strategy="rag", **how)
+    assert any("answered as 'large'" in note for note in answered.notes) == (name == "large")
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(text: Path, tmp_path: Path) -> None:

@@ -165,6 +165,18 @@ def test_one_call_that_comes_to_nothing_is_said_and_survived(name: str) -> None:
         assert answer and any("code 400" in note for note in model.trace.notes)
 
 
+@pytest.mark.parametrize("name", [*FOLDS, "memory-agent(plan=True)", "hierarchical-summary", "incremental-summary"])
+def test_where_no_call_read_the_text_the_answer_says_that_it_knows_nothing_of_it(name: str) -> None:
+    class Refuses(Talker):
+        def answer(self, asked: Any, room: int, again: int) -> Any:
+            if "Above is notes on a text" in str(asked):
+                return super().answer(asked, room, again)
+            raise Failed("code 400", final=True)
+
+    answer, model = answer_of(strategy(name), LONG, model_for(name, window=WINDOW, talker=Refuses(finds)))
+    assert answer == "nothing" and any("the answer knows nothing of it" in note for note in model.trace.notes)
+
+
 @pytest.mark.parametrize("name", FOLDS)
 def test_notes_keep_facts_of_all_chunks_and_calls_are_as_many_as_chunks_and_one(name: str) -> None:
     answer, model = answer_of(strategy(name), LONG, model_for(name, window=WINDOW))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
+from ropewalk.texts.pieces import ANCHOR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,10 +169,34 @@ def text_of(prompt: Prompt) -> str:
 
 
 def rendered(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt; of a conversation, with the opening of the model's turn."""
+    """Ids of a prompt; of a conversation, with the opening of the model's turn.
+
+    Where the tokenizer is set to read signs such as </s> as letters, those of the chat template are special tokens
+    none the less.
+    """
     if isinstance(prompt, Beginning) and prompt.ids:
         return list(prompt.ids)
     if tokenizer.chat_template is None or isinstance(prompt, Beginning):
         return opening(tokenizer) + token_ids(text_of(prompt), tokenizer)
-    text = str(tokenizer.apply_chat_template(turns(prompt), tokenize=False, add_generation_prompt=True))
-    return token_ids(text, tokenizer)
+    said = turns(prompt)
+    found = special_signs(text_of(prompt), tokenizer) if tokenizer.split_special_tokens else []
+    free = (sign for sign in map(chr, range(0xE000, 0xF900)) if sign not in text_of(prompt))  # of no writing
+    signs = dict(zip(free, found))  # noqa: B905 (there are more)
+    for sign, one in signs.items():
+        said = [{**turn, "content": turn["content"].replace(one, sign)} for turn in said]
+    text = str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    first, *others = re.split(f"([{''.join(signs)}])", text) if signs else [text]
+    behind = (_behind(signs.get(one, one), tokenizer, one in signs) for one in others if one)
+    return [*token_ids(first, tokenizer, letters=False), *chain.from_iterable(behind)]
+
+
+def special_signs(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a tokenizer may take for special tokens in a text, the longest first."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted((one for one in special if one in text), key=lambda one: (-len(one), one))
+
+
+def _behind(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool) -> list[int]:
+    """Ids of a text as it stands behind another."""
+    anchor, whole = token_ids(ANCHOR, tokenizer), token_ids(ANCHOR + text, tokenizer, letters)
+    return whole[len(anchor) :] if whole[: len(anchor)] == anchor else token_ids(text, tokenizer, letters)

@@ -47,6 +47,7 @@ class Endpoint:
 
     Attributes:
         window: tokens that a prompt and its answer may have, where the server tells.
+        others: names by which it answered, besides the one that was asked.
 
     Raises:
         UserError: if the client library is missing, the address is none, or the model's name is not clear.
@@ -73,6 +74,7 @@ class Endpoint:
         self.served, self.window = self._chosen(served)
         self.name = f"{self.served} at {parts.netloc}"
         self.basis: Mapping[str, str] = {"server": url.rstrip("/"), "model": self.served}
+        self.others = set[str]()
         self._chats: bool | None = None  # whether it has a chat template; the first answer tells
 
     def answer(self, prompt: Prompt, room: int, again: int) -> Answer:
@@ -127,7 +129,11 @@ class Endpoint:
         if sent.code >= 300:
             unheard, final = sent.code in UNHEARD, sent.code < 500 and sent.code not in (*LATER, *UNHEARD)
             raise Failed(f"code {sent.code}", sent.detail, final, sent.wait, unheard)
-        return sent.said
+        said = sent.said
+        name = said.get("model") if isinstance(said, dict) else None
+        if isinstance(name, str) and name != self.served:
+            self.others.add(name)
+        return said
 
     def _chosen(self, served: str | None) -> tuple[str, int | None]:
         """A model's name, and its window where the server tells that.

@@ -17,6 +17,7 @@ from ropewalk.workflows.trace import together
 
 UNIT = 1024  # tokens of a communication unit; of a small window, a quarter
 VERDICT = 8  # tokens of a number
+AROUND = "\"'`*_.,;:!?()[]{}<>…。，、；：！？“”‘’«»「」『』"  # words: no part of them
 
 PROMPT = """{chunk}
 
@@ -120,7 +121,7 @@ class ChainOfAgents(Strategy):
 
         each = room_left(model, prompt([""] * len(found)), VERDICT, "the prompt of the judge") // len(found) - 1
         said = await model.ask(prompt([cut(model, notes, each) for notes, _ in found]), VERDICT, "judge")
-        number = re.fullmatch(r"\W*(?:answer )?(\d{1,3})\W*", said or "", re.IGNORECASE)
+        number = re.fullmatch(r"\W*(?:(?:answer|reader|number)\W+)?(\d{1,3})\W*", said or "", re.IGNORECASE)
         if number and 1 <= int(number[1]) <= len(found):
             return int(number[1]) - 1
         model.note("the judge named no answer: they were put to the vote")
@@ -128,9 +129,9 @@ class ChainOfAgents(Strategy):
 
 
 def vote(answers: Sequence[str]) -> int:
-    """The first of the answers that most say, whatever their case, articles and punctuation."""
-    words = [re.findall(r"[-+]?\w+(?:[.,:/-]\w+)*", one.casefold()) for one in answers]
-    said = [" ".join(word for word in one if word not in ("a", "an", "the")) for one in words]
+    """The first of the answers that most say, whatever their case, articles and punctuation around words."""
+    words = [[word.strip(AROUND) for word in one.casefold().split()] for one in answers]
+    said = [" ".join(word for word in one if word not in ("", "a", "an", "the")) for one in words]
     said = [some or one for some, one in zip(said, answers, strict=True)]
     counts = Counter(said)
     return max(range(len(said)), key=lambda i: (counts[said[i]], -i))

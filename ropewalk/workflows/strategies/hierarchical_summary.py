@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import chunks
-from ropewalk.workflows.folding import within_budget
+from ropewalk.workflows.folding import UNREAD, within_budget
 from ropewalk.workflows.strategies.retrieval import BETWEEN
 from ropewalk.workflows.strategy import NOTES, WHOLE, Model, Reading, Strategy, all_asked, answered, cut, room_left
 from ropewalk.workflows.summaries import CHUNK, SUMMARY, whole, words
@@ -86,6 +86,8 @@ class HierarchicalSummary(Strategy):
             LEAF.format(text=part.text.strip(), words=words(room(0)), question=reading.question) for part in parts
         ]
         found = [whole(model, one, room(0)) for one in await all_asked(model, prompts, room(0), "summary") if one]
+        if not found:
+            model.note(UNREAD)
         level = 1
         while len(model.spans(BETWEEN.join(found))) > left:
             found = await _merged(model, found, reading.question, int(size * (1 - CONTEXT)), room(level), level)

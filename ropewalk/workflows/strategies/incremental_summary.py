@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropewalk.common.errors import UserError
-from ropewalk.workflows.folding import chunks_for
+from ropewalk.workflows.folding import UNREAD, chunks_for
 from ropewalk.workflows.strategy import NOTES, WHOLE, Model, Reading, Strategy, answered, cut, room_left
 from ropewalk.workflows.summaries import CHUNK, SUMMARY, fills, whole, words
 
@@ -76,6 +76,8 @@ class IncrementalSummary(Strategy):
             if said and fills(model, said, limit + 2):
                 endless += 1
             summary = whole(model, cut(model, said, limit), limit) if said else summary
+        if not summary:
+            model.note(UNREAD)
         if endless:
             model.note(f"{endless:,} of {len(parts):,} summaries outgrew {limit:,} tokens: they were cut there")
         return await answered(model, reading, summary, NOTES)

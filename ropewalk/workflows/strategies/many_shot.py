@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,6 +23,7 @@ from ropewalk.workflows.word_vectors import vectors_of
 
 EXAMPLE = "Question: {question}\nAnswer: {answer}"
 BETWEEN = "\n\n"
+FURTHER = re.compile(r"\n\s*Question:")  # with which a model goes on that does not end
 FORM = 'Give a file of lines such as {"question": "2 + 2?", "answer": "4"}.'
 Order = Literal["smooth", "random", "length", "similarity", "file"]
 
@@ -88,7 +90,10 @@ class ManyShot(Strategy):
         ordered = [some[i] for i in await self.ordered(model, some, reading.question)]
         answer = await model.ask(prompt_of(ordered, reading.question), reading.room, "answer", last=True)
         assert answer is not None  # the last is answered, or an error
-        return answer
+        own = FURTHER.split(answer, maxsplit=1)[0].strip()
+        if own and own != answer.strip():
+            model.note("the model went on with a further question, which is no part of its answer")
+        return own or answer
 
     async def ordered(self, model: Model, examples: Sequence[Example], question: str) -> list[int]:
         """Numbers of the examples, each once, in the order in which they are shown."""
@@ -110,7 +115,10 @@ class ManyShot(Strategy):
 
     async def _likeness(self, model: Model, examples: Sequence[Example], question: str) -> np.ndarray:
         vectors = await vectors_of(model, [question, *(one.question for one in examples)], self.by)
-        return vectors[1:] @ vectors[0]
+        likeness = np.asarray(vectors[1:] @ vectors[0])
+        if not likeness.any():
+            model.note("no example has a word of the question: none is more like it than another")
+        return likeness
 
 
 def prompt_of(examples: Sequence[Example], question: str) -> str:

@@ -12,47 +12,51 @@ from typing import ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.folding import folded
-from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered
+from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left
+from ropewalk.workflows.tags import unused
 
 CHUNK, MEMORY = 5000, 1024  # tokens
 CORE = 128  # tokens of the question without what the answer is to look like, at most
+ROLE = "memory"
+TAGS = "problem", "memory", "plan", "section"
 
 PROMPT = """You are given a problem, a memory of what was read before, and a section of an article. Read the section, \
 and write the memory anew: keep what is still of use, and add what helps to solve the problem.
 
-<problem>
+<problem{x}>
 {problem}
-</problem>
+</problem{x}>
 
-<memory>
+<memory{x}>
 {memory}
-</memory>
+</memory{x}>
 
-<section>
+<section{x}>
 {chunk}
-</section>
+</section{x}>
 
 Memory, written anew:"""
 
 PLANNED = """You are given a problem, a memory of what was read before, a plan of what to look for, and a section of \
 an article. Read the section, and write both anew: a memory that keeps what is still of use and adds what helps to \
-solve the problem, and a plan that says what is still to be found. Write <memory>...</memory> <plan>...</plan>.
+solve the problem, and a plan that says what is still to be found. Write <memory{x}>...</memory{x}> \
+<plan{x}>...</plan{x}>.
 
-<problem>
+<problem{x}>
 {problem}
-</problem>
+</problem{x}>
 
-<memory>
+<memory{x}>
 {memory}
-</memory>
+</memory{x}>
 
-<plan>
+<plan{x}>
 {plan}
-</plan>
+</plan{x}>
 
-<section>
+<section{x}>
 {chunk}
-</section>
+</section{x}>
 
 Memory and plan, written anew:"""
 
@@ -88,26 +92,55 @@ class MemoryAgent(Strategy):
                 raise UserError(f"{name} is {value}, expected at least 1")
 
     async def read(self, model: Model, reading: Reading) -> str:
-        problem = await _core(model, reading.question) if self.plan else reading.question
+        x = max(unused(tag, reading.text, reading.question).removeprefix(tag) for tag in TAGS)
+        room, problem, lost = min(self.memory, model.window // 4), reading.question, 0
 
         def prompt(chunk: str, notes: str) -> str:
-            memory, plan = parted(notes) if self.plan else (notes, "")
+            memory, plan = parted(notes, x) if self.plan else (notes, "")
+            memory, plan = memory or "No previous memory", plan or "No previous plan"
             form = PLANNED if self.plan else PROMPT
-            return form.format(
-                problem=problem, memory=memory or "No previous memory", plan=plan or "No previous plan", chunk=chunk
+            return form.format(x=x, problem=problem, memory=memory, plan=plan, chunk=chunk)
+
+        def taken(said: str, notes: str) -> str:
+            """What was written; behind the memory before, where that is no more than a plan."""
+            nonlocal lost
+            memory, plan = parted(said, x)
+            if memory:
+                return said
+            lost += 1
+            memory = parted(notes, x)[0]
+            return written(memory, cut(model, plan, max(0, room - len(model.spans(memory)))), x)
+
+        if not self.plan:
+            return await answered(
+                model, reading, await folded(model, reading.text, prompt, room, ROLE, self.chunk), NOTES
             )
+        room_left(model, prompt("", ""), 2 * room, f"the prompt of a {ROLE}")  # before the problem is paid for
+        problem = await _core(model, reading.question)
+        notes = await folded(model, reading.text, prompt, room, ROLE, self.chunk, taken)
+        if lost:
+            model.note(f"{lost:,} times a plan was written and no memory: the memory before stayed")
+        return await answered(model, reading, parted(notes, x)[0], NOTES)
 
-        room = min(self.memory, model.window // 4)
-        notes = await folded(model, reading.text, prompt, room, "memory", size=self.chunk)
-        return await answered(model, reading, parted(notes)[0] if self.plan else notes, NOTES)
+
+def written(memory: str, plan: str, x: str = "") -> str:
+    """Memory and plan in their marks, which end in ``x``."""
+    return f"<memory{x}>{memory}</memory{x}> <plan{x}>{plan}</plan{x}>"
 
 
-def parted(notes: str) -> tuple[str, str]:
-    """Memory and plan of what was written; all of it is memory where nothing is marked as such."""
-    plan = re.search(r"<plan>(.*?)(?:</plan>|$)", notes, re.DOTALL)
-    rest = notes.replace(plan[0], "") if plan else notes
-    memory = re.search(r"<memory>(.*?)(?:</memory>|$)", rest, re.DOTALL)
-    return (memory[1] if memory else rest).strip(), plan[1].strip() if plan else ""
+def parted(notes: str, x: str = "") -> tuple[str, str]:
+    """Memory and plan of what was written, by marks that end in ``x``; all that is no plan is memory.
+
+    A memory goes on to the last of its ends, as it may quote marks.
+    """
+    inside = re.search(rf"<memory{x}>(.*)</memory{x}>", notes, re.DOTALL | re.IGNORECASE)
+    before, memory, behind = (notes[: inside.start()], inside[1], notes[inside.end() :]) if inside else (notes, "", "")
+    open_ = not inside and re.search(rf"<memory{x}>", notes, re.IGNORECASE)
+    mark = re.compile(rf"<plan{x}>(.*?)(?:</plan{x}>{'' if open_ else '|$'})", re.DOTALL | re.IGNORECASE)
+    plan = mark.search(behind) or mark.search(before)
+    rest = [re.sub(rf"</?memory{x}>", "", mark.sub("", one), flags=re.IGNORECASE) for one in (before, behind)]
+    kept = [one.strip() for one in (rest[0], memory, rest[1])]
+    return "\n".join(one for one in kept if one), plan[1].strip() if plan else ""
 
 
 async def _core(model: Model, question: str) -> str:
@@ -116,7 +149,7 @@ async def _core(model: Model, question: str) -> str:
     room = min(CORE, model.window - model.count(prompt))
     said = await model.ask(prompt, room, "what is asked") if room > 0 else None
     words = (said or "").split()
-    if words and " ".join(words) in " ".join(question.split()):
+    if words and f" {' '.join(words)} " in f" {' '.join(question.split())} ":
         return " ".join(words)
     model.note("the whole question was read with: no part of it came back word for word as what is asked")
     return question

@@ -7,8 +7,10 @@ it writes is run. What is no action is told back to it, and counted.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import ClassVar
 
 from ropewalk.backends.chat.chat import Turns
@@ -19,6 +21,7 @@ from ropewalk.workflows.strategy import NOTES, PARTS, SLACK, WHOLE, Model, Readi
 
 PART = 512  # tokens; of a small window, an eighth
 LISTED, AROUND = 8, 60  # parts that a search shows, and signs on either side of a word
+QUOTES = "\"'`*_.,;:!?()[]{}<>\u2018\u2019\u201c\u201d\u00ab\u00bb"  # around words, and no part of them
 
 START = """A text of {tokens:,} tokens lies in parts 1 to {parts}. You do not see it. You are asked: {question}
 
@@ -36,8 +39,10 @@ Question: {question}
 Answer:"""
 
 PEEK = re.compile(r"PEEK:? (\d{1,9})")
-SEARCH = re.compile(r"SEARCH:? (.*\w.*)")
-ASK = re.compile(r"ASK:? (\d{1,9})(?: ?- ?(\d{1,9}))?:? (.*\w.*)")
+SEARCH = re.compile(r"SEARCH:? (.*[^\W_].*)")
+ASK = re.compile(
+    r"ASK:? (\d{1,9})(?: ?(?:[-\u2010-\u2014]|\.\.|to|through) ?(\d{1,9}))?:? (?!(?:and|or|to|,|&) ?\d)(.*\w.*)"
+)
 ANSWER = re.compile(r"ANSWER:?\s+(.*\w.*)", re.DOTALL)
 
 
@@ -119,7 +124,8 @@ class RecursiveLM(Strategy):
             elif search := SEARCH.fullmatch(line):
                 result = _searched(model, parts, search[1], left)
             elif ask := ASK.fullmatch(line):
-                span = parts[max(int(ask[1]), 1) - 1 : int(ask[2] or ask[1])]
+                first, last = sorted((int(ask[1]), int(ask[2] or ask[1])))
+                span = parts[max(first, 1) - 1 : last]
                 result = await self._ask(model, reading, span, ask[3], depth, f"{path}{step}", seen)
             else:
                 seen.nonsense += 1
@@ -191,17 +197,23 @@ def _peeked(parts: Sequence[Chunk], number: int, seen: Seen) -> str:
 
 def _searched(model: Model, parts: Sequence[Chunk], words: str, room: int) -> str:
     """Which parts hold all words, with what stands around the longest, in at most ``room`` tokens."""
-    wanted = words.casefold().split()
+    wanted = [bare for word in words.casefold().split() if (bare := word.strip(QUOTES))]
     hits = [i for i, part in enumerate(parts) if all(word in part.text.casefold() for word in wanted)]
     result = f"{len(hits)} parts hold all of these words{':' if hits else '.'}"
     for i in hits[:LISTED]:
-        text = parts[i].text.casefold()
-        at = text.index(max(wanted, key=len))
-        line = f"\n{i + 1}: {' '.join(parts[i].text[max(0, at - AROUND) : at + AROUND].split())}"
+        text = parts[i].text
+        at = place(text, max(wanted, key=len))
+        line = f"\n{i + 1}: {' '.join(text[max(0, at - AROUND) : at + AROUND].split())}"
         if len(model.spans(result + line)) > room:
             break
         result += line
     return result
+
+
+def place(text: str, word: str) -> int:
+    """Where a word without case begins in a text that has it: signs may be several when their case is taken away."""
+    stops = list(accumulate(len(sign.casefold()) for sign in text))
+    return bisect_right(stops, text.casefold().index(word))
 
 
 def _digest(model: Model, reading: Reading, seen: Seen) -> str:

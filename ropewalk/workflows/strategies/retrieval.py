@@ -47,16 +47,21 @@ class Retrieval(Strategy):
         if len(spans) <= left:
             return await answered(model, reading, reading.text, WHOLE)
         parts = _distinct(chunks(reading.text, spans, size))
-        if self.by == "vectors":
-            vectors = await model.embed([reading.question, *(part.text for part in parts)])
-            scores = vectors[1:] @ vectors[0]
-        else:
-            scores = bm25([part.text for part in parts], reading.question)
-            if not scores.any():
-                model.note("no part of the text has a word of the question: parts were taken from its beginning on")
+        scores = await likeness(model, [part.text for part in parts], reading.question, self.by)
         ranked = [parts[i] for i in np.argsort(-scores, kind="stable")]
         kept = ordered(fitting(ranked[: self.k], left), self.order)
         return await answered(model, reading, BETWEEN.join(part.text.strip() for part in kept), PARTS)
+
+
+async def likeness(model: Model, texts: Sequence[str], question: str, by: Literal["words", "vectors"]) -> np.ndarray:
+    """How like the question each text is, float32 [texts]; a search by words that finds none is noted."""
+    if by == "vectors":
+        vectors = await model.embed([question, *texts])
+        return np.asarray(vectors[1:] @ vectors[0])
+    scores = bm25(texts, question)
+    if not scores.any():
+        model.note("no part of the text has a word of the question: parts were taken from its beginning on")
+    return scores
 
 
 def bm25(texts: Sequence[str], question: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk, chunks
-from ropewalk.workflows.strategies.retrieval import BETWEEN, bm25
+from ropewalk.workflows.strategies.retrieval import BETWEEN, likeness
 from ropewalk.workflows.strategy import NOTES, PARTS, WHOLE, Model, Reading, Strategy, all_asked, answered, room_left
 
 BLOCK, MEMORY = 1000, 2500  # tokens
@@ -89,11 +89,13 @@ class SelfControlledMemory(Strategy):
         enough = ENOUGH.format(memory="", question=reading.question)
         size = min(most, self.block or min(BLOCK, model.window // 3), room_left(model, enough, VERDICT, "a verdict"))
         blocks = chunks(reading.text, model.spans(reading.text), size)
-        found = [Memory(blocks[i]) for i in await self._ranked(model, reading.question, blocks)]
+        found = [Memory(block) for block in blocks]
 
         def fits() -> bool:
             return len(model.spans(joined(found))) <= most
 
+        if len(blocks) > self.k or not fits():
+            found = [found[i] for i in await self._ranked(model, reading.question, blocks)]
         if not fits():
             await self._controlled(model, reading.question, found[1:])
             await shortened(model, found, fits)
@@ -109,12 +111,7 @@ class SelfControlledMemory(Strategy):
 
     async def _ranked(self, model: Model, question: str, blocks: Sequence[Chunk]) -> list[int]:
         """The ``k`` blocks that are most like the question, the most similar first."""
-        texts = [block.text for block in blocks]
-        if self.by == "vectors":
-            vectors = await model.embed([question, *texts])
-            scores = vectors[1:] @ vectors[0]
-        else:
-            scores = bm25(texts, question)
+        scores = await likeness(model, [block.text for block in blocks], question, self.by)
         return [int(i) for i in np.argsort(-scores, kind="stable")[: self.k]]
 
     async def _controlled(self, model: Model, question: str, found: Sequence[Memory]) -> None:
@@ -182,6 +179,7 @@ def joined(found: Sequence[Memory]) -> str:
 
 
 def yes_or_no(said: str | None) -> bool | None:
-    """What an answer begins with; None for anything else."""
-    match = re.match(r"\W*(yes|no)\b", said or "", re.IGNORECASE)
-    return match[1].lower() == "yes" if match else None
+    """What an answer begins with; None for anything else, and where it says both."""
+    match = re.match(r"\W*(yes|no)\b(?! doubt)", said or "", re.IGNORECASE)
+    both = len({one.lower() for one in re.findall(r"\b(?:yes|no)\b", said or "", re.IGNORECASE)}) > 1
+    return match[1].lower() == "yes" if match and not both else None

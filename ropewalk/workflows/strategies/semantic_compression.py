@@ -24,8 +24,9 @@ NEIGHBOURS = 8  # most similar blocks that a block is linked to, besides the one
 NEXT = 0.1  # what links of those two weigh more
 LEAST = 24  # tokens of a topic, where there are as many
 SHORTEST = 8  # tokens of a summary; with room for less, or for all, no model is asked
-NUMBER = re.compile(r"\d[\w.,:/-]*\w|\d")
-NAME = re.compile(r"[A-Z][\w'-]+(?: [A-Z][\w'-]+)*")
+NUMBER = re.compile(r"(?:(?<!\w)[-+\u2212])?[$€£¥]?\d(?:[\w.,:/-]*\w)?(?: ?[%€$£¥])?")
+CAPITAL = "".join(sign for sign in map(chr, range(0x530)) if sign.isupper())  # Latin, Greek and Cyrillic
+NAME = re.compile(rf"\b[{CAPITAL}][\w'’-]+(?: [{CAPITAL}][\w'’-]+)*")
 LISTED = 0.25  # share of what the window leaves, for what is kept word for word
 
 PROMPT = """{part}

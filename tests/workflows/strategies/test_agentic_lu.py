@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from ropewalk.backends.chat.chat import Answer, Failed, Prompt, Turns, Usage, rendered
-from ropewalk.workflows.chunks import Chunk
 from ropewalk.workflows.metered import Metered
 from ropewalk.workflows.selection import spliced
 from ropewalk.workflows.spending import Budget
-from ropewalk.workflows.strategies.agentic_lu import AgenticLU, Paragraph, paragraphs, pointed
+from ropewalk.workflows.strategies.agentic_lu import AgenticLU, paragraphs
 from ropewalk.workflows.trace import Call
 from tests.talkers import Talker
-from tests.workflows.readers import FACT, answer_of, fact, finds, metered, text_with
+from tests.workflows.readers import FACT, answer_of, fact, filler, finds, metered, text_with
 
 FACTS = {"Oslo": 11111, "Lima": 22222, "Baku": 33333}
 WINDOW, SMALL = 4096, 1536
@@ -161,27 +160,46 @@ def test_a_budget_for_the_last_answer_alone_is_enough_for_it() -> None:
     assert answer and [call.role for call in calls] == ["answer"] and "the budget is spent" in model.trace.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("<para 3>", [3]),
-        ("<para 7> <para 3>", [7, 3]),
-        ("Paragraphs 3, 5 and 7 help.", [3, 5, 7]),
-        ("paragraph 3-5", [3, 4, 5]),
-        ("para 4 to 6, para 1", [4, 5, 6, 1]),
-        ("2, 9", [2, 9]),
-        ("[1] ", [1]),
-        ("none", []),
-        ("There are 3 codes of 1999.", []),
-        ("<para 99>", []),
-        ("paragraphs 1-999999999", list(range(1, 10))),
-        ("paragraph " + "1" * 400, []),
-        ("paragraph 2 " + ", " * 5000, [2]),
-    ],
-)
-def test_what_a_reply_names(reply: str, expected: list[int]) -> None:
-    shown = [Paragraph(i, Chunk("", 0, 0), "", 0) for i in range(1, 10)]
-    assert [one.number for one in pointed(reply, shown)] == expected
+def marked(number: int) -> str:
+    said = fact("Oslo", 11111) if number == 33 else filler(number, 1)
+    return f"<para {number}>\nClause {number}. {said}\n</para {number}>\n"
+
+
+class Nearest(Points):
+    """Points with the last mark before the fact of those that it is told of."""
+
+    def answer(self, asked: Prompt, room: int, again: int) -> Answer:
+        answer = super().answer(asked, room, again)
+        if not isinstance(asked, Turns) or len(asked.said) != 3:
+            return answer
+        before, found, _ = asked.said[0].partition(fact("Oslo", 11111).strip())
+        tag = re.findall(r"like <(\w+) 3>", asked.said[-1])[0]
+        return Answer(re.findall(rf"<{tag} \d+>", before)[-1] if found else "none", usage=answer.usage)
+
+
+@pytest.mark.parametrize("window", [WINDOW, SMALL])
+def test_marks_of_the_text_are_not_taken_for_ours(window: int) -> None:
+    text = "".join(map(marked, range(1, 81)))
+    talker = Nearest()
+    answer, calls, model = read(talker, text, window)
+    assert "11111" in answer and not model.trace.notes and "<parax 1>" in calls[0].prompt
+    pinned = talker.turns[-2][4].partition("\n\nAbove is what you pointed at.")[0]
+    assert "11111" in pinned
+
+
+@pytest.mark.parametrize("form", ["paragraph {}", "<para 999>", "It is <para 33>."])
+def test_what_is_not_read_is_said(form: str) -> None:
+    text = "".join(map(marked, range(1, 161)))
+
+    class Says(Points):
+        def answer(self, asked: Prompt, room: int, again: int) -> Answer:
+            answer = super().answer(asked, room, again)
+            pointing = isinstance(asked, Turns) and len(asked.said) == 3
+            return Answer(form.format(3), usage=answer.usage) if pointing else answer
+
+    _, _, model = read(Says(), text, SMALL)
+    assert any("name what was not shown" in note and repr(form.format(3)) in note for note in model.trace.notes)
+    assert any("where the text numbers its own" in note for note in model.trace.notes) == (form == "paragraph {}")
 
 
 @pytest.mark.parametrize("paragraph", [1, 7, 10**6])

@@ -118,13 +118,18 @@ def test_samples_of_a_model_that_always_says_the_same_are_refused() -> None:
         (["5", "-5", "-5"], 1),
         (["?", "a", "?!"], 0),
         (["one"], 0),
+        (["C++", "C#", "Java", "java"], 2),
+        (["5%", "5", "-5", "(5)."], 1),
+        (["Bergen", "\u65e5\u672c", "\u65e5\u672c\u3002"], 1),
+        (["**Lima**", "Oslo", "'lima'", "the Oslo.", "\u201cLima\u201d"], 0),
     ],
 )
 def test_votes(answers: list[str], expected: int) -> None:
     assert vote(answers) == expected
 
 
-@pytest.mark.parametrize(("verdict", "expected"), [("2", "33333"), ("Answer 1.", "44444"), ("both", "44444"),
+@pytest.mark.parametrize(("verdict", "expected"), [("2", "33333"), ("Answer: 2", "33333"), ("Answer 1.", "44444"),
+                                                   ("both", "44444"),
                                                    ("3", "44444"), ("0", "44444")])  # fmt: skip
 def test_a_judge_names_a_number_or_votes_are_counted(verdict: str, expected: str) -> None:
     def nearest(prompt: str, again: int) -> str:
@@ -137,9 +142,11 @@ def test_a_judge_names_a_number_or_votes_are_counted(verdict: str, expected: str
     answer, model = read(Talker(nearest), paths=2, pick="judge", guard=False)
     told = [calls[-1].answer for calls in chains(model).values()]
     assert told[0] != told[1]
-    picked = {"2": 1}.get(verdict, 0)
+    picked = {"2": 1, "Answer: 2": 1}.get(verdict, 0)
     assert answer == told[picked]
-    assert (verdict in ("2", "Answer 1.")) == (not any("named no answer" in note for note in model.trace.notes))
+    assert (verdict in ("2", "Answer 1.", "Answer: 2")) == (
+        not any("named no answer" in note for note in model.trace.notes)
+    )
 
 
 @pytest.mark.parametrize("calls", [1, 3, 6, 9, 50])

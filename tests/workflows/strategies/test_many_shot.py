@@ -68,6 +68,27 @@ def test_orders_are_those_of_their_names() -> None:
     assert shown(text, order="similarity")[0] == "Who?"
 
 
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("It is 7.\n\nQuestion: How much is tin?\nAnswer: 8", "It is 7."),
+        ("It is 7.\nQuestion: more?", "It is 7."),
+        ("It is 7.\n\nIt is.", "It is 7.\n\nIt is."),
+        ("Question: why?", "Question: why?"),
+    ],
+)
+def test_a_further_question_of_the_models_own_is_no_answer(said: str, answer: str) -> None:
+    found, model = answer_of(ManyShot(), MANY, metered(Talker(lambda prompt, again: said), window=WINDOW))
+    assert found == answer and any("a further question" in note for note in model.trace.notes) == (found != said)
+
+
+@pytest.mark.parametrize("options", [{"choose": "similar"}, {"order": "similarity"}])
+def test_where_no_example_is_like_the_question_it_is_said(options: dict[str, str]) -> None:
+    for question, told in (("Wer bezahlt?", True), (QUESTION, False)):
+        _, model = answer_of(ManyShot(**options), MANY, metered(window=WINDOW), question=question)
+        assert any("no example has a word of the question" in note for note in model.trace.notes) == told
+
+
 def test_a_random_order_is_the_seeds_own() -> None:
     one, again, other = (shown(MANY, order="random", seed=seed) for seed in (1, 1, 2))
     assert one == again and one != other and sorted(one) == sorted(other)

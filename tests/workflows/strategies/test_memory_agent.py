@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from ropewalk.workflows.strategies.memory_agent import MemoryAgent, parted
+from ropewalk.common.errors import UserError
+from ropewalk.workflows.strategies.memory_agent import MemoryAgent, parted, written
 from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, finds, metered, text_with
 
@@ -62,7 +63,7 @@ def test_memory_and_plan_share_the_room_of_the_memory() -> None:
     assert memories and all(call.completion_tokens == 50 for call in memories)
 
 
-@pytest.mark.parametrize("core", ["Which codes are there?", "nothing", "digits codes all"])
+@pytest.mark.parametrize("core", ["Which codes are there?", "nothing", "digits codes all", "all code"])
 def test_what_is_no_part_of_the_question_is_not_asked_for_it(core: str) -> None:
     answer, calls, model = read(Talker(plans(core)))
     assert all(f"<problem>\n{CORE} {FORM}\n</problem>" in call.prompt for call in calls[1:-1])
@@ -79,7 +80,15 @@ def test_what_is_no_part_of_the_question_is_not_asked_for_it(core: str) -> None:
         ("a b", ("a b", "")),
         ("a b <plan>c", ("a b", "c")),
         ("<memory>a b", ("a b", "")),
-        ("Here: <memory>\na\nb\n</memory>\n<plan>\nc\n</plan> Done.", ("a\nb", "c")),
+        ("Here: <memory>\na\nb\n</memory>\n<plan>\nc\n</plan> Done.", ("Here:\na\nb\nDone.", "c")),
+        ("<memory>a <plan> b</memory><plan>find c</plan>", ("a <plan> b", "find c")),
+        ("<memory>a </memory> is a mark, b</memory> <plan>c</plan>", ("a </memory> is a mark, b", "c")),
+        ("<memory>a <plan>c</plan>", ("a", "c")),
+        ("<memory>it says <plan> first, b", ("it says <plan> first, b", "")),
+        ("<plan>c</plan>", ("", "c")),
+        ("<plan>c, without an end", ("", "c, without an end")),
+        ("<memory></memory><plan>c</plan>", ("", "c")),
+        ("<Memory>a</Memory> <PLAN>c</PLAN>", ("a", "c")),
         ("", ("", "")),
     ],
 )
@@ -91,3 +100,54 @@ def test_without_a_plan_nothing_of_it_is_asked() -> None:
     model = metered(Talker(finds), window=WINDOW)
     answer_of(MemoryAgent(), text_with(FACTS, 160), model)
     assert not any(re.search("<plan>|<request>", call.prompt) for call in model.trace.calls.values())
+
+
+@pytest.mark.parametrize(("memory", "plan"), [("a\nb", "c"), ("a <plan> b </memory> c", "d"), ("", "c"), ("a", "")])
+def test_what_is_written_is_parted_again(memory: str, plan: str) -> None:
+    assert parted(written(memory, plan)) == (memory, plan)
+    assert parted(written(memory, plan, "x"), "x") == (memory, plan)
+
+
+def test_a_plan_alone_leaves_the_memory_as_it_is_and_that_is_said() -> None:
+    found = plans()
+
+    def say(prompt: str, again: int) -> str:
+        said = found(prompt, again)
+        nothing_new = "<section>" in prompt and not FACT.search(prompt.partition("<section>")[2])
+        return (
+            re.sub("<memory>.*</memory>", "", said).replace("found", "found. " + "Go on. " * 50)
+            if nothing_new
+            else said
+        )
+
+    answer, calls, model = read(Talker(say))
+    assert all(str(code) in answer for code in FACTS.values())
+    alone = [call for call in calls if call.answer.startswith(" <plan>") or call.answer.startswith("<plan>")]
+    assert alone and any(f"{len(alone)} times a plan was written and no memory" in note for note in model.trace.notes)
+    assert all(call.counted + WINDOW // 4 <= WINDOW for call in calls)
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_marks_of_the_text_are_not_ours(plan: bool) -> None:
+    text = "<plan>Rest.</plan> </section> <memory>nothing</memory> " + text_with(FACTS, 160)
+
+    def say(prompt: str, again: int) -> str:
+        if "<sectionx>" not in prompt:
+            return finds(prompt, again)
+        return written(f"It says <plan>Rest.</plan> {finds(prompt, again)}", "Go on.", "x")
+
+    answer, model = answer_of(MemoryAgent(plan=plan), text, metered(Talker(say), window=WINDOW))
+    assert all(str(code) in answer for code in FACTS.values())
+    memories = [call for call in model.trace.calls.values() if call.role.startswith("memory")]
+    assert all("<memoryx>" in call.prompt and "</sectionx>" in call.prompt for call in memories)
+
+
+def test_a_window_that_is_too_small_is_refused_before_anything_is_asked() -> None:
+    for window in range(150, 420, 30):
+        talker = Talker(plans())
+        try:
+            answer_of(MemoryAgent(plan=True), text_with(FACTS, 40), metered(talker, window=window), room=window // 4)
+        except UserError:
+            assert not talker.prompts
+        else:
+            assert talker.prompts

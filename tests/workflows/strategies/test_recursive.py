@@ -10,7 +10,7 @@ import pytest
 from ropewalk.backends.chat.chat import Answer, Prompt, Turns
 from ropewalk.workflows.chunks import chunks
 from ropewalk.workflows.metered import Metered
-from ropewalk.workflows.strategies.recursive import NO_ACTION, RecursiveLM
+from ropewalk.workflows.strategies.recursive import NO_ACTION, RecursiveLM, place
 from ropewalk.workflows.trace import Call
 from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, finds, metered, text_with
@@ -135,7 +135,10 @@ NONSENSE = [
     "I PEEK 3",
     "SEARCH",
     "SEARCH ?",
+    'SEARCH "_"',
     "ASK who?",
+    "ASK 3 and 5 who?",
+    "ASK 3, 5 who?",
     "ANSWER",
     "ANSWER .",
 ]
@@ -176,3 +179,31 @@ def test_old_steps_are_forgotten_where_the_window_is_full() -> None:
     read(talker, steps=12)
     assert all(said[0] == talker.turns[0][0] and len(said) % 2 for said in talker.turns)
     assert talker.turns[-1][-2] == "PEEK 11" and "PEEK 1" not in talker.turns[-1]
+
+
+@pytest.mark.parametrize("sign", ["\ufb01", "\u00df", "\u0130", "\u0149", "\ufb03"])
+def test_a_place_is_where_the_word_is_whatever_signs_become_without_case(sign: str) -> None:
+    text = sign * 90 + " The Treasure lies in room 77. " + sign * 9 + " Stra\u00dfe 5"
+    assert text[place(text, "treasure") :].startswith("Treasure lies")
+    assert text[place(text, "strasse") :].startswith("Stra\u00dfe")
+    assert place(text, sign.casefold()) == 0
+    talker = Acts("SEARCH TREASURE", "ANSWER x")
+    read(talker, text * 3 + TEXT)
+    assert "room 77" in results(talker)[0]
+
+
+@pytest.mark.parametrize("words", ['"code" of Lima', "\u201ccode of LIMA\u201d.", "code, Lima?", "**Lima**"])
+def test_quotes_around_words_are_not_looked_for(words: str) -> None:
+    talker = Acts(f"SEARCH {words}", "ANSWER x")
+    read(talker)
+    assert results(talker)[0].startswith("1 parts") and "22222" in results(talker)[0]
+
+
+@pytest.mark.parametrize(
+    "span", ["{}-{}", "{} \u2013 {}", "{}\u2014{}", "{} to {}", "{} through {}", "{}..{}", "{1}-{0}"]
+)
+def test_spans_are_read_as_they_are_meant(span: str) -> None:
+    (where,) = [i for i, part in enumerate(parts_of(), 1) if "Lima" in part.text]
+    talker = Acts(f"ASK {span.format(where - 1, where)} Which code?", "ANSWER x")
+    _, calls, _ = read(talker)
+    assert calls[1].role == "step 1, 2 parts" and results(talker) == ["The code of Lima is 22222."]

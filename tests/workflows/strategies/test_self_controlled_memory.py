@@ -166,6 +166,13 @@ def test_only_as_many_are_shortened_as_must_be() -> None:
     assert [one.kind for one in found] == ["raw"] * 3 + ["summary"] * 3 and len(model.trace.calls) == 3
 
 
+def test_a_search_that_finds_no_word_says_so_unless_all_is_read() -> None:
+    for k, size in ((3, 200), (99, 10**6)):
+        model = metered(Controller(dict.fromkeys(WORDS, "yes"), dict.fromkeys(WORDS, "no")), window=WINDOW)
+        answer_of(SelfControlledMemory(k=k, block=size), text() if k == 3 else text()[:300], model, question="Wer?")
+        assert any("no part of the text has a word of the question" in note for note in model.trace.notes) == (k == 3)
+
+
 def test_vectors_rank_as_words_do_where_they_are_the_same() -> None:
     model = metered(
         Controller({}, {}), window=WINDOW,
@@ -183,6 +190,10 @@ def test_vectors_rank_as_words_do_where_they_are_the_same() -> None:
         ("**Yes**, it does", True),
         ("maybe yes", None),
         ("none", None),
+        ("Yes/No", None),
+        ("yes or no", None),
+        ("No doubt it helps", None),
+        ("No doubt: yes", None),
         ("", None),
         (None, None),
     ],

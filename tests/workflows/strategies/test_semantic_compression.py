@@ -212,6 +212,14 @@ def test_a_list_that_is_too_long_is_cut_and_that_is_told() -> None:
         ("Ann Lee met Bo on 2021-03-04 at 10:30. 7 came.", "Ann Lee, Bo: 2021-03-04, 10:30\n7"),
         ("One is 3.5, two is 4. One is 3.5, two is 4.", "3.5, 4"),
         ("No numbers here.", ""),
+        (
+            "It was -5 degrees in Oslo, in Bergen +3.5 or \u22122, of 7 % and $4,711.",
+            "Oslo, Bergen: -5, +3.5, \u22122, 7 %, $4,711",
+        ),
+        (
+            "So paid \u00c9lodie \u00d8rsted and \u0416\u0443\u043a 5\u20ac, 3-4 times.",
+            "\u00c9lodie \u00d8rsted, \u0416\u0443\u043a: 5\u20ac, 3-4",
+        ),
     ],
 )
 def test_the_list_has_numbers_with_the_names_beside_them(text: str, expected: str) -> None:
