@@ -17,6 +17,12 @@ REFUSAL = re.compile(
 )
 UNREAD = "none of the calls that read the text gave notes: the answer knows nothing of it"
 SHORT = 0.1  # share of the notes before it, below which a refusal is not taken for notes
+BARE = frozenset(  # a refusal of these words alone says nothing else, and overwrites no notes, however short they are
+    "a about add added additional an answer any applicable are available contain contained contains content does"
+    " for found further given has have here i in information is it mention mentioned my new no none not note"
+    " notes nothing of on other part passage provide provided question relevant section so sorry specific stated"
+    " such text that the there this to useful was were".split()
+)
 
 
 class Part(Protocol):
@@ -96,7 +102,7 @@ async def noted(
     for i, part in enumerate(parts, 1):
         said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
         came += bool(said)
-        if said and guarded and len(said) < SHORT * len(notes) and REFUSAL.search(said):
+        if said and guarded and _refuses(said, notes):
             refused.append(str(i))
             continue
         notes = taken(said, notes) if said else notes
@@ -105,6 +111,17 @@ async def noted(
     if refused:
         model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
     return notes
+
+
+def _refuses(said: str, notes: str) -> bool:
+    """Whether a worker says no more than that it found nothing."""
+    if not notes or _bare(notes) or REFUSAL.search(said) is None:
+        return False
+    return len(said) < SHORT * len(notes) or _bare(said)
+
+
+def _bare(said: str) -> bool:
+    return set(re.findall(r"[^\W_]+", said.casefold())) <= BARE
 
 
 def within_budget(

@@ -79,11 +79,14 @@ class ManyShot(Strategy):
             likeness = await self._likeness(model, examples, reading.question)
             ranked = [int(i) for i in np.argsort(-likeness, kind="stable")]
         chosen: list[int] = []
+        most = model.count(prompt_of([], reading.question)) + left
         for i in ranked[: self.most or None]:
             left -= sizes[i]
             if left < 0:
                 break
             chosen.append(i)
+        while model.count(prompt_of([examples[i] for i in chosen], reading.question)) > most:
+            chosen.pop()  # joined, they may have more tokens than one by one
         if len(chosen) < len(examples):
             model.note(f"{len(chosen):,} of {len(examples):,} examples are in the prompt")
         some = [examples[i] for i in sorted(chosen)]

@@ -193,6 +193,28 @@ def test_a_refusal_does_not_overwrite_notes_unless_it_may(words: str, kept: bool
     assert refused == [f"worker {numbers} of {n} only refused: the notes before stayed"] * (kept and guard)
 
 
+@pytest.mark.parametrize(
+    ("words", "stays"),
+    [
+        ("no information", True),
+        ("There is no relevant information in this part of the text.", True),
+        ("Nothing.", True),
+        ("none: 22222", False),
+        ("Not mentioned, but Oslo moved to Bergen.", False),
+        ("", True),
+    ],
+)
+def test_short_notes_are_not_lost_to_a_bare_refusal(words: str, stays: bool) -> None:
+    def say(prompt: str, again: int) -> str:
+        if "Write notes" not in prompt:
+            return finds(prompt, again)
+        return finds(prompt, again) if FACT.search(prompt.partition("\n\nAbove is")[0]) else words
+
+    text = text_with({"Oslo": 11111}, 4) + text_with({}, 100)
+    answer, _ = answer_of(ChainOfAgents(), text, metered(Talker(say), window=WINDOW))
+    assert ("11111" in answer) == stays
+
+
 def test_where_there_are_no_notes_a_refusal_is_no_loss() -> None:
     _, model = read(Talker(lambda prompt, again: "nothing"))
     assert not model.trace.notes

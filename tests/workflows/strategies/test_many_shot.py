@@ -44,6 +44,18 @@ def test_the_prompt_is_examples_and_the_question_in_one_form() -> None:
     )
 
 
+@pytest.mark.parametrize("room", range(16, 40, 3))
+def test_examples_that_have_more_tokens_joined_than_one_by_one_fit_all_the_same(room: int) -> None:
+    model = metered(Talker(lambda prompt, again: "Done."), window=512)
+    examples = [Example(f"What is {i}+{i}?", f"{2 * i}") for i in range(60)]
+    spans = model.spans
+    model.spans = lambda text: spans(text)[:-2]  # type: ignore[method-assign]
+    text = rows(*((one.question, one.answer) for one in examples))
+    answer_of(ManyShot(order="file"), text, model, question=QUESTION, room=room)
+    (call,) = model.trace.calls.values()
+    assert 400 < call.counted + room <= 512
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_first_that_fit_are_in_the_prompt_whatever_the_order(order: str, backwards: bool) -> None:
