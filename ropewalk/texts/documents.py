@@ -38,8 +38,10 @@ def load(source: str | Path) -> dict[str, str]:
     if source == "topics":
         return {"topics": topics()}
     path = Path(source)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"')
+    if not source or not path.exists():  # an empty name is no name of this folder
+        raise UserError(
+            f"{source or '(nothing)'}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"'
+        )
     read = ((name, text) for file in _files(path) for name, text in _read(file))
     if not path.is_dir():
         return {name: _not_empty(name, text) for name, text in read}
@@ -68,8 +70,11 @@ def stream(source: str | Path, left_out: list[UserError] | None = None) -> Itera
         yield from _texts(rows.read(source, split="train"), left_out)
     else:
         path = Path(source)
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder", 'give a file, a folder, a hub id, "stdlib" or "topics"')
+        if not source or not path.exists():
+            raise UserError(
+                f"{source or '(nothing)'}: no such file or folder",
+                'give a file, a folder, a hub id, "stdlib" or "topics"',
+            )
         for file in _files(path):
             if file.suffix.lower() in rows.SUFFIXES:
                 yield from _texts(rows.read(file, left_out=left_out), left_out)

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.common.errors import UserError
-from ropewalk.texts.documents import load, tokenise
+from ropewalk.texts.documents import load, stream, tokenise
 from ropewalk.texts.pieces import TokenUnits
 from tests.tokenizers import byte_level
 
@@ -66,6 +66,9 @@ def test_refusals_name_the_file_and_line(tmp_path: Path, name: str, content: byt
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "absent.txt")
+    for reader in (load, stream):
+        with pytest.raises(UserError, match=r"\(nothing\): no such file"):
+            dict(reader(""))
     with pytest.raises(UserError, match="in this folder"):
         load(tmp_path)
 
