@@ -115,7 +115,7 @@ class Trace:
             last[number] = max(known, key=took.__getitem__, default=None)
             took[number] = call.seconds + (took[last[number]] if known else 0.0)  # type: ignore[index]
         path: list[Call] = []
-        number_: int | None = max(took, key=took.__getitem__, default=None)
+        number_: int | None = max(took, key=lambda one: (took[one], one), default=None)
         while number_ is not None:
             path.append(self.calls[number_])
             number_ = last[number_]

@@ -58,3 +58,15 @@ def test_what_one_raises_is_raised_when_the_others_came_to_their_ends() -> None:
 
 def test_nothing_has_no_chain() -> None:
     assert Trace().critical_path == [] and Trace().told()["calls"] == 0
+
+
+def test_a_call_that_an_equal_one_paid_for_makes_no_chain_longer_and_is_counted_apart() -> None:
+    trace = Trace()
+    trace.end(Call(0, "asked", (), "", 1, "yes", tries=2, prompt_tokens=9, seconds=1.0))
+    trace.end(Call(1, "repeated", (0,), "", 1, "yes", kept=True))
+    trace.end(Call(2, "kept", (1,), "", 1, "yes", tries=1, prompt_tokens=4, completion_tokens=1, kept=True))
+    trace.end(Call(3, "repeated", (2,), "", 1, "yes", kept=True))
+    told = trace.told()
+    assert (told["calls"], told["kept calls"], told["repeated calls"], told["tries"]) == (2, 1, 2, 3)
+    assert trace.tokens == 14 and trace.longest_chain == told["calls of the critical path"] == 2
+    assert [one.number for one in trace.critical_path] == [0, 1, 2, 3], "of chains as long, the one that ends last"
