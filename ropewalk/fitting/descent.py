@@ -61,9 +61,9 @@ class Descent:
         later: list[Tensor] = []
         for step in range(self.rounds):
             method = self._method(torch.cat([logs, factor]))
-            kept = self._kept(scoring, method)
-            slope, texts = scoring.far_slope if kept else scoring.near_slope, _turn(step, len(scoring.rows))
-            by = slope(method, texts)
+            texts = _turn(step, len(scoring.rows))
+            kept = self._kept(scoring, method, texts)
+            by = (scoring.far_slope if kept else scoring.near_slope)(method, texts)
             yield [method] if kept and self.tax is not None else []
             if kept and 2 * step >= self.rounds:
                 later.append(torch.cat([logs, factor]).detach())
@@ -75,10 +75,12 @@ class Descent:
         last = torch.cat([logs, factor]).detach()
         yield [*map(self._method, [torch.stack(later or [last]).mean(0), last])]
 
-    def _kept(self, scoring: Scoring, method: LongRoPE) -> bool:
+    def _kept(self, scoring: Scoring, method: LongRoPE, texts: list[int]) -> bool:
+        """As far as the texts of a step tell."""
         if self.tax is None:
             return True
-        return float(np.mean(scoring.near(method) - scoring.near(Plain()))) <= math.log1p(self.tax)
+        apart = scoring.near(method, texts) - scoring.near(Plain(), texts)
+        return float(np.mean(apart)) <= math.log1p(self.tax)
 
     def _method(self, point: Tensor) -> LongRoPE:
         *factors, t = point.exp().tolist()

@@ -18,7 +18,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint
 from ropewalk.common.statistics import LARGEST
 from ropewalk.common.store import Record, content_key
-from ropewalk.fitting.slope import slope
+from ropewalk.fitting.slope import COST, slope
 from ropewalk.methods.base import Method
 from ropewalk.methods.compose import compose
 from ropewalk.tasks.niah import NeedleInHaystack
@@ -42,16 +42,18 @@ class Scoring:
         rows: int64 [D, T]. Of needles, the last tokens are the answer.
         scored: how many of a row's last tokens count.
         firsts: rows whose first windows are the short texts; None: the same rows.
-        tokens: of all that was asked, read now or before.
-        back: tokens of the texts that were gone back through, for gradients.
+        read: tokens of every reading, now or before, by its key in the store.
+        back: tokens of those that were gone back through, for gradients.
+        brought: keys of losses that came with a gradient.
     """
 
     ground: Ground
     rows: Tensor
     scored: int
     firsts: Tensor | None = None
-    tokens: int = field(default=0, init=False)
-    back: int = field(default=0, init=False)
+    read: dict[str, int] = field(default_factory=dict, init=False)
+    back: dict[str, int] = field(default_factory=dict, init=False)
+    brought: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     def of_texts(cls, ground: Ground, texts: Tensor) -> Scoring:
@@ -79,6 +81,16 @@ class Scoring:
         """Half of the rows, and the short texts of all."""
         return replace(self, rows=self.rows[::2], firsts=self.rows)
 
+    @property
+    def tokens(self) -> int:
+        """Of all readings; a backward pass costs what two more do."""
+        return sum(self.read.values()) + (COST - 1) * sum(self.back.values())
+
+    @property
+    def of_gradients(self) -> int:
+        """Of these, of the readings that were gone back through."""
+        return COST * sum(self.back.values())
+
     @cached_property
     def _where(self) -> dict[str, object]:
         """All that a loss depends on, but for the method and the row."""
@@ -90,9 +102,11 @@ class Scoring:
         """Mean losses of a row's far tokens, in nats, piece by piece: [up to 16]."""
         return self._losses(method, self.rows[row : row + 1], self.scored, min(PIECES, self.scored))[0]
 
-    def near(self, method: Method) -> Losses:
-        """Mean loss of each text's first window, read by itself, in nats: [D]."""
-        short = (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
+    def near(self, method: Method, rows: Sequence[int] | None = None) -> Losses:
+        """Mean loss of each text's first window, or of some, read by itself, in nats: [D]."""
+        short = self._short
+        if rows is not None:
+            return np.concatenate([self._losses(method, short[[row]], short.shape[1] - 1, 1)[0] for row in rows])
         return np.concatenate(
             [self._losses(method, some, short.shape[1] - 1, 1)[:, 0] for some in short.split(self._together)]
         )
@@ -106,8 +120,11 @@ class Scoring:
 
     def near_slope(self, method: FrequencyMethod, rows: Sequence[int]) -> Losses:
         """The same of some first windows."""
-        short = (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
-        return self._slopes(method, [short[row] for row in rows], short.shape[1] - 1, 1)
+        return self._slopes(method, [self._short[row] for row in rows], self._short.shape[1] - 1, 1)
+
+    @property
+    def _short(self) -> Tensor:
+        return (self.rows if self.firsts is None else self.firsts)[:, : self.ground.window]
 
     @property
     def _together(self) -> int:
@@ -116,7 +133,8 @@ class Scoring:
     def _losses(self, method: Method, ids: Tensor, keep: int, pieces: int) -> Losses:
         """Mean losses of the pieces of each row's last tokens: [rows, pieces]. Only these are kept."""
         key = self._key(method, ids, keep, pieces)
-        self.tokens += ids.numel()
+        if key not in self.brought:
+            self.read[key] = ids.numel()
         if (known := self.ground.records.get([key]).get(key)) is None:
             with self.ground.with_method(method):
                 losses = token_nll(self.ground.model, ids, keep=keep)
@@ -137,7 +155,8 @@ class Scoring:
         plan = method.plan(self.ground.model.config, self.ground.to)
         key = self._key(method, row[None], keep, pieces)
         back, size = f"{key}/slope", next(iter(plan.values())).inv_freq.numel() + 1
-        self.back += row.numel()
+        self.read[back] = self.back[back] = row.numel()
+        self.brought.add(key)
         if (known := self.ground.records.get([back]).get(back)) is None:
             with self.ground.with_method(method):
                 losses, by = slope(self.ground.model, row, keep, pieces, plan)

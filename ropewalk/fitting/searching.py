@@ -16,7 +16,6 @@ from ropewalk.common.statistics import Mean, exp
 from ropewalk.fitting.fitter import Found, Ground, Halves
 from ropewalk.fitting.race import GAIN, Race, Ran, Search, Standing, compared, over_documents, perplexity
 from ropewalk.fitting.scoring import Scoring, require_causal
-from ropewalk.fitting.slope import COST
 from ropewalk.methods.fit_file import DOCUMENTS, LIMIT, SHORT_OTHERS, VERSUS, Limit
 from ropewalk.methods.frequencies.none import Plain
 
@@ -150,10 +149,10 @@ class Searching:
         halves: Halves,
         known: Mapping[str, Method],
     ) -> dict[str, Any]:
-        tokens = sum(map(race.read, race.ran.values())) + (COST - 1) * race.scoring.back  # before the page reads more
+        tokens = race.scoring.tokens - race.near.size * race.scoring.ground.window  # before the page reads more
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
-        spent: dict[str, float] = {GRADIENTS: COST * race.scoring.back}
+        spent: dict[str, float] = {GRADIENTS: race.scoring.of_gradients}
         if not race.scoring.back:
             spent = {SHARE: tokens / (len(race.ran) * texts * (length + race.scoring.ground.window))}
         front = [

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ropewalk.common.errors import UserError
@@ -18,7 +19,6 @@ from ropewalk.common.statistics import LARGEST
 from ropewalk.rope.config import text_config
 from ropewalk.rope.live import Rotary, decoder, rotaries, still
 from ropewalk.rope.spec import ALL
-from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
 
 if TYPE_CHECKING:
@@ -66,21 +66,27 @@ def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, layer_typ
             cannot be followed.
     """
     ids = ids.to(model.device)[None]
-    head, targets = Head.of(model), ids[0, -keep:]
-    with _frozen(model), _leaves(model, layer_types) as leaves, _remembering(model, ids.numel()), torch.enable_grad():
+    head, targets = _head(model), ids[0, -keep:]
+    with _frozen(model), _leaves(model, layer_types) as leaves, _recomputing(model, ids.numel()), torch.enable_grad():
         hidden = decoder(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+        if not hidden.requires_grad:
+            raise UserError(f"no attention of {type(model).__name__} takes what its rotary module computes", WITHOUT)
         parts = hidden[0, -keep - 1 : -1].tensor_split(pieces)
         goals = targets.tensor_split(pieces)
         sums = [head.loss(x, y, x.new_ones(len(y))) for x, y in zip(parts, goals, strict=True)]
         torch.stack(sums).sum().backward()
     losses = np.array([float(one.detach()) / len(goal) for one, goal in zip(sums, goals, strict=True)])
-    reached = [_by(leaf, ids.shape[1]) for leaf in leaves if leaf.cos.grad is not None]
-    if not reached:
-        raise UserError(f"no attention of {type(model).__name__} takes what its rotary module computes", WITHOUT)
-    by = np.sum(reached, axis=0) / keep
+    by = np.sum([_by(leaf, ids.shape[1]) for leaf in leaves if leaf.cos.grad is not None], axis=0) / keep
     if not np.isfinite(by).all():
         raise UserError("the gradient is no finite number", f"Say --dtype float32. {WITHOUT}")
     return Slope(np.nan_to_num(losses, nan=LARGEST, posinf=LARGEST).clip(max=LARGEST), by)
+
+
+def _head(model: PreTrainedModel) -> Head:
+    try:
+        return Head.of(model)
+    except UserError as error:
+        raise UserError(error.message, WITHOUT) from None
 
 
 @contextmanager
@@ -97,17 +103,24 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _remembering(model: PreTrainedModel, tokens: int) -> Iterator[None]:
-    """Layers keep what they computed, or compute it again; inside ``still``, which brings their flags back."""
+def _recomputing(model: PreTrainedModel, tokens: int) -> Iterator[None]:
+    """Layers keep what they computed, or compute it again in the backward pass.
+
+    transformers' own switch does so in training mode alone, in which some layers drop out.
+    """
     config: Any = text_config(model.config)
     kept = NUMBERS * tokens * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    if kept > KEPT:
-        model.training = True  # transformers computes again in training mode alone: of layers, and not of their parts
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True
-    with checkpointed(model, kept > KEPT):
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    before = [(layer, vars(layer).get("forward")) for layer in layers if kept > KEPT]
+    try:
+        for layer, _ in before:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         yield
+    finally:
+        for layer, own in before:
+            del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 @contextmanager
@@ -154,8 +167,8 @@ def _by(leaf: _Leaf, length: int) -> NDArray[np.float64]:
                 by = inv_freq.new_zeros(pairs).index_add_(0, pair, (to_angles * angles).sum(0))
                 return torch.cat([by, (to_cos * cos + to_sin * sin).sum()[None]]).double().cpu().numpy()
     raise UserError(
-        f"{type(rotary.module).__name__} does not rotate by its buffer alone, position by position: no gradient can be "
-        "taken",
+        f"{type(rotary.module).__name__} does not turn every position by its buffer, or a method turns inside attention: "
+        "no gradient can be taken",
         WITHOUT,
     )
 

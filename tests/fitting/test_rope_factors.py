@@ -10,12 +10,14 @@ import torch
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
+from ropewalk.fitting import scoring as scoring_module
 from ropewalk.fitting.evolution import population
 from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
 from ropewalk.fitting.searching import GRADIENTS, SHARE, TOKENS
 from ropewalk.methods.fit_file import LIMIT, SHORT_OTHERS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
+from ropewalk.rope.live import decoder
 from ropewalk.rope.spec import RopeSpec
 from tests.fitting.grounds import ground
 from tests.models import shared, tokens
@@ -235,12 +237,33 @@ def test_who_reads_everything_reads_all_of_what_reading_everything_takes():
     assert everybody.seen[SHARE] == 1 and everybody.seen[TOKENS] == everybody.seen["candidates"] * 2 * (256 + 64)
 
 
-def test_a_gradient_costs_what_two_more_readings_do():
-    of = ground(shared("llama"), TEXTS, samples=2)
-    found = RopeFactors(rounds=3, race=False, tax=9.0).search(LongRoPE(), of).seen
-    assert found["candidates"] == 6, "three seeds, of which one is the first point; two points on the way and the last"
-    assert found[TOKENS] == found["candidates"] * 2 * (256 + 64) + 3 * 2 * 2 * 256
-    assert found[GRADIENTS] == 3 * 2 * 3 * 256 and SHARE not in found
+@pytest.mark.parametrize("tax", [None, 0.01, 9.0])
+@pytest.mark.parametrize("space", ["descent", "spline"])
+def test_the_tokens_that_are_told_were_read(space, tax, monkeypatch):
+    """Counted at the model, until the search is over; those of the plain model's short texts are no candidate's."""
+    model, back, told = shared("llama"), [0], []
+    read = [-2 * 64]
+    seen, slope = RopeFactors._seen, scoring_module.slope
+    monkeypatch.setattr(RopeFactors, "_seen", lambda *of: told.append(read[0] + 2 * back[0]) or seen(*of))
+
+    def counted(model, ids, *how):
+        back[0] += len(ids)
+        return slope(model, ids, *how)
+
+    monkeypatch.setattr(scoring_module, "slope", counted)
+    counting = lambda module, args, kwargs: read.__setitem__(0, read[0] + kwargs["input_ids"].numel())  # noqa: E731
+    hook = decoder(model).register_forward_pre_hook(counting, with_kwargs=True)
+    try:
+        of = ground(model, TEXTS, samples=2)
+        found = RopeFactors(space=space, rounds=3, tax=tax).search(LongRoPE(), of).seen
+    except UserError as error:
+        assert tax == 0.01 and "no candidate reads short texts" in error.message
+        return
+    finally:
+        hook.remove()
+    again = read[0]
+    assert found[TOKENS] == told[0] and again > told[0] - 2 * back[0]
+    assert found.get(GRADIENTS, 0) == 3 * back[0] and (SHARE in found) == (space == "spline")
 
 
 def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):

@@ -253,7 +253,7 @@ def test_a_slope_is_the_mean_of_those_of_its_texts_and_brings_their_losses(tmp_p
         one = scoring(records=records)
         both, each = one.far_slope(pi, [0, 2]), [one.far_slope(pi, [row]) for row in (0, 2)]
         np.testing.assert_allclose(both, np.mean(each, axis=0))
-        assert gone_back == [256, 256] and one.back == 4 * 256 and both.shape == (9,)
+        assert gone_back == [256, 256] and one.tokens == one.of_gradients == 2 * 3 * 256 and both.shape == (9,)
         losses = one.far(pi, 2)
         assert read == [], "the losses were read on the way"
         np.testing.assert_allclose(losses, scoring().far(pi, 2), rtol=1e-5)

@@ -1,8 +1,10 @@
 """Gradients by frequencies: those of a rotation that is differentiated throughout, and refused where it is another."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import FalconConfig, FalconForCausalLM
 
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
@@ -11,8 +13,9 @@ from ropewalk.fitting.slope import slope
 from ropewalk.methods.attention.self_extend import SelfExtend
 from ropewalk.methods.frequencies.yarn import YaRN
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.live import decoder, rotaries
-from tests.models import shared, tokens
+from ropewalk.rope.live import rotaries
+from ropewalk.training.loss import Head
+from tests.models import VOCABULARY, shared, tokens
 
 IDS = tokens(1, 256)[0]
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "phi3", "cohere", "gpt_neox", "gpt_oss", "olmo3"]
@@ -82,24 +85,72 @@ def test_what_is_computed_again_changes_nothing(monkeypatch):
     assert again.losses == pytest.approx(kept.losses, rel=1e-6) and again.by == pytest.approx(kept.by, rel=1e-4)
 
 
+def dropping_out():
+    """A model whose layers drop out by a flag of their own."""
+    return FalconForCausalLM(
+        FalconConfig(
+            vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=False,
+            attention_dropout=0.1, hidden_dropout=0.1, new_decoder_architecture=True, num_kv_heads=2,
+            max_position_embeddings=64,
+        )
+    )  # fmt: skip
+
+
+def test_nothing_drops_out_of_what_is_computed_again(monkeypatch):
+    torch.manual_seed(0)
+    model = dropping_out().eval()
+    kept = sloped(model)
+    monkeypatch.setattr("ropewalk.fitting.slope.KEPT", 0)
+    again = sloped(model)
+    assert again.losses == pytest.approx(kept.losses, rel=1e-6)
+    assert np.abs(again.by - kept.by).max() < 1e-4 * np.abs(kept.by).max()
+
+
+def state_of(model):
+    return [
+        (module.training, list(module._forward_hooks), list(module._forward_pre_hooks), "forward" in vars(module))
+        for module in model.modules()
+    ]
+
+
 @pytest.mark.parametrize("kept", [0, 2**32])
-def test_the_model_is_left_as_it_was(kept, monkeypatch):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_model_is_left_as_it_was(kept, stopped, monkeypatch):
     monkeypatch.setattr("ropewalk.fitting.slope.KEPT", kept)
     model = shared("llama")
     weights = [weight.requires_grad for weight in model.parameters()]
-    flags = [module.training for module in model.modules()]
-    hooks = [len(one.module._forward_hooks) for one in rotaries(model)]
-    sloped(model)
+    before = state_of(model)
+    if stopped:
+        monkeypatch.setattr(Head, "loss", lambda *of: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sloped(model)
+    else:
+        sloped(model)
     assert [weight.requires_grad for weight in model.parameters()] == weights
     assert all(weight.grad is None for weight in model.parameters())
-    assert [module.training for module in model.modules()] == flags
-    assert [len(one.module._forward_hooks) for one in rotaries(model)] == hooks
-    assert not getattr(decoder(model), "gradient_checkpointing", False)
+    assert state_of(model) == before
+    model.requires_grad_(False)
+    try:
+        assert not model(IDS[None]).logits.requires_grad
+    finally:
+        for weight, wanted in zip(model.parameters(), weights, strict=True):
+            weight.requires_grad_(wanted)
+
+
+def test_a_head_that_cannot_be_followed_says_what_searches_without(monkeypatch):
+    model = shared("gpt_oss")
+    monkeypatch.setattr(model.config, "output_router_logits", True)
+    with pytest.raises(UserError, match="output_router_logits") as refused:
+        sloped(model)
+    assert "space=spline" in refused.value.mend
 
 
 def test_a_rotation_inside_attention_is_refused():
     model = shared("llama")
-    with SelfExtend(group=8, window=16).on(model, 256), pytest.raises(UserError, match="does not rotate by its buffer"):
+    with (
+        SelfExtend(group=8, window=16).on(model, 256),
+        pytest.raises(UserError, match="does not turn every position by its buffer"),
+    ):
         slope(model, IDS, 128, 16, {"all"})
 
 
@@ -108,7 +159,7 @@ def test_a_module_that_turns_otherwise_than_its_buffer_says_is_refused(monkeypat
     kind = type(rotaries(model)[0].module)
     own = kind.forward
     monkeypatch.setattr(kind, "forward", lambda module, x, position_ids: own(module, x, position_ids + 1))
-    with pytest.raises(UserError, match="does not rotate by its buffer") as refused:
+    with pytest.raises(UserError, match="does not turn every position by its buffer") as refused:
         slope(model, IDS, 128, 16, {"all"})
     assert "space=spline" in refused.value.mend
 
