@@ -167,8 +167,8 @@ def _by(leaf: _Leaf, length: int) -> NDArray[np.float64]:
                 by = inv_freq.new_zeros(pairs).index_add_(0, pair, (to_angles * angles).sum(0))
                 return torch.cat([by, (to_cos * cos + to_sin * sin).sum()[None]]).double().cpu().numpy()
     raise UserError(
-        f"{type(rotary.module).__name__} does not turn every position by its buffer, or a method turns inside attention: "
-        "no gradient can be taken",
+        f"{type(rotary.module).__name__} does not turn every position by its buffer, or a method turns inside "
+        "attention: no gradient can be taken",
         WITHOUT,
     )
 
