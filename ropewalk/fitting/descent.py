@@ -62,7 +62,7 @@ class Descent:
         for step in range(self.rounds):
             method = self._method(torch.cat([logs, factor]))
             texts = _turn(step, len(scoring.rows))
-            kept = self._kept(scoring, method, texts)
+            kept = self._kept(scoring, method)
             by = (scoring.far_slope if kept else scoring.near_slope)(method, texts)
             yield [method] if kept and self.tax is not None else []
             if kept and 2 * step >= self.rounds:
@@ -75,12 +75,11 @@ class Descent:
         last = torch.cat([logs, factor]).detach()
         yield [*map(self._method, [torch.stack(later or [last]).mean(0), last])]
 
-    def _kept(self, scoring: Scoring, method: LongRoPE, texts: list[int]) -> bool:
-        """As far as the texts of a step tell."""
+    def _kept(self, scoring: Scoring, method: LongRoPE) -> bool:
+        """By all short texts: what they cost differs much from one to another."""
         if self.tax is None:
             return True
-        apart = scoring.near(method, texts) - scoring.near(Plain(), texts)
-        return float(np.mean(apart)) <= math.log1p(self.tax)
+        return float(np.mean(scoring.near(method) - scoring.near(Plain()))) <= math.log1p(self.tax)
 
     def _method(self, point: Tensor) -> LongRoPE:
         *factors, t = point.exp().tolist()

@@ -102,11 +102,9 @@ class Scoring:
         """Mean losses of a row's far tokens, in nats, piece by piece: [up to 16]."""
         return self._losses(method, self.rows[row : row + 1], self.scored, min(PIECES, self.scored))[0]
 
-    def near(self, method: Method, rows: Sequence[int] | None = None) -> Losses:
-        """Mean loss of each text's first window, or of some, read by itself, in nats: [D]."""
+    def near(self, method: Method) -> Losses:
+        """Mean loss of each text's first window, read by itself, in nats: [D]."""
         short = self._short
-        if rows is not None:
-            return np.concatenate([self._losses(method, short[[row]], short.shape[1] - 1, 1)[0] for row in rows])
         return np.concatenate(
             [self._losses(method, some, short.shape[1] - 1, 1)[:, 0] for some in short.split(self._together)]
         )

@@ -30,6 +30,7 @@ SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
 GRADIENTS = "of them for gradients"
+FOR_THE_FRONT = "of them for the front alone"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
 OTHER_TEXTS = "other texts"
@@ -99,11 +100,13 @@ class Searching:
                 f"no candidate reads short texts within {self.tax:.3%} of the plain model, the best {least:.3%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
+        alone = race.scoring.tokens
         if cheaper is not None and self.tax is None:
             self._widen(race, best, cheaper)
             best = race.front()[-1]
+        front = race.scoring.tokens - alone
         told(ground, rounds + 1, rounds, race.ran, best)  # it may have ended early; the comparison is yet to come
-        seen = self._seen(race, best, rivals, checking, halves, known or {})
+        seen = self._seen(race, best, rivals, checking, halves, known or {}) | {FOR_THE_FRONT: front}
         told(ground, rounds + 1, rounds + 1, race.ran, best)
         return Found(options_of(best), halves.searched, seen)
 

@@ -32,7 +32,7 @@ class Bowl:
         self.asked.append(rows)
         return self.turned(2 * np.mean(self.at(method) - self.wanted[rows], axis=0))
 
-    def near(self, method, rows=None):
+    def near(self, method):
         """The further from the plain model, the worse."""
         return np.array([self.weight * np.sum(self.at(method) ** 2) if method.name != "none" else 0.0])
 
