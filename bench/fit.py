@@ -14,8 +14,8 @@ more; beside it stands the same descent on the peer's texts alone. It draws noth
 texts, which neither has seen. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the
 peer, tokens are those of its long texts alone; ours are all, with those that tell the tax on short ones, and two more
 for every token that a gradient went back through. What our search then reads for a front of long texts against short
-ones, which the peer does not look for, is in a row of its own. Rows of all seeds come last. What was measured stays in ``--work``,
-and a run that was stopped goes on.
+ones, which the peer does not look for, is in a row of its own. Rows of all seeds come last. What was measured stays in
+``--work``, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
