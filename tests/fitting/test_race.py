@@ -1,5 +1,7 @@
 """A race finds whom a full comparison finds, reads less, and says what it costs in short texts."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -203,7 +205,14 @@ def test_a_front_is_widened_by_those_that_a_race_for_long_texts_drops():
     best, before, thin = race.best, dict(race.ran), len(race.front())
     told, rounds_before = [], race.rounds
     race.tell = lambda *told_now: told.append((told_now[0], len(told_now[1]), told_now[2]))
-    Searching()._widen(race, best, lambda around: rounds([around, *candidates(seed=1), *candidates()]))
+    limits = []
+
+    def cheaper(scoring, around, limit):
+        limits.append(limit)
+        return rounds([around, *candidates(seed=1), *candidates()])
+
+    Searching()._widen(race, best, cheaper)
+    assert limits == pytest.approx([math.expm1(share * best.tax(race.near)) for share in (2 / 3, 1 / 3)])
     front = race.front()
     taxes = [one.tax(race.near) / best.tax(race.near) for one in front]
     assert front[-1].method == best.method and len(front) > thin

@@ -281,10 +281,15 @@ def test_what_holds_for_shorter_targets_is_what_is_measured_and_no_frequencies()
     assert set(FREE) == {"attention-alignment", "tca", "squeezed", "head-scale", "dope"}
 
 
-@pytest.mark.parametrize("factors", [(2.0, 1.0, *[3.0] * 6), (1.0,) * 7 + (257.0,), (0.0,) + (1.0,) * 7])
+@pytest.mark.parametrize("factors", [(1.0,) * 7 + (257.0,), (0.0,) + (1.0,) * 7, (-1.0,) + (1.0,) * 7])
 def test_factors_that_no_search_finds_are_refused(factors, tmp_path):
-    with pytest.raises(UserError, match=r"f\.json: factors are .*, expected numbers up to the target, 256, that never"):
+    with pytest.raises(UserError, match=r"f\.json: factors are .*, expected numbers up to the target, 256"):
         longrope(tmp_path / "f.json", factors=factors)
+
+
+def test_factors_may_fall_with_the_dimension(tmp_path):
+    factors = (2.0, 1.0, *[3.0] * 6)
+    assert longrope(tmp_path / "f.json", factors=factors).factors == factors
 
 
 def test_what_stood_beside_is_known_by_its_values_not_by_its_file(tmp_path):
