@@ -42,9 +42,7 @@ from ropewalk.fitting.searching import FOR_THE_FRONT, TOKENS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.texts.documents import load, tokenise
 
-TEXTS = (
-    21  # documents of the peer: those that are searched on; as many that tell it of chance, between them; all others
-)
+TEXTS = 21  # documents: those that the peer searches on; as many that tell it of chance, between them; all others
 OURS = 8  # pieces that ours searches on
 QUICK = {"to": 1024, "peer": {"rounds": 1}, "ours": {"rounds": 4}}
 FULL = {"to": 4096, "peer": {}, "ours": {}}

@@ -37,11 +37,7 @@ def load(source: str | Path) -> dict[str, str]:
         return held_out_sources()
     if source == "topics":
         return {"topics": topics()}
-    path = Path(source)
-    if not source or not path.exists():  # an empty name is no name of this folder
-        raise UserError(
-            f"{source or '(nothing)'}: no such file or folder", 'give a file, a folder, "stdlib" or "topics"'
-        )
+    path = _place(source, 'give a file, a folder, "stdlib" or "topics"')
     read = ((name, text) for file in _files(path) for name, text in _read(file))
     if not path.is_dir():
         return {name: _not_empty(name, text) for name, text in read}
@@ -49,6 +45,13 @@ def load(source: str | Path) -> dict[str, str]:
     if not documents:
         raise UserError(f"{path}: no text in any of its files")
     return documents
+
+
+def _place(source: str | Path, mend: str) -> Path:
+    """Where a source lies; an empty name is no name of this folder."""
+    if not source or not Path(source).exists():
+        raise UserError(f"{source or '(nothing)'}: no such file or folder", mend)
+    return Path(source)
 
 
 def stream(source: str | Path, left_out: list[UserError] | None = None) -> Iterator[tuple[str, str]]:
@@ -69,13 +72,7 @@ def stream(source: str | Path, left_out: list[UserError] | None = None) -> Itera
     elif rows.is_hub_id(source):
         yield from _texts(rows.read(source, split="train"), left_out)
     else:
-        path = Path(source)
-        if not source or not path.exists():
-            raise UserError(
-                f"{source or '(nothing)'}: no such file or folder",
-                'give a file, a folder, a hub id, "stdlib" or "topics"',
-            )
-        for file in _files(path):
+        for file in _files(_place(source, 'give a file, a folder, a hub id, "stdlib" or "topics"')):
             if file.suffix.lower() in rows.SUFFIXES:
                 yield from _texts(rows.read(file, left_out=left_out), left_out)
             else:
