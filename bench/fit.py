@@ -88,23 +88,19 @@ def main() -> None:
         ground = Ground(model, long[:aside], bos, aside, 512, to, records=records)
         more = replace(ground, documents=[*whole[:aside], *whole[TEXTS:]], samples=OURS)
         others = Scoring.of_texts(ground, torch.tensor(unseen))
-
-        def losses(method: LongRoPE) -> list[float]:
-            return [float(others.far(method, row).mean()) for row in range(len(others.rows))]
-
         descents = {count: searched("ours", RopeFactors(**scale["ours"]), one)
                     for count, one in ((OURS, more), (given.searched, ground))}  # fmt: skip
         for seed in range(given.seeds):
             genetic = RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"])
             theirs, slow = searched("the paper's", genetic, ground)
-            peers = losses(theirs)
+            peers = others.whole(theirs).tolist()
             for count, (ours, quick) in descents.items():
                 texts = {"seed": seed, "texts": [count, given.searched]}
                 tokens, peer = quick[TOKENS], slow["candidates"] * given.searched * to
                 told("tokens read", "tokens", tokens - quick[FOR_THE_FRONT], peer, **texts,
                      candidates=[quick["candidates"], slow["candidates"]])  # fmt: skip
                 told("tokens read, with those for a front", "tokens", tokens, peer, **texts)
-                own = losses(ours)
+                own = others.whole(ours).tolist()
                 between = asdict(ratio(own, peers))
                 ppl = [exp(statistics.fmean(some)) for some in (own, peers)]
                 told("perplexity of other texts", "", *ppl, **texts, interval=[between["low"], between["high"]])

@@ -42,7 +42,7 @@ STRETCHES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of target ov
 
 
 def losses(scoring: Scoring, method: Method) -> list[float]:
-    return [float(scoring.far(method, row).mean()) for row in range(len(scoring.rows))]
+    return scoring.whole(method).tolist()
 
 
 def rivals(scoring: Scoring, to: int) -> dict[str, tuple[float, LongRoPE]]:

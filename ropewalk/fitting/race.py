@@ -215,9 +215,7 @@ def compared(ours: Method, theirs: Method, scoring: Scoring, documents: Sequence
         scoring: the texts.
         documents: which each text is a piece of; where all are of one, the interval is over its pieces.
     """
-    rows = range(len(scoring.rows))
-    apart = np.array([scoring.far(ours, row).mean() - scoring.far(theirs, row).mean() for row in rows])
-    return over_documents(apart, documents)
+    return over_documents(scoring.whole(ours) - scoring.whole(theirs), documents)
 
 
 def over_documents(apart: Losses, documents: Sequence[int]) -> Mean:

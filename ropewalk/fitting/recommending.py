@@ -170,8 +170,8 @@ class Recommending(Searching):
             if family.times is not None and method.name not in (best.method.name, plain.name)
         ]
         near_it = within[:NEAREST]
-        rows = range(len(race.scoring.rows))  # some of them were dropped, and read no more than a text
-        losses = {method.id: sum(float(race.scoring.far(method, row).mean()) for row in rows) for method in near_it}
+        # some of them were dropped, and read no more than a text
+        losses = {method.id: float(race.scoring.whole(method).mean()) for method in near_it}
         runners_up = sorted(near_it, key=lambda method: losses[method.id])[:1]
         short, several = short_others(best.method, checking, documents), len(set(documents))
         limit = None if self.tax is None else kept_there(self.tax, short, several)

@@ -102,6 +102,10 @@ class Scoring:
         """Mean losses of a row's far tokens, in nats, piece by piece: [up to 16]."""
         return self._losses(method, self.rows[row : row + 1], self.scored, min(PIECES, self.scored))[0]
 
+    def whole(self, method: Method) -> Losses:
+        """Mean loss of every text's far tokens, in nats: [D]."""
+        return np.array([self.far(method, row).mean() for row in range(len(self.rows))])
+
     def near(self, method: Method) -> Losses:
         """Mean loss of each text's first window, read by itself, in nats: [D]."""
         short = self._short

@@ -7,6 +7,7 @@ import pytest
 
 from ropewalk.common.statistics import LARGEST
 from ropewalk.fitting.race import Race, compared, followed
+from ropewalk.fitting.scoring import Scoring
 from ropewalk.fitting.searching import Searching
 from ropewalk.methods.frequencies.abf import AdjustedBase
 from ropewalk.methods.frequencies.none import Plain
@@ -16,6 +17,8 @@ TEXTS, PIECES = 6, 16
 
 class Rows:
     """Losses drawn by text, and by method: how hard a piece is, how good a method is, and noise of its own."""
+
+    whole = Scoring.whole
 
     def __init__(self, noise=0.05, tax=lambda quality: 0.0):
         self.rows, self.noise, self.tax, self.asked = range(TEXTS), noise, tax, []
