@@ -1,12 +1,13 @@
 """LongRoPE's claim (arXiv 2402.13753): without training, searched factors beat PI, NTK and YaRN at their best factor.
 
     python claims/longrope.py --json claims/results/longrope.json
-    python claims/longrope.py --model SMOLLM2 --to 16k --data PROSE --searched 2 --rounds 3 \
-        --json claims/results/longrope-smollm2.json
+    python claims/longrope.py --model SMOLLM2 --dtype float32 --to 16k --data PROSE --searched 2 --others 6 \
+        --rounds 8 --rivals yarn --stretches 0.75,1,1.5 --json claims/results/longrope-smollm2.json
 
-The search is that of ``ropewalk fit``; the factor of each rival is chosen of several, on the same texts that the search
-reads. All are then read on other texts: ``ratio`` is the perplexity of the second half of each with the found factors
-over that with the rival, paired by text. What was measured stays in ``--work``, and a stopped run goes on.
+The search is that of ``ropewalk fit``, with ``--rounds`` one of so many steps, a text each, and without a front. The
+factor of each rival is chosen of several, on the same texts that the search reads. All are then read on other texts:
+``ratio`` is the perplexity of the second half of each with the found factors over that with the rival, paired by text.
+What was measured stays in ``--work``, and a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ def losses(scoring: Scoring, method: Method) -> list[float]:
     return scoring.whole(method).tolist()
 
 
-def rivals(scoring: Scoring, to: int) -> dict[str, tuple[float, LongRoPE]]:
+def rivals(scoring: Scoring, to: int, names: list[str], stretches: list[float]) -> dict[str, tuple[float, LongRoPE]]:
     """Of each, the best stretch, and the method as factors."""
     rope = rope_config.full_attention(rope_config.starting_specs(scoring.ground.model.config))[0]
     found = {}
-    for seed in SEEDS:
+    for seed in (seed for seed in SEEDS if seed.id in names):
         tried = []
-        for stretch in STRETCHES:
+        for stretch in stretches:
             length = max(round(stretch * to), rope.window)
             t = seed.at(rope, length).attention_factor / rope.attention_factor
             method = LongRoPE(tuple(factors_of(seed, rope, length).tolist()), t)
@@ -72,7 +73,11 @@ def main() -> None:
     parser.add_argument("--data", default="stdlib")
     parser.add_argument("--searched", type=int, default=5, help="texts that are searched on")
     parser.add_argument("--others", type=int, default=16, help="texts that are read in the end, at most")
-    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=0, help="steps of a short search")
+    parser.add_argument("--rivals", default=",".join(seed.id for seed in SEEDS))
+    parser.add_argument(
+        "--stretches", default=",".join(map(str, STRETCHES)), help="of the rivals: of target over window"
+    )
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/claims-longrope"))
@@ -81,6 +86,7 @@ def main() -> None:
     model, tokenizer = ropewalk.load(given.model, dtype=given.dtype)
     bos, every = opening(tokenizer), tokenise(load(given.data), tokenizer, 2).values()
     long = sorted(ids[:to] for ids in every if len(ids) >= to)
+    assert len(long) > 2 * given.searched, f"{len(long)} texts of {to:,} tokens are too few"
     given.work.mkdir(parents=True, exist_ok=True)
     with SampleStore(given.work / f"candidates-{to}") as records:
         ground = Ground(model, long[: 2 * given.searched], bos, given.searched, trained_window(model.config), to,
@@ -88,9 +94,11 @@ def main() -> None:
                         units=TokenUnits(tokenizer), records=records)  # fmt: skip
         texts = ground.halves(to).searched
         begun = time.time()
-        found = RopeFactors(rounds=given.rounds).search(LongRoPE(), ground)
+        search = RopeFactors(rounds=given.rounds, texts=1, front=False) if given.rounds else RopeFactors()
+        found = search.search(LongRoPE(), ground)
         ours, seconds = LongRoPE(**found.options), time.time() - begun
-        best = rivals(Scoring.of_texts(ground, texts), to)
+        stretches = list(map(float, given.stretches.split(",")))
+        best = rivals(Scoring.of_texts(ground, texts), to, given.rivals.split(","), stretches)
         last = Scoring.of_texts(ground, torch.tensor(long[2 * given.searched :][: given.others]))
         rows = {name: {"stretch": stretch, **seen(last, ours, method)} for name, (stretch, method) in best.items()}
         rows["none"] = seen(last, ours, Plain())

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -211,7 +210,7 @@ def require_finite(values: Any, what: str) -> None:
     Raises:
         UserError: naming ``what``.
     """
-    if not np.isfinite(values).all():
+    if not torch.as_tensor(values).isfinite().all():
         raise UserError(
             f"{what} is not finite; the weights hold NaN, or numbers too large for their type",
             "Try --dtype float32, or download the checkpoint again.",

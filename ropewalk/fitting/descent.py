@@ -39,6 +39,7 @@ class Descent:
         cooler: whether the attention factor is searched, too.
         tax: how much worse texts within the window may be read, as a share of their perplexity; None: no matter.
         rounds: steps.
+        texts: of a step.
     """
 
     start: LongRoPE
@@ -46,6 +47,7 @@ class Descent:
     cooler: bool
     tax: float | None
     rounds: int
+    texts: int = TEXTS
 
     def search(self, scoring: Scoring) -> Search:
         """In the end the mean of the second half of all points, and the last one; under a limit to the tax also every
@@ -61,7 +63,7 @@ class Descent:
         later: list[Tensor] = []
         for step in range(self.rounds):
             method = self._method(torch.cat([logs, factor]))
-            texts = _turn(step, len(scoring.rows))
+            texts = _turn(step, self.texts, len(scoring.rows))
             kept = self._kept(scoring, method)
             by = (scoring.far_slope if kept else scoring.near_slope)(method, texts)
             yield [method] if kept and self.tax is not None else []
@@ -86,6 +88,6 @@ class Descent:
         return LongRoPE(tuple(factors), t)
 
 
-def _turn(step: int, texts: int) -> list[int]:
+def _turn(step: int, texts: int, among: int) -> list[int]:
     """The texts of a step: all have their turns."""
-    return sorted({(TEXTS * step + i) % texts for i in range(TEXTS)})
+    return sorted({(texts * step + i) % among for i in range(texts)})

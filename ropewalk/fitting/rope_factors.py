@@ -6,14 +6,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.fitting.descent import Descent
+from ropewalk.fitting.descent import TEXTS, Descent
 from ropewalk.fitting.evolution import evolution
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
@@ -54,11 +53,15 @@ class RopeFactors(Searching):
         space: descent, spline, longrope or longrope2.
         knots: of the spline; no more than there are pairs of dimensions.
         rounds: of the search; 0: 32 steps of the descent, or 64 under a tax, 20 for the spline, the papers' 40 else.
+        texts: that a step of the descent reads.
+        front: whether descent and spline also look for factors that cost short texts less, where no tax is set.
     """
 
     space: Literal["descent", "spline", "longrope", "longrope2"] = "descent"
     knots: int = 6
     rounds: int = 0
+    texts: int = TEXTS
+    front: bool = True
 
     def search(self, method: LongRoPE, ground: Ground) -> Found:
         """The factors; with descent and spline, also the attention factor, unless the user gave it."""
@@ -70,18 +73,22 @@ class RopeFactors(Searching):
                 f"Say --to {2 * rope.window}, or more.",
             )
         half = rope.rotary_dim // 2
-        if self.rounds < 0 or self.knots < 2 or half < 2:
-            key, value, least = ("rounds", self.rounds, 0) if self.rounds < 0 else ("knots", min(self.knots, half), 2)
-            raise UserError(f"{key} is {value}, expected {least} or more; there are {half} pairs of dimensions")
+        for key, value, least in (
+            ("rounds", self.rounds, 0),
+            ("texts", self.texts, 1),
+            ("knots", min(self.knots, half), 2),
+        ):
+            if value < least:
+                raise UserError(f"{key} is {value}, expected {least} or more; there are {half} pairs of dimensions")
         if self.space == "descent":
             found = self._descended(method, rope, ground)
         elif self.space == "spline":
             made = Spline(rope, s, min(self.knots, half), method.attention_factor, self.rounds or ROUNDS, self.seed)
             known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
-            rounds = 1 + made.rounds + (self.tax is None) * len(SHARES) * FRONT_ROUNDS
-            cheaper = partial(made.around, rounds=FRONT_ROUNDS)
+            rounds = 1 + made.rounds + self._widened * len(SHARES) * FRONT_ROUNDS
             search = made.search(SEEDS, ground.to)
-            found = self.found(ground, lambda _: search, rounds, SEEDS, known, lambda _, best, __: cheaper(best))
+            around = (lambda _, best, __: made.around(best, FRONT_ROUNDS)) if self._widened else None
+            found = self.found(ground, lambda _: search, rounds, SEEDS, known, around)
         else:
             genetic = self.genetic(rope, s)
             firsts = self._firsts(genetic, rope, ground.to)
@@ -105,10 +112,15 @@ class RopeFactors(Searching):
             yield from around(scoring, list(known.values())[int(np.argmin(losses))], self.tax, steps)
 
         def around(scoring: Scoring, start: LongRoPE, tax: float | None, steps: int = FRONT_STEPS) -> Search:
-            return Descent(start, most, cooler, tax, steps).search(scoring)
+            return Descent(start, most, cooler, tax, steps, self.texts).search(scoring)
 
-        rounds = 2 + steps + (self.tax is None) * len(SHARES) * (1 + FRONT_STEPS)
-        return self.found(ground, search, rounds, SEEDS, known, around)
+        rounds = 2 + steps + self._widened * len(SHARES) * (1 + FRONT_STEPS)
+        return self.found(ground, search, rounds, SEEDS, known, around if self._widened else None)
+
+    @property
+    def _widened(self) -> bool:
+        """Whether candidates under lower limits to the tax are searched, too."""
+        return self.front and self.tax is None
 
     def genetic(self, rope: RopeSpec, s: float) -> Genetic:
         """The papers' search."""

@@ -79,8 +79,8 @@ class Searching:
             rounds: of them, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
             known: candidates that are methods people know, by their ids: the page names them.
-            cheaper: a short search around a candidate under a limit to the tax, followed where none is set: a race for
-                long texts alone drops those that cost short ones less.
+            cheaper: a short search around a candidate under a limit to the tax: a race for long texts alone drops those
+                that cost short ones less.
 
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
@@ -101,7 +101,7 @@ class Searching:
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
         alone = race.scoring.tokens
-        if cheaper is not None and self.tax is None:
+        if cheaper is not None:
             self._widen(race, best, cheaper)
             best = race.front()[-1]
         front = race.scoring.tokens - alone
