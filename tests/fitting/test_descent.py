@@ -70,11 +70,12 @@ def test_the_mean_forgets_what_single_texts_say():
     assert bowl.far(mean) - best < bowl.far(START) - best and bowl.far(mean) <= bowl.far(last) + 1e-3
 
 
+@pytest.mark.parametrize("of_a_step", [1, TEXTS, 3])
 @pytest.mark.parametrize("texts", [1, 2, 3, 5, 8])
-def test_all_texts_have_their_turns(texts):
+def test_all_texts_have_their_turns(texts, of_a_step):
     bowl = Bowl(FACTORS, 1.2, texts)
-    list(followed(Descent(START, 10.0, True, None, 3 * texts), bowl))
-    assert all(len(rows) == len(set(rows)) == min(TEXTS, texts) for rows in bowl.asked)
+    list(followed(Descent(START, 10.0, True, None, 3 * texts, of_a_step), bowl))
+    assert all(len(rows) == len(set(rows)) == min(of_a_step, texts) for rows in bowl.asked)
     turns = [sum(row in rows for rows in bowl.asked) for row in range(texts)]
     assert max(turns) - min(turns) <= 1 and min(turns) >= 3
 

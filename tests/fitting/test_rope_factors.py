@@ -13,7 +13,7 @@ from ropewalk.common.store import SampleStore
 from ropewalk.fitting import scoring as scoring_module
 from ropewalk.fitting.evolution import population
 from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
-from ropewalk.fitting.searching import GRADIENTS, SHARE, TOKENS
+from ropewalk.fitting.searching import FOR_THE_FRONT, GRADIENTS, SHARE, TOKENS
 from ropewalk.methods.fit_file import LIMIT, SHORT_OTHERS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
@@ -250,6 +250,8 @@ def test_the_tokens_that_are_told_were_read(space, tax, monkeypatch):
         back[0] += len(ids)
         return slope(model, ids, *how)
 
+    RopeFactors(rounds=1, front=False).search(LongRoPE(), ground(model, TEXTS, samples=2))  # what is tried but once
+    told.clear()
     monkeypatch.setattr(scoring_module, "slope", counted)
     counting = lambda module, args, kwargs: read.__setitem__(0, read[0] + kwargs["input_ids"].numel())  # noqa: E731
     hook = decoder(model).register_forward_pre_hook(counting, with_kwargs=True)
@@ -264,6 +266,16 @@ def test_the_tokens_that_are_told_were_read(space, tax, monkeypatch):
     again = read[0]
     assert found[TOKENS] == told[0] and again > told[0] - 2 * back[0]
     assert found.get(GRADIENTS, 0) == 3 * back[0] and (SHARE in found) == (space == "spline")
+
+
+def test_a_short_search_reads_no_more_than_its_settings_say():
+    told = []
+    of = ground(shared("llama"), TEXTS, samples=4, progress=lambda *now: told.append(now[:2]))
+    found = RopeFactors(rounds=3, texts=1, front=False).search(LongRoPE(), of).seen
+    assert found[GRADIENTS] == 3 * 3 * 256 and found[FOR_THE_FRONT] == 0
+    assert told[-1] == (6, 6), "the seeds, three steps, what they end with, and the comparison"
+    RopeFactors(rounds=3, texts=1).search(LongRoPE(), of)
+    assert told[-1] == (10, 10), "two limits more, each from its start and a step on"
 
 
 def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):
@@ -282,6 +294,7 @@ def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):
         ({"by": "needle"}, {}, "by is 'needle', expected perplexity or needles"),
         ({"seed": -1}, {}, "seed is -1, expected 0 to"),
         ({"rounds": -1}, {}, "rounds is -1, expected 0 or more"),
+        ({"texts": 0}, {}, "texts is 0, expected 1 or more"),
         ({}, {"to": 64}, "within the window"),
         ({}, {"to": 512}, "no text has 512 tokens"),
         ({"by": "needles"}, {}, "without a tokenizer"),
