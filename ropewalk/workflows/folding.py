@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from ropewalk.backends.chat.chat import Prompt
+from ropewalk.common.naming import counted
 from ropewalk.workflows.chunks import Chunk, chunks
-from ropewalk.workflows.strategy import Model, room_left
+from ropewalk.workflows.strategy import Model, NoBudget, room_left
 
 REFUSAL = re.compile(
     r"\b(no (\w+ )?(information|notes?|mention|answer)|not? (\w+ )?(relevant|mentioned|provided|contain|given)"
@@ -69,7 +70,8 @@ def chunks_for(
         calls: how many a number of chunks leads to.
 
     Raises:
-        UserError: if the window leaves too little for text.
+        NoRoom: if the window leaves too little for text.
+        NoBudget: if the budget leaves nothing for calls that read.
     """
     left = room_left(model, prompt("", ""), 2 * room, f"the prompt of a {role}")
     every = chunks(text, model.spans(text), min(left, size or left))
@@ -139,9 +141,16 @@ def within_budget(
         beside: tokens of a call beside its part, with those of its answer.
         calls: how many a number of parts leads to, none of them longer than that of the longest part.
         done: what comes of a part, for the note on those that are left out.
+
+    Raises:
+        NoBudget: if it has none for any: an answer would know nothing of the text.
     """
-    most = model.affordable(calls(len(parts)), max((part.tokens for part in parts), default=0) + beside)
-    kept = next((n for n in range(len(parts), 0, -1) if calls(n) <= most), 0)
+    if not parts:
+        return []
+    longest = max(part.tokens for part in parts) + beside
+    require_budget(model, calls(1), longest)
+    most = model.affordable(calls(len(parts)), longest)
+    kept = next(n for n in range(len(parts), 0, -1) if calls(n) <= most)
     if kept == len(parts):
         return list(parts)
     head, tail = (kept + 1) // 2, kept // 2
@@ -149,3 +158,22 @@ def within_budget(
     total = sum(part.tokens for part in parts)
     model.note(f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them")
     return [*parts[:head], *parts[len(parts) - tail :]]
+
+
+def require_budget(model: Model, calls: int, tokens: int) -> None:
+    """Refuse to read where the budget leaves nothing for it.
+
+    Args:
+        model: that is asked.
+        calls: the fewest that read anything.
+        tokens: of each at most, with its answer.
+
+    Raises:
+        NoBudget: if there are not so many beside the last answer.
+    """
+    if model.affordable(calls, tokens) < calls:
+        raise NoBudget(
+            "beside the last answer the budget pays for no call that reads: the fewest are "
+            f"{counted(calls, 'call')} of up to {tokens:,} tokens",
+            "Raise it (--tokens, --calls).",
+        )

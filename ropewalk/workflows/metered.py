@@ -19,7 +19,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records, SampleStore, content_key
 from ropewalk.texts.documents import token_ids
 from ropewalk.workflows.spending import Budget, Spending
-from ropewalk.workflows.strategy import NoAnswer, NoRoom
+from ropewalk.workflows.strategy import NoAnswer, NoBudget, NoRoom
 from ropewalk.workflows.trace import Call, Trace
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Metered:
             role,
         )
         if call is None and last:
-            raise NoRoom(
+            raise NoBudget(
                 f"the budget does not hold the last answer, which may take "
                 f"{self.count(prompt) + room + self.thinks:,} tokens",
                 "Raise it (--tokens, --calls).",
@@ -196,7 +196,7 @@ class Metered:
         if not call.failed:
             return call.answer if last else self._within(call.answer, room)
         if last:
-            kind = NoRoom if call.failed.endswith(SPENT) else UserError if call.refused else NoAnswer
+            kind = NoBudget if call.failed.endswith(SPENT) else UserError if call.refused else NoAnswer
             raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
         return None
 

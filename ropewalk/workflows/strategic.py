@@ -19,7 +19,7 @@ from ropewalk.common.store import Records
 from ropewalk.texts.pieces import TokenUnits
 from ropewalk.workflows.metered import Embed, Metered
 from ropewalk.workflows.spending import Budget
-from ropewalk.workflows.strategy import WHOLE, NoAnswer, NoRoom, Reading, Strategy, answered
+from ropewalk.workflows.strategy import WHOLE, NoAnswer, NoBudget, NoRoom, Reading, Strategy, answered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,6 +104,7 @@ class Strategic(Backend):
         room = max(ask.room, len(ask.answer))
         whole = len(ask.prompt) + room
         budget = int(self.spend * whole) if self.spend else None
+        bound = "no bound" if budget is None else f"{budget:,} tokens (--spend {self.spend:g})"
         last = self.window if budget is None else min(self.window, budget)
         model = Metered(
             self.chat,
@@ -125,13 +126,13 @@ class Strategic(Backend):
                 answer = await answered(model, reading, "", WHOLE)
         except NoRoom as error:
             return Reply(lost=error.message)
+        except NoBudget as error:
+            return Reply(lost=f"{bound}: {error.message}")
         except NoAnswer:
             answer = ""
         self._refuse_refusals(model)
         if budget is not None and reading.text and _read_nothing(model, reading):
-            return Reply(
-                lost=f"{budget:,} tokens (--spend {self.spend:g}) pay for an answer, and for no call that reads"
-            )
+            return Reply(lost=f"{bound}: an answer was paid for, and no call that reads")
         trace = model.trace
         if (billed := sum(call.billed_tokens for call in trace.asked)) > BILLED * trace.tokens:
             model.note(f"the server bills {billed:,} tokens for what has {trace.tokens:,} by our count")

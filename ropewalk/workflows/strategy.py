@@ -20,7 +20,11 @@ WHOLE, PARTS, NOTES = "the text", "parts of a text that is longer", "notes on a 
 
 
 class NoRoom(UserError):
-    """A window, or a budget, that is too small for a strategy."""
+    """A window that is too small for a strategy."""
+
+
+class NoBudget(UserError):
+    """A budget that is too small for a strategy."""
 
 
 class NoAnswer(UserError):
@@ -56,7 +60,8 @@ class Model(Protocol):
             draw: 0 for the likeliest answer; else the number of another one, which is drawn.
 
         Raises:
-            NoRoom: if the window has no room for the prompt; if it is the last, and the budget has none.
+            NoRoom: if the window has no room for the prompt.
+            NoBudget: if it is the last, and the budget has nothing for it.
             NoAnswer: if it is the last, and the answer is empty.
             UserError: if nobody answers; if another answer is wanted of a model that always gives the same.
         """

@@ -199,10 +199,10 @@ async def _narrowed(
         point = POINT.format(tag=replies.tag)
         return await model.ask(Turns((opening, question, point)), turn, f"pointing, {which}")
 
-    kept, before = Window(tuple(every)), 0
-    while kept.tokens > left and (not before or 2 * kept.tokens <= before):
+    kept, before, beside = Window(tuple(every)), 0, model.window - wide
+    while kept.tokens > left and (not before or (2 * kept.tokens <= before and model.affordable(2, model.window) == 2)):
         before = kept.tokens
-        windows = within_budget(model, _windows(kept.paragraphs, wide), model.window - wide, lambda n: 2 * n)
+        windows = within_budget(model, _windows(kept.paragraphs, wide), beside, lambda n: 2 * n)
         said = await together(*(replied(one, f"window {i} of {len(windows)}") for i, one in enumerate(windows, 1)))
         pairs = zip(said, windows, strict=True)
         found = [one for reply, shown in pairs if reply for one in replies.read(reply, shown.paragraphs)]

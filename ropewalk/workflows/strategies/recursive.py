@@ -16,6 +16,7 @@ from typing import ClassVar
 from ropewalk.backends.chat.chat import Turns
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk, chunks
+from ropewalk.workflows.folding import require_budget
 from ropewalk.workflows.selection import fitting, in_order, spliced
 from ropewalk.workflows.strategy import NOTES, PARTS, SLACK, WHOLE, Model, Reading, Strategy, answered, room_left
 
@@ -106,6 +107,8 @@ class RecursiveLM(Strategy):
         spans, seen, left = model.spans(reading.text), Seen(), _left(model, reading)
         parts = chunks(reading.text, spans, min(self.part or min(PART, model.window // 8), left))
         said = [START.format(tokens=len(spans), parts=len(parts), question=reading.question)]
+        if not path:
+            require_budget(model, 1, model.count(Turns(tuple(said))) + reading.room)
         for step in range(1, self.steps + 1):
             while model.count(Turns(tuple(said))) + reading.room > model.window:
                 del said[1:3]  # the oldest action and what came of it
