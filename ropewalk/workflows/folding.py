@@ -173,7 +173,7 @@ def require_budget(model: Model, calls: int, tokens: int) -> None:
     """
     if model.affordable(calls, tokens) < calls:
         raise NoBudget(
-            "beside the last answer the budget pays for no call that reads: the fewest are "
+            "beside the last answer the budget pays for no call that reads: the least is "
             f"{counted(calls, 'call')} of up to {tokens:,} tokens",
             "Raise it (--tokens, --calls).",
         )

@@ -152,7 +152,7 @@ def test_a_judge_names_a_number_or_votes_are_counted(verdict: str, expected: str
 @pytest.mark.parametrize("calls", [1, 3])
 def test_paths_that_the_budget_does_not_pay_are_refused_before_anything_is_asked(calls: int) -> None:
     talker = Talker(finds)
-    with pytest.raises(UserError, match="pays for no call that reads: the fewest are 4 calls of up to"):
+    with pytest.raises(UserError, match="pays for no call that reads: the least is 4 calls of up to"):
         read(talker=talker, budget=Budget(calls=calls), paths=2)
     assert not talker.prompts
 
