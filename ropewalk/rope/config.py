@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -58,24 +59,30 @@ PAIR = ("mscale", "mscale_all_dim")
 SCALES = {"short_mscale", "long_mscale"}
 LATENT_FACTOR = 2.0  # of types that need none, where attention computes its scale from it
 
+_ALONE = threading.RLock()
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' warnings and progress bars: ropewalk reports problems itself, once."""
+    """Silence transformers' warnings and progress bars: ropewalk reports problems itself, once.
+
+    One thread at a time: these settings are the whole process's, and so is what transformers changes while it loads.
+    """
     from transformers.utils import logging as transformers_logging
 
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    with _ALONE:
+        loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+        levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def config_file(model: str) -> Path:

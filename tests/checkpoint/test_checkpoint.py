@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,16 @@ def test_a_softcap_is_computed(tmp_path):
             layer.self_attn.attn_logit_softcapping = None
         without = model(ids).logits
     assert torch.equal(found, expected) and not torch.allclose(found, without, atol=1e-2)
+
+
+def test_threads_may_load_at_the_same_time():
+    ids = tokens(1, 32)
+    expected = Checkpoint.open(DEMO).load("float32", "cpu")(ids).logits
+
+    def loaded(dtype):
+        live = Checkpoint.open(DEMO).load(dtype, "cpu")
+        assert str(live.dtype) == f"torch.{dtype}"
+        return dtype == "bfloat16" or torch.equal(live(ids).logits, expected)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(loaded, ["float32", "bfloat16"] * 4))
