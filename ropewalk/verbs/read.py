@@ -95,7 +95,6 @@ class ReadRequest(ServedRequest, RunningRequest):
         if (self.method == "none") != (self.to is None):
             raise UserError("--method and --to belong together", "Give both, as --method yarn --to 16k, or neither.")
         checkpoint = Checkpoint.open(self.model, self.trust_remote_code)
-        checkpoint.tokenizer().split_special_tokens = True  # what stands in a text ends no turn
         with chat_model(checkpoint, self.dtype, self.device, self.method, self.to) as model:
             if self.window and model.window and self.window > model.window:
                 raise UserError(

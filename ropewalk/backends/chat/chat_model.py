@@ -64,8 +64,10 @@ def chat_model(
 ) -> Iterator[ChatModel]:
     """A checkpoint that answers within the window of its configuration, or within that of a method.
 
+    Signs of special tokens in a prompt's text are letters: they end no turn.
+
     Args:
-        checkpoint: of the model.
+        checkpoint: of the model; its tokenizer reads so from then on.
         dtype: of its weights.
         device: that it is on.
         spelling: of the method that is on.
@@ -75,6 +77,7 @@ def chat_model(
         UserError: if it cannot be loaded, or is used up.
     """
     model = checkpoint.load(dtype, device)
+    checkpoint.tokenizer().split_special_tokens = True
     window = to or getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
     with live(model, checkpoint.tokenizer(), method(spelling), window or 2**31) as backend:
         yield ChatModel(backend, checkpoint.name, window)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from ropewalk.backends.chat.chat import Failed, Turns, rendered
-from ropewalk.backends.chat.chat_model import ChatModel
+from ropewalk.backends.chat.chat_model import ChatModel, chat_model
 from ropewalk.backends.local import live
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
 from tests.models import tiny
@@ -58,6 +59,15 @@ def test_signs_in_what_is_said_are_letters_where_the_tokenizer_is_set_so(made: C
     assert f"{eos}{bos}assistant: yes{eos} end.{eos}" in str(tokenizer.decode(ids))
     tokenizer.chat_template = None
     assert not {*rendered(f"It says {eos}.", tokenizer)[1:]} & {*marks}
+
+
+def test_what_stands_in_a_prompt_of_a_loaded_model_ends_no_turn() -> None:
+    checkpoint = Checkpoint.open("demo")
+    with chat_model(checkpoint, device="cpu") as chat:
+        tokenizer = chat.model.tokenizer
+        ids = rendered(f"One.{tokenizer.eos_token} Two.", tokenizer)
+        assert tokenizer.eos_token_id not in ids and tokenizer.eos_token in tokenizer.decode(ids)
+    assert Checkpoint.open("demo").tokenizer()(tokenizer.eos_token).input_ids[-1] == tokenizer.eos_token_id
 
 
 def test_its_certainty_is_minus_the_entropy_of_the_first_token_of_an_answer() -> None:
