@@ -28,12 +28,11 @@ from ropewalk.common.lengths import parse
 from ropewalk.common.statistics import exp, ratio
 from ropewalk.common.store import SampleStore
 from ropewalk.fitting.fitter import Ground
-from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, factors_of
+from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, as_factors
 from ropewalk.fitting.scoring import Scoring
 from ropewalk.methods.base import Method
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
-from ropewalk.rope import config as rope_config
 from ropewalk.rope.config import trained_window
 from ropewalk.texts.documents import load, tokenise
 from ropewalk.texts.opening import opening
@@ -48,14 +47,11 @@ def losses(scoring: Scoring, method: Method) -> list[float]:
 
 def rivals(scoring: Scoring, to: int, names: list[str], stretches: list[float]) -> dict[str, tuple[float, LongRoPE]]:
     """Of each, the best stretch, and the method as factors."""
-    rope = rope_config.full_attention(rope_config.starting_specs(scoring.ground.model.config))[0]
-    found = {}
+    config, found = scoring.ground.model.config, {}
     for seed in (seed for seed in SEEDS if seed.id in names):
         tried = []
         for stretch in stretches:
-            length = max(round(stretch * to), rope.window)
-            t = seed.at(rope, length).attention_factor / rope.attention_factor
-            method = LongRoPE(tuple(factors_of(seed, rope, length).tolist()), t)
+            method = as_factors(seed, config, max(round(stretch * to), trained_window(config)))
             tried.append((sum(losses(scoring, method)), stretch, method))
         found[seed.id] = min(tried, key=lambda one: one[0])[1:]
     return found
@@ -94,7 +90,7 @@ def main() -> None:
                         units=TokenUnits(tokenizer), records=records)  # fmt: skip
         texts = ground.halves(to).searched
         begun = time.time()
-        search = RopeFactors(rounds=given.rounds, texts=1, front=False) if given.rounds else RopeFactors()
+        search = RopeFactors(rounds=given.rounds, batch=1, front=False) if given.rounds else RopeFactors()
         found = search.search(LongRoPE(), ground)
         ours, seconds = LongRoPE(**found.options), time.time() - begun
         stretches = list(map(float, given.stretches.split(",")))

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ropewalk.common.errors import UserError
 from ropewalk.fitting.race import Search
 from ropewalk.fitting.scoring import Scoring
+from ropewalk.fitting.slope import WITHOUT
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 
@@ -26,6 +28,9 @@ TEXTS = 2  # of a step
 RATE = 0.02  # nats of a factor in the first step; it falls to nothing, by a cosine
 FAST = 0.12  # the same where short texts are to be read better than from the start: that is far
 COOLER = 0.3  # of it, for the attention factor, which matters more than a factor does
+HELD = 0.01, 0.002  # nats, as a gradient says, over which it is held against a loss
+AGREES = 0.5  # of what a gradient says, by which what is seen may differ
+ROUGH = {torch.float32: 2e-4, torch.float64: 1e-6}  # nats of a loss; half precision: 0.002
 MOMENTS = (0.8, 0.95)  # of few steps
 
 
@@ -49,13 +54,39 @@ class Descent:
     rounds: int
     texts: int = TEXTS
 
+    def check(self, scoring: Scoring) -> None:
+        """Hold the first gradient against the losses of a text a step ahead and a step behind.
+
+        Raises:
+            UserError: if they differ otherwise than it says.
+        """
+        point = self._start()
+        by = scoring.far_slope(self._method(point), [0])
+        gradient = torch.from_numpy(np.array([*-by[:-1], self.cooler * by[-1]]))
+        room = torch.minimum(point, math.log(self.most) - point) >= RATE
+        step = gradient * torch.cat([room[:-1], room.new_ones(1)])
+        slope, largest = 2 * float(step @ gradient), float(step.abs().max())
+        if slope == 0:
+            return
+        for nats in HELD:  # of a wavy loss a gradient tells no more than the nearest
+            size = min(RATE / largest, nats / slope)
+            ahead, behind = (
+                scoring.far(self._method(to), 0).mean() for to in (point + size * step, point - size * step)
+            )
+            said, seen = size * slope, float(ahead - behind)
+            if abs(seen - said) <= AGREES * said + ROUGH.get(scoring.dtype, 2e-3):
+                return
+        raise UserError(
+            f"by its gradient a loss would rise by {said:.2g} nats, and {seen:+.2g} is seen: something between the "
+            "factors and the loss bends gradients",
+            WITHOUT,
+        )
+
     def search(self, scoring: Scoring) -> Search:
         """In the end the mean of the second half of all points, and the last one; under a limit to the tax also every
         point on the way that keeps it.
         """
-        logs = torch.tensor(self.start.factors, dtype=torch.float64).log().requires_grad_()
-        assert self.start.attention_factor is not None
-        factor = torch.tensor([math.log(self.start.attention_factor)], dtype=torch.float64, requires_grad=True)
+        logs, factor = (part.clone().requires_grad_() for part in self._start().split([len(self.start.factors), 1]))
         rate = RATE if self.tax is None else FAST
         rates: list[dict[str, Any]] = [{"params": [logs]}, {"params": [factor], "lr": COOLER * self.cooler * rate}]
         adam = torch.optim.Adam(rates, rate, MOMENTS)
@@ -82,6 +113,11 @@ class Descent:
         if self.tax is None:
             return True
         return float(np.mean(scoring.near(method) - scoring.near(Plain()))) <= math.log1p(self.tax)
+
+    def _start(self) -> Tensor:
+        """Log factors and log attention factor, float64 [d/2 + 1]."""
+        assert self.start.attention_factor is not None
+        return torch.tensor([*self.start.factors, self.start.attention_factor], dtype=torch.float64).log()
 
     def _method(self, point: Tensor) -> LongRoPE:
         *factors, t = point.exp().tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +14,16 @@ from ropewalk.common.errors import UserError
 from ropewalk.engines.handover import refuse_unread
 from ropewalk.fitting.fitter import Ground
 from ropewalk.fitting.option_values import goes_on
-from ropewalk.fitting.rope_factors import factors_of
+from ropewalk.fitting.rope_factors import as_factors
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import entry
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.planning import advice
 from ropewalk.rope.spec import RopeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 TRAINED = ("no", "100 samples")  # what the catalogue says of methods that change weights
 
@@ -96,7 +100,8 @@ class Entrants:
         return goes_on(method, self.ground) or ""
 
 
-def seed_for_factors(methods: Sequence[Method], rope: RopeSpec, to: int) -> list[FrequencyMethod]:
+def seed_for_factors(methods: Sequence[Method], config: PreTrainedConfig, to: int) -> list[LongRoPE]:
     """The first of some methods that one factor per pair says."""
-    static = [one for one in methods if isinstance(one, FrequencyMethod) and not one.runtime]
-    return [one for one in static if np.isfinite(factors_of(one, rope, to)).all()][:1]
+    static = (one for one in methods if isinstance(one, FrequencyMethod) and not one.runtime)
+    factors = (as_factors(one, config, to) for one in static)
+    return [one for one in factors if np.isfinite(one.factors).all()][:1]

@@ -19,7 +19,7 @@ from ropewalk.fitting.fitter import Found, Ground, Halves, recorded
 from ropewalk.fitting.option_values import Space
 from ropewalk.fitting.race import GAIN, Race, Ran, Search, Standing, compared
 from ropewalk.fitting.recommendation import Against, Family, How, Recommendation
-from ropewalk.fitting.rope_factors import SEEDS, Spline
+from ropewalk.fitting.rope_factors import SEEDS, Spline, as_factors
 from ropewalk.fitting.scoring import Scoring
 from ropewalk.fitting.searching import TELLING, Searching, bounded, kept_there, saturated, short_others, told
 from ropewalk.methods.base import Method, require_beyond
@@ -135,8 +135,9 @@ class Recommending(Searching):
             yield from space.search(self.rounds, self.seed)
         if self.factors and len(defaults) < len(methods):
             whole = sorted((one for one in race.ran.values() if one.whole), key=lambda one: one.loss)
-            best = seed_for_factors([one.method for one in whole if one.method != plain], spline.rope, ground.to)
-            yield from spline.search([*SEEDS, *best], ground.to)
+            config, to = ground.model.config, ground.to
+            best = seed_for_factors([one.method for one in whole if one.method != plain], config, to)
+            yield from spline.search([*(as_factors(seed, config, to) for seed in SEEDS), *best])
 
     def _best(self, race: Race) -> Standing:
         """The first of those that are, but for rounding, the best.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from ropewalk.methods.frequencies.yarn import YaRN
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import RopeSpec
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 SEEDS: tuple[FrequencyMethod, ...] = (PositionInterpolation(), NTKAware(), YaRN())
 SPREAD = 0.1  # of the first draws, in log factors
 COOLER = 0.3  # nats of the attention factor per unit of its coordinate: it matters more than a factor does
@@ -36,6 +39,7 @@ FRONT_STEPS = 12  # below each limit to the tax
 ROUNDS = 20
 PAPER_ROUNDS = 40
 FRONT_ROUNDS = 4  # below each limit to the tax
+OF_SPACES = {"knots": ("spline",), "batch": ("descent",), "front": ("descent", "spline")}  # who has these settings
 DRAWN = 8  # of LongRoPE2's first individuals, whose mutants are the others
 
 
@@ -53,15 +57,31 @@ class RopeFactors(Searching):
         space: descent, spline, longrope or longrope2.
         knots: of the spline; no more than there are pairs of dimensions.
         rounds: of the search; 0: 32 steps of the descent, or 64 under a tax, 20 for the spline, the papers' 40 else.
-        texts: that a step of the descent reads.
-        front: whether descent and spline also look for factors that cost short texts less, where no tax is set.
+        batch: texts that a step of the descent reads.
+        front: whether descent and spline, where no tax is set, go on below two limits to it, in short searches: they
+            make the front, and may find what is better on all texts.
     """
 
     space: Literal["descent", "spline", "longrope", "longrope2"] = "descent"
     knots: int = 6
     rounds: int = 0
-    texts: int = TEXTS
+    batch: int = TEXTS
     front: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in fields(self):
+            spaces = OF_SPACES.get(one.name, (self.space,))
+            if self.space not in spaces and getattr(self, one.name) != one.default:
+                raise UserError(
+                    f"{one.name} is {getattr(self, one.name)}, and space is {self.space}, which has none",
+                    f"Leave out {one.name}, or say --settings space={spaces[0]}.",
+                )
+        for key, least in (("rounds", 0), ("batch", 1), ("knots", 2)):
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"{key} is {getattr(self, key)}, expected {least} or more", f"Say --settings {key}={least}."
+                )
 
     def search(self, method: LongRoPE, ground: Ground) -> Found:
         """The factors; with descent and spline, also the attention factor, unless the user gave it."""
@@ -73,48 +93,48 @@ class RopeFactors(Searching):
                 f"Say --to {2 * rope.window}, or more.",
             )
         half = rope.rotary_dim // 2
-        for key, value, least in (
-            ("rounds", self.rounds, 0),
-            ("texts", self.texts, 1),
-            ("knots", min(self.knots, half), 2),
-        ):
-            if value < least:
-                raise UserError(f"{key} is {value}, expected {least} or more; there are {half} pairs of dimensions")
+        if half < 2:
+            raise UserError(f"there is {half} pair of dimensions, expected 2 or more: nothing is to be found")
+        t = method.attention_factor
+        known = {seed.id: as_factors(seed, ground.model.config, ground.to, t) for seed in SEEDS}
         if self.space == "descent":
-            found = self._descended(method, rope, ground)
+            found = self._descended(known, t is None, 1.25 * s, ground)
         elif self.space == "spline":
-            made = Spline(rope, s, min(self.knots, half), method.attention_factor, self.rounds or ROUNDS, self.seed)
-            known = {seed.id: made.first(seed, ground.to) for seed in SEEDS}
-            rounds = 1 + made.rounds + self._widened * len(SHARES) * FRONT_ROUNDS
-            search = made.search(SEEDS, ground.to)
-            around = (lambda _, best, __: made.around(best, FRONT_ROUNDS)) if self._widened else None
+            made = Spline(rope, s, min(self.knots, half), t, self.rounds or ROUNDS, self.seed)
+            further = min(FRONT_ROUNDS, made.rounds)
+            rounds = 1 + made.rounds + self._widened * len(SHARES) * further
+            search = made.search(list(known.values()))
+            around = (lambda _, best, __: made.around(best, further)) if self._widened else None
             found = self.found(ground, lambda _: search, rounds, SEEDS, known, around)
         else:
             genetic = self.genetic(rope, s)
-            firsts = self._firsts(genetic, rope, ground.to)
-            t = method.attention_factor
+            firsts = self._firsts(genetic, known.values())
             known = {
-                seed.id: LongRoPE(genetic.clipped(first).factors, t)
-                for seed, first in zip(SEEDS, firsts, strict=False)
+                name: LongRoPE(genetic.clipped(first).factors, t)
+                for name, first in zip(known, firsts, strict=False)
                 if self.space == "longrope"
             }
             search = followed(genetic.search(firsts), lambda one: LongRoPE(one.factors, t))
             found = self.found(ground, lambda _: search, 1 + genetic.rounds, SEEDS, known)
-        return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.to)})
+        return replace(found, seen=found.seen | {"pairs": pairs(rope, ground.model.config, ground.to)})
 
-    def _descended(self, method: LongRoPE, rope: RopeSpec, ground: Ground) -> Found:
-        known = {seed.id: as_factors(seed, rope, ground.to, method.attention_factor) for seed in SEEDS}
-        cooler, most = method.attention_factor is None, 1.25 * rope.scale(ground.to)
+    def _descended(self, known: Mapping[str, LongRoPE], cooler: bool, most: float, ground: Ground) -> Found:
         steps = self.rounds or (STEPS if self.tax is None else LIMITED_STEPS)
+        further = min(FRONT_STEPS, steps)
+
+        def descent(start: LongRoPE, tax: float | None, steps: int) -> Descent:
+            return Descent(start, most, cooler, tax, steps, self.batch)
 
         def search(scoring: Scoring) -> Search:
             losses = yield list(known.values())
-            yield from around(scoring, list(known.values())[int(np.argmin(losses))], self.tax, steps)
+            first = descent(list(known.values())[int(np.argmin(losses))], self.tax, steps)
+            first.check(scoring)
+            yield from first.search(scoring)
 
-        def around(scoring: Scoring, start: LongRoPE, tax: float | None, steps: int = FRONT_STEPS) -> Search:
-            return Descent(start, most, cooler, tax, steps, self.texts).search(scoring)
+        def around(scoring: Scoring, start: LongRoPE, tax: float) -> Search:
+            return descent(start, tax, further).search(scoring)
 
-        rounds = 2 + steps + self._widened * len(SHARES) * (1 + FRONT_STEPS)
+        rounds = 2 + steps + self._widened * len(SHARES) * (1 + further)
         return self.found(ground, search, rounds, SEEDS, known, around if self._widened else None)
 
     @property
@@ -129,9 +149,9 @@ class RopeFactors(Searching):
             return Genetic(half, 1.0, 1.25 * s, rounds=rounds, seed=self.seed)
         return Genetic(half, s, 2 * s, starts=critical_dimensions(rope), rounds=rounds, seed=self.seed)
 
-    def _firsts(self, genetic: Genetic, rope: RopeSpec, to: int) -> list[Individual]:
+    def _firsts(self, genetic: Genetic, seeds: Iterable[LongRoPE]) -> list[Individual]:
         if self.space == "longrope":
-            return [Individual(0, tuple(factors_of(seed, rope, to).tolist())) for seed in SEEDS]
+            return [Individual(0, seed.factors) for seed in seeds]
         draw = random.Random(f"first/{self.seed}")
         return [genetic.drawn(draw) for _ in range(DRAWN)]
 
@@ -146,21 +166,25 @@ def critical_dimensions(rope: RopeSpec) -> range:
     return range(min(max(first, 1), last), last + 1)
 
 
-def factors_of(method: FrequencyMethod, rope: RopeSpec, to: int) -> NDArray[np.float64]:
-    """By what a method divides each frequency: [d/2]."""
-    return (rope.inv_freq / method.at(rope, to).inv_freq).double().numpy()
+def as_factors(
+    method: FrequencyMethod, config: PreTrainedConfig, to: int, attention_factor: float | None = None
+) -> LongRoPE:
+    """The same frequencies by factors, with a given attention factor or, None, the method's own.
+
+    A method may start from another rope than LongRoPE does: YaRN raises the factor of one that was trained in.
+    """
+    rope = rope_config.full_attention(rope_config.starting_specs(config))[0]
+    found = next(iter(method.plan(config, to).values()))
+    own = found.attention_factor / rope.attention_factor
+    factors = tuple((rope.inv_freq / found.inv_freq).double().tolist())
+    return LongRoPE(factors, own if attention_factor is None else attention_factor)
 
 
-def as_factors(method: FrequencyMethod, rope: RopeSpec, to: int, attention_factor: float | None) -> LongRoPE:
-    """The same frequencies by factors, with a given attention factor or, None, the method's own."""
-    own = method.at(rope, to).attention_factor / rope.attention_factor
-    return LongRoPE(tuple(factors_of(method, rope, to).tolist()), own if attention_factor is None else attention_factor)
-
-
-def pairs(rope: RopeSpec, to: int) -> list[dict[str, float]]:
+def pairs(rope: RopeSpec, config: PreTrainedConfig, to: int) -> list[dict[str, float]]:
     """Of every rotated pair of dimensions, its wavelength in tokens and the factors of PI, NTK and YaRN."""
-    columns = {"wavelength": rope.wavelengths, **{seed.id: factors_of(seed, rope, to) for seed in SEEDS}}
-    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    columns = {"wavelength": list(rope.wavelengths)}
+    columns |= {seed.id: list(as_factors(seed, config, to).factors) for seed in SEEDS}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -204,15 +228,10 @@ class Spline:
         found: NDArray[np.float64] = (logs - logs[0]) / (logs[-1] - logs[0])
         return found
 
-    def first(self, seed: FrequencyMethod, to: int) -> LongRoPE:
-        """A seed as a candidate."""
-        return as_factors(seed, self.rope, to, self.attention_factor)
-
-    def search(self, seeds: Sequence[FrequencyMethod], to: int) -> Search:
+    def search(self, seeds: Sequence[LongRoPE]) -> Search:
         """From the best seed; every seed is a candidate as it is."""
-        firsts = [self.first(seed, to) for seed in seeds]
-        losses = yield firsts
-        yield from self.around(firsts[int(np.argmin(losses))], self.rounds)
+        losses = yield list(seeds)
+        yield from self.around(seeds[int(np.argmin(losses))], self.rounds)
 
     def around(self, best: LongRoPE, rounds: int) -> Search:
         """From any candidate."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ropewalk.backends.nll import BATCH_TOKENS, token_nll
 from ropewalk.common.errors import UserError
-from ropewalk.common.fingerprints import code_fingerprint, model_fingerprint
+from ropewalk.common.fingerprints import ROOMS, code_fingerprint, model_fingerprint
 from ropewalk.common.statistics import LARGEST
 from ropewalk.common.store import Record, content_key
 from ropewalk.fitting.slope import COST, slope
@@ -82,6 +82,11 @@ class Scoring:
         return replace(self, rows=self.rows[::2], firsts=self.rows)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return self.ground.model.dtype
+
+    @property
     def tokens(self) -> int:
         """Of all readings; a backward pass costs what two more do."""
         return sum(self.read.values()) + (COST - 1) * sum(self.back.values())
@@ -95,7 +100,7 @@ class Scoring:
     def _where(self) -> dict[str, object]:
         """All that a loss depends on, but for the method and the row."""
         beside = "+".join(other.id for other in self.ground.others)
-        model, code = model_fingerprint(self.ground.model), code_fingerprint()
+        model, code = model_fingerprint(self.ground.model), code_fingerprint((*ROOMS, "training", "fitting"))
         return {"model": model, "code": code, "beside": beside, "to": self.ground.to}
 
     def far(self, method: Method, row: int) -> Losses:

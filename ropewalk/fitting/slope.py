@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.statistics import LARGEST
 from ropewalk.rope.config import text_config
 from ropewalk.rope.live import Rotary, decoder, rotaries, still
-from ropewalk.rope.spec import ALL
+from ropewalk.rope.spec import ALL, Frequencies
 from ropewalk.training.loss import Head
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 COST = 3  # readings that a gradient takes: a backward pass is two
 KEPT = 2**32  # bytes of what layers computed; where it would be more, they compute it again
-NUMBERS = 17  # that a layer keeps of a token, as multiples of the hidden size (arXiv 2205.05198)
+NUMBERS = 34  # that a layer keeps of a token, as multiples of the hidden size (arXiv 2205.05198, and a gated MLP)
+SCORES = 3  # that eager attention keeps of a head and two tokens
+FOLLOWED = ("bitsandbytes",)  # quantisations whose activations are numbers, so that gradients pass
 ROUNDED = 0.02  # of a cosine: half precision, and angles of far positions in float32
 WITHOUT = "Search without gradients: --settings space=spline."
 
@@ -51,7 +53,7 @@ class _Leaf(NamedTuple):
     sin: Tensor
 
 
-def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, layer_types: Collection[str]) -> Slope:
+def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, plan: Mapping[str, Frequencies]) -> Slope:
     """Read a text, and go back through it.
 
     Args:
@@ -59,16 +61,23 @@ def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, layer_typ
         ids: int64 [T].
         keep: how many of the last tokens count.
         pieces: of these.
-        layer_types: whose rotation changes, together where there are several.
+        plan: layer type -> the frequencies that are moved, together where there are several.
 
     Raises:
-        UserError: if the modules rotate otherwise than by their buffers, at positions from 0 on, or the model's head
-            cannot be followed.
+        UserError: if the modules rotate otherwise than by these, at positions from 0 on, the model's head cannot be
+            followed, or its layers may compute with codes of activations.
+
+    What else may bend gradients on the way cannot be seen here: see ``Descent.check``.
     """
+    if (kind := _quantised(model)) and kind not in FOLLOWED:
+        raise UserError(f"{kind} may round gradients off: its layers may compute with codes of activations", WITHOUT)
     ids = ids.to(model.device)[None]
     head, targets = _head(model), ids[0, -keep:]
-    with _frozen(model), _leaves(model, layer_types) as leaves, _recomputing(model, ids.numel()), torch.enable_grad():
-        hidden = decoder(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+    with _frozen(model), _leaves(model, plan) as leaves, _recomputing(model, ids.numel()), torch.enable_grad():
+        try:
+            hidden = decoder(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+        except UserError as error:  # a method inside attention has no gradient
+            raise UserError(error.message, WITHOUT) from None
         if not hidden.requires_grad:
             raise UserError(f"no attention of {type(model).__name__} takes what its rotary module computes", WITHOUT)
         parts = hidden[0, -keep - 1 : -1].tensor_split(pieces)
@@ -76,10 +85,17 @@ def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, layer_typ
         sums = [head.loss(x, y, x.new_ones(len(y))) for x, y in zip(parts, goals, strict=True)]
         torch.stack(sums).sum().backward()
     losses = np.array([float(one.detach()) / len(goal) for one, goal in zip(sums, goals, strict=True)])
-    by = np.sum([_by(leaf, ids.shape[1]) for leaf in leaves if leaf.cos.grad is not None], axis=0) / keep
+    turned = [leaf for leaf in leaves if leaf.cos.grad is not None]
+    by = np.sum([_by(leaf, ids.shape[1], plan[leaf.rotary.layer_type].inv_freq) for leaf in turned], axis=0) / keep
     if not np.isfinite(by).all():
         raise UserError("the gradient is no finite number", f"Say --dtype float32. {WITHOUT}")
     return Slope(np.nan_to_num(losses, nan=LARGEST, posinf=LARGEST).clip(max=LARGEST), by)
+
+
+def _quantised(model: PreTrainedModel) -> str:
+    """How a model's weights are quantised, by transformers' name for it; empty: they are not."""
+    how: Any = getattr(model.config, "quantization_config", None) or {}
+    return str(how.get("quant_method", "") if isinstance(how, dict) else how.quant_method.value)
 
 
 def _head(model: PreTrainedModel) -> Head:
@@ -109,7 +125,10 @@ def _recomputing(model: PreTrainedModel, tokens: int) -> Iterator[None]:
     transformers' own switch does so in training mode alone, in which some layers drop out.
     """
     config: Any = text_config(model.config)
-    kept = NUMBERS * tokens * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+    numbers = NUMBERS * tokens * config.hidden_size
+    if model.config._attn_implementation == "eager":
+        numbers += SCORES * tokens**2 * config.num_attention_heads
+    kept = numbers * config.num_hidden_layers * model.dtype.itemsize
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     before = [(layer, vars(layer).get("forward")) for layer in layers if kept > KEPT]
     try:
@@ -146,12 +165,19 @@ def _cut(rotary: Rotary, leaves: list[_Leaf], module: nn.Module, args: Any, kwar
     return leaf.cos, leaf.sin
 
 
-def _by(leaf: _Leaf, length: int) -> NDArray[np.float64]:
+def _by(leaf: _Leaf, length: int, moved: Tensor) -> NDArray[np.float64]:
     """The gradient by log frequencies and log attention factor, [d/2 + 1].
 
+    Args:
+        leaf: after the backward pass.
+        length: of the text.
+        moved: the frequencies, [d/2].
+
     Raises:
-        UserError: if the tables are not those of the buffer, at positions from 0 on.
+        UserError: if the buffer holds others, or the tables are not those of the buffer, at positions from 0 on.
     """
+    if not torch.allclose(leaf.rotary.inv_freq.double().cpu(), moved.double().cpu(), rtol=1e-5, atol=0):
+        raise UserError("a method beside this one changes its frequencies: no gradient can be taken", WITHOUT)
     rotary, device = leaf.rotary, leaf.cos.device
     inv_freq, factor, columns = rotary.inv_freq.float().to(device), rotary.attention_scaling, leaf.cos.shape[-1]
     pairs = len(inv_freq)

@@ -6,23 +6,31 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from ropewalk import UserError
 from ropewalk.backends.nll import token_nll
 from ropewalk.common.store import SampleStore
 from ropewalk.fitting import scoring as scoring_module
 from ropewalk.fitting.evolution import population
-from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, critical_dimensions
+from ropewalk.fitting.rope_factors import SEEDS, RopeFactors, Spline, as_factors, critical_dimensions, pairs
 from ropewalk.fitting.searching import FOR_THE_FRONT, GRADIENTS, SHARE, TOKENS
+from ropewalk.methods.catalogue import method
 from ropewalk.methods.fit_file import LIMIT, SHORT_OTHERS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
+from ropewalk.methods.frequencies.pi import PositionInterpolation
+from ropewalk.methods.frequencies.resonance import Resonance
+from ropewalk.methods.frequencies.yarn import YaRN
+from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import decoder
 from ropewalk.rope.spec import RopeSpec
 from tests.fitting.grounds import ground
-from tests.models import shared, tokens
+from tests.models import shared, tiny, tokens
 
 ROPE = RopeSpec.plain(1e4, 64, 512)
+CONFIG = LlamaConfig(hidden_size=64, num_attention_heads=1, max_position_embeddings=512,
+                     rope_parameters={"rope_type": "default", "rope_theta": 1e4})  # fmt: skip
 TEXTS = tokens(8, 256)
 
 
@@ -49,12 +57,12 @@ def test_a_tiny_window_has_a_critical_dimension_too():
     assert len(found) >= 1 and 1 <= found[0] <= found[-1] <= 7
 
 
-def seeds(**more):
-    return next(spline(**more).search(SEEDS, 4096))
+def seeds(attention_factor=None):
+    return [as_factors(seed, CONFIG, 4096, attention_factor) for seed in SEEDS]
 
 
 def test_the_search_begins_with_the_seeds_as_they_are():
-    for seed, one in zip(SEEDS, seeds(), strict=True):
+    for seed, one in zip(SEEDS, next(spline().search(seeds())), strict=True):
         here, there = seed.at(ROPE, 4096), one.at(ROPE, 4096)
         torch.testing.assert_close(here.inv_freq, there.inv_freq, rtol=1e-12, atol=0)
         assert here.attention_factor == pytest.approx(there.attention_factor)
@@ -90,7 +98,7 @@ def test_the_spline_finds_what_was_planted():
     def loss(method):
         return float(np.mean((np.log(method.factors) - np.log(wanted)) ** 2) + np.log(method.attention_factor / t) ** 2)
 
-    search = spline().search(SEEDS, 4096)
+    search = spline().search(seeds())
     asked = next(search)
     every = list(map(loss, asked))
     first = min(every)
@@ -271,10 +279,10 @@ def test_the_tokens_that_are_told_were_read(space, tax, monkeypatch):
 def test_a_short_search_reads_no_more_than_its_settings_say():
     told = []
     of = ground(shared("llama"), TEXTS, samples=4, progress=lambda *now: told.append(now[:2]))
-    found = RopeFactors(rounds=3, texts=1, front=False).search(LongRoPE(), of).seen
+    found = RopeFactors(rounds=3, batch=1, front=False).search(LongRoPE(), of).seen
     assert found[GRADIENTS] == 3 * 3 * 256 and found[FOR_THE_FRONT] == 0
     assert told[-1] == (6, 6), "the seeds, three steps, what they end with, and the comparison"
-    RopeFactors(rounds=3, texts=1).search(LongRoPE(), of)
+    RopeFactors(rounds=3, batch=1).search(LongRoPE(), of)
     assert told[-1] == (10, 10), "two limits more, each from its start and a step on"
 
 
@@ -287,14 +295,62 @@ def test_workers_find_the_same_and_share_what_was_gone_back_through(tmp_path):
             assert found.options == alone.options and found.seen == alone.seen
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "phi3", "cohere", "gpt_neox", "gpt_oss", "olmo3"])
+def test_a_gradient_that_holds_goes_on(name):
+    of = ground(shared(name), TEXTS, samples=2)
+    found = RopeFactors(rounds=1, batch=1, front=False).search(LongRoPE(), of)
+    assert found.seen[GRADIENTS] == 3 * 256
+
+
+@pytest.mark.parametrize("share", [0.05, 9.0, -1.0])
+def test_a_gradient_that_is_lost_on_the_way_is_refused(share):
+    """The same numbers, and another share of their gradient, as codes of activations have."""
+    model = tiny("llama")
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(
+            lambda module, args, out: (out[0].detach() + share * (out[0] - out[0].detach()), *out[1:])
+        )
+    with pytest.raises(UserError, match="something between the factors and the loss bends gradients"):
+        RopeFactors(rounds=1, front=False).search(LongRoPE(), ground(model, TEXTS, samples=2))
+
+
+def test_frequencies_that_another_method_rounds_have_no_gradient():
+    beside = (Resonance(),)
+    with pytest.raises(UserError, match="a method beside this one changes its frequencies"):
+        RopeFactors(rounds=1, front=False).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2, others=beside))
+
+
+def test_keys_that_are_picked_by_content_have_none_and_the_mend_is_a_search_without():
+    with pytest.raises(UserError, match="no gradient") as error:
+        beside = (method("longcache(block=1)"),)
+        RopeFactors(rounds=1).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2, others=beside))
+    assert "space=spline" in error.value.mend
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("yarn", YaRN()), ("linear", PositionInterpolation())])
+def test_a_seed_is_the_method_itself_on_models_that_were_trained_with_it(kind, seed):
+    """They raise its factor, where LongRoPE goes on top."""
+    scaled = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    config = LlamaConfig(hidden_size=64, num_attention_heads=1, max_position_embeddings=256, rope_parameters=scaled)
+    own = next(iter(seed.plan(config, 1024).values()))
+    as_it_is = next(iter(as_factors(seed, config, 1024).plan(config, 1024).values()))
+    torch.testing.assert_close(as_it_is.inv_freq, own.inv_freq, rtol=1e-12, atol=0)
+    assert as_it_is.attention_factor == pytest.approx(own.attention_factor)
+    (pair, *_) = pairs(rope_config.full_attention(rope_config.starting_specs(config))[0], config, 1024)
+    assert pair[seed.id] == as_factors(seed, config, 1024).factors[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [
-        ({"knots": 1}, {}, "knots is 1, expected 2 or more; there are 8 pairs"),
+        ({"space": "spline", "knots": 1}, {}, "knots is 1, expected 2 or more"),
+        ({"knots": 3}, {}, "knots is 3, and space is descent, which has none"),
+        ({"space": "spline", "batch": 1}, {}, "batch is 1, and space is spline, which has none"),
+        ({"space": "longrope", "front": False}, {}, "front is False, and space is longrope, which has none"),
         ({"by": "needle"}, {}, "by is 'needle', expected perplexity or needles"),
         ({"seed": -1}, {}, "seed is -1, expected 0 to"),
         ({"rounds": -1}, {}, "rounds is -1, expected 0 or more"),
-        ({"texts": 0}, {}, "texts is 0, expected 1 or more"),
+        ({"batch": 0}, {}, "batch is 0, expected 1 or more"),
         ({}, {"to": 64}, "within the window"),
         ({}, {"to": 512}, "no text has 512 tokens"),
         ({"by": "needles"}, {}, "without a tokenizer"),

@@ -1,5 +1,7 @@
 """Gradients by frequencies: those of a rotation that is differentiated throughout, and refused where it is another."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -12,18 +14,21 @@ from ropewalk.fitting.rope_factors import as_factors
 from ropewalk.fitting.slope import slope
 from ropewalk.methods.attention.self_extend import SelfExtend
 from ropewalk.methods.frequencies.yarn import YaRN
-from ropewalk.rope import config as rope_config
 from ropewalk.rope.live import rotaries
+from ropewalk.rope.spec import Frequencies
 from ropewalk.training.loss import Head
-from tests.models import VOCABULARY, shared, tokens
+from tests.models import VOCABULARY, shared, tiny, tokens
 
 IDS = tokens(1, 256)[0]
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "phi3", "cohere", "gpt_neox", "gpt_oss", "olmo3"]
 
 
 def yarn(model):
-    rope = rope_config.full_attention(rope_config.starting_specs(model.config))[0]
-    return as_factors(YaRN(), rope, 256, None)
+    return as_factors(YaRN(), model.config, 256)
+
+
+def as_it_is(model):
+    return {one.layer_type: Frequencies(one.inv_freq) for one in rotaries(model)}
 
 
 def sloped(model, ids=IDS, keep=128):
@@ -151,7 +156,7 @@ def test_a_rotation_inside_attention_is_refused():
         SelfExtend(group=8, window=16).on(model, 256),
         pytest.raises(UserError, match="does not turn every position by its buffer"),
     ):
-        slope(model, IDS, 128, 16, {"all"})
+        slope(model, IDS, 128, 16, as_it_is(model))
 
 
 def test_a_module_that_turns_otherwise_than_its_buffer_says_is_refused(monkeypatch):
@@ -160,13 +165,13 @@ def test_a_module_that_turns_otherwise_than_its_buffer_says_is_refused(monkeypat
     own = kind.forward
     monkeypatch.setattr(kind, "forward", lambda module, x, position_ids: own(module, x, position_ids + 1))
     with pytest.raises(UserError, match="does not turn every position by its buffer") as refused:
-        slope(model, IDS, 128, 16, {"all"})
+        slope(model, IDS, 128, 16, as_it_is(model))
     assert "space=spline" in refused.value.mend
 
 
 def test_a_layer_type_that_nobody_has_is_refused():
     with pytest.raises(UserError, match="no attention of Llama"):
-        slope(shared("llama"), IDS, 128, 16, {"full_attention"})
+        slope(shared("llama"), IDS, 128, 16, {"full_attention": None})
 
 
 def test_tables_that_are_no_cosines_and_sines_are_refused(monkeypatch):
@@ -174,4 +179,14 @@ def test_tables_that_are_no_cosines_and_sines_are_refused(monkeypatch):
     kind = type(rotaries(model)[0].module)
     monkeypatch.setattr(kind, "forward", lambda module, x, position_ids: torch.ones(1, 256, 8, dtype=torch.complex64))
     with pytest.raises(UserError, match="returns no cosines and sines"):
-        slope(model, IDS, 128, 16, {"all"})
+        slope(model, IDS, 128, 16, as_it_is(model))
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("bitnet", True), ("fp8", True), ("bitsandbytes", False)])
+def test_codes_of_activations_round_gradients_off(kind, refused):
+    """BitNet's linear layers pass on what the scale of a token has, one number of many."""
+    model = tiny("llama")
+    method = yarn(model)
+    model.config.quantization_config = {"quant_method": kind}
+    with method.on(model, 256), pytest.raises(UserError, match=kind) if refused else nullcontext():
+        slope(model, IDS, 128, 16, method.plan(model.config, 256))
