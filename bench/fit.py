@@ -13,9 +13,9 @@ more; beside it stands the same descent on the peer's texts alone. It draws noth
 ``ours`` and ``peer`` are the tokens that were read while searching, and the perplexity of the second half of other
 texts, which neither has seen. ``ratio`` is ours / peer; of perplexities with its 95 % interval, paired by text. For the
 peer, tokens are those of its long texts alone; ours are all, with those that tell the tax on short ones, and two more
-for every token that a gradient went back through. What our search then reads for a front of long texts against short
-ones, which the peer does not look for, is in a row of its own. Rows of all seeds come last. What was measured stays in
-``--work``, and a run that was stopped goes on.
+for every token that a gradient went back through. Ours is without a front of long texts against short ones
+(``front=false``), which the peer does not look for. Rows of all seeds come last. What was measured stays in ``--work``,
+and a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ropewalk.common.store import SampleStore
 from ropewalk.fitting.fitter import Ground
 from ropewalk.fitting.rope_factors import RopeFactors
 from ropewalk.fitting.scoring import Scoring
-from ropewalk.fitting.searching import FOR_THE_FRONT, TOKENS
+from ropewalk.fitting.searching import TOKENS
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.texts.documents import load, tokenise
 
@@ -88,7 +88,7 @@ def main() -> None:
         ground = Ground(model, long[:aside], bos, aside, 512, to, records=records)
         more = replace(ground, documents=[*whole[:aside], *whole[TEXTS:]], samples=OURS)
         others = Scoring.of_texts(ground, torch.tensor(unseen))
-        descents = {count: searched("ours", RopeFactors(**scale["ours"]), one)
+        descents = {count: searched("ours", RopeFactors(front=False, **scale["ours"]), one)
                     for count, one in ((OURS, more), (given.searched, ground))}  # fmt: skip
         for seed in range(given.seeds):
             genetic = RopeFactors(space="longrope", race=False, seed=seed, **scale["peer"])
@@ -97,15 +97,13 @@ def main() -> None:
             for count, (ours, quick) in descents.items():
                 texts = {"seed": seed, "texts": [count, given.searched]}
                 tokens, peer = quick[TOKENS], slow["candidates"] * given.searched * to
-                told("tokens read", "tokens", tokens - quick[FOR_THE_FRONT], peer, **texts,
+                told("tokens read", "tokens", tokens, peer, **texts,
                      candidates=[quick["candidates"], slow["candidates"]])  # fmt: skip
-                told("tokens read, with those for a front", "tokens", tokens, peer, **texts)
                 own = others.whole(ours).tolist()
                 between = asdict(ratio(own, peers))
                 ppl = [exp(statistics.fmean(some)) for some in (own, peers)]
                 told("perplexity of other texts", "", *ppl, **texts, interval=[between["low"], between["high"]])
-    sums = ("tokens read", "tokens", 0.1), ("tokens read, with those for a front", "tokens", None)
-    for name, unit, aim in (*sums, ("perplexity of other texts", "", 1.0)):
+    for name, unit, aim in (("tokens read", "tokens", 0.1), ("perplexity of other texts", "", 1.0)):
         for count in descents:
             texts = [count, given.searched]
             pairs = [(one["ours"], one["peer"]) for one in rows
