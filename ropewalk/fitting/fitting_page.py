@@ -15,6 +15,7 @@ from ropewalk.common.files import is_page
 from ropewalk.common.naming import counted
 from ropewalk.common.whole import new_file
 from ropewalk.fitting.fitter import exportable, fitted_part, loaded
+from ropewalk.fitting.rope_factors import applies
 from ropewalk.fitting.searching import GRADIENTS, LONG, OTHER_TEXTS, SHARE, SHORT, TOKENS, Searching
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.methods.fit_file import DIGITS, DOCUMENTS, DOUBT, LIMIT, VERSUS, options_on
@@ -314,7 +315,8 @@ def _course(fit: Fit, course: Sequence[Mapping[str, Any]]) -> Section:
         "on what it read."
     )
     if len(cloud) > len(inside):
-        text += f" {len(cloud) - len(inside):,} lie above."
+        above = len(cloud) - len(inside)
+        text += f" {above:,} lie{'s' * (above == 1)} above."
     return Section("The search", text, chart("", series, x, y, "Best so far"))
 
 
@@ -353,11 +355,12 @@ def _factors(fit: Fit, looks: Mapping[str, svg.Style]) -> Section:
 def _settings(fit: Fit) -> Facts:
     """What it was found by and for."""
     data = fit.data
+    settings = {name: value for name, value in fit.settings.items() if applies(name, fit.settings)}
     return facts({
         "file": fit.path,
         "model": f"{fit.model['name']}, {fit.model['fingerprint'][:12]}",
         **fit.options,
-        **fit.settings,
+        **settings,
         "texts": f"{data['source']}: {data['texts']:,}, {data['tokens']:,} tokens, {data['hash'][:12]}",
         **{name: f"{value:,}" if isinstance(value, int) else numbers.quantity(value)
            for name, value in fit.found.items() if not isinstance(value, tuple)},

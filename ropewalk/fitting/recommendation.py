@@ -91,6 +91,7 @@ class Recommendation(Result):
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
         fit: the options that were found; None if it is taken at its defaults.
         unwritten: the file that was asked for, where there is nothing to write.
+        removed: whether what another search had found lay there until now.
         page: beside the file, whether or not that is written.
         loading: words of a line that opens the model as it was opened.
     """
@@ -110,6 +111,7 @@ class Recommendation(Result):
     how: How
     fit: Fit | None
     unwritten: str = ""
+    removed: bool = False
     page: str = ""
     loading: tuple[str, ...] = ()
 
@@ -145,6 +147,7 @@ class Recommendation(Result):
             self.fit.written(path, overwrite)
         elif overwrite and is_fit(path):
             path.unlink()
+            return replace(self.at(path), removed=True)
         return self.at(path)
 
     def at(self, path: Path) -> Recommendation:
@@ -188,7 +191,7 @@ class Recommendation(Result):
             {"method": one.method, **asdict(one.times), "sure": one.sure, "short": asdict(one.short)}
             for one in self.rivals
         ]
-        besides = "how", "fit", "unwritten", "page", "loading"
+        besides = "how", "fit", "unwritten", "removed", "page", "loading"
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in besides}
         return plain | {
             "rivals": rivals,
@@ -235,7 +238,8 @@ class Recommendation(Result):
         if not self.lines:
             console.print("Leave the model as it is: no method that took part reads far tokens better.")
         if self.unwritten:
-            console.print(f"{self.unwritten} is not written: the method's name says it all.")
+            was = ", and what another search found is no longer there" * self.removed
+            console.print(f"{self.unwritten} is not written{was}: the method's name says it all.")
         elif self.fit is not None and self.fit.path:
             console.print(f"written to {self.fit.path}")
         if self.page:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +71,11 @@ class RopeFactors(Searching):
     def __post_init__(self) -> None:
         super().__post_init__()
         for one in fields(self):
-            spaces = OF_SPACES.get(one.name, (self.space,))
-            if self.space not in spaces and getattr(self, one.name) != one.default:
+            value = getattr(self, one.name)
+            if not applies(one.name, {"space": self.space}) and value != one.default:
                 raise UserError(
-                    f"{one.name} is {getattr(self, one.name)}, and space is {self.space}, which has none",
-                    f"Leave out {one.name}, or say --settings space={spaces[0]}.",
+                    f"{one.name} is {value}, and space is {self.space}, which has none",
+                    f"Leave out {one.name}, or say --settings space={OF_SPACES[one.name][0]}.",
                 )
         for key, least in (("rounds", 0), ("batch", 1), ("knots", 2)):
             if getattr(self, key) < least:
@@ -154,6 +154,13 @@ class RopeFactors(Searching):
             return [Individual(0, seed.factors) for seed in seeds]
         draw = random.Random(f"first/{self.seed}")
         return [genetic.drawn(draw) for _ in range(DRAWN)]
+
+
+def applies(setting: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting of a search says anything, beside the others."""
+    space = settings.get("space")
+    idle = (setting, settings.get(setting)) == ("rounds", 0) or (setting == "front" and settings.get("tax") is not None)
+    return space in OF_SPACES.get(setting, (space,)) and not idle
 
 
 def critical_dimensions(rope: RopeSpec) -> range:

@@ -30,7 +30,7 @@ SHARES = (2 / 3, 1 / 3)  # of the best candidate's tax, as limits
 TOKENS = "tokens of all candidates"
 SHARE = "as a share of their reading all texts"
 GRADIENTS = "of them for gradients"
-FOR_THE_FRONT = "of them for the front alone"
+FOR_THE_FRONT = "of them in searches for a front"
 LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answers"}
 SHORT = "perplexity of short texts, times the plain model's"
 OTHER_TEXTS = "other texts"
@@ -79,8 +79,9 @@ class Searching:
             rounds: of them, at most.
             rivals: whom the best is compared with, on other texts than those it was found on.
             known: candidates that are methods people know, by their ids: the page names them.
-            cheaper: a short search around a candidate under a limit to the tax: a race for long texts alone drops those
-                that cost short ones less.
+            cheaper: a short search around a candidate under a limit to the tax, for a front: a race for long texts
+                alone drops those that cost short ones less. What it finds may be better on all texts, and is then the
+                best.
 
         Raises:
             UserError: if texts are too short, or no candidate keeps the tax.
@@ -100,13 +101,13 @@ class Searching:
                 f"no candidate reads short texts within {self.tax:.3%} of the plain model, the best {least:.3%} off",
                 f"Say --settings tax={math.ceil(least * 1000) / 1000}, or more.",
             )
-        alone = race.scoring.tokens
+        spent = {}
         if cheaper is not None:
+            before = race.scoring.tokens
             self._widen(race, best, cheaper)
-            best = race.front()[-1]
-        front = race.scoring.tokens - alone
+            best, spent = race.front()[-1], {FOR_THE_FRONT: race.scoring.tokens - before}
         told(ground, rounds + 1, rounds, race.ran, best)  # it may have ended early; the comparison is yet to come
-        seen = self._seen(race, best, rivals, checking, halves, known or {}) | {FOR_THE_FRONT: front}
+        seen = self._seen(race, best, rivals, checking, halves, known or {}, spent)
         told(ground, rounds + 1, rounds + 1, race.ran, best)
         return Found(options_of(best), halves.searched, seen)
 
@@ -123,7 +124,7 @@ class Searching:
                 raise UserError(saturated([name]), TELLING)
 
     def _widen(self, race: Race, best: Standing, cheaper: Callable[[Scoring, Any, float], Search]) -> None:
-        """Candidates for the front, under shares of the best one's tax."""
+        """Candidates for a front, under shares of the best one's tax."""
 
         def better(other: Standing | None) -> Standing | None:
             return min(filter(None, (race.best, other)), key=lambda one: one.loss)
@@ -151,13 +152,13 @@ class Searching:
         checking: Scoring,
         halves: Halves,
         known: Mapping[str, Method],
+        spent: Mapping[str, int],
     ) -> dict[str, Any]:
         tokens = race.scoring.tokens - race.near.size * race.scoring.ground.window  # before the page reads more
         course = _course(race, best, {method.id: name for name, method in known.items()})
         texts, length = race.scoring.rows.shape
-        spent: dict[str, float] = {GRADIENTS: race.scoring.of_gradients}
-        if not race.scoring.back:
-            spent = {SHARE: tokens / (len(race.ran) * texts * (length + race.scoring.ground.window))}
+        whole = len(race.ran) * texts * (length + race.scoring.ground.window)
+        share = {GRADIENTS: race.scoring.of_gradients} if race.scoring.back else {SHARE: tokens / whole}
         front = [
             {"options": options_of(one), "perplexity": perplexity(one), "tax": exp(one.tax(race.near))}
             for one in race.front()
@@ -167,6 +168,7 @@ class Searching:
             "candidates": len(race.ran),
             "of them dropped early": sum(not standing.whole for standing in race.ran.values()),
             TOKENS: tokens,
+            **share,
             **spent,
             LONG[self.by]: perplexity(best),
             SHORT: exp(best.tax(race.near)),

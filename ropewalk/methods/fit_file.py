@@ -190,9 +190,9 @@ class Fit(Result):
         better = [name for name, one in versus.items() if several and one["high"] is not None and one["high"] < 1]
         unsure = [name for name in versus if name not in (*worse, *better)]
         said = [("worse than", worse), ("not surely better than", unsure), ("better than", better)]
-        words = ", and ".join(f"{how} {', '.join(names)}" for how, names in said if names)
-        of = "" if several else " (pieces of one document, which make nothing sure: give more, --data)"
-        return f"it is {words} on texts that were not searched on{of}" + (f": take {self.rival}" if worse else "")
+        words = ", and ".join(f"it is {how} {', '.join(names)}" for how, names in said if names)
+        of = "" if several else " (pieces of one document, which make nothing sure: give more, --data or --samples)"
+        return f"{words} on texts that were not searched on{of}" + (f": take {self.rival}" if worse else "")
 
     @property
     def lines(self) -> list[str]:
@@ -231,6 +231,7 @@ class Fit(Result):
             console.print(f"written to {self.path}" + (f"; its page is {self.page}" if self.page else ""))
         for how, line in zip(("compare it", "write it into a checkpoint"), self.lines, strict=False):
             console.print(f"{how}:\n{line}")
+        console.print("What is compared there was searched on, too: other texts tell more, --data.", style="dim")
 
     @classmethod
     def read(cls, path: Path) -> Fit:
@@ -280,7 +281,8 @@ def limit_said(kept: Limit, tax: float, value: float, high: float | None) -> str
         value: how many times the plain model's perplexity short texts have there.
         high: upper end of its interval.
     """
-    read = f"short texts that were not searched on are read {100 * (value - 1):+.3g}% worse than by the plain model"
+    how = "worse" if value >= 1 else "better"
+    read = f"short texts that were not searched on are read {abs(100 * (value - 1)):.3g}% {how} than by the plain model"
     if kept == "over":
         return f"{read}, over the limit of {100 * tax:.3g}%"
     if kept == "kept":
@@ -398,11 +400,12 @@ def refuse_elsewhere(method: Method, model: nn.Module | PreTrainedConfig, to: in
     here, fitted_on = model_fingerprint(model), fit.model
     if here != fitted_on["fingerprint"]:
         dtype = str(model.dtype).removeprefix("torch.")
-        more = () if fitted_on.get("dtype", dtype) == dtype else ("--dtype", dtype)
+        then = fitted_on.get("dtype", dtype)
+        line = _line(method, config, to, whole, () if then == dtype else ("--dtype", dtype))
         raise UserError(
             f"{fit.path} was fitted on {fitted_on['name']}, {fitted_on['fingerprint'][:SHOWN]}; this model is "
             f"{model.config.name_or_path or 'another'}, {here[:SHOWN]} (configuration, dtype and weights count)",
-            _line(method, config, to, whole, more),
+            line if then == dtype else f"Open it as it was then, --dtype {then}; or fit what it is now: {line}",
         )
 
 

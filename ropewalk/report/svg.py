@@ -103,10 +103,17 @@ class Axis:
     def _even_ticks(self, most: int) -> list[float]:
         rough = (self.high - self.low) / max(most - 1, 1)
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [round(i * step, 12) for i in range(first, last + 1)]
+        found: list[float] = []
+        for step in (m * 10**more * power for more in range(3) for m in (1, 2, 5)):
+            if step < rough * (1 - 1e-9):
+                continue
+            first = math.ceil(self.low / step - 1e-9)
+            last = math.floor(self.high / step + 1e-9)
+            ticks = [round(i * step, 12) for i in range(first, last + 1)]
+            found = ticks or found
+            if len({self.label(tick) for tick in found}) == len(found):
+                return found
+        return found[:1]  # no labels tell more of them apart
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,15 @@ def _leave_no_mark(records: SampleStore) -> None:
 
 def _all_asked(request: FitRequest, method: AnyMethod | None) -> dict[str, Any]:
     """All that decides what a search finds."""
-    said = "model", "to", "data", "settings", "samples", "seed", "dtype"
-    return {"method": AUTO if method is None else method.id, **{name: getattr(request, name) for name in said}}
+    from ropewalk.fitting.fitter import fitted_part, loaded
+    from ropewalk.fitting.recommending import Recommending
+    from ropewalk.methods.catalogue import options_of
+
+    said = "model", "to", "data", "samples", "seed", "dtype"
+    cls = Recommending if method is None else loaded(fitted_part(method).name)
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(options_of(cls, "", request.settings).items()))
+    asked = {"method": AUTO if method is None else method.id, "settings": settings}
+    return asked | {name: getattr(request, name) for name in said}
 
 
 def _mark(records: SampleStore, asked: Mapping[str, Any]) -> None:

@@ -77,6 +77,16 @@ def text_of(page: str) -> str:
     return " ".join(page.split())
 
 
+def test_the_settings_are_those_that_say_something():
+    def told(**more):
+        fit = replace(made(), settings={**made().settings, "space": "descent", "knots": 6, "front": True, **more})
+        return dict(page_of_fit(fit).sections[-1].blocks[0].facts)
+
+    wide, limited = told(batch=3, rounds=0), told(tax=0.01, rounds=4)
+    assert wide["batch"] == "3" and "front" in wide and not {"knots", "rounds"} & wide.keys()
+    assert limited["rounds"] == "4" and "front" not in limited
+
+
 def test_what_gradients_took_is_said():
     fit = made(**{GRADIENTS: 6000})
     del fit.seen[SHARE]
@@ -124,7 +134,7 @@ def over(limit: str, other: float, **seen) -> Fit:
 
 def test_a_limit_that_other_texts_break_is_said_first_with_what_keeps_it_there(tmp_path):
     fit = over("over", 1.07).written(tmp_path / "f.json")
-    said = "hort texts that were not searched on are read +14% worse than by the plain model, over the limit of 10%; "
+    said = "hort texts that were not searched on are read 14% worse than by the plain model, over the limit of 10%; "
     keeps = f"longrope(fitted={fit.path}, tax=0.01) keeps it there"
     page, shown = page_of_fit(fit), repr(fit)
     assert page.headline.startswith(f"S{said}{keeps}. LongRoPE as fitted reads")
@@ -136,7 +146,7 @@ def test_a_limit_that_other_texts_break_is_said_first_with_what_keeps_it_there(t
 
 def test_a_limit_that_is_not_surely_kept_is_said_to_be_so():
     fit = over("not surely kept", 1.07)
-    said = "he limit of 10% to the tax is not surely kept: short texts that were not searched on are read +6% worse"
+    said = "he limit of 10% to the tax is not surely kept: short texts that were not searched on are read 6% worse"
     assert f"t{said} than by the plain model, up to +20% by their interval" in repr(fit)
     assert page_of_fit(fit).notes[0].startswith(f"T{said}") and page_of_fit(fit).headline.startswith("LongRoPE")
     assert "limit" not in repr(made()) and not over("kept", 1.0).limit

@@ -182,9 +182,9 @@ def test_a_limit_that_other_texts_break_is_said_first_with_the_next_one_that_kee
     assert found.instead == MR and [one.method for one in found.rivals] == [PI, MR, "none"] and not found.sure
     assert next(one for one in found.rivals if one.method == MR).short.value == pytest.approx(mr)
     shown = repr(found)
-    said = f"are read +{100 * (there - 1):.3g}% worse than by the plain model, over the limit of 1%; mr-rope keeps it"
+    said = f"are read {100 * (there - 1):.3g}% worse than by the plain model, over the limit of 1%; mr-rope keeps it"
     assert said in shown and shown.index(said) < shown.index("llama3 for 256 tokens")
-    assert page_of_race(found).headline.startswith("Short texts that were not searched on are read +3.32% worse")
+    assert page_of_race(found).headline.startswith("Short texts that were not searched on are read 3.32% worse")
     alone = raced(monkeypatch, LLAMA3, tax=0.01)
     assert alone.instead == "none" and "over the limit of 1%; only the plain model keeps it there" in repr(alone)
     kept = json.loads(alone.to_json())

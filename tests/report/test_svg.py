@@ -36,6 +36,20 @@ def test_ticks_are_round(low: float, high: float, base: int | None, most: int, t
     assert axis(low, high, base).ticks(most) == pytest.approx(ticks)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "label", "ticks"),
+    [
+        (1, 5, "{:,.0f}", [1, 2, 3, 4, 5]),
+        (0.9, 3.1, "{:,.0f}", [1, 2, 3]),
+        (15.58, 16.02, "{:.3g}", [15.6, 15.7, 15.8, 15.9, 16.0]),
+        (100.2, 100.4, "{:.0f}", [100.2]),  # no label tells more of them apart
+    ],
+)
+def test_ticks_are_no_nearer_than_labels_tell(low: float, high: float, label: str, ticks: list[float]) -> None:
+    found = svg.Axis("", low, high, lambda value: label.format(value)).ticks(9)
+    assert found == pytest.approx(ticks)
+
+
 @given(st.floats(1e-3, 1e8), st.floats(1.001, 1e8), st.sampled_from([None, 2, 10]), st.integers(3, 10))
 def test_ticks_lie_within_the_axis_and_are_few(low: float, ratio: float, base: int | None, most: int) -> None:
     ticks = axis(low, low * ratio, base).ticks(most)
