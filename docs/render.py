@@ -304,7 +304,8 @@ def only_here() -> str:
         "**Says which method**, with which options, for this model, under your limits":
             "`ropewalk fit MODEL --method auto`. LongRoPE's factors, searched for the bundled model (5.5 M) to 8 "
             f"windows: perplexity {yarn['value']:.3f} ({yarn['low']:.3f} to {yarn['high']:.3f}) of that under YaRN, on "
-            f"short texts {tax['value']:.2f} ({tax['low']:.2f} to {tax['high']:.2f}) of plain: [methods](docs/methods.md#fitted-methods)",
+            f"short texts {tax['value']:.2f} ({tax['low']:.2f} to {tax['high']:.2f}) of plain: "
+            "[methods](docs/methods.md#fitted-methods)",
         f"**{len(RECIPES)} recipes out of papers** that reach far on short samples, and exact training beyond memory":
             "16,384 tokens in "
             + ratio("training", "memory of 16,384 tokens in chunks, of 2,048 stock")
