@@ -271,7 +271,8 @@ def _choice(fit: Fit) -> Section:
     use = f"{fit.method}(fitted={fit.path}, {rows[0][0].partition(',')[0]})"
     text = (
         f"Say how much worse short texts may be read, and the best that keeps to it is taken, without another search: "
-        f"{use}. These are all that were found; a limit on the search itself (--settings tax=0.01) finds more below it."
+        f"{use}. Both columns are of the texts that were searched on. These are all that were found; a limit on the "
+        "search itself (--settings tax=0.01) finds more below it."
     )
     columns = [Column("Short texts", "short texts"), Column(f"Perplexity of {_what(fit)}", "long texts")]
     return Section("Pick another", text, [Table.of("Option", columns, rows)])

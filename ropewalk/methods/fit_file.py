@@ -96,16 +96,22 @@ class Fit(Result):
                 written.
         """
         with new_file(path, is_fit, [], overwrite) as file:
-            file.write_text(json.dumps({"kind": KIND, **self.to_dict()}, indent=1, allow_nan=False) + "\n", "utf-8")
+            file.write_text(json.dumps({"kind": KIND, **self.content}, indent=1, allow_nan=False) + "\n", "utf-8")
         return self.at(path)
 
     def at(self, path: Path) -> Fit:
         """The same, as it lies in a file."""
         return replace(self, path=str(path))
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def content(self) -> dict[str, Any]:
         """What its file holds."""
         return {one.name: asdict(self)[one.name] for one in fields(self) if one.compare}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, with where it lies, what is said of it, and what to run."""
+        said = {"limit": self.limit, "verdict": self.verdict if self.found else ""}
+        return {**self.content, "file": self.path, "page": self.page, **said, "lines": self.lines}
 
     @property
     def asked(self) -> dict[str, Any]:

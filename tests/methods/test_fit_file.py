@@ -345,3 +345,10 @@ def test_only_fit_files_are_replaced_and_only_if_that_is_said(file, tmp_path):
 def test_a_method_changed_by_hand_is_no_longer_out_of_a_file(file):
     changed = replace(method(f"tca(fitted={file})"), local=8)
     assert changed.fit is None and "plan=" in changed.id
+
+
+def test_what_programs_read_has_more_than_the_file(tmp_path):
+    told = fit().written(tmp_path / "f.json").to_dict()
+    kept = json.loads((tmp_path / "f.json").read_text())
+    assert told["file"] == str(tmp_path / "f.json") and told["lines"] and told["verdict"] == ""
+    assert not {"file", "page", "lines", "verdict", "limit"} & kept.keys()
