@@ -24,7 +24,7 @@ from ropewalk.fitting.slope import WITHOUT
 from ropewalk.methods.frequencies.longrope import LongRoPE
 from ropewalk.methods.frequencies.none import Plain
 
-TEXTS = 2  # of a step
+BATCH = 2  # texts of a step
 RATE = 0.02  # nats of a factor in the first step; it falls to nothing, by a cosine
 FAST = 0.12  # the same where short texts are to be read better than from the start: that is far
 COOLER = 0.3  # of it, for the attention factor, which matters more than a factor does
@@ -44,7 +44,7 @@ class Descent:
         cooler: whether the attention factor is searched, too.
         tax: how much worse texts within the window may be read, as a share of their perplexity; None: no matter.
         rounds: steps.
-        texts: of a step.
+        batch: texts of a step.
     """
 
     start: LongRoPE
@@ -52,7 +52,7 @@ class Descent:
     cooler: bool
     tax: float | None
     rounds: int
-    texts: int = TEXTS
+    batch: int = BATCH
 
     def check(self, scoring: Scoring) -> None:
         """Hold the first gradient against the losses of a text a step ahead and a step behind.
@@ -94,7 +94,7 @@ class Descent:
         later: list[Tensor] = []
         for step in range(self.rounds):
             method = self._method(torch.cat([logs, factor]))
-            texts = _turn(step, self.texts, len(scoring.rows))
+            texts = _turn(step, self.batch, len(scoring.rows))
             kept = self._kept(scoring, method)
             by = (scoring.far_slope if kept else scoring.near_slope)(method, texts)
             yield [method] if kept and self.tax is not None else []
@@ -124,6 +124,6 @@ class Descent:
         return LongRoPE(tuple(factors), t)
 
 
-def _turn(step: int, texts: int, among: int) -> list[int]:
+def _turn(step: int, batch: int, texts: int) -> list[int]:
     """The texts of a step: all have their turns."""
-    return sorted({(texts * step + i) % among for i in range(texts)})
+    return sorted({(batch * step + i) % texts for i in range(batch)})

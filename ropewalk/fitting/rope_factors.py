@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.fitting.descent import TEXTS, Descent
+from ropewalk.fitting.descent import BATCH, Descent
 from ropewalk.fitting.evolution import evolution
 from ropewalk.fitting.fitter import Found, Ground
 from ropewalk.fitting.genetic import Genetic, Individual
@@ -65,7 +65,7 @@ class RopeFactors(Searching):
     space: Literal["descent", "spline", "longrope", "longrope2"] = "descent"
     knots: int = 6
     rounds: int = 0
-    batch: int = TEXTS
+    batch: int = BATCH
     front: bool = True
 
     def __post_init__(self) -> None:

@@ -95,7 +95,8 @@ def slope(model: PreTrainedModel, ids: Tensor, keep: int, pieces: int, plan: Map
 def _quantised(model: PreTrainedModel) -> str:
     """How a model's weights are quantised, by transformers' name for it; empty: they are not."""
     how: Any = getattr(model.config, "quantization_config", None) or {}
-    return str(how.get("quant_method", "") if isinstance(how, dict) else how.quant_method.value)
+    kind = how.get("quant_method", "") if isinstance(how, dict) else how.quant_method
+    return str(getattr(kind, "value", kind))  # a word, or transformers' enumeration of them
 
 
 def _head(model: PreTrainedModel) -> Head:

@@ -237,7 +237,8 @@ class Fit(Result):
             console.print(f"written to {self.path}" + (f"; its page is {self.page}" if self.page else ""))
         for how, line in zip(("compare it", "write it into a checkpoint"), self.lines, strict=False):
             console.print(f"{how}:\n{line}")
-        console.print("What is compared there was searched on, too: other texts tell more, --data.", style="dim")
+        if self.data["source"]:
+            console.print("What is compared there was read here, too: other texts tell more, --data.", style="dim")
 
     @classmethod
     def read(cls, path: Path) -> Fit:

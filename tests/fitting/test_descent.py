@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.fitting.descent import TEXTS, Descent
+from ropewalk.fitting.descent import BATCH, Descent
 from ropewalk.methods.frequencies.longrope import LongRoPE
 
 FACTORS = (1.0, 1.0, 2.0, 4.0)
@@ -70,7 +70,7 @@ def test_the_mean_forgets_what_single_texts_say():
     assert bowl.far(mean) - best < bowl.far(START) - best and bowl.far(mean) <= bowl.far(last) + 1e-3
 
 
-@pytest.mark.parametrize("of_a_step", [1, TEXTS, 3])
+@pytest.mark.parametrize("of_a_step", [1, BATCH, 3])
 @pytest.mark.parametrize("texts", [1, 2, 3, 5, 8])
 def test_all_texts_have_their_turns(texts, of_a_step):
     bowl = Bowl(FACTORS, 1.2, texts)
