@@ -301,7 +301,7 @@ def test_two_workers_find_what_one_finds(model, texts, capsys):
     words = "fit", model, "-m", "longrope", "--to", 256, "--data", texts, "--settings", "rounds=2"
     alone = said(capsys, *words, "-o", "one.json", "--json")
     together = said(capsys, *words, "-o", "two.json", "--json", "--workers", 2)
-    assert json.loads(alone) == json.loads(together)
+    assert json.loads(alone) == json.loads(together.replace("two.", "one."))
     assert not list(Path().glob("*.candidates*"))
 
 
