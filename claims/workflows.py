@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--spends", default="1,0")
     parser.add_argument("--unit", type=int, default=32, help="tokens that calls tell each other")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--bare", action="store_true", help="without controls, which are half of the long prompts")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/claims-workflows"))
     given = parser.parse_args()
@@ -77,9 +79,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
 
     def measured(name: str, length: int, spend: float, where: str, **more: Any) -> None:
-        outcome = ropewalk.evaluate(
+        ask = partial(ropewalk.compare, to=length) if given.bare else ropewalk.evaluate
+        outcome = ask(
             name, lengths=[length], tasks=given.tasks, samples=given.samples, spend=spend,
-            dtype=given.dtype, out=given.work / f"{where}-{show(length)}-{spend:g}", overwrite=True, **more,
+            dtype=given.dtype, out=given.work / show(length), overwrite=True, **more,
         )  # fmt: skip
         new = rows_of(outcome.results, length, spend, where)
         rows.extend(one for one in new if one not in rows)
@@ -105,7 +108,8 @@ def main() -> None:
                     ropewalk.extend(given.model, to=BOTH * own, method="yarn", out=longer)
                 measured(str(longer), length, spend, "both", strategies=["rag(k=100)"], window=BOTH * own)
             else:  # a window that is the model's own, and longer than that of the parts
-                measured(given.model, length, spend, "both", strategies=["rag(k=100)"], window=min(BOTH * window, own))
+                wide = min(BOTH * window, own)
+                measured(given.model, length, spend, "both", strategies=["rag(k=100)"], window=wide)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from ropewalk.backends.chat.chat import Prompt
@@ -56,9 +56,8 @@ def chunks_for(
     room: int,
     role: str,
     size: int | None = None,
-    calls: Callable[[int], int] = lambda parts: parts,
 ) -> list[Chunk]:
-    """Chunks of a text that fit into a prompt beside notes, as many as the budget has calls for.
+    """Chunks of a text that fit into a prompt beside notes.
 
     Args:
         model: that is asked.
@@ -67,15 +66,12 @@ def chunks_for(
         room: tokens of the notes.
         role: of each call.
         size: tokens of a chunk at most; what the window leaves, if that is less or nothing is given.
-        calls: how many a number of chunks leads to.
 
     Raises:
         NoRoom: if the window leaves too little for text.
-        NoBudget: if the budget leaves nothing for calls that read.
     """
     left = room_left(model, prompt("", ""), 2 * room, f"the prompt of a {role}")
-    every = chunks(text, model.spans(text), min(left, size or left))
-    return within_budget(model, every, model.count(prompt("", "")) + 2 * room, calls)
+    return chunks(text, model.spans(text), min(left, size or left))
 
 
 async def noted(
@@ -99,9 +95,12 @@ async def noted(
         draw: 0 for the likeliest notes.
         guarded: whether the notes stay where a worker says no more than that it found nothing.
         taken: the notes after a call, of what it said and the notes before it; ``room`` tokens at most.
+
+    Raises:
+        NoBudget: if the budget leaves nothing for calls that read.
     """
     notes, refused, came = "", [], 0
-    for i, part in enumerate(parts, 1):
+    for i, part in in_turn(model, parts, model.count(prompt("", "")) + 2 * room):
         said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
         came += bool(said)
         if said and guarded and _refuses(said, notes):
@@ -113,6 +112,44 @@ async def noted(
     if refused:
         model.note(f"{role} {', '.join(refused)} of {len(parts)} only refused: the notes before stayed")
     return notes
+
+
+def in_turn(model: Model, parts: Sequence[P], beside: int) -> Iterator[tuple[int, P]]:
+    """Parts and their numbers, from 1 on, one after the other as calls are made for them.
+
+    Where the budget has no calls for all, as many are read at the beginning as at the end. Calls to come are reckoned
+    to take what those before them took, so that what was set aside and not taken pays for further ones.
+
+    Args:
+        model: that is asked.
+        parts: in the order in which they are read.
+        beside: tokens of a call beside its part, with those of its answer.
+
+    Raises:
+        NoBudget: if it has none for any.
+    """
+    at = read = lost = 0
+    before = model.spent
+    while rest := parts[at:]:
+        longest = max(part.tokens for part in rest) + beside
+        left = model.affordable(len(rest), longest)
+        if read:
+            each = min(longest, max(1, -(-(model.spent - before) // read)))
+            left = max(left, model.affordable(len(rest), each, longest - each))  # the last is set aside at its longest
+        else:
+            require_budget(model, 1, longest)
+        if left < len(rest) and left <= read:  # the beginning has its half: what is left is for the end
+            skipped = rest[: len(rest) - left]
+            at, lost = at + len(skipped), lost + sum(part.tokens for part in skipped)
+            continue
+        at, read = at + 1, read + 1
+        yield at, parts[at - 1]
+    if lost:
+        model.note(unread(lost, sum(part.tokens for part in parts), "read"))
+
+
+def unread(lost: int, total: int, done: str) -> str:
+    return f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them"
 
 
 def _refuses(said: str, notes: str) -> bool:
@@ -156,7 +193,7 @@ def within_budget(
     head, tail = (kept + 1) // 2, kept // 2
     lost = sum(part.tokens for part in parts[head : len(parts) - tail])
     total = sum(part.tokens for part in parts)
-    model.note(f"{lost:,} of {total:,} tokens of the text were not {done}: the budget has no calls for them")
+    model.note(unread(lost, total, done))
     return [*parts[:head], *parts[len(parts) - tail :]]
 
 

@@ -164,8 +164,15 @@ class Metered:
     def note(self, text: str) -> None:
         self.trace.note(text)
 
-    def affordable(self, calls: int, tokens: int) -> int:
-        return self._spent.affordable(calls, tokens + self.thinks)
+    @property
+    def spent(self) -> int:
+        return self._spent.tokens
+
+    def affordable(self, calls: int, tokens: int, beside: int = 0) -> int:
+        return self._spent.affordable(calls, tokens + self.thinks, beside)
+
+    def last_takes(self, tokens: int) -> None:
+        self._spent.last = min(self._spent.last, tokens + self.thinks)
 
     async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
         if draw and not self.chat.varies:

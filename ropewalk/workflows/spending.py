@@ -45,6 +45,7 @@ class Spending:
         last: tokens of the last answer's call at most, which stay free.
 
     Attributes:
+        last: as above; less, once less is known to do.
         tokens: of all calls.
         calls: their number.
         more: the most that one call took beyond our count.
@@ -54,7 +55,7 @@ class Spending:
     """
 
     def __init__(self, budget: Budget, last: int):
-        self.budget, self._last = budget, last
+        self.budget, self.last = budget, last
         self.tokens = self.calls = self.more = self._beyond = 0
         if budget.tokens is not None and budget.tokens < last:
             raise UserError(
@@ -67,13 +68,14 @@ class Spending:
         """Tokens beyond the budget."""
         return 0 if self.budget.tokens is None else max(0, self.tokens - self.budget.tokens)
 
-    def affordable(self, calls: int, tokens: int) -> int:
-        """How many of so many calls of so many tokens there is budget for, beside the last answer."""
+    def affordable(self, calls: int, tokens: int, beside: int = 0) -> int:
+        """How many of so many calls of so many tokens there is budget for, beside the last answer and some tokens."""
         most = calls
         if self.budget.calls is not None:
             most = min(most, self.budget.calls - self.calls - 1)
         if self.budget.tokens is not None:
-            most = min(most, (self.budget.tokens - self.tokens - self._last - self.more) // (tokens + self.more))
+            free = self.budget.tokens - self.tokens - self.last - self.more - beside
+            most = min(most, free // (tokens + self.more))
         return max(most, 0)
 
     def set_aside(self, most: int, last: bool) -> Aside | None:
@@ -82,7 +84,7 @@ class Spending:
         if self.budget.calls is not None and self.calls + (1 if last else 2) > self.budget.calls:
             return None
         if self.budget.tokens is not None:
-            free = 0 if last else self._last + self.more
+            free = 0 if last else self.last + self.more
             held = self.tokens + most + self.more + free <= self.budget.tokens
             if not held and not (last and self.tokens - self._beyond + most <= self.budget.tokens):
                 return None

@@ -36,9 +36,13 @@ class Model(Protocol):
 
     Attributes:
         window: tokens that a prompt and its answer may have together.
+        spent: tokens of all calls so far; of those under way, the most that they may take.
     """
 
     window: int
+
+    @property
+    def spent(self) -> int: ...
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a prompt, with those of the chat template."""
@@ -46,8 +50,11 @@ class Model(Protocol):
     def spans(self, text: str) -> Sequence[tuple[int, int]]:
         """First character and the one behind the last of each token of a text."""
 
-    def affordable(self, calls: int, tokens: int) -> int:
-        """How many of ``calls`` calls of ``tokens`` tokens each the budget allows, beside the last answer."""
+    def affordable(self, calls: int, tokens: int, beside: int = 0) -> int:
+        """How many of ``calls`` calls of ``tokens`` tokens the budget allows beside others and the last answer."""
+
+    def last_takes(self, tokens: int) -> None:
+        """Say that the last call takes no more tokens, answer included: until then, a window is kept free for it."""
 
     async def ask(self, prompt: Prompt, room: int, role: str, last: bool = False, draw: int = 0) -> str | None:
         """An answer of at most ``room`` tokens, which is cut there; None where none came, or the budget is spent.
@@ -149,6 +156,11 @@ async def answered(model: Model, reading: Reading, context: str, what: str) -> s
     answer = await model.ask(reading.last(context, what), reading.room, "answer", last=True)
     assert answer is not None  # the last is answered, or an error
     return answer
+
+
+def tokens_of_last(model: Model, reading: Reading, notes: int) -> int:
+    """Tokens of the last call at most, with its answer, where notes of so many tokens stand for the text."""
+    return model.count(reading.last("", NOTES)) + notes + SLACK + reading.room
 
 
 async def all_asked(model: Model, prompts: Sequence[Prompt], room: int | Sequence[int], role: str) -> list[str | None]:

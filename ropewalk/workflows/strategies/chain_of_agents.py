@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk
-from ropewalk.workflows.folding import chunks_for, noted
-from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left
+from ropewalk.workflows.folding import chunks_for, noted, within_budget
+from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left, tokens_of_last
 from ropewalk.workflows.trace import together
 
 UNIT = 1024  # tokens of a communication unit; of a small window, a quarter
@@ -76,10 +76,14 @@ class ChainOfAgents(Strategy):
             return PROMPT.format(chunk=chunk.strip(), notes=notes or "(none yet)", question=reading.question)
 
         def calls(parts: int) -> int:
-            return parts if self.paths == 1 else self.paths * (parts + 1) + (self.pick == "judge")
+            return self.paths * (parts + 1) + (self.pick == "judge")
 
         unit = self.unit or min(UNIT, model.window // 4)
-        parts = chunks_for(model, reading.text, prompt, unit, "worker", calls=calls)
+        parts = chunks_for(model, reading.text, prompt, unit, "worker")
+        if self.paths == 1:
+            model.last_takes(tokens_of_last(model, reading, unit))
+        else:
+            parts = within_budget(model, parts, model.count(prompt("", "")) + 2 * unit, calls)
 
         async def path(number: int) -> str:
             role = "worker" if self.paths == 1 else f"path {number + 1}, worker"

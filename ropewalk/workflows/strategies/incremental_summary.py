@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropewalk.common.errors import UserError
-from ropewalk.workflows.folding import UNREAD, chunks_for
-from ropewalk.workflows.strategy import NOTES, WHOLE, Model, Reading, Strategy, answered, cut, room_left
+from ropewalk.workflows.folding import UNREAD, chunks_for, in_turn
+from ropewalk.workflows.strategy import NOTES, WHOLE, Model, Reading, Strategy, answered, cut, room_left, tokens_of_last
 from ropewalk.workflows.summaries import CHUNK, SUMMARY, fills, whole, words
 
 OVER = 20  # tokens that a summary may have beyond its limit, so that it is seen to be too long
@@ -60,9 +60,11 @@ class IncrementalSummary(Strategy):
         if len(model.spans(reading.text)) <= min(self.chunk, left):
             return await answered(model, reading, reading.text, WHOLE)
         parts = chunks_for(model, reading.text, prompt, limit + OVER, "update", self.chunk)
-        cost = model.count(prompt("", "")) + max((part.tokens for part in parts), default=0) + 2 * (limit + OVER)
+        beside = model.count(prompt("", "")) + 2 * (limit + OVER)
+        cost = max((part.tokens for part in parts), default=0) + beside
+        model.last_takes(tokens_of_last(model, reading, limit))
         summary, endless = "", 0
-        for i, part in enumerate(parts, 1):
+        for i, part in in_turn(model, parts, beside):
             role, further = f"update {i} of {len(parts)}", 2 + len(parts) - i
             said = await model.ask(prompt(part.text, summary), limit + OVER, role)
             if said and summary and fills(model, said, limit + 2) and model.affordable(further, cost) == further:

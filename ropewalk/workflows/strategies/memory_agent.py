@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.folding import folded
-from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left
+from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left, tokens_of_last
 from ropewalk.workflows.tags import unused
 
 CHUNK, MEMORY = 5000, 1024  # tokens
@@ -111,6 +111,7 @@ class MemoryAgent(Strategy):
             memory = parted(notes, x)[0]
             return written(memory, cut(model, plan, max(0, room - len(model.spans(memory)))), x)
 
+        model.last_takes(tokens_of_last(model, reading, room))
         if not self.plan:
             return await answered(
                 model, reading, await folded(model, reading.text, prompt, room, ROLE, self.chunk), NOTES
