@@ -150,6 +150,10 @@ class Ground:
             raise UserError(f"no text has {length:,} tokens, the longest has {longest:,}", "Give longer texts: --data.")
         return [pieces for pieces in cut if pieces]
 
+    def too_short(self, length: int) -> int:
+        """How many documents have no piece of that length, and are not read."""
+        return sum(len(document) < length for document in self.documents)
+
     def shared(self) -> int:
         """How many tokens all documents start with."""
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.documents, strict=False)))

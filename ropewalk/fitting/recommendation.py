@@ -85,7 +85,7 @@ class Recommendation(Result):
         families: every method that took part.
         left_out: method -> why it did not take part.
         data: source; number of texts searched on, of those whose first windows told the tax, of those compared on, and
-            of the documents that these are of; and how many copies were not read.
+            of the documents that these are of; and how many copies, and documents that are too short, were not read.
         candidates: how many were tried.
         tokens: that they read, and that the comparison read.
         how: it is put to use: in a configuration, for an engine, in a GGUF file or by our server.
@@ -223,6 +223,8 @@ class Recommendation(Result):
         console.print(self.intervals + ("" if self.data["documents"] > 1 else ": give more, --data"))
         if self.data["copies"]:
             console.print(f"of copies among the texts not read: {counted(self.data['copies'], 'piece')}")
+        if self.data["too short"]:
+            console.print(f"too short to be read: {counted(self.data['too short'], 'document')}")
         if self.about_limit:
             console.print(f"{self.about_limit}{self.instead_said(shortened)}", style="bold")
         console.print(f"{shortened(self.method)} for {self.to:,} tokens", style="bold")

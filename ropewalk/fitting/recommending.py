@@ -213,6 +213,7 @@ class Recommending(Searching):
                 "compared": len(checking.rows),
                 "documents": several,
                 "copies": halves.copies,
+                "too short": ground.too_short(ground.to),
             },
             candidates=len(race.ran),
             tokens=race.scoring.tokens + checking.tokens,

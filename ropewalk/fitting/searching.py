@@ -35,6 +35,7 @@ LONG = {"perplexity": "perplexity of far tokens", "needles": "perplexity of answ
 SHORT = "perplexity of short texts, times the plain model's"
 OTHER_TEXTS = "other texts"
 COPIES = "copies that were not read"
+TOO_SHORT = "documents too short to be read"
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ class Searching:
             LONG[self.by]: perplexity(best),
             SHORT: exp(best.tax(race.near)),
         }
-        if halves.copies:
-            seen[COPIES] = halves.copies
+        left_out = {COPIES: halves.copies, TOO_SHORT: race.scoring.ground.too_short(race.scoring.ground.to)}
+        seen |= {what: count for what, count in left_out.items() if count}
         if len(checking.rows):
             documents = halves.documents
             versus = {rival.id: compared(best.method, rival, checking, documents) for rival in rivals}

@@ -31,7 +31,8 @@ def made(**other) -> Recommendation:
             Family("none", 4.1, 1, 1.0, None, 1.0, 1, 448),
         ],
         "left_out": {"tca": "it is measured by a fit of its own"}, "candidates": 61, "tokens": 140_000, "how": "serve",
-        "data": {"source": "topics", "searched": 3, "short": 6, "compared": 4, "documents": 4, "copies": 0},
+        "data": {"source": "topics", "searched": 3, "short": 6, "compared": 4, "documents": 4, "copies": 0,
+                 "too short": 0},
         "fit": None,
     } | other  # fmt: skip
     return Recommendation(**values)

@@ -318,6 +318,14 @@ def factors(model, texts, capsys):
     return "longrope(fitted=f.json)"
 
 
+def test_documents_too_short_to_be_read_are_told(model, texts, capsys):
+    shutil.copytree(texts, "some")
+    Path("some/short.txt").write_text("Too short.")
+    words = "fit", model, "--to", 256, "--data", "some"
+    printed = said(capsys, *words, "-m", "longrope", "--settings", "rounds=1", "-o", "f.json")
+    assert "documents too short to be read: 1\n" in printed
+
+
 def test_a_fit_is_written_into_no_other_model_and_for_no_other_length(model, factors, capsys):
     other = Path("other")
     shutil.copytree(model, other)
