@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
 LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
+BESIDE = frozenset({"position_ids", "cache_position"})  # tensors that decide nothing in an attention function
 WINDOW = "_ropewalk_window"  # another, the sliding window of the layers that are given the mask
 
 _ENGINES: dict[int, Engine] = {}  # by the identity of the configuration that masks are made for
@@ -183,6 +184,11 @@ class Engine:
                     self.checked.append((method, layer))
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
             self.attached.append(_Attached(self, layer, kind, rope, choosing))
+            if hasattr(how.module, SLOT):
+                raise UserError(
+                    f"{type(how.module).__name__} of layer {how.index} attends more than once in a forward pass, which "
+                    "regions do not follow"
+                )
             setattr(how.module, SLOT, self.attached[-1])
             stack.callback(delattr, how.module, SLOT)
         self.sound = min((layer.target for _, layer in self.checked), default=0)
@@ -520,6 +526,9 @@ def _attention(
         raise UserError("attention weights are never held as a whole", "Leave out output_attentions.")
     if attention_mask is not None and attention_mask.shape[1:3] != (1, 1):
         raise UserError(f"layer {attached.layer.index} has a mask of its own, which regions do not know")
+    strange = [name for name, value in keywords.items() if isinstance(value, Tensor) and name not in BESIDE]
+    if strange:  # keys that an indexer picked, or whatever else decides who is seen
+        raise UserError(f"layer {attached.layer.index} has {strange[0]!r} for its attention, which regions do not know")
     layout = getattr(attention_mask, LAYOUT, attached.engine.layout)
     if layout is None:
         raise UserError(

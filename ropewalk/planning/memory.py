@@ -30,16 +30,18 @@ class Optimizer:
         states: on the device, the float32 master copy of half-precision weights included.
         host: in the host's memory.
         master: whether ``states`` counts a master copy, which float32 weights are themselves.
+        spared: of ``states``, for matrices of layers; experts are stacked, and no matrices.
     """
 
     states: float
     host: float = 0.0
     master: bool = False
+    spared: float = 0.0
 
 
 OPTIMIZERS = {
     "adamw": Optimizer(12, master=True),  # float32 master weights and two float32 moments
-    "muon": Optimizer(8, master=True),  # one moment, as far as weights are matrices of layers
+    "muon": Optimizer(12, master=True, spared=4),  # one moment, and AdamW's two for the rest
     "adamw-8bit-master": Optimizer(6 + 8 / 256, master=True),
     "adamw-bf16": Optimizer(4),  # moments in the weights' type, no master copy
     "adamw-8bit": Optimizer(2 + 8 / 256),  # block-wise, one float32 scale per 256 (arXiv 2110.02861)
@@ -209,15 +211,18 @@ def _resident(shapes: Shapes, how: Training, size: int) -> tuple[dict[str, int],
     trained = shapes.parameters if full else how.rank * sum(n * layer.adaptable for layer, n in shapes.layers)
     weights = weight_bytes(shapes, "nf4" if how.trainable == "qlora" else how.dtype) + (0 if full else trained * size)
     own_master = 4 if size == 4 and optimizer.master else 0
-    states, host = optimizer.states - own_master, optimizer.host
+    matrices = sum(n * (layer.parameters - layer.expert_parameters) for layer, n in shapes.layers) if full else 0
+    spared = optimizer.spared * matrices
+    states, host = trained * (optimizer.states - own_master) - spared, trained * optimizer.host
     if how.host_optimizer:
-        states, host = 0.0, host + optimizer.states + (0 if optimizer.master else 4) + 4
+        more = optimizer.states + (0 if optimizer.master else 4) + 4
+        states, host = 0.0, host + trained * more - spared
     return {
         "weights": weights // how.shard,
         "gradients": trained * (4 if how.float32_gradients else size) // how.shard,
-        "optimizer": int(trained * states / how.shard),
+        "optimizer": int(states / how.shard),
         "gathered layers": 0 if how.shard == 1 else _gathered(shapes, how, size),
-    }, int(trained * host / how.shard)
+    }, int(host / how.shard)
 
 
 def _gathered(shapes: Shapes, how: Training, size: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.underway import flat
@@ -23,7 +24,7 @@ from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
-from ropewalk.rope.config import trained_window
+from ropewalk.rope.config import record_of, trained_window
 from ropewalk.training.arranged_sampler import AnySampler, ArrangedSampler
 from ropewalk.training.checks import check_windows
 from ropewalk.training.longpo import LongPO
@@ -113,7 +114,8 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
     """The stages of a run to ``to`` tokens, of a model whose pretrained window is ``trained``.
 
     Raises:
-        UserError: if positions, window and target do not fit, or the target is not beyond the window.
+        UserError: if positions, window and target do not fit, the target is not beyond the window, or the last stage's
+            rope is made for another length.
     """
     require_beyond([method_of(recipe.method)], to, trained)
     layout, found, start, first = recipe.layout(cue), [], 0, 0
@@ -125,6 +127,12 @@ def parts(recipe: Recipe, to: int, trained: int, cue: tuple[int, ...] = ()) -> l
         layout.require(window, reach)
         found.append(Part(stage, start, steps, rope, reach, window, rows, first))
         start, first = start + steps, first + rows * steps
+    if rope != to:
+        raise UserError(
+            f"the last stage has a rope for {rope:,} tokens (rope {stage.rope:g}, reach {stage.reach:g}), and what is "
+            f"written is for {to:,}",
+            "Let it have a rope of 1, and a reach of 1 or less; --to says another length.",
+        )
     return found
 
 
@@ -165,12 +173,15 @@ def passing(recipe: Recipe, processes: Processes = ALONE) -> Passing:
 def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
     """The model under the rope and the attention of a stage.
 
-    A rope that a configuration can say stays on the model; another one, and the attention, are put on for a while.
+    A rope that a configuration can say stays on the model; another one, and the attention, are put on for a while. A
+    stage within the window has the rope of the pretraining.
     """
     running: list[Method] = []
     rope = recipe.rope_method(part.stage)
-    if recipe.layout(ANY).rope == "extended" and rope.name != "none" and part.rope > trained_window(model.config):
-        if is_written(rope, model.config, part.rope):
+    if ropes(recipe, part.stage):
+        if part.rope <= trained_window(model.config):
+            pretrained(model)
+        elif is_written(rope, model.config, part.rope):
             rope.extend(model, part.rope)
         else:
             running.append(rope)
@@ -181,6 +192,17 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
             with whole(model):  # which is looked at
                 stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
         yield
+
+
+def ropes(recipe: Recipe, stage: Stage) -> bool:
+    """Whether a stage is trained under the rope that its recipe names, and no rope is left as it came."""
+    return recipe.layout(ANY).rope == "extended" and recipe.rope_method(stage).name != "none"
+
+
+def pretrained(model: PreTrainedModel) -> None:
+    """Put the rope of the pretraining back, where an extension that we wrote has replaced it."""
+    if record_of(model.config):
+        method_of("none").extend(model, trained_window(model.config))
 
 
 ANY = (0,)  # a cue, where only the kind of positions is asked for
@@ -316,6 +338,7 @@ class Run:
                         self._step(step, part, sampler)
                         self._save(step + 1)
                 done = until
+        self._refuse_infinite()
         with roped(self.model, self.recipe, self.parts[-1]):
             pass  # also of a run that ended before it was written
         self._read(steps)
@@ -415,6 +438,21 @@ class Run:
                 f"no weight would move: the learning rate is 0 in all of {self.recipe.steps} steps (its peak is "
                 f"{self.recipe.learning_rate:g}, after a warmup of {self.recipe.warmup})",
                 "Say --warmup 0, or more --steps." if self.recipe.learning_rate else "Say --learning-rate 2e-5.",
+            )
+
+    def _refuse_infinite(self) -> None:
+        """Refuse weights that the last steps made infinite: no gradient after them told.
+
+        Raises:
+            UserError: naming one.
+        """
+        trained = self.optimizer.parameters.items()
+        here = ((name, one.to_local() if isinstance(one, DTensor) else one) for name, one in trained)
+        wrong = [name for name, one in here if not bool(torch.isfinite(one).all())]
+        if self.processes.sum(torch.tensor(float(len(wrong)))):
+            raise UserError(
+                f"the last step made {wrong[0] if wrong else 'weights of another process'} infinite",
+                f"Say a lower --learning-rate ({self.recipe.learning_rate:g}), and --overwrite.",
             )
 
     def _read(self, done: int) -> None:

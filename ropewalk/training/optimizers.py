@@ -115,7 +115,7 @@ class Optimizer:
         """Parameter groups: those that decay, and those that do not."""
         found = []
         for decays in (True, False):
-            params = [self.masters[name] for name in names if (self.masters[name].ndim > 1) is decays]
+            params = [self.masters[name] for name in names if _decays(name, self.masters[name]) is decays]
             found.append({"params": params, "weight_decay": weight_decay if decays else 0.0})
         return [group for group in found if group["params"]]
 
@@ -272,8 +272,12 @@ def _master(one: nn.Parameter, offload: bool) -> Tensor:
     return one.detach().to(device="cpu" if offload else one.device, dtype=torch.float32, copy=True)
 
 
+def _decays(name: str, one: Tensor) -> bool:
+    return one.ndim > 1 and not name.endswith("bias")  # experts hold theirs together, [experts, width]
+
+
 def _is_matrix_of_a_layer(name: str, one: Tensor) -> bool:
-    return one.ndim == 2 and bool(IN_A_LAYER.search(name)) and not FACTOR.search(name)
+    return one.ndim == 2 and _decays(name, one) and bool(IN_A_LAYER.search(name)) and not FACTOR.search(name)
 
 
 def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,10 +15,10 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.fit_file import fitted
 from ropewalk.methods.frequencies.longrope import LongRoPE
-from ropewalk.rope.config import record_of, trained_window
+from ropewalk.rope.config import trained_window
 from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.arranged_sampler import ArrangedSampler
-from ropewalk.training.loop import ANY, Run, is_written, unwritten
+from ropewalk.training.loop import ANY, Part, Run, is_written, pretrained, ropes, unwritten
 from ropewalk.training.merging import merge
 from ropewalk.training.pair_sampler import PairSampler
 from ropewalk.training.recipes.recipe_entries import BY_ID, files_of
@@ -42,19 +43,20 @@ Texts = dict[str, "Ints"]
 def held_out(texts: Texts, length: int, most: int) -> tuple[Texts, Texts]:
     """Texts to train on, and texts to measure on: up to ``most`` long ones, a quarter of all at most.
 
-    Which ones depends on their contents alone.
+    Which ones depends on their contents alone. A copy of one to measure on is in neither.
 
     Args:
         texts: token ids by name.
         length: tokens that a text to measure on must have.
         most: so many at most.
     """
-    long = [name for name, ids in texts.items() if len(ids) >= length]
-    long.sort(key=lambda name: hashlib.sha256(texts[name].tobytes()).digest())
-    aside = set(long[: min(most, len(texts) // (LEFT + 1))])
+    digests = {name: hashlib.sha256(ids.tobytes()).digest() for name, ids in texts.items()}
+    names = {digest: name for name, digest in reversed(digests.items())}  # the first of those that are the same
+    long = sorted(digest for digest, name in names.items() if len(texts[name]) >= length)
+    aside = set(long[: min(most, len(names) // (LEFT + 1))])
     return (
-        {name: ids for name, ids in texts.items() if name not in aside},
-        {name: ids for name, ids in texts.items() if name in aside},
+        {name: ids for name, ids in texts.items() if digests[name] not in aside},
+        {name: ids for name, ids in texts.items() if digests[name] in aside and names[digests[name]] == name},
     )
 
 
@@ -112,6 +114,31 @@ def refuse_fits_elsewhere(spelling: str, checkpoint: Checkpoint, to: int) -> Non
         refuse_fitted_elsewhere(checkpoint, fitted(LongRoPE, file, {}), legs[leg])
 
 
+def with_values(recipe: Recipe, checkpoint: Checkpoint, to: int) -> Recipe:
+    """The recipe with what its methods were fitted to in the place of the files, for the weights are about to move.
+
+    Args:
+        recipe: whose methods may be of fit files.
+        checkpoint: what is to be trained.
+        to: target length in tokens.
+
+    Raises:
+        UserError: if a file is of another model, or of another length than its stage.
+    """
+
+    def values(spelling: str, share: float) -> str:
+        found = method(spelling) if spelling else None
+        if found is None or all(part.fit is None for part in getattr(found, "parts", (found,))):
+            return spelling
+        refuse_fitted_elsewhere(checkpoint, found, round(share * to))
+        bare: str = found.bare.id
+        return bare
+
+    last = recipe.schedule_of_stages()[-1][0]
+    stages = tuple(replace(stage, method=values(stage.method, stage.rope)) for stage in recipe.stages)
+    return recipe.with_changes({"method": values(recipe.method, last.rope), "stages": stages})
+
+
 def refuse_quantised(checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Refuse adapters for a file that has no weights to merge them into.
 
@@ -152,6 +179,7 @@ def expected(
     checkpoint: Checkpoint,
     recipe: Recipe,
     to: int,
+    stages: Sequence[Part],
     samplers: Sequence[AnySampler],
     measured: int | None,
 ) -> list[str]:
@@ -161,7 +189,8 @@ def expected(
         checkpoint: that is trained.
         recipe: by what.
         to: target length in tokens.
-        samplers: of its stages.
+        stages: of the run.
+        samplers: of these.
         measured: texts that perplexity is measured on; None if none was wanted.
     """
     rope, notes = recipe.rope_method(recipe.schedule_of_stages()[-1][0]), []
@@ -172,6 +201,13 @@ def expected(
             f"{rope.id} cannot be written into a configuration: the weights are, and were trained with it, so that it "
             f"must be put on to read texts of any length: --methods '{rope.id}'"
         )
+    window = trained_window(checkpoint.config)
+    notes += [
+        f"stage {i} of {len(stages)}, to {part.rope:,} tokens, is within the window of {window:,}: it trains under the "
+        f"rope of the pretraining, not {recipe.rope_method(part.stage).id}"
+        for i, part in enumerate(stages, 1)
+        if part.rope <= window and ropes(recipe, part.stage)
+    ]
     if recipe.layout(ANY).rope == "trained":
         notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")
     last = samplers[-1]
@@ -204,8 +240,8 @@ def finished(run: Run) -> None:
     """
     if run.recipe.layout(ANY).rope == "trained":
         run.recipe.rope_method(run.parts[-1].stage).extend(run.model, run.to)
-    elif unwritten(run.recipe, run.model.config, run.to) and record_of(run.model.config):
-        method("none").extend(run.model, trained_window(run.model.config))  # of an earlier stage, or of the base
+    elif unwritten(run.recipe, run.model.config, run.to):
+        pretrained(run.model)
     run.model.config.use_cache = True
 
 

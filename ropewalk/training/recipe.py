@@ -36,6 +36,7 @@ LEAST = {
 }  # fmt: skip
 
 
+SEEDS = 2**32
 RECIPE = "recipe.json"  # beside a checkpoint that one was trained by
 OFFLOADED = ("activations", "optimizer")
 
@@ -198,6 +199,8 @@ class Recipe:
             raise UserError(f"{name} is {said(value)}, expected one of {', '.join(CHOICES[name])}{hint_}")
         if name in LEAST and value is not None and (type(value) is not int or value < LEAST[name]):
             raise UserError(f"{name} is {said(value)}, expected a whole number from {LEAST[name]} on")
+        if name == "seed" and value >= SEEDS:
+            raise UserError(f"seed is {said(value)}, expected a whole number below {SEEDS:,}")
         if hint is float:
             right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
             if not right or (name in UP_TO_ONE and value > 1) or (name in BELOW_ONE and value >= 1):

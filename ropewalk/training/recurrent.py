@@ -333,6 +333,7 @@ def _try(model: nn.Module, engine: Engine) -> None:
         with still(body):
             leaf = table(ids).detach().requires_grad_()
             whole = body(inputs_embeds=leaf, position_ids=places, use_cache=False)[0]
+            _require_embeddings_alone(model, ids, whole.detach(), {"position_ids": places, "use_cache": False})
             asked = torch.linspace(-1, 1, whole.numel(), device=device).reshape(whole.shape).to(whole.dtype).sin_()
             (expected,) = torch.autograd.grad(whole, leaf, asked)
             text, found = _Text(model, batch, TRIED_CHUNK), []
@@ -359,6 +360,22 @@ def _try(model: nn.Module, engine: Engine) -> None:
             MEND,
         )
     known.add(engine.setting)
+
+
+@torch.no_grad()
+def _require_embeddings_alone(model: nn.Module, ids: Tensor, seen: Tensor, given: dict[str, Any]) -> None:
+    """Refuse a model that reads more of a token than its embedding, which is all that a chunk is given as.
+
+    Raises:
+        UserError: if its hidden states are others where it is given ``ids`` than what was ``seen``.
+    """
+    one, two = (decoder(model)(input_ids=ids, **given)[0] for _ in range(2))
+    if float((one - seen).abs().max()) > 2 * float((one - two).abs().max()):  # what two equal passes differ by
+        raise UserError(
+            f"{type(model).__name__} reads more of a token than its embedding (per-layer embeddings), and a chunk is "
+            "given to it as embeddings",
+            MEND,
+        )
 
 
 def _random(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -23,8 +23,8 @@ from ropewalk.common.results import Result, columns
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod, check_live
 from ropewalk.planning.hardware import GIB
 from ropewalk.rope import live
-from ropewalk.rope.config import trained_window
-from ropewalk.training.loop import ANY, Part, Run, roped, weighted
+from ropewalk.rope.config import record_of, trained_window
+from ropewalk.training.loop import ANY, Part, Run, roped, ropes, weighted
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.sequence import cut
 from ropewalk.training.sharding import is_sharded
@@ -150,12 +150,15 @@ def _rope(run: Run, part: Part) -> Finding:
     """Whether the model rotates as the recipe says, in its buffers, in a forward, and where a method rotates."""
     stage = f" of stage {run.parts.index(part) + 1}" if len(run.parts) > 1 else ""
     rope = run.recipe.rope_method(part.stage)
-    extends = run.recipe.layout(ANY).rope == "extended" and rope.name != "none"
+    extends = ropes(run.recipe, part.stage)
     what = f"the rope{stage} is the recipe's"
     try:
-        if not extends or part.rope <= trained_window(run.model.config) or not isinstance(rope, FrequencyMethod):
+        window = trained_window(run.model.config)
+        if not extends or part.rope <= window or not isinstance(rope, FrequencyMethod):
             check_live(run.model)
-            return Finding(what, "as the configuration has it", True)
+            if extends and part.rope <= window and record_of(run.model.config):
+                return Finding(what, f"an extension is on, where {part.rope:,} tokens are within the window", False)
+            return Finding(what, "as it was pretrained" if extends else "as the configuration has it", True)
         tolerance = rope.rounding(run.model.config, part.rope)
         plan = rope.static_plan(run.model.config, part.rope) or rope.plan(run.model.config, part.rope)
         engine = engine_on(run.model)

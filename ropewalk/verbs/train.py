@@ -186,6 +186,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import folder_to_write
     from ropewalk.common.fingerprints import model_fingerprint
+    from ropewalk.common.naming import counted
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.arranged import Arranged, is_arranged
     from ropewalk.evaluation.long_context import LongContext, Reading
@@ -205,6 +206,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         held_out,
         refuse_fits_elsewhere,
         refuse_quantised,
+        with_values,
         written,
     )
     from ropewalk.training.processes import launched, processes, speaks
@@ -219,6 +221,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         recipe = for_rows(recipe, arranged, request.packing, request.scope)
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
+    recipe = with_values(recipe, checkpoint, request.to)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
     kind, window = str(text_config(checkpoint.config).dtype or "float32"), trained_window(checkpoint.config)
     forecasted = forecast(
@@ -228,12 +231,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     if not request.dry_run:
         request.refuse_unused(["gpu"], "where something is trained")
         kind_of(request.track)
-        if not request.overwrite and (done := ended(out, request.command, recipe)):
-            with processes(request.sequence_parallel) as together:
-                together.wait()  # until all have seen the states
-                States(beside(out), {}, together).remove()
-            return done if speaks() else None
-        place = folder_to_write(out, [checkpoint.source], request.overwrite)
+        before = None if request.overwrite or request.self_test else ended(out, request.command, recipe)
+        given = [Path(source) for source in (request.texts, request.test) if source and Path(source).exists()]
+        place = before.folder if before else folder_to_write(out, [checkpoint.source, *given], request.overwrite)
         forecasted.refuse_too_large()
     refuse_quantised(checkpoint, recipe)
     tokenizer = checkpoint.tokenizer()
@@ -250,10 +250,13 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 f"all rows of {request.texts} are trained on, and none is left to measure on",
                 "Name texts with --test, or say --documents 0.",
             )
+    copies = 0
     if request.test:
         kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
     else:
+        every = len(texts)
         texts, kept = held_out(texts, request.to - len(begin), request.documents)
+        copies = every - len(texts) - len(kept)
     ground = LongContext.of(
         [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
         TokenUnits(tokenizer), request.to, request.documents, keys=request.keys, seed=recipe.seed,
@@ -263,7 +266,10 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     stages = parts(recipe, request.to, window, cue)
     documents = arranged or list(texts.values())
     rows = samplers(recipe, stages, documents, begin, cue)
-    notes = expected(checkpoint, recipe, request.to, rows, len(ground.documents) if request.documents else None)
+    measured = len(ground.documents) if request.documents else None
+    notes = expected(checkpoint, recipe, request.to, stages, rows, measured)
+    if copies:
+        notes.append(f"{counted(copies, 'text')} left out: the same as one that is measured on")
     if request.track == "tensorboard":
         notes.append(f"tensorboard --logdir {shlex.quote(f'{out}.tensorboard')} shows it meanwhile")
     if request.test and request.documents and not len(ground.documents):
@@ -291,11 +297,16 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
             "model": checkpoint.name, "weights and configuration": model_fingerprint(model)[:16], "to": request.to,
             "data": request.texts, "contents of texts": arranged.digest if arranged else digest_of(texts),
             "test": request.test, "contents of test": digest_of(kept), "documents": request.documents,
-            "keys": request.keys,
+            "keys": request.keys, "texts begin with": begin.tolist(), "a sample may end with": cue,
         }  # fmt: skip
         if request.shard:
             shard(model, recipe, together)
         states = States(beside(out), json.loads(json.dumps(asked)), together)
+        if before:
+            with states.opened():  # they are of this very run
+                pass
+            states.remove()
+            return before if together.first else None
         run = Run(recipe, model, request.to, documents, begin, states, together, cue, measure)
         if request.self_test:
             found = self_test(run, checkpoint.name, forecasted.memory.total)

@@ -154,6 +154,31 @@ def test_a_stage_has_its_rope_and_the_last_one_stays() -> None:
     assert [part.window for part in run.parts] == [32, 64]
 
 
+def test_a_stage_within_the_window_has_the_rope_of_the_pretraining_whatever_the_base_has() -> None:
+    seen = []
+    recipe = short(stages=(Stage(2, rope=0.5, reach=0.5, method="abf(base=1000000.0)"), Stage(2)), method="yarn")
+    base = plain()
+    turning = rotaries(base)[0].module.inv_freq.clone()
+    PositionInterpolation().extend(base, 128)
+    run = Run(recipe, base, TARGET, documents(), BEGIN)
+    run.heard = lambda log: seen.append(rotaries(run.model)[0].module.inv_freq.clone())
+    run.run()
+    fresh = trained(recipe)
+    assert torch.equal(seen[1], turning) and not torch.equal(seen[3], turning)
+    assert same(run, fresh) and read(run.model.config) == read(fresh.model.config)
+
+
+@pytest.mark.parametrize("last", [Stage(1, rope=0.5, reach=0.5), Stage(1, reach=3.0)])
+def test_a_last_rope_for_another_length_than_is_written_is_refused(last: Stage) -> None:
+    with pytest.raises(UserError, match=r"the last stage has a rope for (48|192) tokens .* and what is written is for"):
+        parts(short(stages=(Stage(1), last)), 96 if last.rope < 1 else TARGET, WINDOW)
+
+
+def test_weights_that_the_last_step_made_infinite_are_refused() -> None:
+    with pytest.raises(UserError, match=r"the last step made .* infinite"):
+        trained(short(steps=1, warmup=0, learning_rate=1e39))
+
+
 def test_e2_leaves_the_rope_as_it_was_trained() -> None:
     run = trained(short(positions="e2"))
     assert next(iter(read(run.model.config).values())).length == WINDOW

@@ -130,6 +130,15 @@ def test_muon_is_orthogonal_in_layers_and_adamw_elsewhere():
         )  # as AdamW's updates, of which 0.2 is usual; less where few directions are seen
 
 
+def test_biases_of_experts_do_not_decay_and_are_no_matrices():
+    torch.manual_seed(0)
+    parts = {"layers.0.experts.up_proj_bias": (2, 8), "layers.0.q.weight": (4, 8), "layers.0.norm.weight": (8,)}
+    given = [(name, nn.Parameter(torch.randn(shape))) for name, shape in parts.items()]
+    matrices, rest = Optimizer(given, "muon", learning_rate=1.0, weight_decay=0.1)._inner
+    assert [len(group["params"]) for group in matrices.param_groups] == [1]
+    assert [(len(group["params"]), group["weight_decay"]) for group in rest.param_groups] == [(2, 0.0)]
+
+
 def test_muons_update_stretches_all_directions_alike():
     weight = nn.Parameter(torch.zeros(16, 64))
     optimizer = Optimizer([("layers.0.weight", weight)], "muon", learning_rate=1.0)

@@ -198,6 +198,7 @@ def test_a_recipe_is_spelled_by_the_fields_that_it_has_of_its_own(name):
     ("words", "reason"),
     [
         (["poes"], "did you mean"),
+        (['{"seed": 18446744073709551616}'], "seed is 18446744073709551616"),
         (["pi", "--to", 64], "not beyond the window"),
         (["pi", "--batch", 0], "batch"),
         (["pi", "--schedule", "cosin"], "cosine"),
@@ -244,6 +245,41 @@ def test_texts_that_do_not_serve_are_refused(file, content, reason, model, texts
     assert not Path("out.training").exists()
 
 
+def test_a_method_that_was_fitted_trains_by_its_values(model, texts, capsys, monkeypatch):
+    words = "fit", model, "-m", "longrope", "--data", texts, "--settings", "rounds=1", "--to", TO, "-o", "f.json"
+    said(capsys, *words)
+    asked = ["--method", "longrope(fitted=f.json)", "--learning-rate", 0.01, "--evaluate-every", 1]
+    line = ["train", "pi", model, texts, "-o", "out", *QUICK, *asked]
+    with monkeypatch.context() as patch:
+        patch.setattr("ropewalk.training.preparation.finished", stop)
+        assert run([*map(str, line)]) == 128 + signal.SIGINT
+    said(capsys, *line)
+    factors = json.loads(Path("f.json").read_text())["found"]["factors"]
+    assert json.loads(Path("out/config.json").read_text())["rope_parameters"]["long_factor"] == pytest.approx(factors)
+    assert "fitted" not in Path("out/recipe.json").read_text()
+    assert "f.json was fitted for 128 tokens" in refused(capsys, *line[:4], "-o", "x", "--to", 256, *asked)
+
+
+def test_texts_are_not_replaced_by_what_is_trained_on_them(model, texts, capsys):
+    said(capsys, "data", "pack", texts, "-o", "rows", "--length", TO, "--tokenizer", model)
+    before = sorted(os.listdir("rows"))
+    more = "--to", TO, "--steps", 1, "--batch", 1, "--keys", 0, "--overwrite"
+    assert "source" in refused(capsys, "train", "pi", model, "rows", "-o", "rows", "--documents", 0, *more)
+    assert "source" in refused(capsys, "train", "pi", model, "rows", "-o", "texts", "--test", texts, *more)
+    assert sorted(os.listdir("rows")) == before
+
+
+def test_copies_of_a_text_that_is_measured_on_are_not_trained_on(model, texts, capsys):
+    for file in list(texts.iterdir()):
+        shutil.copy(file, texts / f"again-{file.name}")
+    line = ["train", "pi", model, texts, "-o", "out", "--to", TO, "--steps", 1, "--batch", 1, "--keys", 0, "--json"]
+    found = json.loads(said(capsys, *line))
+    assert "2 texts left out: the same as one that is measured on" in found["notes"]
+    assert found["texts"] == [12, 0] and all(
+        len(one["losses"]) == 2 for one in found["readings"]["0"]["perplexity"].values()
+    )
+
+
 def test_outputs_are_not_replaced_and_not_put_onto_the_model(model, texts, capsys):
     said(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
     assert "exists already" in refused(capsys, "train", "pose", model, texts, "-o", "out", *QUICK)
@@ -272,6 +308,12 @@ def test_it_does_not_go_on_on_another_base_of_the_same_name_or_on_other_texts(mo
     (texts / "9.txt").write_text("8 " * 400)
     assert "contents of texts" in refused(capsys, *line)
     (texts / "9.txt").unlink()
+    tokenizer = (base / "tokenizer.json").read_text()
+    changed = json.loads(tokenizer)
+    changed["post_processor"] = None
+    (base / "tokenizer.json").write_text(json.dumps(changed))
+    assert "texts begin with" in refused(capsys, *line)
+    (base / "tokenizer.json").write_text(tokenizer)
     config = json.loads((base / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 5e5
     (base / "config.json").write_text(json.dumps(config))
