@@ -126,6 +126,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         keeps = any(verb.keeps and line[: len(name.split())] == name.split() for name, verb in VERBS.items())
         more = "what was finished is kept, and the same command goes on" if keeps else "the same command begins anew"
+        more = getattr(stop, "kept", more)
         with suppress(OSError):  # the terminal may be what is gone
             errors.print(f"stopped: nothing is half written; {more}")
         return 128 + (stop.args[0] if isinstance(stop, Terminated) else signal.SIGINT)

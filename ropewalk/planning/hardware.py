@@ -84,8 +84,8 @@ def gpu(name: str) -> GPU:
         return BY_NAME[short[found]]
     raise UserError(
         f"unknown GPU {name!r}{did_you_mean(' '.join(words), BY_NAME)}",
-        f"Known: {', '.join(BY_NAME)}. Of another say the memory of each, --memory 24G, and how many, --gpus 8: then "
-        "all but times is known.",
+        f"Known: {', '.join(BY_NAME)}. Of another ropewalk plan takes the memory of each, --memory 24G, and how many, "
+        "--gpus 8: then all but times is known.",
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 FIELD = "text"  # of a jsonl line, and column of a parquet file
+WHOLE = f'Put what is read as a whole into "{FIELD}": a chat as tokenizer.apply_chat_template(..., tokenize=False).'
 
 
 def load(source: str | Path) -> dict[str, str]:
@@ -80,7 +81,7 @@ def stream(source: str | Path, left_out: list[UserError] | None = None) -> Itera
 
 
 def _texts(read: Iterable[rows.Row], left_out: list[UserError] | None) -> Iterator[tuple[str, str]]:
-    return rows.good(rows.each(read, lambda row: (row.where, row.text(FIELD, empty=True))), left_out)
+    return rows.good(rows.each(read, lambda row: (row.where, row.text(FIELD, empty=True, mend=WHOLE))), left_out)
 
 
 def _whole(file: Path) -> Iterator[tuple[str, str] | UserError]:

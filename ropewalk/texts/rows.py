@@ -38,15 +38,20 @@ class Row:
         """Whether there is a value that is not null."""
         return self.values.get(key) is not None
 
-    def text(self, key: str, empty: bool = False) -> str:
+    def text(self, key: str, empty: bool = False, mend: str = "") -> str:
         """A string.
+
+        Args:
+            key: of the row.
+            empty: whether it may be blank.
+            mend: what to do where there is none.
 
         Raises:
             UserError: if it is missing, of another type, or blank and ``empty`` is False.
         """
         value = self.values.get(key)
         if not isinstance(value, str) or not (empty or value.strip()):
-            raise self.refuse(key, "a string" if empty else "a string that is not empty")
+            raise self.refuse(key, "a string" if empty else "a string that is not empty", mend)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -117,13 +122,13 @@ class Row:
             raise self.refuse(key, "a list of objects" if empty else "a list of one or more objects")
         return [Row(v, f"{self.where}: {key}[{i}]") for i, v in enumerate(value)]
 
-    def refuse(self, key: str, expected: str) -> UserError:
+    def refuse(self, key: str, expected: str, mend: str = "") -> UserError:
         """The error for a bad value: file and line, key, value seen, value expected."""
         if key not in self.values:
-            return UserError(f'{self.where}: no "{key}", expected {expected}')
+            return UserError(f'{self.where}: no "{key}", expected {expected}', mend)
         seen = repr(self.values[key])
         seen = seen if len(seen) <= SHOWN else f"{seen[:SHOWN]}..."
-        return UserError(f'{self.where}: "{key}" is {seen}, expected {expected}')
+        return UserError(f'{self.where}: "{key}" is {seen}, expected {expected}', mend)
 
 
 def read(

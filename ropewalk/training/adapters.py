@@ -203,7 +203,7 @@ def load(model: PreTrainedModel, folder: str | Path, quantise: str | None = None
     if found.digest and found.digest != digest(model):
         raise UserError(
             f"{folder} was trained on other weights than those of {model.config.name_or_path or 'this model'}",
-            f"Take its base: {found.base}.",
+            f"Take its base: {found.base}, where it lies (ropewalk merge: --base FOLDER).",
         )
     _refuse_misfit(model, found)
     settings, tensors = found.settings, load_file(found.folder / WEIGHTS)

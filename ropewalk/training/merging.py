@@ -6,6 +6,7 @@ rounding took away is measured against what the adapter gave, and the written fi
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +118,15 @@ def merge(
     found = AdapterFolder.open(adapter)
     if not (base or found.base):
         raise UserError(f"{adapter} does not name its base", "Say --base MODEL.")
-    checkpoint = Checkpoint.open(base or found.base, trust_remote_code)
+    try:
+        checkpoint = Checkpoint.open(base or found.base, trust_remote_code)
+    except UserError as error:
+        if base or os.path.exists(found.base):
+            raise
+        raise UserError(
+            f"{adapter} was trained on {found.base!r}, which is not found from here: {error.message}",
+            "Name it where it lies: --base FOLDER.",
+        ) from None
     if checkpoint.gguf is not None or checkpoint.raw.get("quantization_config"):
         raise UserError(
             f"{checkpoint.name} is quantised, and merging would round the adapter away",

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ropewalk.checkpoint.write import extension_notes, refuse_fitted_elsewhere, trained_folder
 from ropewalk.common.errors import UserError
 from ropewalk.methods.catalogue import method
@@ -50,14 +52,48 @@ def held_out(texts: Texts, length: int, most: int) -> tuple[Texts, Texts]:
         length: tokens that a text to measure on must have.
         most: so many at most.
     """
-    digests = {name: hashlib.sha256(ids.tobytes()).digest() for name, ids in texts.items()}
-    names = {digest: name for name, digest in reversed(digests.items())}  # the first of those that are the same
+    names = {_digest(ids): name for name, ids in reversed(texts.items())}  # the first of those that are the same
     long = sorted(digest for digest, name in names.items() if len(texts[name]) >= length)
-    aside = set(long[: min(most, len(names) // (LEFT + 1))])
+    aside = {names[digest] for digest in long[: min(most, len(names) // (LEFT + 1))]}
+    return without_copies(texts, {name: ids for name, ids in texts.items() if name in aside})
+
+
+def without_copies(texts: Texts, kept: Texts) -> tuple[Texts, Texts]:
+    """Texts to train on without those to measure on, and these without their own copies.
+
+    Args:
+        texts: token ids by name, to train on.
+        kept: to measure on.
+    """
+    names = {_digest(ids): name for name, ids in reversed(kept.items())}
     return (
-        {name: ids for name, ids in texts.items() if digests[name] not in aside},
-        {name: ids for name, ids in texts.items() if digests[name] in aside and names[digests[name]] == name},
+        {name: ids for name, ids in texts.items() if _digest(ids) not in names},
+        {name: ids for name, ids in kept.items() if names[_digest(ids)] == name},
     )
+
+
+def refuse_trained_on(arranged: Arranged, kept: Texts) -> None:
+    """Refuse to measure on texts that rows are made of.
+
+    Args:
+        arranged: rows that are trained on.
+        kept: texts to measure on, by name.
+
+    Raises:
+        UserError: naming one.
+    """
+    corpus, skipped = arranged.corpus, len(arranged.corpus.manifest.begin)
+    for name, ids in kept.items():
+        for i in np.flatnonzero(corpus.lengths == skipped + len(ids)):
+            if np.array_equal(corpus.tokens(int(i), skipped), ids):
+                raise UserError(
+                    f"{name} is to be measured on, and the rows of {corpus.folder} are made of it",
+                    "Name other texts with --test, or say --documents 0.",
+                )
+
+
+def _digest(ids: Ints) -> bytes:
+    return hashlib.sha256(ids.tobytes()).digest()
 
 
 def for_rows(recipe: Recipe, arranged: Arranged, packing: str | None, wanted: str | None) -> Recipe:

@@ -322,6 +322,8 @@ class Recipe:
         """
         if not isinstance(content, dict):
             raise UserError(f"a recipe is {said(content)}, expected an object of its fields")
+        if "model_type" in content:
+            raise UserError("this is a model's configuration, and no recipe", f"Name the {RECIPE} beside it.")
         stages = content.get("stages", [])
         if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
             raise UserError(f"stages is {said(stages)}, expected a list of objects")

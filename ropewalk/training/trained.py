@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.naming import counted
 from ropewalk.common.outside import read_json
 from ropewalk.common.results import Result, columns
 from ropewalk.common.statistics import Mean, ratio
@@ -94,11 +95,12 @@ class Trained(Result):
             console.print(table)
             counts = [change.n for key in self.lines if (change := self.change(key))]
             if counts:
-                console.print(f"in brackets 95 % intervals, of the ratios over {counts[0]} texts, paired")
+                console.print(f"in brackets 95 % intervals, of the ratios over {counted(counts[0], 'text')}, paired")
         for note in self.notes:
             console.print(note)
         console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training")
         on = f" --methods {shlex.quote(self.rope)} --to {self.to}" if self.rope else ""
+        on += " --data topics" if self.data == "stdlib" else ""  # which it would read else, and was trained on
         console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}{on}")
 
     @property

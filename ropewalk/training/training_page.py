@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.common.naming import counted
 from ropewalk.common.statistics import ratio
 from ropewalk.report import numbers, svg
 from ropewalk.report.headline import bounds, change, differs
@@ -103,7 +104,7 @@ def _told(trained: Trained) -> Iterator[str]:
     found = [(which, one) for since, which in sinces if (one := _against(trained, far, since))]
     if found:
         said = ", and ".join(f"{change(one, which)}{_unsure(one)}" for which, one in found)
-        yield f"There, on {found[0][1].n} texts that were not trained on, the perplexity is {said}."
+        yield f"There, on {counted(found[0][1].n or 0, 'text')} not trained on, the perplexity is {said}."
     if near and near != far and (one := _against(trained, near, CAME)):
         within = f"Within the window that it had, at positions {stretch(near[1])}"
         yield f"{within}, it is {change(one, 'the model’s as it came')}{_unsure(one)}."
@@ -142,12 +143,14 @@ def _sections(trained: Trained) -> Iterator[Section]:
         ("tokens a second", lambda one: one.tokens / max(one.seconds, 1e-9)),
         ("memory, GiB", lambda one: one.memory / GIB),
     )
-    counted = any(log.memory for log in trained.log)
+    on_device = any(log.memory for log in trained.log)
     blocks: list[Block] = []
     for name, of in steps:
-        if counted or not name.startswith("memory"):
+        if on_device or not name.startswith("memory"):
             blocks += [Folded(name.capitalize(), drawn)] if (drawn := _by_step(trained, name, of)) else []
-    text = "The norm is taken before clipping, padding is no token, and memory is the most that tensors took in a step."
+    text = "The norm is taken before clipping, and padding is no token."
+    if on_device:
+        text += " Memory is the most that tensors took in a step."
     yield Section("By step", text, blocks, ["norm"])
 
 

@@ -180,6 +180,8 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     """
     if request.self_test:
         request.refuse_unused(["dry_run"], "in a self-test")
+    if not request.documents:
+        request.refuse_unused(["test"], "where --documents is 0")
     recipe = request.resolved()
     import numpy as np
 
@@ -206,7 +208,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         held_out,
         refuse_fits_elsewhere,
         refuse_quantised,
+        refuse_trained_on,
         with_values,
+        without_copies,
         written,
     )
     from ropewalk.training.processes import launched, processes, speaks
@@ -250,9 +254,20 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 f"all rows of {request.texts} are trained on, and none is left to measure on",
                 "Name texts with --test, or say --documents 0.",
             )
-    copies = 0
     if request.test:
-        kept = {name: np.asarray(token_ids(text, tokenizer)) for name, text in load_documents(request.test).items()}
+        kept = {
+            name: np.asarray(token_ids(text, tokenizer), np.int64)
+            for name, text in load_documents(request.test).items()
+        }
+        if arranged:
+            refuse_trained_on(arranged, kept)
+        (apart, kept), every = without_copies(texts, kept), len(texts)
+        if every and not apart:
+            raise UserError(
+                f"all texts of {request.texts} are among those of {request.test}, and none is left to train on",
+                "Leave out --test: then some of them are measured on, and the others trained on.",
+            )
+        texts, copies = apart, every - len(apart)
     else:
         every = len(texts)
         texts, kept = held_out(texts, request.to - len(begin), request.documents)
@@ -335,7 +350,15 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                     )
             run.heard = heard
             run.noted = lambda step, reading: track(step, read(reading))
-            run.run()
+            try:
+                run.run()
+            except KeyboardInterrupt as stopped:
+                vars(stopped)["kept"] = (  # what the command line says of it
+                    f"the same command goes on behind step {states.latest:,} of the {len(run.log):,} that were done"
+                    if states.latest
+                    else "no state was saved yet, and the same command begins anew"
+                )
+                raise
             finished(run)
             done = Trained(
                 place, recipe, checkpoint.name, request.texts, window, request.to,

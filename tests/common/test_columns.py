@@ -52,6 +52,19 @@ def test_the_catalogue_says_what_each_method_does_in_every_width(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("width", [25, 30, 40, 50, 60, 80])
+def test_no_word_and_no_number_is_broken_in_any_width(width):
+    table = columns("", ">as it came", ">extended, untrained", ">last against as it came")
+    table.add_row("perplexity at 362 to 511", "4,133", "4,094", "0.0367x (0.0351 to 0.0384)")
+    table.add_row("", "0 %", "10 %", "")
+    terminal = Terminal(file=io.StringIO(), width=width, color_system=None)
+    terminal.print(table)
+    text = terminal.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    words = "perplexity 362 4,133 4,094 0.0367x (0.0351 0.0384) untrained against 10".split()
+    assert all(word in text.replace(":", "").split() for word in words)
+
+
 @pytest.mark.parametrize("width", [40, 60])
 def test_names_and_numbers_stay_whole_in_a_narrow_terminal(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -18,8 +18,9 @@ from ropewalk.planning.measure import peak_bytes
 from ropewalk.planning.shapes import shapes
 from ropewalk.training.forecast import forecast, how
 from ropewalk.training.loop import Run, roped
+from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.recipe import CHOICES, Recipe
-from tests.models import config
+from tests.models import config, tiny
 
 TOKENS, VOCABULARY = 4096, 32_000
 
@@ -57,6 +58,15 @@ def test_a_step_takes_what_was_said_within_a_tenth(way: str, kind: str, tiled: b
         peak = staying + peak_bytes(lambda: run._step(1, run.parts[0], run.samplers[0]))
     said = memory.training(shapes(llama()), how(recipe, kind), TOKENS).total
     assert said == pytest.approx(peak, rel=0.1), (said / 2**20, peak / 2**20)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_muon_keeps_one_moment_of_matrices_and_two_of_embeddings_and_experts(family: str) -> None:
+    model = tiny(family)
+    optimizer = Optimizer(model.named_parameters(), "muon", learning_rate=1.0)
+    moments = [one for each in optimizer.state_dict()["state"].values() for one in each.values() if one.ndim]
+    said = memory.training(shapes(model.config), how(Recipe(optimizer="muon"), "float32"), 64).parts["optimizer"]
+    assert said == pytest.approx(bytes_of(moments), rel=0.02)  # norms and biases are few
 
 
 def small(**more: Any) -> Any:

@@ -10,8 +10,8 @@ from ropewalk.common.errors import UserError
 from ropewalk.training.one_shot import OneShot, require_apart
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.training_batch import Batch
-from tests.architectures import build
-from tests.models import tiny
+from tests.architectures import LATENT, ROUTED, build
+from tests.models import COMMON, THETA, tiny
 from tests.training.passes import alone, error, fractional, gradients, row, trainable, written_out
 from tests.training.test_checkpointing import on
 
@@ -102,6 +102,32 @@ def test_checkpoints_are_refused_in_evaluation_mode():
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "phi3", "glm4_moe"])
 def test_documents_apart_are_accepted(family):
     require_apart((tiny if family in FAMILIES else build)(family).train())
+
+
+def made(name, **more):
+    """A model of a kind that is in no list, with what an indexer draws."""
+    torch.manual_seed(0)
+    values = {**COMMON, "rope_parameters": dict(THETA), "attention_dropout": 0.0, **more}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **values))
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+@pytest.mark.parametrize("topk", [8, 1000])
+def test_keys_that_an_indexer_picked_are_refused(name, topk):
+    try:
+        model = made(name, **LATENT, **ROUTED, index_n_heads=2, index_head_dim=16, index_topk=topk)
+    except (ValueError, KeyError):
+        pytest.skip(f"this transformers has no {name}")
+    with pytest.raises(UserError, match=r"'indices' for its attention|mask of its own"):
+        gradients(model, OneShot(), BATCHES["packed"])
+
+
+def test_a_layer_that_attends_twice_is_refused():
+    model = made("diffllama")
+    with pytest.raises(UserError, match="attends more than once"):
+        gradients(model, OneShot(), BATCHES["packed"])
+    assert not on(model)
+    assert gradients(model, OneShot(), BATCHES["padded"])[0] > 0
 
 
 def side_by_side():

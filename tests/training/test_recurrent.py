@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ropewalk import method
 from ropewalk.attention.cache_argument import as_argument, of_output
@@ -16,8 +17,8 @@ from ropewalk.training.loss import Head
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.training_batch import Batch
-from tests.architectures import ARCHITECTURES, build
-from tests.models import tiny
+from tests.architectures import ARCHITECTURES, MIXED, build
+from tests.models import COMMON, THETA, tiny
 from tests.training.passes import error, fractional, gradients, row, trainable
 from tests.training.test_checkpointing import on
 
@@ -236,6 +237,18 @@ def test_shared_keys_and_attention_dropout_are_refused():
         Recurrent(0)
     with pytest.raises(UserError, match="offload without checkpoint"):
         Recurrent(offload=True)
+
+
+def test_what_is_read_beside_the_embeddings_of_tokens_is_refused():
+    more = dict(vocab_size_per_layer_input=97, hidden_size_per_layer_input=8, laurel_rank=4, altup_num_inputs=2,
+                activation_sparsity_pattern=[0.0] * 2, num_kv_shared_layers=0)  # fmt: skip
+    values = {**COMMON, **MIXED, "rope_parameters": dict(THETA), "attention_dropout": 0.0, **more}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3n_text", **values))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.uniform_(0.5, 1.5) if weight.ndim == 1 else weight.normal_(0, 0.15)
+    with pytest.raises(UserError, match="per-layer embeddings"):
+        gradients(model, Recurrent(13), BATCHES["one document"])
 
 
 def test_a_phimoe_that_goes_by_the_length_is_refused():

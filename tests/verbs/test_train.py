@@ -24,6 +24,7 @@ import ropewalk
 from ropewalk.cli.main import app, run
 from ropewalk.data.arranged import Arranged, digest_of
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
+from ropewalk.training.loop import Run
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recipe import CHOICES, Recipe, Stage
 from ropewalk.training.recipes.interpolation import longrope
@@ -198,6 +199,7 @@ def test_a_recipe_is_spelled_by_the_fields_that_it_has_of_its_own(name):
     ("words", "reason"),
     [
         (["poes"], "did you mean"),
+        (['{"model_type": "llama"}'], "no recipe"),
         (['{"seed": 18446744073709551616}'], "seed is 18446744073709551616"),
         (["pi", "--to", 64], "not beyond the window"),
         (["pi", "--batch", 0], "batch"),
@@ -278,6 +280,39 @@ def test_copies_of_a_text_that_is_measured_on_are_not_trained_on(model, texts, c
     assert found["texts"] == [12, 0] and all(
         len(one["losses"]) == 2 for one in found["readings"]["0"]["perplexity"].values()
     )
+
+
+def test_what_is_measured_on_by_name_is_not_trained_on(model, texts, capsys):
+    shutil.copytree(texts, "some")
+    for name in os.listdir("some")[2:]:
+        os.remove(f"some/{name}")
+    line = ["train", "pi", model, texts, "--to", TO, "--steps", 1, "--batch", 1, "--keys", 0]
+    found = json.loads(said(capsys, *line, "-o", "out", "--test", "some", "--json"))
+    assert found["texts"] == [6, 0] and any(note.startswith("2 texts left out") for note in found["notes"])
+    assert "none is left to train on" in refused(capsys, *line, "-o", "x", "--test", texts)
+    said(capsys, "data", "pack", texts, "-o", "rows", "--length", TO, "--tokenizer", model)
+    line[3] = "rows"
+    assert "the rows of" in refused(capsys, *line, "-o", "x", "--test", "some")
+    assert "--test changes nothing where --documents is 0" in refused(
+        capsys, *line, "-o", "x", "--test", "some", "--documents", 0
+    )
+
+
+def test_a_run_that_is_stopped_says_what_it_goes_on_from(model, texts, capsys, monkeypatch):
+    line = ["train", "pose", model, texts, "-o", "out", *QUICK[:-2], "--keys", 0, "--documents", 0]
+    plain, stopping = Run._step, [1]
+
+    def step(self, number, *given):
+        plain(self, number, *given)
+        if number + 1 in stopping:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_step", step)
+    assert run([*map(str, line)]) == 128 + signal.SIGINT
+    assert "no state was saved yet" in capsys.readouterr().err
+    stopping[:] = [2]
+    assert run([*map(str, line), "--save-every", "1"]) == 128 + signal.SIGINT
+    assert "goes on behind step 1 of the 2 that were done" in capsys.readouterr().err
 
 
 def test_outputs_are_not_replaced_and_not_put_onto_the_model(model, texts, capsys):
