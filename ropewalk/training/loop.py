@@ -24,7 +24,7 @@ from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import method as method_of
 from ropewalk.methods.compose import compose
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
-from ropewalk.rope.config import record_of, trained_window
+from ropewalk.rope.config import pretrained_specs, read, trained_window
 from ropewalk.training.arranged_sampler import AnySampler, ArrangedSampler
 from ropewalk.training.checks import check_windows
 from ropewalk.training.longpo import LongPO
@@ -201,8 +201,17 @@ def ropes(recipe: Recipe, stage: Stage) -> bool:
 
 def pretrained(model: PreTrainedModel) -> None:
     """Put the rope of the pretraining back, where an extension that we wrote has replaced it."""
-    if record_of(model.config):
+    if not is_pretrained(model.config):
         method_of("none").extend(model, trained_window(model.config))
+
+
+def is_pretrained(config: PreTrainedConfig) -> bool:
+    """Whether a configuration has the rope of the pretraining, and no extension that we wrote."""
+    specs, before = read(config), pretrained_specs(config)
+    return all(
+        torch.equal(one.inv_freq, before[key].inv_freq) and one.attention_factor == before[key].attention_factor
+        for key, one in specs.items()
+    )
 
 
 ANY = (0,)  # a cue, where only the kind of positions is asked for

@@ -23,8 +23,8 @@ from ropewalk.common.results import Result, columns
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod, check_live
 from ropewalk.planning.hardware import GIB
 from ropewalk.rope import live
-from ropewalk.rope.config import record_of, trained_window
-from ropewalk.training.loop import ANY, Part, Run, roped, ropes, weighted
+from ropewalk.rope.config import trained_window
+from ropewalk.training.loop import ANY, Part, Run, is_pretrained, roped, ropes, weighted
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.sequence import cut
 from ropewalk.training.sharding import is_sharded
@@ -156,7 +156,7 @@ def _rope(run: Run, part: Part) -> Finding:
         window = trained_window(run.model.config)
         if not extends or part.rope <= window or not isinstance(rope, FrequencyMethod):
             check_live(run.model)
-            if extends and part.rope <= window and record_of(run.model.config):
+            if extends and part.rope <= window and not is_pretrained(run.model.config):
                 return Finding(what, f"an extension is on, where {part.rope:,} tokens are within the window", False)
             return Finding(what, "as it was pretrained" if extends else "as the configuration has it", True)
         tolerance = rope.rounding(run.model.config, part.rope)

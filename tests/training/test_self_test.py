@@ -15,6 +15,7 @@ from ropewalk import PositionInterpolation
 from ropewalk.training.loop import Run
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.processes import ALONE, Processes
+from ropewalk.training.recipe import Stage
 from ropewalk.training.self_test import SelfTest, self_test
 from ropewalk.training.training_batch import Batch
 from tests.models import tiny
@@ -203,6 +204,19 @@ def test_a_rope_that_is_not_the_recipes(method: str, monkeypatch: pytest.MonkeyP
     PositionInterpolation().extend(run.model, to=48)  # as its configuration says, and not as the recipe does
     monkeypatch.setattr(module, "roped", lambda *_: nullcontext())
     assert wrong(tried(run)) == ["the rope is the recipe's"]
+
+
+def test_an_extension_that_is_left_on_within_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import nullcontext
+
+    from ropewalk.training import self_test as module
+
+    run = run_of(stages=(Stage(1, rope=0.5, reach=0.5), Stage(1)), steps=2)
+    PositionInterpolation().extend(run.model, to=48)
+    assert wrong(tried(run)) == []
+    PositionInterpolation().extend(run.model, to=48)
+    monkeypatch.setattr(module, "roped", lambda *_: nullcontext())
+    assert "the rope of stage 1 is the recipe's" in wrong(tried(run))
 
 
 def test_a_rope_that_is_not_its_configurations() -> None:
