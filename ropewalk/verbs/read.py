@@ -123,6 +123,7 @@ def read(request: ReadRequest) -> Answered:
 
     from ropewalk.backends.chat.chat import special_signs
     from ropewalk.common.files import require_writable
+    from ropewalk.common.naming import counted
     from ropewalk.common.progress import Progress, shown
     from ropewalk.common.store import SampleStore, content_key
     from ropewalk.texts.documents import passed_over
@@ -159,7 +160,7 @@ def read(request: ReadRequest) -> Answered:
             thinks=request.thinks or 0,
             embed=_embedding(request.embed),
             heard=lambda trace: tell(
-                Progress(len(trace.calls), 0, f"{len(trace.calls):,} calls, {trace.tokens:,} tokens")
+                Progress(len(trace.calls), 0, f"{counted(len(trace.calls), 'call')}, {trace.tokens:,} tokens")
             ),
         )
         for place in request.files:

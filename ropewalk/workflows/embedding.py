@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.extras import extra
+from ropewalk.rope.config import quiet
 
 PROBE = "A rope of three strands holds more than three ropes of one."
 TOLERANCE = 0.02  # relative: the rounding of half precision
@@ -31,7 +32,8 @@ class Embedding:
         library = extra("sentence_transformers", "vectors of an embedding model", "embed")
         logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
         try:
-            self.model = library.SentenceTransformer(name, model_kwargs={"use_safetensors": True})
+            with quiet():
+                self.model = library.SentenceTransformer(name, model_kwargs={"use_safetensors": True})
         except Exception as error:  # whatever its files make of it
             first = str(error).strip().partition("\n")[0]
             raise UserError(

@@ -14,6 +14,7 @@ from ropewalk.common.extras import extra
 from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.ordering.neighbours import Floats
+from ropewalk.rope.config import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +78,8 @@ class ModelVectors:
         library = extra("sentence_transformers", "vectors of an embedding model", "embed")
         logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it tells that it pools a plain encoder
         try:
-            found = library.SentenceTransformer(self.model, model_kwargs={"use_safetensors": True})
+            with quiet():
+                found = library.SentenceTransformer(self.model, model_kwargs={"use_safetensors": True})
             described = library.util.is_sentence_transformer_model(self.model)
         except Exception as error:  # whatever its files make of it
             first = str(error).strip().partition("\n")[0]
