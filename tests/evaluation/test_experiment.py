@@ -282,6 +282,7 @@ def undated(found: Results) -> Results:
     return replace(found, subjects=subjects, seconds=None, created="")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()

@@ -134,6 +134,7 @@ def test_finished_samples_are_asked_for_once_whatever_was_measured_before() -> N
     assert more.prompts and all("Notes:" not in prompt for prompt in more.prompts)
 
 
+@pytest.mark.slow
 def test_an_experiment_killed_at_any_call_goes_on_there(tmp_path: Path) -> None:
     log = tmp_path / "answered"
 

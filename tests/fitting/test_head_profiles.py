@@ -70,6 +70,7 @@ def test_short_texts_are_refused(texts):
         head_profiles(shared("llama"), texts, 64, queries=20)
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_heads(capsys):
     assert run(["inspect", "demo", "--weights", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["heads"]
@@ -89,6 +90,7 @@ def test_the_table_ranks_heads_by_what_their_slow_dimensions_say(capsys):
     assert "every pair of dimensions completes a turn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_heads_of_a_gguf_file_are_looked_at(capsys, tmp_path):
     file = write_gguf("demo", tmp_path / "demo.gguf", "F32").path
     shown = []

@@ -79,6 +79,7 @@ def test_what_the_model_does_not_take_is_neither_asked_nor_the_end():
             pass
 
 
+@pytest.mark.slow
 def test_what_is_found_is_at_least_as_good_as_the_defaults_and_what_is_chosen_stays():
     ground, method = of(samples=3), YaRN(beta_slow=0.5)
     found = OptionValues(rounds=3).search(method, ground)

@@ -43,6 +43,7 @@ def free():
     return recommended(of(records=records)), records
 
 
+@pytest.mark.slow
 def test_everybody_takes_part_or_is_left_out_with_a_reason(free):
     found, _ = free
     raced = {method(one.method).name for one in found.families}
@@ -91,6 +92,7 @@ def test_what_was_found_goes_into_a_file_and_a_method_at_its_defaults_needs_none
     assert method(f"{kept.fit.method}(fitted={kept.fit.path})") == method(found.method)
 
 
+@pytest.mark.slow
 def test_what_must_be_exportable_is():
     found = recommended(of(), exportable=True)
     assert found.how == "extend" and "needs code" in found.left_out["dca"]
@@ -138,6 +140,7 @@ def tax(spelling, texts="searched"):
     return float((near(spelling) - near("none")).mean().exp())
 
 
+@pytest.mark.slow
 def test_a_tax_is_kept_on_the_texts_of_the_search():
     found = recommended(of(), tax=0.001)
     assert tax(found.method) <= 1.001 + 1e-6
@@ -256,6 +259,7 @@ def test_where_needles_leave_nothing_to_find_nothing_is_searched(search, monkeyp
         search.search(one, of())
 
 
+@pytest.mark.slow
 def test_progress_ends_with_what_is_found_and_says_no_rest_before_a_round_is_over(monkeypatch):
     told = []
     ground = of(progress=lambda *now: told.append(now))

@@ -127,6 +127,7 @@ class Dying(SampleStore):
             raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["descent", "spline", "longrope", "longrope2"])
 def test_a_search_that_was_killed_goes_on_and_finds_the_same(space, tmp_path, monkeypatch):
     if space.startswith("longrope"):
@@ -179,6 +180,7 @@ def token_nll_near(model, method, ids):
         return token_nll(model, ids[:, :64]).double().mean(1)
 
 
+@pytest.mark.slow
 def test_a_spline_has_no_more_knots_than_there_are_pairs():
     found = RopeFactors(space="spline", rounds=1, knots=99).search(
         LongRoPE(), ground(shared("llama"), TEXTS, samples=2)
@@ -202,6 +204,7 @@ def test_a_tax_is_kept_or_refused(space):
         RopeFactors(tax=-1.0).search(LongRoPE(), of)
 
 
+@pytest.mark.slow
 def test_a_limit_is_looked_at_on_other_texts_too_and_what_keeps_it_there_is_named(monkeypatch):
     of = ground(shared("llama"), TEXTS, samples=2)
     found = RopeFactors(space="spline", rounds=3, tax=0.0).search(LongRoPE(), of)
@@ -320,6 +323,7 @@ def test_frequencies_that_another_method_rounds_have_no_gradient():
         RopeFactors(rounds=1, front=False).search(LongRoPE(), ground(shared("llama"), TEXTS, samples=2, others=beside))
 
 
+@pytest.mark.slow
 def test_keys_that_are_picked_by_content_have_none_and_the_mend_is_a_search_without():
     with pytest.raises(UserError, match="no gradient") as error:
         beside = (method("longcache(block=1)"),)

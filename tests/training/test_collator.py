@@ -355,6 +355,7 @@ SLOW = pytest.mark.slow
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text("utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2, 3, 4],

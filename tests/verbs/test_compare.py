@@ -48,6 +48,7 @@ def read(outcome: ropewalk.Outcome) -> int:
     return sum(one.tokens["read"] for one in outcome.results.subjects if one.tokens)
 
 
+@pytest.mark.slow
 def test_no_two_experiments_share_a_folder_and_all_share_samples(here: Path) -> None:
     first = compared()
     assert read(first) and first.folder.name.startswith("compare-rope-256-") and first.folder.parent == Path("runs")
@@ -232,6 +233,7 @@ def test_a_store_that_is_no_file_is_refused(here: Path, capsys) -> None:
     assert "another folder" in caught.value.mend
 
 
+@pytest.mark.slow
 def test_strategies_stand_beside_the_plain_model_by_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny("llama", vocab_size=VOCABULARY, max_position_embeddings=2048)
     model.save_pretrained("a/rope")

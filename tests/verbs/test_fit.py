@@ -63,6 +63,7 @@ def test_options_of_every_method_that_names_them_are_searched_and_used(name, mod
     assert without == use and without.id == use.id
 
 
+@pytest.mark.slow
 def test_searched_options_are_said_without_a_file_and_used_with_one(model, texts, capsys):
     words = "fit", model, "-m", "ntk-aware", "--data", texts, "--samples", 2, "--settings", "rounds=2"
     alone, kept = said(capsys, *words), said(capsys, *words, "-o", "ntk.json")
@@ -318,6 +319,7 @@ def factors(model, texts, capsys):
     return "longrope(fitted=f.json)"
 
 
+@pytest.mark.slow
 def test_documents_too_short_to_be_read_are_told(model, texts, capsys):
     shutil.copytree(texts, "some")
     Path("some/short.txt").write_text("Too short.")
@@ -342,6 +344,7 @@ def test_a_fit_is_written_into_no_other_model_and_for_no_other_length(model, fac
     assert json.loads(Path("x/config.json").read_text())["max_position_embeddings"] == 256
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_fits_of_its_model_and_of_its_legs(model, texts, factors, capsys):
     words = "fit", model, "-m", "longrope", "--data", texts, "--settings", "rounds=1"
     said(capsys, *words, "--to", 128, "-o", "half.json")
@@ -376,6 +379,7 @@ def test_what_was_given_is_not_searched(model, texts, factors, capsys):
     assert "all of it is given" in refused(capsys, *words, "-m", f"longrope(factors={[2.0] * 8})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), [("yarn", "rounds=1"), ("dope", "share=0.3")])
 def test_on_top_of_what_was_fitted_another_is_fitted_and_both_are_used(name, settings, model, texts, capsys):
     words = "fit", model, "--to", 256, "--data", texts, "--samples", 2

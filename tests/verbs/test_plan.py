@@ -68,6 +68,7 @@ def test_every_family_has_a_plan(family, tmp_path):
     assert made.scale == 4 and made.training.fits and made.serving.fits and made.methods
 
 
+@pytest.mark.slow
 def test_one_step_corrects_the_model(capsys):
     assert run(["plan", "demo", "--to", "1k", "--calibrate", "--json"]) == 0
     calibration = json.loads(capsys.readouterr().out)["calibration"]

@@ -247,6 +247,7 @@ def test_texts_that_do_not_serve_are_refused(file, content, reason, model, texts
     assert not Path("out.training").exists()
 
 
+@pytest.mark.slow
 def test_a_method_that_was_fitted_trains_by_its_values(model, texts, capsys, monkeypatch):
     words = "fit", model, "-m", "longrope", "--data", texts, "--settings", "rounds=1", "--to", TO, "-o", "f.json"
     said(capsys, *words)

@@ -97,6 +97,7 @@ def test_the_demo_itself_writes_nonsense_and_it_is_counted(texts, tmp_path) -> N
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_window_of_a_model_that_runs_here_is_told_with_what_makes_it_longer(texts, tmp_path) -> None:
     said = {"length": 2048, "tokenizer": "demo", "chunk": 1024, "rows": 32}
     with pytest.raises(UserError, match="failed 24 calls in turn: too long 24") as error:

@@ -51,6 +51,7 @@ def solved(question: str, tables: dict[str, Table]) -> str:
     return str(dict(second[0].rows)[next(line for line in lines if line[who] == found[1])[where]])
 
 
+@pytest.mark.slow
 def test_every_answer_is_that_of_a_reader_without_sql_and_stands_nowhere_else(made: Arranged) -> None:
     kinds = set()
     for row in range(ROWS):
