@@ -159,6 +159,7 @@ def read(request: ReadRequest) -> Answered:
             Budget(request.tokens, request.calls),
             thinks=request.thinks or 0,
             embed=_embedding(request.embed),
+            reading=key,
             heard=lambda trace: tell(
                 Progress(len(trace.calls), 0, f"{counted(len(trace.calls), 'call')}, {trace.tokens:,} tokens")
             ),

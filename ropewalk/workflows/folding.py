@@ -83,6 +83,7 @@ async def noted(
     draw: int = 0,
     guarded: bool = False,
     taken: Callable[[str, str], str] = lambda said, notes: said,
+    planned: bool = False,
 ) -> str:
     """The notes after the last chunk; where a call comes to nothing, those before it stay.
 
@@ -95,12 +96,14 @@ async def noted(
         draw: 0 for the likeliest notes.
         guarded: whether the notes stay where a worker says no more than that it found nothing.
         taken: the notes after a call, of what it said and the notes before it; ``room`` tokens at most.
+        planned: whether the budget pays for all parts: others that spend it at the same time leave nothing to go by.
 
     Raises:
         NoBudget: if the budget leaves nothing for calls that read.
     """
     notes, refused, came = "", [], 0
-    for i, part in in_turn(model, parts, model.count(prompt("", "")) + 2 * room):
+    beside = model.count(prompt("", "")) + 2 * room
+    for i, part in enumerate(parts, 1) if planned else in_turn(model, parts, beside):
         said = await model.ask(prompt(part.text, notes), room, f"{role} {i} of {len(parts)}", draw=draw)
         came += bool(said)
         if said and guarded and _refuses(said, notes):
@@ -117,8 +120,9 @@ async def noted(
 def in_turn(model: Model, parts: Sequence[P], beside: int) -> Iterator[tuple[int, P]]:
     """Parts and their numbers, from 1 on, one after the other as calls are made for them.
 
-    Where the budget has no calls for all, as many are read at the beginning as at the end. Calls to come are reckoned
-    to take what those before them took, so that what was set aside and not taken pays for further ones.
+    Where the budget has no calls for all, about as many are read at the beginning as at the end, and one at least.
+    Calls to come are reckoned to take what those before them took, so that what was set aside and not taken pays for
+    further ones.
 
     Args:
         model: that is asked.
@@ -132,13 +136,13 @@ def in_turn(model: Model, parts: Sequence[P], beside: int) -> Iterator[tuple[int
     before = model.spent
     while rest := parts[at:]:
         longest = max(part.tokens for part in rest) + beside
-        left = model.affordable(len(rest), longest)
+        left = sure = model.affordable(len(rest), longest)
         if read:
             each = min(longest, max(1, -(-(model.spent - before) // read)))
-            left = max(left, model.affordable(len(rest), each, longest - each))  # the last is set aside at its longest
+            left = max(sure, model.affordable(len(rest), each, longest - each))  # the last is set aside at its longest
         else:
             require_budget(model, 1, longest)
-        if left < len(rest) and left <= read:  # the beginning has its half: what is left is for the end
+        if left < len(rest) and read and (left <= read or sure < 2):  # what is left is for the end
             skipped = rest[: len(rest) - left]
             at, lost = at + len(skipped), lost + sum(part.tokens for part in skipped)
             continue
@@ -209,8 +213,9 @@ def require_budget(model: Model, calls: int, tokens: int) -> None:
         NoBudget: if there are not so many beside the last answer.
     """
     if model.affordable(calls, tokens) < calls:
+        least = model.spent + calls * tokens + model.kept_free
         raise NoBudget(
-            "beside the last answer the budget pays for no call that reads: the least is "
-            f"{counted(calls, 'call')} of up to {tokens:,} tokens",
-            "Raise it (--tokens, --calls).",
+            "the budget pays for no call that reads: the least is "
+            f"{counted(calls, 'call')} of up to {tokens:,} tokens, beside the last answer's {model.kept_free:,}",
+            f"Raise it: --tokens {least}, and --calls too where it is given.",
         )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AGAIN = "What was answered is kept: say the same again to go on."
+ENDLESS = "a thought without an end"
+MORE = "Leave more room for thoughts: --thinks 1000 (or more than was said), or a larger --room."
 SPENT = ", and the budget is spent"
 UNBELIEVED = "some of what the server says of its tokens cannot be: there our own count stands"
 T = TypeVar("T")
@@ -117,6 +119,8 @@ class Metered:
         embed: gives vectors of texts.
         heard: told of every call that ended.
         turn: which readings that run side by side share, so that no more calls than ``chat.workers`` are under way.
+        reading: tells this reading from others with the same records, which keep what its budget refused: how much
+            was set aside for calls under way, when another was wanted, depends on how fast they were.
 
     Attributes:
         trace: of this reading.
@@ -138,12 +142,14 @@ class Metered:
         embed: Embed | None = None,
         heard: Callable[[Trace], None] = lambda trace: None,
         turn: asyncio.Semaphore | None = None,
+        reading: str = "",
     ):
         self.chat, self.tokenizer, self.served, self.window = chat, tokenizer, served, window - thinks
         self.records = SampleStore() if records is None else records
         self.thinks, self.bills = thinks, bills
         self.tries, self.pause, self._embed, self.heard = tries, pause, embed, heard
         self.trace, self._spent = Trace(), Spending(budget or Budget(), window if last is None else last)
+        self._reading = {"reading": reading, "budget": asdict(self._spent.budget)}
         self._over = False  # whether no further call is to be made
         self._failing = False  # whether a prompt was given up as the server failed, and none was answered since
         self._turn, self._asked = turn or asyncio.Semaphore(chat.workers), dict[str, asyncio.Lock]()
@@ -167,6 +173,10 @@ class Metered:
     @property
     def spent(self) -> int:
         return self._spent.tokens
+
+    @property
+    def kept_free(self) -> int:
+        return self._spent.last
 
     def affordable(self, calls: int, tokens: int, beside: int = 0) -> int:
         return self._spent.affordable(calls, tokens + self.thinks, beside)
@@ -204,7 +214,9 @@ class Metered:
             return call.answer if last else self._within(call.answer, room)
         if last:
             kind = NoBudget if call.failed.endswith(SPENT) else UserError if call.refused else NoAnswer
-            raise kind(f"{self.chat.name} gave no last answer: {call.failed}", AGAIN)
+            raise kind(
+                f"{self.chat.name} gave no last answer: {call.failed}", MORE if ENDLESS in call.failed else AGAIN
+            )
         return None
 
     async def certainty(self, prompt: Prompt, role: str) -> float | None:
@@ -362,12 +374,17 @@ class Metered:
         key = content_key({**self.chat.basis, **wish.key, "try": paid})
         room = wish.room + self.thinks
         async with self._asked.setdefault(key, asyncio.Lock()):  # who asks the same at the same time waits for it
-            kept = self.records.get([key]).get(key)
+            refusal = content_key({**self._reading, "refused": key})
+            found = self.records.get([key, refusal])
+            kept = found.get(key)
             if kept is not None and key in self._paid:
                 return _Try(_recalled(kept)[0], True, repeated=True)
+            if refusal in found:
+                return None
             async with self._known():
                 aside = self._spent.set_aside(counted + room, wish.last)
                 if aside is None:
+                    self.records.put({refusal: {}})
                     return None
                 came, seconds = await self._now(wish, drawn) if kept is None else _recalled(kept)
                 one = replace(self._costs(wish, came, counted, room), kept=kept is not None, seconds=seconds)
@@ -465,7 +482,7 @@ class Metered:
             return answer.text.strip(), "" if answer.text.strip() else "empty"
         text = answer.text.strip()
         if text.startswith(THINKING) and THOUGHT not in text:
-            return "", "a thought without an end"
+            return "", ENDLESS
         if text.startswith(THINKING) or (self.thinks and THOUGHT in text):
             text = text.partition(THOUGHT)[2].strip()
         elif THOUGHT in text:

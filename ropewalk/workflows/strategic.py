@@ -15,7 +15,7 @@ from ropewalk.backends.chat.chat import Beginning, Chat, text_of
 from ropewalk.common.coroutines import finished
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint
-from ropewalk.common.store import Records
+from ropewalk.common.store import Records, content_key
 from ropewalk.texts.pieces import TokenUnits
 from ropewalk.workflows.metered import Embed, Metered
 from ropewalk.workflows.spending import Budget
@@ -117,6 +117,7 @@ class Strategic(Backend):
             bills=False,
             embed=self.embed,
             turn=turn,
+            reading=content_key({"strategy": self.strategy.spelling, "prompt": list(ask.prompt), "room": room}),
         )
         reading = reading_of(ask, room, self.tokenizer)
         try:

@@ -37,12 +37,16 @@ class Model(Protocol):
     Attributes:
         window: tokens that a prompt and its answer may have together.
         spent: tokens of all calls so far; of those under way, the most that they may take.
+        kept_free: tokens that the budget keeps for the last call.
     """
 
     window: int
 
     @property
     def spent(self) -> int: ...
+
+    @property
+    def kept_free(self) -> int: ...
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a prompt, with those of the chat template."""
@@ -202,6 +206,7 @@ def room_left(model: Model, prompt: Prompt, room: int, what: str) -> int:
     if left < LEAST:
         raise NoRoom(
             f"a window of {model.window:,} tokens leaves {max(left, 0)} for text in {what}, expected {LEAST} or more",
-            "Ask a shorter question, leave less room (--room), or take a model of a longer window.",
+            "Ask a shorter question, leave less room for answers (--room) or notes (its options), or take "
+            "a model of a longer window.",
         )
     return left

@@ -32,6 +32,10 @@ class Bounded:
     def spent(self):
         return self.spending.tokens
 
+    @property
+    def kept_free(self):
+        return self.spending.last
+
     def affordable(self, calls, tokens, beside=0):
         return self.spending.affordable(calls, tokens, beside)
 
@@ -65,6 +69,17 @@ def test_what_calls_did_not_take_pays_for_further_ones(takes, read):
     model = Bounded(LAST + 4 * (PART + BESIDE))
     assert model.read([Piece(PART)] * 10, takes) == read
     assert model.notes == ([] if len(read) == 10 else [unread(10 - len(read), 10)])
+
+
+def test_calls_that_grow_leave_one_for_the_end():
+    growing, model = iter([30, 60, 100, 100, 100]), Bounded(LAST + 2 * (PART + BESIDE) + 20)
+    numbers = []
+    for number, part in in_turn(model, [Piece(PART)] * 10, BESIDE):
+        aside = model.spending.set_aside(part.tokens + BESIDE, last=False)
+        assert aside is not None
+        model.spending.settle(aside, next(growing))
+        numbers.append(number)
+    assert numbers == [1, 7, 10]
 
 
 def test_without_a_bound_all_is_read():

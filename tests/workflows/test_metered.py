@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -553,3 +554,37 @@ def test_a_call_that_is_not_made_is_none_that_others_wait_for() -> None:
 
     asyncio.run(chain())
     assert [call.role for call in model.trace.critical_path] == ["first", "last"]
+
+
+def test_what_the_budget_refused_beside_calls_under_way_is_refused_again(tmp_path: Path) -> None:
+    waits = threading.Event()
+
+    def say(prompt: str, again: int) -> str:
+        if "slow" in prompt:
+            assert waits.wait(20)
+            return "Yes."
+        return ""
+
+    plain = metered(says(""))
+    tokens = plain.count("The slow one?") + 60 + 30 + plain.count("The quick one?") + 8 + 4
+
+    def run(talker: Talker) -> tuple[list[str | None], Metered]:
+        with SampleStore(tmp_path / "kept.sqlite") as records:
+            model = metered(talker, records=records, budget=Budget(tokens), last=30, bills=False)
+
+            async def both() -> list[str | None]:
+                slow = asyncio.create_task(model.ask("The slow one?", 60, "reader"))
+                await asyncio.sleep(0.1)
+                quick = await model.ask("The quick one?", 8, "reader")
+                waits.set()
+                return [quick, await slow]
+
+            return asyncio.run(both()), model
+
+    first, before = run(Talker(say))
+    talker = Talker(say)
+    again, after = run(talker)
+    assert first == again == [None, "Yes."] and talker.prompts == []
+    assert before.spent == after.spent < tokens - 30 - plain.count("The quick one?") - 8, "there is enough for it now"
+    raised = metered(talker, records=SampleStore(tmp_path / "kept.sqlite"), budget=Budget(400), last=30)
+    assert ask(raised, "The quick one?", 8) is None and talker.prompts, "a larger budget has refused nothing"

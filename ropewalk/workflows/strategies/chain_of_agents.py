@@ -12,7 +12,17 @@ from typing import ClassVar, Literal
 from ropewalk.common.errors import UserError
 from ropewalk.workflows.chunks import Chunk
 from ropewalk.workflows.folding import chunks_for, noted, within_budget
-from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left, tokens_of_last
+from ropewalk.workflows.strategy import (
+    NOTES,
+    Model,
+    NoRoom,
+    Reading,
+    Strategy,
+    answered,
+    cut,
+    room_left,
+    tokens_of_last,
+)
 from ropewalk.workflows.trace import together
 
 UNIT = 1024  # tokens of a communication unit; of a small window, a quarter
@@ -88,7 +98,8 @@ class ChainOfAgents(Strategy):
         async def path(number: int) -> str:
             role = "worker" if self.paths == 1 else f"path {number + 1}, worker"
             draw = number if self.along == "samples" else 0
-            return await noted(model, self.order(parts, number), prompt, unit, role, draw, self.guard)
+            planned = self.paths > 1
+            return await noted(model, self.order(parts, number), prompt, unit, role, draw, self.guard, planned=planned)
 
         if self.paths == 1:
             return await answered(model, reading, await path(0), NOTES)
@@ -123,7 +134,11 @@ class ChainOfAgents(Strategy):
             ]
             return JUDGE.format(answers="\n\n".join(readers), question=reading.question)
 
-        each = room_left(model, prompt([""] * len(found)), VERDICT, "the prompt of the judge") // len(found) - 1
+        try:
+            each = room_left(model, prompt([""] * len(found)), VERDICT, "the prompt of the judge") // len(found) - 1
+        except NoRoom:
+            model.note(f"the window has no room for a judge of {len(found)} answers: they were put to the vote")
+            return voted
         said = await model.ask(prompt([cut(model, notes, each) for notes, _ in found]), VERDICT, "judge")
         number = re.fullmatch(r"\W*(?:(?:answer|reader|number)\W+)?(\d{1,3})\W*", said or "", re.IGNORECASE)
         if number and 1 <= int(number[1]) <= len(found):

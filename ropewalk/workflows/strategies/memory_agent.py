@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropewalk.common.errors import UserError
-from ropewalk.workflows.folding import folded
+from ropewalk.workflows.folding import folded, require_budget
 from ropewalk.workflows.strategy import NOTES, Model, Reading, Strategy, answered, cut, room_left, tokens_of_last
 from ropewalk.workflows.tags import unused
 
@@ -116,7 +116,9 @@ class MemoryAgent(Strategy):
             return await answered(
                 model, reading, await folded(model, reading.text, prompt, room, ROLE, self.chunk), NOTES
             )
-        room_left(model, prompt("", ""), 2 * room, f"the prompt of a {ROLE}")  # before the problem is paid for
+        left = room_left(model, prompt("", ""), 2 * room, f"the prompt of a {ROLE}")  # before the problem is paid for
+        longest = min(left, self.chunk, len(model.spans(reading.text)))
+        require_budget(model, 2, model.count(prompt("", "")) + 2 * room + longest)
         problem = await _core(model, reading.question)
         notes = await folded(model, reading.text, prompt, room, ROLE, self.chunk, taken)
         if lost:

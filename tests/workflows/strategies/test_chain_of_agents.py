@@ -149,6 +149,14 @@ def test_a_judge_names_a_number_or_votes_are_counted(verdict: str, expected: str
     )
 
 
+def test_answers_that_leave_no_room_for_a_judge_are_put_to_the_vote() -> None:
+    talker = Talker(lambda prompt, again: "well " * 200)
+    model = metered(talker, window=WINDOW // 2)
+    answer, _ = answer_of(ChainOfAgents(paths=5, along="permutations", pick="judge"), LONG, model)
+    assert answer.startswith("well well") and "judge" not in roles(model)
+    assert "the window has no room for a judge of 5 answers: they were put to the vote" in model.trace.notes
+
+
 @pytest.mark.parametrize("calls", [1, 3])
 def test_paths_that_the_budget_does_not_pay_are_refused_before_anything_is_asked(calls: int) -> None:
     talker = Talker(finds)

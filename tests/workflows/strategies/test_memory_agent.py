@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ropewalk.common.errors import UserError
+from ropewalk.workflows.spending import Budget
 from ropewalk.workflows.strategies.memory_agent import MemoryAgent, parted, written
 from tests.talkers import Talker
 from tests.workflows.readers import FACT, answer_of, finds, metered, text_with
@@ -151,3 +152,12 @@ def test_a_window_that_is_too_small_is_refused_before_anything_is_asked() -> Non
             assert not talker.prompts
         else:
             assert talker.prompts
+
+
+@pytest.mark.parametrize("budget", [Budget(calls=2), Budget(tokens=1600)])
+def test_a_plan_that_the_budget_does_not_pay_is_refused_before_anything_is_asked(budget: Budget) -> None:
+    talker = Talker(plans())
+    model = metered(talker, window=WINDOW, budget=budget)
+    with pytest.raises(UserError, match=r"the least is 2 calls of up to .*\nRaise it: --tokens \d+"):
+        answer_of(MemoryAgent(plan=True), text_with(FACTS, 160), model, question=f"{CORE} {FORM}")
+    assert not talker.prompts
