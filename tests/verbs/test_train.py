@@ -66,7 +66,11 @@ def rows_for(name: str, model: Path, texts: Path) -> list[Any]:
     Arranged(packed.corpus, replace(packed.about, how="longpo", apart=False, pieces=digest_of(pairs)), pairs).write(
         folder
     )
-    return [folder, "--test", texts]
+    others = texts.parent.parent / f"{texts.parent.name}-others"
+    others.mkdir()
+    for i in range(2):
+        (others / f"{i}.txt").write_text(" ".join(str((5 * i + 13) * n * n % 997) for n in range(200)))
+    return [folder, "--test", others]
 
 
 @pytest.mark.parametrize("name", [entry.id for entry in RECIPES])
