@@ -59,6 +59,7 @@ COVERED = {
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
     "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
+    "tests/workflows/test_embedding.py": "backends/text_encoder",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",
     "tests/verbs/test_train.py": "training/preparation training/trained",

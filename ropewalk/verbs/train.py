@@ -254,6 +254,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 f"all rows of {request.texts} are trained on, and none is left to measure on",
                 "Name texts with --test, or say --documents 0.",
             )
+    every = len(texts)
     if request.test:
         kept = {
             name: np.asarray(token_ids(text, tokenizer), np.int64)
@@ -261,15 +262,14 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         }
         if arranged:
             refuse_trained_on(arranged, kept)
-        (apart, kept), every = without_copies(texts, kept), len(texts)
-        if every and not apart:
+        texts, kept = without_copies(texts, kept)
+        copies = every - len(texts)
+        if every and not texts:
             raise UserError(
                 f"all texts of {request.texts} are among those of {request.test}, and none is left to train on",
                 "Leave out --test: then some of them are measured on, and the others trained on.",
             )
-        texts, copies = apart, every - len(apart)
     else:
-        every = len(texts)
         texts, kept = held_out(texts, request.to - len(begin), request.documents)
         copies = every - len(texts) - len(kept)
     ground = LongContext.of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -10,9 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ropewalk.backends.text_encoder import text_encoder
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
-from ropewalk.rope.config import quiet
 
 PROBE = "A rope of three strands holds more than three ropes of one."
 TOLERANCE = 0.02  # relative: the rounding of half precision
@@ -29,16 +27,7 @@ class Embedding:
     """
 
     def __init__(self, name: str):
-        library = extra("sentence_transformers", "vectors of an embedding model", "embed")
-        logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-        try:
-            with quiet():
-                self.model = library.SentenceTransformer(name, model_kwargs={"use_safetensors": True})
-        except Exception as error:  # whatever its files make of it
-            first = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"{name} cannot be loaded as an embedding model: {first}", "Name another: --embed FOLDER."
-            ) from None
+        self.model, _ = text_encoder(name, "Name another: --embed FOLDER.")
         self.name = name
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:

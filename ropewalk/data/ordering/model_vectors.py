@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.backends.text_encoder import text_encoder
 from ropewalk.common.errors import UserError
-from ropewalk.common.extras import extra
 from ropewalk.data.arrangement import Ints
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.ordering.neighbours import Floats
-from ropewalk.rope.config import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,15 +73,7 @@ class ModelVectors:
 
     @cached_property
     def _encoder(self) -> Any:
-        library = extra("sentence_transformers", "vectors of an embedding model", "embed")
-        logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # it tells that it pools a plain encoder
-        try:
-            with quiet():
-                found = library.SentenceTransformer(self.model, model_kwargs={"use_safetensors": True})
-            described = library.util.is_sentence_transformer_model(self.model)
-        except Exception as error:  # whatever its files make of it
-            first = str(error).strip().partition("\n")[0]
-            raise UserError(f"{self.model} cannot be loaded as an embedding model: {first}", MEND) from None
+        found, described = text_encoder(self.model, MEND)
         config = getattr(getattr(found[0], "auto_model", None), "config", None)
         names = getattr(config, "architectures", None) or []
         if not described and any(one.endswith(WRITERS) for one in names):
