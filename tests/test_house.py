@@ -26,8 +26,8 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope texts report attention tasks methods checkpoint planning engines backends data training serving "
-    "workflows evaluation fitting demo verbs cli"
+    "common rope texts report attention tasks methods checkpoint planning engines backends encoders data training "
+    "serving workflows evaluation fitting demo verbs cli"
 ).split()
 
 # Lists that name modules -> the test that runs over all of the list.

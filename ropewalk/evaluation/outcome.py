@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import refuse_results
 from ropewalk.common.results import Result
+from ropewalk.common.store import SampleStore
 from ropewalk.common.whole import write_text
 from ropewalk.evaluation.samples import RowCell
 from ropewalk.report.schema import Results
@@ -89,19 +90,11 @@ def conduct(
                 experiment, folder, command, on, workers, more, store=store, overwrite=overwrite, progress=update
             )
     from ropewalk.checkpoint.checkpoint import local
-    from ropewalk.common.store import SampleStore
     from ropewalk.evaluation import workers as hands
     from ropewalk.evaluation.experiment import run
-    from ropewalk.report.experiment_page import write as write_report
 
     hands.check(on, workers)
     texts = [experiment.data, experiment.rows, experiment.qa]
-    refuse_results(folder, [place for text in texts for place in local(experiment.models, text)])
-    if not overwrite:
-        _refuse_other(folder / "results.json", experiment)
-    store = store or folder / "samples.sqlite"
-    if workers > 1 or on != "local":
-        hands.fill(experiment, store, on=on, workers=workers, progress=progress)
     lines: list[str] = []
 
     def answered(model: str, method: str, length: int, answers: Iterable[Answer]) -> None:
@@ -112,20 +105,61 @@ def conduct(
             said = {"length": length, "model": model, "method": method, **about}
             lines.append(json.dumps({**said, "prediction": one.text, "score": one.score}, ensure_ascii=False) + "\n")
 
-    with SampleStore(store) as records:
-        results = run(experiment, records, progress, answered=answered)
-    settings = {**(more or {}), **results.settings, "experiment": experiment.key}
-    results = replace(results, command=command, settings=settings)
-    if not overwrite:  # asked again: another experiment may have ended meanwhile
-        _refuse_other(folder / "results.json", experiment)
-    results.write(folder / "results.json")
-    write_report(results, folder / "report.html")
+    def measure(place: Path) -> Results:
+        if workers > 1 or on != "local":
+            hands.fill(experiment, place, on=on, workers=workers, progress=progress)
+        with SampleStore(place) as records:
+            return run(experiment, records, progress, answered=answered)
+
+    sources = [place for text in texts for place in local(experiment.models, text)]
+    outcome = kept(folder, experiment.key, measure, sources, command, more, store=store, overwrite=overwrite)
     if lines:
         write_text(folder / "answers.jsonl", "".join(lines))
+    return outcome
+
+
+def kept(
+    folder: Path,
+    key: str,
+    measure: Callable[[Path], Results],
+    sources: Sequence[Path],
+    command: str = "",
+    more: Mapping[str, Any] | None = None,
+    *,
+    store: Path | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """Measure, and write results and page into a folder.
+
+    Args:
+        folder: of the results; made if it is not there.
+        key: of the experiment.
+        measure: with the file of finished samples, to results.
+        sources: what results must not be written onto.
+        command: the line that does the same again.
+        more: what else belongs to the settings.
+        store: of finished samples; by default samples.sqlite in the folder.
+        overwrite: replace the results of another experiment.
+
+    Raises:
+        UserError: for everything that a user can mend.
+    """
+    from ropewalk.report.experiment_page import write as write_report
+
+    refuse_results(folder, sources)
+    if not overwrite:
+        _refuse_other(folder / "results.json", key)
+    results = measure(store or folder / "samples.sqlite")
+    settings = {**(more or {}), **results.settings, "experiment": key}
+    results = replace(results, command=command, settings=settings)
+    if not overwrite:  # asked again: another experiment may have ended meanwhile
+        _refuse_other(folder / "results.json", key)
+    results.write(folder / "results.json")
+    write_report(results, folder / "report.html")
     return Outcome(results, folder)
 
 
-def _refuse_other(file: Path, experiment: Experiment) -> None:
+def _refuse_other(file: Path, key: str) -> None:
     """Refuse to replace the results of another experiment.
 
     Raises:
@@ -138,6 +172,6 @@ def _refuse_other(file: Path, experiment: Experiment) -> None:
         there = Results.read(file)
     except UserError as error:
         raise UserError(f"results that are not read here: {error.message}", mend) from None
-    if there.settings.get("experiment") != experiment.key:
+    if there.settings.get("experiment") != key:
         what = f"another experiment: {there.command}" if there.command else "another experiment"
         raise UserError(f"{file} holds the results of {what}", mend)

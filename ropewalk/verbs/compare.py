@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +28,37 @@ from ropewalk.verbs.request import (
 )
 
 if TYPE_CHECKING:
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.evaluation.experiment import Experiment
     from ropewalk.evaluation.outcome import Outcome
+    from ropewalk.report.schema import Results
     from ropewalk.tasks.benchmarks.judge import Judge
 
 RUNS = Path("runs")
 PLAIN, FULL = "none", "full"  # the method and the strategy that change nothing
 SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
+OF_ENCODERS = ("none", "parallel-windows", "chunks", "late-chunking", "recurrent", "grouped", "pi")
+NOT_OF_ENCODERS = (
+    "more_models", "documents", "data", "qa", "sequential", "judge", "judge_model", "on", "workers", "bos",
+    "strategies", "spend", "window", "embed", "tokenizer", "served", "dtype", "device", "trust_remote_code",
+)  # fmt: skip
 
 
 def is_served(model: str) -> bool:
     """Whether a model is the address of a server."""
     return model.startswith(("http://", "https://"))
+
+
+def encoder_at(model: str) -> Checkpoint | None:
+    """The checkpoint that a name is of, if it is one of an embedding model."""
+    if is_served(model):
+        return None
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encoders.encoder_folder import is_encoder
+
+    checkpoint = Checkpoint(model)
+    return checkpoint if is_encoder(checkpoint) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +144,51 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         """Whether servers hold all models."""
         return all(map(is_served, (self.model, *self.more_models)))
 
+    def on_encoder(
+        self, checkpoint: Checkpoint, methods: Sequence[str], *, to: int | None, refused: Sequence[str] = ()
+    ) -> Outcome:
+        """The experiment, on an embedding model.
+
+        Args:
+            checkpoint: the model.
+            methods: spellings.
+            to: target length of the methods; None means the longest of the lengths, else what the model reads.
+            refused: options of the verb that change nothing here.
+
+        Raises:
+            UserError: naming what makes no sense.
+        """
+        from ropewalk.checkpoint.checkpoint import local
+        from ropewalk.common.progress import shown
+        from ropewalk.common.store import SampleStore
+        from ropewalk.encoders.encoder_experiment import EncoderExperiment, run
+        from ropewalk.encoders.encoder_folder import EncoderFolder
+        from ropewalk.encoders.encoder_method import encoder_methods
+        from ropewalk.evaluation.outcome import kept
+
+        self.refuse_unused([*refused, *NOT_OF_ENCODERS], "about an embedding model")
+        folder = EncoderFolder.open(checkpoint)
+        experiment = EncoderExperiment(
+            self.model,
+            tuple(map(encoder_methods, methods)),
+            to or max(self.lengths or (folder.window or folder.reads or 1,)),
+            self.lengths,
+            self.tasks or (() if self.rows else EncoderExperiment.tasks),
+            self.samples or EncoderExperiment.samples,
+            self.seeds,
+            self.rows,
+        )
+
+        def measure(place: Path) -> Results:
+            with shown() as progress, SampleStore(place) as store:
+                return run(experiment, store, progress)
+
+        name = [self.verb, folder.path.resolve().name, *([] if to is None else [show(to)]), experiment.key[:8]]
+        out = self.out or RUNS / "-".join(name)
+        store = RUNS / "samples.sqlite" if self.out is None else None
+        sources = [*local([self.model]), *([Path(self.rows)] if self.rows else [])]
+        return kept(out, experiment.key, measure, sources, self.command, store=store, overwrite=self.overwrite)
+
     def grader(self) -> Judge | None:
         """The judge, if one is named."""
         if not self.judge_model:
@@ -204,7 +267,8 @@ class CompareRequest(TargetRequest, ExperimentRequest):
     """What is compared.
 
     Attributes:
-        methods: Comma-separated, as listed by 'ropewalk methods'; the plain model is always measured too.
+        methods: Comma-separated, as listed by 'ropewalk methods'; the plain model is always measured too. Of an
+            embedding model, other ones: by default all that need no training.
         depths: How many depths of needles, spread from start to end.
     """
 
@@ -227,9 +291,14 @@ def compare(request: CompareRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
+    from ropewalk.encoders.encoder_entries import refuse_of_encoders
     from ropewalk.tasks.suites import chosen
 
     asked = request.methods
+    if (encoder := encoder_at(request.model)) is not None:
+        spelled = OF_ENCODERS if asked == CompareRequest.methods else tuple(dict.fromkeys([PLAIN, *asked]))
+        return request.on_encoder(encoder, spelled, to=request.to, refused=["depths"])
+    refuse_of_encoders(request.model, asked)
     if request.all_served and asked == CompareRequest.methods:
         asked = (PLAIN,)  # a server takes no method, and nobody named one
     methods = tuple(dict.fromkeys([PLAIN, *(one.spelling for one in catalogue.methods(",".join(asked)))]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ropewalk.verbs.compare import ExperimentRequest
+from ropewalk.verbs.compare import ExperimentRequest, encoder_at
 from ropewalk.verbs.request import Length, Methods, verb
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
+    from ropewalk.encoders.encoder_entries import refuse_of_encoders
+
+    if (encoder := encoder_at(request.model)) is not None:
+        return request.on_encoder(encoder, request.methods, to=request.to, refused=["suite"])
+    refuse_of_encoders(request.model, request.methods)
     suite, instead = asked(request)
     experiment = request.experiment(
         request.methods, suite.tasks, to=request.to, samples=suite.samples, documents=suite.documents,

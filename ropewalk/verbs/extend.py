@@ -14,7 +14,11 @@ from ropewalk.verbs.request import Method, ModelRequest, OnTopRequest, Place, Ta
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import Extension
+    from ropewalk.encoders.encoder_extension import EncoderExtension
+
+DEFAULT, OF_ENCODERS = "yarn", "recurrent"  # of these the one that reads short texts as before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +27,13 @@ class ExtendRequest(OnTopRequest, TargetRequest, ModelRequest):
 
     Attributes:
         out: Folder to write; by default one here, named after the model and ``to``.
-        method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16).
+        method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16); by default yarn, and recurrent
+            for an embedding model with a table of positions, which has methods of its own.
         overwrite: Replace what is there, if ropewalk wrote it.
     """
 
     out: Place | None = None
-    method: Method = "yarn"
+    method: Method | None = None
     overwrite: bool = False
 
 
@@ -59,8 +64,10 @@ class Extended(Result):
 
 
 @verb("extend")
-def extend(request: ExtendRequest) -> Extended:
+def extend(request: ExtendRequest) -> Extended | EncoderExtension:
     """Write a checkpoint whose configuration extends the window; weights are linked, not changed.
+
+    An embedding model with a table of positions gets a longer one, and stays a folder of sentence-transformers.
 
     Returns:
         The folder, what changed in its configuration, and the line that serves it, per engine.
@@ -70,12 +77,18 @@ def extend(request: ExtendRequest) -> Extended:
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import extend as write
+    from ropewalk.encoders.encoder_entries import refuse_of_encoders
+    from ropewalk.encoders.encoder_folder import is_encoder
     from ropewalk.engines.launch import launch_lines
     from ropewalk.methods.catalogue import method
     from ropewalk.rope.config import window_of
 
-    chosen = method(request.method)
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    if is_encoder(checkpoint):
+        return _encoder(request, checkpoint)
+    refuse_of_encoders(checkpoint.name, [request.method or DEFAULT])
+    chosen = method(request.method or DEFAULT)
+    checkpoint.refuse_unsound()
     window = window_of(checkpoint.starting(request.on_top))
     if chosen.name == "none" and request.to > window:
         raise UserError(
@@ -86,3 +99,15 @@ def extend(request: ExtendRequest) -> Extended:
     written = next(iter(done.rope_parameters.values()))
     lines = launch_lines(done.folder, checkpoint.config, written, request.to)
     return Extended(done, lines)
+
+
+def _encoder(request: ExtendRequest, checkpoint: Checkpoint) -> EncoderExtension:
+    """A longer embedding model."""
+    from ropewalk.encoders.encoder_extension import extend_encoder
+    from ropewalk.encoders.encoder_folder import EncoderFolder
+    from ropewalk.encoders.encoder_method import encoder_methods
+
+    chosen = encoder_methods(request.method or OF_ENCODERS)
+    request.refuse_unused(["on_top", "trust_remote_code"], "of an embedding model")
+    out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
+    return extend_encoder(EncoderFolder(checkpoint), request.to, chosen, out, request.overwrite)

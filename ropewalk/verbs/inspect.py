@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.adapter_folder import AdapterFolder
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.inspection import Head, Inspection
+    from ropewalk.encoders.encoder_inspection import EncoderInspection
 
 TEXTS, TOKENS = 3, 4096  # read for the heads: so many texts, of so many tokens at most
 
@@ -45,19 +46,22 @@ class InspectRequest(ModelRequest):
 
 
 @verb("inspect")
-def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
+def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInspection:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
-    The model may also be a config.json, a GGUF file or the folder of an adapter. Weights are needed only where it is
-    asked what the heads do. In a shell it exits with 1 if there are problems; docs/problems.md explains each kind.
+    The model may also be a config.json, a GGUF file, the folder of an adapter, or an embedding model. Weights are
+    needed only where it is asked what the heads do. In a shell it exits with 1 if there are problems; docs/problems.md
+    explains each kind.
 
     Returns:
-        The inspection; ``sound`` is False if there are problems. Of an adapter what it is, its base, and its rope.
+        The inspection; ``sound`` is False if there are problems. Of an adapter what it is, its base, and its rope; of
+        an embedding model where its texts are cut.
 
     Raises:
         UserError: if there is no configuration, or it cannot be read and no problem explains why.
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encoders.encoder_folder import is_encoder
 
     if not request.weights:
         request.refuse_unused(["data"], "without --weights")
@@ -66,6 +70,8 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if checkpoint.gguf is not None:
         return _gguf(request, checkpoint.gguf)
+    if is_encoder(checkpoint):
+        return _encoder(request, checkpoint)
     if checkpoint.adapter is not None:
         request.refuse_unused(["set", "weights", "against", "patch"], "of an adapter")
         return checkpoint.adapter
@@ -94,6 +100,18 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder:
         ) from None
     found = replace(looked, wrote={str(file): str(old) for file, old in wrote.items()})
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
+
+
+def _encoder(request: InspectRequest, checkpoint: Checkpoint) -> EncoderInspection:
+    """Inspect an embedding model, after keys of its files were changed."""
+    from ropewalk.checkpoint.edits import set_keys
+    from ropewalk.encoders.encoder_folder import EncoderFolder
+    from ropewalk.encoders.encoder_inspection import inspect_encoder
+
+    request.refuse_unused(["weights", "against", "patch"], "of an embedding model")
+    wrote = set_keys(checkpoint.place, request.set) if request.set else {}
+    found = inspect_encoder(EncoderFolder(checkpoint))
+    return replace(found, wrote={str(file): str(old) for file, old in wrote.items()})
 
 
 def _gguf(request: InspectRequest, path: Path) -> Inspection:

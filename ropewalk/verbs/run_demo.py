@@ -74,10 +74,11 @@ def run_demo(request: RunDemoRequest) -> Demo:
     from ropewalk.checkpoint.inspection import inspect
     from ropewalk.common.files import folder_to_write
     from ropewalk.verbs.compare import compare
-    from ropewalk.verbs.extend import extend
+    from ropewalk.verbs.extend import Extended, extend
 
     checkpoint = folder_to_write(request.out / "demo-yarn-2k", [BUNDLED], overwrite=True)
     found = inspect(DEMO)
     compared = compare(DEMO, to=TARGET, methods=METHODS, documents=12, out=request.out)
     done = extend(DEMO, to=TARGET, method="yarn", out=checkpoint, overwrite=True)
+    assert isinstance(done, Extended)
     return Demo(found, compared, done)

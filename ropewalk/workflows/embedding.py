@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.backends.text_encoder import text_encoder
 from ropewalk.common.errors import UserError
-
-PROBE = "A rope of three strands holds more than three ropes of one."
-TOLERANCE = 0.02  # relative: the rounding of half precision
+from ropewalk.encoders.encoder import Encoder
+from ropewalk.encoders.extended_encoder import windows
 
 
 class Embedding:
@@ -27,8 +24,8 @@ class Embedding:
     """
 
     def __init__(self, name: str):
-        self.model, _ = text_encoder(name, "Name another: --embed FOLDER.")
-        self.name = name
+        self.encoder = Encoder(name, "Name another: --embed FOLDER.")
+        self.model, self.name = self.encoder.model, name
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [texts, e], not yet of length 1."""
@@ -54,7 +51,7 @@ class Embedding:
         Raises:
             UserError: if the model does not pool by the mean over its tokens.
         """
-        before, behind = self._around
+        before, behind = self._around()
         encoded = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, starts = list(encoded["input_ids"]), [start for start, _ in spans]
         owners = np.asarray([_owner(begin, starts, spans) for begin, _ in encoded["offset_mapping"]], np.int64)
@@ -62,62 +59,25 @@ class Embedding:
         window = window or (max(1, most - len(before) - len(behind)) if most else max(1, len(ids)))
         sums, counts = np.zeros((len(spans) + 1, 0)), np.bincount(owners, minlength=len(spans) + 1)
         for start, stop, first, last in windows(len(ids), window, window // 4 if overlap is None else overlap):
-            states = self._states([*before, *ids[start:stop], *behind])[len(before) :]
+            states = self.encoder.states([[*before, *ids[start:stop], *behind]])[0][len(before) :]
             sums = sums if sums.size else np.zeros((len(spans) + 1, states.shape[1]))
             np.add.at(sums, owners[first:last], states[first - start : last - start])
-        return self._projected((sums / np.maximum(counts, 1)[:, None])[:-1])
+        return self.encoder.projected((sums / np.maximum(counts, 1)[:, None])[:-1])
 
-    @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        """Ids that stand before and behind every text that is encoded.
+        """Ids that stand before and behind every text, with the prompt that is asked with by default.
 
         Raises:
             UserError: if the mean over the tokens is not what this model makes of a text.
         """
         mend = "Name a model that pools by the mean (--embed), or choose another strategy, such as rag(by='vectors')."
-        tokenizer = self.model.tokenizer
-        if not getattr(tokenizer, "is_fast", False):
+        if not getattr(self.encoder.tokenizer, "is_fast", False):
             raise UserError(f"{self.name} has no fast tokenizer, which tells where tokens stand", mend)
-        encoded = tokenizer(PROBE, return_special_tokens_mask=True)
-        ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
-        mean = self._projected(self._states(ids).mean(0, keepdims=True))[0]
-        own = np.asarray(self.model.encode([PROBE], prompt="", show_progress_bar=False), np.float32)[0]
-        if not np.linalg.norm(mean - own) <= TOLERANCE * np.linalg.norm(own):
+        if not self.encoder.pools_by_mean:
             raise UserError(f"{self.name} does not pool a text by the mean over its tokens", mend)
-        first, last = special.index(0), len(special) - special[::-1].index(0)
+        before, behind = self.encoder.around
         prompt = self.model.prompts.get(self.model.default_prompt_name or "") or ""
-        return ids[:first] + list(tokenizer(prompt, add_special_tokens=False)["input_ids"]), ids[last:]
-
-    def _states(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """float64 [T, e]: what the encoder makes of each token."""
-        import torch
-
-        row = torch.tensor([list(ids)], device=self.model.device)
-        with torch.no_grad():
-            states = self.model[0]({"input_ids": row, "attention_mask": torch.ones_like(row)})["token_embeddings"][0]
-        return np.asarray(states.double().cpu())
-
-    def _projected(self, pooled: NDArray[np.float64]) -> NDArray[np.float32]:
-        """What the model does behind its pooling, such as a dense layer."""
-        import torch
-
-        features = {"sentence_embedding": torch.tensor(pooled, dtype=self.model.dtype, device=self.model.device)}
-        with torch.no_grad():
-            for module in list(self.model)[2:]:
-                features = module(features)
-        return np.asarray(features["sentence_embedding"].float().cpu())
-
-
-def windows(n: int, size: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows over n tokens: first token and the one behind the last that it reads, and that count as it has them."""
-    start = first = 0
-    while True:
-        stop = min(start + size, n)
-        last = n if stop == n else stop - overlap // 2
-        yield start, stop, first, last
-        if stop == n:
-            return
-        first, start = last, start + size - overlap
+        return before + self.encoder.ids(prompt), behind
 
 
 def _owner(begin: int, starts: Sequence[int], spans: Sequence[tuple[int, int]]) -> int:

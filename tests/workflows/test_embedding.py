@@ -16,7 +16,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from ropewalk.common.errors import UserError
-from ropewalk.workflows.embedding import Embedding, windows
+from ropewalk.encoders.extended_encoder import windows
+from ropewalk.workflows.embedding import Embedding
 from tests.tokenizers import byte_level
 
 LIMIT = 64
@@ -60,7 +61,7 @@ def alone(folder: Path, text: str) -> np.ndarray:
 
 def test_the_tokenizer_of_these_tests_puts_one_token_at_either_end(folder: Path, model: Embedding) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert model._around == ([tokenizer.bos_token_id], [tokenizer.eos_token_id])
+    assert model._around() == ([tokenizer.bos_token_id], [tokenizer.eos_token_id])
 
 
 def test_a_window_of_one_sentence_is_that_sentence_alone(folder: Path, model: Embedding) -> None:

@@ -1,0 +1,382 @@
+"""Embedding models compared: methods x tasks x lengths; every text's vectors are computed once and kept."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ropewalk import __version__
+from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import code_fingerprint, ids_fingerprint, model_fingerprint
+from ropewalk.common.progress import Progress
+from ropewalk.common.statistics import Tally, average, cluster_mean, mcnemar
+from ropewalk.common.store import Records, content_key
+from ropewalk.encoders.encoder import Encoder
+from ropewalk.encoders.encoder_folder import EncoderFolder
+from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Reading, TableMethod
+from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_pairs, similarities
+from ropewalk.report.schema import Average, Gain, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHORT = "short"
+RANKED = "-ndcg"  # ends the id of a task's other metric
+QUARTERS = 4  # of a text's depth
+TITLES = {
+    "passkey": "Passkey retrieval",
+    "needle": "Needle retrieval",
+    SHORT: "Short texts, as a folder reads them",
+}
+
+
+@dataclass(frozen=True)
+class EncoderExperiment:
+    """What is measured, and how.
+
+    Attributes:
+        model: folder or hub id.
+        methods: that are compared; the plain model, if it is among them, is what the others are held against.
+        to: target length in tokens.
+        lengths: of texts; None means half the window, doubling to the target.
+        tasks: of ``long_retrieval.TASKS``.
+        samples: texts, and questions, of each task at each length and seed.
+        seeds: of draws, which are pooled.
+        rows: folder of a retrieval set; see ``retrieval_rows``. Empty: none.
+        device: auto, cpu or cuda.
+    """
+
+    model: str
+    methods: tuple[EncoderMethods, ...]
+    to: int
+    lengths: tuple[int, ...] | None = None
+    tasks: tuple[str, ...] = ("passkey", "needle")
+    samples: int = 32
+    seeds: tuple[int, ...] = (0,)
+    rows: str = ""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.tasks if name not in TASKS]
+        if unknown:
+            raise UserError(f"unknown task for encoders {unknown[0]!r}", f"There are {', '.join(TASKS)}.")
+        ids = [one.id for one in self.methods]
+        if len(set(ids)) < len(ids):
+            raise UserError(f"a method is given twice in {', '.join(ids)}")
+        if not self.tasks and not self.rows:
+            raise UserError("no tasks")
+        most = 64
+        if not 2 <= self.samples <= most:
+            raise UserError(f"samples is {self.samples}, expected 2 to {most}: texts of a draw", "Add seeds for more.")
+        if self.lengths and max(self.lengths) > self.to:
+            raise UserError(
+                f"length {max(self.lengths)} is not in 2..{self.to}", "Raise the target (--to) or leave the length out."
+            )
+
+    @property
+    def key(self) -> str:
+        """A hash of all that is asked."""
+        asked = {one.name: repr(getattr(self, one.name)) for one in fields(self)}
+        return content_key(asked | {"methods": [method.id for method in self.methods]})
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors of texts, each computed once.
+
+    Attributes:
+        encoder: that runs.
+        folder: its files.
+        store: where they are kept.
+    """
+
+    encoder: Encoder
+    folder: EncoderFolder
+    store: Records
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """What every vector depends on, besides the text and the methods."""
+        return {
+            "model": model_fingerprint(self.encoder.body),  # type: ignore[arg-type]
+            "modules": repr(list(self.encoder.model)[1:]),
+            "code": code_fingerprint(("encoders",)),
+        }
+
+    def of(self, extended: ExtendedEncoder, ids: Sequence[int], question: bool = False) -> NDArray[np.float32]:
+        """float32 [k, e] of a text, or [1, e] of a question."""
+        plain = not extended.changes(len(ids)) and (question or extended.methods.of(Reading) is None)
+        on = {"methods": PLAIN} if plain else {
+            "methods": extended.methods.id, "to": extended.to, "as written": extended.as_written, "question": question,
+        }  # fmt: skip
+        cut = list(ids[: extended.room]) if question or extended.methods.of(Reading) is None else list(ids)
+        key = content_key({**self.facts, **on, "ids": ids_fingerprint(cut)})
+        found = self.store.get([key]).get(key)
+        if found is None:
+            vectors = extended.question(ids) if question else extended.vectors(ids)
+            found = {"vectors": base64.b64encode(vectors.tobytes()).decode(), "of": vectors.shape[1]}
+            self.store.put({key: found})
+        flat = np.frombuffer(base64.b64decode(found["vectors"]), np.float32)
+        return flat.reshape(-1, found["of"])
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What one method did on one task at one length, over all draws.
+
+    Attributes:
+        right: float64 [questions], accuracy@1.
+        gained: float64 [questions], nDCG@10.
+        depths: of each question's answer.
+    """
+
+    right: NDArray[np.float64]
+    gained: NDArray[np.float64]
+    depths: Sequence[float | None]
+
+    @classmethod
+    def joined(cls, some: Sequence[Scored]) -> Scored:
+        return cls(
+            np.concatenate([one.right for one in some]),
+            np.concatenate([one.gained for one in some]),
+            [depth for one in some for depth in one.depths],
+        )
+
+
+def run(
+    experiment: EncoderExperiment, store: Records, progress: Callable[[Progress], None] = lambda _: None
+) -> Results:
+    """Measure everything in this process.
+
+    Args:
+        experiment: what is measured.
+        store: where finished vectors are kept, and taken from.
+        progress: called whenever a text was read.
+
+    Raises:
+        UserError: for everything that a user can mend.
+    """
+    started = time.monotonic()
+    folder = EncoderFolder.open(experiment.model)
+    folder.refuse_unsound()
+    window = folder.window
+    if window is None:
+        raise UserError(
+            f"{folder.name} has no table of positions (model type {folder.model_type}); such encoders are not compared"
+        )
+    for methods in experiment.methods:
+        methods.check(window, experiment.to)
+    progress(Progress(0, 0, f"opening {folder.name}"))
+    encoder = Encoder(str(folder.path))
+    vectors = Vectors(encoder, folder, store)
+    found = Measuring(experiment, vectors, window, progress).all()
+    return replace(
+        found,
+        versions=_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+@dataclass(eq=False)
+class Measuring:
+    """One experiment as it runs.
+
+    Attributes:
+        experiment: what is measured.
+        vectors: of texts.
+        window: tokens that the encoder reads by itself.
+        progress: called whenever a text was read.
+        skipped: what no text was made for.
+    """
+
+    experiment: EncoderExperiment
+    vectors: Vectors
+    window: int
+    progress: Callable[[Progress], None]
+    skipped: list[NotMeasured] = field(default_factory=list)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        e = self.experiment
+        if e.lengths:
+            return tuple(sorted({*e.lengths}))
+        doubled = [self.window // 2]
+        while doubled[-1] * 2 < e.to:
+            doubled.append(doubled[-1] * 2)
+        return tuple(sorted({*doubled, e.to}))
+
+    @cached_property
+    def sets(self) -> list[Retrieval]:
+        """All texts and questions, by task, length and seed."""
+        e, encoder = self.experiment, self.vectors.encoder
+        around = sum(map(len, encoder.around)) + len(self._prompt(DOCUMENT_PROMPTS))
+        found = []
+        for task in e.tasks:
+            for length in self.lengths:
+                try:
+                    found += [TASKS[task](encoder.ids, length, around, seed, e.samples) for seed in e.seeds]
+                except TooShort as error:
+                    self.skipped.append(NotMeasured(e.model, task, str(error), length))
+        if e.rows:
+            from ropewalk.encoders.retrieval_rows import retrieval
+
+            found.append(retrieval(e.rows, encoder.ids))
+        if not found:
+            raise UserError("no length holds a task", "Give longer ones: --lengths 256,512.")
+        return [*found, short_pairs(encoder.ids)]
+
+    def all(self) -> Results:
+        e = self.experiment
+        total = len(e.methods) * sum(len(one.documents) for one in self.sets)
+        done = 0
+        scored: dict[str, dict[tuple[str, int], Scored]] = {}
+        for methods in e.methods:
+            cells: dict[tuple[str, int], list[Scored]] = {}
+            for one in self.sets:
+                documents, length = [], one.length or _longest(one)
+                extended = self._extended(methods, one)
+                for ids in one.documents:
+                    documents.append(self.vectors.of(extended, [*self._prompt(DOCUMENT_PROMPTS), *ids]))
+                    done += 1
+                    self.progress(Progress(done, total, f"{methods.id}  {one.task} at {length:,}"))
+                cells.setdefault((one.task, length), []).append(self._scored(extended, one, documents))
+            scored[methods.id] = {cell: Scored.joined(some) for cell, some in cells.items()}
+        return self._results(scored)
+
+    def _extended(self, methods: EncoderMethods, one: Retrieval) -> ExtendedEncoder:
+        v = self.vectors
+        return ExtendedEncoder(v.encoder, v.folder, methods, self.experiment.to, as_written=one.task == SHORT)
+
+    def _scored(self, extended: ExtendedEncoder, one: Retrieval, documents: Sequence[NDArray[np.float32]]) -> Scored:
+        encoder, prompt = self.vectors.encoder, self._prompt(QUESTION_PROMPTS)
+        asked = [self.vectors.of(extended, [*prompt, *encoder.ids(text)], question=True) for text in one.questions]
+        scores = similarities(np.concatenate(asked), documents)
+        return Scored(first_right(scores, one.relevant), ndcg(scores, one.relevant), one.depths)
+
+    def _prompt(self, names: Sequence[str]) -> list[int]:
+        prompts = self.vectors.folder.prompts
+        text = next((prompts[name] for name in names if prompts.get(name)), "")
+        return self.vectors.encoder.ids(text) if text else []
+
+    def _results(self, scored: Mapping[str, Mapping[tuple[str, int], Scored]]) -> Results:
+        e, folder = self.experiment, self.vectors.folder
+        model = Model(
+            folder.name, self.window, folder.reads, e.to, list(self.lengths),
+            {"pooling": " ".join(folder.poolings) or "mean", "positions": "table", **self.vectors.facts},
+        )  # fmt: skip
+        plain = scored.get(PLAIN)
+        subjects, rows = [], []
+        for methods in e.methods:
+            own = scored[methods.id]
+            rows += list(_rows(folder.name, methods.id, own))
+            subjects.append(self._subject(methods, own, plain))
+        asked = list(dict.fromkeys(task for own in scored.values() for task, _ in own))
+        tasks = [
+            task
+            for name in asked
+            for task in (
+                Task(name, f"{TITLES.get(name, name)}, accuracy@1", "score"),
+                Task(name + RANKED, f"{TITLES.get(name, name)}, nDCG@10", "score"),
+            )
+        ]
+        settings = {
+            "methods": [one.id for one in e.methods], "tasks": list(e.tasks), "seeds": list(e.seeds),
+            "samples": e.samples, "rows": e.rows,
+        }  # fmt: skip
+        return Results(settings, [model], subjects, tasks, rows, not_measured=self.skipped)
+
+    def _subject(
+        self,
+        methods: EncoderMethods,
+        own: Mapping[tuple[str, int], Scored],
+        plain: Mapping[tuple[str, int], Scored] | None,
+    ) -> Subject:
+        folder, entries = self.vectors.folder, methods.entries
+        judged = [cell for cell in own if cell[0] in TASKS]
+        means = []
+        for length in sorted({length for _, length in judged}):
+            tallies = [_tally(own[cell].right) for cell in judged if cell[1] == length]
+            if len(tallies) == len(self.experiment.tasks):
+                one = average(tallies)
+                means.append(Average(length, one.value, one.low, one.high, one.n, one.se))
+        return Subject(
+            folder.name,
+            methods.id,
+            title(methods),
+            paper=next((entry.paper for entry in entries if entry.paper), ""),
+            factor=self.experiment.to / self.window if methods.of(TableMethod) else 1.0,
+            training_free="yes",
+            exportable=" / ".join(dict.fromkeys(entry.exportable for entry in entries)),
+            note="; ".join(entry.summary for entry in entries),
+            beyond_window=None if plain is None or methods.id == PLAIN else _gain(own, plain, self.window),
+            averages=means,
+            tasks=[TaskFindings(task) for task in dict.fromkeys(task for task, _ in own)],
+        )
+
+
+DOCUMENT_PROMPTS, QUESTION_PROMPTS = ("document", "passage"), ("query",)  # as sentence-transformers names them
+
+
+def title(methods: EncoderMethods) -> str:
+    """The name in reports, with options that are not the default."""
+    parts = [
+        entry.title + part.id.removeprefix(part.name).replace("(", " (", 1)
+        for entry, part in zip(methods.entries, methods.parts, strict=False)
+    ]
+    return " + ".join(parts) or methods.entries[0].title
+
+
+def _longest(one: Retrieval) -> int:
+    return max(map(len, one.documents))
+
+
+def _tally(scores: NDArray[np.float64]) -> Tally:
+    return Tally(float(scores.sum()), len(scores))
+
+
+def _rows(model: str, method: str, own: Mapping[tuple[str, int], Scored]) -> Iterator[Row]:
+    for (task, length), one in own.items():
+        yield _row(model, method, task, length, one.right)
+        mean = cluster_mean(one.gained, np.ones(len(one.gained)))
+        low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (mean.low, mean.high))
+        yield Row(model, method, task + RANKED, length, mean.value, low, high, mean.n)
+        if None not in one.depths:
+            quarter = (np.asarray(one.depths, np.float64) * QUARTERS).astype(int).clip(0, QUARTERS - 1)
+            for i in sorted(set(quarter.tolist())):
+                yield _row(model, method, task, length, one.right[quarter == i], (i + 0.5) / QUARTERS)
+
+
+def _row(
+    model: str, method: str, task: str, length: int, right: NDArray[np.float64], depth: float | None = None
+) -> Row:
+    mean = average([_tally(right)])
+    return Row(model, method, task, length, mean.value, mean.low, mean.high, mean.n, depth)
+
+
+def _gain(own: Mapping[tuple[str, int], Scored], plain: Mapping[tuple[str, int], Scored], window: int) -> Gain | None:
+    cells = [cell for cell in own if cell[0] in TASKS and cell[1] > window]
+    if not cells:
+        return None
+    ours, theirs = (np.concatenate([some[cell].right for cell in cells]) for some in (own, plain))
+    only_this, only_none = int((ours > theirs).sum()), int((ours < theirs).sum())
+    return Gain(only_this, only_none, mcnemar(only_this, only_none))
+
+
+def _versions() -> dict[str, str]:
+    import sentence_transformers
+    import torch
+    import transformers
+
+    return {
+        "ropewalk": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
+        "sentence-transformers": sentence_transformers.__version__,
+    }  # fmt: skip

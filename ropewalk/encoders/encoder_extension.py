@@ -1,0 +1,232 @@
+"""A longer embedding model as a folder: another table of positions, and all else as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk import __version__
+from ropewalk.checkpoint.weights import check_weights, refuse_not_finite
+from ropewalk.checkpoint.write import bring, bring_all
+from ropewalk.common.command_lines import command
+from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD, folder_to_write, record_in
+from ropewalk.common.lengths import show
+from ropewalk.common.outside import read_json
+from ropewalk.common.results import Result
+from ropewalk.common.whole import new_folder, write_text
+from ropewalk.encoders.encoder_folder import DOCUMENTS, TOKENIZER
+from ropewalk.encoders.encoder_method import LogitMethod, Reading, TableMethod
+from ropewalk.encoders.extended_encoder import scaled_logits
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from ropewalk.encoders.encoder_folder import EncoderFolder
+    from ropewalk.encoders.encoder_method import EncoderMethods
+
+NUMBERED = "position_ids"  # of files of older versions: 0, 1, ..., one for each row of the table
+
+
+@dataclass(frozen=True, repr=False)
+class EncoderExtension(Result):
+    """What was written.
+
+    Attributes:
+        folder: the new model.
+        method: canonical spelling.
+        window: tokens that the encoder was made for.
+        target: tokens that it reads now.
+        cut_before: tokens at which texts were cut before; None if they were not.
+        changed: ``FILE:key`` or the name of a weight -> what it is now.
+        notes: what else to know.
+    """
+
+    folder: Path
+    method: str
+    window: int
+    target: int
+    cut_before: int | None
+    changed: dict[str, Any]
+    notes: list[str]
+
+    def show(self, console: Console) -> None:
+        console.print(f"{self.method}: {self.window:,} -> {self.target:,} tokens", style="bold")
+        for key, value in self.changed.items():
+            console.print(f"{key}: {value}")
+        console.print(f"\nwritten to {self.folder}\n")
+        for note in self.notes:
+            console.print(note)
+
+
+def extend_encoder(
+    folder: EncoderFolder, to: int, methods: EncoderMethods, out: Path, overwrite: bool = False
+) -> EncoderExtension:
+    """Write an embedding model that reads ``to`` tokens.
+
+    Files of weights that do not change are linked. The folder appears when it is complete; ``overwrite`` lets it take
+    the place of one that ropewalk wrote.
+
+    Raises:
+        UserError: for everything that a user can mend; nothing is left behind.
+    """
+    folder.refuse_unsound()
+    window = _refuse_unwritable(folder, to, methods)
+    out = folder_to_write(out, [folder.path], overwrite)
+    files = check_weights(folder.encoder)
+    changes: dict[str, Any] = {}
+    with new_folder(out, [folder.path], overwrite) as new:
+        inside = new / folder.encoder.relative_to(folder.path)
+        _bring_rest(folder, new)
+        for file in files:
+            changes |= _write_weights(file, inside / file.relative_to(folder.encoder), folder, to, methods)
+        changes |= _write_limits(folder, inside, to, methods)
+        record = {"ropewalk": __version__, "method": methods.id, "source": folder.name, "window": window, "target": to,
+                  "scale": to / window}  # fmt: skip
+        write_text(new / RECORD, json.dumps(record, indent=2) + "\n")
+    return EncoderExtension(out, methods.id, window, to, folder.reads, changes, _notes(folder, window, to, methods))
+
+
+def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) -> int:
+    """Refuse methods that no folder can say; the window that they start from."""
+    made = record_in(folder.path)
+    if made.get("method", "none") != "none":
+        raise UserError(
+            f"{folder.name} was extended already, by {made['method']} to {made.get('target')} tokens",
+            f"Extend what it was made of: {made.get('source')}.",
+        )
+    window, table = folder.window, methods.of(TableMethod)
+    if window is None:
+        raise UserError(
+            f"{folder.name} has no table of positions (model type {folder.model_type}) for {methods.id} to make longer",
+            "Raise max_seq_length: what its positions are computed from has no end.",
+        )
+    methods.check(window, to)
+    if (reading := methods.of(Reading)) is not None:
+        raise UserError(
+            f"{reading.id} cannot be saved: it is a way to read, and no folder says it",
+            "Use it in Python or by 'ropewalk compare', or leave it out.",
+        )
+    if table is None and to > window:
+        raise UserError(
+            f"{methods.id} does not reach {to:,} tokens: the table has {window:,} rows",
+            f"Choose a method that makes it longer: --method {'+'.join(['pi', *(part.id for part in methods.parts)])}",
+        )
+    if table is not None and table.follow:
+        raise UserError(
+            f"{table.id} cannot be saved: a folder holds one table, which fits one length", "Leave follow out."
+        )
+    return window
+
+
+def _bring_rest(folder: EncoderFolder, new: Path) -> None:
+    """All files but weights and what is written anew: of the folder, and of those of its modules."""
+    refuse_not_finite(check_weights(folder.encoder))
+    for place in dict.fromkeys([folder.path, *(part.folder for part in folder.parts)]):
+        if not place.is_dir():  # a module without files, such as Normalize
+            continue
+        inside = new / place.relative_to(folder.path)
+        inside.mkdir(parents=True, exist_ok=True)
+        bring_all(place, [], inside, _weights_in(place) | {RECORD} if place == folder.encoder else {RECORD})
+
+
+def _weights_in(place: Path) -> set[str]:
+    return {file.name for file in check_weights(place) if file.parent == place}
+
+
+def _write_weights(
+    file: Path, to_file: Path, folder: EncoderFolder, to: int, methods: EncoderMethods
+) -> dict[str, str]:
+    """A file of weights with what the methods change, or a link to it if that is nothing."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, framework="pt") as tensors:
+        weights = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        metadata = tensors.metadata()
+    changed = _changed(weights, folder, to, methods)
+    if not changed:
+        bring(file, to_file)
+        return {}
+    to_file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: one.contiguous() for name, one in (weights | changed).items()}, to_file, metadata or {"format": "pt"}
+    )
+    said = {name: f"{list(weights[name].shape)} -> {list(one.shape)}" for name, one in changed.items()
+            if one.shape != weights[name].shape}  # fmt: skip
+    scaled = len(changed) - len(said)
+    return said | ({f"{file.name}:queries": f"{scaled} tensors times {_scale(methods):.4g}"} if scaled else {})
+
+
+def _scale(methods: EncoderMethods) -> float:
+    logits = methods.of(LogitMethod)
+    return 1.0 if logits is None else logits.scale
+
+
+def _changed(
+    weights: Mapping[str, Tensor], folder: EncoderFolder, to: int, methods: EncoderMethods
+) -> dict[str, Tensor]:
+    import torch
+
+    assert folder.family is not None
+    found: dict[str, Tensor] = {}
+    if (table := methods.of(TableMethod)) is not None:
+        first = folder.family.row(folder.config)
+        for name, weight in weights.items():
+            if folder.holds_table(name):
+                found[name] = torch.cat([weight[:first], table.table(weight[first:], to)])
+            elif name.endswith(NUMBERED) and weight.shape[-1:] == (folder.config["max_position_embeddings"],):
+                found[name] = torch.arange(first + to, dtype=weight.dtype)[None]
+    if (logits := methods.of(LogitMethod)) is not None and any(folder.family.queries in name for name in weights):
+        found |= scaled_logits(weights, folder, logits.scale)
+    return found
+
+
+def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: EncoderMethods) -> dict[str, Any]:
+    """Raise what says how long texts may be, wherever it stands."""
+    assert folder.family is not None
+    changed: dict[str, Any] = {}
+
+    def put(file: Path, keys: Mapping[str, Any]) -> None:
+        content = read_json(file) if file.is_file() else {}
+        file.unlink(missing_ok=True)  # never write through a link into the source
+        write_text(file, json.dumps(content | dict(keys), indent=2, ensure_ascii=False) + "\n")
+        changed.update({f"{file.name}:{key}": value for key, value in keys.items()})
+
+    if methods.of(TableMethod) is not None:
+        put(inside / "config.json", {"max_position_embeddings": folder.family.row(folder.config) + to})
+    if folder.parts:
+        told = {"max_seq_length": to} | ({DOCUMENTS: to} if DOCUMENTS in folder.settings else {})
+        put(inside / folder.settings_file.name, told)
+    put(inside / TOKENIZER, {"model_max_length": to})
+    fast = inside / "tokenizer.json"
+    cut = read_json(fast).get("truncation") if fast.is_file() else None
+    if isinstance(cut, dict) and isinstance(cut.get("max_length"), int):  # who reads that file alone cuts there
+        put(fast, {"truncation": cut | {"max_length": to}})
+        changed[f"{fast.name}:truncation"] = f"at {to}"
+    return changed
+
+
+def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods) -> list[str]:
+    table, notes = methods.of(TableMethod), []
+    if table is not None and table.name == "recurrent" and not table.effective_window and len(methods.parts) == 1:
+        alike = min(window, folder.reads or window)
+        notes.append(f"texts of up to {alike:,} tokens are read as before, bit for bit")
+    elif table is not None:
+        notes.append(
+            "texts of every length are read otherwise than before, short ones too: keep the plain folder for those, or "
+            "choose recurrent, which reads them as before"
+        )
+    lost = sorted(place.name for place in folder.encoder.iterdir() if place.is_dir() and _is_export(place))
+    if lost:
+        notes.append(f"not taken along, as they hold the old table: {', '.join(lost)}")
+    notes.append("measure it: " + command("compare", folder.name, "--to", show(to), "--methods", f"none,{methods.id}"))
+    return notes
+
+
+def _is_export(place: Path) -> bool:
+    return any(file.suffix in (".onnx", ".bin", ".xml") for file in place.iterdir())

@@ -1,0 +1,311 @@
+"""An embedding model's files: its encoder, what it knows of positions, how it pools and where texts are cut.
+
+A folder of sentence-transformers lists its modules in ``modules.json``: the encoder, a pooling, and what comes behind;
+without that file it is an encoder alone, which that library pools by the mean. No weights are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from ropewalk.checkpoint.checkpoint import Checkpoint
+from ropewalk.common.command_lines import setting
+from ropewalk.common.errors import UserError
+from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
+from ropewalk.encoders.families import FAMILIES, ROTATING, Family
+from ropewalk.rope.problems import Problem
+
+MODULES = "modules.json"
+POOLINGS = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+OLDER = "pooling_mode_"  # the spelling of older files: one switch for each
+SWITCHES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens":
+            "mean_sqrt_len_tokens", "weightedmean_tokens": "weightedmean", "lasttoken": "lasttoken"}  # fmt: skip
+SETTINGS = tuple(  # of the encoder, in sentence-transformers' own order
+    f"sentence_{kind}_config.json" for kind in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()
+)
+TOKENIZER = "tokenizer_config.json"
+DOCUMENTS = "document_length"  # of documents alone, where sentence-transformers 6 notes one
+ALL = "all"
+BOUNDLESS = 10**9  # tokens: what tokenizers say that have no limit
+WRITERS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # models that go on with a text
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry of ``modules.json``.
+
+    Attributes:
+        kind: class name, such as Pooling.
+        folder: where its files are.
+    """
+
+    kind: str
+    folder: Path
+
+
+def is_encoder(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is one for embeddings: its folder lists modules, or its architecture writes no text."""
+    if checkpoint.gguf is not None or checkpoint.adapter is not None:
+        return False
+    place = Path(checkpoint.place).expanduser()
+    if (place / MODULES).is_file():
+        return True
+    try:
+        config = checkpoint.raw
+    except UserError:
+        return False  # who reads the configuration says what is wrong with it
+    names = config.get("architectures") or []
+    writes = config.get("is_decoder") is True or any(str(name).endswith(WRITERS) for name in names)
+    return config.get("model_type") in FAMILIES and not writes
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderFolder:
+    """The files of one; each is read when it is first asked for.
+
+    Attributes:
+        checkpoint: the folder, or a hub id.
+    """
+
+    checkpoint: Checkpoint
+
+    @classmethod
+    def open(cls, model: str | Path | Checkpoint) -> EncoderFolder:
+        """A folder or a hub id.
+
+        Raises:
+            UserError: if there is no such model, or it is none that embeds.
+        """
+        checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(str(model))
+        if not is_encoder(checkpoint):
+            raise UserError(
+                f"{checkpoint.name} is no embedding model: it lists no modules ({MODULES}), and its architecture is "
+                "none of " + ", ".join(FAMILIES),
+                "Name the folder of an embedding model.",
+            )
+        return cls(checkpoint)
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @cached_property
+    def path(self) -> Path:
+        return self.checkpoint.folder
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The modules; empty of an encoder alone.
+
+        Raises:
+            UserError: if the file lists none, or one that leads out of the folder.
+        """
+        file = self.path / MODULES
+        if not file.is_file():
+            return []
+        try:
+            content = parse(read_bytes(file).decode("utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} is not valid JSON: {error}", RESTORE) from None
+        entries = content if isinstance(content, list) else []
+        if not entries or not all(isinstance(one, dict) and isinstance(one.get("type"), str) for one in entries):
+            raise UserError(f"{file}: expected a list of modules, each with a type", RESTORE)
+        found = []
+        for entry in entries:
+            inside = str(entry.get("path", ""))
+            folder = self.path / inside
+            if not folder.resolve().is_relative_to(self.path.resolve()):
+                raise UserError(f"{file}: path is {inside!r}, expected a folder inside of {self.path}")
+            found.append(Part(entry["type"].rpartition(".")[2], folder))
+        return found
+
+    @cached_property
+    def encoder(self) -> Path:
+        """The folder of the encoder itself.
+
+        Raises:
+            UserError: if the first module is another.
+        """
+        if not self.parts:
+            return self.path
+        first = self.parts[0]
+        if first.kind != "Transformer":
+            raise UserError(
+                f"{self.path / MODULES}: the first module is {first.kind}, expected Transformer",
+                "Only models that are a Transformer and what pools it can be made longer here.",
+            )
+        return first.folder
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Of the encoder, as its config.json says it."""
+        return read_json(self.encoder / "config.json")
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type"))
+
+    @cached_property
+    def family(self) -> Family | None:
+        """Where it keeps what it knows of positions; None if it rotates, or is not known."""
+        return FAMILIES.get(self.model_type)
+
+    @property
+    def rotates(self) -> bool:
+        return self.model_type in ROTATING
+
+    @cached_property
+    def window(self) -> int | None:
+        """Tokens that its table of positions has rows for; None if it has no table.
+
+        Raises:
+            UserError: if the configuration does not say it.
+        """
+        if self.family is None or not self.family.table:
+            return None
+        rows = self.config.get("max_position_embeddings")
+        first = self.family.row(self.config)
+        if not isinstance(rows, int) or isinstance(rows, bool) or rows < first + 2:
+            raise UserError(
+                f"max_position_embeddings is {rows!r} in {self.encoder / 'config.json'}, expected {first + 2} or more",
+                "Restore the file: it is the number of rows of the table of positions.",
+            )
+        return rows - first
+
+    @cached_property
+    def settings_file(self) -> Path:
+        """Where sentence-transformers notes the length; it need not be there."""
+        return next((self.encoder / name for name in SETTINGS if (self.encoder / name).is_file()),
+                    self.encoder / SETTINGS[0])  # fmt: skip
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        return read_json(self.settings_file) if self.settings_file.is_file() else {}
+
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """``FILE:key`` -> tokens at which texts are cut there; without those that say nothing."""
+        told = {f"{self.settings_file.name}:{key}": self.settings.get(key) for key in ("max_seq_length", DOCUMENTS)}
+        tokenizer = self.encoder / TOKENIZER
+        if tokenizer.is_file():
+            told[f"{TOKENIZER}:model_max_length"] = read_json(tokenizer).get("model_max_length")
+        return {key: int(value) for key, value in told.items() if _is_limit(value)}
+
+    @cached_property
+    def reads(self) -> int | None:
+        """Tokens, those around a text among them, at which sentence-transformers cuts a text; None if it does not."""
+        own = [n for key, n in self.limits.items() if key.startswith(self.settings_file.name)]
+        if own:
+            return min(own)
+        rows = self.config.get("max_position_embeddings")
+        every = [*self.limits.values(), *([rows] if isinstance(rows, int) and rows > 0 else [])]
+        return min(every, default=None)
+
+    @cached_property
+    def poolings(self) -> tuple[str, ...]:
+        """How token states become one vector; several are put side by side. Empty where no module says it.
+
+        Raises:
+            UserError: if it is none that is known.
+        """
+        pooling = next((part.folder / "config.json" for part in self.parts if part.kind == "Pooling"), None)
+        if pooling is None:
+            return ()
+        content = read_json(pooling)
+        told = content.get("pooling_mode")
+        modes: Sequence[Any] = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+        if told is None:
+            on = [key.removeprefix(OLDER) for key, value in content.items() if key.startswith(OLDER) and value is True]
+            modes = [SWITCHES.get(switch, switch) for switch in on]
+        unknown = [mode for mode in modes if mode not in POOLINGS]
+        if not modes or unknown:
+            raise UserError(
+                f"{pooling}: the pooling is {unknown[0] if unknown else None!r}, expected one of {', '.join(POOLINGS)}",
+                "Restore the file, or say how it pools: "
+                + setting(self.name, {f"{pooling.relative_to(self.path).as_posix()}:pooling_mode": "mean"}),
+            )
+        return tuple(modes)
+
+    @cached_property
+    def prompts(self) -> Mapping[str, str]:
+        """Prompts by name, which stand before texts."""
+        file = self.path / "config_sentence_transformers.json"
+        told = read_json(file).get("prompts") if file.is_file() else None
+        return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+
+    @cached_property
+    def table_shape(self) -> tuple[int, ...] | None:
+        """Shape of the table of positions in the weights; None if there is none.
+
+        Raises:
+            UserError: if weights are missing, damaged or not safetensors.
+        """
+        found = [shape for name, shape in self.shapes.items() if self.holds_table(name)]
+        return found[0] if found else None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of a weight -> its shape."""
+        from ropewalk.checkpoint.weights import check_weights, read_headers
+
+        return {name: tuple(shape) for name, (shape, _) in read_headers(check_weights(self.encoder)).items()}
+
+    def holds_table(self, name: str) -> bool:
+        """Whether a weight is the table of positions, by its name."""
+        return self.family is not None and bool(self.family.table) and f".{name}".endswith(f".{self.family.table}")
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """What is wrong with it; each ends in an error, or a wrong vector, where a long text is read."""
+        found, window = [], self.window
+        if window is not None:
+            found += self._table_problems()
+            if self.reads is not None and self.reads > window:
+                key, seen = next(((k, n) for k, n in self.limits.items() if n == self.reads), ("", self.reads))
+                file, _, name = (key or f"{TOKENIZER}:model_max_length").partition(":")
+                found.append(Problem(
+                    "cut-behind-the-table", ALL, f"{file}:{name}", seen if key else None,
+                    f"{window} at most: the table of positions has no more rows, and longer texts end in an error",
+                    setting(self.name, {f"{file}:{name}": window}),
+                ))  # fmt: skip
+        return found
+
+    def _table_problems(self) -> list[Problem]:
+        try:
+            shape, rows = self.table_shape, self.config["max_position_embeddings"]
+        except UserError:
+            return []  # a configuration alone
+        if shape is None or shape[0] == rows:
+            return []
+        return [Problem(
+            "table-of-other-length", ALL, "max_position_embeddings", rows,
+            f"{shape[0]}, the rows of the table of positions in the weights",
+            setting(self.name, {"max_position_embeddings": shape[0]}),
+        )]  # fmt: skip
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What to know of a sound model."""
+        window, reads = self.window, self.reads
+        if window is not None and reads is not None and reads < window:
+            return [f"texts are cut at {reads:,} tokens, though its table of positions has {window:,} rows"]
+        return []
+
+    def refuse_unsound(self) -> None:
+        """Raise the first problem.
+
+        Raises:
+            UserError: naming key, value seen, value expected and the mend.
+        """
+        for problem in self.problems:
+            raise UserError(
+                f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
+            )
+
+
+def _is_limit(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < BOUNDLESS

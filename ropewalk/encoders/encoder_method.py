@@ -1,0 +1,215 @@
+"""What every method for encoders is: a frozen value that edits weights, or a way to read a text into vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.lengths import show
+from ropewalk.common.naming import spelled
+from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, EncoderEntry
+from ropewalk.methods.catalogue import options_of, split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ropewalk.encoders.extended_encoder import ExtendedEncoder
+
+PLAIN = "none"
+Kind = TypeVar("Kind", bound="EncoderMethod")
+
+
+@dataclass(frozen=True)
+class EncoderMethod:
+    """Base of all methods; fields of a subclass are its options.
+
+    Attributes:
+        name: the id in the list of methods.
+        axis: what it decides: "table", "logits" or "reading"; methods compose if their axes differ.
+    """
+
+    name: ClassVar[str]
+    axis: ClassVar[str]
+
+    @property
+    def id(self) -> str:
+        """The name, and options that differ from their defaults: ``pi(effective_window=128)``."""
+        changed = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return spelled(self.name, changed)
+
+    def check(self, window: int, to: int) -> None:
+        """Refuse options that make no sense for a model.
+
+        Args:
+            window: tokens that the encoder was made for.
+            to: target length in tokens.
+
+        Raises:
+            UserError: naming the option, the value seen and what is expected.
+        """
+
+
+@dataclass(frozen=True)
+class TableMethod(EncoderMethod):
+    """Makes a longer table of positions out of the one that there is.
+
+    Attributes:
+        effective_window: rows of the table that are used, from its beginning on; all of them unless given. Models are
+            often tuned on texts that are much shorter than their table.
+        follow: stretch for the length of each text, not for the target; for texts that code reads, since a file holds
+            one table.
+    """
+
+    effective_window: int | None = None
+    follow: bool = False
+    axis: ClassVar[str] = "table"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        """Which row each position reads; between two rows, both in proportion.
+
+        Args:
+            window: rows that are used.
+            to: positions.
+
+        Returns:
+            float64 [to].
+        """
+        raise TypeError(f"{type(self).__name__} has no rows")
+
+    def table(self, pretrained: Tensor, to: int) -> Tensor:
+        """The longer table.
+
+        Args:
+            pretrained: [L, h], a row for each position.
+            to: positions, T.
+
+        Returns:
+            [T, h], of the same type; bit for bit the pretrained rows where a position reads a whole one.
+        """
+        window = self.effective_window or len(pretrained)
+        return between_rows(pretrained, self.rows(window, to))
+
+    def check(self, window: int, to: int) -> None:
+        used = self.effective_window
+        if used is not None and not (isinstance(used, int) and 2 <= used <= window):
+            raise UserError(f"{self.name}: effective_window is {used!r}, expected 2 to {window}, the rows of the table")
+        if to <= (used or window):
+            raise UserError(
+                f"the target of {to:,} tokens is not beyond the {used or window:,} rows that {self.id} uses",
+                f"Say --to {show(2 * (used or window))}, or more.",
+            )
+
+
+@dataclass(frozen=True)
+class LogitMethod(EncoderMethod):
+    """Scales all logits of attention, which a checkpoint says in the projections of its queries."""
+
+    axis: ClassVar[str] = "logits"
+
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by."""
+        raise TypeError(f"{type(self).__name__} has no scale")
+
+
+@dataclass(frozen=True)
+class Reading(EncoderMethod):
+    """How a text becomes one vector or several; of several, a question takes the one that is nearest."""
+
+    axis: ClassVar[str] = "reading"
+
+    def vectors(self, encoder: ExtendedEncoder, ids: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [k, e], of length 1.
+
+        Args:
+            encoder: that reads.
+            ids: of the text, without what stands around it.
+        """
+        raise TypeError(f"{type(self).__name__} reads nothing")
+
+
+def between_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table, and what lies between two of them or behind the last on the line through the last two.
+
+    Args:
+        table: [L, h], L >= 2.
+        rows: float64 [T], 0 or more.
+
+    Returns:
+        [T, h].
+    """
+    low = rows.floor().clamp(max=len(table) - 2)
+    part = (rows - low)[:, None]
+    lower, upper = table[low.long()], table[low.long() + 1]
+    mixed = (lower.double() * (1 - part) + upper.double() * part).to(table.dtype)
+    return mixed.where(part != 0, lower).where(part != 1, upper)
+
+
+@dataclass(frozen=True)
+class EncoderMethods:
+    """Methods that are on together, at most one for each axis; none of them is the plain model.
+
+    Attributes:
+        parts: in the order in which they are spelled.
+    """
+
+    parts: tuple[EncoderMethod, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return "+".join(part.id for part in self.parts) or PLAIN
+
+    @cached_property
+    def by_axis(self) -> Mapping[str, EncoderMethod]:
+        return {part.axis: part for part in self.parts}
+
+    def of(self, kind: type[Kind]) -> Kind | None:
+        """The part of a kind."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    def check(self, window: int, to: int) -> None:
+        """Refuse what makes no sense for a model; see ``EncoderMethod.check``."""
+        for part in self.parts:
+            part.check(window, to)
+
+    @property
+    def entries(self) -> list[EncoderEntry]:
+        return [BY_ID[part.name] for part in self.parts] or [BY_ID[PLAIN]]
+
+
+def encoder_methods(spelling: str) -> EncoderMethods:
+    """Methods from their spelling: ``pi``, ``grouped(effective_window=128)``, ``pi+tempscale+late-chunking``.
+
+    Raises:
+        UserError: for an unknown id or option, a wrong value, or two methods that decide the same.
+    """
+    parts = [_one(part) for part in split(spelling, "+")]
+    made = tuple(part for part in parts if part is not None)
+    if len(made) < len(parts) > 1:
+        raise UserError(f"{PLAIN} composes with nothing, seen in {spelling!r}", "Leave it out.")
+    for axis in {part.axis for part in made}:
+        same = [part.id for part in made if part.axis == axis]
+        if len(same) > 1:
+            raise UserError(f"{' and '.join(same)} both decide the {axis} of {spelling!r}", "Choose one of them.")
+    return EncoderMethods(made)
+
+
+def _one(spelling: str) -> EncoderMethod | None:
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
+    if match is None or match[1] not in BY_ID:
+        known = did_you_mean(spelling.partition("(")[0].strip(), BY_ID)
+        names = ", ".join(one.id for one in ENCODER_METHODS)
+        raise UserError(f"unknown method for encoders {spelling!r}{known}", f"There are {names}.")
+    if match[1] == PLAIN:
+        return None
+    module, name = BY_ID[match[1]].where.split(":")
+    cls: Any = getattr(import_module(f"ropewalk.encoders.encoder_methods.{module}"), name)
+    made: EncoderMethod = cls(**options_of(cls, cls.name, match[2] or ""))
+    return made

@@ -1,0 +1,23 @@
+"""Grouped positions: neighbours share a row of the table (arXiv 2404.12096)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ropewalk.encoders.encoder_method import TableMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupedPositions(TableMethod):
+    """Position j reads row floor(j L / T)."""
+
+    name: ClassVar[str] = "grouped"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return (torch.arange(to) * window // to).double()

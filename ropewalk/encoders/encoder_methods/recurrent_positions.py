@@ -1,0 +1,23 @@
+"""Recurrent positions: the table begins anew at its end (arXiv 2404.12096)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ropewalk.encoders.encoder_method import TableMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RecurrentPositions(TableMethod):
+    """Position j reads row j mod L, so that a text of L tokens is read as before, bit for bit, from a file too."""
+
+    name: ClassVar[str] = "recurrent"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return (torch.arange(to) % window).double()

@@ -1,0 +1,23 @@
+"""Position Interpolation of a learned table: its rows are spread out, with mixtures between (arXiv 2404.12096)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ropewalk.encoders.encoder_method import TableMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TableInterpolation(TableMethod):
+    """Position j reads row j / s, s = T / L; behind the last row, which comes early, the last one again."""
+
+    name: ClassVar[str] = "pi"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return (torch.arange(to, dtype=torch.float64) * window / to).clamp(max=window - 1)

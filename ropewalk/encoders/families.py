@@ -1,0 +1,51 @@
+"""Where encoders keep what they know of positions: a table with a row for each, a bias by distance, a rope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """Weights of one architecture, by the ends of their names.
+
+    Attributes:
+        table: holds a row for each position; empty if there is none.
+        queries: projections of the queries, of which ``.weight`` and ``.bias`` are the parameters.
+        bias: of logits, by distance; empty if there is none.
+        first: row of position 0, where that is the same for all.
+        behind_padding: positions begin behind the row of the padding token, ``pad_token_id``.
+    """
+
+    table: str = ""
+    queries: str = ""
+    bias: str = ""
+    first: int = 0
+    behind_padding: bool = False
+
+    def row(self, config: Mapping[str, Any]) -> int:
+        """Row of position 0."""
+        return int(config.get("pad_token_id", 1)) + 1 if self.behind_padding else self.first
+
+
+_BERT = Family("embeddings.position_embeddings.weight", "attention.self.query")
+_ROBERTA = Family(_BERT.table, _BERT.queries, behind_padding=True)
+_T5 = Family("", "SelfAttention.q", "block.0.layer.0.SelfAttention.relative_attention_bias.weight")
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": _BERT,
+    "electra": _BERT,
+    "distilbert": Family(_BERT.table, "attention.q_lin"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": Family(_BERT.table, "attention.attn.q", "encoder.relative_attention_bias.weight", first=2),
+    "t5": _T5,
+    "mt5": _T5,
+    "clip_text_model": Family("embeddings.position_embedding.weight", "self_attn.q_proj"),
+}
+
+# Encoders that rotate: their ropes are read as those of language models are.
+ROTATING = frozenset("modernbert nomic_bert eurobert jina_embeddings_v3 gte embedding_gemma2".split())
