@@ -18,7 +18,7 @@ from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
-from ropewalk.rope.problem_kinds import BESIDE, CONFIG, GGUF, KINDS
+from ropewalk.rope.problem_kinds import BESIDE, CONFIG, ENCODER, GGUF, KINDS
 from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
@@ -89,7 +89,7 @@ def strategies_table() -> str:
 def problems_list() -> str:
     """Every kind of problem that ``inspect`` reports, under the files that have it."""
     parts = []
-    for place in (CONFIG, GGUF, BESIDE):
+    for place in (CONFIG, GGUF, BESIDE, ENCODER):
         parts.append(f"## {place}")
         for kind in KINDS.values():
             if kind.where[0] == place:
