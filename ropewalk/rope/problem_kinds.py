@@ -145,8 +145,8 @@ KINDS = {kind.code: kind for kind in (
          "Gives the line that measures or serves it with that rope.", (BESIDE,)),
     # Embedding models
     Kind("cut-behind-the-table", "Texts are cut at more tokens than the table of positions has rows.",
-         "A text that is longer than the table ends in an error; RoBERTa's first rows are for padding, so that it holds "
-         "two positions less than its configuration says.", "Writes the number of rows.", (ENCODER,), S),
+         "A text that is longer than the table ends in an error; in RoBERTa's the first rows are for padding, so that it "
+         "has two positions less than its configuration says.", "Writes the number of rows.", (ENCODER,), S),
     Kind("table-of-other-length", "The configuration says another number of positions than the table has rows.",
          "It cannot be loaded; or is, and without its table.", "Writes the number of rows.", (ENCODER,), S),
 )}  # fmt: skip
