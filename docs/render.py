@@ -104,9 +104,11 @@ def encoders_table() -> str:
     for file in sorted(CLAIMS.glob("encoders-*.json")):
         found = json.loads(file.read_text("utf-8"))
         rows = {(row["method"], row["task"], row["to"]): row for row in found["rows"]}
-        cells = sorted({(task, to) for _, task, to in rows if task in ("passkey", "needle") or
-                        (task == "short" and sum(row["task"] == "short" and row["to"] == to for row in found["rows"]) > 1)},
+        several = {row["to"] for row in found["rows"] if row["method"] != "none"}  # else there is nothing to compare
+        cells = sorted(((task, to) for _, task, to in set(rows) if task in ("passkey", "needle") or
+                        (task == "short" and to in several)),
                        key=lambda cell: (cell[0] == "short", cell[0] == "needle", cell[1]))  # fmt: skip
+        cells = list(dict.fromkeys(cells))
         heads = ["method", *(f"{'short texts, as a folder for' if task == 'short' else task + ' at'} {to:,}"
                              for task, to in cells)]  # fmt: skip
         n = {row["n"] for row in found["rows"]}

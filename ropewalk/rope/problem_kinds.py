@@ -145,7 +145,7 @@ KINDS = {kind.code: kind for kind in (
          "Gives the line that measures or serves it with that rope.", (BESIDE,)),
     # Embedding models
     Kind("cut-behind-the-table", "Texts are cut at more tokens than the table of positions has rows.",
-         "A text that is longer than the table ends in an error; in RoBERTa's the first rows are for padding, so that it "
+         "A text that is longer than the table ends in an error. In RoBERTa's the first rows are for padding, so it "
          "has two positions less than its configuration says.", "Writes the number of rows.", (ENCODER,), S),
     Kind("table-of-other-length", "The configuration says another number of positions than the table has rows.",
          "It cannot be loaded; or is, and without its table.", "Writes the number of rows.", (ENCODER,), S),
