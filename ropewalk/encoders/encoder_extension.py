@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
+from ropewalk.checkpoint.edits import set_key
 from ropewalk.checkpoint.weights import check_weights, refuse_not_finite
 from ropewalk.checkpoint.write import bring, bring_all
 from ropewalk.common.command_lines import command
@@ -20,6 +21,7 @@ from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.encoders.encoder_folder import DOCUMENTS, TOKENIZER
 from ropewalk.encoders.encoder_method import LogitMethod, Reading, TableMethod
+from ropewalk.encoders.encoder_methods.stretch import KnowledgePreservingStretch
 from ropewalk.encoders.extended_encoder import scaled_logits
 
 if TYPE_CHECKING:
@@ -179,9 +181,14 @@ def _changed(
         for name, weight in weights.items():
             if folder.holds_table(name):
                 found[name] = torch.cat([weight[:first], table.table(weight[first:], to)])
-            elif name.endswith(NUMBERED) and weight.shape[-1:] == (folder.config["max_position_embeddings"],):
+            elif (
+                name.endswith(NUMBERED)
+                and folder.owns(name)
+                and weight.shape[-1:] == (folder.config["max_position_embeddings"],)
+            ):
                 found[name] = torch.arange(first + to, dtype=weight.dtype)[None]
-    if (logits := methods.of(LogitMethod)) is not None and any(folder.family.queries in name for name in weights):
+    queries = any(folder.owns(name) and folder.family.queries in name for name in weights)
+    if (logits := methods.of(LogitMethod)) is not None and queries:
         found |= scaled_logits(weights, folder, logits.scale)
     return found
 
@@ -194,11 +201,14 @@ def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: Encoder
     def put(file: Path, keys: Mapping[str, Any]) -> None:
         content = read_json(file) if file.is_file() else {}
         file.unlink(missing_ok=True)  # never write through a link into the source
-        write_text(file, json.dumps(content | dict(keys), indent=2, ensure_ascii=False) + "\n")
+        for key, value in keys.items():
+            set_key(file, content, key.split("."), value)
+        write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         changed.update({f"{file.name}:{key}": value for key, value in keys.items()})
 
     if methods.of(TableMethod) is not None:
-        put(inside / "config.json", {"max_position_embeddings": folder.family.row(folder.config) + to})
+        rows = folder.family.row(folder.config) + to
+        put(inside / "config.json", dict.fromkeys(folder.places("max_position_embeddings"), rows))
     if folder.parts:
         told = {"max_seq_length": to} | ({DOCUMENTS: to} if DOCUMENTS in folder.settings else {})
         put(inside / folder.settings_file.name, told)
@@ -212,10 +222,13 @@ def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: Encoder
 
 
 def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods) -> list[str]:
+    assert folder.family is not None
     table, notes = methods.of(TableMethod), []
     if table is not None and table.name == "recurrent" and not table.effective_window and len(methods.parts) == 1:
         alike = min(window, folder.reads or window)
         notes.append(f"texts of up to {alike:,} tokens are read as before, bit for bit")
+    elif isinstance(table, KnowledgePreservingStretch) and folder.family.causal and len(methods.parts) == 1:
+        notes.append(f"texts of up to {table.keep:,} tokens are read as before, bit for bit; longer ones are not")
     elif table is not None:
         notes.append(
             "texts of every length are read otherwise than before, short ones too: keep the plain folder for those, or "

@@ -16,11 +16,13 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
+from ropewalk.encoders.end_of_text import pooled_elsewhere
 from ropewalk.encoders.families import FAMILIES, ROTATING, Family
 from ropewalk.rope.problems import Problem
 
 MODULES = "modules.json"
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+AT_END = "end token"
 OLDER = "pooling_mode_"  # the spelling of older files: one switch for each
 SWITCHES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens":
             "mean_sqrt_len_tokens", "weightedmean_tokens": "weightedmean", "lasttoken": "lasttoken"}  # fmt: skip
@@ -28,6 +30,7 @@ SETTINGS = tuple(  # of the encoder, in sentence-transformers' own order
     f"sentence_{kind}_config.json" for kind in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()
 )
 TOKENIZER = "tokenizer_config.json"
+ENCODERS = ("Transformer", "CLIPModel")  # modules that read texts
 DOCUMENTS = "document_length"  # of documents alone, where sentence-transformers 6 notes one
 ALL = "all"
 BOUNDLESS = 10**9  # tokens: what tokenizers say that have no limit
@@ -133,7 +136,7 @@ class EncoderFolder:
         if not self.parts:
             return self.path
         first = self.parts[0]
-        if first.kind != "Transformer":
+        if first.kind not in ENCODERS:
             raise UserError(
                 f"{self.path / MODULES}: the first module is {first.kind}, expected Transformer",
                 "Only models that are a Transformer and what pools it can be made longer here.",
@@ -141,13 +144,30 @@ class EncoderFolder:
         return first.folder
 
     @cached_property
+    def written(self) -> Mapping[str, Any]:
+        """All of config.json."""
+        return read_json(self.encoder / "config.json")
+
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         """Of the encoder, as its config.json says it."""
-        return read_json(self.encoder / "config.json")
+        if self.family is None or not self.family.inside:
+            return self.written
+        found = dict(self.family.defaults)
+        for key in self.family.inside:
+            if isinstance(said := self.written.get(key), dict):
+                found |= {**self.family.defaults, **said}
+        return found
+
+    def places(self, key: str) -> list[str]:
+        """Where config.json says a key of the encoder: with dots, as ``--set`` has it."""
+        inside = self.family.inside if self.family is not None else ()
+        said = [outer for outer in inside if isinstance(self.written.get(outer), dict)] or list(inside[:1])
+        return [f"{outer}.{key}" for outer in said] or [key]
 
     @property
     def model_type(self) -> str:
-        return str(self.config.get("model_type"))
+        return str(self.written.get("model_type"))
 
     @cached_property
     def family(self) -> Family | None:
@@ -171,7 +191,8 @@ class EncoderFolder:
         first = self.family.row(self.config)
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < first + 2:
             raise UserError(
-                f"max_position_embeddings is {rows!r} in {self.encoder / 'config.json'}, expected {first + 2} or more",
+                f"{self.places('max_position_embeddings')[-1]} is {rows!r} in {self.encoder / 'config.json'}, expected "
+                f"{first + 2} or more",
                 "Restore the file: it is the number of rows of the table of positions.",
             )
         return rows - first
@@ -207,14 +228,14 @@ class EncoderFolder:
 
     @cached_property
     def poolings(self) -> tuple[str, ...]:
-        """How token states become one vector; several are put side by side. Empty where no module says it.
+        """How token states become one vector; several are put side by side. Empty where nothing says it.
 
         Raises:
             UserError: if it is none that is known.
         """
         pooling = next((part.folder / "config.json" for part in self.parts if part.kind == "Pooling"), None)
-        if pooling is None:
-            return ()
+        if pooling is None:  # CLIP itself pools
+            return (AT_END,) if self.family is not None and self.family.tower else ()
         content = read_json(pooling)
         told = content.get("pooling_mode")
         modes: Sequence[Any] = [told] if isinstance(told, str) else told if isinstance(told, list) else []
@@ -256,7 +277,12 @@ class EncoderFolder:
 
     def holds_table(self, name: str) -> bool:
         """Whether a weight is the table of positions, by its name."""
-        return self.family is not None and bool(self.family.table) and f".{name}".endswith(f".{self.family.table}")
+        table = self.family.table if self.family is not None else ""
+        return bool(table) and self.owns(name) and f".{name}".endswith(f".{table}")
+
+    def owns(self, name: str) -> bool:
+        """Whether a weight is the encoder's, and not of what stands beside it in its model, by its name."""
+        return self.family is not None and f".{name}".find(f".{self.family.tower}") >= 0
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -272,6 +298,8 @@ class EncoderFolder:
                     f"{window} at most: the table of positions has no more rows, and longer texts end in an error",
                     setting(self.name, {f"{file}:{name}": window}),
                 ))  # fmt: skip
+        if self.family is not None and self.family.causal:
+            found += pooled_elsewhere(self.name, self.encoder, self.config, self.places("eos_token_id"))
         return found
 
     def _table_problems(self) -> list[Problem]:
@@ -282,9 +310,9 @@ class EncoderFolder:
         if shape is None or shape[0] == rows:
             return []
         return [Problem(
-            "table-of-other-length", ALL, "max_position_embeddings", rows,
+            "table-of-other-length", ALL, self.places("max_position_embeddings")[-1], rows,
             f"{shape[0]}, the rows of the table of positions in the weights",
-            setting(self.name, {"max_position_embeddings": shape[0]}),
+            setting(self.name, dict.fromkeys(self.places("max_position_embeddings"), shape[0])),
         )]  # fmt: skip
 
     @cached_property

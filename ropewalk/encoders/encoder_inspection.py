@@ -26,7 +26,7 @@ class EncoderInspection(Result):
         model: as the user named it.
         architecture: class name in the configuration, or the model type.
         modules: of sentence-transformers, in order; empty of an encoder alone.
-        poolings: how token states become one vector; empty where no module says it.
+        poolings: how token states become one vector; empty where nothing says it.
         positions: what the encoder knows of them: "table", "table, bias by distance", "bias by distance".
         window: rows of the table, in tokens; None if there is none.
         reads: tokens at which texts are cut; None if they are not.
@@ -99,7 +99,7 @@ def inspect_encoder(folder: EncoderFolder) -> EncoderInspection:
     made = record_in(folder.path)
     return EncoderInspection(
         model=folder.name,
-        architecture=str((config.get("architectures") or [folder.model_type])[0]),
+        architecture=str((folder.written.get("architectures") or [folder.model_type])[0]),
         modules=[part.kind for part in folder.parts],
         poolings=list(folder.poolings),
         positions=", ".join(kinds) or ("rope" if folder.rotates else f"unknown here (model type {folder.model_type})"),

@@ -183,7 +183,7 @@ def scaled_logits(weights: Mapping[str, Tensor], folder: EncoderFolder, scale: f
     family = folder.family
     assert family is not None
     ends = tuple(f"{family.queries}.{kind}" for kind in ("weight", "bias")) + ((family.bias,) if family.bias else ())
-    found = {name: weight for name, weight in weights.items() if name.endswith(ends)}
+    found = {name: weight for name, weight in weights.items() if folder.owns(name) and name.endswith(ends)}
     if not any(name.endswith(ends[0]) for name in found) or (
         family.bias and not any(name.endswith(family.bias) for name in found)
     ):
