@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 LETTERS = sorted(ByteLevel.alphabet())
@@ -57,3 +57,11 @@ def texts(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.get_text_features(ids).pooler_output
     return found
+
+
+def tower(seed: int = 0) -> CLIPTextModelWithProjection:
+    """The text tower of ``clip()``, by itself."""
+    whole = clip(seed=seed)
+    alone = CLIPTextModelWithProjection(whole.config.text_config)
+    alone.load_state_dict({name: one for name, one in whole.state_dict().items() if name.startswith("text_")})
+    return alone.eval()

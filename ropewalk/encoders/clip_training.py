@@ -16,7 +16,7 @@ from ropewalk.encoders.end_of_text import HIGHEST
 from ropewalk.encoders.frozen_rows import frozen_rows
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel
+    from transformers import CLIPModel, CLIPTextModel
 
 PACE = Pace(1e-6, weight_decay=1e-2, warmup=200)
 
@@ -64,8 +64,8 @@ def train_long_clip(
     settings = settings or LongClipTraining()
     table = model.text_model.embeddings.position_embedding
     for batch in batches:
-        refuse_endless(model, batch.long)
-        refuse_endless(model, batch.short)
+        refuse_endless(model.text_model, batch.long)
+        refuse_endless(model.text_model, batch.short)
     rows = torch.arange(table.num_embeddings)
     model.train()
     try:
@@ -105,13 +105,13 @@ def primary(features: Tensor, components: int) -> Tensor:
     return centred @ directions.T @ directions + mean
 
 
-def refuse_endless(model: CLIPModel, ids: Tensor) -> None:
+def refuse_endless(tower: CLIPTextModel, ids: Tensor) -> None:
     """Refuse texts at whose end nothing is pooled.
 
     Raises:
         UserError: naming the end token and how many texts have none.
     """
-    end: Any = model.text_model.eos_token_id
+    end: Any = tower.eos_token_id
     without = 0 if end == HIGHEST else int((ids != end).all(-1).sum())
     if without:
         raise UserError(
