@@ -46,6 +46,7 @@ def descend(
         raise UserError(f"{len(batches)} batches and {len(learning)} weights that learn, expected one of each at least")
     optimiser = torch.optim.AdamW(learning, lr=pace.learning_rate, weight_decay=pace.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimiser, pace.warmup, len(batches))
+    optimiser.zero_grad()
     losses: list[float] = []
     for batch in batches:
         loss = loss_of(batch)
@@ -54,9 +55,9 @@ def descend(
             raise UserError(
                 f"the loss of step {len(losses)} is {losses[-1]}", f"Lower the learning rate, {pace.learning_rate:g}."
             )
-        optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        optimiser.zero_grad()
         schedule.step()
     return losses
 
