@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.clip_training import Captioned, refuse_endless
-from ropewalk.encoders.descent import Pace, contrastive, descend
+from ropewalk.encoders.encoder_training import Pace, contrastive, descend
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModelWithProjection

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.descent import Pace, contrastive, descend
+from ropewalk.encoders.encoder_training import Pace, contrastive, descend
 from ropewalk.encoders.end_of_text import HIGHEST
 from ropewalk.encoders.frozen_rows import frozen_rows
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import record_in
-from ropewalk.encoders.descent import Pace, descend
 from ropewalk.encoders.encoder_method import TableMethod, encoder_methods
+from ropewalk.encoders.encoder_training import Pace, descend
 from ropewalk.encoders.frozen_rows import frozen_rows
 
 if TYPE_CHECKING:

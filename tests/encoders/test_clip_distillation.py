@@ -6,7 +6,7 @@ import torch
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.clip_distillation import captions_loss, distil, tune_on_captions, turned
 from ropewalk.encoders.clip_training import Captioned
-from ropewalk.encoders.descent import Pace, contrastive
+from ropewalk.encoders.encoder_training import Pace, contrastive
 from ropewalk.encoders.rotary_clip import RotaryCLIPText
 from tests.clips import SIDE, captions, clip, tower
 

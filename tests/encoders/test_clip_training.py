@@ -12,7 +12,7 @@ from ropewalk.encoders.clip_training import (
     primary,
     train_long_clip,
 )
-from ropewalk.encoders.descent import Pace
+from ropewalk.encoders.encoder_training import Pace
 from ropewalk.verbs.extend import extend
 from tests.clips import SIDE, captions, clip, save, texts
 

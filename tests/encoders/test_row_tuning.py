@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.descent import Pace
 from ropewalk.encoders.encoder_folder import EncoderFolder
+from ropewalk.encoders.encoder_training import Pace
 from ropewalk.encoders.row_tuning import LongTable, RowTuning, Texts, pooled, tune_rows
 from ropewalk.verbs.extend import extend
 from tests.clips import clip, save
