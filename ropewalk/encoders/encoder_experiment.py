@@ -23,14 +23,14 @@ from ropewalk.encoders.encoder import Encoder
 from ropewalk.encoders.encoder_folder import TOKENIZER, EncoderFolder
 from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Growing, Reading
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
-from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_pairs, similarities
+from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_texts, similarities
 from ropewalk.report.schema import Average, Gain, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHORT = "short"
-RANKED = "-ndcg"  # ends the id of a task's other metric
+RANKED, ALIKE = "-ndcg", "-likeness"  # end the ids of a task's other metrics
 QUARTERS = 4  # of a text's depth
 TITLES = {
     "passkey": "Passkey retrieval",
@@ -137,18 +137,22 @@ class Scored:
         right: float64 [questions], accuracy@1.
         gained: float64 [questions], nDCG@10.
         depths: of each question's answer.
+        alike: float64 [texts], cosine with the plain model's vector; None where it is not asked for.
     """
 
     right: NDArray[np.float64]
     gained: NDArray[np.float64]
     depths: Sequence[float | None]
+    alike: NDArray[np.float64] | None = None
 
     @classmethod
     def joined(cls, some: Sequence[Scored]) -> Scored:
+        """Several draws as one."""
         return cls(
             np.concatenate([one.right for one in some]),
             np.concatenate([one.gained for one in some]),
             [depth for one in some for depth in one.depths],
+            some[0].alike,
         )
 
 
@@ -234,7 +238,7 @@ class Measuring:
             found.append(retrieval(e.rows, encoder.ids))
         if not found:
             raise UserError("no length holds a task", "Give longer ones: --lengths 256,512.")
-        return [*found, short_pairs(encoder.ids)]
+        return [*found, short_texts(encoder.ids)]
 
     def all(self) -> Results:
         e = self.experiment
@@ -262,7 +266,14 @@ class Measuring:
         encoder, prompt = self.vectors.encoder, self._prompt(QUESTION_PROMPTS)
         asked = [self.vectors.of(extended, [*prompt, *encoder.ids(text)], question=True) for text in one.questions]
         scores = similarities(np.concatenate(asked), documents)
-        return Scored(first_right(scores, one.relevant), ndcg(scores, one.relevant), one.depths)
+        alike = self._alike(one, documents) if one.task == SHORT else None
+        return Scored(first_right(scores, one.relevant), ndcg(scores, one.relevant), one.depths, alike)
+
+    def _alike(self, one: Retrieval, documents: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        plain, prompt = self._extended(EncoderMethods(), one), self._prompt(DOCUMENT_PROMPTS)
+        before = [self.vectors.of(plain, [*prompt, *ids]) for ids in one.documents]
+        pairs = zip(before, documents, strict=True)
+        return np.asarray([float((a @ b.T).max()) for a, b in pairs], np.float64)
 
     def _prompt(self, names: Sequence[str]) -> list[int]:
         prompts = self.vectors.folder.prompts
@@ -281,14 +292,12 @@ class Measuring:
             own = scored[methods.id]
             rows += list(_rows(folder.name, methods.id, own))
             subjects.append(self._subject(methods, own, plain))
-        asked = list(dict.fromkeys(task for own in scored.values() for task, _ in own))
+        metrics = {"": "accuracy@1", RANKED: "nDCG@10", ALIKE: "likeness to the plain model's vectors (cosine)"}
+        asked = dict.fromkeys(row.task for row in rows)
+        names = {name: name.removesuffix(RANKED).removesuffix(ALIKE) for name in asked}
         tasks = [
-            task
-            for name in asked
-            for task in (
-                Task(name, f"{TITLES.get(name, name)}, accuracy@1", "score"),
-                Task(name + RANKED, f"{TITLES.get(name, name)}, nDCG@10", "score"),
-            )
+            Task(name, f"{TITLES.get(task, task)}, {metrics[name.removeprefix(task)]}", "score")
+            for name, task in names.items()
         ]
         settings = {
             "methods": [one.id for one in e.methods], "tasks": list(e.tasks), "seeds": list(e.seeds),
@@ -339,9 +348,9 @@ def _tally(scores: NDArray[np.float64]) -> Tally:
 def _rows(model: str, method: str, own: Mapping[tuple[str, int], Scored]) -> Iterator[Row]:
     for (task, length), one in own.items():
         yield _row(model, method, task, length, one.right)
-        mean = cluster_mean(one.gained, np.ones(len(one.gained)))
-        low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (mean.low, mean.high))
-        yield Row(model, method, task + RANKED, length, mean.value, low, high, mean.n)
+        yield _share(model, method, task + RANKED, length, one.gained)
+        if one.alike is not None:
+            yield _share(model, method, task + ALIKE, length, one.alike)
         if None not in one.depths:
             quarter = (np.asarray(one.depths, np.float64) * QUARTERS).astype(int).clip(0, QUARTERS - 1)
             for i in sorted(set(quarter.tolist())):
@@ -353,6 +362,13 @@ def _row(
 ) -> Row:
     mean = average([_tally(right)])
     return Row(model, method, task, length, mean.value, mean.low, mean.high, mean.n, depth)
+
+
+def _share(model: str, method: str, task: str, length: int, values: NDArray[np.float64]) -> Row:
+    """The mean of what lies between 0 and 1, or very little besides."""
+    mean = cluster_mean(values.clip(0, 1), np.ones(len(values)))
+    low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (mean.low, mean.high))
+    return Row(model, method, task, length, min(1.0, max(0.0, mean.value)), low, high, mean.n)
 
 
 def _gain(own: Mapping[tuple[str, int], Scored], plain: Mapping[tuple[str, int], Scored], window: int) -> Gain | None:

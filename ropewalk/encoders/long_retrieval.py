@@ -127,11 +127,18 @@ def needles(
     return Retrieval(name, length, documents, asked, [frozenset({i}) for i in range(n)], depths)
 
 
-def short_pairs(tokenise: Tokenise) -> Retrieval:
-    """The sentences alone, for what an extension costs where texts are short."""
-    documents = [tokenise(fact) for _, fact in PAIRS]
-    own = [frozenset({i}) for i in range(len(PAIRS))]
-    return Retrieval("short", 0, documents, [question for question, _ in PAIRS], own, [None] * len(PAIRS))
+def short_texts(tokenise: Tokenise, each: int = 8) -> Retrieval:
+    """Sentences about people who share first names and last names, for what an extension costs where texts are short.
+
+    Args:
+        tokenise: text to ids, without those around it.
+        each: first names, and last names; every pair is a person.
+    """
+    people = [f"{first} {last}" for first in FIRST[:each] for last in LAST[:each]]
+    documents = [tokenise(f"{name}'s passkey is {10000 + 1237 * i}.") for i, name in enumerate(people)]
+    own = [frozenset({i}) for i in range(len(people))]
+    asked = [f"What is the pass key for {name}?" for name in people]
+    return Retrieval("short", 0, documents, asked, own, [None] * len(people))
 
 
 def haystack() -> str:
