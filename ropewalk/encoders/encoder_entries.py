@@ -63,7 +63,7 @@ BY_ID = {entry.id: entry for entry in ENCODER_METHODS}
 FITTING = {  # what decides how far an encoder reads -> axes of methods that make sense there
     TABLE: ("", "table", "logits", "reading"),
     BIAS: ("", "limits", "logits", "reading"),
-    ROPE: ("", "reading"),  # and the methods of language models
+    ROPE: ("", "rope", "reading"),
     UNKNOWN: ("", "reading"),
 }
 

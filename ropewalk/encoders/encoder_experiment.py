@@ -179,6 +179,7 @@ def run(
             "Say it: " + setting(folder.name, {f"{TOKENIZER}:model_max_length": 512}),
         )
     for methods in experiment.methods:
+        methods.refuse_elsewhere(folder.positions)
         methods.check(window, experiment.to)
     progress(Progress(0, 0, f"opening {folder.name}"))
     encoder = Encoder(str(folder.path))

@@ -115,6 +115,7 @@ def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) 
             "how many tokens it reads",
             "Known are the model types " + ", ".join([*FAMILIES, *sorted(ROTATING)]) + ", and ropes of config.json.",
         )
+    methods.refuse_elsewhere(folder.positions)
     methods.check(window, to)
     if (reading := methods.of(Reading)) is not None:
         raise UserError(

@@ -236,6 +236,24 @@ class EncoderMethods:
         """The part of a kind."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
+    def refuse_elsewhere(self, positions: str) -> None:
+        """Refuse what changes something that an encoder does not have.
+
+        Args:
+            positions: what decides how far it reads, of ``families``.
+
+        Raises:
+            UserError: naming the method, and those that there are.
+        """
+        for part in self.parts:
+            if part.axis not in FITTING[positions]:
+                fitting = [one.id for one in ENCODER_METHODS if one.axis in FITTING[positions]]
+                raise UserError(
+                    f"{part.id} changes the {part.axis} of an encoder, and how far this one reads is decided by: "
+                    f"{positions}",
+                    f"For it there are {', '.join(fitting)}.",
+                )
+
     def check(self, window: int, to: int) -> None:
         """Refuse what makes no sense for a model; see ``EncoderMethod.check``."""
         for part in self.parts:
@@ -269,8 +287,7 @@ def encoder_methods(spelling: str, positions: str = TABLE) -> EncoderMethods:
         positions: what decides how far the encoder reads, of ``families``.
 
     Raises:
-        UserError: for an unknown id or option, a wrong value, two methods that decide the same, or one that makes no
-            sense for such an encoder.
+        UserError: for an unknown id or option, a wrong value, or two methods that decide the same.
     """
     spelled_parts, turning = split(spelling, "+"), ""
     if positions == ROPE:
@@ -278,7 +295,7 @@ def encoder_methods(spelling: str, positions: str = TABLE) -> EncoderMethods:
         turning = "+".join(part for part in spelled_parts if part not in ours)
         spelled_parts = ours
     parts: list[EncoderMethod | None] = [_rotary(turning)] if turning else []
-    parts += [_one(part, positions) for part in spelled_parts]
+    parts += [_one(part) for part in spelled_parts]
     made = tuple(part for part in parts if part is not None)
     if len(made) < len(parts) > 1:
         raise UserError(f"{PLAIN} composes with nothing, seen in {spelling!r}", "Leave it out.")
@@ -308,21 +325,17 @@ def _rotary(spelling: str) -> RopeMethod:
     return RopeMethod(chosen)
 
 
-def _one(spelling: str, positions: str) -> EncoderMethod | None:
+def _one(spelling: str) -> EncoderMethod | None:
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
     if match is None or match[1] not in BY_ID:
-        known = did_you_mean(spelling.partition("(")[0].strip(), BY_ID)
-        names = ", ".join(one.id for one in ENCODER_METHODS)
-        raise UserError(f"unknown method for encoders {spelling!r}{known}", f"There are {names}.")
+        name, names = spelling.partition("(")[0].strip(), ", ".join(one.id for one in ENCODER_METHODS)
+        if name in BY_NAME:
+            raise UserError(
+                f"{name} is a method for encoders that rotate, and this one does not", f"There are {names}."
+            )
+        raise UserError(f"unknown method for encoders {spelling!r}{did_you_mean(name, BY_ID)}", f"There are {names}.")
     if match[1] == PLAIN:
         return None
-    if not _fits(match[1], positions):
-        fitting = ", ".join(one.id for one in ENCODER_METHODS if one.axis in FITTING[positions])
-        raise UserError(
-            f"{match[1]} changes the {BY_ID[match[1]].axis} of an encoder, and how far this one reads is decided by: "
-            f"{positions}",
-            f"For it there are {fitting}.",
-        )
     module, name = BY_ID[match[1]].where.split(":")
     cls: Any = getattr(import_module(f"ropewalk.encoders.encoder_methods.{module}"), name)
     made: EncoderMethod = cls(**options_of(cls, cls.name, match[2] or ""))

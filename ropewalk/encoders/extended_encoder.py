@@ -44,6 +44,9 @@ class ExtendedEncoder:
     to: int
     as_written: bool = False
 
+    def __post_init__(self) -> None:
+        self.methods.refuse_elsewhere(self.folder.positions)
+
     @cached_property
     def window(self) -> int:
         """Tokens that the encoder reads by itself.

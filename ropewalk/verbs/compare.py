@@ -41,7 +41,7 @@ TASKS = ("ppl", "passkey", "niah")
 READINGS = ("none", "parallel-windows", "chunks", "late-chunking")
 OF_ENCODERS = {  # by what decides how far they read
     "table": (*READINGS, "recurrent", "grouped", "pi"),
-    "rope": (*READINGS, "pi", "ntk-aware", "yarn"),
+    "rope": (*READINGS, "pi", "ntk-aware", "longembed-rope", "yarn", "self-extend"),
     "bias": (*READINGS, "uncut", "uncut+tempscale"),
 }
 NOT_OF_ENCODERS = (

@@ -18,7 +18,7 @@ from ropewalk.rope.probe import identity_rotary
 from tests.encoders.rotating_models import MODELS, WINDOW
 
 TARGET = 2 * WINDOW
-BIDIRECTIONAL = ("modernbert", "nomic_bert", "eurobert", "jina_embeddings_v3", "gte")
+BIDIRECTIONAL = [name for name in MODELS if name not in ("qwen3", "mistral")]
 LAYER = Layer(index=0, window=8, target=10, heads=2, kv_heads=2)
 
 

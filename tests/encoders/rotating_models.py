@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    EmbeddingGemma2TextConfig,
+    EmbeddingGemma2TextModel,
     EuroBertConfig,
     EuroBertModel,
     GteConfig,
@@ -44,12 +46,21 @@ def modernbert(**more: Any) -> PreTrainedModel:
     return ModernBertModel(ModernBertConfig(**SHAPE, **IDS, cls_token_id=0, sep_token_id=1, local_attention=16, **more))
 
 
+def gemma() -> PreTrainedModel:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    more: dict[str, Any] = {"sliding_window": 16, "hidden_size_per_layer_input": 16, "embedding_dim": 32}
+    return EmbeddingGemma2TextModel(
+        EmbeddingGemma2TextConfig(**SHAPE, **TWO, **more, layer_types=kinds, per_layer_config={})
+    )
+
+
 MODELS: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {  # name -> model and pooling
     "modernbert": (modernbert, "cls"),
     "nomic_bert": (lambda: NomicBertModel(NomicBertConfig(**SHAPE)), "mean"),
     "eurobert": (lambda: EuroBertModel(EuroBertConfig(**SHAPE, **IDS, mask_token_id=3)), "mean"),
     "jina_embeddings_v3": (lambda: JinaEmbeddingsV3Model(JinaEmbeddingsV3Config(**SHAPE)), "mean"),
     "gte": (lambda: GteModel(GteConfig(**SHAPE)), "cls"),
+    "embedding_gemma2_text": (gemma, "mean"),
     "qwen3": (lambda: Qwen3Model(Qwen3Config(**SHAPE, **TWO)), "lasttoken"),
     "mistral": (lambda: MistralModel(MistralConfig(**SHAPE, **TWO, sliding_window=None)), "lasttoken"),
 }
