@@ -224,3 +224,10 @@ def test_methods_are_compared(folders: Any, tmp_path: Path, name: str, methods: 
     short = {method: value for (method, task, length), value in rows.items() if (task, length) == ("needle", 64)}
     if name == "modernbert":
         assert short["yarn"] == short["self-extend"] == short["none"]
+
+
+def test_a_key_that_is_set_is_seen(tmp_path: Path) -> None:
+    source = made("gte", tmp_path / "g")
+    found = ropewalk.inspect(str(source), set=("sentence_bert_config.json:max_seq_length=32",))
+    assert found.reads == 32 and list(found.wrote) == [str(source / "sentence_bert_config.json")]
+    assert ropewalk.inspect(str(source), set=("max_position_embeddings=32",)).window == 32
