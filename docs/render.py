@@ -11,14 +11,16 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
-from ropewalk.rope.problem_kinds import BESIDE, CONFIG, GGUF, KINDS
+from ropewalk.rope.problem_kinds import BESIDE, CONFIG, ENCODER, GGUF, KINDS
 from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
@@ -29,9 +31,11 @@ from ropewalk.workflows.strategy_entries import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-REAL = ROOT / "claims" / "results" / "real"
+CLAIMS = ROOT / "claims" / "results"
+REAL = CLAIMS / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
-RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows")
+RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows",
+            "encoders")  # fmt: skip
 
 
 def methods_table() -> str:
@@ -86,10 +90,45 @@ def strategies_table() -> str:
     return "\n".join(rows)
 
 
+def encoder_methods_table() -> str:
+    rows = ["| id | what | decides | in a folder | source |", "|---" * 5 + "|"]
+    for one in ENCODER_METHODS:
+        cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.axis, one.exportable
+        rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
+    return "\n".join(rows)
+
+
+def encoders_table() -> str:
+    """Accuracy@1 of real embedding models by method and length."""
+    parts = []
+    for file in sorted(CLAIMS.glob("encoders-*.json")):
+        found = json.loads(file.read_text("utf-8"))
+        rows = {(row["method"], row["task"], row["to"]): row for row in found["rows"]}
+        several = {row["to"] for row in found["rows"] if row["method"] != "none"}  # else there is nothing to compare
+        cells = sorted(((task, to) for _, task, to in set(rows) if task in ("passkey", "needle") or
+                        (task == "short" and to in several)),
+                       key=lambda cell: (cell[0] == "short", cell[0] == "needle", cell[1]))  # fmt: skip
+        cells = list(dict.fromkeys(cells))
+        heads = ["method", *(f"{'short texts, as a folder for' if task == 'short' else task + ' at'} {to:,}"
+                             for task, to in cells)]  # fmt: skip
+        n = {row["n"] for row in found["rows"]}
+        parts += [f"{found['model']} ({' or '.join(map(str, sorted(n)))} questions in each cell):", ""]
+        parts += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for method in dict.fromkeys(row["method"] for row in found["rows"]):
+            own = [_share(rows.get((method, *cell))) for cell in cells]
+            parts.append("| " + " | ".join([f"`{method}`", *own]) + " |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _share(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
 def problems_list() -> str:
     """Every kind of problem that ``inspect`` reports, under the files that have it."""
     parts = []
-    for place in (CONFIG, GGUF, BESIDE):
+    for place in (CONFIG, GGUF, BESIDE, ENCODER):
         parts.append(f"## {place}")
         for kind in KINDS.values():
             if kind.where[0] == place:
@@ -335,6 +374,8 @@ PARTS = {
     "positions": positions_table,
     "recipes": recipes_table,
     "strategies": strategies_table,
+    "encoder-methods": encoder_methods_table,
+    "encoders": encoders_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

@@ -14,6 +14,7 @@ from typing import TypeVar
 import pytest
 
 from ropewalk import verbs
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
 from ropewalk.training.positions.entries import POSITIONS
@@ -34,6 +35,9 @@ FLOORS = (
 LISTED = {
     "tests/methods/test_every_method.py": {
         f"methods/{entry.where.split(':')[0].replace('.', '/')}" for entry in CATALOGUE
+    },
+    "tests/encoders/test_every_encoder_method.py": {
+        f"encoders/encoder_methods/{one.where.split(':')[0]}" for one in ENCODER_METHODS if one.where
     },
     "tests/tasks/test_registry.py": {f"tasks/{task.target.split(':')[0].replace('.', '/')}" for task in TASKS.values()},
     "tests/training/positions/test_entries.py": {f"training/positions/{one.where.split(':')[0]}" for one in POSITIONS},
@@ -60,6 +64,10 @@ COVERED = {
     "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
     "tests/workflows/test_embedding.py": "backends/text_encoder",
+    "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
+    "encoders/extended_encoder",
+    "tests/encoders/test_encoder_folder.py": "encoders/families",
+    "tests/encoders/test_long_retrieval.py": "encoders/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",
     "tests/verbs/test_train.py": "training/preparation training/trained",

@@ -225,21 +225,29 @@ class Measuring:
     def sets(self) -> list[Retrieval]:
         """All texts and questions, by task, length and seed."""
         e, encoder = self.experiment, self.vectors.encoder
-        around = sum(map(len, encoder.around)) + len(self._prompt(DOCUMENT_PROMPTS))
+        prompt = self._prompt(DOCUMENT_PROMPTS)
+        before = encoder.ids(prompt) if prompt else []
+        around = sum(map(len, encoder.around)) + len(before)
         found = []
         for task in e.tasks:
             for length in self.lengths:
                 try:
-                    found += [TASKS[task](encoder.ids, length, around, seed, e.samples) for seed in e.seeds]
+                    made = [TASKS[task](encoder.ids, length, around, seed, e.samples) for seed in e.seeds]
                 except TooShort as error:
                     self.skipped.append(NotMeasured(e.model, task, str(error), length))
+                else:
+                    found += [replace(one, documents=[[*before, *ids] for ids in one.documents]) for one in made]
+
+        def ids(text: str) -> list[int]:
+            return encoder.ids(prompt + text)
+
         if e.rows:
             from ropewalk.encoders.retrieval_rows import retrieval
 
-            found.append(retrieval(e.rows, encoder.ids))
+            found.append(retrieval(e.rows, ids))
         if not found:
             raise UserError("no length holds a task", "Give longer ones: --lengths 256,512.")
-        return [*found, short_texts(encoder.ids)]
+        return [*found, short_texts(ids)]
 
     def all(self) -> Results:
         e = self.experiment
@@ -252,7 +260,7 @@ class Measuring:
                 documents, length = [], one.length or _longest(one)
                 extended = self._extended(methods, one)
                 for ids in one.documents:
-                    documents.append(self.vectors.of(extended, [*self._prompt(DOCUMENT_PROMPTS), *ids]))
+                    documents.append(self.vectors.of(extended, ids))
                     done += 1
                     self.progress(Progress(done, total, f"{methods.id}  {one.task} at {length:,}"))
                 cells.setdefault((one.task, length), []).append(self._scored(extended, one, documents))
@@ -265,21 +273,30 @@ class Measuring:
 
     def _scored(self, extended: ExtendedEncoder, one: Retrieval, documents: Sequence[NDArray[np.float32]]) -> Scored:
         encoder, prompt = self.vectors.encoder, self._prompt(QUESTION_PROMPTS)
-        asked = [self.vectors.of(extended, [*prompt, *encoder.ids(text)], question=True) for text in one.questions]
+        asked = [self.vectors.of(extended, encoder.ids(prompt + text), question=True) for text in one.questions]
         scores = similarities(np.concatenate(asked), documents)
         alike = self._alike(one, documents) if one.task == SHORT else None
         return Scored(first_right(scores, one.relevant), ndcg(scores, one.relevant), one.depths, alike)
 
     def _alike(self, one: Retrieval, documents: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-        plain, prompt = self._extended(EncoderMethods(), one), self._prompt(DOCUMENT_PROMPTS)
-        before = [self.vectors.of(plain, [*prompt, *ids]) for ids in one.documents]
+        plain = self._extended(EncoderMethods(), one)
+        before = [self.vectors.of(plain, ids) for ids in one.documents]
         pairs = zip(before, documents, strict=True)
         return np.asarray([float((a @ b.T).max()) for a, b in pairs], np.float64)
 
-    def _prompt(self, names: Sequence[str]) -> list[int]:
-        prompts = self.vectors.folder.prompts
-        text = next((prompts[name] for name in names if prompts.get(name)), "")
-        return self.vectors.encoder.ids(text) if text else []
+    def _prompt(self, names: Sequence[str]) -> str:
+        """What stands before texts, or before questions.
+
+        Raises:
+            UserError: if the model pools without it, which is not done here.
+        """
+        folder = self.vectors.folder
+        text = next((folder.prompts[name] for name in names if folder.prompts.get(name)), "")
+        if text and not folder.pools_prompts:
+            raise UserError(
+                f"{folder.name} pools without its prompt {text!r} (include_prompt is false), which is not measured here"
+            )
+        return text
 
     def _results(self, scored: Mapping[str, Mapping[tuple[str, int], Scored]]) -> Results:
         e, folder = self.experiment, self.vectors.folder

@@ -222,10 +222,9 @@ class EncoderFolder:
         Raises:
             UserError: if it is none that is known.
         """
-        pooling = next((part.folder / "config.json" for part in self.parts if part.kind == "Pooling"), None)
+        pooling, content = self._pooling
         if pooling is None:
             return ()
-        content = read_json(pooling)
         told = content.get("pooling_mode")
         modes: Sequence[Any] = [told] if isinstance(told, str) else told if isinstance(told, list) else []
         if told is None:
@@ -239,6 +238,16 @@ class EncoderFolder:
                 + setting(self.name, {f"{pooling.relative_to(self.path).as_posix()}:pooling_mode": "mean"}),
             )
         return tuple(modes)
+
+    @property
+    def pools_prompts(self) -> bool:
+        """Whether the tokens of a prompt are pooled as all others are."""
+        return self._pooling[1].get("include_prompt", True) is not False
+
+    @cached_property
+    def _pooling(self) -> tuple[Path | None, Mapping[str, Any]]:
+        file = next((part.folder / "config.json" for part in self.parts if part.kind == "Pooling"), None)
+        return file, {} if file is None else read_json(file)
 
     @cached_property
     def prompts(self) -> Mapping[str, str]:

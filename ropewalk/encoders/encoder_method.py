@@ -156,7 +156,7 @@ class TableMethod(Growing):
             [T, h], of the same type; bit for bit the pretrained rows where a position reads a whole one.
         """
         window = self.effective_window or len(pretrained)
-        return between_rows(pretrained, self.rows(window, to))
+        return between_rows(pretrained[:window], self.rows(window, to))
 
     def check(self, window: int, to: int) -> None:
         used = self.effective_window

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONFIG, GGUF, BESIDE = "In a config.json", "In a GGUF file", "Beside the configuration"
+ENCODER = "In an embedding model"
 
 
 @dataclass(frozen=True)
@@ -142,4 +143,10 @@ KINDS = {kind.code: kind for kind in (
     Kind("rope-not-written", "The weights were trained with a rope that needs code, which no configuration can say.",
          "Read without it, the model rotates otherwise than in its training.",
          "Gives the line that measures or serves it with that rope.", (BESIDE,)),
+    # Embedding models
+    Kind("cut-behind-the-table", "Texts are cut at more tokens than the table of positions has rows.",
+         "A text that is longer than the table ends in an error. In RoBERTa's the first rows are for padding, so it "
+         "has two positions less than its configuration says.", "Writes the number of rows.", (ENCODER,), S),
+    Kind("table-of-other-length", "The configuration says another number of positions than the table has rows.",
+         "It cannot be loaded; or is, and without its table.", "Writes the number of rows.", (ENCODER,), S),
 )}  # fmt: skip

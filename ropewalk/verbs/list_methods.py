@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result, columns
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS, EncoderEntry
 from ropewalk.methods.catalogue import CATALOGUE, Entry, entry
 from ropewalk.verbs.request import Request, verb
 
@@ -20,9 +21,11 @@ class ListMethodsRequest(Request):
 
     Attributes:
         name: One method, with its options; by default all of them.
+        encoders: List those for embedding models with a table of positions instead.
     """
 
     name: str = field(default="", kw_only=False)
+    encoders: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +52,9 @@ class Listing(Result, Sequence[Entry]):
         for one in self.methods:
             table.add_row(one.id, one.summary, one.training_free, one.exportable, one.kind, one.paper)
         console.print(table)
-        console.print("\nOne with its options: ropewalk methods yarn")
+        console.print(
+            "\nOne with its options: ropewalk methods yarn. For embedding models: ropewalk methods --encoders"
+        )
         console.print("Options in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")
 
 
@@ -70,11 +75,38 @@ def _options(of: Entry) -> list[str]:
     return found + ["fitted=FILE of ropewalk fit"] * bool(kind.measured or kind.tunable)
 
 
+@dataclass(frozen=True, repr=False)
+class EncoderListing(Result, Sequence[EncoderEntry]):
+    """The methods for embedding models, a sequence of their entries.
+
+    Attributes:
+        methods: in the order of the list.
+    """
+
+    methods: tuple[EncoderEntry, ...]
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.methods[index]
+
+    def show(self, console: Console) -> None:
+        table = columns("method", "what it does", "?decides", "?in a folder", "?paper")
+        for one in self.methods:
+            table.add_row(one.id, one.summary, one.axis, one.exportable, one.paper)
+        console.print(table)
+        console.print("\nOptions in brackets, composition with +: pi(effective_window=128)  grouped+late-chunking")
+
+
 @verb("methods")
-def list_methods(request: ListMethodsRequest) -> Listing:
+def list_methods(request: ListMethodsRequest) -> Listing | EncoderListing:
     """List the methods: what each decides, whether it needs training, how a checkpoint says it, its paper.
 
     Raises:
         UserError: if there is no method of the name that was asked for.
     """
+    if request.encoders:
+        request.refuse_unused(["name"], "with --encoders")
+        return EncoderListing(ENCODER_METHODS)
     return Listing((entry(request.name.partition("(")[0]),) if request.name else CATALOGUE)

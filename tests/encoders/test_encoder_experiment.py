@@ -1,0 +1,137 @@
+"""Embedding models compared: by their own scores, resumable, on the page that everything else has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ropewalk
+from ropewalk.common.errors import UserError
+from ropewalk.common.store import SampleStore
+from ropewalk.encoders import encoder_experiment
+from ropewalk.encoders.encoder import Encoder
+from ropewalk.encoders.encoder_experiment import EncoderExperiment, Measuring, Vectors, run
+from ropewalk.encoders.encoder_folder import EncoderFolder
+from ropewalk.encoders.encoder_method import encoder_methods
+from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from tests.encoders import tiny_encoders
+
+LONG = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a window that holds a passkey."""
+    from tests.encoders.tiny_encoders import WINDOW
+
+    place = tmp_path_factory.mktemp("wide") / "bert"
+    old, tiny_encoders.WINDOW = WINDOW, 128
+    try:
+        return tiny_encoders.folder(place, limit=128)
+    finally:
+        tiny_encoders.WINDOW = old
+
+
+def test_a_comparison_is_a_table_and_a_page_and_goes_on_where_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"to": LONG, "methods": "none,recurrent,pi(follow=True),chunks(size=64)", "samples": 4, "seeds": "0,1",
+             "out": tmp_path / "out"}  # fmt: skip
+    outcome = ropewalk.compare(folder, **asked)
+    found = outcome.results
+    assert [one.method for one in found.subjects] == ["none", "recurrent", "pi(follow=True)", "chunks(size=64)"]
+    rows = {(row.method, row.task, row.length): row for row in found.rows if row.depth is None}
+    assert rows["none", "passkey", LONG].n == 8 and rows["none", "short", _short(found)].n == 64
+    assert rows["recurrent", "short-likeness", _short(found)].value == pytest.approx(1.0, abs=1e-6)
+    assert rows["recurrent", "passkey", 128].value == rows["none", "passkey", 128].value
+    gain = next(one for one in found.subjects if one.method == "recurrent").beyond_window
+    assert gain is not None and found.models[0].lengths == [64, 128, LONG]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Recurrent positions" in page and "accuracy@1" in page and "likeness" in page
+    assert "Plain model (cut)" in repr(outcome)
+    monkeypatch.setattr(encoder_experiment.ExtendedEncoder, "vectors", _never)
+    monkeypatch.setattr(encoder_experiment.ExtendedEncoder, "question", _never)
+    again = ropewalk.compare(folder, **asked)  # from the store alone
+    assert [row.value for row in again.results.rows] == [row.value for row in found.rows]
+    with pytest.raises(UserError, match="another experiment"):
+        ropewalk.compare(folder, **(asked | {"samples": 5}))
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("a vector is computed twice")
+
+
+def _short(found: Any) -> int:
+    return next(row.length for row in found.rows if row.task == "short")
+
+
+def test_the_scores_are_those_of_the_library(folder: Path, tmp_path: Path) -> None:
+    """Held against sentence-transformers' own vectors and similarities, on a set of files."""
+    from sentence_transformers import SentenceTransformer
+
+    place = tmp_path / "set"
+    place.mkdir()
+    texts = [f"The cook of ship {i} is called Mara {i * 7}." for i in range(12)]
+    asked = [f"Who is the cook of ship {i}?" for i in range(12)]
+    for name, some in (
+        ("corpus", [{"doc_id": str(i), "text": text} for i, text in enumerate(texts)]),
+        ("queries", [{"qid": str(i), "text": text} for i, text in enumerate(asked)]),
+        ("qrels", [{"qid": str(i), "doc_id": str(i)} for i in range(12)]),
+    ):
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    outcome = ropewalk.evaluate(folder, rows=place, out=tmp_path / "out")
+    row = next(row for row in outcome.results.rows if row.task == "set")
+    model = SentenceTransformer(str(folder))
+    best = (model.encode(asked) @ model.encode(texts).T).argmax(1)
+    assert row.n == 12 and row.value == pytest.approx(float((best == np.arange(12)).mean()))
+
+
+def test_what_makes_no_sense_is_refused_before_a_model_is_opened(folder: Path, tmp_path: Path) -> None:
+    for named, said in (
+        ({"tasks": "ppl"}, "unknown task for encoders 'ppl'"), ({"samples": 65}, "samples is 65"),
+        ({"methods": "yarn"}, "unknown method for encoders"), ({"lengths": "512"}, "length 512 is not in"),
+        ({"strategies": "rag"}, "--strategies changes nothing about an embedding model"),
+        ({"bos": True}, "--bos changes nothing"), ({"methods": "pi", "to": 128}, "not beyond the 128 rows"),
+        ({"rows": tmp_path / "nowhere"}, "is no folder"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            ropewalk.compare(folder, **{"to": LONG, "out": tmp_path / "out", **named})
+    with pytest.raises(UserError, match="method for embedding models, and demo is none"):
+        ropewalk.compare("demo", to=1024, methods="recurrent")
+    with pytest.raises(UserError, match="no length holds a task"):
+        run(EncoderExperiment(str(folder), (encoder_methods("none"),), 128, (8,)), SampleStore())
+
+
+def test_prompts_stand_before_texts_and_questions(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    place = tmp_path / "prompted"
+    shutil.copytree(folder, place)
+    (place / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": {"query": "query: ", "document": "passage: "}})
+    )
+    plain, prompted = (
+        run(EncoderExperiment(str(one), (encoder_methods("none"),), 128, (128,), samples=8), SampleStore()).rows
+        for one in (folder, place)
+    )
+    assert len(plain) == len(prompted)
+    from sentence_transformers import SentenceTransformer
+
+    own = EncoderFolder.open(place)
+    encoder = Encoder(str(place))
+    e = EncoderExperiment(str(place), (encoder_methods("none"),), 128, (128,), samples=2)
+    measuring = Measuring(e, Vectors(encoder, own, SampleStore()), 128, lambda _: None)
+    assert {len(text) + 2 for text in measuring.sets[0].documents} == {128}
+    text = "Mara cooks."
+    ours = ExtendedEncoder(encoder, own, encoder_methods("none"), 128)
+    assert measuring.sets[0].documents[0][: len(encoder.ids("passage: "))] == encoder.ids("passage: ")
+    vector = ours.vectors(encoder.ids("passage: " + text))[0]
+    np.testing.assert_allclose(vector, SentenceTransformer(str(place)).encode_document(text), atol=2e-6)
+    pooling = place / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    with pytest.raises(UserError, match="leaves its prompt"):
+        run(e, SampleStore())
