@@ -328,12 +328,10 @@ def _rotary(spelling: str) -> RopeMethod:
 def _one(spelling: str) -> EncoderMethod | None:
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
     if match is None or match[1] not in BY_ID:
-        name, names = spelling.partition("(")[0].strip(), ", ".join(one.id for one in ENCODER_METHODS)
-        if name in BY_NAME:
-            raise UserError(
-                f"{name} is a method for encoders that rotate, and this one does not", f"There are {names}."
-            )
-        raise UserError(f"unknown method for encoders {spelling!r}{did_you_mean(name, BY_ID)}", f"There are {names}.")
+        name = spelling.partition("(")[0].strip()
+        why = ", which is for those that rotate" if name in BY_NAME else did_you_mean(name, BY_ID)
+        names = ", ".join(one.id for one in ENCODER_METHODS)
+        raise UserError(f"unknown method for encoders {spelling!r}{why}", f"There are {names}.")
     if match[1] == PLAIN:
         return None
     module, name = BY_ID[match[1]].where.split(":")

@@ -122,7 +122,7 @@ def test_late_chunks_are_pooled_under_a_rope_method(folders: Any) -> None:
         ("modernbert", "none", "none does not reach 128 tokens"),
         ("modernbert", "late-chunking", "cannot be saved"),
         ("t5", "recurrent", "how far this one reads is decided by: bias"),
-        ("t5", "yarn", "is a method for encoders that rotate"),
+        ("t5", "yarn", "which is for those that rotate"),
         ("t5", "tempscale", "does not reach 128 tokens"),
     ],
 )
