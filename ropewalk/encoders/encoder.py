@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -200,6 +200,26 @@ class LiveTable:
                 f"{encoder.name} does not read row {self.first} + j of its table of positions at position j",
                 "It cannot be made longer by a table here.",
             )
+
+
+@contextmanager
+def called(body: torch.nn.Module) -> Iterator[None]:
+    """Have calls of ``body.forward``, by which sentence-transformers reads, go through its hooks for a while."""
+    forward: Any = body.forward
+
+    @wraps(forward)
+    def through(*arguments: Any, **keywords: Any) -> Any:
+        body.forward = forward
+        try:
+            return body(*arguments, **keywords)
+        finally:
+            body.forward = through
+
+    try:
+        body.forward = through
+        yield
+    finally:
+        del body.forward
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
 from ropewalk.encoders.end_of_text import pooled_elsewhere
-from ropewalk.encoders.families import FAMILIES, ROTATING, Family
+from ropewalk.encoders.families import BIAS, FAMILIES, ROPE, ROPE_KEYS, ROTATING, TABLE, UNKNOWN, Family
 from ropewalk.rope.problems import Problem
 
 MODULES = "modules.json"
@@ -63,7 +63,7 @@ def is_encoder(checkpoint: Checkpoint) -> bool:
         return False  # who reads the configuration says what is wrong with it
     names = config.get("architectures") or []
     writes = config.get("is_decoder") is True or any(str(name).endswith(WRITERS) for name in names)
-    return config.get("model_type") in FAMILIES and not writes
+    return config.get("model_type") in (*FAMILIES, *ROTATING) and not writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class EncoderFolder:
         if not is_encoder(checkpoint):
             raise UserError(
                 f"{checkpoint.name} is no embedding model: it lists no modules ({MODULES}), and its architecture is "
-                "none of " + ", ".join(FAMILIES),
+                "none of " + ", ".join([*FAMILIES, *sorted(ROTATING)]),
                 "Name the folder of an embedding model.",
             )
         return cls(checkpoint)
@@ -174,17 +174,27 @@ class EncoderFolder:
         """Where it keeps what it knows of positions; None if it rotates, or is not known."""
         return FAMILIES.get(self.model_type)
 
-    @property
-    def rotates(self) -> bool:
-        return self.model_type in ROTATING
+    @cached_property
+    def positions(self) -> str:
+        """What decides how far it reads: ``TABLE``, ``ROPE``, ``BIAS``, or ``UNKNOWN``."""
+        if self.family is not None:
+            return TABLE if self.family.table else BIAS
+        return ROPE if self.model_type in ROTATING or not ROPE_KEYS.isdisjoint(self.config) else UNKNOWN
+
+    @cached_property
+    def rotating(self) -> Checkpoint:
+        """The encoder itself, for those who read and write its rope."""
+        return self.checkpoint if self.encoder == self.path else Checkpoint(str(self.encoder))
 
     @cached_property
     def window(self) -> int | None:
-        """Tokens that its table of positions has rows for; None if it has no table.
+        """Tokens that its table of positions has rows for, or that its rope is for; None if nothing of it ends.
 
         Raises:
             UserError: if the configuration does not say it.
         """
+        if self.positions == ROPE:
+            return self.rotating.promised
         if self.family is None or not self.family.table:
             return None
         rows = self.config.get("max_position_embeddings")
@@ -296,6 +306,8 @@ class EncoderFolder:
     @cached_property
     def problems(self) -> list[Problem]:
         """What is wrong with it; each ends in an error, or a wrong vector, where a long text is read."""
+        if self.positions == ROPE:
+            return list(self.rotating.problems)
         found, window = [], self.window
         if window is not None:
             found += self._table_problems()
@@ -328,9 +340,16 @@ class EncoderFolder:
     def notes(self) -> list[str]:
         """What to know of a sound model."""
         window, reads = self.window, self.reads
-        if window is not None and reads is not None and reads < window:
+        if self.positions == BIAS:
+            return ["a bias by distance ends nowhere: to read longer texts, limits are raised, and nothing else"]
+        if window is None or reads is None or reads == window:
+            return []
+        if self.positions == TABLE:
             return [f"texts are cut at {reads:,} tokens, though its table of positions has {window:,} rows"]
-        return []
+        beyond = "beyond" if reads > window else "though its rope is for"
+        return [
+            f"texts are cut at {reads:,} tokens, {beyond} {window:,}" + (" that its rope is for" * (reads > window))
+        ]
 
     def refuse_unsound(self) -> None:
         """Raise the first problem.
@@ -338,6 +357,8 @@ class EncoderFolder:
         Raises:
             UserError: naming key, value seen, value expected and the mend.
         """
+        if self.positions == ROPE:
+            return self.rotating.refuse_unsound()
         for problem in self.problems:
             raise UserError(
                 f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend

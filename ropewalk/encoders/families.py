@@ -60,4 +60,9 @@ FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 
 # Encoders that rotate: their ropes are read as those of language models are.
-ROTATING = frozenset("modernbert nomic_bert eurobert jina_embeddings_v3 gte embedding_gemma2".split())
+ROTATING = frozenset(
+    "modernbert nomic_bert eurobert jina_embeddings_v3 gte embedding_gemma2 embedding_gemma2_text".split()
+)
+ROPE_KEYS = frozenset("rope_parameters rope_theta rope_scaling rotary_emb_base".split())  # of others that do
+
+TABLE, ROPE, BIAS, UNKNOWN = "table", "rope", "bias", "unknown"  # what of an encoder decides how far it reads
