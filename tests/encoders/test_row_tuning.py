@@ -12,6 +12,7 @@ from ropewalk.encoders.encoder_training import Pace
 from ropewalk.encoders.row_tuning import LongTable, RowTuning, Texts, pooled, tune_rows
 from ropewalk.verbs.extend import extend
 from tests.clips import clip, save
+from tests.encoders import tiny_encoders
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 WINDOW, LONGER, TIMES = 16, 64, 4
@@ -153,3 +154,22 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
     (folder / "pool/config.json").write_text(json.dumps({"pooling_mode": "max"}))
     with pytest.raises(UserError, match="pools by max, expected mean or cls"):
         tune_rows(AutoModel.from_pretrained(folder), EncoderFolder.open(folder), pairs(1))
+
+
+@pytest.mark.parametrize("kind", tiny_encoders.CLASSES)
+def test_a_folder_of_sentence_transformers_of_every_kind_of_table(kind, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    plain = AutoModel.from_pretrained(tiny_encoders.folder(tmp_path / "plain", kind)).eval()
+    place = extend(tmp_path / "plain", to=4 * tiny_encoders.WINDOW, method="pi", out=tmp_path / "longer").folder
+    model, folder = library.SentenceTransformer(str(place)), EncoderFolder.open(place)
+    losses = tune_rows(model[0].auto_model, folder, [(texts(5), texts(20, seed=1))] * 8, SETTINGS)
+    assert min(losses[4:]) < losses[0]
+    model.save(str(tmp_path / "tuned"))
+    tuned = library.SentenceTransformer(str(tmp_path / "tuned"))
+    assert tuned.max_seq_length == 4 * tiny_encoders.WINDOW
+    assert (tuned.encode(["a rope " * 20]) == model.encode(["a rope " * 20])).all()
+    body, ids = tuned[0].auto_model, texts(tiny_encoders.WINDOW).ids
+    positions = LongTable.of(body, folder).as_before(tiny_encoders.WINDOW)
+    with torch.no_grad():
+        before, after = plain(ids), body(ids, position_ids=positions.expand_as(ids))
+    assert torch.equal(before.last_hidden_state, after.last_hidden_state)
