@@ -16,13 +16,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ropewalk.attention import cache_argument, cache_owner, selftest, soundness
-from ropewalk.attention.attending import Attending
+from ropewalk.attention.attending import POSITIONS, Attending
 from ropewalk.attention.forward import Layout
 from ropewalk.attention.kernels import backend_for
 from ropewalk.attention.key_memo import KeyMemo
@@ -43,6 +44,7 @@ NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
 LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
 BESIDE = frozenset({"position_ids", "cache_position"})  # tensors that decide nothing in an attention function
+AHEAD = "_ropewalk_ahead"  # another, whether the model's own mask shows a query what stands behind it
 WINDOW = "_ropewalk_window"  # another, the sliding window of the layers that are given the mask
 
 _ENGINES: dict[int, Engine] = {}  # by the identity of the configuration that masks are made for
@@ -110,6 +112,7 @@ class _Attached:
     kind: int  # the same for layers that differ in nothing but their place
     rope: _Rope | None
     choosing: tuple[Attending, ...]  # methods that pick keys by content
+    ahead: bool = False  # whether queries see what stands behind them, as in encoders
     turn: Turn | None = None
     memo: KeyMemo = field(default_factory=KeyMemo)
     attended: bool = False  # in this forward
@@ -137,7 +140,7 @@ class Engine:
         self.varies = any(method.length_dependent for method in methods)
         self.turns = bool(methods or rotations)  # else the model rotates by itself, as without an engine
         self.plain = not any(method.sets_regions or method.by_content for method in methods)
-        self._regions: dict[tuple[int, int | None, int, int], tuple[Region, ...]] = {}
+        self._regions: dict[tuple[int, int | None, int, int, bool], tuple[Region, ...]] = {}
 
     def attach(self, model: nn.Module, to: int | None, stack: ExitStack) -> None:
         """Find the layers, check the methods against each, and mark the modules.
@@ -183,7 +186,10 @@ class Engine:
                     self._check(method, layer, layer.target)
                     self.checked.append((method, layer))
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
-            self.attached.append(_Attached(self, layer, kind, rope, choosing))
+            ahead = getattr(how.module, "is_causal", True) is False
+            if ahead:
+                self._refuse_one_sided(layer.index)
+            self.attached.append(_Attached(self, layer, kind, rope, choosing, ahead))
             if hasattr(how.module, SLOT):
                 raise UserError(
                     f"{type(how.module).__name__} of layer {how.index} attends more than once in a forward pass, which "
@@ -223,6 +229,20 @@ class Engine:
                 raise UserError(
                     f"{attached.choosing[0].id} picks keys by all heads of a layer, of which a process has some",
                     "Leave out --sequence-parallel.",
+                )
+
+    def _refuse_one_sided(self, index: int) -> None:
+        """Refuse what has no mirror image: keys left out or picked, and temperatures by how much stands before.
+
+        Raises:
+            UserError: naming the method.
+        """
+        for method in self.methods:
+            if method.axes != {POSITIONS} or method.by_content:
+                raise UserError(
+                    f"{method.id} is for models in which a token sees those before it alone; in layer {index} of this "
+                    "encoder it sees those behind it too",
+                    "Choose a method of frequencies, or of positions alone, such as self-extend.",
                 )
 
     def _check(self, method: Attending, layer: Layer, tokens: int) -> None:
@@ -297,6 +317,13 @@ class Engine:
         layers = getattr(cache, "layers", [])
         fills = bool(given.get("use_cache", getattr(body.config, "use_cache", False)))
         self.caching = fills if cache is None else self.layout.cached is None
+        if any(attached.ahead for attached in self.attached):
+            if past:
+                raise UserError(
+                    f"the cache holds {past} tokens, expected none: in an encoder, those behind change what is in it",
+                    "Read the text at once.",
+                )
+            self.caching = False
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
         self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
@@ -414,7 +441,7 @@ class Engine:
     def _regions_of(self, attached: _Attached, sliding: int | None, length: int) -> tuple[Region, ...]:
         """Regions of a layer; the same for layers that differ in nothing but their place."""
         place = attached.layer.index if self.regions_by_layer else -1
-        name = attached.kind, sliding, length if self.varies else 0, place
+        name = attached.kind, sliding, length if self.varies else 0, place, attached.ahead
         if name not in self._regions:
             layer = replace(attached.layer, sliding=sliding, length=name[2])
             told = replace(layer, length=0)  # the window is told when attention is called
@@ -429,12 +456,21 @@ class Engine:
                     regions = method.regions(Told.to(method, seen))
             if self.varies:  # those of other lengths are of no use
                 self._regions = {known: made for known, made in self._regions.items() if known[2] == length}
-            self._regions[name] = layer.clip(regions)
+            self._regions[name] = (
+                self._both_ways(layer.clip(regions), length) if attached.ahead else layer.clip(regions)
+            )
         return self._regions[name]
+
+    def _both_ways(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
+        """The regions, and what they are seen from behind."""
+        both = tuple(chain.from_iterable(region.both_ways for region in regions))
+        soundness.check_mirrored("+".join(method.id for method in self.methods), regions, both, max(length, self.sound))
+        return both
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""
-        name = "temperature", attached.layer if self.by_layer else attached.kind, attached.rope
+        kind = attached.layer if self.by_layer else attached.kind
+        name = "temperature", kind, attached.rope, attached.ahead
         factor = layout.once(name, lambda: self._temperature(attached, layout.positions))
         if factor is None:
             return query
@@ -450,6 +486,12 @@ class Engine:
         found = [method.temperature(m, Told.to(method, one)) for method, one in seen]
         if rope is not None and rope.rotation is not None:
             found.append(rope.rotation.temperature(m))
+        if attached.ahead and any(t is not None for t in found):
+            raise UserError(
+                f"{self.setting}: its temperature goes by how many tokens stand before a query, and in this encoder it "
+                "sees those behind it too",
+                "Choose a method without one.",
+            )
         shaped = [(t if t.ndim == 3 else t[:, None])[..., None] for t in found if t is not None]
         return math.prod(shaped[1:], start=shaped[0]) if shaped else None
 
@@ -536,8 +578,17 @@ def _attention(
             "not known",
             "Call the module, model(...), not its forward(...).",
         )
+    told = getattr(attention_mask, AHEAD, None)
+    if told is not None and told != attached.ahead:
+        raise UserError(
+            f"layer {attached.layer.index} is {'no' if attached.ahead else 'a'} causal one by its attribute is_causal, "
+            "and the model's mask says otherwise",
+            "Leave is_causal as the model has it.",
+        )
     if sliding_window is None and attached.layer.chunk is None:  # some models have their window in the mask alone
         sliding_window = getattr(attention_mask, WINDOW, None)
+        if sliding_window is not None and attached.ahead:
+            sliding_window += 1  # these masks show keys at that distance, those of causal models nearer ones
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves only values in half precision
     out = attached.engine.attend(attached, query, key, value, layout, scale, sliding_window, softcap, s_aux)
@@ -561,9 +612,18 @@ def _mask(
     mask = torch.ones(batch_size, 1) if attention_mask is None else attention_mask
     carrier = mask.bool()[:, None, None, :]
     setattr(carrier, WINDOW, window)
+    setattr(carrier, AHEAD, _shows_ahead(keywords.get("mask_function")))
     if layout is not None:
         setattr(carrier, LAYOUT, layout)
     return carrier
+
+
+def _shows_ahead(mask_function: Callable[..., Any] | None) -> bool | None:
+    """Whether a mask of the model's own shows the first query the second key; None if there is none to ask."""
+    if mask_function is None:
+        return None
+    zero, one = torch.tensor(0), torch.tensor(1)
+    return bool(mask_function(zero, zero, zero, one))
 
 
 @contextmanager

@@ -6,6 +6,9 @@ runs over all of them, and the kernel does the rest. With the query at position 
     plain attention     lo = 0          hi = m + 1    q_pos = m         k_pos = n
     distance <= w       lo = m - w + 1  hi = m + 1    q_pos = m         k_pos = n
     all further ones    lo = 0          hi = m - w + 1, met at distance w: q_pos = w, k_pos = 0
+
+Where queries see what stands behind them too, in encoders, every region has its mirror image: if the key at n meets the
+query at m at a distance d, the key at m meets the query at n at -d.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from ropewalk.common.errors import UserError
 
 if TYPE_CHECKING:
     from ropewalk.attention.attending import Attending
+
+ENDLESS = 2**25  # behind every position
 
 Map = Callable[[Tensor], Tensor]  # of positions, int64 [P]; whole or fractional positions come back, [P]
 
@@ -40,13 +45,28 @@ def after(p: Tensor) -> Tensor:
     return p + 1
 
 
+def first_above(bound: Map) -> Map:
+    """The map from m to the first position at which ``bound``, which never falls, is above m, or ``ENDLESS``."""
+
+    def found(m: Tensor) -> Tensor:
+        low, high = torch.zeros_like(m), torch.full_like(m, ENDLESS)
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            above = bound(middle) > m
+            low, high = torch.where(above, low, middle + 1), torch.where(above, middle, high)
+        return low
+
+    return found
+
+
 @dataclass(frozen=True)
 class Region:
     """Keys lo(m) <= n < hi(m), met by the query at m with both rotated by their maps.
 
     Attributes:
         lo: first visible key.
-        hi: behind the last visible key, at most m + 1; where it is not above ``lo``, nothing is seen.
+        hi: behind the last visible key, at most m + 1 before it is mirrored; where it is not above ``lo``, nothing is
+            seen.
         q_pos: position at which the query is rotated.
         k_pos: position at which the key is rotated; of n alone, so that rotated keys can be kept.
         heads: the query heads [first, last) that have this region; None means all.
@@ -72,7 +92,28 @@ class Region:
         def never_before(m: Tensor) -> Tensor:
             return torch.maximum(hi(m), later(m))
 
-        return replace(self, lo=later, hi=never_before)
+        return replace(self, lo=later, hi=after if hi is after else never_before)
+
+    @property
+    def mirrored(self) -> Region:
+        """The keys behind the query that see it in this region, at minus the distance at which they meet it."""
+        first, last = first_above(self.hi), first_above(self.lo)
+
+        def lo(m: Tensor) -> Tensor:
+            return torch.maximum(m + 1, first(m))
+
+        def hi(m: Tensor) -> Tensor:
+            return torch.maximum(m + 1, last(m))
+
+        return replace(self, lo=lo, hi=hi, q_pos=self.k_pos, k_pos=self.q_pos)
+
+    @property
+    def both_ways(self) -> tuple[Region, ...]:
+        """The region and its mirror image; as one where positions are the same and they touch."""
+        mirrored = self.mirrored
+        if self.hi is after and self.q_pos is self.k_pos:
+            return (replace(self, hi=mirrored.hi),)
+        return self, mirrored
 
 
 PLAIN = (Region(),)

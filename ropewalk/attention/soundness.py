@@ -42,6 +42,41 @@ def check(method: Attending, layer: Layer, tokens: int) -> None:
     _Check(method, layer, tokens).run()
 
 
+def check_mirrored(name: str, regions: tuple[Region, ...], both: tuple[Region, ...], tokens: int) -> None:
+    """Refuse regions of both directions unless what follows a query is met as the query is met from there.
+
+    Args:
+        name: of the method.
+        regions: that look back.
+        both: these, and their mirror images.
+        tokens: of the text.
+
+    Raises:
+        UserError: naming query and key.
+    """
+    every, m = torch.arange(tokens), torch.linspace(0, tokens - 1, min(FAR, tokens)).long().unique()
+    expected = torch.where(every > m[:, None], -_met(regions, every, m).mT, _met(regions, m, every))
+    found = _met(both, m, every)
+    wrong = (found != expected) & ~(found.isnan() & expected.isnan())
+    if bool(wrong.any()):
+        i, n = wrong.nonzero()[0].tolist()
+        raise UserError(
+            f"{name}: the query at {int(m[i])} meets the key at {n} at a distance of {float(found[i, n]):g}, expected "
+            f"{float(expected[i, n]):g}, the other way round: its regions cannot be mirrored",
+            "Choose another method for an encoder.",
+        )
+
+
+def _met(regions: tuple[Region, ...], m: Tensor, n: Tensor) -> Tensor:
+    """Distances at which queries meet keys, float64 [M, N]; NaN where one is not seen, infinite where it is twice."""
+    met = torch.full((len(m), len(n)), torch.nan, dtype=torch.float64)
+    for region in regions:
+        seen = (region.lo(m)[:, None] <= n) & (n < region.hi(m)[:, None])
+        distance = region.q_pos(m).double()[:, None] - region.k_pos(n).double()
+        met = torch.where(seen, torch.where(met.isnan(), distance, torch.inf), met)
+    return met
+
+
 class _Check:
     """One method on one kind of layer."""
 

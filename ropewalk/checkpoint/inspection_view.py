@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from ropewalk.common.results import columns
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.inspection import Head, Inspection
+    from ropewalk.rope.spec import RopeSpec
 
 SHOWN = 12  # heads in the table
 SEEN = 200  # characters of a value
@@ -43,27 +44,7 @@ def show(found: Inspection, console: Console) -> None:
     if found.unreadable:
         console.print(Text("cannot be read:", "red"), found.unreadable)
     if found.specs:
-        headings = ("rope of", "type", ">base", "?>dims", "?style", "?>window", "?>t", "?>factors", "?>unturned")
-        table = columns(*headings, gap=1)
-        for key, spec in found.specs.items():
-            low, high = min(spec.factors), max(spec.factors)
-            half = spec.rotary_dim // 2
-            table.add_row(
-                key,
-                spec.rope_type,
-                f"{spec.base:,.0f}" if spec.base < 1e9 else f"{spec.base:.6g}",
-                f"{spec.rotary_dim}/{spec.head_dim}",
-                spec.style,
-                f"{spec.window:,}",
-                f"{spec.attention_factor:.4g}",
-                "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
-                f"{half - spec.critical_dimension}/{half}",
-            )
-        console.print(table)
-        console.print(
-            "t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window",
-            style="dim",
-        )
+        show_ropes(found.specs, console)
     for note in found.notes:
         console.print(note, style="yellow")
     if found.sound:
@@ -75,6 +56,31 @@ def show(found: Inspection, console: Console) -> None:
         console.print(f"  mend      {problem.mend}")
     if found.heads is not None:
         show_heads(found.heads, console)
+
+
+def show_ropes(specs: Mapping[str, RopeSpec], console: Console) -> None:
+    """Print the ropes of a model, by layer type."""
+    headings = ("rope of", "type", ">base", "?>dims", "?style", "?>window", "?>t", "?>factors", "?>unturned")
+    table = columns(*headings, gap=1)
+    for key, spec in specs.items():
+        low, high = min(spec.factors), max(spec.factors)
+        half = spec.rotary_dim // 2
+        table.add_row(
+            key,
+            spec.rope_type,
+            f"{spec.base:,.0f}" if spec.base < 1e9 else f"{spec.base:.6g}",
+            f"{spec.rotary_dim}/{spec.head_dim}",
+            spec.style,
+            f"{spec.window:,}",
+            f"{spec.attention_factor:.4g}",
+            "1" if low == high == 1 else f"{low:.3g}..{high:.3g}",
+            f"{half - spec.critical_dimension}/{half}",
+        )
+    console.print(table)
+    console.print(
+        "t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window",
+        style="dim",
+    )
 
 
 def _mebibytes(size: int) -> str:

@@ -218,8 +218,7 @@ def extend(
             notes.append(
                 f"the weights were trained with {checkpoint.unwritten.seen}, which {method.id} takes the place of"
             )
-        write_text(folder / "config.json", config_text(changed))
-        _verify(method, load_config(str(folder)), method.static_plan(config, to, on_top), to)
+        write_config(folder, changed, config, method, to, on_top)
         raise_limits(folder, to)
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return Extension(
@@ -232,6 +231,25 @@ def extend(
         config_diff=diff(config, changed),
         notes=notes,
     )
+
+
+def write_config(
+    folder: Path,
+    changed: PreTrainedConfig,
+    config: PreTrainedConfig,
+    method: Method,
+    to: int,
+    on_top: bool | None = None,
+) -> None:
+    """Write what ``extended_config`` made of ``config`` into a folder, and read it back.
+
+    Raises:
+        UserError: if what is read is not what the method meant.
+    """
+    file = folder / "config.json"
+    file.unlink(missing_ok=True)  # never write through a link into the source
+    write_text(file, config_text(changed))
+    _verify(method, load_config(str(folder)), _saveable(method).static_plan(config, to, on_top), to)
 
 
 @contextmanager

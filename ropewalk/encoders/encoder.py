@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,9 +71,16 @@ class Encoder:
             raise UserError(f"{self.name} reads a text as other tokens with what stands around it than without", MEND)
         return ids[:first], ids[last:]
 
+    @property
+    def pools_itself(self) -> bool:
+        """Whether the encoder pools, as CLIP does, and no module behind it."""
+        return len(self.model) == 1
+
     @cached_property
     def pools_by_mean(self) -> bool:
         """Whether a text's vector is made of the mean over its tokens, which late chunking needs."""
+        if self.pools_itself:
+            return False
         before, behind = self.around
         ids = [*before, *self.ids(PROBE), *behind]
         mean = self.projected(self.states([ids]).mean(1))[0]
@@ -99,8 +106,9 @@ class Encoder:
             for first in range(0, len(some), step):
                 batch = some[first : first + step]
                 features = self._read([rows[i] for i in batch])
-                with torch.no_grad():
-                    features = self.model[1](features)
+                if not self.pools_itself:
+                    with torch.no_grad():
+                        features = self.model[1](features)
                 found |= dict(zip(batch, features["sentence_embedding"].float().cpu().numpy(), strict=True))
         return np.asarray([found[i] for i in range(len(rows))], np.float32)
 
@@ -175,21 +183,43 @@ class LiveTable:
 
     def _check(self, encoder: Encoder) -> None:
         """Refuse a model that reads other rows than first, first + 1, ... of the table."""
-        ids = [*encoder.around[0], *encoder.ids(PROBE)][: len(self.pretrained) - 1]
-        plain, n = encoder.states([ids]), len(ids)
+        before, behind = encoder.around
+        ids = [*before, *encoder.ids(PROBE)][: len(self.pretrained) - 1 - len(behind)] + behind
+        plain, n = encoder.pooled([ids]), len(ids)
         rows = self.pretrained.clone()
-        rows[n:] += 1.0
+        uneven = torch.linspace(0, 1, rows.shape[1]).to(rows)  # what is even is normalised away
+        rows[n:] += uneven
         with self.being(rows):
-            beyond = encoder.states([ids])
+            beyond = encoder.pooled([ids])
         rows = self.pretrained.clone()
-        rows[n - 1] += 1.0
+        rows[n - 1] += uneven
         with self.being(rows):
-            last = encoder.states([ids])
+            last = encoder.pooled([ids])
         if not np.array_equal(plain, beyond) or np.array_equal(plain, last):
             raise UserError(
                 f"{encoder.name} does not read row {self.first} + j of its table of positions at position j",
                 "It cannot be made longer by a table here.",
             )
+
+
+@contextmanager
+def called(body: torch.nn.Module) -> Iterator[None]:
+    """Have calls of ``body.forward``, by which sentence-transformers reads, go through its hooks for a while."""
+    forward: Any = body.forward
+
+    @wraps(forward)
+    def through(*arguments: Any, **keywords: Any) -> Any:
+        body.forward = forward
+        try:
+            return body(*arguments, **keywords)
+        finally:
+            body.forward = through
+
+    try:
+        body.forward = through
+        yield
+    finally:
+        del body.forward
 
 
 @contextmanager

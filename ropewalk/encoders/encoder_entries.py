@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ropewalk.common.errors import UserError
+from ropewalk.encoders.families import BIAS, ROPE, TABLE, UNKNOWN
 from ropewalk.methods.catalogue import CATALOGUE, split
 
 
@@ -47,6 +48,8 @@ ENCODER_METHODS: tuple[EncoderEntry, ...] = (
                  "the first rows stay, the others are stretched", "table", "yes: a longer table", "2403.15378"),
     EncoderEntry("tempscale", "TempScale", "tempscale:TempScale", "logits over a temperature below 1", "logits",
                  "yes: in the projections of the queries", "2410.24200"),
+    EncoderEntry("uncut", "Limits raised", "uncut:Uncut", "nothing grows: a bias by distance ends nowhere", "limits",
+                 "yes: limits"),
     EncoderEntry("parallel-windows", "Parallel context windows", "parallel_windows:ParallelWindows",
                  "the mean over windows that are read by themselves", "reading", CODE, "2404.12096"),
     EncoderEntry("chunks", "Chunks", "separate_chunks:SeparateChunks",
@@ -57,6 +60,12 @@ ENCODER_METHODS: tuple[EncoderEntry, ...] = (
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in ENCODER_METHODS}
+FITTING = {  # what decides how far an encoder reads -> axes of methods that make sense there
+    TABLE: ("", "table", "logits", "reading"),
+    BIAS: ("", "limits", "logits", "reading"),
+    ROPE: ("", "rope", "reading"),
+    UNKNOWN: ("", "reading"),
+}
 
 
 def refuse_of_encoders(model: str, spellings: Iterable[str]) -> None:

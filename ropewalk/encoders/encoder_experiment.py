@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ropewalk import __version__
+from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint, ids_fingerprint, model_fingerprint
 from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import Tally, average, cluster_mean, mcnemar
 from ropewalk.common.store import Records, content_key
 from ropewalk.encoders.encoder import Encoder
-from ropewalk.encoders.encoder_folder import EncoderFolder
-from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Reading, TableMethod
+from ropewalk.encoders.encoder_folder import TOKENIZER, EncoderFolder
+from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Growing, Reading
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
 from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_texts, similarities
 from ropewalk.report.schema import Average, Gain, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
@@ -108,7 +109,7 @@ class Vectors:
         return {
             "model": model_fingerprint(self.encoder.body),  # type: ignore[arg-type]
             "modules": repr(list(self.encoder.model)[1:]),
-            "code": code_fingerprint(("encoders",)),
+            "code": code_fingerprint(("encoders", "methods", "attention", "rope")),
         }
 
     def of(self, extended: ExtendedEncoder, ids: Sequence[int], question: bool = False) -> NDArray[np.float32]:
@@ -171,12 +172,14 @@ def run(
     started = time.monotonic()
     folder = EncoderFolder.open(experiment.model)
     folder.refuse_unsound()
-    window = folder.window
+    window = folder.window or folder.reads
     if window is None:
         raise UserError(
-            f"{folder.name} has no table of positions (model type {folder.model_type}); such encoders are not compared"
+            f"{folder.name} does not say how many tokens it reads",
+            "Say it: " + setting(folder.name, {f"{TOKENIZER}:model_max_length": 512}),
         )
     for methods in experiment.methods:
+        methods.refuse_elsewhere(folder.positions)
         methods.check(window, experiment.to)
     progress(Progress(0, 0, f"opening {folder.name}"))
     encoder = Encoder(str(folder.path))
@@ -299,7 +302,7 @@ class Measuring:
         e, folder = self.experiment, self.vectors.folder
         model = Model(
             folder.name, self.window, folder.reads, e.to, list(self.lengths),
-            {"pooling": " ".join(folder.poolings) or "mean", "positions": "table", **self.vectors.facts},
+            {"pooling": " ".join(folder.poolings) or "mean", "positions": folder.positions, **self.vectors.facts},
         )  # fmt: skip
         plain = scored.get(PLAIN)
         subjects, rows = [], []
@@ -337,9 +340,9 @@ class Measuring:
         return Subject(
             folder.name,
             methods.id,
-            title(methods),
+            methods.title,
             paper=next((entry.paper for entry in entries if entry.paper), ""),
-            factor=self.experiment.to / self.window if methods.of(TableMethod) else 1.0,
+            factor=self.experiment.to / self.window if methods.of(Growing) else 1.0,
             training_free="yes",
             exportable=" / ".join(dict.fromkeys(entry.exportable for entry in entries)),
             note="; ".join(entry.summary for entry in entries),
@@ -350,15 +353,6 @@ class Measuring:
 
 
 DOCUMENT_PROMPTS, QUESTION_PROMPTS = ("document", "passage"), ("query",)  # as sentence-transformers names them
-
-
-def title(methods: EncoderMethods) -> str:
-    """The name in reports, with options that are not the default."""
-    parts = [
-        entry.title + part.id.removeprefix(part.name).replace("(", " (", 1)
-        for entry, part in zip(methods.entries, methods.parts, strict=False)
-    ]
-    return " + ".join(parts) or methods.entries[0].title
 
 
 def _longest(one: Retrieval) -> int:

@@ -16,11 +16,13 @@ from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
-from ropewalk.encoders.families import FAMILIES, ROTATING, Family
+from ropewalk.encoders.end_of_text import pooled_elsewhere
+from ropewalk.encoders.families import BIAS, FAMILIES, ROPE, ROPE_KEYS, ROTATING, TABLE, UNKNOWN, Family
 from ropewalk.rope.problems import Problem
 
 MODULES = "modules.json"
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+AT_END = "end token"
 OLDER = "pooling_mode_"  # the spelling of older files: one switch for each
 SWITCHES = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens":
             "mean_sqrt_len_tokens", "weightedmean_tokens": "weightedmean", "lasttoken": "lasttoken"}  # fmt: skip
@@ -28,6 +30,7 @@ SETTINGS = tuple(  # of the encoder, in sentence-transformers' own order
     f"sentence_{kind}_config.json" for kind in "bert roberta distilbert camembert albert xlm-roberta xlnet".split()
 )
 TOKENIZER = "tokenizer_config.json"
+ENCODERS = ("Transformer", "CLIPModel")  # modules that read texts
 DOCUMENTS = "document_length"  # of documents alone, where sentence-transformers 6 notes one
 ALL = "all"
 BOUNDLESS = 10**9  # tokens: what tokenizers say that have no limit
@@ -60,7 +63,7 @@ def is_encoder(checkpoint: Checkpoint) -> bool:
         return False  # who reads the configuration says what is wrong with it
     names = config.get("architectures") or []
     writes = config.get("is_decoder") is True or any(str(name).endswith(WRITERS) for name in names)
-    return config.get("model_type") in FAMILIES and not writes
+    return config.get("model_type") in (*FAMILIES, *ROTATING) and not writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,7 @@ class EncoderFolder:
         if not is_encoder(checkpoint):
             raise UserError(
                 f"{checkpoint.name} is no embedding model: it lists no modules ({MODULES}), and its architecture is "
-                "none of " + ", ".join(FAMILIES),
+                "none of " + ", ".join([*FAMILIES, *sorted(ROTATING)]),
                 "Name the folder of an embedding model.",
             )
         return cls(checkpoint)
@@ -133,7 +136,7 @@ class EncoderFolder:
         if not self.parts:
             return self.path
         first = self.parts[0]
-        if first.kind != "Transformer":
+        if first.kind not in ENCODERS:
             raise UserError(
                 f"{self.path / MODULES}: the first module is {first.kind}, expected Transformer",
                 "Only models that are a Transformer and what pools it can be made longer here.",
@@ -141,37 +144,65 @@ class EncoderFolder:
         return first.folder
 
     @cached_property
+    def written(self) -> Mapping[str, Any]:
+        """All of config.json."""
+        return read_json(self.encoder / "config.json")
+
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         """Of the encoder, as its config.json says it."""
-        return read_json(self.encoder / "config.json")
+        if self.family is None or not self.family.inside:
+            return self.written
+        found = dict(self.family.defaults)
+        for key in self.family.inside:
+            if isinstance(said := self.written.get(key), dict):
+                found |= {**self.family.defaults, **said}
+        return found
+
+    def places(self, key: str) -> list[str]:
+        """Where config.json says a key of the encoder: with dots, as ``--set`` has it."""
+        inside = self.family.inside if self.family is not None else ()
+        said = [outer for outer in inside if isinstance(self.written.get(outer), dict)] or list(inside[:1])
+        return [f"{outer}.{key}" for outer in said] or [key]
 
     @property
     def model_type(self) -> str:
-        return str(self.config.get("model_type"))
+        return str(self.written.get("model_type"))
 
     @cached_property
     def family(self) -> Family | None:
         """Where it keeps what it knows of positions; None if it rotates, or is not known."""
         return FAMILIES.get(self.model_type)
 
-    @property
-    def rotates(self) -> bool:
-        return self.model_type in ROTATING
+    @cached_property
+    def positions(self) -> str:
+        """What decides how far it reads: ``TABLE``, ``ROPE``, ``BIAS``, or ``UNKNOWN``."""
+        if self.family is not None:
+            return TABLE if self.family.table else BIAS
+        return ROPE if self.model_type in ROTATING or not ROPE_KEYS.isdisjoint(self.config) else UNKNOWN
+
+    @cached_property
+    def rotating(self) -> Checkpoint:
+        """The encoder itself, for those who read and write its rope."""
+        return self.checkpoint if self.encoder == self.path else Checkpoint(str(self.encoder))
 
     @cached_property
     def window(self) -> int | None:
-        """Tokens that its table of positions has rows for; None if it has no table.
+        """Tokens that its table of positions has rows for, or that its rope is for; None if nothing of it ends.
 
         Raises:
             UserError: if the configuration does not say it.
         """
+        if self.positions == ROPE:
+            return self.rotating.promised
         if self.family is None or not self.family.table:
             return None
         rows = self.config.get("max_position_embeddings")
         first = self.family.row(self.config)
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < first + 2:
             raise UserError(
-                f"max_position_embeddings is {rows!r} in {self.encoder / 'config.json'}, expected {first + 2} or more",
+                f"{self.places('max_position_embeddings')[-1]} is {rows!r} in {self.encoder / 'config.json'}, expected "
+                f"{first + 2} or more",
                 "Restore the file: it is the number of rows of the table of positions.",
             )
         return rows - first
@@ -207,14 +238,14 @@ class EncoderFolder:
 
     @cached_property
     def poolings(self) -> tuple[str, ...]:
-        """How token states become one vector; several are put side by side. Empty where no module says it.
+        """How token states become one vector; several are put side by side. Empty where nothing says it.
 
         Raises:
             UserError: if it is none that is known.
         """
         pooling, content = self._pooling
-        if pooling is None:
-            return ()
+        if pooling is None:  # CLIP itself pools
+            return (AT_END,) if self.family is not None and self.family.tower else ()
         told = content.get("pooling_mode")
         modes: Sequence[Any] = [told] if isinstance(told, str) else told if isinstance(told, list) else []
         if told is None:
@@ -265,11 +296,18 @@ class EncoderFolder:
 
     def holds_table(self, name: str) -> bool:
         """Whether a weight is the table of positions, by its name."""
-        return self.family is not None and bool(self.family.table) and f".{name}".endswith(f".{self.family.table}")
+        table = self.family.table if self.family is not None else ""
+        return bool(table) and self.owns(name) and f".{name}".endswith(f".{table}")
+
+    def owns(self, name: str) -> bool:
+        """Whether a weight is the encoder's, and not of what stands beside it in its model, by its name."""
+        return self.family is not None and f".{name}".find(f".{self.family.tower}") >= 0
 
     @cached_property
     def problems(self) -> list[Problem]:
         """What is wrong with it; each ends in an error, or a wrong vector, where a long text is read."""
+        if self.positions == ROPE:
+            return list(self.rotating.problems)
         found, window = [], self.window
         if window is not None:
             found += self._table_problems()
@@ -281,6 +319,8 @@ class EncoderFolder:
                     f"{window} at most: the table of positions has no more rows, and longer texts end in an error",
                     setting(self.name, {f"{file}:{name}": window}),
                 ))  # fmt: skip
+        if self.family is not None and self.family.causal:
+            found += pooled_elsewhere(self.name, self.encoder, self.config, self.places("eos_token_id"))
         return found
 
     def _table_problems(self) -> list[Problem]:
@@ -291,18 +331,25 @@ class EncoderFolder:
         if shape is None or shape[0] == rows:
             return []
         return [Problem(
-            "table-of-other-length", ALL, "max_position_embeddings", rows,
+            "table-of-other-length", ALL, self.places("max_position_embeddings")[-1], rows,
             f"{shape[0]}, the rows of the table of positions in the weights",
-            setting(self.name, {"max_position_embeddings": shape[0]}),
+            setting(self.name, dict.fromkeys(self.places("max_position_embeddings"), shape[0])),
         )]  # fmt: skip
 
     @cached_property
     def notes(self) -> list[str]:
         """What to know of a sound model."""
         window, reads = self.window, self.reads
-        if window is not None and reads is not None and reads < window:
+        if self.positions == BIAS:
+            return ["a bias by distance ends nowhere: to read longer texts, limits are raised, and nothing else"]
+        if window is None or reads is None or reads == window:
+            return []
+        if self.positions == TABLE:
             return [f"texts are cut at {reads:,} tokens, though its table of positions has {window:,} rows"]
-        return []
+        beyond = "beyond" if reads > window else "though its rope is for"
+        return [
+            f"texts are cut at {reads:,} tokens, {beyond} {window:,}" + (" that its rope is for" * (reads > window))
+        ]
 
     def refuse_unsound(self) -> None:
         """Raise the first problem.
@@ -310,6 +357,8 @@ class EncoderFolder:
         Raises:
             UserError: naming key, value seen, value expected and the mend.
         """
+        if self.positions == ROPE:
+            return self.rotating.refuse_unsound()
         for problem in self.problems:
             raise UserError(
                 f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend

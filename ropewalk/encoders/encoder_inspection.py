@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from ropewalk.checkpoint.inspection_view import show_ropes
 from ropewalk.common.errors import cut
 from ropewalk.common.files import record_in
 from ropewalk.common.results import Result
 from ropewalk.encoders.encoder_folder import EncoderFolder
+from ropewalk.encoders.families import ROPE
+from ropewalk.rope.config import spec_to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.rope.problems import Problem
+    from ropewalk.rope.spec import RopeSpec
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,9 +30,9 @@ class EncoderInspection(Result):
         model: as the user named it.
         architecture: class name in the configuration, or the model type.
         modules: of sentence-transformers, in order; empty of an encoder alone.
-        poolings: how token states become one vector; empty where no module says it.
-        positions: what the encoder knows of them: "table", "table, bias by distance", "bias by distance".
-        window: rows of the table, in tokens; None if there is none.
+        poolings: how token states become one vector; empty where nothing says it.
+        positions: what the encoder knows of them: "table", "table, bias by distance", "bias by distance", "rope".
+        window: rows of the table, or what the rope is for, in tokens; None if there is neither.
         reads: tokens at which texts are cut; None if they are not.
         limits: ``FILE:key`` -> tokens, where a limit is stated.
         layers: of the encoder.
@@ -37,6 +41,7 @@ class EncoderInspection(Result):
         extended_by: the method that ropewalk applied, if it did.
         problems: misconfigurations; empty for a sound model.
         notes: what else to know.
+        ropes: layer type -> RopeSpec, of an encoder that rotates.
         wrote: file that was changed -> where its old content is.
     """
 
@@ -54,6 +59,7 @@ class EncoderInspection(Result):
     extended_by: str | None
     problems: list[Problem]
     notes: list[str]
+    ropes: dict[str, RopeSpec] = field(default_factory=dict)
     wrote: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -64,12 +70,15 @@ class EncoderInspection(Result):
         for file, old in self.wrote.items():
             console.print(f"wrote {file}; what it was is in {old}")
         console.print(Text(cut(self.architecture), "bold"), f"  {self.model}", sep="")
-        rows = "" if self.window is None else f" of {self.window:,} rows"
+        unit = "tokens" if self.ropes else "rows"
+        rows = "" if self.window is None else f" of {self.window:,} {unit}"
         console.print(f"positions: {self.positions}{rows}; {self.layers} layers, {self.dimensions} dimensions")
         by = f", extended by ropewalk with {self.extended_by}" if self.extended_by else ""
         console.print(f"texts are cut at {self.reads:,} tokens{by}" if self.reads else f"texts are not cut{by}")
         pooled = f"pooled by {' and '.join(self.poolings)}" if self.poolings else "no module says how it pools"
         console.print(f"{' > '.join(self.modules) or 'an encoder alone'}; {pooled}")
+        if self.ropes:
+            show_ropes(self.ropes, console)
         for name, text in self.prompts.items():
             if text:
                 console.print(f"prompt {name}: {cut(repr(text))}")
@@ -84,7 +93,8 @@ class EncoderInspection(Result):
             console.print(f"  mend      {problem.mend}")
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "problems": [asdict(one) for one in self.problems]}
+        ropes = {key: spec_to_json(spec) for key, spec in self.ropes.items()}
+        return {**vars(self), "ropes": ropes, "problems": [asdict(one) for one in self.problems]}
 
 
 def inspect_encoder(folder: EncoderFolder) -> EncoderInspection:
@@ -99,10 +109,11 @@ def inspect_encoder(folder: EncoderFolder) -> EncoderInspection:
     made = record_in(folder.path)
     return EncoderInspection(
         model=folder.name,
-        architecture=str((config.get("architectures") or [folder.model_type])[0]),
+        architecture=str((folder.written.get("architectures") or [folder.model_type])[0]),
         modules=[part.kind for part in folder.parts],
         poolings=list(folder.poolings),
-        positions=", ".join(kinds) or ("rope" if folder.rotates else f"unknown here (model type {folder.model_type})"),
+        positions=", ".join(kinds)
+        or (ROPE if folder.positions == ROPE else f"unknown here (model type {folder.model_type})"),
         window=folder.window,
         reads=folder.reads,
         limits=folder.limits,
@@ -112,6 +123,7 @@ def inspect_encoder(folder: EncoderFolder) -> EncoderInspection:
         extended_by=made.get("method"),
         problems=folder.problems,
         notes=folder.notes,
+        ropes=dict(folder.rotating.specs) if folder.positions == ROPE else {},
     )
 
 

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import show
 from ropewalk.common.naming import spelled
-from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, EncoderEntry
-from ropewalk.methods.catalogue import options_of, split
+from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING, EncoderEntry
+from ropewalk.encoders.families import ROPE, TABLE
+from ropewalk.methods.base import require_beyond
+from ropewalk.methods.catalogue import BY_NAME, method, options_of, split
+from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ropewalk.encoders.extended_encoder import ExtendedEncoder
+    from ropewalk.methods.base import Method
 
 PLAIN = "none"
 Kind = TypeVar("Kind", bound="EncoderMethod")
@@ -32,7 +36,7 @@ class EncoderMethod:
 
     Attributes:
         name: the id in the list of methods.
-        axis: what it decides: "table", "logits" or "reading"; methods compose if their axes differ.
+        axis: what it decides: "table", "rope", "limits", "logits" or "reading"; methods compose if their axes differ.
     """
 
     name: ClassVar[str]
@@ -43,6 +47,11 @@ class EncoderMethod:
         """The name, and options that differ from their defaults: ``pi(effective_window=128)``."""
         changed = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
         return spelled(self.name, changed)
+
+    @property
+    def entries(self) -> tuple[EncoderEntry, ...]:
+        """What the lists say of it."""
+        return (BY_ID[self.name],)
 
     def check(self, window: int, to: int) -> None:
         """Refuse options that make no sense for a model.
@@ -57,7 +66,56 @@ class EncoderMethod:
 
 
 @dataclass(frozen=True)
-class TableMethod(EncoderMethod):
+class Growing(EncoderMethod):
+    """Has texts of up to the target read at once."""
+
+    @property
+    def saved(self) -> bool:
+        """Whether a folder says it as it is, for texts of every length."""
+        return True
+
+    def check(self, window: int, to: int) -> None:
+        if to <= window:
+            raise UserError(
+                f"the target of {to:,} tokens is not beyond the {window:,} that are read without {self.id}",
+                f"Say --to {show(2 * window)}, or more.",
+            )
+
+
+@dataclass(frozen=True)
+class RopeMethod(Growing):
+    """What extends language models, for encoders that rotate as these do.
+
+    Attributes:
+        method: of the list of methods.
+    """
+
+    method: Method
+
+    name: ClassVar[str] = "rope"
+    axis: ClassVar[str] = "rope"
+
+    @property
+    def id(self) -> str:
+        return self.method.id
+
+    @property
+    def saved(self) -> bool:
+        return isinstance(self.method, FrequencyMethod) and not self.method.runtime
+
+    @property
+    def entries(self) -> tuple[EncoderEntry, ...]:
+        found = [BY_NAME[re.sub(r"\(.*", "", part, flags=re.DOTALL)] for part in split(self.id, "+")]
+        return tuple(
+            EncoderEntry(one.id, one.title, one.where, one.summary, "rope", one.exportable, one.paper) for one in found
+        )
+
+    def check(self, window: int, to: int) -> None:
+        require_beyond([self.method], to, window)
+
+
+@dataclass(frozen=True)
+class TableMethod(Growing):
     """Makes a longer table of positions out of the one that there is.
 
     Attributes:
@@ -70,6 +128,10 @@ class TableMethod(EncoderMethod):
     effective_window: int | None = None
     follow: bool = False
     axis: ClassVar[str] = "table"
+
+    @property
+    def saved(self) -> bool:
+        return not self.follow
 
     def rows(self, window: int, to: int) -> Tensor:
         """Which row each position reads; between two rows, both in proportion.
@@ -174,6 +236,24 @@ class EncoderMethods:
         """The part of a kind."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
+    def refuse_elsewhere(self, positions: str) -> None:
+        """Refuse what changes something that an encoder does not have.
+
+        Args:
+            positions: what decides how far it reads, of ``families``.
+
+        Raises:
+            UserError: naming the method, and those that there are.
+        """
+        for part in self.parts:
+            if part.axis not in FITTING[positions]:
+                fitting = [one.id for one in ENCODER_METHODS if one.axis in FITTING[positions]]
+                raise UserError(
+                    f"{part.id} changes the {part.axis} of an encoder, and how far this one reads is decided by: "
+                    f"{positions}",
+                    f"For it there are {', '.join(fitting)}.",
+                )
+
     def check(self, window: int, to: int) -> None:
         """Refuse what makes no sense for a model; see ``EncoderMethod.check``."""
         for part in self.parts:
@@ -181,16 +261,41 @@ class EncoderMethods:
 
     @property
     def entries(self) -> list[EncoderEntry]:
-        return [BY_ID[part.name] for part in self.parts] or [BY_ID[PLAIN]]
+        return [entry for part in self.parts for entry in part.entries] or [BY_ID[PLAIN]]
+
+    @property
+    def title(self) -> str:
+        """The name in reports, with options that are not the default."""
+        parts = [
+            " + ".join(entry.title for entry in part.entries) + "".join(" " + one for one in _options(part.id))
+            for part in self.parts
+        ]
+        return " + ".join(parts) or BY_ID[PLAIN].title
 
 
-def encoder_methods(spelling: str) -> EncoderMethods:
+def _options(spelling: str) -> list[str]:
+    return [part[part.index("(") :] for part in split(spelling, "+") if "(" in part]
+
+
+def encoder_methods(spelling: str, positions: str = TABLE) -> EncoderMethods:
     """Methods from their spelling: ``pi``, ``grouped(effective_window=128)``, ``pi+tempscale+late-chunking``.
+
+    Of an encoder that rotates, names are those of methods for language models: ``yarn+late-chunking``.
+
+    Args:
+        spelling: ids, with options in brackets.
+        positions: what decides how far the encoder reads, of ``families``.
 
     Raises:
         UserError: for an unknown id or option, a wrong value, or two methods that decide the same.
     """
-    parts = [_one(part) for part in split(spelling, "+")]
+    spelled_parts, turning = split(spelling, "+"), ""
+    if positions == ROPE:
+        ours = [part for part in spelled_parts if _fits(part, positions)]
+        turning = "+".join(part for part in spelled_parts if part not in ours)
+        spelled_parts = ours
+    parts: list[EncoderMethod | None] = [_rotary(turning)] if turning else []
+    parts += [_one(part) for part in spelled_parts]
     made = tuple(part for part in parts if part is not None)
     if len(made) < len(parts) > 1:
         raise UserError(f"{PLAIN} composes with nothing, seen in {spelling!r}", "Leave it out.")
@@ -201,12 +306,32 @@ def encoder_methods(spelling: str) -> EncoderMethods:
     return EncoderMethods(made)
 
 
+def _fits(spelling: str, positions: str) -> bool:
+    entry = BY_ID.get(spelling.partition("(")[0].strip())
+    return entry is not None and entry.axis in FITTING[positions]
+
+
+def _rotary(spelling: str) -> RopeMethod:
+    for part in split(spelling, "+"):
+        name = part.partition("(")[0].strip()
+        if name in BY_ID and name not in BY_NAME:
+            raise UserError(
+                f"{name} is for other encoders: this one rotates, and has no {BY_ID[name].axis} to change",
+                "Choose a method of 'ropewalk methods', such as yarn.",
+            )
+    chosen = method(spelling)
+    if chosen.measured or any(one.fit is not None for one in getattr(chosen, "parts", (chosen,))):
+        raise UserError(f"{chosen.id} is fitted on models that write, and an encoder is none", "Choose another method.")
+    return RopeMethod(chosen)
+
+
 def _one(spelling: str) -> EncoderMethod | None:
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
     if match is None or match[1] not in BY_ID:
-        known = did_you_mean(spelling.partition("(")[0].strip(), BY_ID)
+        name = spelling.partition("(")[0].strip()
+        why = ", which is for those that rotate" if name in BY_NAME else did_you_mean(name, BY_ID)
         names = ", ".join(one.id for one in ENCODER_METHODS)
-        raise UserError(f"unknown method for encoders {spelling!r}{known}", f"There are {names}.")
+        raise UserError(f"unknown method for encoders {spelling!r}{why}", f"There are {names}.")
     if match[1] == PLAIN:
         return None
     module, name = BY_ID[match[1]].where.split(":")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.encoder import Encoder, LiveTable, holding
-from ropewalk.encoders.encoder_method import EncoderMethods, LogitMethod, Reading, TableMethod
+from ropewalk.encoders.encoder import Encoder, LiveTable, called, holding
+from ropewalk.encoders.encoder_method import EncoderMethods, Growing, LogitMethod, Reading, RopeMethod, TableMethod
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +44,9 @@ class ExtendedEncoder:
     to: int
     as_written: bool = False
 
+    def __post_init__(self) -> None:
+        self.methods.refuse_elsewhere(self.folder.positions)
+
     @cached_property
     def window(self) -> int:
         """Tokens that the encoder reads by itself.
@@ -59,7 +62,7 @@ class ExtendedEncoder:
     @property
     def reads(self) -> int:
         """Tokens that are read at once."""
-        return self.to if self.methods.of(TableMethod) else self.window
+        return self.to if self.methods.of(Growing) else self.window
 
     @property
     def room(self) -> int:
@@ -125,21 +128,25 @@ class ExtendedEncoder:
     def changes(self, n: int) -> bool:
         """Whether a text of so many tokens, without those around it, is read otherwise than by the plain model."""
         length = min(n, self.room) + sum(map(len, self.encoder.around))
-        table, logits = self.methods.of(TableMethod), self.methods.of(LogitMethod)
-        if length <= self.window and not (self.as_written and table is not None and not table.follow):
-            return logits is not None and table is None  # two profiles, but where there is no table to choose by
-        return table is not None or logits is not None
+        growing, logits = self.methods.of(Growing), self.methods.of(LogitMethod)
+        if length <= self.window and not (self.as_written and growing is not None and growing.saved):
+            return logits is not None and growing is None  # two profiles, but where no length is there to choose by
+        return logits is not None or isinstance(growing, (TableMethod, RopeMethod))
 
     @contextmanager
     def applied(self, length: int) -> Iterator[None]:
         """Have the methods on, for a text of so many tokens."""
         table, logits = self.methods.of(TableMethod), self.methods.of(LogitMethod)
+        rope = self.methods.of(RopeMethod)
         with ExitStack() as on:
             if self.changes(length - sum(map(len, self.encoder.around))):
                 if table is not None:
                     on.enter_context(self.table.being(self._table(length if table.follow else self.to)))
                 if logits is not None:
                     on.enter_context(holding(self.encoder.body, self._scaled))
+                if rope is not None:
+                    on.enter_context(rope.method.on(self.encoder.body, self.to))
+                    on.enter_context(called(self.encoder.body))
             yield
 
     def _table(self, to: int) -> Tensor:
@@ -183,7 +190,7 @@ def scaled_logits(weights: Mapping[str, Tensor], folder: EncoderFolder, scale: f
     family = folder.family
     assert family is not None
     ends = tuple(f"{family.queries}.{kind}" for kind in ("weight", "bias")) + ((family.bias,) if family.bias else ())
-    found = {name: weight for name, weight in weights.items() if name.endswith(ends)}
+    found = {name: weight for name, weight in weights.items() if folder.owns(name) and name.endswith(ends)}
     if not any(name.endswith(ends[0]) for name in found) or (
         family.bias and not any(name.endswith(family.bias) for name in found)
     ):

@@ -149,4 +149,8 @@ KINDS = {kind.code: kind for kind in (
          "has two positions less than its configuration says.", "Writes the number of rows.", (ENCODER,), S),
     Kind("table-of-other-length", "The configuration says another number of positions than the table has rows.",
          "It cannot be loaded; or is, and without its table.", "Writes the number of rows.", (ENCODER,), S),
+    Kind("pooled-elsewhere", "The configuration of CLIP names another end token than the tokenizer writes.",
+         "A text is pooled at a token that does not end it, or at its first one, without an error. Where it names 2, "
+         "as older ones do, texts are pooled at their highest id, which a token that was added can be.",
+         "Names the tokenizer's end token.", (ENCODER,), S),
 )}  # fmt: skip

@@ -38,7 +38,12 @@ RUNS = Path("runs")
 PLAIN, FULL = "none", "full"  # the method and the strategy that change nothing
 SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
-OF_ENCODERS = ("none", "parallel-windows", "chunks", "late-chunking", "recurrent", "grouped", "pi")
+READINGS = ("none", "parallel-windows", "chunks", "late-chunking")
+OF_ENCODERS = {  # by what decides how far they read
+    "table": (*READINGS, "recurrent", "grouped", "pi"),
+    "rope": (*READINGS, "pi", "ntk-aware", "longembed-rope", "yarn", "self-extend"),
+    "bias": (*READINGS, "uncut", "uncut+tempscale"),
+}
 NOT_OF_ENCODERS = (
     "more_models", "documents", "data", "qa", "sequential", "judge", "judge_model", "on", "workers", "bos",
     "strategies", "spend", "window", "embed", "tokenizer", "served", "dtype", "device", "trust_remote_code",
@@ -151,7 +156,7 @@ class ExperimentRequest(ServedRequest, LiveRequest):
 
         Args:
             checkpoint: the model.
-            methods: spellings.
+            methods: spellings; none of them means those that need no training.
             to: target length of the methods; None means the longest of the lengths, else what the model reads.
             refused: options of the verb that change nothing here.
 
@@ -170,7 +175,9 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         folder = EncoderFolder.open(checkpoint)
         experiment = EncoderExperiment(
             self.model,
-            tuple(map(encoder_methods, methods)),
+            tuple(
+                encoder_methods(one, folder.positions) for one in methods or OF_ENCODERS.get(folder.positions, READINGS)
+            ),
             to or max(self.lengths or (folder.window or folder.reads or 1,)),
             self.lengths,
             self.tasks or (() if self.rows else EncoderExperiment.tasks),
@@ -296,7 +303,7 @@ def compare(request: CompareRequest) -> Outcome:
 
     asked = request.methods
     if (encoder := encoder_at(request.model)) is not None:
-        spelled = OF_ENCODERS if asked == CompareRequest.methods else tuple(dict.fromkeys([PLAIN, *asked]))
+        spelled = () if asked == CompareRequest.methods else tuple(dict.fromkeys([PLAIN, *asked]))
         return request.on_encoder(encoder, spelled, to=request.to, refused=["depths"])
     refuse_of_encoders(request.model, asked)
     if request.all_served and asked == CompareRequest.methods:

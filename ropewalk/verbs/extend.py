@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.write import Extension
     from ropewalk.encoders.encoder_extension import EncoderExtension
 
-DEFAULT, OF_ENCODERS = "yarn", "recurrent"  # of these the one that reads short texts as before
+DEFAULT = "yarn"
+OF_ENCODERS = {
+    "table": "recurrent",
+    "bias": "uncut",
+}  # by what decides how far they read; these read short texts as before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +31,8 @@ class ExtendRequest(OnTopRequest, TargetRequest, ModelRequest):
 
     Attributes:
         out: Folder to write; by default one here, named after the model and ``to``.
-        method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16); by default yarn, and recurrent
-            for an embedding model with a table of positions, which has methods of its own.
+        method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16); by default yarn. Embedding
+            models with a table of positions, or a bias, have methods of their own: by default recurrent, and uncut.
         overwrite: Replace what is there, if ropewalk wrote it.
     """
 
@@ -67,7 +71,7 @@ class Extended(Result):
 def extend(request: ExtendRequest) -> Extended | EncoderExtension:
     """Write a checkpoint whose configuration extends the window; weights are linked, not changed.
 
-    An embedding model with a table of positions gets a longer one, and stays a folder of sentence-transformers.
+    An embedding model gets a longer table of positions, or another rope, and stays a folder of sentence-transformers.
 
     Returns:
         The folder, what changed in its configuration, and the line that serves it, per engine.
@@ -107,7 +111,8 @@ def _encoder(request: ExtendRequest, checkpoint: Checkpoint) -> EncoderExtension
     from ropewalk.encoders.encoder_folder import EncoderFolder
     from ropewalk.encoders.encoder_method import encoder_methods
 
-    chosen = encoder_methods(request.method or OF_ENCODERS)
+    folder = EncoderFolder(checkpoint)
+    chosen = encoder_methods(request.method or OF_ENCODERS.get(folder.positions, DEFAULT), folder.positions)
     request.refuse_unused(["on_top", "trust_remote_code"], "of an embedding model")
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
-    return extend_encoder(EncoderFolder(checkpoint), request.to, chosen, out, request.overwrite)
+    return extend_encoder(folder, request.to, chosen, out, request.overwrite)

@@ -89,6 +89,7 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
         checkpoint.refuse_bundled()
         judge = partial(refuse_worse, configuration=configuration(checkpoint.place))
         wrote = set_keys(checkpoint.place, request.set, judge)
+        checkpoint = Checkpoint(request.model, request.trust_remote_code)  # what was read before is of before
     try:
         looked = look(checkpoint)
     except UserError as error:
@@ -104,13 +105,14 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
 
 def _encoder(request: InspectRequest, checkpoint: Checkpoint) -> EncoderInspection:
     """Inspect an embedding model, after keys of its files were changed."""
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.edits import set_keys
     from ropewalk.encoders.encoder_folder import EncoderFolder
     from ropewalk.encoders.encoder_inspection import inspect_encoder
 
     request.refuse_unused(["weights", "against", "patch"], "of an embedding model")
     wrote = set_keys(checkpoint.place, request.set) if request.set else {}
-    found = inspect_encoder(EncoderFolder(checkpoint))
+    found = inspect_encoder(EncoderFolder(Checkpoint(checkpoint.name)))  # what was read before is of before
     return replace(found, wrote={str(file): str(old) for file, old in wrote.items()})
 
 

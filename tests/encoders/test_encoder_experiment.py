@@ -133,5 +133,5 @@ def test_prompts_stand_before_texts_and_questions(folder: Path, tmp_path: Path) 
     np.testing.assert_allclose(vector, SentenceTransformer(str(place)).encode_document(text), atol=2e-6)
     pooling = place / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
-    with pytest.raises(UserError, match="leaves its prompt"):
+    with pytest.raises(UserError, match="pools without its prompt"):
         run(e, SampleStore())

@@ -86,7 +86,7 @@ def test_a_table_that_does_not_match_its_configuration(tmp_path: Path) -> None:
     ("1_Pooling/config.json", {"word_embedding_dimension": 16}, "pooling is None"),
     ("modules.json", {"0": "Transformer"}, "expected a list of modules"),
     ("modules.json", [{"idx": 0, "path": "../..", "type": "x.Transformer"}], "expected a folder inside"),
-    ("modules.json", [{"idx": 0, "path": "", "type": "x.CLIPModel"}], "the first module is CLIPModel"),
+    ("modules.json", [{"idx": 0, "path": "", "type": "x.Router"}], "the first module is Router"),
     ("config.json", {"model_type": "bert", "max_position_embeddings": "many"}, "max_position_embeddings"),
     ("config.json", {"model_type": "bert", "max_position_embeddings": 1}, "max_position_embeddings"),
 ])  # fmt: skip

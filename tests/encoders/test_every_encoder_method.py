@@ -12,11 +12,12 @@ import torch
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder import Encoder
-from ropewalk.encoders.encoder_entries import ENCODER_METHODS, EncoderEntry, refuse_of_encoders
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS, FITTING, EncoderEntry, refuse_of_encoders
 from ropewalk.encoders.encoder_extension import extend_encoder
 from ropewalk.encoders.encoder_folder import EncoderFolder
 from ropewalk.encoders.encoder_method import EncoderMethods, Reading, TableMethod, between_rows, encoder_methods
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from ropewalk.encoders.families import TABLE
 from tests.encoders import tiny_encoders
 from tests.encoders.tiny_encoders import CLASSES, WINDOW
 
@@ -24,7 +25,7 @@ TEXT = "The ship sails at nine. Its cook is called Mara, and she comes from Riga
 SHORT = "Mara cooks."
 TABLES = [one for one in ENCODER_METHODS if one.axis == "table"]
 SPELLED = {"stretch": "stretch(keep=4)", "chunks": "chunks(size=8)", "late-chunking": "late-chunking(size=8)"}
-OTHERS = [one for one in ENCODER_METHODS if one.id != "none"]
+OTHERS = [one for one in ENCODER_METHODS if one.id != "none" and one.axis in FITTING[TABLE]]
 TO = 2 * WINDOW
 
 

@@ -1,0 +1,119 @@
+"""Long-CLIP's training: images find their long captions, and their main traits the short ones (arXiv 2403.15378)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ropewalk.common.errors import UserError
+from ropewalk.encoders.encoder_training import Pace, contrastive, descend
+from ropewalk.encoders.end_of_text import HIGHEST
+from ropewalk.encoders.frozen_rows import frozen_rows
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTextModel
+
+PACE = Pace(1e-6, weight_decay=1e-2, warmup=200)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A batch of images, each with two captions.
+
+    Attributes:
+        pixels: float [B, 3, H, W].
+        long: int64 [B, n], token ids of long captions, with their ends.
+        short: int64 [B, m], of short ones.
+    """
+
+    pixels: Tensor
+    long: Tensor
+    short: Tensor
+
+
+@dataclass(frozen=True)
+class LongClipTraining:
+    """What the paper's code does by default.
+
+    Attributes:
+        keep: first rows of the table of positions, which stay.
+        components: of the images of a batch, that short captions are held against.
+        smoothing: of labels, in both losses.
+        pace: of all weights.
+    """
+
+    keep: int = 20
+    components: int = 32
+    smoothing: float = 0.1
+    pace: Pace = PACE
+
+
+def train_long_clip(
+    model: CLIPModel, batches: Sequence[Captioned], settings: LongClipTraining | None = None
+) -> list[float]:
+    """Train a CLIP that was stretched: both towers, all but the first rows of its table; the loss before each step.
+
+    Raises:
+        UserError: if no row is left to learn, or a caption has no end token, without which CLIP pools its beginning.
+    """
+    settings = settings or LongClipTraining()
+    table = model.text_model.embeddings.position_embedding
+    for batch in batches:
+        refuse_endless(model.text_model, batch.long)
+        refuse_endless(model.text_model, batch.short)
+    rows = torch.arange(table.num_embeddings)
+    model.train()
+    try:
+        with frozen_rows(table, rows < settings.keep):
+            return descend(model.parameters(), lambda batch: long_clip_loss(model, batch, settings), batches,
+                           settings.pace)  # fmt: skip
+    finally:
+        model.eval()
+
+
+def long_clip_loss(model: CLIPModel, batch: Captioned, settings: LongClipTraining) -> Tensor:
+    """Images against long captions, plus their primary components against short ones."""
+    images = F.normalize(model.get_image_features(batch.pixels).pooler_output, dim=-1)
+    long, short = (F.normalize(model.get_text_features(ids).pooler_output, dim=-1) for ids in (batch.long, batch.short))
+    coarse = primary(images, settings.components)
+    scale = model.logit_scale.exp()
+    return contrastive(images, long, scale, settings.smoothing) + contrastive(coarse, short, scale, settings.smoothing)
+
+
+def primary(features: Tensor, components: int) -> Tensor:
+    """Features of which the directions stay in which the batch differs most, and its mean.
+
+    The directions are taken as given: gradients flow along them, not through how they were found, which has none where
+    two of them weigh the same.
+
+    Args:
+        features: [B, e].
+        components: directions; of no effect from B - 1 on.
+
+    Returns:
+        [B, e].
+    """
+    mean = features.mean(0)
+    centred = features - mean
+    precise = centred.detach().to(torch.promote_types(features.dtype, torch.float32))
+    directions = torch.linalg.svd(precise, full_matrices=False).Vh[:components].to(features)
+    return centred @ directions.T @ directions + mean
+
+
+def refuse_endless(tower: CLIPTextModel, ids: Tensor) -> None:
+    """Refuse texts at whose end nothing is pooled.
+
+    Raises:
+        UserError: naming the end token and how many texts have none.
+    """
+    end: Any = tower.eos_token_id
+    without = 0 if end == HIGHEST else int((ids != end).all(-1).sum())
+    if without:
+        raise UserError(
+            f"{without} of {len(ids)} texts have no end token ({end}), where CLIP pools", "Cut texts before their end."
+        )
