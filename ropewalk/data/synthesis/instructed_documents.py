@@ -18,23 +18,24 @@ from ropewalk.data.synthesis.replies import instruction_about, ungrounded
 from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 
-INSTRUCTION = """Read the text, and write one instruction that somebody might give who wants to learn from many documents about the same subject: a question, a comparison, a list to be made, a summary under one aspect.
+INSTRUCTION = """Text:
+{chunk}
 
-It must make sense to somebody who has never seen the text. Reply with the instruction alone.
+Write one instruction that somebody might give who wants to learn from many documents about the subject of this text: a question, a comparison, a list to be made, a summary under one aspect. It must make sense to somebody who has never seen the text.
 
-Text:
-{chunk}"""  # noqa: E501
-NOTE = """Somebody works on this instruction: {instruction}
+Reply with the instruction alone."""  # noqa: E501
+NOTE = """Text:
+{chunk}
 
-Note what the text says that helps with it, in a few sentences, with names and numbers as they stand there. Reply with the one word NOTHING if it says nothing of use.
+Somebody works on this instruction: {instruction}
 
-Text:
-{chunk}"""  # noqa: E501
-ANSWER = """Follow this instruction: {instruction}
+Note what the text says that helps with it, in a few sentences, with names and numbers as they stand there. Reply with the one word NOTHING if it says nothing of use."""  # noqa: E501
+ANSWER = """Notes, which were taken from long documents:
+{notes}
 
-Use these notes alone, which were taken from long documents, and do not speak of notes. Reply with the answer alone.
+Follow this instruction: {instruction}
 
-{notes}"""
+Use the notes alone, and do not speak of them. Reply with the answer alone."""
 NOTHING = "nothing"
 BETWEEN, ASKS, ANSWERS = "\n\n", "\n\nInstruction: {instruction}\nAnswer:", " {answer}"
 BRIEF, ROOM = 128, 512  # tokens of an instruction and of a note, and of an answer

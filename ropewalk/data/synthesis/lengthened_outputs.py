@@ -16,12 +16,12 @@ from ropewalk.data.synthesis.replies import instruction_about
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.tasks.output_length import about, distinct, length_score
 
-INSTRUCTION = """Read the text, and think of something long that could be written about its subject: an essay, a story, a report, a guide. Write the instruction for it, in one sentence, without a length.
+INSTRUCTION = """Text:
+{chunk}
 
-Reply with the instruction alone.
+Think of something long that could be written about the subject of this text: an essay, a story, a report, a guide. Write the instruction for it, in one sentence, without a length.
 
-Text:
-{chunk}"""  # noqa: E501
+Reply with the instruction alone."""  # noqa: E501
 WRITE = """{instruction}
 
 Reply with the text alone, every paragraph on a line of its own."""

@@ -20,12 +20,12 @@ from ropewalk.data.synthesis.similarity import Similarity
 from ropewalk.data.synthesis.synthesis import Written
 from ropewalk.data.synthesis.written_questions import ASKS, ROOM, Question, question_prompt, read_question, unsupported
 
-SOLVE = """Answer the question from the passage, with a few words that stand there. Reply with the answer alone.
+SOLVE = """Passage:
+{passage}
 
 Question: {question}
 
-Passage:
-{passage}"""
+Answer the question from the passage, with a few words that stand there. Reply with the answer alone."""
 MERGE = """Here are questions and their answers. Write one question that can be answered only by somebody who finds the answers to all of them, and that names none of those answers except where a comparison needs no name. Its answer must be one of those answers, or stand in the passage that one of them was taken from, word for word.
 
 Reply with two lines:
@@ -41,12 +41,6 @@ Question: {question}
 Answer: {answer}
 
 Reply with one line: "Score: " and the number."""  # noqa: E501
-UNRESOLVED = re.compile(
-    r"^(it|he|she|they|this|that|these|those|its|his|her|their)\b"
-    r"|\b(the|this) (passage|text|paragraph|author|excerpt)\b"
-    r"|\b(mentioned|described|given|shown) (above|below|here)\b|\baccording to (it|him|her|them)\b",
-    re.IGNORECASE,
-)
 NEIGHBOURS, HOPS, GOOD = 10, 3, 2  # chunks that one is linked with, hops at most, the least score that is kept
 SMALLEST, POOL = 64, 50_000  # tokens of a chunk at least, chunks that are searched
 BETWEEN, ANSWERS = "\n\n", " {answer}"
@@ -154,8 +148,6 @@ class LinkedQuestions:
         for (number, i), one in zip(places, asked, strict=True):
             if one is None:
                 why.setdefault(number, "no question")
-            elif UNRESOLVED.search(one.question):
-                why.setdefault(number, "a question without a subject")
             elif reason := unsupported(one, [texts[i]], [0]):
                 why.setdefault(number, reason)
             else:

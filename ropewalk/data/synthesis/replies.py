@@ -8,6 +8,13 @@ from collections.abc import Callable, Sequence
 from ropewalk.backends.chat.answering import Nonsense
 
 SHORTEST = 12  # signs of an instruction
+# What speaks of a text that its reader does not see, or of something that it does not name.
+UNRESOLVED = re.compile(
+    r"^(it|he|she|they|this|that|these|those|its|his|her|their)\b"
+    r"|\b(the|this|these) (given |following )?(passage|text|paragraph|author|excerpt)s?\b"
+    r"|\b(mentioned|described|given|shown) (above|below|here)\b|\baccording to (it|him|her|them)\b",
+    re.IGNORECASE,
+)
 # What words are made of, but for scripts that put no blanks between words: Thai to Lao, Burmese, Khmer, kana, Chinese.
 LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
 
@@ -29,8 +36,8 @@ def labelled(text: str, labels: Sequence[str]) -> list[str]:
 def instruction_about(subject: str) -> Callable[[str], str]:
     """Takes an instruction about a text: a line of a few words, which has one of the text's longer ones.
 
-    Models that do not understand what they are asked speak of themselves. Where words have no blanks between them, any
-    line is taken.
+    Models that do not understand what they are asked speak of themselves, or of "the text". Where words have no blanks
+    between them, any line has such words.
     """
     known = _longer(subject)
 
@@ -40,6 +47,8 @@ def instruction_about(subject: str) -> Callable[[str], str]:
             raise Nonsense("no instruction")
         if (said := _longer(text)) and not said & known:
             raise Nonsense("an instruction about something else")
+        if UNRESOLVED.search(text):
+            raise Nonsense("an instruction without a subject")
         return text
 
     return read

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ropewalk.data.synthesis.synthesis import Questions
 
 ENGINE = "engine"  # the field of those that ask one
+NAME_ONE = "Name one: --engine URL, --engine demo or --engine FOLDER."
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,23 @@ def synthesis_class(kind: str, engine: bool, sieved: bool = False) -> type[Any]:
     Args:
         kind: of ``SYNTHESES``.
         engine: whether there is an engine.
-        sieved: whether that answers questions, so that it need not write them.
+        sieved: whether one is to answer questions, so that it need not write them.
 
     Raises:
-        UserError: if there is no such kind, or none of it with or without an engine.
+        UserError: if there is no such kind, or none of it with or without an engine, or none to answer.
     """
     if kind not in SYNTHESES:
         hint = did_you_mean(kind, SYNTHESES)
         raise UserError(f"no questions {kind!r}{hint}", f"There are {', '.join(SYNTHESES)}.")
+    if sieved and not engine:
+        raise UserError("whether rows are grounded or robust is asked of an engine", NAME_ONE)
     found = SYNTHESES[kind].load(engine)
     if found is None and engine and sieved:
         found = SYNTHESES[kind].load(engine=False)
     if found is None and engine:
         raise UserError(f"no engine writes {kind}", "Leave --engine out, or have it answer: --grounded, --robust.")
     if found is None:
-        raise UserError(f"{kind} is written by an engine", "Name one: --engine URL, --engine demo or --engine FOLDER.")
+        raise UserError(f"{kind} is written by an engine", NAME_ONE)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,29 +15,25 @@ from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
 from ropewalk.data.synthesis.information_intensive import SEGMENT, SEVERAL, SHARES, segments_of
-from ropewalk.data.synthesis.replies import holds, labelled
+from ropewalk.data.synthesis.replies import LETTER, UNRESOLVED, holds, labelled
 from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
 
-ONE = """Read the passage, and write one question that it answers.
+ONE = """Passage:
+{passage}
 
-The question must make sense to somebody who has never seen the passage: name what it is about, and do not say "the passage" or "the text". The answer must be a few words that stand in the passage exactly as you write them.
+Write one question that is answered by a few words of this passage, such as a name or a number, and the answer, copied word for word. Somebody who has never seen the passage must understand the question, so name the things that it asks about.
 
 Reply with two lines:
 Question: ...
-Answer: ...
+Answer: ..."""  # noqa: E501
+MANY = """{passages}
 
-Passage:
-{passage}"""  # noqa: E501
-MANY = """Read the passages, and write one question that can be answered only by somebody who knows all of them.
-
-The question must make sense to somebody who has never seen the passages: name what it is about, and do not say "the passage" or "the text". The answer has one part from each passage, in their order: a few words that stand in that passage exactly as you write them.
+Write one question that can be answered only by somebody who knows all of these passages, and the answer: from each passage, in their order, a few words such as a name or a number, copied word for word. Somebody who has never seen the passages must understand the question, so name the things that it asks about.
 
 Reply with these lines:
 Question: ...
-{labels}
-
-{passages}"""  # noqa: E501
+{labels}"""  # noqa: E501
 ASKS, ANSWERS = "\n\nQuestion: {question}\nAnswer:", " {answer}"
 ROOM = 256  # tokens of a reply
 SUPPORT = "stands in the evidence word for word, and nowhere else in the context"
@@ -54,8 +51,9 @@ class Question:
 class WrittenQuestions:
     """Segments of 128 tokens of random documents, and a question that an engine wrote about one of them, or a few.
 
-    An answer is kept if every part of it stands in its own segment word for word, in no other segment of the row, and
-    not in the question: then it needs no judge. The loss is on the answer alone.
+    A question is kept if it names what it asks about, and every part of the answer stands in its own segment word for
+    word, in no other segment of the row, and not in the question: then it needs no judge. The loss is on the answer
+    alone.
 
     Attributes:
         engine: that writes.
@@ -167,9 +165,13 @@ def unsupported(asked: Question, context: Sequence[str], evidence: Sequence[int]
     """Why a question is of no use in a context; empty if it is."""
     if len(asked.answers) != len(evidence) or not all(asked.answers):
         return "another number of answers"
+    if UNRESOLVED.search(asked.question):
+        return "a question without a subject"
     for answer, place in zip(asked.answers, evidence, strict=True):
         if not holds(context[place], answer):
             return "the answer is not in its evidence"
+        if re.fullmatch(rf"(?!\d){LETTER}", answer):
+            return "the answer is one letter"
         if holds(asked.question, answer):
             return "the question tells the answer"
         if any(holds(other, answer) for i, other in enumerate(context) if i != place):

@@ -15,6 +15,7 @@ from ropewalk.texts.documents import token_ids
 from tests.data.synthesis.written import TOKENIZER, content, talker, write
 
 LENGTH, ROWS, CHUNK = 4096, 6, 200
+INSTRUCTED, NOTED, FOLLOWED = "Write one instruction", "Somebody works on", "Follow this instruction"  # what is asked
 COLOURS = "red green blue white black brown grey pink".split()
 
 
@@ -30,13 +31,18 @@ def texts(tmp_path_factory) -> Path:
     return folder
 
 
+def shown(prompt: str) -> str:
+    """The text that a prompt begins with."""
+    return re.split("\n\n(?=Write one|Somebody)", prompt.removeprefix("Text:\n"))[0]
+
+
 def say(prompt: str, again: int) -> str:
-    if prompt.startswith("Read the text"):
+    if INSTRUCTED in prompt:
         return "List numbers of ropes that are {}, but {}.".format(
             *re.search(r"the (\w+) rope of (n\d+)", prompt).groups()
         )
     colour = re.search(r"ropes that are (\w+),", prompt)[1]
-    if prompt.startswith("Somebody"):
+    if NOTED in prompt:
         found = re.findall(rf"the {colour} rope of (n\d{{6}})", prompt)
         return f"Noted on page nine: {' '.join(found[:2])}" if found else "Nothing."
     return " ".join(re.findall(r"n\d{6}", prompt)[:6])
@@ -79,7 +85,7 @@ def test_no_rest_of_a_few_tokens_is_cut_out_or_asked_about(made) -> None:
                 cut += not whole
                 assert whole or some.stop[i] - some.start[i] >= SMALLEST
     assert cut
-    notes = [one.split("Text:\n")[1] for one in engine.chat.prompts if one.startswith("Somebody")]
+    notes = [shown(one) for one in engine.chat.prompts if NOTED in one]
     assert min(len(token_ids(one, TOKENIZER)) for one in notes) >= SMALLEST
 
 
@@ -90,8 +96,8 @@ def test_notes_are_in_no_row_and_no_prompt_shows_more_than_a_chunk(made) -> None
     for name in (arranged.corpus.name(i) for i in range(len(arranged.corpus))):
         assert "Noted on page" not in name
     for prompt in engine.chat.prompts:
-        if "\n\nText:\n" in prompt:
-            assert len(token_ids(prompt.split("\n\nText:\n")[1], TOKENIZER)) <= CHUNK + 2
+        if prompt.startswith("Text:\n"):
+            assert len(token_ids(shown(prompt), TOKENIZER)) <= CHUNK + 2
 
 
 def test_calls_are_an_instruction_a_note_for_each_chunk_and_an_answer(made) -> None:
@@ -103,8 +109,8 @@ def test_calls_are_an_instruction_a_note_for_each_chunk_and_an_answer(made) -> N
             if some.document[i] < arranged.about.documents:
                 chunks, rest = divmod(int(some.stop[i] - some.start[i]), CHUNK)
                 notes += (chunks + (rest >= SMALLEST)) or 1
-    asked = [prompt.split()[0] for prompt in engine.chat.prompts]
-    assert (asked.count("Read"), asked.count("Somebody"), asked.count("Follow")) == (ROWS, notes, ROWS)
+    asked = [sum(task in prompt for prompt in engine.chat.prompts) for task in (INSTRUCTED, NOTED, FOLLOWED)]
+    assert asked == [ROWS, notes, ROWS]
     assert arranged.about.told["calls"] == 2 * ROWS + notes == arranged.about.told["asked"]
 
 
@@ -125,18 +131,18 @@ def test_a_killed_run_goes_on_to_the_same_bytes(made, texts, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "reply", "why"), [
-    ("Read", "Well.", "no instruction"),
-    ("Read", "Do this.\n\nAnd that too.", "no instruction"),
-    ("Somebody", "NOTHING", "no document helps"),
-    ("Somebody", "", "a chunk without a note"),
-    ("Follow", "", "no answer"),
-    ("Follow", "It is n1234567 of them", "the answer is not in the documents"),
+    (INSTRUCTED, "Well.", "no instruction"),
+    (INSTRUCTED, "Do this.\n\nAnd that too.", "no instruction"),
+    (NOTED, "NOTHING", "no document helps"),
+    (NOTED, "", "a chunk without a note"),
+    (FOLLOWED, "", "no answer"),
+    (FOLLOWED, "It is n1234567 of them", "the answer is not in the documents"),
 ])  # fmt: skip
 def test_what_is_of_no_use_is_dropped_by_its_reason(
     texts, tmp_path, few_draws, prompt: str, reply: str, why: str
 ) -> None:
     def wrong(asked: str, again: int) -> str:
-        return reply if asked.startswith(prompt) else say(asked, again)
+        return reply if prompt in asked else say(asked, again)
 
     with pytest.raises(UserError, match=f"none of {few_draws} draws gives a row: {why} {few_draws};"):
         write("selflong", texts, tmp_path / "out", talker(wrong), 2048, rows=ROWS, chunk=CHUNK)

@@ -28,8 +28,8 @@ def texts(tmp_path_factory) -> Path:
 
 def say(prompt: str, again: int) -> str:
     """Lines of eight words in an order that nobody has said: ten at first, one and a half times the outline's later."""
-    if prompt.startswith("Read the text"):
-        return f"Write an essay about {prompt.split()[-2]}."
+    if prompt.startswith("Text:"):
+        return f"Write an essay about {prompt.split()[2]}."
     outline = re.search(r"Draft:\n(.*?)\n\n", prompt, re.DOTALL)
     lines = len(outline[1].splitlines()) if outline else 0
     begun = re.search(r"Beginning:\n(.*?)\n\n", prompt, re.DOTALL)
@@ -67,7 +67,7 @@ def test_calls_are_two_and_two_for_every_round(made) -> None:
     asked = [prompt.split()[0] + (" on" if "\n\nBeginning:\n" in prompt else "") for prompt in engine.chat.prompts]
     told = arranged.about.told
     rounds = asked.count("Task:")
-    assert asked.count("Read") == told["draws"] and rounds == asked.count("Task: on") > 0
+    assert asked.count("Text:") == told["draws"] and rounds == asked.count("Task: on") > 0
     assert told["calls"] == len(asked) == 2 * told["draws"] + 2 * rounds == told["answered"]
 
 
@@ -80,7 +80,7 @@ def test_a_round_keeps_two_thirds_of_the_lengthened_half() -> None:
 
 
 @pytest.mark.parametrize(("start", "reply", "why"), [
-    ("Read", "Hm.", "no instruction"),
+    ("Text:", "Hm.", "no instruction"),
     ("Write", "", "no output"),
     ("Write", "short", "not as long as was asked for"),
     ("Write", "a rope walks " * 70, "repeats itself"),

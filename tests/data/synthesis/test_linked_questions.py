@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.data.synthesis.linked_questions import HOPS, UNRESOLVED
+from ropewalk.data.synthesis.linked_questions import HOPS
 from ropewalk.data.synthesis.similarity import Similarity
 from tests.data.synthesis.written import TOKENIZER, content, talker, text_of, write
 
@@ -31,9 +31,9 @@ def texts(tmp_path_factory) -> Path:
 
 def say(prompt: str, again: int) -> str:
     facts = re.findall(r"rope (m\d{6}) is number (n\d{6})", prompt)
-    if prompt.startswith("Read the passage"):
+    if "Write one question that is" in prompt:
         return f"Question: Which number has rope {facts[1][0]}?\nAnswer: {facts[1][1]}"
-    if prompt.startswith("Answer the question"):
+    if "Answer the question" in prompt:
         return "It is {}.".format(dict(facts)[re.search(r"has rope (m\d{6})", prompt)[1]])
     if prompt.startswith("Here are questions"):
         names, answers = re.findall(r"m\d{6}", prompt), re.findall(r"n\d{6}", prompt)
@@ -88,9 +88,9 @@ def test_calls_are_two_for_every_hop_and_two_to_merge_and_score(made) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "reply", "why"), [
-    ("Read the passage", "Which?", "no question"),
-    ("Read the passage", "Question: What is in the passage?\nAnswer: rope", "a question without a subject"),
-    ("Read the passage", "Question: Who walks there?\nAnswer: a goose", "the answer is not in its evidence"),
+    ("Write one question that is", "Which?", "no question"),
+    ("Write one question that is", "Question: What is in the passage?\nAnswer: rope", "a question without a subject"),
+    ("Write one question that is", "Question: Who walks there?\nAnswer: a goose", "the answer is not in its evidence"),
     ("Answer the question", "n1", "answered otherwise when asked again"),
     ("Here are questions", "Nothing comes to mind.", "not merged"),
     ("Here are questions", "Question: Who walks there?\nAnswer: a goose", "the answer is not in its evidence"),
@@ -99,7 +99,7 @@ def test_calls_are_two_for_every_hop_and_two_to_merge_and_score(made) -> None:
 ])  # fmt: skip
 def test_every_filter_is_counted(texts, tmp_path, few_draws, prompt: str, reply: str, why: str) -> None:
     def wrong(asked: str, again: int) -> str:
-        return reply if asked.startswith(prompt) else say(asked, again)
+        return reply if prompt in asked else say(asked, again)
 
     with pytest.raises(UserError, match=f"none of {few_draws} draws gives a row: {why} {few_draws};"):
         rows(texts, tmp_path / "out", wrong)
@@ -140,17 +140,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(made, texts, tmp_path) -> None:
     _, _, again = rows(texts, tmp_path / "part")
     assert content(tmp_path / "part") == content(Path(whole.corpus.folder))
     assert len(again.chat.prompts) < len(first.chat.prompts)
-
-
-@pytest.mark.parametrize(("question", "unresolved"), [
-    ("What does it hold?", False),  # asked of something in the question
-    ("It was built when?", True),
-    ("Who is the author of the text?", True),
-    ("What is described above?", True),
-    ("When was the rope walk of Chatham built?", False),
-])  # fmt: skip
-def test_questions_without_a_subject_are_found(question: str, unresolved: bool) -> None:
-    assert bool(UNRESOLVED.search(question)) is unresolved
 
 
 def test_mistakes_are_refused(texts, tmp_path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ropewalk.backends.chat.answering import Nonsense
-from ropewalk.data.synthesis.replies import holds, instruction_about, labelled, ungrounded
+from ropewalk.data.synthesis.replies import UNRESOLVED, holds, instruction_about, labelled, ungrounded
 
 
 def test_labels_are_read_as_models_write_them() -> None:
@@ -78,6 +78,7 @@ TEXT = (
     ("You're a helpful AI assistant, made by somebody", "about something else"),
     ("Tell how the ropewalk\nwas built.", "no instruction"),
     ("Ropewalk.", "no instruction"),
+    ("Summarise what the text says about cables.", "without a subject"),
     ("Who let it all go on?", ""),  # without a longer word nothing is known
     ("说明这条很长的绳索是如何在船厂里制造的", ""),
 ])  # fmt: skip
@@ -110,3 +111,16 @@ def test_an_instruction_is_a_line_about_the_text(text: str, why: str) -> None:
 ])  # fmt: skip
 def test_an_answer_says_no_number_name_or_word_that_the_text_does_not(answer: str, says_more: bool) -> None:
     assert ungrounded(answer, TEXT) is says_more
+
+
+@pytest.mark.parametrize(("question", "unresolved"), [
+    ("What does it hold?", False),  # asked of something in the question
+    ("It was built when?", True),
+    ("Who is the author of the text?", True),
+    ("What is described above?", True),
+    ("What is the tax in the given passage?", True),
+    ("What do these passages say of hemp?", True),
+    ("When was the rope walk of Chatham built?", False),
+])  # fmt: skip
+def test_questions_without_a_subject_are_found(question: str, unresolved: bool) -> None:
+    assert bool(UNRESOLVED.search(question)) is unresolved

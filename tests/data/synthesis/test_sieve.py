@@ -149,6 +149,7 @@ def test_mistakes_are_refused(texts, tmp_path) -> None:
     said = {"out": tmp_path / "out", "length": 6144, "tokenizer": "demo", "rows": 2}
     for kind, more, words in (
         ("chunks", {"grounded": True}, "is asked of an engine"),
+        ("in2", {"robust": True}, "is asked of an engine"),
         ("selflong", {"robust": True, "engine": "demo"}, "--robust changes nothing in selflong"),
         ("chunks", {"engine": "demo"}, "no engine writes chunks"),
     ):

@@ -14,7 +14,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.synthesis import drawing
 from ropewalk.data.synthesis.drawing import FRUITLESS
 from ropewalk.data.synthesis.information_intensive import SEGMENT
-from ropewalk.data.synthesis.written_questions import ROOM
+from ropewalk.data.synthesis.written_questions import ROOM, Question, unsupported
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.opening import opening
 from tests.data.synthesis.written import TOKENIZER, content, passages, talker, text_of, write
@@ -103,6 +103,7 @@ def test_what_is_not_supported_is_dropped_counted_and_drawn_anew(texts, tmp_path
         2: "Question: Which of {0}?\nAnswer: {0}",
         3: "Question: Which?\nAnswer: {0}\nAnswer: {0}",
         4: "",
+        5: "Question: Which number of the passage?\nAnswer: {0}",
     }
 
     def sometimes(prompt: str, again: int) -> str:
@@ -117,7 +118,7 @@ def test_what_is_not_supported_is_dropped_counted_and_drawn_anew(texts, tmp_path
     assert len(arranged) == ROWS and counts["draws"] == ROWS + sum(dropped.values())
     assert set(dropped) == {f"dropped: {why}" for why in (
         "no question", "the answer is not in its evidence", "the question tells the answer",
-        "another number of answers")}  # fmt: skip
+        "another number of answers", "a question without a subject")}  # fmt: skip
     assert dropped["dropped: no question"] >= counts["given up"] > 20, "a segment may be drawn twice"
     assert counts["nonsense: empty"] + counts["nonsense: not question and answer"] == counts["given up"]
     for row in range(ROWS):
@@ -220,3 +221,10 @@ def test_evidence_is_anywhere(texts, tmp_path) -> None:
 def test_rows_that_are_too_long_want_a_greater_length() -> None:
     assert drawing._mend({"the answer stands elsewhere too": 3, drawing.LONGER: 5}, None) == "Give a greater --length."
     assert drawing._mend({"a tie": 3}, None) == "Give other texts, or more --draws."
+
+
+@pytest.mark.parametrize(("answer", "why"), [
+    ("v", "the answer is one letter"), ("_", "the answer is one letter"), ("7", ""), ("麻", ""), ("v 7", ""),
+])  # fmt: skip
+def test_a_letter_is_no_answer(answer: str, why: str) -> None:
+    assert unsupported(Question("Which rope?", [answer]), ["rope v 7, _ and 麻 rope"], [0]) == why

@@ -41,7 +41,7 @@ def write(
 
 def passages(prompt: str) -> list[str]:
     """Those that a prompt shows."""
-    shown = prompt[re.search(r"^Passage", prompt, re.MULTILINE).start() :]  # type: ignore[union-attr]
+    shown = prompt[: prompt.index("\n\nWrite one question")]
     return [one.strip() for one in re.split(r"^Passage(?: \d+)?:\n", shown, flags=re.MULTILINE)[1:]]
 
 
