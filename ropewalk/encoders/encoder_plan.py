@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ropewalk.attention import soundness
+from ropewalk.attention.regions import Layer
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from ropewalk.encoders.encoder_folder import EncoderFolder
 
 FIRST = {TABLE: "recurrent", ROPE: "yarn", BIAS: "uncut"}  # the method to begin with
-ALIKE = ("frequencies", "positions")  # kinds of methods for language models that encoders take
 MILLION = 2**20
 
 
@@ -154,11 +155,22 @@ def _choices(folder: EncoderFolder, config: PreTrainedConfig, to: int, window: i
     if folder.positions == ROPE:
         for one in advice.methods(config, to, to / window):
             entry = BY_NAME[one.id]
-            if entry.kind in ALIKE and "fit first" not in one.why_not:
+            if "fit first" in one.why_not or entry.kind not in ("frequencies", "positions"):
+                continue
+            if entry.kind == "frequencies" or _mirrors(entry.load()(), window, to):
                 found.append(Choice(one.id, entry.summary, one.written or f"no: {one.why_not}"))
     fitting = FITTING[folder.positions]
     found += [Choice(one.id, one.summary, one.exportable) for one in ENCODER_METHODS if one.axis in fitting if one.axis]
     return found
+
+
+def _mirrors(chosen: Any, window: int, to: int) -> bool:
+    """Whether a method of positions looks both ways."""
+    try:
+        soundness.mirrored(chosen.id, chosen.regions(Layer(0, window, to, heads=1, kv_heads=1)), to)
+    except UserError:
+        return False
+    return True
 
 
 def _notes(positions: str) -> list[str]:
