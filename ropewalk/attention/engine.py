@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -178,17 +177,20 @@ class Engine:
             if how.rotary is not None:
                 name = id(how.rotary), how.style, how.place
                 rope = ropes.setdefault(name, _Rope(how, how.rotary, self.rotations.get(key)))
+            ahead = getattr(how.module, "is_causal", True) is False
+            if ahead:
+                self._refuse_one_sided(layer.index)
             new = replace(layer, index=0) not in kinds
             kind = kinds.setdefault(replace(layer, index=0), len(kinds))
             for method in self.methods if layer.extended else ():
                 method.check(method.seen_as(layer))
                 if new or method.by_layer:
                     self._check(method, layer, layer.target)
+                    if ahead:
+                        asked = Told.to(method, replace(method.seen_as(layer), length=layer.target))
+                        self._both_ways(layer.clip(method.regions(asked)), layer.target)
                     self.checked.append((method, layer))
             choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
-            ahead = getattr(how.module, "is_causal", True) is False
-            if ahead:
-                self._refuse_one_sided(layer.index)
             self.attached.append(_Attached(self, layer, kind, rope, choosing, ahead))
             if hasattr(how.module, SLOT):
                 raise UserError(
@@ -232,7 +234,7 @@ class Engine:
                 )
 
     def _refuse_one_sided(self, index: int) -> None:
-        """Refuse what has no mirror image: keys left out or picked, and temperatures by how much stands before.
+        """Refuse what has no mirror image: keys left out or picked, and temperatures by position.
 
         Raises:
             UserError: naming the method.
@@ -457,15 +459,12 @@ class Engine:
             if self.varies:  # those of other lengths are of no use
                 self._regions = {known: made for known, made in self._regions.items() if known[2] == length}
             self._regions[name] = (
-                self._both_ways(layer.clip(regions), length) if attached.ahead else layer.clip(regions)
+                self._both_ways(layer.clip(regions), max(length, self.sound)) if attached.ahead else layer.clip(regions)
             )
         return self._regions[name]
 
-    def _both_ways(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
-        """The regions, and what they are seen from behind."""
-        both = tuple(chain.from_iterable(region.both_ways for region in regions))
-        soundness.check_mirrored("+".join(method.id for method in self.methods), regions, both, max(length, self.sound))
-        return both
+    def _both_ways(self, regions: tuple[Region, ...], tokens: int) -> tuple[Region, ...]:
+        return soundness.mirrored("+".join(method.id for method in self.methods), regions, tokens)
 
     def _tempered(self, attached: _Attached, query: Tensor, layout: Layout) -> Tensor:
         """Queries times the temperatures of all methods."""

@@ -42,18 +42,18 @@ def check(method: Attending, layer: Layer, tokens: int) -> None:
     _Check(method, layer, tokens).run()
 
 
-def check_mirrored(name: str, regions: tuple[Region, ...], both: tuple[Region, ...], tokens: int) -> None:
-    """Refuse regions of both directions unless what follows a query is met as the query is met from there.
+def mirrored(name: str, regions: tuple[Region, ...], tokens: int) -> tuple[Region, ...]:
+    """Regions that look back and their mirror images, if what follows a query is met as the query is met from there.
 
     Args:
         name: of the method.
         regions: that look back.
-        both: these, and their mirror images.
         tokens: of the text.
 
     Raises:
         UserError: naming query and key.
     """
+    both = tuple(one for region in regions for one in region.both_ways)
     every, m = torch.arange(tokens), torch.linspace(0, tokens - 1, min(FAR, tokens)).long().unique()
     expected = torch.where(every > m[:, None], -_met(regions, every, m).mT, _met(regions, m, every))
     found = _met(both, m, every)
@@ -65,6 +65,7 @@ def check_mirrored(name: str, regions: tuple[Region, ...], both: tuple[Region, .
             f"{float(expected[i, n]):g}, the other way round: its regions cannot be mirrored",
             "Choose another method for an encoder.",
         )
+    return both
 
 
 def _met(regions: tuple[Region, ...], m: Tensor, n: Tensor) -> Tensor:

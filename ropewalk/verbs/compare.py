@@ -38,7 +38,8 @@ RUNS = Path("runs")
 PLAIN, FULL = "none", "full"  # the method and the strategy that change nothing
 SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
-READINGS = ("none", "parallel-windows", "chunks", "late-chunking")
+LATE = "late-chunking"
+READINGS = ("none", "parallel-windows", "chunks", LATE)
 OF_ENCODERS = {  # by what decides how far they read
     "table": (*READINGS, "recurrent", "grouped", "pi"),
     "rope": (*READINGS, "pi", "ntk-aware", "longembed-rope", "yarn", "self-extend"),
@@ -173,11 +174,13 @@ class ExperimentRequest(ServedRequest, LiveRequest):
 
         self.refuse_unused([*refused, *NOT_OF_ENCODERS], "about an embedding model")
         folder = EncoderFolder.open(checkpoint)
+        if not methods:
+            methods = OF_ENCODERS.get(folder.positions, READINGS)
+            if folder.poolings not in ((), ("mean",)):  # which late chunking needs
+                methods = [one for one in methods if one != LATE]
         experiment = EncoderExperiment(
             self.model,
-            tuple(
-                encoder_methods(one, folder.positions) for one in methods or OF_ENCODERS.get(folder.positions, READINGS)
-            ),
+            tuple(encoder_methods(one, folder.positions) for one in methods),
             to or max(self.lengths or (folder.window or folder.reads or 1,)),
             self.lengths,
             self.tasks or (() if self.rows else EncoderExperiment.tasks),

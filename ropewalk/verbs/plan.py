@@ -10,6 +10,7 @@ from ropewalk.common import lengths
 from ropewalk.verbs.request import Count, ModelRequest, Place, Spelling, TargetRequest, verb
 
 if TYPE_CHECKING:
+    from ropewalk.encoders.encoder_plan import EncoderPlan
     from ropewalk.planning.planner import Plan
 
 
@@ -50,19 +51,29 @@ class PlanRequest(TargetRequest, ModelRequest):
 
 
 @verb("plan")
-def plan(request: PlanRequest) -> Plan:
+def plan(request: PlanRequest) -> Plan | EncoderPlan:
     """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
 
     Returns:
         The plan: window, factor, methods with what was published of them, memory, cost, and the commands to run next.
+        Of an embedding model the methods that fit it, and what one text costs.
 
     Raises:
         UserError: naming the option or the configuration's key, and the mend.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
+    from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import file_to_write, is_page
+    from ropewalk.encoders.encoder_folder import EncoderFolder, is_encoder
     from ropewalk.planning.planner import plan as make
 
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    if is_encoder(checkpoint):
+        from ropewalk.encoders.encoder_plan import plan_encoder
+
+        of_writers = ["gpu", "memory", "gpus", "tokens", "mfu", "calibrate", "out", "overwrite", "trust_remote_code"]
+        request.refuse_unused(of_writers, "of an embedding model")
+        return plan_encoder(EncoderFolder(checkpoint), request.to)
     if request.out is not None:
         file_to_write(request.out, is_page, [], request.overwrite)  # mistakes show before anything is computed
 

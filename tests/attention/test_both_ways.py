@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, EuroBertConfig, EuroBertModel, LlamaConfig, LlamaModel
 
 from ropewalk.attention import soundness
-from ropewalk.attention.regions import ENDLESS, PLAIN, Layer, Region, first_above, zero
+from ropewalk.attention.regions import ENDLESS, PLAIN, Layer, Region, first_above, same, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.self_extend import SelfExtend
-from ropewalk.methods.catalogue import method
+from ropewalk.methods.catalogue import CATALOGUE, Entry, method
 from ropewalk.rope.probe import identity_rotary
 from tests.encoders.rotating_models import MODELS, WINDOW
 
@@ -67,8 +67,10 @@ def test_a_bound_is_turned_round() -> None:
 def test_regions_that_cannot_be_mirrored_are_refused() -> None:
     falls = (Region(lo=lambda m: (m * 3) % 7 // 2, hi=lambda m: m + 1),)
     with pytest.raises(UserError, match="cannot be mirrored"):
-        soundness.check_mirrored("falls", falls, both(falls), 32)
-    soundness.check_mirrored("plain", PLAIN, both(PLAIN), 32)
+        soundness.mirrored("falls", falls, 32)
+    assert soundness.mirrored("plain", PLAIN, 32)[0].q_pos is same
+    with pytest.raises(UserError, match="cannot be mirrored"), method("gali").on(live("eurobert"), TARGET):
+        pass
 
 
 @pytest.mark.parametrize("name", BIDIRECTIONAL)
@@ -88,19 +90,11 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def written_out(model: Any, tokens: Tensor, group: int, near: int) -> Tensor:
-    """The states of a EuroBERT whose every query and key are turned by the distance at which they meet."""
+def written_out(model: Any, tokens: Tensor, apart: Tensor) -> Tensor:
+    """The states of a EuroBERT whose queries and keys are turned by the distances [n, n] at which they meet."""
     inv_freq = model.rotary_emb.inv_freq
 
-    def distance(m: int, n: int) -> int:
-        r, far = m - n, m // group - n // group
-        if abs(r) < near:
-            return r
-        return far + (near - near // group) if r > 0 else far - (near - near // group)
-
     def attention(module: Any, q: Tensor, k: Tensor, v: Tensor, *mask: Any, scaling: float, **more: Any) -> Any:
-        n = q.shape[-2]
-        apart = torch.tensor([[distance(i, j) for j in range(n)] for i in range(n)])
         meeting = turned(q[:, :, :, None], apart[..., None] * inv_freq)  # [B, H, Q, K, D]
         logits = (meeting * k[:, :, None]).sum(-1) * scaling
         return (logits.softmax(-1) @ v).transpose(1, 2), None
@@ -116,13 +110,38 @@ def written_out(model: Any, tokens: Tensor, group: int, near: int) -> Tensor:
     return found
 
 
+def grouped(n: int, group: int, near: int) -> Tensor:
+    """Distances of SelfExtend as LongEmbed writes them, pair by pair."""
+
+    def distance(a: int, b: int) -> int:
+        r, far = a - b, a // group - b // group
+        if abs(r) < near:
+            return r
+        return far + (near - near // group) if r > 0 else far - (near - near // group)
+
+    return torch.tensor([[float(distance(a, b)) for b in range(n)] for a in range(n)])
+
+
 def test_self_extend_is_what_it_says_pair_by_pair() -> None:
     model, tokens = live("eurobert"), ids(TARGET)
     plain = states(model, tokens)
     with method("self-extend(group=3, window=16)").on(model, TARGET):
         read = states(model, tokens)
-    torch.testing.assert_close(read, written_out(model, tokens, 3, 16), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(read, written_out(model, tokens, grouped(TARGET, 3, 16)), atol=2e-5, rtol=1e-4)
     assert float((read - plain).abs().max()) > 1e-2
+
+
+ALONE = [one for one in CATALOGUE if one.kind == "positions" and one.id not in ("dope", "gali")]
+
+
+@pytest.mark.parametrize("entry", ALONE, ids=lambda one: one.id)
+def test_what_is_seen_from_behind_is_met_the_other_way_round(entry: Entry) -> None:
+    model, tokens, chosen = live("eurobert"), ids(TARGET), entry.load()()
+    layer = Layer(index=0, window=WINDOW, target=TARGET, heads=2, kv_heads=2, length=TARGET)
+    back = soundness._met(chosen.regions(layer), torch.arange(TARGET), torch.arange(TARGET)).nan_to_num(0.0).tril()
+    with chosen.on(model, TARGET):
+        read = states(model, tokens)
+    torch.testing.assert_close(read, written_out(model, tokens, (back - back.mT).float()), atol=3e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("spelling", ["self-extend", "rerope", "dual-chunk", "dynamic-ntk", "yarn+self-extend"])

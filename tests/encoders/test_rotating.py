@@ -231,3 +231,11 @@ def test_a_key_that_is_set_is_seen(tmp_path: Path) -> None:
     found = ropewalk.inspect(str(source), set=("sentence_bert_config.json:max_seq_length=32",))
     assert found.reads == 32 and list(found.wrote) == [str(source / "sentence_bert_config.json")]
     assert ropewalk.inspect(str(source), set=("max_position_embeddings=32",)).window == 32
+
+
+@pytest.mark.slow
+def test_late_chunks_are_not_compared_where_no_mean_is_pooled(folders: Any, tmp_path: Path) -> None:
+    asked = {"to": TARGET, "tasks": "needle", "lengths": "128", "samples": 2}
+    found = ropewalk.compare(str(folders("modernbert")), **asked, out=tmp_path / "out").results
+    names = [subject.method for subject in found.subjects]
+    assert "self-extend" in names and "chunks" in names and "late-chunking" not in names

@@ -1,0 +1,67 @@
+"""Plans of embedding models: work that is counted without values is the work that is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import ropewalk
+from ropewalk.common.errors import UserError
+from ropewalk.encoders.encoder_plan import work
+from ropewalk.planning.measure import peak_bytes
+from tests.encoders import tiny_encoders
+from tests.encoders.rotating_models import MODELS, WINDOW, made, t5
+
+
+@pytest.mark.parametrize("name", [*MODELS, "t5"])
+def test_memory_is_about_what_a_forward_takes(name: str) -> None:
+    live = (t5 if name == "t5" else MODELS[name][0])().eval()
+    parameters, found = work(live.config, 512)
+    assert parameters == sum(one.numel() for one in live.parameters())
+    ids = torch.zeros(1, 512, dtype=torch.long)
+    with torch.no_grad():
+        taken = peak_bytes(lambda: live(input_ids=ids))
+    assert 0.85 < found.bytes / taken < 1.4
+
+
+@pytest.mark.parametrize("tokens", [64, 640])
+def test_operations_are_those_of_the_formula(tokens: int) -> None:
+    hidden, inner, layers = 32, 64, 3
+    maps = layers * (4 * hidden * hidden + 3 * hidden * inner)  # a gated MLP
+    expected = 2 * tokens * maps + layers * 4 * tokens**2 * hidden
+    assert work(MODELS["gte"][0]().config, tokens)[1].flops == expected
+
+
+def test_a_rope_is_planned_by_the_methods_of_language_models(tmp_path: Path, capsys: Any) -> None:
+    found = ropewalk.plan(str(made("modernbert", tmp_path / "m")), to=2 * WINDOW)
+    choices = {one.id: one.folder for one in found.methods}
+    assert choices["yarn"] == "yarn x2" and choices["self-extend"].startswith("no: run-time code")
+    assert "late-chunking" in choices and "recurrent" not in choices and not {"lm-infinite", "gali"} & choices.keys()
+    assert [one.tokens for one in found.work] == [WINDOW, 2 * WINDOW]
+    assert found.commands[1].endswith("--to 128 --method yarn")
+    from rich.console import Console
+
+    found.show(Console(width=120))
+    assert "times the work" in capsys.readouterr().out
+    assert found.to_dict()["work"][1]["tokens"] == 2 * WINDOW
+
+
+def test_a_table_and_a_bias_have_their_own(tmp_path: Path) -> None:
+    table = ropewalk.plan(str(tiny_encoders.folder(tmp_path / "b")), to=96)
+    assert {"pi", "recurrent", "tempscale"} < {one.id for one in table.methods} and table.positions == "table"
+    bias = ropewalk.plan(str(made("t5", tmp_path / "t")), to=2 * WINDOW)
+    assert {one.id for one in bias.methods} >= {"uncut", "tempscale"} and bias.window is None
+
+
+def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
+    folder = str(made("gte", tmp_path / "g"))
+    with pytest.raises(UserError, match="not beyond the 64"):
+        ropewalk.plan(folder, to=WINDOW)
+    with pytest.raises(UserError, match="gpu"):
+        ropewalk.plan(folder, to=2 * WINDOW, gpu="h200")
