@@ -48,8 +48,8 @@ ENCODER_METHODS: tuple[EncoderEntry, ...] = (
                  "the first rows stay, the others are stretched", "table", "yes: a longer table", "2403.15378"),
     EncoderEntry("tempscale", "TempScale", "tempscale:TempScale", "logits over a temperature below 1", "logits",
                  "yes: in the projections of the queries", "2410.24200"),
-    EncoderEntry("uncut", "Limits raised", "uncut:Uncut", "nothing grows: a bias by distance ends nowhere", "limits",
-                 "yes: limits"),
+    EncoderEntry("uncut", "Limits raised", "uncut:Uncut",
+                 "nothing grows: a table is read to its end, and a bias has none", "limits", "yes: limits"),
     EncoderEntry("parallel-windows", "Parallel context windows", "parallel_windows:ParallelWindows",
                  "the mean over windows that are read by themselves", "reading", CODE, "2404.12096"),
     EncoderEntry("chunks", "Chunks", "separate_chunks:SeparateChunks",
@@ -61,7 +61,7 @@ ENCODER_METHODS: tuple[EncoderEntry, ...] = (
 
 BY_ID = {entry.id: entry for entry in ENCODER_METHODS}
 FITTING = {  # what decides how far an encoder reads -> axes of methods that make sense there
-    TABLE: ("", "table", "logits", "reading"),
+    TABLE: ("", "table", "limits", "logits", "reading"),
     BIAS: ("", "limits", "logits", "reading"),
     ROPE: ("", "rope", "reading"),
     UNKNOWN: ("", "reading"),

@@ -8,21 +8,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ropewalk import __version__
-from ropewalk.common.command_lines import setting
+from ropewalk.common.command_lines import command, setting
 from ropewalk.common.errors import UserError
-from ropewalk.common.fingerprints import code_fingerprint, ids_fingerprint, model_fingerprint
+from ropewalk.common.fingerprints import code_fingerprint, ids_fingerprint
+from ropewalk.common.lengths import show
 from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import Tally, average, cluster_mean, mcnemar
 from ropewalk.common.store import Records, content_key
 from ropewalk.encoders.encoder import Encoder
 from ropewalk.encoders.encoder_folder import TOKENIZER, EncoderFolder
-from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Growing, Reading
-from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Growing, Reading, RopeMethod, TableMethod
+from ropewalk.encoders.encoder_methods.pooled_chunks import PooledChunks
+from ropewalk.encoders.encoder_methods.separate_chunks import SeparateChunks
+from ropewalk.encoders.extended_encoder import ExtendedEncoder, refuse_other_pooling
 from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_texts, similarities
 from ropewalk.report.schema import Average, Gain, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
 
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 SHORT = "short"
 RANKED, ALIKE = "-ndcg", "-likeness"  # end the ids of a task's other metrics
+METRICS = {"": "accuracy@1", RANKED: "nDCG@10", ALIKE: "likeness to the plain model's vectors (cosine)"}
+COSINES = frozenset({"cosine", "cos_sim"})
 QUARTERS = 4  # of a text's depth
 TITLES = {
     "passkey": "Passkey retrieval",
@@ -71,7 +77,7 @@ class EncoderExperiment:
             raise UserError(f"unknown task for encoders {unknown[0]!r}", f"There are {', '.join(TASKS)}.")
         ids = [one.id for one in self.methods]
         if len(set(ids)) < len(ids):
-            raise UserError(f"a method is given twice in {', '.join(ids)}")
+            raise UserError(f"a method is given twice in {', '.join(ids)}", "Name it once.")
         if not self.tasks and not self.rows:
             raise UserError("no tasks")
         most = 64
@@ -107,22 +113,29 @@ class Vectors:
     def facts(self) -> dict[str, str]:
         """What every vector depends on, besides the text and the methods."""
         return {
-            "model": model_fingerprint(self.encoder.body),  # type: ignore[arg-type]
-            "modules": repr(list(self.encoder.model)[1:]),
+            "files": self.folder.digest,
             "code": code_fingerprint(("encoders", "methods", "attention", "rope")),
+            "sentence-transformers": version("sentence_transformers"),
         }
 
     def of(self, extended: ExtendedEncoder, ids: Sequence[int], question: bool = False) -> NDArray[np.float32]:
         """float32 [k, e] of a text, or [1, e] of a question."""
         plain = not extended.changes(len(ids)) and (question or extended.methods.of(Reading) is None)
-        on = {"methods": PLAIN} if plain else {
-            "methods": extended.methods.id, "to": extended.to, "as written": extended.as_written, "question": question,
-        }  # fmt: skip
+        on: dict[str, object] = {"methods": PLAIN}
+        if not plain:
+            on = {"methods": extended.methods.id, "to": extended.to, "as written": extended.as_written}
+            on["question"] = question
         cut = list(ids[: extended.room]) if question or extended.methods.of(Reading) is None else list(ids)
-        key = content_key({**self.facts, **on, "ids": ids_fingerprint(cut)})
+        around = [ids_fingerprint(some) for some in self.encoder.around]
+        key = content_key({**self.facts, **on, "around": around, "ids": ids_fingerprint(cut)})
         found = self.store.get([key]).get(key)
         if found is None:
             vectors = extended.question(ids) if question else extended.vectors(ids)
+            if not np.isfinite(vectors).all():
+                raise UserError(
+                    f"{extended.methods.id} gives a text of {len(ids)} tokens a vector that is no number",
+                    command("inspect", self.folder.name),
+                )
             found = {"vectors": base64.b64encode(vectors.tobytes()).decode(), "of": vectors.shape[1]}
             self.store.put({key: found})
         flat = np.frombuffer(base64.b64decode(found["vectors"]), np.float32)
@@ -137,12 +150,14 @@ class Scored:
         right: float64 [questions], accuracy@1.
         gained: float64 [questions], nDCG@10.
         depths: of each question's answer.
+        asked: the questions; one that is asked in several draws counts as one that is asked again.
         alike: float64 [texts], cosine with the plain model's vector; None where it is not asked for.
     """
 
     right: NDArray[np.float64]
     gained: NDArray[np.float64]
     depths: Sequence[float | None]
+    asked: Sequence[str]
     alike: NDArray[np.float64] | None = None
 
     @classmethod
@@ -152,8 +167,16 @@ class Scored:
             np.concatenate([one.right for one in some]),
             np.concatenate([one.gained for one in some]),
             [depth for one in some for depth in one.depths],
+            [text for one in some for text in one.asked],
             some[0].alike,
         )
+
+    def of(self, values: NDArray[np.float64]) -> list[list[float]]:
+        """Values, one for each question, in a list for each that is another."""
+        found: dict[str, list[float]] = {}
+        for text, value in zip(self.asked, values.tolist(), strict=True):
+            found.setdefault(text, []).append(value)
+        return list(found.values())
 
 
 def run(
@@ -181,8 +204,17 @@ def run(
     for methods in experiment.methods:
         methods.refuse_elsewhere(folder.positions)
         methods.check(window, experiment.to)
+        _refuse_idle(methods, window, experiment.to)
+    if folder.compared not in COSINES and not folder.gives_length_one:
+        raise UserError(
+            f"{folder.name} compares vectors by {folder.compared!r} (similarity_fn_name), expected the cosine",
+            "Only models that compare by the cosine are measured.",
+        )
     progress(Progress(0, 0, f"opening {folder.name}"))
     encoder = Encoder(str(folder.path))
+    for methods in experiment.methods:
+        if methods.of(PooledChunks) is not None:
+            refuse_other_pooling(encoder)
     vectors = Vectors(encoder, folder, store)
     found = Measuring(experiment, vectors, window, progress).all()
     return replace(
@@ -215,7 +247,7 @@ class Measuring:
     def lengths(self) -> tuple[int, ...]:
         e = self.experiment
         if e.lengths:
-            return tuple(sorted({*e.lengths}))
+            return tuple(sorted({*e.lengths, e.to}))
         doubled = [self.window // 2]
         while doubled[-1] * 2 < e.to:
             doubled.append(doubled[-1] * 2)
@@ -246,7 +278,8 @@ class Measuring:
 
             found.append(retrieval(e.rows, ids))
         if not found:
-            raise UserError("no length holds a task", "Give longer ones: --lengths 256,512.")
+            why = "".join(f": {one.task} at {one.length}: {one.reason}" for one in self.skipped[:1])
+            raise UserError(f"no length holds a task{why}", "Give a longer target, such as --to 512.")
         return [*found, short_texts(ids)]
 
     def all(self) -> Results:
@@ -276,7 +309,8 @@ class Measuring:
         asked = [self.vectors.of(extended, encoder.ids(prompt + text), question=True) for text in one.questions]
         scores = similarities(np.concatenate(asked), documents)
         alike = self._alike(one, documents) if one.task == SHORT else None
-        return Scored(first_right(scores, one.relevant), ndcg(scores, one.relevant), one.depths, alike)
+        right, gained = first_right(scores, one.relevant), ndcg(scores, one.relevant)
+        return Scored(right, gained, one.depths, one.questions, alike)
 
     def _alike(self, one: Retrieval, documents: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
         plain = self._extended(EncoderMethods(), one)
@@ -291,7 +325,7 @@ class Measuring:
             UserError: if the model pools without it, which is not done here.
         """
         folder = self.vectors.folder
-        text = next((folder.prompts[name] for name in names if folder.prompts.get(name)), "")
+        text = next((folder.prompts[name] for name in (*names, folder.default_prompt) if name in folder.prompts), "")
         if text and not folder.pools_prompts:
             raise UserError(
                 f"{folder.name} pools without its prompt {text!r} (include_prompt is false), which is not measured here"
@@ -310,12 +344,12 @@ class Measuring:
             own = scored[methods.id]
             rows += list(_rows(folder.name, methods.id, own))
             subjects.append(self._subject(methods, own, plain))
-        metrics = {"": "accuracy@1", RANKED: "nDCG@10", ALIKE: "likeness to the plain model's vectors (cosine)"}
-        asked = dict.fromkeys(row.task for row in rows)
-        names = {name: name.removesuffix(RANKED).removesuffix(ALIKE) for name in asked}
+        there = {row.task for row in rows}
         tasks = [
-            Task(name, f"{TITLES.get(task, task)}, {metrics[name.removeprefix(task)]}", "score")
-            for name, task in names.items()
+            Task(task + end, f"{TITLES.get(task, task)}, {metric}", "score")
+            for task in dict.fromkeys(task for own in scored.values() for task, _ in own)
+            for end, metric in METRICS.items()
+            if task + end in there
         ]
         settings = {
             "methods": [one.id for one in e.methods], "tasks": list(e.tasks), "seeds": list(e.seeds),
@@ -333,7 +367,7 @@ class Measuring:
         judged = [cell for cell in own if cell[0] in TASKS]
         means = []
         for length in sorted({length for _, length in judged}):
-            tallies = [_tally(own[cell].right) for cell in judged if cell[1] == length]
+            tallies = [Tally.of(own[cell].of(own[cell].right)) for cell in judged if cell[1] == length]
             if len(tallies) == len(self.experiment.tasks):
                 one = average(tallies)
                 means.append(Average(length, one.value, one.low, one.high, one.n, one.se))
@@ -346,55 +380,72 @@ class Measuring:
             training_free="yes",
             exportable=" / ".join(dict.fromkeys(entry.exportable for entry in entries)),
             note="; ".join(entry.summary for entry in entries),
-            beyond_window=None if plain is None or methods.id == PLAIN else _gain(own, plain, self.window),
+            beyond_window=None if plain is None or methods.id == PLAIN else _gain(own, plain, self.experiment.to),
             averages=means,
             tasks=[TaskFindings(task) for task in dict.fromkeys(task for task, _ in own)],
         )
 
 
-DOCUMENT_PROMPTS, QUESTION_PROMPTS = ("document", "passage"), ("query",)  # as sentence-transformers names them
+DOCUMENT_PROMPTS, QUESTION_PROMPTS = ("document", "passage", "corpus"), ("query",)  # sentence-transformers' names
+
+
+def _refuse_idle(methods: EncoderMethods, window: int, to: int) -> None:
+    """Refuse what would be the plain model under another name, since texts that it reads are read by it.
+
+    Raises:
+        UserError: naming the method that has nothing to do.
+    """
+    growing, chunks = methods.of(Growing), methods.of(SeparateChunks)
+    if isinstance(growing, (TableMethod, RopeMethod)):
+        if to <= window:
+            raise UserError(
+                f"{growing.id} has nothing to do for {to:,} tokens: up to {window:,} the plain model reads",
+                f"Say --to {show(2 * window)}, or measure the folder that 'ropewalk extend' writes.",
+            )
+        if chunks is not None and chunks.size < window // 2:
+            raise UserError(
+                f"{growing.id} has nothing to do beside {chunks.id}: chunks of that size are read by the plain model",
+                f"Leave it out, or choose late-chunking: --methods {growing.id}+late-chunking",
+            )
 
 
 def _longest(one: Retrieval) -> int:
     return max(map(len, one.documents))
 
 
-def _tally(scores: NDArray[np.float64]) -> Tally:
-    return Tally(float(scores.sum()), len(scores))
-
-
 def _rows(model: str, method: str, own: Mapping[tuple[str, int], Scored]) -> Iterator[Row]:
     for (task, length), one in own.items():
-        yield _row(model, method, task, length, one.right)
-        yield _share(model, method, task + RANKED, length, one.gained)
+        yield _row(model, method, task, length, one.of(one.right))
+        yield _share(model, method, task + RANKED, length, one.of(one.gained))
         if one.alike is not None:
-            yield _share(model, method, task + ALIKE, length, one.alike)
+            yield _share(model, method, task + ALIKE, length, [[value] for value in one.alike.tolist()])
         if None not in one.depths:
             quarter = (np.asarray(one.depths, np.float64) * QUARTERS).astype(int).clip(0, QUARTERS - 1)
             for i in sorted(set(quarter.tolist())):
-                yield _row(model, method, task, length, one.right[quarter == i], (i + 0.5) / QUARTERS)
+                some = [[value] for value in one.right[quarter == i].tolist()]
+                yield _row(model, method, task, length, some, (i + 0.5) / QUARTERS)
 
 
-def _row(
-    model: str, method: str, task: str, length: int, right: NDArray[np.float64], depth: float | None = None
-) -> Row:
-    mean = average([_tally(right)])
+def _row(model: str, method: str, task: str, length: int, right: list[list[float]], depth: float | None = None) -> Row:
+    mean = average([Tally.of(right)])
     return Row(model, method, task, length, mean.value, mean.low, mean.high, mean.n, depth)
 
 
-def _share(model: str, method: str, task: str, length: int, values: NDArray[np.float64]) -> Row:
+def _share(model: str, method: str, task: str, length: int, values: list[list[float]]) -> Row:
     """The mean of what lies between 0 and 1, or very little besides."""
-    mean = cluster_mean(values.clip(0, 1), np.ones(len(values)))
+    sums = [sum(min(1.0, max(0.0, one)) for one in some) for some in values]
+    mean = cluster_mean(sums, [len(some) for some in values])
     low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (mean.low, mean.high))
     return Row(model, method, task, length, min(1.0, max(0.0, mean.value)), low, high, mean.n)
 
 
-def _gain(own: Mapping[tuple[str, int], Scored], plain: Mapping[tuple[str, int], Scored], window: int) -> Gain | None:
-    cells = [cell for cell in own if cell[0] in TASKS and cell[1] > window]
+def _gain(own: Mapping[tuple[str, int], Scored], plain: Mapping[tuple[str, int], Scored], to: int) -> Gain | None:
+    """Questions at the target that only one of the two answers; each counts once, however often it is drawn."""
+    cells = [cell for cell in own if cell[0] in TASKS and cell[1] == to]
     if not cells:
         return None
-    ours, theirs = (np.concatenate([some[cell].right for cell in cells]) for some in (own, plain))
-    only_this, only_none = int((ours > theirs).sum()), int((ours < theirs).sum())
+    more = [sum(some) for cell in cells for some in own[cell].of(own[cell].right - plain[cell].right)]
+    only_this, only_none = sum(one > 0 for one in more), sum(one < 0 for one in more)
     return Gain(only_this, only_none, mcnemar(only_this, only_none))
 
 

@@ -6,6 +6,7 @@ without that file it is an encoder alone, which that library pools by the mean. 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, TypeGuard
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
 from ropewalk.encoders.end_of_text import pooled_elsewhere
 from ropewalk.encoders.families import BIAS, FAMILIES, ROPE, ROPE_KEYS, ROTATING, TABLE, UNKNOWN, Family
@@ -33,6 +35,7 @@ TOKENIZER = "tokenizer_config.json"
 ENCODERS = ("Transformer", "CLIPModel")  # modules that read texts
 DOCUMENTS = "document_length"  # of documents alone, where sentence-transformers 6 notes one
 ALL = "all"
+DECIDING = frozenset({".safetensors", ".json", ".txt", ".model", ".bin"})
 BOUNDLESS = 10**9  # tokens: what tokenizers say that have no limit
 WRITERS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")  # models that go on with a text
 
@@ -273,9 +276,40 @@ class EncoderFolder:
     @cached_property
     def prompts(self) -> Mapping[str, str]:
         """Prompts by name, which stand before texts."""
+        told = self._library.get("prompts")
+        return {str(key): str(value or "") for key, value in told.items()} if isinstance(told, dict) else {}
+
+    @property
+    def default_prompt(self) -> str:
+        """Name of the prompt that stands before texts where no other is there for them; empty if there is none."""
+        return str(self._library.get("default_prompt_name") or "")
+
+    @property
+    def compared(self) -> str:
+        """How vectors are compared, as sentence-transformers names it."""
+        return str(self._library.get("similarity_fn_name") or "cosine")
+
+    @property
+    def gives_length_one(self) -> bool:
+        """Whether its last module makes vectors of length 1, so that all ways to compare them agree."""
+        return bool(self.parts) and self.parts[-1].kind == "Normalize"
+
+    @cached_property
+    def _library(self) -> Mapping[str, Any]:
         file = self.path / "config_sentence_transformers.json"
-        told = read_json(file).get("prompts") if file.is_file() else None
-        return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+        return read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all files that decide a vector: weights, configurations and tokenizers, those of modules too."""
+        found = hashlib.sha256()
+        for file in sorted(self.path.rglob("*")):
+            if file.suffix in DECIDING and file.name != RECORD and file.is_file():
+                found.update(f"{file.relative_to(self.path).as_posix()}\0".encode())
+                with file.open("rb") as stream:
+                    while part := stream.read(2**24):
+                        found.update(part)
+        return found.hexdigest()
 
     @cached_property
     def table_shape(self) -> tuple[int, ...] | None:

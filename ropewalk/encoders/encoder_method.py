@@ -303,6 +303,9 @@ def encoder_methods(spelling: str, positions: str = TABLE) -> EncoderMethods:
         same = [part.id for part in made if part.axis == axis]
         if len(same) > 1:
             raise UserError(f"{' and '.join(same)} both decide the {axis} of {spelling!r}", "Choose one of them.")
+    growing = [part.id for part in made if isinstance(part, Growing)]
+    if len(growing) > 1:
+        raise UserError(f"{' and '.join(growing)} both decide how far {spelling!r} reads", "Choose one of them.")
     return EncoderMethods(made)
 
 

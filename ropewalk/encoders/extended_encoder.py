@@ -13,6 +13,7 @@ import numpy as np
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder import Encoder, LiveTable, called, holding
 from ropewalk.encoders.encoder_method import EncoderMethods, Growing, LogitMethod, Reading, RopeMethod, TableMethod
+from ropewalk.encoders.encoder_methods.uncut import Uncut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,8 +62,11 @@ class ExtendedEncoder:
 
     @property
     def reads(self) -> int:
-        """Tokens that are read at once."""
-        return self.to if self.methods.of(Growing) else self.window
+        """Tokens that are read at once; without a method for it as many as the folder says."""
+        own = min(self.folder.reads or self.window, self.window)
+        if self.methods.of(Uncut):
+            return max(own, min(self.to, self.folder.window or self.to))
+        return self.to if self.methods.of(Growing) else own
 
     @property
     def room(self) -> int:
@@ -108,11 +112,7 @@ class ExtendedEncoder:
         Raises:
             UserError: if the model does not pool by the mean over its tokens, so that states are not what it uses.
         """
-        if not self.encoder.pools_by_mean:
-            raise UserError(
-                f"{self.folder.name} does not pool a text by the mean over its tokens, as late chunking does",
-                "Choose another way of reading, such as chunks.",
-            )
+        refuse_other_pooling(self.encoder)
         parts, before = [], len(self.encoder.around[0])
         for start, stop, first, last in windows(len(ids), self.room, self.room // SHARED):
             row = self._whole(ids[start:stop])
@@ -174,6 +174,19 @@ class ExtendedEncoder:
         if len(whole) > self.reads:
             raise UserError(f"a text of {len(whole):,} tokens is longer than the {self.reads:,} that are read at once")
         return whole
+
+
+def refuse_other_pooling(encoder: Encoder) -> None:
+    """Refuse late chunking on an encoder that does not pool by the mean over its tokens.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not encoder.pools_by_mean:
+        raise UserError(
+            f"{encoder.name} does not pool a text by the mean over its tokens, as late chunking does",
+            "Leave late-chunking out of --methods; chunks is another way to read.",
+        )
 
 
 def of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

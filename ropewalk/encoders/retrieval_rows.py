@@ -7,7 +7,6 @@ A folder holds ``corpus``, ``queries`` and ``qrels``, each as .jsonl, .json or .
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ropewalk.common.errors import UserError
@@ -16,6 +15,7 @@ from ropewalk.encoders.long_retrieval import Retrieval, Tokenise
 from ropewalk.texts.rows import SUFFIXES, Row, read
 
 NAMED = 3  # ids in a message
+PREFIX = "rows/"  # of the task's name, so that it is no other task's
 
 
 def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
@@ -28,13 +28,25 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
     if not place.is_dir():
         raise UserError(f"{place} is no folder, expected one with corpus, queries and qrels (.jsonl)")
     texts: dict[str, str] = {}
+    ids: dict[str, list[int]] = {}
     for row in read(_file(place, "corpus")):
         own = _id(row, "doc_id", "_id")
         if own in texts:
             raise row.refuse("doc_id" if row.has("doc_id") else "_id", "an id that no row before it has")
-        parts = [row.text("title", empty=True)] if row.has("title") else []
-        texts[own] = " ".join(part for part in [*parts, row.text("text")] if part)
-    questions = {_id(row, "qid", "_id"): row.text("text") for row in read(_file(place, "queries"))}
+        title = row.text("title", empty=True) if row.has("title") else ""
+        texts[own] = " ".join(part for part in (title, row.text("text", empty=bool(title.strip()))) if part)
+        ids[own] = tokenise(texts[own])
+        if not ids[own]:
+            raise row.refuse("text", "a text that has a token")
+    questions: dict[str, str] = {}
+    for row in read(_file(place, "queries")):
+        own = _id(row, "qid", "_id")
+        if own in questions:
+            raise row.refuse("qid" if row.has("qid") else "_id", "an id that no row before it has")
+        questions[own] = row.text("text")
+    for name, some in (("corpus", texts), ("queries", questions)):
+        if not some:
+            raise UserError(f"{_file(place, name)} has no rows, expected one at least", "Fill it.")
     order = {own: i for i, own in enumerate(texts)}
     answers: dict[str, set[int]] = {}
     for row in read(_file(place, "qrels")):
@@ -44,7 +56,7 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
             raise UserError(
                 f"{row.where}: {missing!r} is in no row of {'queries' if question == missing else 'corpus'}"
             )
-        if row.values.get("score", 1) not in (0, "0"):
+        if _grade(row) > 0:
             answers.setdefault(question, set()).add(order[text])
     unanswered = [own for own in questions if own not in answers]
     if unanswered:
@@ -52,10 +64,9 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
             f"{place}: {len(unanswered)} questions have no text in qrels: {', '.join(unanswered[:NAMED])}",
             "Leave them out of queries.",
         )
-    documents: Sequence[list[int]] = [tokenise(text) for text in texts.values()]
     asked = list(questions)
     return Retrieval(
-        place.resolve().name, 0, documents, [questions[own] for own in asked],
+        PREFIX + place.resolve().name, 0, list(ids.values()), [questions[own] for own in asked],
         [frozenset(answers[own]) for own in asked], [None] * len(asked),
     )  # fmt: skip
 
@@ -65,6 +76,17 @@ def _file(place: Path, name: str) -> Path:
     if not found:
         raise UserError(f"{place} holds no {name} as {', '.join(SUFFIXES)}", "Give a folder with all three files.")
     return found[0]
+
+
+def _grade(row: Row) -> float:
+    """How well a text answers a question; BEIR has a number, LongEmbed none."""
+    value = row.values.get("score", 1)
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise row.refuse("score", "a number; above 0 where the text answers the question") from None
 
 
 def _id(row: Row, *keys: str) -> str:

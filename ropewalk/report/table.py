@@ -34,7 +34,7 @@ def tables(results: Results, width: int = 100) -> list[Table]:
     made = [_subjects(view, "\n" if width < 100 else " ")] if view.columns() else []
     if len(view.lines) == 1:
         made.append(_tasks(view, view.lines[0], width))
-    return [*made, *_costs(view), *_benchmarks(view)]
+    return [*made, *_elsewhere(view), *_costs(view), *_benchmarks(view)]
 
 
 def sentences(results: Results) -> list[str]:
@@ -91,6 +91,26 @@ def _tasks(view: View, line: Line, width: int) -> Table:
         reach = effective.get(task.id)
         made.add_row(Text(task.title + counts), *cells, _cell(reach, far, below) if reach else "")
     return made
+
+
+def _elsewhere(view: View) -> Iterator[Table]:
+    """Several subjects on tasks that have a length of their own, which is none of those that were asked for."""
+    tasks = [
+        task
+        for task in view.tasks("score")
+        if not task.benchmark
+        and (found := {row.length for line in view.lines for row in view.of(line, task.id)})
+        and not found & set(view.lengths)
+    ]
+    if tasks and len(view.lines) > 1:
+        made = _table("Method", *(task.title.replace(", ", ",\n") for task in tasks))
+        for line in view.lines:
+            rows = [view.of(line, task.id) for task in tasks]
+            made.add_row(
+                Text(line.title, style="italic" if line.is_plain else ""),
+                *(_cell(some[0].estimate if some else Estimate(), numbers.percent, "\n") for some in rows),
+            )
+        yield made
 
 
 def _benchmarks(view: View) -> Iterator[Table]:

@@ -38,7 +38,7 @@ RUNS = Path("runs")
 PLAIN, FULL = "none", "full"  # the method and the strategy that change nothing
 SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
-LATE = "late-chunking"
+LATE, UNCUT = "late-chunking", "uncut"
 READINGS = ("none", "parallel-windows", "chunks", LATE)
 OF_ENCODERS = {  # by what decides how far they read
     "table": (*READINGS, "recurrent", "grouped", "pi"),
@@ -178,6 +178,8 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             methods = OF_ENCODERS.get(folder.positions, READINGS)
             if folder.poolings not in ((), ("mean",)):  # which late chunking needs
                 methods = [one for one in methods if one != LATE]
+            if folder.window and (folder.reads or folder.window) < folder.window:  # cut before its table ends
+                methods = [methods[0], UNCUT, *methods[1:]]
         experiment = EncoderExperiment(
             self.model,
             tuple(encoder_methods(one, folder.positions) for one in methods),

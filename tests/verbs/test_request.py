@@ -92,14 +92,14 @@ def test_other_types_are_refused_by_name(option, written):
 
 def test_methods_themselves_are_options_and_said_to_be():
     parameters = inspect.signature(ropewalk.extend).parameters
-    assert parameters["method"].annotation == "str | Method"
+    assert parameters["method"].annotation == "str | Method | None"
     assert inspect.signature(ropewalk.compare).parameters["methods"].annotation == "str | list[str | Method]"
     assert verbs.public("extend").verb.request("demo", to=1024, out="x", method=YaRN(beta_fast=16)).method == (
         "yarn(beta_fast=16)"
     )
     with pytest.raises(UserError) as refusal:
         ropewalk.extend("demo", to="1k", out="x", method=3)
-    assert refusal.value.message == "method is 3, expected str | Method"
+    assert refusal.value.message == "method is 3, expected str | Method | None"
     with pytest.raises(UserError) as refusal:
         ropewalk.extend("demo", to="1k", out=3)
     assert refusal.value.message == "out is 3, expected str | Path | None"

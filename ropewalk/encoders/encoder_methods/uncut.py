@@ -1,4 +1,4 @@
-"""Texts that are read whole by encoders whose positions end nowhere: a bias by distance has its last bin for all."""
+"""Texts that are read as far as an encoder's positions go: to the last row of its table; a bias ends nowhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ropewalk.encoders.encoder_method import Growing
 
 @dataclass(frozen=True)
 class Uncut(Growing):
-    """Limits are raised to the target, and nothing else."""
+    """Limits are raised, and nothing else: folders often cut long before the table of positions ends."""
 
     name: ClassVar[str] = "uncut"
     axis: ClassVar[str] = "limits"
+
+    def check(self, window: int, to: int) -> None:
+        """Nothing to refuse: limits are no more than what the encoder reads."""
