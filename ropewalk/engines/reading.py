@@ -174,7 +174,7 @@ def refuse_axes(entry: Mapping[str, Any], engine: str) -> None:
     if entry.get("mrope_section") and kind not in WITH_AXES:
         raise UserError(
             f"{engine} has M-RoPE in the types {' and '.join(sorted(WITH_AXES))} alone; rope_type is {kind!r}",
-            "Extend the model by yarn or ntk-aware, which these types say; or serve it with transformers.",
+            "Extend the model by yarn or ntk-aware, which these types say; or add --model-impl transformers.",
         )
 
 

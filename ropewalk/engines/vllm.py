@@ -168,14 +168,19 @@ def _rotation(
         factor = float(need(entry, "factor", NAME))
         betas = entry.get("beta_fast", 32), entry.get("beta_slow", 1)
         truncate = bool(entry.get("truncate", True)) or not rules.truncate
-        if entry.get("mrope_section") and not files.model_type.startswith(NOT_ENLARGED):
-            original *= ENLARGED
+        original *= ENLARGED if enlarges(files.model_type, entry) else 1
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(files, entry, factor, rules)
     if kind == "longrope":
         long = (served if rules.longrope_by_model_length else served - 1) > original
         start = f"vllm serve {shlex.quote(str(files.folder))} --model-impl transformers"
         return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"vLLM stops: rope_type is {kind!r}, which it does not know")
+
+
+def enlarges(model_type: str, entry: Mapping[str, Any]) -> bool:
+    """Whether YaRN's ramp is that of a longer window than the file says: see ``ENLARGED``."""
+    yarn = entry.get("rope_type") == "yarn" and bool(entry.get("mrope_section"))
+    return yarn and not model_type.startswith(NOT_ENLARGED)
 
 
 def _dynamic(files: Files, entry: Mapping[str, Any], rules: Rules) -> float:
