@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from ropewalk.rope.live import rotaries
 from tests.models import COMMON, tokens
 
 IMAGE, VIDEO, START, END = 90, 91, 92, 93  # ids of tokens
@@ -34,9 +35,9 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the language mod
         {**SEEN, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
     ),
     "qwen3_5": (
-        {**COMMON, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+        {**COMMON, "head_dim": 32, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
          "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-         "rope_parameters": {**TURNS, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}},
+         "rope_parameters": {**TURNS, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}},
         {**SEEN, "num_position_embeddings": 64},
     ),
 }  # fmt: skip
@@ -100,6 +101,21 @@ def positions(model: PreTrainedModel, read: dict[str, Tensor]) -> Tensor:
     """Where the model puts what it reads, int64 [3, 1, n]."""
     grids = {key: value for key, value in read.items() if key.endswith("grid_thw")}
     return model.model.get_rope_index(read["input_ids"], read["mm_token_type_ids"], **grids)[0]
+
+
+@torch.no_grad()
+def turned(model: PreTrainedModel, places: Tensor) -> list[Tensor]:
+    """Cosines and sines [n, d/2] of one row as attention takes them; it joins the axes where a module does not."""
+    axes, made = AXES[model.config.model_type], rotaries(model)[0].module(torch.zeros(1), places)
+    return [
+        torch.stack([table[axis, 0, :, i] if table.ndim == 4 else table[0, :, i] for i, axis in enumerate(axes)], -1)
+        for table in made
+    ]
+
+
+def joins(model: PreTrainedModel) -> bool:
+    """Whether the rotary module joins the axes itself, so that its forward shows which pair is of which."""
+    return rotaries(model)[0].module(torch.zeros(1), torch.zeros(3, 1, 1))[0].ndim == 3
 
 
 @torch.no_grad()

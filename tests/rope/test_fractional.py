@@ -6,7 +6,7 @@ import torch
 from ropewalk import UserError
 from ropewalk.rope.fractional import fractional_frames, fractional_time
 from ropewalk.rope.live import rotaries
-from tests.vision import AXES, VIDEO, film, logits, pictures, positions, shared, words
+from tests.vision import AXES, VIDEO, film, logits, pictures, positions, shared, turned, words
 
 GREEDY = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": -1, "return_dict_in_generate": True,
           "output_scores": True}  # fmt: skip
@@ -41,14 +41,13 @@ def test_rows_of_a_batch_have_videos_of_their_own():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rotary_modules_take_fractions_and_whole_multiples_to_the_last_bit(kind):
-    module, x = rotaries(shared(kind))[0].module, torch.zeros(1)
-    whole, (places, video) = module(x, counted(11)[0]), counted(41)
-    found = module(x, fractional_time(places, video, 4))
+    model = shared(kind)
+    whole, found = turned(model, counted(11)[0]), turned(model, fractional_time(*counted(41), 4))
     time = [i for i, axis in enumerate(AXES[kind]) if axis == 0]
     for table, stated in zip(found, whole, strict=True):
-        assert torch.equal(table[:, ::4, time], stated[..., time])
-    exact = torch.outer(torch.arange(41).double() / 4, module.inv_freq[time].double())
-    assert torch.allclose(found[0][0, :, time].double(), exact.cos(), atol=1e-6)
+        assert torch.equal(table[::4, time], stated[:, time])
+    exact = torch.outer(torch.arange(41).double() / 4, rotaries(model)[0].inv_freq[time].double())
+    assert torch.allclose(found[0][:, time].double(), exact.cos(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

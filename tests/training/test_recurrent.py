@@ -24,7 +24,7 @@ from tests.training.test_checkpointing import on
 
 ALLOWED = 2e-6  # float32
 REFUSED = {  # masks of their own, states, heads that are more than one map, no attention interface, no rotation
-    "doge", "lfm2", "llama4_text", "minimax", "minimax (window)", "modernbert-decoder", "qwen3_next", "falcon",
+    "doge", "lfm2", "llama4_text", "minimax", "minimax (window)", "modernbert-decoder", "qwen3_5", "qwen3_next", "falcon",
     "gpt_neox_japanese", "gptj", "bloom",
 }  # fmt: skip
 BATCHES = {
