@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2Config, Q
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ropewalk import RopeSpec, UserError, method
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.inspection import inspect
+from ropewalk.checkpoint.write import extend
 from ropewalk.methods.frequencies.mrope_pp import MRoPEPlusPlus
 from ropewalk.rope import architecture, live
 from ropewalk.rope import config as rope_config
@@ -86,6 +88,18 @@ def test_pictures_are_read_alike_while_it_is_on_after_extending_and_after_a_relo
     kept = again.config.text_config.rope_parameters
     assert kept["mrope_section"] == section and inspect(tmp_path).sound
     assert inspect(tmp_path).specs["all"].axes == AXES[kind]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_folder_that_was_extended_is_opened_with_its_eyes(kind, tmp_path):
+    model, read = seeing(kind), pictures()
+    model.save_pretrained(tmp_path / "m")
+    extend(tmp_path / "m", TARGET, method("mrope-pp"), tmp_path / "long")
+    with method("mrope-pp").on(model, to=TARGET):
+        seen = logits(model, read)
+    assert torch.equal(logits(Checkpoint.open(tmp_path / "long").load(device="cpu"), read), seen)
+    (note,) = Checkpoint.open(tmp_path / "long").notes
+    assert "M-RoPE with rope_type 'longrope': transformers reads it; vLLM and SGLang have M-RoPE in" in note
 
 
 @torch.no_grad()
