@@ -2,7 +2,7 @@
 
 A choice of positions for a live model, and no method of the catalogue: frequencies, regions and checkpoints stay, and
 what a caller hands to the model changes. VideoCanvas does so in a diffusion model, whose encoder makes one latent of N
-frames; that a language model reads videos better by it is nobody's claim.
+frames; that a language model reads videos better by it is not what the paper claims.
 """
 
 from __future__ import annotations

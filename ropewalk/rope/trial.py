@@ -42,7 +42,8 @@ def class_of(config: PreTrainedConfig) -> Any:
         return saved
     tables = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
     found = [table[type(config)] for table in tables if type(config) in table]
-    return next((one for one in found if one.config_class is type(config)), found[0] if found else None)
+    whole = (one for one in found if getattr(one, "config_class", None) is type(config))
+    return next(whole, found[0] if found else None)
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
@@ -54,7 +55,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
     kind, languages = type(config), transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     whole = kind in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    language = not whole or (kind in languages and languages[kind].config_class is kind)
+    language = not whole or (kind in languages and getattr(languages[kind], "config_class", None) is kind)
     return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM
 
 

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 class MRoPEPlusPlus(FrequencyMethod):
     """Pairs of time stay, so that frames next to each other are told apart; those of height and width are stretched.
 
-    The authors train with it, and the code that they published is not their formula. There, height and width have
+    The authors train with it, and the code that they published is not their formula. In the code, height and width have
     the base b ((T - 1) / (L - 1)) ** (d / (d - 2)). In the paper, width is divided by s = T / L, and height goes over
     from 1 to that by its turns, as in NTK-by-parts; its last case is lost in the copy that was read, and taken to go on
     where the case before it ends. Time has the fast pairs where axes are laid out one after the other (Qwen2-VL,
-    Qwen2.5-VL); where they take turns (Qwen3-VL), slow pairs of time are extrapolated too, which nobody has measured.
+    Qwen2.5-VL); where they take turns (Qwen3-VL), slow pairs of time are extrapolated too, and no measurement of that
+    is known.
 
     Attributes:
         form: "code" or "paper".
