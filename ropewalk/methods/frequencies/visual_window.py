@@ -48,6 +48,9 @@ class VisualWindow(YaRN):
     def frequencies(self, rope: RopeSpec, target: int) -> Frequencies:
         return super().frequencies(self._seen(rope), target)
 
+    def at(self, rope: RopeSpec, target: int) -> Frequencies:  # a method that refines it asks here
+        return super().at(self._seen(rope), target)
+
     def _targets(
         self, config: PreTrainedConfig, to: int | None, on_top: bool | None = None
     ) -> dict[str, tuple[RopeSpec, int]]:

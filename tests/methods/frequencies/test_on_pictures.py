@@ -243,6 +243,14 @@ def test_a_shorter_visual_window_is_yarn_of_a_model_with_that_window():
     assert visual.plan(model.config, TARGET)["all"].attention_factor == pytest.approx(0.1 * math.log(8) + 1)
 
 
+@pytest.mark.parametrize("target", [WINDOW, TARGET])
+def test_a_visual_window_is_refined_from_where_it_starts(target):
+    rope = rope_config.read(shared("qwen2_vl").config)["all"]
+    joined = method("resonance+visual-window(effective_window=32)").plan(shared("qwen2_vl").config, target)["all"]
+    assert float(joined.factors(rope)[-1]) == pytest.approx(target / 32, rel=1e-3)
+    assert joined.attention_factor == pytest.approx(0.1 * math.log(target / 32) + 1)
+
+
 def test_a_visual_window_inside_the_window_is_written_and_the_trained_one_stays_known(tmp_path):
     model, read = seeing("qwen2_5_vl"), pictures()
     chosen = method("visual-window(effective_window=32)")
