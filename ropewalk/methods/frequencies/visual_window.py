@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.frequencies.yarn import YaRN
+from ropewalk.methods.ranges import Range
 from ropewalk.rope import config as rope_config
 from ropewalk.rope.spec import Frequencies, RopeSpec
 
@@ -35,6 +37,7 @@ class VisualWindow(YaRN):
     how_given: ClassVar[str] = (
         "Measure up to where the model makes use of pictures, and give it: visual-window(effective_window=8192)"
     )
+    tunable: ClassVar[Mapping[str, Range]] = {}  # texts say nothing of pictures
     exact_near: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
