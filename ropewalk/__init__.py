@@ -26,6 +26,8 @@ _MAKING = {
     "TrainingPositions": "training.positions.training_positions",
     "UserError": "common.errors",
     "compose": "methods.compose",
+    "fractional_frames": "rope.fractional",
+    "fractional_time": "rope.fractional",
     "method": "methods.catalogue",
     "recipe": "training.recipes.recipe_entries",
 }

@@ -18,6 +18,8 @@ from ropewalk.rope.live import decoder
 from ropewalk.rope.probe import Rotating, identity_rotary, probe
 from ropewalk.rope.spec import ALL
 from tests.models import COMMON, THETA, step
+from tests.vision import MODELS as PICTURES
+from tests.vision import seeing
 
 TOKENS = 48  # inside the window of 64, beyond the sliding windows of 16
 ALLOWED = 2e-5  # of the largest logit
@@ -122,12 +124,23 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # keys lef
     "gpt_neox_japanese": (("head_dim", "num_key_value_heads"), {}),
     "gptj": (("head_dim", "num_key_value_heads"), {"rotary_dim": 8}),
     "bloom": (("head_dim", "num_key_value_heads"), {"n_head": 4}),
+    **dict.fromkeys(PICTURES, ((), {})),  # on text
 }  # fmt: skip
 
 
 @torch.no_grad()
 def build(name: str) -> PreTrainedModel:
     """The model in float32; also its norms have random weights, as those of trained models differ from 1."""
+    model = seeing(name) if name in PICTURES else _of_text(name)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.normal_(0, 0.15)
+        else:
+            weight.uniform_(0.5, 1.5)
+    return model
+
+
+def _of_text(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     without, more = ARCHITECTURES[name]
     values = {"rope_parameters": dict(THETA), "attention_dropout": 0.0} | COMMON | copy.deepcopy(more)
@@ -135,13 +148,7 @@ def build(name: str) -> PreTrainedModel:
     config = AutoConfig.for_model(name.split(" ")[0], **values)
     # Transformers' SDPA cannot cap logits; 5.16 takes it all the same, and leaves the cap out.
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if capped else None).eval()
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            weight.normal_(0, 0.15)
-        else:
-            weight.uniform_(0.5, 1.5)
-    return model
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager" if capped else None).eval()
 
 
 @torch.no_grad()

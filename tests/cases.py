@@ -114,6 +114,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LINEAR = {"type": "linear", "factor": 4.0}
 
 SOUND: dict[str, dict[str, Any]] = {
+    "Qwen2-VL": qwen2_vl(),
     "latent attention's pair": deepseek(),
     "Kimi's equal betas": deepseek(rope_scaling={**SCALED, "beta_fast": 1.0, "beta_slow": 1.0}),
     "stairs": ministral3(),
@@ -147,7 +148,29 @@ SOUND: dict[str, dict[str, Any]] = {
     "DeepSeek-V4": deepseek_v4(),
 }  # fmt: skip
 
+PICTURES = {"model_type": "qwen2_vl"}
+
+
+def qwen3_vl(section: Any, **more: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True, "mrope_section": section, **more}
+    text = of("qwen3_vl_text", head_dim=16, max_position_embeddings=4096, rope_parameters=rope)
+    return {"model_type": "qwen3_vl", "text_config": text, "vision_config": {}}
+
+
 UNSOUND: dict[str, tuple[str, str, dict[str, Any]]] = {  # code, key, configuration
+    "lost section": ("mrope-section-missing", "rope_scaling.mrope_section", of(
+        "qwen2_vl", max_position_embeddings=4096, rope_theta=1e6, vision_config=PICTURES,
+        rope_scaling={"type": "mrope"})),
+    "section of another head": ("mrope-section-invalid", "rope_scaling.mrope_section", of(
+        "qwen2_vl", max_position_embeddings=4096, rope_theta=1e6, vision_config=PICTURES,
+        rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]})),
+    "more turns than pairs": ("mrope-section-invalid", "text_config.rope_parameters.mrope_section",
+                              qwen3_vl([2, 3, 3])),
+    "no turns": ("mrope-layout-contradicted", "text_config.rope_parameters.mrope_interleaved",
+                 qwen3_vl([4, 2, 2], mrope_interleaved=False)),
+    "turns where there are none": ("mrope-layout-contradicted", "rope_scaling.mrope_interleaved", of(
+        "qwen2_vl", max_position_embeddings=4096, rope_theta=1e6, vision_config=PICTURES,
+        rope_scaling={"type": "mrope", "mrope_section": [2, 3, 3], "mrope_interleaved": True})),
     "no type": ("rope-type-missing", "rope_scaling.type", llama(16384, rope_theta=1e4, rope_scaling={
         "factor": 4.0, "original_max_position_embeddings": 4096})),
     "default type": ("rope-type-missing", "rope_parameters.rope_type", llama(16384, rope_parameters={

@@ -281,9 +281,7 @@ class Engine:
         documents = keywords.pop("document_ids", None)
         given = dict(zip(self.names, arguments, strict=False)) | keywords
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        cache, positions = cache_argument.among(given), given.get("position_ids")
-        if positions is not None and positions.ndim != 2:
-            raise UserError(f"position_ids have {positions.ndim} dimensions, expected [batch, tokens]")
+        cache, positions = cache_argument.among(given), _of_text(given.get("position_ids"))
         if positions is not None and positions.is_floating_point() and not self.plain:
             raise UserError(
                 f"position_ids are fractions ({positions.dtype}), and regions of positions count whole tokens",
@@ -536,6 +534,25 @@ def _visible(mask: Any, total: int) -> Tensor | None:
         )
     visible: Tensor = mask[:, :total].detach().cpu().bool()
     return None if bool(visible.all()) else visible
+
+
+def _of_text(positions: Tensor | None) -> Tensor | None:
+    """Positions [B, Q]; of M-RoPE's rows (time, height, width, and one of the text before them) the one that all say.
+
+    Raises:
+        UserError: if they differ, or are of another form.
+    """
+    if positions is None or positions.ndim == 2:
+        return positions
+    if positions.ndim != 3 or positions.shape[0] not in (3, 4):
+        raise UserError(f"position_ids have the shape {list(positions.shape)}, expected [batch, tokens]")
+    if not bool((positions == positions[:1]).all()):
+        raise UserError(
+            "position_ids hold other positions in time than in height or width (M-RoPE of a picture or a video), and "
+            "what is computed at attention time knows one position per token",
+            "Give it text alone; pictures are read under frequencies that are fixed, such as yarn's.",
+        )
+    return positions[0]
 
 
 def _stable_keys(layer: Any) -> Tensor | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from ropewalk.common.errors import cut
 from ropewalk.common.lengths import show as length
 from ropewalk.common.results import columns
+from ropewalk.rope.spec import AXES
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.inspection import Head, Inspection
@@ -81,6 +82,29 @@ def show_ropes(specs: Mapping[str, RopeSpec], console: Console) -> None:
         "t: attention factor; unturned: pairs of dimensions that never complete a turn inside the window",
         style="dim",
     )
+    for key, spec in specs.items():
+        if spec.axes:
+            parts = [
+                f"{name} {_runs([i for i, one in enumerate(spec.axes) if one == a])}" for a, name in enumerate(AXES)
+            ]
+            console.print(f"M-RoPE ({key}), pairs by whose position they turn: {'; '.join(parts)}")
+
+
+def _runs(indices: Sequence[int]) -> str:
+    """Indices in few words: 0-15, or 1, 4 .. 58 where they are evenly spaced."""
+    found: list[list[int]] = []
+    for i in indices:
+        if found and (len(found[-1]) == 1 or i - found[-1][-1] == found[-1][1] - found[-1][0]):
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return ", ".join(_run(run) for run in found) or "none"
+
+
+def _run(run: Sequence[int]) -> str:
+    if len(run) < 3:
+        return ", ".join(map(str, run))
+    return f"{run[0]}-{run[-1]}" if run[1] == run[0] + 1 else f"{run[0]}, {run[1]} .. {run[-1]}"
 
 
 def _mebibytes(size: int) -> str:

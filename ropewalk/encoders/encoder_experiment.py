@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 SHORT = "short"
 RANKED, ALIKE = "-ndcg", "-likeness"  # end the ids of a task's other metrics
-METRICS = {"": "accuracy@1", RANKED: "nDCG@10", ALIKE: "likeness to the plain model's vectors (cosine)"}
+METRICS = {"": "accuracy@1", RANKED: "nDCG@10", ALIKE: "likeness to plain"}
 COSINES = frozenset({"cosine", "cos_sim"})
 QUARTERS = 4  # of a text's depth
 TITLES = {
     "passkey": "Passkey retrieval",
     "needle": "Needle retrieval",
-    SHORT: "Short texts, as a folder reads them",
+    SHORT: "Short texts as a folder reads them",
 }
 
 

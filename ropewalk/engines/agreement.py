@@ -326,7 +326,7 @@ def _entry_keys(engine: str, files: Files, entry: Mapping[str, Any], t: float | 
         return {"factor": float(factor)}
     if engine == "vllm" and kind == "yarn" and files.model_type == "gpt_oss":
         return {"beta_fast": entry.get("beta_fast", 32.0), "beta_slow": entry.get("beta_slow", 1.0)}
-    if t is None or engine not in ("vllm", "sglang"):
+    if t is None or engine not in ("vllm", "sglang") or (engine == "vllm" and vllm.enlarges(files.model_type, entry)):
         return {}
     if kind == "yarn" and isinstance(factor, (int, float)) and files.model_type != "gpt_oss":
         return {"attn_factor": t / formulas.yarn_magnitude(float(factor)), "attention_factor": t}

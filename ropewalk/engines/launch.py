@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.checkpoint.gguf.llama_rope import FREQUENCY_FACTORS
 from ropewalk.engines.gguf.to_gguf import holds_factors
 from ropewalk.engines.llama_cpp import ARCHITECTURES
+from ropewalk.engines.vllm import enlarges
 from ropewalk.rope.config import text_config
+from ropewalk.rope.problems import WITH_AXES
 from ropewalk.rope.trial import auto_class
 
 if TYPE_CHECKING:
@@ -29,14 +31,16 @@ def is_line(text: str) -> bool:
 def launch_lines(folder: Path, config: PreTrainedConfig, parameters: Mapping[str, Any], length: int) -> dict[str, str]:
     """Engine -> launch line, or what is missing; ``parameters`` are those of the extended layers.
 
-    A line states the length wherever an engine would derive another one from the keys (vLLM and SGLang multiply
+    vLLM and SGLang run transformers' code where their own would not take M-RoPE's three positions as meant. A line
+    states the length wherever an engine would derive another one from the keys (vLLM and SGLang multiply
     max_position_embeddings by the factor of ``linear``).
     """
     rope_type, model_type = str(parameters.get("rope_type", "default")), str(text_config(config).model_type)
+    no_axes = bool(parameters.get("mrope_section")) and rope_type not in WITH_AXES
     lines = {
         "transformers": transformers_line(folder, auto_class(config).__name__),
-        "vllm": vllm_line(folder, length),
-        "sglang": sglang_line(folder, length),
+        "vllm": vllm_line(folder, length, via_transformers=no_axes or enlarges(model_type, parameters)),
+        "sglang": sglang_line(folder, length, via_transformers=no_axes),
         "llama.cpp": llama_cpp_line(folder, f"-c {length}"),
     }
     if rope_type == "longrope":

@@ -16,6 +16,7 @@ from ropewalk.common.outside import read_json
 from ropewalk.rope import architecture, formulas
 from ropewalk.rope.config import INTERLEAVED, load_config, logit_scale, text_config
 from ropewalk.rope.keys import read_beside
+from ropewalk.rope.problems import WITH_AXES
 from ropewalk.rope.spec import ALL
 from ropewalk.rope.trial import auto_class
 
@@ -161,6 +162,20 @@ def longrope(
     default = formulas.longrope_magnitude(files.length, original)
     given = entry.get("long_mscale" if long else "short_mscale")
     return formulas.plain(base, d) / factors, default if given is None else float(given)
+
+
+def refuse_axes(entry: Mapping[str, Any], engine: str) -> None:
+    """Refuse M-RoPE in a type in which an engine takes one position per token.
+
+    Raises:
+        UserError: naming the type.
+    """
+    kind = entry.get("rope_type", "default")
+    if entry.get("mrope_section") and kind not in WITH_AXES:
+        raise UserError(
+            f"{engine} has M-RoPE in the types {' and '.join(sorted(WITH_AXES))} alone; rope_type is {kind!r}",
+            "Extend the model by yarn or ntk-aware, which these types say; or add --model-impl transformers.",
+        )
 
 
 def proportional(base: float, head_dim: int, rotated: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.engines import transformers
-from ropewalk.engines.reading import Files, linear_factor, longrope, proportional, rules_of
+from ropewalk.engines.reading import Files, linear_factor, longrope, proportional, refuse_axes, rules_of
 from ropewalk.rope import formulas
 from ropewalk.rope.spec import ALL, Reading
 
@@ -93,6 +93,7 @@ def read(
     if ALL not in files.entries:
         raise UserError(f"SGLang's {files.model_type} takes one rope_parameters for all layers, not one per layer type")
     entry = files.entries[ALL]
+    refuse_axes(entry, NAME)
     return {ALL: Reading(*_rotation(files, entry, served, known), longest, files.logit_scale(entry))}
 
 

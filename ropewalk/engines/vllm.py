@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ropewalk.common.errors import UserError
 from ropewalk.engines import transformers
-from ropewalk.engines.reading import Files, linear_factor, longrope, need, proportional, rules_of
+from ropewalk.engines.reading import Files, linear_factor, longrope, need, proportional, refuse_axes, rules_of
 from ropewalk.rope import formulas
 from ropewalk.rope.spec import Reading
 
@@ -33,6 +33,9 @@ VIA_TRANSFORMERS = frozenset(
     "hunyuan_v1_moe jais2 jetmoe mellum ministral moshi nanbeige nanochat olmo olmo2 olmo3 "
     "persimmon phi phimoe seed_oss smollm3 solar_open starcoder2 vaultgemma".split()
 )
+# The class for M-RoPE has a table of so many times the length, and takes YaRN's ramp from the longer one (0.32.0).
+ENLARGED = 4
+NOT_ENLARGED = ("qwen3_vl", "qwen3_5")  # beginnings of the model types whose layers ask for a table of the length
 SCALED_ALREADY = frozenset({"longrope", "llama3", "yarn"})  # max_position_embeddings is the extended length
 
 
@@ -104,6 +107,8 @@ def read(
         return {key: replace(reading, max_length=longest) for key, reading in found.items()}
     if files.model_type == "gpt_oss":
         _refuse_for_gpt_oss(files)
+    for entry in files.entries.values():
+        refuse_axes(entry, NAME)
     return {
         key: Reading(*_rotation(files, key, entry, served, known), longest, files.logit_scale(entry))
         for key, entry in files.entries.items()
@@ -163,12 +168,19 @@ def _rotation(
         factor = float(need(entry, "factor", NAME))
         betas = entry.get("beta_fast", 32), entry.get("beta_slow", 1)
         truncate = bool(entry.get("truncate", True)) or not rules.truncate
+        original *= ENLARGED if enlarges(files.model_type, entry) else 1
         return formulas.yarn(base, d, factor, original, *betas, truncate), _yarn_factor(files, entry, factor, rules)
     if kind == "longrope":
         long = (served if rules.longrope_by_model_length else served - 1) > original
         start = f"vllm serve {shlex.quote(str(files.folder))} --model-impl transformers"
         return longrope(files, entry, base, d, long, original, NAME, start)
     raise UserError(f"vLLM stops: rope_type is {kind!r}, which it does not know")
+
+
+def enlarges(model_type: str, entry: Mapping[str, Any]) -> bool:
+    """Whether YaRN's ramp is that of a longer window than the file says: see ``ENLARGED``."""
+    yarn = entry.get("rope_type") == "yarn" and bool(entry.get("mrope_section"))
+    return yarn and not model_type.startswith(NOT_ENLARGED)
 
 
 def _dynamic(files: Files, entry: Mapping[str, Any], rules: Rules) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from rich import box
 from rich.table import Table
@@ -102,15 +103,17 @@ def _elsewhere(view: View) -> Iterator[Table]:
         and (found := {row.length for line in view.lines for row in view.of(line, task.id)})
         and not found & set(view.lengths)
     ]
-    if tasks and len(view.lines) > 1:
-        made = _table("Method", *(task.title.replace(", ", ",\n") for task in tasks))
-        for line in view.lines:
-            rows = [view.of(line, task.id) for task in tasks]
+    for name, some in groupby(tasks, lambda task: task.title.partition(", ")[0]):
+        own = list(some)
+        made = _table(name, *(task.title.partition(", ")[2] for task in own))
+        for line in view.lines if len(view.lines) > 1 else ():
+            rows = [view.of(line, task.id) for task in own]
             made.add_row(
                 Text(line.title, style="italic" if line.is_plain else ""),
-                *(_cell(some[0].estimate if some else Estimate(), numbers.percent, "\n") for some in rows),
+                *(_cell(found[0].estimate if found else Estimate(), numbers.percent, "\n") for found in rows),
             )
-        yield made
+        if made.row_count:
+            yield made
 
 
 def _benchmarks(view: View) -> Iterator[Table]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
@@ -36,6 +37,10 @@ BASE_BY_LAYER = re.compile(r"for theta in [^\n]*\blayer_rope_theta\b")
 # A forward that asks its rope function anew, not the module's buffer: one set of factors at all lengths.
 ASKS_ANEW = re.compile(r"def forward\([^\n]*position_ids(?:(?!def )[^\n]*\n)*? +inv_freq, \w+ = self\.rope_init_fn\(")
 PARTIAL = re.compile(r"""rope_parameters\[layer_type\]\.get\(["']partial_rotary_factor["'], ([\d.]+)\)""")
+# M-RoPE: one run of pairs for each axis, or pairs in turn for as long as height and width have any left.
+CHUNKED = re.compile(r"\.split\((?:self\.)?mrope_section\b")
+TURNS = re.compile(r"\w+ = slice\(offset, length, 3\)")
+SECTION = re.compile(r"""\.get\(["']mrope_section["'], \[([\d, ]+)\]\)""")
 ROPE_KEY = re.compile(r"""rope_\w+(?:\[\w+\])?(?:\.get\(\s*|\[)["'](\w+)["']""")
 
 
@@ -81,6 +86,28 @@ def _source(wanted: str) -> str:
 def keys_read(config: PreTrainedConfig) -> frozenset[str]:
     """Rope parameters that the model's own code asks for; types' functions read theirs besides."""
     return frozenset(ROPE_KEY.findall(source(config)))
+
+
+def mrope(text: PreTrainedConfig) -> Literal["chunked", "interleaved", ""]:
+    """How a model lays out the pairs of M-RoPE's three axes; empty if it has none, or in a way that is not known."""
+    code = source(text)
+    return "chunked" if CHUNKED.search(code) else "interleaved" if TURNS.search(code) else ""
+
+
+def mrope_default(text: PreTrainedConfig) -> list[int]:
+    """The ``mrope_section`` that the model's own code takes where none is stated; empty if it has none."""
+    found = SECTION.search(source(text))
+    return [int(size) for size in found[1].split(",")] if found else []
+
+
+def mrope_axes(layout: str, section: Sequence[int], pairs: int) -> tuple[int, ...]:
+    """The axis (0 time, 1 height, 2 width) that turns each of ``pairs`` pairs; empty if the section does not fit."""
+    if layout == "chunked":
+        runs = [axis for axis, size in enumerate(section) for _ in range(size)]
+        return tuple(runs) if len(runs) == pairs and len(section) == 3 else ()
+    if layout == "interleaved" and len(section) == 3:
+        return tuple(i % 3 if i < 3 * section[i % 3] else 0 for i in range(pairs))
+    return ()
 
 
 def rotates(text: PreTrainedConfig) -> str:

@@ -240,7 +240,7 @@ def read(config: PreTrainedConfig) -> dict[str, RopeSpec]:
     """Layer type -> RopeSpec of any transformers 5 configuration.
 
     Raises:
-        UserError: for M-RoPE and other embeddings that have no such description, or contradictory keys.
+        UserError: for embeddings that have no such description, or contradictory keys.
     """
     table = rope_parameters(config)
     try:
@@ -257,7 +257,9 @@ def pretrained_specs(config: PreTrainedConfig, on_top: bool | None = None) -> di
     """The specs of the model before ropewalk extended it; what ``on_top`` decides is decided for good."""
     record = record_of(config)
     if record is not None and not on_top:
-        specs = {key: spec_from_json(entry) for key, entry in record["pretrained"].items()}
+        axes = {key: spec.axes for key, spec in read(config).items()}  # no extension changes these
+        kept = {key: spec_from_json(entry) for key, entry in record["pretrained"].items()}
+        specs = {key: replace(spec, axes=axes.get(key, ())) for key, spec in kept.items()}
     else:
         specs = read(config)
     return specs if on_top is None else {key: spec.to_extend(on_top) for key, spec in specs.items()}
@@ -301,7 +303,7 @@ def promised_by(specs: Mapping[str, RopeSpec]) -> int:
 def spec_from_json(entry: Mapping[str, Any]) -> RopeSpec:
     """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
     tuples = {key: tuple(map(float, entry[key])) for key in ("factors", "long_factors") if entry.get(key) is not None}
-    return _turning(RopeSpec(**{**entry, **tuples}))
+    return _turning(RopeSpec(**{**entry, **tuples, "axes": tuple(entry.get("axes") or ())}))
 
 
 def _turning(spec: RopeSpec) -> RopeSpec:
@@ -382,7 +384,9 @@ def _read_one(config: PreTrainedConfig, layer_type: str, entry: Mapping[str, Any
     if layer_type == ALL:
         reach = architecture.reach(text)
         spec = replace(spec, sliding=reach is not None and reach <= spec.window)
-    return _turning(spec)
+    section = entry.get("mrope_section") or architecture.mrope_default(text)
+    axes = architecture.mrope_axes(architecture.mrope(text), section, rotary_dim // 2)
+    return _turning(replace(spec, axes=axes))
 
 
 def _initial(text: PreTrainedConfig, rope_type: str, layer_type: str) -> tuple[Tensor, float]:

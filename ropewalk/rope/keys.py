@@ -248,8 +248,14 @@ def _impossible_rope(rope: Mapping[str, Any], prefix: str) -> Iterator[tuple[str
             yield from _impossible_rope(value, f"{prefix}{key}.")
         elif key in SWITCHES and value is not None and not isinstance(value, bool):
             yield prefix + key, value, "true or false"
+        elif key == "mrope_section" and value is not None and not _sizes(value):
+            yield prefix + key, value, "a list of whole numbers"
         elif key in NUMBERS and value is not None and not (_number(value) and math.isfinite(value)):
             yield prefix + key, value, "a number"
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one <= HEADS for one in value)
 
 
 def _vast(path: str, value: Any) -> Iterator[tuple[str, int]]:

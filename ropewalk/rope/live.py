@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
-from ropewalk.rope.spec import ALL, STILL, Frequencies, RopeSpec
+from ropewalk.rope.spec import ALL, AXES, STILL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -343,6 +343,14 @@ def _compare(rotary: Rotary, want: RopeSpec | Frequencies, tolerance: float) -> 
         if turned is not None:
             meant = torch.atan2(inv_freq.sin(), inv_freq.cos()), want.attention_factor
             _compare_one(f"forward of the {where}", "frequency", turned, meant, tolerance + TOLERANCE, mend)
+    if isinstance(want, RopeSpec) and want.axes and (seen := axes(rotary)) is not None:
+        wrong = [i for i, w in enumerate(want.inv_freq) if w > STILL and seen[i] != want.axes[i]]
+        for i in wrong[:1]:
+            raise UserError(
+                f"{where}: pair {i} turns with the {AXES[seen[i]]}, the configuration gives the {AXES[want.axes[i]]} "
+                f"({len(wrong)} of {len(seen)} differ)",
+                mend,
+            )
 
 
 Turned = tuple[Tensor, float]  # frequencies, float64 [d/2], and attention factor
@@ -395,6 +403,25 @@ def _tables(rotary: Rotary, positions: list[int]) -> Any:
         places = places.expand(3, 1, -1)  # an axis each for time, height and width; of text they are the same
     with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
         return rotary.module.forward(probe, places, **arguments)
+
+
+def axes(rotary: Rotary) -> tuple[int, ...] | None:
+    """The axis of M-RoPE whose position turns each pair, [d/2], seen in a forward; None if it cannot be told from one.
+
+    Token a is at 1 on axis a and at 0 on the others. A pair that does not rotate counts as of axis 0.
+    """
+    probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
+    arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
+    one_each = torch.eye(len(AXES), dtype=torch.long, device=probe.device)[:, None]
+    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
+        tables = rotary.module.forward(probe, one_each, **arguments)
+    pairs = rotary.inv_freq.numel()
+    if not isinstance(tables, tuple) or tables[1].shape not in ((1, 3, pairs), (1, 3, 2 * pairs)):
+        return None
+    sines = tables[1][0]
+    if sines.shape[1] == 2 * pairs:  # halves, or neighbours
+        sines = sines[:, :pairs] if torch.equal(sines[:, :pairs], sines[:, pairs:]) else sines[:, ::2]
+    return tuple(sines.abs().argmax(0).tolist())
 
 
 def check_angles(model: nn.Module, position: int) -> float:

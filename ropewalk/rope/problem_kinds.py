@@ -97,6 +97,17 @@ KINDS = {kind.code: kind for kind in (
     Kind("rope-not-nested", "One rope dict for all layers, in an architecture with one per type of layer.",
          "Sliding layers would get the rope of the others.", "Writes one dict per type.", stops=S),
     Kind("rope-unused", "A scaling in the file of a model that does not rotate.", "It does nothing.", "Removes it."),
+    # M-RoPE
+    Kind("mrope-section-missing", "No key says which pairs turn with time, height and width, in a model of pictures.",
+         "transformers takes its class's own division, which may be another; other engines take one position for all.",
+         "Writes the class's own; put the model's there."),
+    Kind("mrope-section-invalid", "The pairs for time, height and width are not three numbers that sum to those that "
+         "rotate, or not what the class can give each.",
+         "The first forward fails, vLLM stops, or a picture is rotated otherwise than the file says.",
+         "Writes what the class rotates by; where that is not known, its own, for you to replace.", stops=S),
+    Kind("mrope-layout-contradicted", "'mrope_interleaved' says another layout than the class in transformers has.",
+         "transformers does not read it; vLLM and SGLang do, and rotate pictures otherwise.",
+         "Makes it say what the class does."),
     # What is well-formed, and not the same everywhere
     Kind("sliding-layer-scaled", "Layers that never look past their window are scaled.",
          "Their distances do not grow with the text, so that scaling only blurs them.", "Leaves their rope plain."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -18,10 +18,11 @@ from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
 from ropewalk.rope.problem_kinds import KINDS
-from ropewalk.rope.spec import ALL, ROUNDED
+from ropewalk.rope.spec import ALL, AXES, ROUNDED
 
 SCALED = READABLE - {"default"}
 SCALES_LOGITS = frozenset({"yarn", "longrope"})
+WITH_AXES = frozenset({"default", "yarn"})  # the types in which vLLM and SGLang take M-RoPE's three positions
 NEEDS_ORIGINAL = frozenset({"yarn", "longrope", "llama3"})
 # Rope keys that some engine reads; anything that looks like one of them but is not is a misspelling.
 KNOWN_KEYS = (
@@ -320,10 +321,18 @@ def _original(entry: Entry) -> Iterator[Problem]:
 
 
 def notes(raw: Mapping[str, Any], model: str) -> list[str]:
-    """What to know of a sound file: YaRN that is for more tokens than the file states, for engines differ there."""
+    """What to know of a sound file, for engines differ there: YaRN that is for more tokens than the file states, and
+    M-RoPE in a type that transformers alone reads with it.
+    """
     text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
     found = []
     for entry in _entries(text, model, prefix, None):
+        if entry.rope.get("mrope_section") and entry.rope_type not in WITH_AXES:
+            found.append(
+                f"M-RoPE with rope_type {entry.rope_type!r}: transformers reads it; vLLM and SGLang have M-RoPE in the "
+                f"types {' and '.join(sorted(WITH_AXES))} alone. To serve it there: "
+                + command("extend", model, "--to", entry.length or 0, "--method", "yarn")
+            )
         if entry.rope_type == "yarn" and all(map(number, (entry.original, entry.factor, entry.length))):
             reached = round(entry.original * entry.factor)
             if entry.original <= entry.length and ROUNDED * entry.length < reached:
@@ -387,8 +396,11 @@ def _rotated_pairs(entry: Entry) -> int | None:
     if number(latent):
         return int(latent) // 2
     hidden, heads = entry.raw.get("hidden_size"), entry.raw.get("num_attention_heads")
-    head = entry.raw.get("head_dim") or (hidden // heads if number(hidden) and number(heads) and heads else None)
-    partial = entry.rope.get("partial_rotary_factor", entry.raw.get("partial_rotary_factor", 1.0))
+    stated = entry.raw.get("head_dim") or getattr(type(entry.defaults), "head_dim", None)
+    head = stated or (hidden // heads if number(hidden) and number(heads) and heads else None)
+    own = getattr(entry.defaults, "rope_parameters", None) or {}  # Qwen3.5 turns a quarter where nothing is said
+    unsaid = own.get("partial_rotary_factor") or 1.0
+    partial = entry.rope.get("partial_rotary_factor", entry.raw.get("partial_rotary_factor", unsaid))
     return int(head * partial) // 2 if number(head) and number(partial) else None
 
 
@@ -600,9 +612,52 @@ def _sliding(entry: Entry) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+def _mrope(entry: Entry) -> Iterator[Problem]:
+    """Sections of M-RoPE that are lost, that do not fit the pairs, or that the class lays out otherwise."""
+    layout = "" if entry.defaults is None else architecture.mrope(entry.defaults)
+    pairs, section, key = _rotated_pairs(entry), entry.rope.get("mrope_section"), entry.inside("mrope_section")
+    if not layout or pairs is None:
+        return
+    own = _counted(layout, _shared_out(architecture.mrope_default(entry.defaults), pairs), pairs)
+    if section is None:
+        if entry.prefix or "vision_config" in entry.raw:
+            yield entry.problem(
+                "mrope-section-missing", key, None, f"three numbers that sum to {pairs}, the pairs that rotate",
+                entry.set(key, own) + "   (as in the class's own; put the model's there)",
+            )  # fmt: skip
+        return
+    turned = _counted(layout, section, pairs)
+    if turned != section:
+        expected = f"three numbers that sum to {pairs}, the pairs that rotate"
+        expected += f"; this class rotates by {turned}" if turned else ""
+        mend = "changes nothing in transformers" if turned else "as in the class's own; put the model's there"
+        yield entry.problem(
+            "mrope-section-invalid", key, section, expected, entry.set(key, turned or own) + f"   ({mend})"
+        )
+    stated, interleaved = bool(entry.rope.get("mrope_interleaved")), layout == "interleaved"
+    if stated != interleaved:
+        yield entry.problem(
+            "mrope-layout-contradicted", entry.inside("mrope_interleaved"), entry.rope.get("mrope_interleaved"),
+            interleaved, entry.set(entry.inside("mrope_interleaved"), True if interleaved else None),
+        )  # fmt: skip
+
+
+def _counted(layout: str, section: Sequence[int], pairs: int) -> list[int]:
+    """How many pairs an architecture turns by each axis; empty if the section does not fit."""
+    axes = architecture.mrope_axes(layout, section, pairs)
+    return [axes.count(axis) for axis in range(len(AXES))] if axes else []
+
+
+def _shared_out(section: Sequence[int], pairs: int) -> list[int]:
+    """A division of ``pairs`` in the ratio of another."""
+    ratio = section or (2, 3, 3)  # Qwen2-VL's
+    _, height, width = (pairs * size // sum(ratio) for size in ratio)
+    return [pairs - height - width, height, width]
+
+
 CHECKS = (
     _theta, _type, _factor, _original, _length, _longrope, _dynamic, _attention_factor, _misspelt, _partial, _sliding,
-    _head_dim,
+    _head_dim, _mrope,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # who asks for no tensor does not wait for torch
     from torch import Tensor
 
+AXES = ("time", "height", "width")  # of M-RoPE (arXiv 2409.12191), which has a position in each for every token
 ALL = "all"  # the layer type of models whose layers share one rotary embedding
 STILL = 2e-30  # radians per token, above all that the factor of a pair that does not rotate, 1e30, leaves in float32
 
@@ -48,6 +49,8 @@ class RopeSpec:
             the square of 0.1 mscale_all_dim ln(factor) + 1). Methods keep it.
         beside: other rope parameters that the model may read; they go wherever the rope goes.
         factor: of ``linear``, ``dynamic``, ``yarn`` or ``llama3`` as the configuration states it; else 0.
+        axes: in M-RoPE, the axis (index into ``AXES``) whose position turns each pair, [d/2]; empty where tokens have
+            one position, and where the architecture's layout is not known.
     """
 
     base: float
@@ -68,6 +71,7 @@ class RopeSpec:
     logit_scale: float = 1.0
     beside: dict[str, Any] = field(default_factory=dict, hash=False)
     factor: float = 0.0
+    axes: tuple[int, ...] = ()
 
     @classmethod
     def plain(cls, base: float, rotary_dim: int, window: int, **more: object) -> RopeSpec:

@@ -41,17 +41,21 @@ def class_of(config: PreTrainedConfig) -> Any:
     if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel):
         return saved
     tables = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    return next((table[type(config)] for table in tables if type(config) in table), None)
+    found = [table[type(config)] for table in tables if type(config) in table]
+    whole = (one for one in found if getattr(one, "config_class", None) is type(config))
+    return next(whole, found[0] if found else None)
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """The auto class of transformers that loads what a configuration is of; some models are there only whole."""
+    """The auto class of transformers that loads what a configuration is of, with its eyes where it has some.
+
+    Of some models the class for language takes the inner configuration (Qwen3.5), of others there is none (Qwen3-VL).
+    """
     import transformers
 
-    kind = type(config)
-    language = kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or kind not in (
-        transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    )
+    kind, languages = type(config), transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    whole = kind in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    language = not whole or (kind in languages and getattr(languages[kind], "config_class", None) is kind)
     return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ropewalk.checkpoint.write import extended_config
 from ropewalk.common.errors import UserError
 from ropewalk.engines import agreement as check
-from ropewalk.engines import sglang, transformers, vllm
+from ropewalk.engines import launch, sglang, transformers, vllm
 from ropewalk.engines.agreement import READERS, Asked
 from ropewalk.engines.reading import Files
 from ropewalk.rope import config as rope_config
@@ -284,3 +286,66 @@ def test_what_inspect_says_of_yarn_in_vllm_is_what_its_rules_say():
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     (note,) = problems.notes({"max_position_embeddings": 32768, "rope_scaling": rope}, "m")
     assert f"vLLM before {problems.VLLM_BY_LENGTH} goes by" in note and "SGLang and vLLM go by it" in note
+
+
+# M-RoPE: three positions per token
+
+
+def of_pictures(kind, rope, section=(16, 24, 24)):
+    text = {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 131072,
+            "rope_parameters": {"rope_theta": 1e6, "mrope_section": list(section), **rope}}  # fmt: skip
+    text |= {"qwen3_vl": {"head_dim": 128}, "qwen3_5": {"head_dim": 512}}.get(kind, {})  # of that, a quarter rotates
+    made = AutoConfig.for_model(kind, text_config=text).get_text_config()
+    return Files("DIR", made.to_dict(), made, prefix="text_config.", name="DIR")
+
+
+STRETCHED = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+def test_vllm_takes_yarns_ramp_from_four_windows_where_a_token_has_three_positions():
+    """Ratios of the frequencies of vLLM 0.32.0's two classes, one for M-RoPE and one for one position per token."""
+    seen = of_pictures("qwen2_vl", STRETCHED)
+    own, meant = (only(engine.read(seen, 131072)) for engine in (vllm, transformers))
+    ratio = meant.inv_freq / own.inv_freq
+    assert ratio[[20, 23, 24, 30, 40, 46, 47]].tolist() == pytest.approx(
+        [1, 1, 0.9559, 0.6912, 0.4474, 0.85, 1], abs=1e-4
+    )
+    assert int((ratio - 1).abs().gt(1e-4).sum()) == 23 and own.attention_factor == meant.attention_factor
+    with_betas = of_pictures("qwen2_vl", STRETCHED | {"beta_fast": 128, "beta_slow": 4})
+    assert same(only(vllm.read(with_betas)), meant)
+    assert same(only(sglang.read(seen)), meant) and same(only(vllm.read(seen, via_transformers=True)), meant)
+    row = check.row("vllm", seen, {"all": meant}, 131072, Asked())
+    assert not row.same_frequencies and not row.keys and row.mend.endswith("--model-impl transformers")
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen3_5"])
+def test_it_does_not_for_later_models(kind):
+    seen = of_pictures(kind, STRETCHED | {"mrope_interleaved": True}, (24, 20, 20))
+    assert same(only(vllm.read(seen)), only(transformers.read(seen, 131072)))
+
+
+@pytest.mark.parametrize("engine", [vllm, sglang])
+@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 4.0}, {**LONGROPE, "rope_theta": 1e6}])
+def test_types_without_axes_are_refused_unless_transformers_code_runs(engine, rope):
+    long = {"short_factor": [2.0] * 64, "long_factor": [2.0] * 64} if "short_factor" in rope else {}
+    seen = of_pictures("qwen2_vl", rope | long)
+    with pytest.raises(
+        UserError, match=r"has M-RoPE in the types default and yarn alone; rope_type is '(linear|longrope)'"
+    ):
+        engine.read(seen)
+    assert same(only(engine.read(seen, via_transformers=True)), only(transformers.read(seen, 131072)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope", "in_vllm", "in_sglang"),
+    [
+        ("qwen2_vl", STRETCHED, True, False),
+        ("qwen3_vl", STRETCHED, False, False),
+        ("qwen2_vl", {"rope_type": "linear", "factor": 4.0}, True, True),
+        ("qwen2_vl", {"rope_type": "default"}, False, False),
+    ],
+)
+def test_lines_run_transformers_code_where_pictures_would_be_read_otherwise(kind, rope, in_vllm, in_sglang):
+    seen = of_pictures(kind, rope)
+    lines = launch.launch_lines(Path("DIR"), seen.config, seen.entries["all"], 131072)
+    assert ["--model-impl transformers" in lines[engine] for engine in ("vllm", "sglang")] == [in_vllm, in_sglang]

@@ -24,8 +24,8 @@ from tests.training.test_checkpointing import on
 
 ALLOWED = 2e-6  # float32
 REFUSED = {  # masks of their own, states, heads that are more than one map, no attention interface, no rotation
-    "doge", "lfm2", "llama4_text", "minimax", "minimax (window)", "modernbert-decoder", "qwen3_next", "falcon",
-    "gpt_neox_japanese", "gptj", "bloom",
+    "doge", "lfm2", "llama4_text", "minimax", "minimax (window)", "modernbert-decoder", "qwen3_5", "qwen3_next",
+    "falcon", "gpt_neox_japanese", "gptj", "bloom",
 }  # fmt: skip
 BATCHES = {
     "one document": Batch.of([row(61), row(61, seed=1)]),

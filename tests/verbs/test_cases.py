@@ -321,8 +321,9 @@ def test_a_factor_for_more_than_the_stated_length_is_read_alike_by_all(tmp_path,
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_model_that_is_there_only_whole_is_loaded_extended_and_launched(kind, tmp_path):
+    turns = {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
     text = cases.of(f"{kind}_text", max_position_embeddings=128, rope_theta=1e4, rope_scaling={
-        "rope_type": "default", "mrope_section": [2, 3, 3]})  # fmt: skip
+        "rope_type": "default", **(turns if kind == "qwen3_vl" else {"mrope_section": [2, 3, 3]})})  # fmt: skip
     text |= {"head_dim": 16} if kind == "qwen3_vl" else {}
     small = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
     raw = {"model_type": kind, "text_config": text, "vision_config": small, "architectures": [WHOLE[kind]]}
@@ -362,8 +363,8 @@ def test_three_axes_are_kept_for_text(tmp_path):
             raw = {"model_type": kind, "text_config": text, "vision_config": {}}
         cases.write(tmp_path / kind, raw)
         assert inspect(tmp_path / kind).window == 32768
-        line = export(tmp_path / kind, "vllm", 131072).profiles[-1].line
-        rope = json.loads(shlex.split(line)[-1])[inner]["rope_parameters"]
+        line = shlex.split(export(tmp_path / kind, "vllm", 131072).profiles[-1].line)
+        rope = json.loads(line[line.index("--hf-overrides") + 1])[inner]["rope_parameters"]
         own = (raw.get(inner) or raw)["rope_scaling"]
         assert rope["factor"] == 4.0 and rope["mrope_section"] == own["mrope_section"]
         assert rope.get("mrope_interleaved") == own.get("mrope_interleaved")
