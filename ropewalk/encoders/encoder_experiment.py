@@ -324,8 +324,8 @@ class Measuring:
         Raises:
             UserError: if the model pools without it, which is not done here.
         """
-        folder = self.vectors.folder
-        text = next((folder.prompts[name] for name in (*names, folder.default_prompt) if name in folder.prompts), "")
+        folder, model = self.vectors.folder, self.vectors.encoder.model
+        text = str(next((model.prompts[name] for name in names if name in model.prompts), "") or "")
         if text and not folder.pools_prompts:
             raise UserError(
                 f"{folder.name} pools without its prompt {text!r} (include_prompt is false), which is not measured here"

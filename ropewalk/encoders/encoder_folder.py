@@ -280,11 +280,6 @@ class EncoderFolder:
         return {str(key): str(value or "") for key, value in told.items()} if isinstance(told, dict) else {}
 
     @property
-    def default_prompt(self) -> str:
-        """Name of the prompt that stands before texts where no other is there for them; empty if there is none."""
-        return str(self._library.get("default_prompt_name") or "")
-
-    @property
     def compared(self) -> str:
         """How vectors are compared, as sentence-transformers names it."""
         return str(self._library.get("similarity_fn_name") or "cosine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_the_scores_are_those_of_the_library(folder: Path, tmp_path: Path) -> No
     ):
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     outcome = ropewalk.evaluate(folder, rows=place, out=tmp_path / "out")
-    row = next(row for row in outcome.results.rows if row.task == "set")
+    row = next(row for row in outcome.results.rows if row.task == "rows/set")
     model = SentenceTransformer(str(folder))
     best = (model.encode(asked) @ model.encode(texts).T).argmax(1)
     assert row.n == 12 and row.value == pytest.approx(float((best == np.arange(12)).mean()))
@@ -97,13 +98,16 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_opened(folder: Path, t
         ({"strategies": "rag"}, "--strategies changes nothing about an embedding model"),
         ({"bos": True}, "--bos changes nothing"), ({"methods": "pi", "to": 128}, "not beyond the 128 rows"),
         ({"rows": tmp_path / "nowhere"}, "is no folder"),
+        ({"methods": "pi(effective_window=64)", "to": 128}, "has nothing to do for 128 tokens"),
+        ({"methods": "pi+chunks(size=32)"}, "has nothing to do beside chunks"),
+        ({"methods": "pi+uncut"}, "both decide how far"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             ropewalk.compare(folder, **{"to": LONG, "out": tmp_path / "out", **named})
     with pytest.raises(UserError, match="method for embedding models, and demo is none"):
         ropewalk.compare("demo", to=1024, methods="recurrent")
     with pytest.raises(UserError, match="no length holds a task"):
-        run(EncoderExperiment(str(folder), (encoder_methods("none"),), 128, (8,)), SampleStore())
+        run(EncoderExperiment(str(folder), (encoder_methods("none"),), 8, (8,)), SampleStore())
 
 
 def test_prompts_stand_before_texts_and_questions(folder: Path, tmp_path: Path) -> None:
@@ -135,3 +139,86 @@ def test_prompts_stand_before_texts_and_questions(folder: Path, tmp_path: Path) 
     pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
     with pytest.raises(UserError, match="pools without its prompt"):
         run(e, SampleStore())
+
+
+def test_none_is_the_folder_as_it_comes_and_uncut_reads_to_the_end_of_its_table(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from sentence_transformers import SentenceTransformer
+
+    place = tmp_path / "cut"
+    shutil.copytree(folder, place)
+    (place / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
+    own, encoder = EncoderFolder.open(place), Encoder(str(place))
+    text = "Mara cooks on the ship that sails at nine. " * 6
+    ids = encoder.ids(text)[:200]
+    stock, whole = SentenceTransformer(str(place)), SentenceTransformer(str(folder))
+
+    def read(spelling: str) -> Any:
+        return ExtendedEncoder(encoder, own, encoder_methods(spelling), LONG).vectors(ids)[0]
+
+    np.testing.assert_allclose(read("none"), stock.encode(encoder.tokenizer.decode(ids)), atol=2e-6)
+    np.testing.assert_allclose(read("uncut"), whole.encode(encoder.tokenizer.decode(ids)), atol=2e-6)
+    found = ropewalk.compare(place, to=LONG, lengths="128", tasks="needle", samples=4, out=tmp_path / "out").results
+    assert [one.method for one in found.subjects][:2] == ["none", "uncut"] and found.models[0].lengths == [128, LONG]
+
+
+def test_a_question_that_is_drawn_again_counts_once(folder: Path) -> None:
+    e = EncoderExperiment(str(folder), (encoder_methods("none"),), 128, (128,), ("needle",), 64, (0, 1, 2))
+    row = next(row for row in run(e, SampleStore()).rows if row.task == "needle" and row.depth is None)
+    one = replace(e, seeds=(0,))
+    alone = next(row for row in run(one, SampleStore()).rows if row.task == "needle" and row.depth is None)
+    assert row.n == 192 and row.high - row.low > 0.6 * (alone.high - alone.low)  # of 192 others it would be a half
+
+
+def test_vectors_are_of_all_that_decides_them(folder: Path, tmp_path: Path) -> None:
+    """Whatever file of a folder changes, nothing that was kept is taken for what it gives now."""
+    import shutil
+
+    place = tmp_path / "bert"
+    shutil.copytree(folder, place)
+    before = EncoderFolder.open(place).digest
+    assert EncoderFolder.open(folder).digest == before  # wherever it lies
+    for file in ("tokenizer.json", "1_Pooling/config.json", "config.json", "model.safetensors"):
+        data = (place / file).read_bytes()
+        (place / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert EncoderFolder.open(place).digest != before, file
+        (place / file).write_bytes(data)
+
+
+@pytest.mark.parametrize(("prompts", "default", "expected"), [
+    ({"query": None, "document": None}, None, ("", "")), ({"corpus": "c: ", "query": "q: "}, None, ("", "q: ")),
+    ({"document": "", "passage": "p: "}, None, ("", "")), ({"all": "a: "}, "all", ("", "")),
+])  # fmt: skip
+def test_prompts_are_chosen_as_by_the_library(
+    prompts: dict[str, Any], default: str | None, expected: tuple[str, str], folder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from sentence_transformers import SentenceTransformer
+
+    place = tmp_path / "bert"
+    shutil.copytree(folder, place)
+    told = {"prompts": prompts, "default_prompt_name": default}
+    (place / "config_sentence_transformers.json").write_text(json.dumps(told))
+    own, encoder = EncoderFolder.open(place), Encoder(str(place))
+    e = EncoderExperiment(str(place), (encoder_methods("none"),), 128, (128,), samples=2)
+    measuring = Measuring(e, Vectors(encoder, own, SampleStore()), 128, lambda _: None)
+    names = encoder_experiment.DOCUMENT_PROMPTS, encoder_experiment.QUESTION_PROMPTS
+    assert tuple(measuring._prompt(some) for some in names) == expected
+    stock, ours = SentenceTransformer(str(place)), ExtendedEncoder(encoder, own, encoder_methods("none"), 128)
+    for prompt, vector in zip(expected, (stock.encode_document("Mara."), stock.encode_query("Mara.")), strict=True):
+        np.testing.assert_allclose(ours.vectors(encoder.ids(prompt + "Mara."))[0], vector, atol=2e-6)
+
+
+def test_a_model_that_compares_by_products_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    place = tmp_path / "bert"
+    shutil.copytree(folder, place)
+    modules = json.loads((place / "modules.json").read_text())
+    (place / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
+    ropewalk.evaluate(place, lengths="128", tasks="needle", samples=2, out=tmp_path / "same")  # of length 1
+    (place / "modules.json").write_text(json.dumps(modules[:2]))
+    with pytest.raises(UserError, match="compares vectors by 'dot'"):
+        ropewalk.evaluate(place, lengths="128", tasks="needle", samples=2, out=tmp_path / "out")
