@@ -13,7 +13,8 @@ from ropewalk.common.whole import edits
 
 LENGTHS = {  # in tokens, wherever they stand
     "max_position_embeddings", "original_max_position_embeddings", "model_max_length", "sliding_window",
-    "attention_chunk_size", "n_positions", "max_sequence_length", "seq_length", "max_seq_len",
+    "attention_chunk_size", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "max_seq_length",
+    "document_length", "query_length",
 }  # fmt: skip
 Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any], Sequence[list[str]]], None]
 HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null removes a key."
@@ -22,7 +23,8 @@ HOW = "Write --set 'key.inside=value', e.g. --set 'rope_theta=500000.0'; null re
 def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None) -> dict[Path, Path]:
     """Change keys of local configuration files: ``[FILE:]dotted.key=JSON``; ``null`` removes the key.
 
-    Without FILE it is the configuration: config.json, or the JSON file that the model is.
+    Without FILE it is the configuration: config.json, or the JSON file that the model is. FILE may lie in a folder of
+    the model's, such as ``1_Pooling/config.json``.
 
     Everything is checked before anything is written. The old files stay beside the new ones, see ``whole.edits``.
 
@@ -45,7 +47,8 @@ def set_keys(model: str, assignments: Sequence[str], judge: Judge | None = None)
     for assignment in assignments:
         name, keys, value = _read(assignment, configuration(model))
         file = folder / name
-        if not file.is_file() or file.resolve().parent != folder.resolve():
+        inside = ".." not in Path(name).parts and file.resolve().is_relative_to(folder.resolve())
+        if not file.is_file() or not inside:
             raise UserError(f"--set changes files of a local model folder; {file} is none")
         if file not in contents:
             contents[file] = read_json(file)

@@ -157,7 +157,8 @@ def edits(folder: Path) -> Iterator[Callable[[Path, str], Path]]:
 
     try:
         yield write
-        ours = [name for file, copy in kept.items() if file.name in own for name in (file.name, copy.name)]
+        pairs = [[one.relative_to(folder).as_posix() for one in pair] for pair in kept.items()]
+        ours = [name for pair in pairs if pair[0] in own for name in pair]
         if ours:
             stamps = inventory(folder)
             record = record_in(folder) | {"files": known | {name: stamps[name] for name in ours}}

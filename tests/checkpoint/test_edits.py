@@ -16,7 +16,7 @@ from filelock import FileLock
 from ropewalk.checkpoint.edits import set_keys
 from ropewalk.cli.main import run
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import folder_to_write, inventory
 from ropewalk.common.whole import new_folder
 from tests.models import config
 
@@ -45,6 +45,26 @@ def test_all_are_set_and_the_first_files_are_kept(folder: Path) -> None:
     after = held(folder)
     assert after["config.json.bak"] == before["config.json"] and len(after) == 4, "one backup for all changes"
     assert after["tokenizer_config.json.bak"] == before["tokenizer_config.json"]
+
+
+def test_a_file_in_a_folder_of_the_model_is_set_and_none_outside(folder: Path) -> None:
+    (folder / "1_Pooling").mkdir()
+    inside = folder / "1_Pooling" / "config.json"
+    inside.write_text('{"pooling_mode": "strange"}')
+    (folder / "ropewalk.json").write_text(json.dumps({"files": inventory(folder)}))
+    (path,) = set_keys(str(folder), ["1_Pooling/config.json:pooling_mode=mean"])
+    assert path == inside and json.loads(inside.read_text()) == {"pooling_mode": "mean"}
+    assert json.loads(inside.with_name("config.json.bak").read_text()) == {"pooling_mode": "strange"}
+    assert folder_to_write(folder, [], overwrite=True) == folder, "all of it is still ropewalk's own"
+    outside = folder.parent / f"{folder.name}-outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    (folder / "2_Other").symlink_to(outside)
+    other = "config.json"
+    for name in (f"../{outside.name}/{other}", f"1_Pooling/../{other}", f"2_Other/{other}", str(outside / other)):
+        with pytest.raises(UserError, match="changes files of a local model folder"):
+            set_keys(str(folder), [f"{name}:a=1"])
+    assert (outside / "config.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(
