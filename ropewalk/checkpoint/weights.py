@@ -254,6 +254,32 @@ def compared(files: Sequence[Path], config: PreTrainedConfig) -> str:
     return reason
 
 
+def lacking(files: Sequence[Path], kind: Any, config: PreTrainedConfig) -> list[str]:
+    """Tensors of a model that weights do not hold; only headers are read.
+
+    Names are compared as transformers loads them, see ``refuse_renamed``; where it cannot, a warning says so.
+
+    Args:
+        files: complete safetensors files.
+        kind: class of the model.
+        config: the configuration beside them.
+
+    Raises:
+        UserError: if tensors that make one together are missing.
+    """
+    try:
+        return sorted(_without_values(kind, config, {k: shape for k, (shape, _) in read_headers(files).items()})[1][
+            "missing_keys"
+        ])  # fmt: skip
+    except Exception as error:  # many kinds, of a model that needs something else to be made
+        refuse_unjoined(files[0].parent, error)
+        logging.getLogger("ropewalk").warning(
+            "%s: the names of the weights were not compared with the model's: %s cannot be made without them (%s)",
+            files[0].parent, kind.__name__, type(error).__name__,
+        )  # fmt: skip
+        return []
+
+
 def _without_values(
     kind: Any, config: PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from ropewalk.common.errors import UserError, cut
 
 MOST = 8 << 20  # bytes of a JSON file: a list per three of them takes half a GiB
+MOST_WORDS = 64 << 20  # bytes of a tokenizer.json: those of many languages have 10 to 35 MB
 DEEPEST = 64  # levels; models' files have up to eight
 DIGITS = 40  # of a whole number; "no limit" is written with 31
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from ropewalk.backends.text_encoder import text_encoder
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
+from ropewalk.encoders.encoder_folder import EncoderFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from ropewalk.encoders.encoder_folder import EncoderFolder
 
 PROBE = "A rope of three strands."  # so short that every model reads it whole
 TOLERANCE = 0.02  # relative: the rounding of half precision
@@ -35,11 +35,13 @@ class Encoder:
         mend: what to do where it cannot be loaded.
 
     Raises:
-        UserError: if the library is missing, or there is no such model.
+        UserError: if the library is missing, there is no such model, or its weights lack tensors of the encoder.
     """
 
     def __init__(self, name: str, mend: str = MEND):
         self.model, self.described = text_encoder(name, mend)
+        if hasattr(self.model[0], "auto_model"):
+            EncoderFolder(Checkpoint(name)).refuse_lacking()
         self.model.eval()
         self.name = name
 
@@ -74,7 +76,21 @@ class Encoder:
     @property
     def pools_itself(self) -> bool:
         """Whether the encoder pools, as CLIP does, and no module behind it."""
-        return len(self.model) == 1
+        return self._pooling == 0
+
+    @cached_property
+    def _pooling(self) -> int:
+        """Number of the module that pools; those before it change states of tokens, those behind it vectors.
+
+        Raises:
+            UserError: if there is none.
+        """
+        kinds = [type(module).__name__ for module in self.model]
+        if getattr(self.model[0], "module_output_name", None) == "sentence_embedding" or kinds[0] == "CLIPModel":
+            return 0
+        if "Pooling" not in kinds:
+            raise UserError(f"{self.name}: none of its modules pools ({' > '.join(kinds)}), expected Pooling", MEND)
+        return kinds.index("Pooling")
 
     @cached_property
     def pools_by_mean(self) -> bool:
@@ -91,7 +107,7 @@ class Encoder:
         return bool(np.linalg.norm(mean - own) <= TOLERANCE * np.linalg.norm(own))
 
     def states(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """float64 [B, n, e]: what the encoder makes of each token of rows of one length."""
+        """float64 [B, n, e]: what is pooled of each token of rows of one length."""
         features = self._read(rows)
         return np.asarray(features["token_embeddings"].double().cpu())
 
@@ -111,7 +127,7 @@ class Encoder:
                 features = self._read([rows[i] for i in batch])
                 if not self.pools_itself:
                     with torch.no_grad():
-                        features = self.model[1](features)
+                        features = self.model[self._pooling](features)
                 found |= dict(zip(batch, features["sentence_embedding"].float().cpu().numpy(), strict=True))
         return np.asarray([found[i] for i in range(len(rows))], np.float32)
 
@@ -119,14 +135,16 @@ class Encoder:
         """float32 [B, e]: what the model makes of pooled vectors, such as one of length 1, or of other size."""
         features = {"sentence_embedding": torch.tensor(pooled, dtype=self.model.dtype, device=self.model.device)}
         with torch.no_grad():
-            for module in list(self.model)[2:]:
+            for module in list(self.model)[self._pooling + 1 :]:
                 features = module(features)
         return np.asarray(features["sentence_embedding"].float().cpu())
 
     def _read(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         ids = torch.tensor([list(row) for row in rows], device=self.model.device)
         with torch.no_grad():
-            features: dict[str, Any] = self.model[0]({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            for module in list(self.model)[: max(1, self._pooling)]:
+                features = module(features)
         return features
 
 

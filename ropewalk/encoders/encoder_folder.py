@@ -7,19 +7,24 @@ without that file it is an encoder alone, which that library pools by the mean. 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import RECORD
+from ropewalk.common.files import RECORD, listed
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
 from ropewalk.encoders.end_of_text import pooled_elsewhere
 from ropewalk.encoders.families import BIAS, FAMILIES, ROPE, ROPE_KEYS, ROTATING, TABLE, UNKNOWN, Family
+from ropewalk.rope.config import load_config
 from ropewalk.rope.problems import Problem
 
 MODULES = "modules.json"
@@ -33,7 +38,15 @@ SETTINGS = tuple(  # of the encoder, in sentence-transformers' own order
 )
 TOKENIZER = "tokenizer_config.json"
 ENCODERS = ("Transformer", "CLIPModel")  # modules that read texts
-DOCUMENTS = "document_length"  # of documents alone, where sentence-transformers 6 notes one
+MOST = "max_seq_length"
+OF_TOKENIZER = ("processor_kwargs.model_max_length", "tokenizer_args.model_max_length")  # in settings; before MOST
+DOCUMENTS, QUESTIONS = "document_length", "query_length"  # of one kind alone, where sentence-transformers 6 notes them
+OF_CALL = "processing_kwargs.text.max_length"  # in settings; before all others
+CUTS = (*OF_TOKENIZER, MOST, DOCUMENTS, OF_CALL)  # where settings say at how many tokens a text is cut
+WORDS = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json")  # files of tokenizers, by name
+WORD_MODELS = (".model", ".tiktoken")  # and by ending
+ENCODER_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}  # where sentence-transformers takes a half
+POOLER = re.compile(r"(^|\.)pooler\.")  # what makes a vector of the first token
 ALL = "all"
 DECIDING = frozenset({".safetensors", ".json", ".txt", ".model", ".bin"})
 BOUNDLESS = 10**9  # tokens: what tokenizers say that have no limit
@@ -212,32 +225,54 @@ class EncoderFolder:
 
     @cached_property
     def settings_file(self) -> Path:
-        """Where sentence-transformers notes the length; it need not be there."""
+        """Where sentence-transformers notes the length; it need not be there, and is read of a list of modules only."""
         return next((self.encoder / name for name in SETTINGS if (self.encoder / name).is_file()),
                     self.encoder / SETTINGS[0])  # fmt: skip
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        return read_json(self.settings_file) if self.settings_file.is_file() else {}
+        return read_json(self.settings_file) if self.parts and self.settings_file.is_file() else {}
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """``FILE:key`` -> what is said there of tokens at which texts are cut, as ``--set`` has it; without null."""
+        keys = (*CUTS, QUESTIONS)
+        told = {self.key(self.settings_file.name, key): _inside(self.settings, key) for key in keys}
+        tokenizer = self.encoder / TOKENIZER
+        if tokenizer.is_file():
+            told[self.key(TOKENIZER, "model_max_length")] = read_json(tokenizer).get("model_max_length")
+        return {key: value for key, value in told.items() if value is not None}
 
     @cached_property
     def limits(self) -> dict[str, int]:
         """``FILE:key`` -> tokens at which texts are cut there; without those that say nothing."""
-        told = {f"{self.settings_file.name}:{key}": self.settings.get(key) for key in ("max_seq_length", DOCUMENTS)}
-        tokenizer = self.encoder / TOKENIZER
-        if tokenizer.is_file():
-            told[f"{TOKENIZER}:model_max_length"] = read_json(tokenizer).get("model_max_length")
-        return {key: int(value) for key, value in told.items() if _is_limit(value)}
+        return {key: int(value) for key, value in self.told.items() if _is_limit(value) and value < BOUNDLESS}
+
+    @cached_property
+    def cuts_at(self) -> str | None:
+        """``FILE:key`` of the limit that cuts texts first; None if that is the table, or nothing is."""
+        limits = {key: value for key, value in self.told.items() if _is_limit(value)}
+        here = {key: self.key(self.settings_file.name, key) for key in CUTS}
+        if here[OF_CALL] in limits:
+            return here[OF_CALL]
+        general = next((here[key] for key in (*OF_TOKENIZER, MOST) if here[key] in limits), None)
+        own = [key for key in (general, here[DOCUMENTS]) if key is not None and key in limits]
+        tokenizer, rows = self.key(TOKENIZER, "model_max_length"), self.config.get("max_position_embeddings")
+        own += [tokenizer] if general is None and tokenizer in limits else []
+        if general is None and _is_limit(rows) and all(rows <= limits[key] for key in own):
+            return None
+        return min(own, key=lambda key: limits[key], default=None)
 
     @cached_property
     def reads(self) -> int | None:
         """Tokens, those around a text among them, at which sentence-transformers cuts a text; None if it does not."""
-        own = [n for key, n in self.limits.items() if key.startswith(self.settings_file.name)]
-        if own:
-            return min(own)
-        rows = self.config.get("max_position_embeddings")
-        every = [*self.limits.values(), *([rows] if isinstance(rows, int) and rows > 0 else [])]
-        return min(every, default=None)
+        first = self.told[self.cuts_at] if self.cuts_at else self.config.get("max_position_embeddings")
+        return int(first) if _is_limit(first) and (first < BOUNDLESS or self.positions == TABLE) else None
+
+    def key(self, file: str, key: str) -> str:
+        """A key in a file of the encoder's, as ``--set`` has it."""
+        inside = (self.encoder / file).relative_to(self.path).as_posix()
+        return key if inside == "config.json" else f"{inside}:{key}"
 
     @cached_property
     def poolings(self) -> tuple[str, ...]:
@@ -247,8 +282,16 @@ class EncoderFolder:
             UserError: if it is none that is known.
         """
         pooling, content = self._pooling
-        if pooling is None:  # CLIP itself pools
-            return (AT_END,) if self.family is not None and self.family.tower else ()
+        if pooling is None:
+            if self.family is not None and self.family.tower:  # CLIP itself pools
+                return (AT_END,)
+            if self.parts and self.settings.get("module_output_name") != "sentence_embedding":
+                raise UserError(
+                    f"{self.path / MODULES}: none of {' > '.join(part.kind for part in self.parts)} pools, expected a "
+                    "module Pooling; what comes out is no vector of a text",
+                    RESTORE,
+                )
+            return ()
         told = content.get("pooling_mode")
         modes: Sequence[Any] = [told] if isinstance(told, str) else told if isinstance(told, list) else []
         if told is None:
@@ -317,6 +360,41 @@ class EncoderFolder:
         return found[0] if found else None
 
     @cached_property
+    def lacking(self) -> list[str]:
+        """Tensors of the encoder that its weights do not hold; transformers fills them with random numbers, unsaid.
+
+        Raises:
+            UserError: as ``table_shape``.
+        """
+        import transformers
+
+        from ropewalk.checkpoint.weights import check_weights, lacking
+
+        try:
+            config = load_config(str(self.encoder))
+        except UserError:
+            return []  # of other code: nothing loads it either
+        half = ENCODER_CLASSES.get(config.model_type, "")
+        kind: Any = getattr(transformers, half, None) or transformers.MODEL_MAPPING.get(type(config), None)
+        kind = kind[0] if isinstance(kind, tuple) else kind
+        if kind is None or getattr(config, "quantization_config", None):
+            return []
+        found = lacking(check_weights(self.encoder), kind, config)
+        pooled = "pooler_output" in str(self.settings.get("modality_config"))
+        return found if pooled else [name for name in found if not POOLER.search(name)]
+
+    def refuse_lacking(self) -> None:
+        """Refuse an encoder that would be random in part.
+
+        Raises:
+            UserError: naming the tensors; or as ``table_shape``.
+        """
+        if self.lacking:
+            problem = self._lacking_problem
+            raise UserError(f"{problem.code}: {self.encoder}: {problem.key} are {problem.seen}, expected "
+                            f"{problem.expected}", problem.mend)  # fmt: skip
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name of a weight -> its shape."""
         from ropewalk.checkpoint.weights import check_weights, read_headers
@@ -335,35 +413,75 @@ class EncoderFolder:
     @cached_property
     def problems(self) -> list[Problem]:
         """What is wrong with it; each ends in an error, or a wrong vector, where a long text is read."""
-        if self.positions == ROPE:
-            return list(self.rotating.problems)
-        found, window = [], self.window
-        if window is not None:
-            found += self._table_problems()
-            if self.reads is not None and self.reads > window:
-                key, seen = next(((k, n) for k, n in self.limits.items() if n == self.reads), ("", self.reads))
-                file, _, name = (key or f"{TOKENIZER}:model_max_length").partition(":")
-                found.append(Problem(
-                    "cut-behind-the-table", ALL, f"{file}:{name}", seen if key else None,
-                    f"{window} at most: the table of positions has no more rows, and longer texts end in an error",
-                    setting(self.name, {f"{file}:{name}": window}),
-                ))  # fmt: skip
+        found = list(self.rotating.problems) if self.positions == ROPE else []
+        found += self._limit_problems()
+        try:
+            held = bool(self.shapes)
+        except UserError:
+            held = False  # a configuration alone
+        window = self.window
+        if held:
+            found += self._weight_problems()
+            if self.family is not None and self.table_shape is not None:  # which counts where the two differ
+                window = self.table_shape[0] - self.family.row(self.config)
+        if self.positions == TABLE and window is not None and (self.reads or 0) > window:
+            found.append(self._cut_behind(window))
         if self.family is not None and self.family.causal:
-            found += pooled_elsewhere(self.name, self.encoder, self.config, self.places("eos_token_id"))
+            keys = [self.key("config.json", key) for key in self.places("eos_token_id")]
+            found += pooled_elsewhere(self.name, self.encoder, self.config, keys)
         return found
 
-    def _table_problems(self) -> list[Problem]:
-        try:
-            shape, rows = self.table_shape, self.config["max_position_embeddings"]
-        except UserError:
-            return []  # a configuration alone
-        if shape is None or shape[0] == rows:
-            return []
-        return [Problem(
-            "table-of-other-length", ALL, self.places("max_position_embeddings")[-1], rows,
-            f"{shape[0]}, the rows of the table of positions in the weights",
-            setting(self.name, dict.fromkeys(self.places("max_position_embeddings"), shape[0])),
-        )]  # fmt: skip
+    def _limit_problems(self) -> list[Problem]:
+        expected = "a number of tokens above 0"
+        return [
+            Problem("limit-invalid", ALL, key, value, expected, setting(self.name, {key: self.window}))
+            for key, value in self.told.items()
+            if not _is_limit(value)
+        ]
+
+    def _cut_behind(self, window: int) -> Problem:
+        noted = (self.encoder / TOKENIZER).is_file()
+        key = self.cuts_at or self.key(TOKENIZER, "model_max_length")
+        mend = setting(self.name, {key: window})
+        if self.cuts_at is None and not noted:
+            content = json.dumps({"model_max_length": window})
+            mend = f"echo {shlex.quote(content)} > {shlex.quote(str(self.encoder / TOKENIZER))}"
+        return Problem(
+            "cut-behind-the-table", ALL, key, self.reads if self.cuts_at else None,
+            f"{window} at most: the table of positions has no more rows, and longer texts end in an error", mend,
+        )  # fmt: skip
+
+    def _weight_problems(self) -> list[Problem]:
+        found, tables = [], [name for name in self.shapes if self.holds_table(name)]
+        if len(tables) > 1:
+            found.append(Problem(
+                "two-tables", ALL, "weights", f"holding {listed(tables)}", "one table of positions", RESTORE,
+            ))  # fmt: skip
+        rows = self.config.get("max_position_embeddings")
+        if self.table_shape is not None and self.table_shape[0] != rows:
+            keys = [self.key("config.json", key) for key in self.places("max_position_embeddings")]
+            found.append(Problem(
+                "table-of-other-length", ALL, keys[-1], rows,
+                f"{self.table_shape[0]}, the rows of the table of positions in the weights",
+                setting(self.name, dict.fromkeys(keys, self.table_shape[0])),
+            ))  # fmt: skip
+        elif self.lacking:
+            found.append(self._lacking_problem)
+        beside = [file for file in self.encoder.iterdir() if file.name in WORDS or file.suffix in WORD_MODELS]
+        if not beside:
+            found.append(Problem(
+                "tokenizer-missing", ALL, "tokenizer.json", None, "the file of a tokenizer",
+                f"Put it into {self.encoder}, from where the model came.",
+            ))  # fmt: skip
+        return found
+
+    @property
+    def _lacking_problem(self) -> Problem:
+        names = listed(map(repr, self.lacking))
+        return Problem(
+            "weights-lacking", ALL, "weights", f"without {len(self.lacking)} tensors of the model: {names}",
+            "all of them; transformers would fill in random numbers", RESTORE,
+        )  # fmt: skip
 
     @cached_property
     def notes(self) -> list[str]:
@@ -387,12 +505,20 @@ class EncoderFolder:
             UserError: naming key, value seen, value expected and the mend.
         """
         if self.positions == ROPE:
-            return self.rotating.refuse_unsound()
-        for problem in self.problems:
+            self.rotating.refuse_unsound()
+        for problem in self.problems[len(self.rotating.problems) if self.positions == ROPE else 0 :]:
             raise UserError(
                 f"{problem.code}: {problem.key} is {problem.seen!r}, expected {problem.expected}", problem.mend
             )
 
 
 def _is_limit(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < BOUNDLESS
+    """Whether a value is a number of tokens; of floats only what says "no limit", for tokenizers take no others."""
+    return (type(value) is int and value > 0) or (type(value) is float and BOUNDLESS <= value < inf)
+
+
+def _inside(content: Any, key: str) -> Any:
+    """What stands under a key with dots; None if nothing does."""
+    for step in key.split("."):
+        content = content.get(step) if isinstance(content, dict) else None
+    return content

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.common.command_lines import setting
-from ropewalk.common.outside import read_json
+from ropewalk.common.outside import MOST_WORDS, read_json
 from ropewalk.rope.problems import Problem
 from ropewalk.rope.spec import ALL
 
@@ -46,7 +46,7 @@ def _ids(folder: Path) -> dict[str, int]:
     """Token -> its id, by ``tokenizer.json`` or else the files of older tokenizers; empty without either."""
     fast = folder / "tokenizer.json"
     if fast.is_file():
-        content = read_json(fast)
+        content = read_json(fast, MOST_WORDS)
         inside, added = content.get("model"), content.get("added_tokens")
         said = inside.get("vocab") if isinstance(inside, dict) else None
         more = {one.get("content"): one.get("id") for one in added or [] if isinstance(one, dict)}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ropewalk.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,8 +36,20 @@ class Family:
     causal: bool = False
 
     def row(self, config: Mapping[str, Any]) -> int:
-        """Row of position 0."""
-        return int(config.get("pad_token_id", 1)) + 1 if self.behind_padding else self.first
+        """Row of position 0.
+
+        Raises:
+            UserError: if that depends on a padding token, and none is named.
+        """
+        if not self.behind_padding:
+            return self.first
+        padding = config.get("pad_token_id", 1)
+        if not isinstance(padding, int) or isinstance(padding, bool) or padding < 0:
+            raise UserError(
+                f"config.json: pad_token_id is {padding!r}, expected the number of a token: positions begin behind it",
+                "Restore the file from where the model came.",
+            )
+        return padding + 1
 
 
 _BERT = Family("embeddings.position_embeddings.weight", "attention.self.query")
@@ -47,6 +61,7 @@ _T5 = Family("", "SelfAttention.q", "block.0.layer.0.SelfAttention.relative_atte
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "electra": _BERT,
+    "albert": Family(_BERT.table, "attention.query"),
     "distilbert": Family(_BERT.table, "attention.q_lin"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,

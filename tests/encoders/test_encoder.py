@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import CNN
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder import Encoder, LiveTable, holding
@@ -27,6 +29,21 @@ def test_vectors_are_those_of_the_library(pooling: str, tmp_path: Path) -> None:
     ours = encoder.projected(encoder.pooled(rows))
     np.testing.assert_allclose(ours, encoder.model.encode(TEXTS), atol=2e-6)
     assert encoder.pools_by_mean == (pooling in ("mean", "mean_sqrt_len_tokens"))  # behind these comes a Normalize
+
+
+def test_modules_before_the_pooling_are_read_as_the_library_does(tmp_path: Path) -> None:
+    place = tiny_encoders.folder(tmp_path / "bert")
+    (place / "0_CNN").mkdir()
+    CNN(16, 8, [1, 3]).save(str(place / "0_CNN"))
+    listed = json.loads((place / "modules.json").read_text())
+    listed.insert(1, listed[0] | {"path": "0_CNN", "type": "sentence_transformers.models.CNN"})
+    (place / "modules.json").write_text(json.dumps([one | {"idx": i, "name": str(i)} for i, one in enumerate(listed)]))
+    encoder = Encoder(str(place))
+    before, behind = encoder.around
+    rows = [[*before, *encoder.ids(text), *behind] for text in TEXTS]
+    ours = encoder.projected(encoder.pooled(rows))
+    np.testing.assert_allclose(ours, encoder.model.encode(TEXTS, batch_size=1), atol=2e-6)
+    assert encoder.states(rows[:1]).shape == (1, len(rows[0]), 16) and encoder.pools_by_mean
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -19,7 +19,7 @@ SHAPE = {
 }  # fmt: skip
 CLASSES = {
     "bert": "Bert", "electra": "Electra", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
-    "mpnet": "MPNet", "distilbert": "DistilBert",
+    "mpnet": "MPNet", "distilbert": "DistilBert", "albert": "Albert",
 }  # fmt: skip
 FIRST = {"roberta": 3, "xlm-roberta": 3, "camembert": 3, "mpnet": 2}  # row of position 0
 
@@ -36,7 +36,7 @@ def model(kind: str) -> Any:
     shape: dict[str, Any] = dict(SHAPE)
     if kind == "distilbert":
         shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "initializer_range": 0.5}
-    if kind == "electra":
+    if kind in ("electra", "albert"):
         shape["embedding_size"] = 16
     pad = 1 if kind == "mpnet" else tokenizer.pad_token_id
     config = getattr(transformers, f"{name}Config")(
@@ -81,4 +81,17 @@ def folder(
         (place / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "", "document": ""}}))
         if limit is not None:
             (place / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    return place
+
+
+def in_a_folder(place: Path) -> Path:
+    """The same model as older ones are laid out: the encoder in a folder of its own."""
+    inside = place / "0_Transformer"
+    inside.mkdir()
+    for file in list(place.iterdir()):
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(inside / file.name)
+    listed = json.loads((place / "modules.json").read_text())
+    listed[0]["path"] = inside.name
+    (place / "modules.json").write_text(json.dumps(listed))
     return place
