@@ -385,12 +385,20 @@ def bring_all(source: Path, weights: Sequence[Path], to: Path, without: Collecti
     files = {file for file in source.iterdir() if not file.name.startswith(".") and file.name not in without}
     for file in sorted(files | set(weights)):
         if file.is_file():
-            _refuse_led_out(source, file)
+            refuse_led_out(source, file)
             bring(file, to / file.relative_to(source))
 
 
-def _refuse_led_out(folder: Path, file: Path) -> None:
-    """Refuse a file that lies elsewhere; a hub cache keeps the files of its snapshots in ``blobs`` beside them."""
+def refuse_led_out(folder: Path, file: Path) -> None:
+    """Refuse a file that lies elsewhere; a hub cache keeps the files of its snapshots in ``blobs`` beside them.
+
+    Args:
+        folder: of the whole model.
+        file: in it, or in a folder of it.
+
+    Raises:
+        UserError: naming the file and where it leads.
+    """
     here, place = folder.resolve(), file.resolve()
     snapshot = here.parent.name == "snapshots"
     allowed = [here, here.parent.parent / "blobs"] if snapshot else [here]
@@ -401,10 +409,10 @@ def _refuse_led_out(folder: Path, file: Path) -> None:
         )
 
 
-def bring(file: Path, to: Path) -> None:
-    """Link large files that never change, copy the others."""
+def bring(file: Path, to: Path, linked: Collection[str] = LINKED) -> None:
+    """Link large files that never change, by their endings; copy the others."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix in LINKED:
+    if file.suffix in linked:
         try:
             os.link(file.resolve(), to)
             return

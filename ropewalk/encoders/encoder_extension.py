@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk import __version__
 from ropewalk.checkpoint.edits import set_key
-from ropewalk.checkpoint.weights import check_weights, refuse_not_finite
-from ropewalk.checkpoint.write import bring, bring_all, extended_config, extension_notes, write_config
+from ropewalk.checkpoint.weights import check_weights, is_finite, refuse_not_finite
+from ropewalk.checkpoint.write import bring, extended_config, extension_notes, refuse_led_out, write_config
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write, record_in
 from ropewalk.common.lengths import show
-from ropewalk.common.outside import read_json
+from ropewalk.common.outside import MOST_WORDS, read_json
 from ropewalk.common.results import Result
 from ropewalk.common.whole import new_folder, write_text
-from ropewalk.encoders.encoder_folder import DOCUMENTS, TOKENIZER
+from ropewalk.encoders.encoder_folder import CUTS, MOST, TOKENIZER
 from ropewalk.encoders.encoder_method import Growing, LogitMethod, Reading, RopeMethod, TableMethod
 from ropewalk.encoders.encoder_methods.stretch import KnowledgePreservingStretch
+from ropewalk.encoders.encoder_methods.uncut import Uncut
 from ropewalk.encoders.extended_encoder import scaled_logits
 from ropewalk.encoders.families import FAMILIES, ROPE, ROTATING, TABLE, UNKNOWN
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from ropewalk.encoders.encoder_method import EncoderMethods
 
 NUMBERED = "position_ids"  # of files of older versions: 0, 1, ..., one for each row of the table
+LINKED = (".safetensors",)  # what never changes in place; sentence-transformers writes others where they stand
+WEIGHTS = frozenset(  # by the endings of their files, of this framework and of others
+    ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .ot .onnx .onnx_data .data .xml .tflite .mlmodel .gguf".split()
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,12 +91,14 @@ def extend_encoder(
     files = check_weights(folder.encoder)
     if rope is not None:
         folder.rotating.refuse_renamed()
-    changes: dict[str, Any] = {}
+    refuse_not_finite(files)
+    changed = _changed(files, folder, to, methods)
     with new_folder(out, [folder.path], overwrite) as new:
         inside = new / folder.encoder.relative_to(folder.path)
-        _bring_rest(folder, new)
+        left_out = _bring_rest(folder, files, new)
         for file in files:
-            changes |= _write_weights(file, inside / file.relative_to(folder.encoder), folder, to, methods)
+            _write_weights(file, inside / file.relative_to(folder.encoder), changed)
+        changes = _said_of_weights(folder, changed, methods)
         if rope is not None and config is not None:
             write_config(inside, config, folder.rotating.config, rope.method, to)
             changes |= _said(folder.rotating.config, config)
@@ -99,7 +106,8 @@ def extend_encoder(
         record = {"ropewalk": __version__, "method": methods.id, "source": folder.name, "window": window, "target": to,
                   "scale": to / window}  # fmt: skip
         write_text(new / RECORD, json.dumps(record, indent=2) + "\n")
-    return EncoderExtension(out, methods.id, window, to, folder.reads, changes, _notes(folder, window, to, methods))
+    notes = _notes(folder, window, to, methods, left_out)
+    return EncoderExtension(out, methods.id, window, to, folder.reads, changes, notes)
 
 
 def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) -> int:
@@ -130,6 +138,23 @@ def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) 
             f"{methods.id} does not reach {to:,} tokens: {folder.name} reads {window:,}",
             f"Choose a method that makes it longer: --method {'+'.join([first, *(part.id for part in methods.parts)])}",
         )
+    if methods.of(Uncut) is not None:
+        if folder.window is not None and to > folder.window:
+            raise UserError(
+                f"{methods.id} does not reach {to:,} tokens: the table of positions has {folder.window:,} rows",
+                "Choose a method that makes it longer: --method recurrent.",
+            )
+        if to <= (folder.reads or 0):
+            raise UserError(
+                f"the target of {to:,} tokens is not beyond the {folder.reads:,} that {folder.name} reads",
+                f"Say --to {show(folder.window or 2 * to)}.",
+            )
+    if growing is None and (not methods.parts or to < min(window, folder.reads or window)):
+        raise UserError(
+            f"{methods.id} makes nothing longer, and {to:,} tokens are " + (
+                "what is read already" if to == window else f"fewer than the {window:,} that are read"),
+            f"Choose a method that makes it longer, and say --to {show(2 * window)}, or more.",
+        )  # fmt: skip
     if (table := methods.of(TableMethod)) is not None and table.follow:
         raise UserError(
             f"{table.id} cannot be saved: a folder holds one table, which fits one length", "Leave follow out."
@@ -137,73 +162,95 @@ def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) 
     return window
 
 
-def _bring_rest(folder: EncoderFolder, new: Path) -> None:
-    """All files but weights and what is written anew: of the folder, and of those of its modules."""
-    refuse_not_finite(check_weights(folder.encoder))
-    for place in dict.fromkeys([folder.path, *(part.folder for part in folder.parts)]):
-        if not place.is_dir():  # a module without files, such as Normalize
-            continue
-        inside = new / place.relative_to(folder.path)
-        inside.mkdir(parents=True, exist_ok=True)
-        bring_all(place, [], inside, _weights_in(place) | {RECORD} if place == folder.encoder else {RECORD})
+def _bring_rest(folder: EncoderFolder, weights: Sequence[Path], new: Path) -> list[str]:
+    """All files of the folder and of its modules, but weights and what is written anew; names of what else there is."""
+    left_out: list[str] = []
+    index, whole = (folder.encoder / name for name in ("model.safetensors.index.json", "model.safetensors"))
+    read = [*weights, *([] if whole in weights else [index])]
+    places = dict.fromkeys([folder.path, *(part.folder for part in folder.parts if part.folder.is_dir())])
+    for place in places:
+        for file in sorted(place.iterdir()):
+            inside = file.relative_to(folder.path)
+            if file in weights or file.name == RECORD or file.name.startswith("."):
+                continue
+            if file.is_dir():
+                left_out += [] if any(one.is_relative_to(file) for one in places) else [f"{inside}/"]
+            elif place == folder.encoder and file not in read and _is_of_weights(file):
+                left_out.append(str(inside))
+            elif file.is_file():
+                refuse_led_out(folder.path, file)
+                bring(file, new / inside, LINKED)
+    return left_out
 
 
-def _weights_in(place: Path) -> set[str]:
-    return {file.name for file in check_weights(place) if file.parent == place}
+def _is_of_weights(file: Path) -> bool:
+    return file.suffix in WEIGHTS or file.name.endswith(".index.json")
 
 
-def _write_weights(
-    file: Path, to_file: Path, folder: EncoderFolder, to: int, methods: EncoderMethods
-) -> dict[str, str]:
-    """A file of weights with what the methods change, or a link to it if that is nothing."""
+def _write_weights(file: Path, to_file: Path, changed: Mapping[str, Tensor]) -> None:
+    """A file of weights with tensors that changed, or a link to it if it has none of them."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     with safe_open(file, framework="pt") as tensors:
-        weights = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        metadata = tensors.metadata()
-    changed = _changed(weights, folder, to, methods)
-    if not changed:
-        bring(file, to_file)
-        return {}
+        names, metadata = list(tensors.keys()), tensors.metadata()
+        weights = {name: tensors.get_tensor(name) for name in names} if not changed.keys().isdisjoint(names) else {}
+    if not weights:
+        bring(file, to_file, LINKED)
+        return
     to_file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: one.contiguous() for name, one in (weights | changed).items()}, to_file, metadata or {"format": "pt"}
-    )
-    said = {name: f"{list(weights[name].shape)} -> {list(one.shape)}" for name, one in changed.items()
-            if one.shape != weights[name].shape}  # fmt: skip
-    scaled = len(changed) - len(said)
-    return said | ({f"{file.name}:queries": f"{scaled} tensors times {_scale(methods):.4g}"} if scaled else {})
+    written = {name: changed.get(name, weight).contiguous() for name, weight in weights.items()}
+    save_file(written, to_file, metadata or {"format": "pt"})
 
 
-def _scale(methods: EncoderMethods) -> float:
-    logits = methods.of(LogitMethod)
-    return 1.0 if logits is None else logits.scale
+def _changed(files: Sequence[Path], folder: EncoderFolder, to: int, methods: EncoderMethods) -> dict[str, Tensor]:
+    """Name of a weight -> what the methods make of it; of all files, as what belongs together may lie apart.
 
-
-def _changed(
-    weights: Mapping[str, Tensor], folder: EncoderFolder, to: int, methods: EncoderMethods
-) -> dict[str, Tensor]:
+    Raises:
+        UserError: if the table that they change is not there once, or a number is beyond the type of its tensor.
+    """
     import torch
+    from safetensors import safe_open
 
-    if folder.family is None:
-        return {}
     found: dict[str, Tensor] = {}
+    if (family := folder.family) is None:
+        return found
+    weights, wanted = {}, [part for part in (family.table, family.queries, family.bias, NUMBERED) if part]
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                if folder.owns(name) and any(part in name for part in wanted):
+                    weights[name] = tensors.get_tensor(name)
     if (table := methods.of(TableMethod)) is not None:
-        first = folder.family.row(folder.config)
+        first = family.row(folder.config)
+        tables = [name for name in weights if folder.holds_table(name)]
+        if len(tables) != 1:
+            raise UserError(
+                f"{folder.encoder}: the weights hold {len(tables)} tables of positions ({family.table}), expected one",
+                "Restore the weights from where the model came.",
+            )
+        found[tables[0]] = torch.cat([weights[tables[0]][:first], table.table(weights[tables[0]][first:], to)])
         for name, weight in weights.items():
-            if folder.holds_table(name):
-                found[name] = torch.cat([weight[:first], table.table(weight[first:], to)])
-            elif (
-                name.endswith(NUMBERED)
-                and folder.owns(name)
-                and weight.shape[-1:] == (folder.config["max_position_embeddings"],)
-            ):
+            if weight.shape[-1:] == (folder.config["max_position_embeddings"],) and name.endswith(NUMBERED):
                 found[name] = torch.arange(first + to, dtype=weight.dtype)[None]
-    queries = any(folder.owns(name) and folder.family.queries in name for name in weights)
-    if (logits := methods.of(LogitMethod)) is not None and queries:
+    if (logits := methods.of(LogitMethod)) is not None:
         found |= scaled_logits(weights, folder, logits.scale)
+    beyond = [name for name, one in found.items() if not is_finite(one)]
+    if beyond:
+        raise UserError(
+            f"{methods.id}: {beyond[0]!r} would hold numbers beyond the largest of {str(found[beyond[0]].dtype)[6:]}",
+            "Choose a temperature nearer to 1.",
+        )
     return found
+
+
+def _said_of_weights(folder: EncoderFolder, changed: Mapping[str, Tensor], methods: EncoderMethods) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, one in changed.items():
+        if folder.holds_table(name) or name.endswith(NUMBERED):
+            said[name] = f"{list(folder.shapes[name])} -> {list(one.shape)}"
+    logits, scaled = methods.of(LogitMethod), len(changed) - len(said)
+    return said | ({} if logits is None else {"queries": f"{scaled} tensors times {logits.scale:.4g}"})
 
 
 def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: EncoderMethods) -> dict[str, Any]:
@@ -211,7 +258,7 @@ def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: Encoder
     changed: dict[str, Any] = {}
 
     def put(file: Path, keys: Mapping[str, Any]) -> None:
-        content = read_json(file) if file.is_file() else {}
+        content = read_json(file, MOST_WORDS) if file.is_file() else {}
         file.unlink(missing_ok=True)  # never write through a link into the source
         for key, value in keys.items():
             set_key(file, content, key.split("."), value)
@@ -222,11 +269,11 @@ def _write_limits(folder: EncoderFolder, inside: Path, to: int, methods: Encoder
         rows = folder.family.row(folder.config) + to
         put(inside / "config.json", dict.fromkeys(folder.places("max_position_embeddings"), rows))
     if folder.parts:
-        told = {"max_seq_length": to} | ({DOCUMENTS: to} if DOCUMENTS in folder.settings else {})
-        put(inside / folder.settings_file.name, told)
+        told = [key for key in CUTS if folder.key(folder.settings_file.name, key) in folder.told]
+        put(inside / folder.settings_file.name, dict.fromkeys([MOST, *told], to))
     put(inside / TOKENIZER, {"model_max_length": to})
     fast = inside / "tokenizer.json"
-    cut = read_json(fast).get("truncation") if fast.is_file() else None
+    cut = read_json(fast, MOST_WORDS).get("truncation") if fast.is_file() else None
     if isinstance(cut, dict) and isinstance(cut.get("max_length"), int):  # who reads that file alone cuts there
         put(fast, {"truncation": cut | {"max_length": to}})
         changed[f"{fast.name}:truncation"] = f"at {to}"
@@ -241,7 +288,7 @@ def _said(before: PreTrainedConfig, after: PreTrainedConfig) -> dict[str, Any]:
     return {f"config.json:{key}": getattr(after, key) for key in keys}
 
 
-def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods) -> list[str]:
+def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods, left_out: Sequence[str]) -> list[str]:
     table, notes = methods.of(TableMethod), []
     causal = folder.family is not None and folder.family.causal
     if (rope := methods.of(RopeMethod)) is not None:
@@ -259,12 +306,7 @@ def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods)
             "texts of every length are read otherwise than before, short ones too: keep the plain folder for those, or "
             "choose recurrent, which reads them as before"
         )
-    lost = sorted(place.name for place in folder.encoder.iterdir() if place.is_dir() and _is_export(place))
-    if lost:
-        notes.append(f"not taken along, as they hold the old table: {', '.join(lost)}")
+    if left_out:
+        notes.append(f"not taken along, as it is not what is read, or holds the old model: {', '.join(left_out)}")
     notes.append("measure it: " + command("compare", folder.name, "--to", show(to), "--methods", f"none,{methods.id}"))
     return notes
-
-
-def _is_export(place: Path) -> bool:
-    return any(file.suffix in (".onnx", ".bin", ".xml") for file in place.iterdir())

@@ -13,7 +13,7 @@ from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import show
 from ropewalk.common.naming import spelled
 from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING, EncoderEntry
-from ropewalk.encoders.families import ROPE, TABLE
+from ropewalk.encoders.families import ROPE, TABLE, UNKNOWN
 from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import BY_NAME, method, options_of, split
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
@@ -295,7 +295,7 @@ def encoder_methods(spelling: str, positions: str = TABLE) -> EncoderMethods:
         turning = "+".join(part for part in spelled_parts if part not in ours)
         spelled_parts = ours
     parts: list[EncoderMethod | None] = [_rotary(turning)] if turning else []
-    parts += [_one(part) for part in spelled_parts]
+    parts += [_one(part, positions) for part in spelled_parts]
     made = tuple(part for part in parts if part is not None)
     if len(made) < len(parts) > 1:
         raise UserError(f"{PLAIN} composes with nothing, seen in {spelling!r}", "Leave it out.")
@@ -328,12 +328,13 @@ def _rotary(spelling: str) -> RopeMethod:
     return RopeMethod(chosen)
 
 
-def _one(spelling: str) -> EncoderMethod | None:
+def _one(spelling: str, positions: str) -> EncoderMethod | None:
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spelling, re.DOTALL)
     if match is None or match[1] not in BY_ID:
         name = spelling.partition("(")[0].strip()
         why = ", which is for those that rotate" if name in BY_NAME else did_you_mean(name, BY_ID)
-        names = ", ".join(one.id for one in ENCODER_METHODS)
+        why += "; what this one knows of positions is unknown here" if positions == UNKNOWN else ""
+        names = ", ".join(one.id for one in ENCODER_METHODS if one.axis in FITTING[positions])
         raise UserError(f"unknown method for encoders {spelling!r}{why}", f"There are {names}.")
     if match[1] == PLAIN:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,9 @@ def test_weights_in_several_files_are_linked_but_for_the_one_that_changes(tmp_pa
 
 @pytest.mark.parametrize(("to", "method", "said"), [
     (64, "tempscale", "does not reach 64 tokens"), (16, "pi", "not beyond the 32 rows"), (64, "none", "does not reach"),
+    (16, "none", "makes nothing longer"), (32, "none", "what is read already"),
+    (1, "tempscale", "makes nothing longer"),
+    (64, "uncut", "table of positions has 32 rows"), (32, "uncut", "not beyond the 32"),
     (64, "yarn", "unknown method for encoders"), (64, "chunks", "cannot be saved"),
 ])  # fmt: skip
 def test_what_no_folder_can_say_is_refused_and_nothing_is_left(
@@ -104,6 +108,113 @@ def test_a_decoder_takes_no_method_of_encoders_and_its_source_is_never_written_o
     with pytest.raises(UserError, match="exists already"):
         ropewalk.extend(bert, to=64, out=out)
     assert ropewalk.extend(bert, to=96, out=out, overwrite=True).target == 96
+
+
+def test_every_limit_of_texts_is_raised_and_that_of_questions_stays(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    source = tiny_encoders.folder(tmp_path / "source")
+    settings = {
+        "max_seq_length": 16, "document_length": 16, "query_length": 8, "processor_kwargs": {"model_max_length": 16},
+        "processing_kwargs": {"text": {"max_length": 16, "truncation": True}},
+    }  # fmt: skip
+    (source / "sentence_bert_config.json").write_text(json.dumps(settings))
+    done = ropewalk.extend(source, to=64, out=tmp_path / "out")
+    assert done.cut_before == 16
+    ids = SentenceTransformer(str(done.folder))[0].preprocess(["rope " * 80], task="document")["input_ids"]
+    assert ids.shape == (1, 64)
+    assert json.loads((done.folder / "sentence_bert_config.json").read_text())["query_length"] == 8
+    (source / "sentence_bert_config.json").write_text(json.dumps({"tokenizer_args": {"model_max_length": 16}}))
+    older = ropewalk.extend(source, to=64, out=tmp_path / "older")
+    assert SentenceTransformer(str(older.folder)).max_seq_length == 64
+
+
+def test_what_holds_the_old_table_is_left_out_and_modules_come_along(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    source = tiny_encoders.in_a_folder(tiny_encoders.folder(tmp_path / "source"))
+    (source / "3_Dense").mkdir()
+    Dense(16, 8).save(str(source / "3_Dense"), safe_serialization=False)
+    listed = json.loads((source / "modules.json").read_text())
+    listed.append(listed[1] | {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (source / "modules.json").write_text(json.dumps(listed))
+    beside = ["model.onnx", "model.safetensors.index.json", "pytorch_model.bin", "tf_model.h5"]
+    for name in beside:
+        (source / "0_Transformer" / name).write_text("{}")
+    for name in ("assets", "onnx"):
+        (source / name).mkdir()
+        (source / name / "model.onnx").write_bytes(b"x")
+    done = ropewalk.extend(source, to=64, out=tmp_path / "out")
+    (note,) = (note for note in done.notes if "not taken along" in note)
+    assert note.partition(": ")[2] == ", ".join(["assets/", "onnx/", *(f"0_Transformer/{name}" for name in beside)])
+    left = {file.name for file in (source / "0_Transformer").iterdir()} - set(beside)
+    assert {file.name for file in (done.folder / "0_Transformer").iterdir()} == left
+    dense = "3_Dense/pytorch_model.bin"  # what is saved again in place would change the source through a link
+    assert not (done.folder / dense).samefile(source / dense)
+    plain, longer = SentenceTransformer(str(source)), SentenceTransformer(str(done.folder))
+    assert (plain.encode(["Mara cooks."]) == longer.encode(["Mara cooks."])).all() and longer.max_seq_length == 64
+
+
+def test_a_snapshot_of_a_hub_cache_is_extended_as_its_files_are(tmp_path: Path) -> None:
+    plain = tiny_encoders.in_a_folder(tiny_encoders.folder(tmp_path / "plain"))
+    snapshot, blobs = (tmp_path / "hub" / "models--a--b" / name for name in ("snapshots/abc", "blobs"))
+    blobs.mkdir(parents=True)
+    for i, file in enumerate(sorted(file for file in plain.rglob("*") if file.is_file())):
+        (blobs / str(i)).write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(plain)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blobs / str(i), link.parent))
+    one, other = (ropewalk.extend(place, to=64, out=tmp_path / f"out{i}").folder
+                  for i, place in enumerate((plain, snapshot)))  # fmt: skip
+    names = {str(file.relative_to(one)) for file in one.rglob("*") if file.is_file()} - {"ropewalk.json"}
+    assert names and all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_the_tokenizer_of_many_languages_is_read(tmp_path: Path) -> None:
+    source = tiny_encoders.folder(tmp_path / "source")
+    fast = source / "tokenizer.json"
+    fast.write_text(fast.read_text() + " " * (9 << 20))
+    assert ropewalk.extend(source, to=64, out=tmp_path / "out").target == 64
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_weights_in_shards_are_extended_as_in_one_file(kind: str, tmp_path: Path) -> None:
+    whole = tiny_encoders.folder(tmp_path / "whole", kind)
+    parts = tiny_encoders.folder(tmp_path / "parts", kind)
+    (parts / "model.safetensors").unlink()
+    tiny_encoders.model(kind).save_pretrained(parts, max_shard_size=3000)
+    assert len(list(parts.glob("*.safetensors"))) > 5
+    one, other = (ropewalk.extend(place, to=64, method="pi+tempscale", out=tmp_path / f"out{i}")
+                  for i, place in enumerate((whole, parts)))  # fmt: skip
+    assert one.changed == other.changed and "queries" in one.changed
+    expected = load_file(one.folder / "model.safetensors")
+    found = {name: tensor for file in other.folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_table_of_the_same_size_is_said_to_have_changed(tmp_path: Path) -> None:
+    source = tiny_encoders.folder(tmp_path / "source")
+    done = ropewalk.extend(source, to=WINDOW, method="pi(effective_window=16)", out=tmp_path / "out")
+    assert done.changed["embeddings.position_embeddings.weight"] == f"[{WINDOW}, 16] -> [{WINDOW}, 16]"
+    assert "queries" not in done.changed
+
+
+@pytest.mark.parametrize("tau", ["1e-60", "0", "-1", "1e3", "0.04", "20.5"])
+def test_a_temperature_that_no_weight_can_hold_is_refused(tau: str, tmp_path: Path, bert: Path) -> None:
+    with pytest.raises(UserError, match=r"tau is .*, expected 0\.05 to 20"):
+        ropewalk.extend(bert, to=32, method=f"tempscale(tau={tau})", out=tmp_path / "out")
+
+
+def test_numbers_beyond_the_type_of_a_tensor_are_refused(tmp_path: Path) -> None:
+    source = tiny_encoders.folder(tmp_path / "source")
+    weights = {name: one.half() for name, one in load_file(source / "model.safetensors").items()}
+    query = "encoder.layer.1.attention.self.query.weight"
+    weights[query][0, 0] = 60000
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"'{query}' would hold numbers beyond the largest of float16"):
+        ropewalk.extend(source, to=64, method="pi+tempscale(tau=0.5)", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
