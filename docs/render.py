@@ -312,8 +312,8 @@ def only_here() -> str:
 
     def ratio(file: str, name: str) -> str:
         """Of several types of weights, from the least to the largest."""
-        found = [f"{row['ratio']:.2g}" for row in rows[file] if row["name"] == name]
-        return " to ".join(dict.fromkeys(sorted(found)))
+        every = [f"{row['ratio']:.2g}" for row in rows[file] if row["name"] == name]
+        return " to ".join(dict.fromkeys(sorted(every)))
 
     longrope = json.loads((ROOT / "claims" / "results" / "longrope.json").read_text())
     yarn = longrope["against"]["yarn"]
@@ -326,6 +326,12 @@ def only_here() -> str:
         )
         for part in ("demo", "real")
     }
+    encoders = json.loads((CLAIMS / "encoders-minilm.json").read_text())["rows"]
+
+    def found(method: str) -> str:
+        asked = method, "passkey", 1024
+        return _share(next(row for row in encoders if (row["method"], row["task"], row["length"]) == asked))
+
     prefill = "self-extend, prefill of {} tokens, against {}"
     said = {
         "**Finds what is wrong with a rope** before it costs a training: dozens of mistakes, each with the command "
@@ -360,6 +366,10 @@ def only_here() -> str:
         "**Checkpoints that engines read alike**, held against the engines themselves":
             f"log-probabilities off transformers' at most: the bundled model in many ropes, {within['demo']}; "
             f"SmolLM2 over 12k tokens, {within['real']}: [engines](docs/benchmarks.md#engines)",
+        "**Embedding models past their window**, as folders that sentence-transformers reads, and measured":
+            "all-MiniLM-L6-v2 at 1,024 tokens, passkeys found: as it comes " + found("none") + ", its table to the end "
+            + found("uncut") + ", recurrent positions, which read short texts bit for bit as before, "
+            + found("recurrent") + ", separate chunks " + found("chunks") + ": [embedding models](docs/encoders.md)",
         "**Serves what no checkpoint can say**, in OpenAI's protocol":
             "`ropewalk serve MODEL --method self-extend`; beginnings are kept: a document of 10,000 tokens asked ten "
             "times takes " + ratio("serving", "a document of 10,000 tokens asked 10 times")
