@@ -8,28 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers.processors import TemplateProcessing
-from transformers import (
-    EmbeddingGemma2TextConfig,
-    EmbeddingGemma2TextModel,
-    EuroBertConfig,
-    EuroBertModel,
-    GteConfig,
-    GteModel,
-    JinaEmbeddingsV3Config,
-    JinaEmbeddingsV3Model,
-    MistralConfig,
-    MistralModel,
-    ModernBertConfig,
-    ModernBertModel,
-    NomicBertConfig,
-    NomicBertModel,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3Model,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import PreTrainedModel, T5Config, T5EncoderModel
 
 from tests.tokenizers import byte_level
 
@@ -42,27 +23,37 @@ IDS = {"bos_token_id": 0, "eos_token_id": 1}
 TWO = {"num_key_value_heads": 2, "head_dim": 16}
 
 
+def of(name: str, **more: Any) -> PreTrainedModel:
+    """A model of transformers, by the beginning of its classes' names."""
+    model: PreTrainedModel = getattr(transformers, f"{name}Model")(
+        getattr(transformers, f"{name}Config")(**SHAPE, **more)
+    )
+    return model
+
+
 def modernbert(**more: Any) -> PreTrainedModel:
-    return ModernBertModel(ModernBertConfig(**SHAPE, **IDS, cls_token_id=0, sep_token_id=1, local_attention=16, **more))
+    return of("ModernBert", **IDS, cls_token_id=0, sep_token_id=1, local_attention=16, **more)
 
 
 def gemma() -> PreTrainedModel:
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     more: dict[str, Any] = {"sliding_window": 16, "hidden_size_per_layer_input": 16, "embedding_dim": 32}
-    return EmbeddingGemma2TextModel(
-        EmbeddingGemma2TextConfig(**SHAPE, **TWO, **more, layer_types=kinds, per_layer_config={})
-    )
+    config = transformers.EmbeddingGemma2TextConfig(**SHAPE, **TWO, **more, layer_types=kinds, per_layer_config={})
+    return transformers.EmbeddingGemma2TextModel(config)
 
 
-MODELS: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {  # name -> model and pooling
-    "modernbert": (modernbert, "cls"),
-    "nomic_bert": (lambda: NomicBertModel(NomicBertConfig(**SHAPE)), "mean"),
-    "eurobert": (lambda: EuroBertModel(EuroBertConfig(**SHAPE, **IDS, mask_token_id=3)), "mean"),
-    "jina_embeddings_v3": (lambda: JinaEmbeddingsV3Model(JinaEmbeddingsV3Config(**SHAPE)), "mean"),
-    "gte": (lambda: GteModel(GteConfig(**SHAPE)), "cls"),
-    "embedding_gemma2_text": (gemma, "mean"),
-    "qwen3": (lambda: Qwen3Model(Qwen3Config(**SHAPE, **TWO)), "lasttoken"),
-    "mistral": (lambda: MistralModel(MistralConfig(**SHAPE, **TWO, sliding_window=None)), "lasttoken"),
+EVERY: dict[str, tuple[str, Callable[[], PreTrainedModel], str]] = {  # name -> class, model and pooling
+    "modernbert": ("ModernBert", modernbert, "cls"),
+    "nomic_bert": ("NomicBert", lambda: of("NomicBert"), "mean"),
+    "eurobert": ("EuroBert", lambda: of("EuroBert", **IDS, mask_token_id=3), "mean"),
+    "jina_embeddings_v3": ("JinaEmbeddingsV3", lambda: of("JinaEmbeddingsV3"), "mean"),
+    "gte": ("Gte", lambda: of("Gte"), "cls"),
+    "embedding_gemma2_text": ("EmbeddingGemma2Text", gemma, "mean"),
+    "qwen3": ("Qwen3", lambda: of("Qwen3", **TWO), "lasttoken"),
+    "mistral": ("Mistral", lambda: of("Mistral", **TWO, sliding_window=None), "lasttoken"),
+}
+MODELS = {  # those that this version of transformers has
+    name: (make, pooling) for name, (cls, make, pooling) in EVERY.items() if hasattr(transformers, f"{cls}Config")
 }
 
 
