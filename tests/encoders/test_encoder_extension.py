@@ -193,6 +193,15 @@ def test_weights_in_shards_are_extended_as_in_one_file(kind: str, tmp_path: Path
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
+def test_uncut_raises_limits_to_the_end_of_the_table(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    source = tiny_encoders.folder(tmp_path / "source", limit=16)
+    done = ropewalk.extend(source, to=WINDOW, method="uncut", out=tmp_path / "out")
+    assert SentenceTransformer(str(done.folder)).max_seq_length == WINDOW and done.cut_before == 16
+    assert (done.folder / "model.safetensors").samefile(source / "model.safetensors")
+
+
 def test_a_table_of_the_same_size_is_said_to_have_changed(tmp_path: Path) -> None:
     source = tiny_encoders.folder(tmp_path / "source")
     done = ropewalk.extend(source, to=WINDOW, method="pi(effective_window=16)", out=tmp_path / "out")

@@ -28,6 +28,7 @@ def base(kind, place):
         model = RobertaModel(RobertaConfig(**SIZES, max_position_embeddings=WINDOW + 2, pad_token_id=1))
     model.eval().save_pretrained(place)
     (place / "tokenizer_config.json").write_text(json.dumps({"model_max_length": WINDOW}))
+    (place / "vocab.txt").write_text("\n".join(f"word{i}" for i in range(SIZES["vocab_size"])))
     return model
 
 
