@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ropewalk.common.errors import UserError
@@ -29,3 +30,19 @@ def text_encoder(name: str, mend: str) -> tuple[Any, bool]:
     except Exception as error:  # whatever its files make of it
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"{name} cannot be loaded as an embedding model: {first}", mend) from None
+
+
+def loaded_from(body: Any) -> Path | None:
+    """The folder that a model of transformers was just loaded from, in the hub's cache of a hub id; None if unknown."""
+    from huggingface_hub import snapshot_download
+
+    name = str(body.config.name_or_path)
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception as error:  # the hub client raises many kinds
+        logging.getLogger("ropewalk").warning(
+            "%s: the names of the weights were not compared with the model's: %s", name, str(error).partition("\n")[0]
+        )
+        return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ropewalk.backends.text_encoder import text_encoder
+from ropewalk.backends.text_encoder import loaded_from, text_encoder
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder_folder import EncoderFolder
@@ -40,8 +40,8 @@ class Encoder:
 
     def __init__(self, name: str, mend: str = MEND):
         self.model, self.described = text_encoder(name, mend)
-        if hasattr(self.model[0], "auto_model"):
-            EncoderFolder(Checkpoint(name)).refuse_lacking()
+        if hasattr(self.model[0], "auto_model") and (place := loaded_from(self.body)) is not None:
+            EncoderFolder(Checkpoint(str(place))).refuse_lacking()
         self.model.eval()
         self.name = name
 

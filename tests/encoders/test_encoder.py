@@ -10,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import CNN
 
+from ropewalk.backends.text_encoder import loaded_from
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder import Encoder, LiveTable, holding
 from ropewalk.encoders.encoder_folder import EncoderFolder
@@ -29,6 +30,25 @@ def test_vectors_are_those_of_the_library(pooling: str, tmp_path: Path) -> None:
     ours = encoder.projected(encoder.pooled(rows))
     np.testing.assert_allclose(ours, encoder.model.encode(TEXTS), atol=2e-6)
     assert encoder.pools_by_mean == (pooling in ("mean", "mean_sqrt_len_tokens"))  # behind these comes a Normalize
+
+
+def test_where_a_hub_id_was_loaded_from_is_looked_up_in_the_cache(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = Encoder(str(bert))
+    assert loaded_from(encoder.body) == bert
+
+    def cached(name: str, local_files_only: bool) -> str:
+        assert local_files_only
+        if name != "a/b":
+            raise ValueError(f"{name} is not there")
+        return "CACHE"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    for name, place in (("a/b", Path("CACHE")), ("c/d", None)):
+        encoder.body.config.name_or_path = name  # type: ignore[union-attr]
+        assert loaded_from(encoder.body) == place
+    assert "c/d: the names of the weights were not compared with the model's: c/d is not there" in caplog.text
 
 
 def test_modules_before_the_pooling_are_read_as_the_library_does(tmp_path: Path) -> None:
