@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,11 +142,17 @@ class Encoder:
 
     def _read(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         ids = torch.tensor([list(row) for row in rows], device=self.model.device)
+        features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self._typed:  # some models keep them for as many tokens as their window has
+            features["token_type_ids"] = torch.zeros_like(ids)
         with torch.no_grad():
-            features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             for module in list(self.model)[: max(1, self._pooling)]:
                 features = module(features)
         return features
+
+    @cached_property
+    def _typed(self) -> bool:
+        return "token_type_ids" in inspect.signature(self.body.forward).parameters
 
 
 @dataclass(frozen=True, eq=False)

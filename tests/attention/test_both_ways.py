@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ def ids(n: int, rows: int = 1) -> Tensor:
 
 @torch.no_grad()
 def states(model: nn.Module, tokens: Tensor, **more: Any) -> Tensor:
+    if "token_type_ids" in inspect.signature(model.forward).parameters:  # older versions have them up to the window
+        more["token_type_ids"] = torch.zeros_like(tokens)
     found: Tensor = model(input_ids=tokens, **more).last_hidden_state
     return found
 
