@@ -108,7 +108,10 @@ def test_falling_positions():
 
 
 def test_positions_of_three_dimensions():
-    assert "position_ids have 3 dimensions" in given(position_ids=torch.arange(70)[None, None]).message
+    assert (
+        "position_ids have the shape [1, 1, 70], expected [batch, tokens]"
+        in given(position_ids=torch.arange(70)[None, None]).message
+    )
 
 
 def test_dropout():
