@@ -58,7 +58,7 @@ class EncoderExperiment:
         samples: texts, and questions, of each task at each length and seed.
         seeds: of draws, which are pooled.
         rows: folder of a retrieval set; see ``retrieval_rows``. Empty: none.
-        device: auto, cpu or cuda.
+        questions: of these, drawn at random among all its texts; None asks all.
     """
 
     model: str
@@ -69,7 +69,7 @@ class EncoderExperiment:
     samples: int = 32
     seeds: tuple[int, ...] = (0,)
     rows: str = ""
-    device: str = "auto"
+    questions: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.tasks if name not in TASKS]
@@ -274,9 +274,9 @@ class Measuring:
             return encoder.ids(prompt + text)
 
         if e.rows:
-            from ropewalk.encoders.retrieval_rows import retrieval
+            from ropewalk.encoders.retrieval_rows import drawn, retrieval
 
-            found.append(retrieval(e.rows, ids))
+            found.append(drawn(retrieval(e.rows, ids), e.questions, e.seeds[0]))
         if not found:
             why = "".join(f": {one.task} at {one.length}: {one.reason}" for one in self.skipped[:1])
             raise UserError(f"no length holds a task{why}", "Give a longer target, such as --to 512.")
@@ -290,6 +290,8 @@ class Measuring:
         for methods in e.methods:
             cells: dict[tuple[str, int], list[Scored]] = {}
             for one in self.sets:
+                if one.task == SHORT and not methods.saved:
+                    continue  # no folder reads so
                 documents, length = [], one.length or _longest(one)
                 extended = self._extended(methods, one)
                 for ids in one.documents:

@@ -84,6 +84,7 @@ def extend_encoder(
         UserError: for everything that a user can mend; nothing is left behind.
     """
     folder.refuse_unsound()
+    _ = folder.poolings  # refuses what nobody could load
     window = _refuse_unwritable(folder, to, methods)
     rope = methods.of(RopeMethod)
     config = None if rope is None else extended_config(folder.rotating.config, rope.method, to)[0]

@@ -82,6 +82,19 @@ def is_encoder(checkpoint: Checkpoint) -> bool:
     return config.get("model_type") in (*FAMILIES, *ROTATING) and not writes
 
 
+def refuse_encoder(checkpoint: Checkpoint) -> None:
+    """Refuse an embedding model where a model that writes is needed.
+
+    Raises:
+        UserError: naming it, and the verbs that there are for it.
+    """
+    if is_encoder(checkpoint):
+        raise UserError(
+            f"{checkpoint.name} is an embedding model, expected a model that writes",
+            "For embedding models there are inspect, plan, extend, compare and evaluate.",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class EncoderFolder:
     """The files of one; each is read when it is first asked for.

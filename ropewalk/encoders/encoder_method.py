@@ -236,6 +236,12 @@ class EncoderMethods:
         """The part of a kind."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
+    @property
+    def saved(self) -> bool:
+        """Whether a folder says all of it."""
+        growing = self.of(Growing)
+        return self.of(Reading) is None and (growing is None or growing.saved)
+
     def refuse_elsewhere(self, positions: str) -> None:
         """Refuse what changes something that an encoder does not have.
 

@@ -7,6 +7,8 @@ A folder holds ``corpus``, ``queries`` and ``qrels``, each as .jsonl, .json or .
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.common.errors import UserError
@@ -76,6 +78,19 @@ def _file(place: Path, name: str) -> Path:
     if not found:
         raise UserError(f"{place} holds no {name} as {', '.join(SUFFIXES)}", "Give a folder with all three files.")
     return found[0]
+
+
+def drawn(every: Retrieval, questions: int | None, seed: int) -> Retrieval:
+    """Some of a set's questions, among all of its texts; None takes all."""
+    if questions is None or questions >= len(every.questions):
+        return every
+    chosen = sorted(random.Random(seed).sample(range(len(every.questions)), questions))
+    return replace(
+        every,
+        questions=[every.questions[i] for i in chosen],
+        answers=[every.answers[i] for i in chosen],
+        depths=[every.depths[i] for i in chosen],
+    )
 
 
 def _grade(row: Row) -> float:

@@ -188,7 +188,13 @@ def _reads(view: View, line: Line, name: str) -> str:
     benchmarks = list(dict.fromkeys(task.benchmark for task in view.results.tasks if task.benchmark))
     if benchmarks:
         return f"{name} on {', '.join(benchmarks)}"
+    if line.tested:
+        return f"At {tokens(line.tested[-1].length)} tokens, {name} answers {_answers(line.tested[-1].estimate)}."
     rows = [row for task in view.tasks("perplexity") for row in view.of(line, task.id)]
+    scored = [(task, row) for task in view.tasks("score") for row in view.of(line, task.id)]
+    if not rows and scored:
+        task, row = scored[0]
+        return f"{name} on {task.title}: {_answers(row.estimate)}."
     if not rows:
         return f"{name}: nothing that can be said in a sentence was measured"
     last = rows[-1]

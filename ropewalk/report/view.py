@@ -133,8 +133,12 @@ class View:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Every tested length."""
-        return sorted({length for model in self.results.models for length in model.lengths})
+        """Every tested length; of one subject alone also those that tasks have of their own, such as rows of files."""
+        asked = {length for model in self.results.models for length in model.lengths}
+        if len(self.results.subjects) == 1:
+            scored = {task.id for task in self.tasks("score")}
+            asked |= {row.length for row in self.results.rows if row.task in scored}
+        return sorted(asked)
 
     def tasks(self, metric: str) -> list[Task]:
         return [task for task in self.results.tasks if task.metric == metric]

@@ -105,8 +105,10 @@ def check_export(request: CheckExportRequest) -> Agreement:
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.whole import edits
+    from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.engines import agreement
 
+    refuse_encoder(Checkpoint(request.folder))
     checkpoint = Checkpoint(request.folder)
     if request.fix:
         checkpoint.refuse_bundled()

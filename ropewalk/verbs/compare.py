@@ -174,8 +174,11 @@ class ExperimentRequest(ServedRequest, LiveRequest):
 
         self.refuse_unused([*refused, *NOT_OF_ENCODERS], "about an embedding model")
         folder = EncoderFolder.open(checkpoint)
+        target = to or max(self.lengths or (folder.window or folder.reads or 1,))
         if not methods:
             methods = OF_ENCODERS.get(folder.positions, READINGS)
+            if folder.window and target <= folder.window:  # which all tables hold
+                methods = READINGS
             if folder.poolings not in ((), ("mean",)):  # which late chunking needs
                 methods = [one for one in methods if one != LATE]
             if folder.window and (folder.reads or folder.window) < folder.window:  # cut before its table ends
@@ -183,12 +186,13 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         experiment = EncoderExperiment(
             self.model,
             tuple(encoder_methods(one, folder.positions) for one in methods),
-            to or max(self.lengths or (folder.window or folder.reads or 1,)),
+            target,
             self.lengths,
             self.tasks or (() if self.rows else EncoderExperiment.tasks),
             self.samples or EncoderExperiment.samples,
             self.seeds,
             self.rows,
+            self.samples,
         )
 
         def measure(place: Path) -> Results:

@@ -60,6 +60,7 @@ def export(request: ExportRequest) -> Export | Written:
         UserError: if the engine cannot be made to rotate as meant; the message names the key and the mend.
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.engines.handover import called
     from ropewalk.engines.handover import export as write
     from ropewalk.methods.catalogue import method
@@ -69,6 +70,7 @@ def export(request: ExportRequest) -> Export | Written:
             "export needs --engine",
             "Say --engine transformers, vllm, sglang or llama.cpp. With --gguf alone, a GGUF file is written.",
         )
+    refuse_encoder(Checkpoint(request.model))
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
         if request.out is not None and request.out.suffix.lower() == ".gguf":

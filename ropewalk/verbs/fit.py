@@ -259,11 +259,13 @@ def _found(
 ) -> Any:
     """What a worker does, the first or a further one: open the model, and search."""
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.fitting.fitter import Ground
     from ropewalk.texts.documents import load as load_documents
 
     method, search = _asked(request)
     documents = load_documents(request.data)
+    refuse_encoder(Checkpoint(request.model))
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     needs = checkpoint.unwritten
     if needs is not None and not needs.among([] if method is None else [method.spelling]):

@@ -53,7 +53,9 @@ def load(request: LiveRequest) -> Loaded:
         UserError: naming the file, or the key of the configuration, and the mend.
     """
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encoders.encoder_folder import refuse_encoder
 
+    refuse_encoder(Checkpoint(request.model))
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     if checkpoint.unwritten is not None:
         logging.getLogger("ropewalk").warning("%s; %s", checkpoint.unwritten.warning, checkpoint.unwritten.in_python)

@@ -53,6 +53,7 @@ def serve(request: ServeRequest) -> None:
         raise UserError(f"serve needs {error.name}, which is missing", install("serve")) from None
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.terminal import Terminal
+    from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.methods.catalogue import method
 
     if request.api_key is not None and not request.api_key.strip():
@@ -72,6 +73,7 @@ def serve(request: ServeRequest) -> None:
 
     chosen = method(request.method)
     with bind(request.host, request.port) as listening:
+        refuse_encoder(Checkpoint(request.model))
         checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
         needs = checkpoint.unwritten
         if needs is not None and not needs.among([chosen.spelling]):

@@ -191,6 +191,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.common.naming import counted
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.arranged import Arranged, is_arranged
+    from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.evaluation.long_context import LongContext, Reading
     from ropewalk.rope.config import text_config, trained_window
     from ropewalk.texts.documents import load as load_documents
@@ -223,6 +224,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     arranged = Arranged.open(Path(request.texts)) if is_arranged(Path(request.texts)) else None
     if arranged:
         recipe = for_rows(recipe, arranged, request.packing, request.scope)
+    refuse_encoder(Checkpoint(request.model))
     checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
     refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
     recipe = with_values(recipe, checkpoint, request.to)

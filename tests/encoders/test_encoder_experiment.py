@@ -222,3 +222,42 @@ def test_a_model_that_compares_by_products_is_refused(folder: Path, tmp_path: Pa
     (place / "modules.json").write_text(json.dumps(modules[:2]))
     with pytest.raises(UserError, match="compares vectors by 'dot'"):
         ropewalk.evaluate(place, lengths="128", tasks="needle", samples=2, out=tmp_path / "out")
+
+
+def test_one_subject_alone_is_told_with_its_numbers(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
+    for name, some in (
+        ("corpus", [{"doc_id": str(i), "text": f"The cook of ship {i} is Mara {i * 7}."} for i in range(9)]),
+        ("queries", [{"qid": str(i), "text": f"Who cooks on ship {i}?"} for i in range(9)]),
+        ("qrels", [{"qid": str(i), "doc_id": str(i)} for i in range(9)]),
+    ):
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    outcome = ropewalk.evaluate(folder, rows=place, samples=5, out=tmp_path / "out")
+    row = next(row for row in outcome.results.rows if row.task == "rows/set")
+    shown = repr(outcome)
+    assert row.n == 5 and "nothing that can be said" not in shown and "rows/set, accuracy@1" in shown
+    assert f"{row.value:.0%}" in shown
+    whole = ropewalk.evaluate(folder, lengths="128", tasks="needle", samples=4, out=tmp_path / "other")
+    assert "At 128 tokens" in repr(whole)
+
+
+def test_what_no_folder_holds_has_no_column_of_folders(folder: Path) -> None:
+    ways = tuple(map(encoder_methods, ("none", "recurrent", "chunks", "pi(follow=True)")))
+    found = run(EncoderExperiment(str(folder), ways, LONG, (LONG,), ("needle",), 2), SampleStore())
+    assert {row.method for row in found.rows if row.task == "short"} == {"none", "recurrent"}
+
+
+def test_verbs_for_models_that_write_say_so_of_an_embedding_model(folder: Path, tmp_path: Path) -> None:
+    for attempt in (
+        lambda: ropewalk.load(folder), lambda: ropewalk.export(folder, engine="vllm"),
+        lambda: ropewalk.fit(folder, method="auto", to=512, out=tmp_path / "fit.json"),
+        lambda: ropewalk.check_export(folder),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="is an embedding model, expected a model that writes"):
+            attempt()
+
+
+def test_a_target_that_the_table_holds_compares_what_there_is_for_it(folder: Path, tmp_path: Path) -> None:
+    found = ropewalk.compare(folder, to=128, tasks="needle", samples=2, out=tmp_path / "out").results
+    assert [one.method for one in found.subjects] == ["none", "parallel-windows", "chunks", "late-chunking"]
