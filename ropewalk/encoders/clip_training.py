@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,8 @@ def refuse_unfit(tower: CLIPTextModel, ids: Tensor, end: int | None = None) -> N
     Raises:
         UserError: naming both lengths, or the end token and how many texts have none, or are pooled elsewhere.
     """
-    most, pools = tower.config.max_position_embeddings, tower.eos_token_id
+    most: int = tower.config.max_position_embeddings
+    pools: Any = tower.eos_token_id
     if ids.shape[-1] > most:
         raise UserError(f"a text has {ids.shape[-1]:,} tokens, and {most:,} are read", "Cut them, and keep their ends.")
     if pools != HIGHEST and end not in (None, pools):
