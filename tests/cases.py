@@ -164,6 +164,7 @@ UNSOUND: dict[str, tuple[str, str, dict[str, Any]]] = {  # code, key, configurat
     "section of another head": ("mrope-section-invalid", "rope_scaling.mrope_section", of(
         "qwen2_vl", max_position_embeddings=4096, rope_theta=1e6, vision_config=PICTURES,
         rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]})),
+    "empty section": ("mrope-section-invalid", "text_config.rope_parameters.mrope_section", qwen3_vl([])),
     "more turns than pairs": ("mrope-section-invalid", "text_config.rope_parameters.mrope_section",
                               qwen3_vl([2, 3, 3])),
     "no turns": ("mrope-layout-contradicted", "text_config.rope_parameters.mrope_interleaved",

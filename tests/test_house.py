@@ -107,7 +107,6 @@ COVERED = {
     "tests/verbs/test_plan.py": "planning/calibrate planning/cost planning/hardware planning/measure "
     "planning/plan_view planning/planner planning/published",
     "tests/demo/test_pretrain.py": "demo/drills texts/builtin",
-    "tests/verbs/test_cases.py": "rope/trial",
     "tests/report/test_page.py": "planning/plan_page report/glossary",
     "tests/report/test_table_and_picture.py": "report/picture report/table",
     "tests/serving/test_server.py": "serving/application serving/gate serving/job serving/protocol serving/sampling",

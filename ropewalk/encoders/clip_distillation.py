@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ropewalk.common.errors import UserError
-from ropewalk.encoders.clip_training import Captioned, refuse_endless
+from ropewalk.encoders.clip_training import Captioned, refuse_unfit
 from ropewalk.encoders.encoder_training import Pace, contrastive, descend
 
 if TYPE_CHECKING:
@@ -24,7 +23,11 @@ SHARPEST = 100.0  # the most that CLIP multiplies cosines by
 
 
 def distil(
-    teacher: CLIPTextModelWithProjection, student: RotaryCLIPText, texts: Sequence[Tensor], pace: Pace = DISTILLING
+    teacher: CLIPTextModelWithProjection,
+    student: RotaryCLIPText,
+    texts: Sequence[Tensor],
+    pace: Pace = DISTILLING,
+    end: int | None = None,
 ) -> list[float]:
     """Stage 1: the student's vectors turn to where the teacher's point; the loss before each step.
 
@@ -33,15 +36,14 @@ def distil(
         student: all of it learns.
         texts: batches of token ids, int64 [B, n], of as many tokens as the teacher reads, with their ends.
         pace: of the student.
+        end: as in ``refuse_unfit``.
 
     Raises:
         UserError: if the teacher cannot read a text, or one has no end token.
     """
-    most = teacher.config.max_position_embeddings
     for ids in texts:
-        refuse_endless(teacher.text_model, ids)
-        if ids.shape[-1] > most:
-            raise UserError(f"a text has {ids.shape[-1]:,} tokens, and the teacher reads {most:,}", "Cut them.")
+        refuse_unfit(teacher.text_model, ids, end)
+        refuse_unfit(student.text_model, ids, end)
     teacher.eval()
     student.train()
 
@@ -62,7 +64,11 @@ def turned(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def tune_on_captions(
-    student: RotaryCLIPText, model: CLIPModel, batches: Sequence[Captioned], pace: Pace = TUNING
+    student: RotaryCLIPText,
+    model: CLIPModel,
+    batches: Sequence[Captioned],
+    pace: Pace = TUNING,
+    end: int | None = None,
 ) -> list[float]:
     """Stage 2: images find their long captions and their short ones; the loss before each step.
 
@@ -72,13 +78,14 @@ def tune_on_captions(
             here was not verified. Its text tower has no part in this.
         batches: images, each with two captions.
         pace: of all that learns.
+        end: as in ``refuse_unfit``.
 
     Raises:
         UserError: if a caption has no end token, or more than the student reads.
     """
     for batch in batches:
-        refuse_endless(student.text_model, batch.long)
-        refuse_endless(student.text_model, batch.short)
+        refuse_unfit(student.text_model, batch.long, end)
+        refuse_unfit(student.text_model, batch.short, end)
     images = [model.vision_model, model.visual_projection]
     learning = [*student.parameters(), model.logit_scale, *(one for part in images for one in part.parameters())]
     modes = [student, model.vision_model]

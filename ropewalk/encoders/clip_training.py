@@ -52,20 +52,38 @@ class LongClipTraining:
     smoothing: float = 0.1
     pace: Pace = PACE
 
+    def __post_init__(self) -> None:
+        for key, fits, expected in (
+            ("keep", self.keep >= 0, "0 rows at least"),
+            ("components", self.components >= 1, "1 at least"),
+            ("smoothing", 0 <= self.smoothing < 1, "from 0 to below 1"),
+        ):
+            if not fits:
+                raise UserError(f"{key} is {getattr(self, key)!r}, expected {expected}")
+
 
 def train_long_clip(
-    model: CLIPModel, batches: Sequence[Captioned], settings: LongClipTraining | None = None
+    model: CLIPModel,
+    batches: Sequence[Captioned],
+    settings: LongClipTraining | None = None,
+    end: int | None = None,
 ) -> list[float]:
     """Train a CLIP that was stretched: both towers, all but the first rows of its table; the loss before each step.
 
+    Args:
+        model: changes in place.
+        batches: one for each step.
+        settings: the paper's, if not said.
+        end: as in ``refuse_unfit``.
+
     Raises:
-        UserError: if no row is left to learn, or a caption has no end token, without which CLIP pools its beginning.
+        UserError: if no row is left to learn, a caption is longer than the table, or pooled before its end.
     """
     settings = settings or LongClipTraining()
     table = model.text_model.embeddings.position_embedding
     for batch in batches:
-        refuse_endless(model.text_model, batch.long)
-        refuse_endless(model.text_model, batch.short)
+        refuse_unfit(model.text_model, batch.long, end)
+        refuse_unfit(model.text_model, batch.short, end)
     rows = torch.arange(table.num_embeddings)
     model.train()
     try:
@@ -97,7 +115,15 @@ def primary(features: Tensor, components: int) -> Tensor:
 
     Returns:
         [B, e].
+
+    Raises:
+        UserError: if a feature is no finite number, of which no direction can be found.
     """
+    if not bool(features.isfinite().all()):
+        raise UserError(
+            f"{int((~features.isfinite()).any(-1).sum())} of {len(features)} images have vectors that are not finite",
+            "Look for numbers in the pixels that are not finite; if there are none, lower the learning rate.",
+        )
     mean = features.mean(0)
     centred = features - mean
     precise = centred.detach().to(torch.promote_types(features.dtype, torch.float32))
@@ -105,15 +131,28 @@ def primary(features: Tensor, components: int) -> Tensor:
     return centred @ directions.T @ directions + mean
 
 
-def refuse_endless(tower: CLIPTextModel, ids: Tensor) -> None:
-    """Refuse texts at whose end nothing is pooled.
+def refuse_unfit(tower: CLIPTextModel, ids: Tensor, end: int | None = None) -> None:
+    """Refuse texts that are too long, or at whose end nothing is pooled.
+
+    Args:
+        tower: whose configuration says at which token it pools; if that is 2, it pools at the highest id of a text.
+        ids: int64 [B, n].
+        end: the token that ends a text, where the configuration says 2; the vocabulary's last, as in CLIP, if not said.
 
     Raises:
-        UserError: naming the end token and how many texts have none.
+        UserError: naming both lengths, or the end token and how many texts have none, or are pooled elsewhere.
     """
-    end: Any = tower.eos_token_id
-    without = 0 if end == HIGHEST else int((ids != end).all(-1).sum())
+    most: int = tower.config.max_position_embeddings
+    pools: Any = tower.eos_token_id
+    if ids.shape[-1] > most:
+        raise UserError(f"a text has {ids.shape[-1]:,} tokens, and {most:,} are read", "Cut them, and keep their ends.")
+    if pools != HIGHEST and end not in (None, pools):
+        raise UserError(f"end is {end}, and the model pools at {pools}, as its configuration says")
+    last = tower.config.vocab_size - 1 if end is None else end
+    without = int(((ids.amax(-1) != last) if pools == HIGHEST else (ids != pools).all(-1)).sum())
     if without:
+        token = f"{last}, as the highest id" if pools == HIGHEST else pools
         raise UserError(
-            f"{without} of {len(ids)} texts have no end token ({end}), where CLIP pools", "Cut texts before their end."
+            f"{without} of {len(ids)} texts have no end token ({token}), where CLIP pools",
+            "Cut texts before their end.",
         )

@@ -294,6 +294,8 @@ def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods,
     causal = folder.family is not None and folder.family.causal
     if (rope := methods.of(RopeMethod)) is not None:
         notes += extension_notes(folder.rotating.config, rope.method, to)
+        if rope.method.length_dependent:
+            notes.append(f"{rope.method.id} is saved for {to:,} tokens: texts of every length have the base of those")
         notes.append("texts of every length are read otherwise than before: keep the plain folder for short ones")
     elif methods.of(LogitMethod) is None and table is None:
         notes.append("no weight is changed: texts that were not cut are read as before, bit for bit")

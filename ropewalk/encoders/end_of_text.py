@@ -25,11 +25,18 @@ def pooled_elsewhere(model: str, folder: Path, config: Mapping[str, Any], keys: 
     """
     pools, ids = config.get("eos_token_id"), _ids(folder)
     ends = ids.get(_end_token(folder))
-    if ends is None or pools == ends or (pools == HIGHEST and ends == max(ids.values())):
+    if ends is None:
         return []
-    seen = f"{pools}, which pools at the highest id, {max(ids.values())}" if pools == HIGHEST else pools
+    highest = max(ids.values())
+    if type(pools) is int and ends == (highest if pools == HIGHEST else pools):
+        return []
+    seen = f"{pools}, which pools at the highest id, {highest}" if pools == HIGHEST else pools
     expected = f"{ends}, at which the tokenizer ends a text; the model pools there"
-    return [Problem("pooled-elsewhere", ALL, keys[-1], seen, expected, setting(model, dict.fromkeys(keys, ends)))]
+    mend = setting(model, dict.fromkeys(keys, ends))
+    if ends == HIGHEST != highest:
+        expected = f"a tokenizer that ends a text at another id than {ends}: with that the highest id pools, {highest}"
+        mend = "No value mends it: put the files of the tokenizer that came with the model in the place of these."
+    return [Problem("pooled-elsewhere", ALL, keys[-1], seen, expected, mend)]
 
 
 def _end_token(folder: Path) -> str:

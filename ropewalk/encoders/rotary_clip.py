@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -78,7 +79,9 @@ class RotaryCLIPText(CLIPTextModelWithProjection):
 
     def __init__(self, config: RotaryCLIPTextConfig):
         super().__init__(config)
-        size, heads = config.hidden_size, config.num_attention_heads
+        size, heads, base = config.hidden_size, config.num_attention_heads, config.rope_theta
+        if not (isinstance(base, (int, float)) and isfinite(base) and base > 0):
+            raise UserError(f"the base of the rope is {base!r}, expected a finite number above 0")
         if size // heads % 2:
             raise UserError(f"heads have {size // heads} dimensions, expected an even number: a rope turns pairs")
         tower = self.text_model
@@ -89,7 +92,16 @@ class RotaryCLIPText(CLIPTextModelWithProjection):
 
     @classmethod
     def of(cls, teacher: CLIPTextModelWithProjection, base: float = 10000.0) -> RotaryCLIPText:
-        """A student: a text tower's weights, all but its positions."""
+        """A student: a text tower's weights, all but its positions.
+
+        Raises:
+            UserError: if the teacher has a rope already, or the base is no finite number above 0.
+        """
+        if isinstance(teacher, RotaryCLIPText):
+            raise UserError(
+                "the teacher has a rope and no table of positions, expected a CLIPTextModelWithProjection",
+                "Make it read longer texts by its longer(tokens).",
+            )
         values = teacher.config.to_dict()
         values.pop("model_type")
         return _filled(RotaryCLIPTextConfig(**values, rope_theta=base), teacher)
@@ -102,7 +114,7 @@ class RotaryCLIPText(CLIPTextModelWithProjection):
             stretch: the base grows as ``stretch * to / length - (stretch - 1)``.
 
         Raises:
-            UserError: if it would read less than before.
+            UserError: if it would read less than before, or by a base that is no finite number.
         """
         config = self.config
         head = config.hidden_size // config.num_attention_heads
@@ -123,8 +135,11 @@ def stretched_base(base: float, head: int, before: int, to: int, stretch: float 
         stretch: how fast it grows.
 
     Raises:
-        UserError: if ``to`` is smaller, which would shrink the base, as the defaults of TULIP's code do.
+        UserError: if ``to`` is smaller, which would shrink the base, as the defaults of TULIP's code do, or if a head
+            has one pair, which turns alike by every base.
     """
+    if head <= 2:
+        raise UserError(f"heads have {head} dimensions, expected 4 at least: one pair turns alike by every base")
     if not stretch > 0:
         raise UserError(f"stretch is {stretch!r}, expected a number above 0")
     if to < before:

@@ -7,9 +7,11 @@ frames; that a language model reads videos better by it is not what the paper cl
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -63,6 +65,8 @@ def fractional_time(positions: Tensor, video: Tensor, frames: float) -> Tensor:
 def fractional_frames(model: nn.Module, frames: float) -> Iterator[None]:
     """While it is on, the positions that a model works out for its videos are ``fractional_time``.
 
+    Within another one both divide. Videos of one temporal step stay as they are.
+
     Args:
         model: a live vision-language model of transformers with ``get_rope_index`` (Qwen2-VL and its kind).
         frames: N, temporal positions that become one.
@@ -77,14 +81,21 @@ def fractional_frames(model: nn.Module, frames: float) -> Iterator[None]:
             f"{type(model).__name__} works out no positions of videos (no get_rope_index, or no video_token_id)",
             "Hand it positions yourself: model(..., position_ids=fractional_time(positions, video, frames)).",
         )
-    stated = owner.get_rope_index
+    stated, outer = owner.get_rope_index, vars(owner).get("get_rope_index")
 
+    @wraps(stated)
     def get_rope_index(input_ids: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
         positions, deltas = stated(input_ids, *arguments, **keywords)
+        grid = inspect.signature(stated).bind(input_ids, *arguments, **keywords).arguments.get("video_grid_thw")
+        if grid is not None and bool((grid[:, 0] == 1).all()):
+            return positions, deltas
         return fractional_time(positions, input_ids == token, frames), deltas
 
     owner.get_rope_index = get_rope_index
     try:
         yield
     finally:
-        del owner.get_rope_index
+        if outer is None:
+            del owner.get_rope_index
+        else:
+            owner.get_rope_index = outer

@@ -174,5 +174,6 @@ KINDS = {kind.code: kind for kind in (
     Kind("pooled-elsewhere", "The configuration of CLIP names another end token than the tokenizer writes.",
          "A text is pooled at a token that does not end it, or at its first one, without an error. Where it names 2, "
          "as older ones do, texts are pooled at their highest id, which a token that was added can be.",
-         "Names the tokenizer's end token.", (ENCODER,), S),
+         "Names the tokenizer's end token; none where that is 2: the model's own tokenizer is to be put there.",
+         (ENCODER,), S),
 )}  # fmt: skip

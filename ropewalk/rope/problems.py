@@ -627,7 +627,7 @@ def _mrope(entry: Entry) -> Iterator[Problem]:
             )  # fmt: skip
         return
     turned = _counted(layout, section, pairs)
-    if turned != section:
+    if not turned or turned != section:
         expected = f"three numbers that sum to {pairs}, the pairs that rotate"
         expected += f"; this class rotates by {turned}" if turned else ""
         mend = "changes nothing in transformers" if turned else "as in the class's own; put the model's there"

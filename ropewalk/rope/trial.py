@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TOKENS = 3
 RUNS = 2
 MISSING = (TypeError, KeyError, AttributeError, ValueError, IndexError)  # how a key that is not there shows
+BLIND = ("llama4",)  # every forward of Llama4ForConditionalGeneration fails in transformers 5.24
 ALIKE = 128  # layers; of more that are all the same, two are made
 MEND = "Choose another method (ropewalk methods); yarn raises the factor of a model that was trained with yarn."
 
@@ -50,12 +51,14 @@ def auto_class(config: PreTrainedConfig) -> Any:
     """The auto class of transformers that loads what a configuration is of, with its eyes where it has some.
 
     Of some models the class for language takes the inner configuration (Qwen3.5), of others there is none (Qwen3-VL).
+    Without its eyes is loaded what cannot run with them.
     """
     import transformers
 
     kind, languages = type(config), transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     whole = kind in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    language = not whole or (kind in languages and getattr(languages[kind], "config_class", None) is kind)
+    own = kind in languages and getattr(languages[kind], "config_class", None) is kind
+    language = not whole or own or kind.model_type in BLIND
     return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM
 
 

@@ -14,7 +14,7 @@ from ropewalk.encoders.clip_training import (
 )
 from ropewalk.encoders.encoder_training import Pace
 from ropewalk.verbs.extend import extend
-from tests.clips import SIDE, captions, clip, save, texts
+from tests.clips import END, SIDE, SIZE, captions, clip, save, texts
 
 TABLE = "text_model.embeddings.position_embedding.weight"
 SETTINGS = LongClipTraining(components=3, pace=Pace(2e-3, weight_decay=0.1, warmup=2))
@@ -93,3 +93,36 @@ def test_a_clip_of_before_2023_trains_too():
     model = clip(2)
     losses = train_long_clip(model, [Captioned(batch().pixels, captions(60, 6), captions(9, 6))] * 3, SETTINGS)
     assert len(losses) == 3
+
+
+def test_where_the_highest_id_pools_it_has_to_be_the_end():
+    model, data = clip(2), Captioned(batch().pixels, captions(60, 6).clone(), captions(9, 6))
+    data.long[1:, -1] = 5
+    with pytest.raises(UserError, match=rf"5 of 6 texts have no end token \({END}, as the highest id\)"):
+        train_long_clip(model, [data], SETTINGS)
+    data.long[:, -1] = 600  # beyond the end that the caller names
+    with pytest.raises(UserError, match="6 of 6 texts"):
+        train_long_clip(model, [data], SETTINGS, end=END)
+    with pytest.raises(UserError, match=f"end is 7, and the model pools at {END}"):
+        train_long_clip(clip(), [data], SETTINGS, end=7)
+    roomy = clip(2, vocab_size=SIZE + 6)  # rows that no token has
+    assert train_long_clip(roomy, [Captioned(data.pixels, captions(60, 6), captions(9, 6))], SETTINGS, end=END)
+
+
+def test_what_cannot_be_read_is_refused_before_the_first_step():
+    model, data = clip(), batch()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    fits = Captioned(data.pixels, captions(60, 6), data.short)
+    with pytest.raises(UserError, match="a text has 120 tokens, and 77 are read"):
+        train_long_clip(model, [fits, data], SETTINGS)
+    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    data.pixels[2] = float("nan")
+    with pytest.raises(UserError, match="1 of 6 images have vectors that are not finite"):
+        train_long_clip(model, [Captioned(data.pixels, captions(60, 6), data.short)], SETTINGS)
+
+
+@pytest.mark.parametrize("said", [{"smoothing": 1.0}, {"smoothing": -0.1}, {"smoothing": float("nan")},
+                                  {"components": 0}, {"keep": -1}])  # fmt: skip
+def test_settings_that_say_nothing_are_refused(said):
+    with pytest.raises(UserError, match=f"{next(iter(said))} is"):
+        LongClipTraining(**said)

@@ -48,6 +48,33 @@ def test_a_token_above_the_end_is_a_problem_where_the_highest_pools(tmp_path):
     assert problem.code == "pooled-elsewhere" and str(END + 1) in problem.seen
 
 
+def _ends_at_two(folder):
+    """A tokenizer whose end has the id 2, and whose other ids go beyond it."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    words = content["model"]["vocab"]
+    other = next(word for word, i in words.items() if i == HIGHEST)
+    words["<|endoftext|>"], words[other] = HIGHEST, END
+    for one in content["added_tokens"]:
+        one["id"] = words[one["content"]]
+    file.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize("end", [HIGHEST, END])
+def test_no_value_mends_a_tokenizer_that_ends_at_two(tmp_path, end):
+    _ends_at_two(save(tmp_path, clip(end)))
+    (problem,) = EncoderFolder.open(tmp_path).problems
+    assert problem.code == "pooled-elsewhere" and "--set" not in problem.mend
+    assert problem.mend.startswith("No value mends it: put the files of the tokenizer that came with the model")
+
+
+def test_an_id_is_a_whole_number(tmp_path):
+    save(tmp_path)
+    for said in (float(END), True, None):
+        (problem,) = pooled_elsewhere("m", tmp_path, {"eos_token_id": said}, ["eos_token_id"])
+        assert problem.seen is said and problem.mend.endswith(f"eos_token_id={END}")
+
+
 def test_older_tokenizers_are_read_too(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "<|endoftext|>": 7}))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))

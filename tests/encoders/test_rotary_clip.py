@@ -94,6 +94,21 @@ def test_a_rope_does_not_shrink(student):
         stretched_base(THETA, 64, 77, 248, 0)
 
 
+def test_bases_that_turn_nothing_are_refused(student):
+    for base in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="the base of the rope is"):
+            RotaryCLIPText.of(tower(), base)
+    with pytest.raises(UserError, match="the base of the rope is"):
+        student.longer(248, float("inf"))
+    with pytest.raises(UserError, match="heads have 2 dimensions"):
+        stretched_base(THETA, 2, 77, 248)
+
+
+def test_a_student_is_no_teacher(student):
+    with pytest.raises(UserError, match="the teacher has a rope"):
+        RotaryCLIPText.of(student)
+
+
 def test_what_it_does_not_read_is_refused(student):
     with pytest.raises(UserError, match="78 tokens, expected 77 at most"):
         student(captions(78))

@@ -72,6 +72,13 @@ def test_a_saved_folder_reads_as_the_live_method(folders: Any, tmp_path: Path, n
     np.testing.assert_allclose(loaded.encode([TEXT], prompt="")[0], saved.vectors(ids)[0], atol=1e-5)
 
 
+def test_a_saved_dynamic_base_is_said_to_be_that_of_the_target(folders: Any, tmp_path: Path) -> None:
+    said = f"is saved for {TARGET:,} tokens: texts of every length have the base of those"
+    for spelling, expected in (("dynamic-ntk", True), ("ntk-aware", False)):
+        done = ropewalk.extend(str(folders("qwen3")), to=TARGET, method=spelling, out=tmp_path / spelling)
+        assert any(said in note for note in done.notes) == expected
+
+
 def test_local_layers_are_left_alone(folders: Any, tmp_path: Path) -> None:
     ropewalk.extend(str(folders("modernbert")), to=TARGET, method="ntk-aware", out=tmp_path / "out")
     before, after = (Checkpoint(str(place)).specs for place in (folders("modernbert"), tmp_path / "out"))

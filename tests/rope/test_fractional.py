@@ -76,6 +76,27 @@ def test_positions_that_the_caller_hands_over_are_read_alike(kind):
     assert torch.equal(logits(model, read, position_ids=places), found)
 
 
+def test_one_within_another_divides_too_and_leaves_it_on():
+    model, read = shared(KINDS[0]), film()
+    plain = logits(model, read)
+    with fractional_frames(model, 8):
+        eight = logits(model, read)
+    with fractional_frames(model, 4):
+        four = logits(model, read)
+        with fractional_frames(model, 2):
+            assert torch.equal(logits(model, read), eight)
+        assert torch.equal(logits(model, read), four)
+    assert torch.equal(logits(model, read), plain) and not torch.allclose(four, eight, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_video_of_one_step_is_read_as_before(kind):
+    model, read = shared(kind), film(steps=1)
+    plain = logits(model, read)
+    with fractional_frames(model, 4):
+        assert torch.equal(logits(model, read), plain)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_generation_goes_on_from_where_it_would(kind):
