@@ -18,7 +18,7 @@ from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result, columns
-from ropewalk.encoders.encoder_entries import ENCODER_METHODS, FITTING
+from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING
 from ropewalk.encoders.families import BIAS, ROPE, TABLE, UNKNOWN
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.planning import advice
@@ -132,17 +132,20 @@ def plan_encoder(folder: EncoderFolder, to: int) -> EncoderPlan:
             "how many tokens it reads",
             f"Look what its files say: {command('inspect', folder.name)}",
         )
-    if to <= now:
+    cut = now if reads is None else min(now, reads)
+    if to <= cut:
         raise UserError(
-            f"the target of {to:,} tokens is not beyond the {now:,} that it reads",
-            f"Say --to {show(2 * now)}, or more.",
+            f"the target of {to:,} tokens is not beyond the {cut:,} that it reads",
+            f"Say --to {show(2 * cut)}, or more.",
         )
     config = load_config(str(folder.encoder))
-    parameters, before = work(config, now if reads is None else min(now, reads))
-    first = FIRST[folder.positions]
+    parameters, before = work(config, cut)
+    held = window is not None and to <= window  # by the table as it is
+    first = FIRST[BIAS] if held else FIRST[folder.positions]
     return EncoderPlan(
         folder.name, folder.positions, window, reads, to, parameters, (before, work(config, to)[1]),
-        _choices(folder, config, to, now), [*folder.notes, *_notes(folder.positions)],
+        [one for one in _choices(folder, config, to, now) if not (held and BY_ID[one.id].axis == TABLE)],
+        [*folder.notes, *_notes(folder.positions)],
         [
             command("compare", folder.name, "--to", show(to)),
             command("extend", folder.name, "--to", show(to), "--method", first),

@@ -59,6 +59,15 @@ def test_a_table_and_a_bias_have_their_own(tmp_path: Path) -> None:
     assert {one.id for one in bias.methods} >= {"uncut", "tempscale"} and bias.window is None
 
 
+def test_what_the_table_holds_needs_its_limits_raised_alone(tmp_path: Path) -> None:
+    found = ropewalk.plan(str(tiny_encoders.folder(tmp_path / "b", limit=16)), to=tiny_encoders.WINDOW)
+    assert [one.tokens for one in found.work] == [16, tiny_encoders.WINDOW]
+    assert found.commands[1].endswith(f"--to {tiny_encoders.WINDOW} --method uncut")
+    assert "uncut" in {one.id for one in found.methods} and not {"pi", "recurrent"} & {one.id for one in found.methods}
+    with pytest.raises(UserError, match="not beyond the 16 that it reads"):
+        ropewalk.plan(str(tmp_path / "b"), to=16)
+
+
 def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
     folder = str(made("gte", tmp_path / "g"))
     with pytest.raises(UserError, match="not beyond the 64"):
