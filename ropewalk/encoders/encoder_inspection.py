@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from ropewalk.checkpoint.inspection_view import show_ropes
+from ropewalk.checkpoint.inspection_view import show_ropes, show_verdict
 from ropewalk.common.errors import cut
 from ropewalk.common.files import record_in
 from ropewalk.common.results import Result
@@ -82,15 +82,7 @@ class EncoderInspection(Result):
         for name, text in self.prompts.items():
             if text:
                 console.print(f"prompt {name}: {cut(repr(text))}")
-        for note in self.notes:
-            console.print(note, style="yellow")
-        if self.sound:
-            console.print("no problems found", style="green")
-        for problem in self.problems:
-            console.print(Text(f"\n{problem.code}", "bold red"), f"  {problem.key}", sep="")
-            console.print(f"  seen      {problem.seen!r}")
-            console.print(f"  expected  {problem.expected}")
-            console.print(f"  mend      {problem.mend}")
+        show_verdict(self.notes, self.problems, self.sound, console)
 
     def to_dict(self) -> dict[str, Any]:
         ropes = {key: spec_to_json(spec) for key, spec in self.ropes.items()}

@@ -108,8 +108,8 @@ def check_export(request: CheckExportRequest) -> Agreement:
     from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.engines import agreement
 
-    refuse_encoder(Checkpoint(request.folder))
     checkpoint = Checkpoint(request.folder)
+    refuse_encoder(checkpoint)
     if request.fix:
         checkpoint.refuse_bundled()
     if checkpoint.gguf is not None:

@@ -265,8 +265,9 @@ def _found(
 
     method, search = _asked(request)
     documents = load_documents(request.data)
-    refuse_encoder(Checkpoint(request.model))
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    refuse_encoder(checkpoint)
+    checkpoint.refuse_unsound()
     needs = checkpoint.unwritten
     if needs is not None and not needs.among([] if method is None else [method.spelling]):
         also = f"(to fit what goes with it: --method '{needs.method}+...')"

@@ -55,8 +55,9 @@ def load(request: LiveRequest) -> Loaded:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.encoders.encoder_folder import refuse_encoder
 
-    refuse_encoder(Checkpoint(request.model))
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    refuse_encoder(checkpoint)
+    checkpoint.refuse_unsound()
     if checkpoint.unwritten is not None:
         logging.getLogger("ropewalk").warning("%s; %s", checkpoint.unwritten.warning, checkpoint.unwritten.in_python)
     return Loaded(checkpoint.load(request.dtype, request.device), checkpoint.tokenizer())

@@ -73,8 +73,9 @@ def serve(request: ServeRequest) -> None:
 
     chosen = method(request.method)
     with bind(request.host, request.port) as listening:
-        refuse_encoder(Checkpoint(request.model))
-        checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+        checkpoint = Checkpoint(request.model, request.trust_remote_code)
+        refuse_encoder(checkpoint)
+        checkpoint.refuse_unsound()
         needs = checkpoint.unwritten
         if needs is not None and not needs.among([chosen.spelling]):
             needs.refuse(needs.line("serve", "--method"))

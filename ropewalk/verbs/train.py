@@ -224,8 +224,9 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     arranged = Arranged.open(Path(request.texts)) if is_arranged(Path(request.texts)) else None
     if arranged:
         recipe = for_rows(recipe, arranged, request.packing, request.scope)
-    refuse_encoder(Checkpoint(request.model))
-    checkpoint = Checkpoint.open(request.model, request.trust_remote_code)
+    checkpoint = Checkpoint(request.model, request.trust_remote_code)
+    refuse_encoder(checkpoint)
+    checkpoint.refuse_unsound()
     refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
     recipe = with_values(recipe, checkpoint, request.to)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
