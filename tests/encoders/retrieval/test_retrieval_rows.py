@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.retrieval_rows import retrieval
+from ropewalk.encoders.retrieval.retrieval_rows import retrieval
 
 LONG_EMBED = {
     "corpus": [{"doc_id": "d1", "text": "a rope"}, {"doc_id": "d2", "text": "a knot"}],

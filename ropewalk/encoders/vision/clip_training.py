@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.encoder_training import Pace, contrastive, descend
-from ropewalk.encoders.end_of_text import HIGHEST
-from ropewalk.encoders.frozen_rows import frozen_rows
+from ropewalk.encoders.training.encoder_training import Pace, contrastive, descend
+from ropewalk.encoders.training.frozen_rows import frozen_rows
+from ropewalk.encoders.vision.end_of_text import HIGHEST
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel

@@ -27,7 +27,15 @@ from ropewalk.encoders.encoder_method import PLAIN, EncoderMethods, Growing, Rea
 from ropewalk.encoders.encoder_methods.pooled_chunks import PooledChunks
 from ropewalk.encoders.encoder_methods.separate_chunks import SeparateChunks
 from ropewalk.encoders.extended_encoder import ExtendedEncoder, refuse_other_pooling
-from ropewalk.encoders.long_retrieval import TASKS, Retrieval, TooShort, first_right, ndcg, short_texts, similarities
+from ropewalk.encoders.retrieval.long_retrieval import (
+    TASKS,
+    Retrieval,
+    TooShort,
+    first_right,
+    ndcg,
+    short_texts,
+    similarities,
+)
 from ropewalk.report.schema import Average, Gain, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
 
 if TYPE_CHECKING:
@@ -274,7 +282,7 @@ class Measuring:
             return encoder.ids(prompt + text)
 
         if e.rows:
-            from ropewalk.encoders.retrieval_rows import drawn, retrieval
+            from ropewalk.encoders.retrieval.retrieval_rows import drawn, retrieval
 
             found.append(drawn(retrieval(e.rows, ids), e.questions, e.seeds[0]))
         if not found:

@@ -5,14 +5,14 @@ import torch
 from transformers import CLIPModel
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.clip_training import (
+from ropewalk.encoders.training.encoder_training import Pace
+from ropewalk.encoders.vision.clip_training import (
     Captioned,
     LongClipTraining,
     long_clip_loss,
     primary,
     train_long_clip,
 )
-from ropewalk.encoders.encoder_training import Pace
 from ropewalk.verbs.extend import extend
 from tests.clips import END, SIDE, SIZE, captions, clip, save, texts
 

@@ -7,7 +7,7 @@ from transformers import Sam2HieraDetConfig
 from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.absolute_win import WindowedTable, repeats
+from ropewalk.encoders.vision.absolute_win import WindowedTable, repeats
 
 
 def noise(*shape, seed=0):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import record_in
 from ropewalk.encoders.encoder_method import TableMethod, encoder_methods
-from ropewalk.encoders.encoder_training import Pace, descend
-from ropewalk.encoders.frozen_rows import frozen_rows
+from ropewalk.encoders.training.encoder_training import Pace, descend
+from ropewalk.encoders.training.frozen_rows import frozen_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -183,7 +183,8 @@ def _pooling(folder: EncoderFolder) -> str:
     found = folder.poolings or ("mean",)
     if folder.family is not None and folder.family.causal:
         raise UserError(
-            f"{folder.name} pools at the end token; its rows learn with all of it", "Use clip_training.train_long_clip."
+            f"{folder.name} pools at the end token; its rows learn with all of it",
+            "Use vision.clip_training.train_long_clip.",
         )
     if len(found) > 1 or found[0] not in POOLINGS:
         raise UserError(f"{folder.name} pools by {' and '.join(found)}, expected {' or '.join(POOLINGS)}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.encoder_training import Pace, contrastive, descend
+from ropewalk.encoders.training.encoder_training import Pace, contrastive, descend
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

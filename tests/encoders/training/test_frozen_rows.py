@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.frozen_rows import frozen_rows
+from ropewalk.encoders.training.frozen_rows import frozen_rows
 
 FROZEN = torch.tensor([True, False, True, False])
 

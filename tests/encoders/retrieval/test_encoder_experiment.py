@@ -13,12 +13,12 @@ import pytest
 import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
-from ropewalk.encoders import encoder_experiment
 from ropewalk.encoders.encoder import Encoder
-from ropewalk.encoders.encoder_experiment import EncoderExperiment, Measuring, Vectors, run
 from ropewalk.encoders.encoder_folder import EncoderFolder
 from ropewalk.encoders.encoder_method import encoder_methods
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from ropewalk.encoders.retrieval import encoder_experiment
+from ropewalk.encoders.retrieval.encoder_experiment import EncoderExperiment, Measuring, Vectors, run
 from tests.encoders import tiny_encoders
 
 LONG = 256

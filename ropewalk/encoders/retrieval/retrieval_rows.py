@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import spelled
-from ropewalk.encoders.long_retrieval import Retrieval, Tokenise
+from ropewalk.encoders.retrieval.long_retrieval import Retrieval, Tokenise
 from ropewalk.texts.rows import SUFFIXES, Row, read
 
 NAMED = 3  # ids in a message

@@ -6,7 +6,7 @@ from transformers import AutoModel, CLIPTextModelWithProjection, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.rotary_clip import RotaryCLIPText, RotatedProjection, stretched_base
+from ropewalk.encoders.vision.rotary_clip import RotaryCLIPText, RotatedProjection, stretched_base
 from tests.clips import captions, clip, tower
 
 THETA = 10000.0

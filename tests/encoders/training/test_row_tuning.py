@@ -8,8 +8,8 @@ from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, Robert
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder_folder import EncoderFolder
-from ropewalk.encoders.encoder_training import Pace
-from ropewalk.encoders.row_tuning import LongTable, RowTuning, Texts, pooled, tune_rows
+from ropewalk.encoders.training.encoder_training import Pace
+from ropewalk.encoders.training.row_tuning import LongTable, RowTuning, Texts, pooled, tune_rows
 from ropewalk.verbs.extend import extend
 from tests.clips import clip, save
 from tests.encoders import tiny_encoders

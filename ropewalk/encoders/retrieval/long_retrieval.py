@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.pairs_of_trivia import PAIRS
+from ropewalk.encoders.retrieval.pairs_of_trivia import PAIRS
 from ropewalk.texts.builtin import topics
 
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ropewalk.encoders.clip_training import Captioned, refuse_unfit
-from ropewalk.encoders.encoder_training import Pace, contrastive, descend
+from ropewalk.encoders.training.encoder_training import Pace, contrastive, descend
+from ropewalk.encoders.vision.clip_training import Captioned, refuse_unfit
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModelWithProjection
 
-    from ropewalk.encoders.rotary_clip import RotaryCLIPText
+    from ropewalk.encoders.vision.rotary_clip import RotaryCLIPText
 
 DISTILLING = Pace(5e-4, weight_decay=0.1, warmup=1000)
 TUNING = Pace(1e-5)

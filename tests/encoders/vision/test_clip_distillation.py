@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.clip_distillation import captions_loss, distil, tune_on_captions, turned
-from ropewalk.encoders.clip_training import Captioned
-from ropewalk.encoders.encoder_training import Pace, contrastive
-from ropewalk.encoders.rotary_clip import RotaryCLIPText
+from ropewalk.encoders.training.encoder_training import Pace, contrastive
+from ropewalk.encoders.vision.clip_distillation import captions_loss, distil, tune_on_captions, turned
+from ropewalk.encoders.vision.clip_training import Captioned
+from ropewalk.encoders.vision.rotary_clip import RotaryCLIPText
 from tests.clips import SIDE, captions, clip, tower
 
 FAST = Pace(3e-3, weight_decay=0.01, warmup=2)

@@ -7,7 +7,7 @@ import torch
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder_folder import EncoderFolder
-from ropewalk.encoders.end_of_text import HIGHEST, pooled_elsewhere
+from ropewalk.encoders.vision.end_of_text import HIGHEST, pooled_elsewhere
 from ropewalk.verbs.inspect import inspect
 from tests.clips import END, captions, clip, save, texts
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.long_retrieval import (
+from ropewalk.encoders.retrieval.long_retrieval import (
     TASKS,
     TooShort,
     first_right,
