@@ -20,7 +20,7 @@ from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
 from ropewalk.report.schema import Results
 from ropewalk.report.view import View
-from ropewalk.rope.problem_kinds import BESIDE, CONFIG, ENCODER, GGUF, KINDS
+from ropewalk.rope.problem_kinds import BESIDE, CONFIG, ENCODER, GGUF, KINDS, ROPELESS
 from ropewalk.tasks.benchmarks import MODULES, benchmark
 from ropewalk.tasks.context import PLAIN
 from ropewalk.tasks.registry import TASKS, Material, make
@@ -128,7 +128,7 @@ def _share(row: dict[str, Any] | None) -> str:
 def problems_list() -> str:
     """Every kind of problem that ``inspect`` reports, under the files that have it."""
     parts = []
-    for place in (CONFIG, GGUF, BESIDE, ENCODER):
+    for place in (CONFIG, GGUF, BESIDE, ENCODER, ROPELESS):
         parts.append(f"## {place}")
         for kind in KINDS.values():
             if kind.where[0] == place:

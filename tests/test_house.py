@@ -27,8 +27,8 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope texts report attention tasks methods checkpoint planning engines backends encoders data training "
-    "serving workflows evaluation fitting demo verbs cli"
+    "common rope encodings texts report attention tasks methods checkpoint planning engines backends encoders data "
+    "training serving workflows evaluation fitting demo verbs cli"
 ).split()
 
 # Lists that name modules -> the test that runs over all of the list.
@@ -67,6 +67,9 @@ COVERED = {
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
     "encoders/extended_encoder",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
+    "tests/encodings/test_encoding.py": "checkpoint/encoding_inspection",
+    "tests/methods/encodings/test_alibi_interpolation.py": "methods/encodings/handed_slopes "
+    "methods/encodings/plain_encoding",
     "tests/encoders/retrieval/test_long_retrieval.py": "encoders/retrieval/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",

@@ -14,6 +14,7 @@ from ropewalk.common.lengths import show
 from ropewalk.common.naming import spelled
 from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING, EncoderEntry
 from ropewalk.encoders.families import ROPE, TABLE, UNKNOWN
+from ropewalk.encodings.table_rows import between_rows
 from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import BY_NAME, method, options_of, split
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
@@ -195,23 +196,6 @@ class Reading(EncoderMethod):
             ids: of the text, without what stands around it.
         """
         raise TypeError(f"{type(self).__name__} reads nothing")
-
-
-def between_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a table, and what lies between two of them or behind the last on the line through the last two.
-
-    Args:
-        table: [L, h], L >= 2.
-        rows: float64 [T], 0 or more.
-
-    Returns:
-        [T, h].
-    """
-    low = rows.floor().clamp(max=len(table) - 2)
-    part = (rows - low)[:, None]
-    lower, upper = table[low.long()], table[low.long() + 1]
-    mixed = (lower.double() * (1 - part) + upper.double() * part).to(table.dtype)
-    return mixed.where(part != 0, lower).where(part != 1, upper)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CONFIG, GGUF, BESIDE = "In a config.json", "In a GGUF file", "Beside the configuration"
 ENCODER = "In an embedding model"
+ROPELESS = "In a model without a rope"
 
 
 @dataclass(frozen=True)
@@ -176,4 +177,10 @@ KINDS = {kind.code: kind for kind in (
          "as older ones do, texts are pooled at their highest id, which a token that was added can be.",
          "Names the tokenizer's end token; none where that is 2: the model's own tokenizer is to be put there.",
          (ENCODER,), S),
+    # Of models that write, and have no rope
+    Kind("alibi-unread", "The configuration of MPT says other slopes than transformers' code has.",
+         "transformers computes slopes for a bound of 8, without a word: distances weigh otherwise than in training.",
+         "None with transformers: the code that the model came with reads the key.", (ROPELESS,), S),
+    Kind("rows-contradict", "The configuration says another number of positions, or buckets, than there are rows.",
+         "It cannot be loaded; or is, and with random rows.", "Writes the number of rows.", (ROPELESS,), S),
 )}  # fmt: skip

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ropewalk.checkpoint.adapter_folder import AdapterFolder
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.checkpoint.encoding_inspection import EncodingInspection
     from ropewalk.checkpoint.inspection import Head, Inspection
     from ropewalk.encoders.encoder_inspection import EncoderInspection
 
@@ -46,10 +47,11 @@ class InspectRequest(ModelRequest):
 
 
 @verb("inspect")
-def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInspection:
+def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInspection | EncodingInspection:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
-    The model may also be a config.json, a GGUF file, the folder of an adapter, or an embedding model. Weights are
+    The model may also be a config.json, a GGUF file, the folder of an adapter, an embedding model, or one that knows
+    positions by ALiBi, a table, T5's buckets or a state. Weights are
     needed only where it is asked what the heads do. In a shell it exits with 1 if there are problems; docs/problems.md
     explains each kind.
 
@@ -80,6 +82,7 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
     from ropewalk.checkpoint.inspection import inspect as look
+    from ropewalk.encodings import encoding as encodings
 
     wrote: dict[Path, Path] = {}
     if request.set:
@@ -90,6 +93,11 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
         judge = partial(refuse_worse, configuration=configuration(checkpoint.place))
         wrote = set_keys(checkpoint.place, request.set, judge)
         checkpoint = Checkpoint(request.model, request.trust_remote_code)  # what was read before is of before
+    if encodings.has_none(checkpoint.raw):
+        from ropewalk.checkpoint.encoding_inspection import inspect_encoding
+
+        request.refuse_unused(["weights"], "of a model without a rope")
+        return replace(inspect_encoding(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
     try:
         looked = look(checkpoint)
     except UserError as error:

@@ -15,9 +15,10 @@ from ropewalk.encoders.encoder import Encoder
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS, FITTING, EncoderEntry, refuse_of_encoders
 from ropewalk.encoders.encoder_extension import extend_encoder
 from ropewalk.encoders.encoder_folder import EncoderFolder
-from ropewalk.encoders.encoder_method import EncoderMethods, Reading, TableMethod, between_rows, encoder_methods
+from ropewalk.encoders.encoder_method import EncoderMethods, Reading, TableMethod, encoder_methods
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
 from ropewalk.encoders.families import TABLE
+from ropewalk.encodings.table_rows import between_rows
 from tests.encoders import tiny_encoders
 from tests.encoders.tiny_encoders import CLASSES, WINDOW
 

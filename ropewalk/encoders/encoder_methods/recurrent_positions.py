@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encodings.table_rows import recurrent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,4 +19,4 @@ class RecurrentPositions(TableMethod):
     name: ClassVar[str] = "recurrent"
 
     def rows(self, window: int, to: int) -> Tensor:
-        return (torch.arange(to) % window).double()
+        return recurrent(window, to)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encodings.table_rows import interpolated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,4 +19,4 @@ class TableInterpolation(TableMethod):
     name: ClassVar[str] = "pi"
 
     def rows(self, window: int, to: int) -> Tensor:
-        return (torch.arange(to, dtype=torch.float64) * window / to).clamp(max=window - 1)
+        return interpolated(window, to)
