@@ -1,0 +1,129 @@
+"""What a method for models without a rope is: it acts on what carries their positions, live or in the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from ropewalk import __version__
+from ropewalk.attention import cache_owner
+from ropewalk.common.errors import UserError
+from ropewalk.common.lengths import show
+from ropewalk.encodings.encoding import Encoding, encoding_of
+from ropewalk.methods.base import Method, digest
+from ropewalk.methods.catalogue import Entry
+from ropewalk.methods.encodings.encoding_entries import ANY, BY_ID, fitting
+from ropewalk.rope.live import decoder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class EncodingMethod(Method):
+    """A method; subclasses write ``acting``, and ``weights`` where a folder can say it.
+
+    Attributes:
+        effective_window: treat the model as made for this many tokens; None means what its configuration says.
+    """
+
+    effective_window: int | None = field(default=None, kw_only=True)
+
+    axes: ClassVar[frozenset[str]] = frozenset({"encoding"})
+    exact_near: ClassVar[bool] = False
+
+    @property
+    def entry(self) -> Entry:
+        """What the list says of it."""
+        return BY_ID[self.name]
+
+    def window(self, encoding: Encoding) -> int:
+        """Tokens that the model was made for.
+
+        Raises:
+            UserError: if nothing says it, or the option says more than the model has.
+        """
+        said, own = self.effective_window, encoding.window
+        if said is None and own is None:
+            raise UserError(
+                f"no key of this {encoding.model_type} says for how many tokens it was made, which {self.name} needs",
+                f"Say it: {self.name}(effective_window=2048), for 2,048 tokens.",
+            )
+        if said is not None and not 2 <= said <= (own or said):
+            most = "" if own is None else f" to {own}"
+            raise UserError(f"{self.name}: effective_window is {said}, expected 2{most}, the window of the model")
+        window = said or own
+        assert window is not None
+        return window
+
+    def check(self, encoding: Encoding, to: int) -> int:
+        """Refuse a model or a target that the method is not for; the window that it starts from.
+
+        Raises:
+            UserError: naming the two, and what fits.
+        """
+        if self.entry.kind not in (ANY, encoding.carrier):
+            raise UserError(
+                f"{self.name} is for models whose positions are carried by: {self.entry.kind}; of this one it is: "
+                f"{encoding.carrier}",
+                f"For it there are {', '.join(fitting(encoding.carrier))}.",
+            )
+        window = self.window(encoding)
+        if to <= window:
+            raise UserError(
+                f"the target of {to:,} tokens is not beyond the window of {window:,}, where {self.id} changes nothing",
+                f"Say --to {show(2 * window)}, or more.",
+            )
+        return window
+
+    def weights(self, encoding: Encoding, pretrained: Mapping[str, Tensor], to: int) -> dict[str, Tensor]:
+        """Name -> new value of the weights that say the method.
+
+        Args:
+            encoding: of the model.
+            pretrained: its weights, by the names of its files.
+            to: target length in tokens.
+
+        Raises:
+            UserError: if no folder can say it, with the reason.
+        """
+        raise UserError(f"{self.id} cannot be saved: {self.why_not_saved()}", "Use it at run time: ropewalk compare.")
+
+    def acting(self, model: nn.Module, encoding: Encoding, to: int) -> Iterator[None]:
+        """Put it on a live model, yield once, and take it off."""
+        raise TypeError(f"{type(self).__name__} does nothing")
+
+    # What follows is the same for all methods.
+
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        self.check(_encoding(model), to)
+        return digest("encoding", __version__, self.id, to)
+
+    @contextmanager
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
+        encoding = _encoding(model)
+        length = to or encoding.window or 0
+        self.check(encoding, length)
+        with (
+            cache_owner.owned(decoder(model), f"{self.id} for {length:,} tokens"),
+            contextmanager(self.acting)(model, encoding, length),
+        ):
+            yield
+
+
+def _encoding(model: nn.Module) -> Encoding:
+    """What carries the positions of a live model.
+
+    Raises:
+        UserError: if it has a rope, or is not known.
+    """
+    from ropewalk.encodings.encoding import has_none
+
+    config = model.config
+    if not has_none(config.to_dict()):  # type: ignore[operator, union-attr]
+        raise UserError(
+            f"{type(model).__name__} is no model without a rope that is known here", "ropewalk methods lists others."
+        )
+    return encoding_of(config)  # type: ignore[arg-type]

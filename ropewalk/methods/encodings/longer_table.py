@@ -1,0 +1,92 @@
+"""A decoder's table of positions made longer out of its own rows (arXiv 2310.14633, 2404.12096)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.outside import RESTORE
+from ropewalk.encodings import table_rows
+from ropewalk.methods.encodings.encoding_method import EncodingMethod
+from ropewalk.rope.live import decoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ropewalk.encodings.encoding import Encoding
+
+
+@dataclass(frozen=True)
+class LongerTable(EncodingMethod):
+    """A table of T rows; rows before that of position 0 stay as they are."""
+
+    def rows(self, window: int, to: int) -> Tensor:
+        """Which row each position reads, float64 [to]; between two rows, both in proportion."""
+        raise TypeError(f"{type(self).__name__} has no rows")
+
+    def longer(self, pretrained: Tensor, encoding: Encoding, to: int) -> Tensor:
+        """The table for ``to`` positions, [first + to, h], of the pretrained one, [first + L, h]."""
+        first = encoding.family.first
+        own = pretrained[first : first + self.check(encoding, to)]
+        return torch.cat([pretrained[:first], table_rows.between_rows(own, self.rows(len(own), to))])
+
+    def weights(self, encoding: Encoding, pretrained: Mapping[str, Tensor], to: int) -> dict[str, Tensor]:
+        end = encoding.family.table
+        tables = [name for name in pretrained if name.endswith(end)]
+        if len(tables) != 1:
+            raise UserError(f"the weights hold {len(tables)} tables of positions ({end}), expected one", RESTORE)
+        return {tables[0]: self.longer(pretrained[tables[0]], encoding, to)}
+
+    def acting(self, model: nn.Module, encoding: Encoding, to: int) -> Iterator[None]:
+        body, end = decoder(model), encoding.family.table.removesuffix(".weight")
+        tables = [one for name, one in body.named_modules() if name.endswith(end) and isinstance(one, nn.Embedding)]
+        if len(tables) != 1:
+            raise UserError(f"{type(body).__name__} has {len(tables)} tables of positions ({end}), expected one")
+        bound = [name for name, one in body.named_buffers() if encoding.window in one.shape]
+        if bound:
+            raise UserError(
+                f"buffer {bound[0]} of {type(body).__name__} is made for {encoding.window:,} tokens, so that a longer "
+                "table alone does not make it read more",
+                "Write a folder (ropewalk extend), and measure that as it is.",
+            )
+        own = tables[0].weight
+        tables[0].weight = nn.Parameter(self.longer(own.detach(), encoding, to), requires_grad=False)
+        try:
+            yield
+        finally:
+            tables[0].weight = own
+
+
+@dataclass(frozen=True)
+class InterpolatedTable(LongerTable):
+    """Position j reads row j / s, s = T / L."""
+
+    name: ClassVar[str] = "pi"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return table_rows.interpolated(window, to)
+
+
+@dataclass(frozen=True)
+class GroupedTable(LongerTable):
+    """Position j reads row floor(j L / T)."""
+
+    name: ClassVar[str] = "grouped"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return table_rows.grouped(window, to)
+
+
+@dataclass(frozen=True)
+class RecurrentTable(LongerTable):
+    """Position j reads row j mod L, so that a text of L tokens is read as before."""
+
+    name: ClassVar[str] = "recurrent"
+
+    def rows(self, window: int, to: int) -> Tensor:
+        return table_rows.recurrent(window, to)
