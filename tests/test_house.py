@@ -70,6 +70,8 @@ COVERED = {
     "tests/encodings/test_encoding.py": "checkpoint/encoding_inspection",
     "tests/methods/encodings/test_alibi_interpolation.py": "methods/encodings/handed_slopes "
     "methods/encodings/plain_encoding",
+    "tests/methods/encodings/test_longer_table.py": "checkpoint/encoding_extension encodings/table_rows "
+    "methods/encodings/encoding_entries methods/encodings/encoding_method",
     "tests/encoders/retrieval/test_long_retrieval.py": "encoders/retrieval/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",

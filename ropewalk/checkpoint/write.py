@@ -421,6 +421,22 @@ def bring(file: Path, to: Path, linked: Collection[str] = LINKED) -> None:
     shutil.copyfile(file, to)
 
 
+def write_weights(file: Path, to: Path, changed: Mapping[str, Tensor], linked: Collection[str] = LINKED) -> None:
+    """A file of weights with tensors that changed, or a link to it if it has none of them."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, framework="pt") as tensors:
+        names, metadata = list(tensors.keys()), tensors.metadata()
+        weights = {name: tensors.get_tensor(name) for name in names} if not changed.keys().isdisjoint(names) else {}
+    if not weights:
+        bring(file, to, linked)
+        return
+    to.parent.mkdir(parents=True, exist_ok=True)
+    written = {name: changed.get(name, weight).contiguous() for name, weight in weights.items()}
+    save_file(written, to, metadata or {"format": "pt"})
+
+
 def raise_limits(folder: Path, length: int) -> None:
     """Set the limits of tokenizer and generation to ``length`` tokens, where they are stated."""
     _raise_limit(folder / "tokenizer_config.json", "model_max_length", length)

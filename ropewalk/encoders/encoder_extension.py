@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ropewalk import __version__
 from ropewalk.checkpoint.edits import set_key
 from ropewalk.checkpoint.weights import check_weights, is_finite, refuse_not_finite
-from ropewalk.checkpoint.write import bring, extended_config, extension_notes, refuse_led_out, write_config
+from ropewalk.checkpoint.write import (
+    bring,
+    extended_config,
+    extension_notes,
+    refuse_led_out,
+    write_config,
+    write_weights,
+)
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write, record_in
@@ -98,7 +105,7 @@ def extend_encoder(
         inside = new / folder.encoder.relative_to(folder.path)
         left_out = _bring_rest(folder, files, new)
         for file in files:
-            _write_weights(file, inside / file.relative_to(folder.encoder), changed)
+            write_weights(file, inside / file.relative_to(folder.encoder), changed, LINKED)
         changes = _said_of_weights(folder, changed, methods)
         if rope is not None and config is not None:
             write_config(inside, config, folder.rotating.config, rope.method, to)
@@ -186,22 +193,6 @@ def _bring_rest(folder: EncoderFolder, weights: Sequence[Path], new: Path) -> li
 
 def _is_of_weights(file: Path) -> bool:
     return file.suffix in WEIGHTS or file.name.endswith(".index.json")
-
-
-def _write_weights(file: Path, to_file: Path, changed: Mapping[str, Tensor]) -> None:
-    """A file of weights with tensors that changed, or a link to it if it has none of them."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    with safe_open(file, framework="pt") as tensors:
-        names, metadata = list(tensors.keys()), tensors.metadata()
-        weights = {name: tensors.get_tensor(name) for name in names} if not changed.keys().isdisjoint(names) else {}
-    if not weights:
-        bring(file, to_file, LINKED)
-        return
-    to_file.parent.mkdir(parents=True, exist_ok=True)
-    written = {name: changed.get(name, weight).contiguous() for name, weight in weights.items()}
-    save_file(written, to_file, metadata or {"format": "pt"})
 
 
 def _changed(files: Sequence[Path], folder: EncoderFolder, to: int, methods: EncoderMethods) -> dict[str, Tensor]:

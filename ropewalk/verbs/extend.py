@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.checkpoint.encoding_extension import EncodingExtension
     from ropewalk.checkpoint.write import Extension
     from ropewalk.encoders.encoder_extension import EncoderExtension
 
@@ -23,6 +24,7 @@ OF_ENCODERS = {
     "table": "recurrent",
     "bias": "uncut",
 }  # by what decides how far they read; these read short texts as before
+OF_CARRIERS = {"table": "pi", "alibi": "alibi-pi", "buckets": "t5-align"}  # of models that write, without a rope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ class ExtendRequest(OnTopRequest, TargetRequest, ModelRequest):
     Attributes:
         out: Folder to write; by default one here, named after the model and ``to``.
         method: As listed by 'ropewalk methods', options in brackets: yarn(beta_fast=16); by default yarn. Embedding
-            models with a table of positions, or a bias, have methods of their own: by default recurrent, and uncut.
+            models with a table of positions, or a bias, have methods of their own: by default recurrent, and uncut. So
+            have models that write without a rope: by default pi of a table, and t5-align.
         overwrite: Replace what is there, if ropewalk wrote it.
     """
 
@@ -68,10 +71,11 @@ class Extended(Result):
 
 
 @verb("extend")
-def extend(request: ExtendRequest) -> Extended | EncoderExtension:
+def extend(request: ExtendRequest) -> Extended | EncoderExtension | EncodingExtension:
     """Write a checkpoint whose configuration extends the window; weights are linked, not changed.
 
-    An embedding model gets a longer table of positions, or another rope, and stays a folder of sentence-transformers.
+    An embedding model gets a longer table of positions, or another rope, and stays a folder of sentence-transformers. A
+    model that writes without a rope gets a longer table, or T5's temperature, in its weights; ALiBi is refused.
 
     Returns:
         The folder, what changed in its configuration, and the line that serves it, per engine.
@@ -83,6 +87,7 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension:
     from ropewalk.checkpoint.write import extend as write
     from ropewalk.encoders.encoder_entries import refuse_of_encoders
     from ropewalk.encoders.encoder_folder import is_encoder
+    from ropewalk.encodings import encoding as encodings
     from ropewalk.engines.launch import launch_lines
     from ropewalk.methods.catalogue import method
     from ropewalk.rope.config import window_of
@@ -90,6 +95,8 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension:
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if is_encoder(checkpoint):
         return _encoder(request, checkpoint)
+    if encodings.has_none(checkpoint.raw):
+        return _without_rope(request, checkpoint)
     refuse_of_encoders(checkpoint.name, [request.method or DEFAULT])
     chosen = method(request.method or DEFAULT)
     checkpoint.refuse_unsound()
@@ -103,6 +110,19 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension:
     written = next(iter(done.rope_parameters.values()))
     lines = launch_lines(done.folder, checkpoint.config, written, request.to)
     return Extended(done, lines)
+
+
+def _without_rope(request: ExtendRequest, checkpoint: Checkpoint) -> EncodingExtension:
+    """A longer model that knows positions without a rope."""
+    from ropewalk.checkpoint.encoding_extension import extend_encoding
+    from ropewalk.methods.encodings.encoding_entries import encoding_method
+
+    encoding = checkpoint.encoding
+    assert encoding is not None
+    request.refuse_unused(["on_top", "trust_remote_code"], "of a model without a rope")
+    chosen = encoding_method(request.method or OF_CARRIERS.get(encoding.carrier, "none"), encoding.carrier)
+    out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
+    return extend_encoding(checkpoint, request.to, chosen, out, request.overwrite)
 
 
 def _encoder(request: ExtendRequest, checkpoint: Checkpoint) -> EncoderExtension:
