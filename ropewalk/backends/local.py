@@ -47,13 +47,14 @@ class LiveModel(Backend):
     ):
         self.model, self.tokenizer, self.basis, self.batch_tokens = model, tokenizer, basis, batch_tokens
         self.length_dependent = length_dependent(method, model)
+        self.reads = method.reads(model)
         why = "results depend on the length of the input" if self.length_dependent else ""
         if not method.cache_exact:
             why = "the method changes what is cached"
         if not method.causal:
             why = f"{VOTES}: a prompt is read in one forward, and its answer decoded token by token"
             self.no_losses = f"{VOTES}, so that the losses of one forward see the future"
-        probe = opening(tokenizer) + token_ids(ORDINARY, tokenizer)
+        probe = (opening(tokenizer) + token_ids(ORDINARY, tokenizer))[: self.reads]
         require_finite(token_nll(model, torch.tensor([probe])), f"{method.id}: the loss of an ordinary text")
         decides = not (method.cache_exact and method.causal)
         self.runner = Runner(model, why, decides, batch_tokens, probe=probe, decode=tokenizer.decode)
@@ -71,7 +72,12 @@ class LiveModel(Backend):
         return describe(self.model, self.tokenizer, self.basis["model"])
 
     def ask(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        for i, reply in self.runner.run(asks):
+        taken = [max(len(ask.answer), ask.room) + len(ask.prompt) for ask in asks]
+        fitting = [i for i, n in enumerate(taken) if self.reads is None or n <= self.reads]
+        for i in set(range(len(asks))) - set(fitting):
+            yield i, Reply(lost=f"{taken[i]:,} tokens with the answer, where the table has {self.reads:,} rows")
+        for place, reply in self.runner.run([asks[i] for i in fitting]) if fitting else ():
+            i = fitting[place]
             text = str(self.tokenizer.decode(list(reply.written), skip_special_tokens=True))
             yield i, replace(reply, text=text)
 

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.backends.backend import Backend
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records
+from ropewalk.encodings.encoding import encoding_of, has_none
 from ropewalk.methods import catalogue
 from ropewalk.methods.base import Method, require_beyond
+from ropewalk.methods.encodings import encoding_entries
+from ropewalk.methods.encodings.encoding_method import EncodingMethod, encoding_in
 from ropewalk.report.schema import PLAIN, Spectrum
 from ropewalk.workflows.strategic import Strategic
 from ropewalk.workflows.strategy import Strategy
@@ -199,6 +202,8 @@ class Live(Contestant):
         return length_dependent(method, self.model)
 
     def describe(self, method: Method, to: int | None) -> dict[str, Any]:
+        if isinstance(method, EncodingMethod):
+            return self._without_rope(method, to)
         assert to is not None and self.window is not None
         parts = [part.split("(")[0] for part in catalogue.split(method.id, "+")]
         entries = [one for part in parts for one in catalogue.CATALOGUE if one.id == part]
@@ -215,6 +220,22 @@ class Live(Contestant):
             "fingerprint": method.fingerprint(self.model, to),
             "rope": spectra(method, self.config, to),
             "config_diff": change,
+        }
+
+    def _without_rope(self, method: EncodingMethod, to: int | None) -> dict[str, Any]:
+        assert to is not None
+        one = method.entry
+        window = method.check(encoding_in(self.model), to)
+        return {
+            "title": title(method),
+            "paper": one.paper,
+            "factor": 1.0 if method.id == PLAIN else to / window,
+            "training_free": one.training_free,
+            "exportable": one.exportable,
+            "note": one.summary,
+            "causal": method.causal,
+            "length_dependent": self.varies(method),
+            "fingerprint": method.fingerprint(self.model, to),
         }
 
     @contextmanager
@@ -238,6 +259,9 @@ def reach(config: PreTrainedConfig) -> tuple[int | None, int | None]:
     """The window that a configuration was trained on, and the length that it promises; None without a rope."""
     from ropewalk.rope.config import promised_by, read, starting_specs, window_of
 
+    if has_none(config.to_dict()):
+        window = encoding_of(config).window
+        return window, window
     try:
         return window_of(starting_specs(config)), promised_by(read(config))
     except UserError:
@@ -248,7 +272,8 @@ def title(method: Method) -> str:
     """The name of a method in reports, with options that are not the default; of lists, the file that they are from."""
     both = zip(catalogue.split(method.id, "+"), catalogue.split(method.spelling, "+"), strict=True)
     parts = [said if "fitted=" in part else part for part, said in both]
-    known = {entry.id: entry.title for entry in catalogue.CATALOGUE}
+    listed = encoding_entries.ENCODING_METHODS if isinstance(method, EncodingMethod) else catalogue.CATALOGUE
+    known = {entry.id: entry.title for entry in listed}
     options = "".join(part[part.index("(") :] for part in parts if "(" in part)
     names = [known.get(part.split("(")[0], part.split("(")[0]) for part in parts]
     return " + ".join(names) + (f" {options}" if options else "")

@@ -333,7 +333,11 @@ def measure(
     asking = Asking(backend, method, store, advance)
     wanted = plan.of_text() if backend.needs_text else plan
     unmeasured = [Skipped(PPL, None, backend.no_losses)] if plan.texts and backend.no_losses else []
-    losses = asking.losses(plan.texts, plan.text_lengths) if plan.texts and not unmeasured else None
+    read = [n for n in plan.text_lengths if backend.reads is None or n <= backend.reads]
+    texts = {name: ids[: read[-1]] for name, ids in plan.texts.items()} if read else {}
+    losses = asking.losses(texts, read) if texts and not unmeasured else None
+    beyond = [n for n in plan.text_lengths if n not in read]
+    unmeasured += [Skipped(PPL, n, f"{backend.reads:,} tokens are all that it reads") for n in beyond]
     unmeasured += [Skipped(name, None, NO_TEXT) for name in plan.cells if name not in wanted.cells]
     answers: Answers = {}
     early: dict[str, list[int]] = {}

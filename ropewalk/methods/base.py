@@ -175,6 +175,10 @@ class Method:
         finally:
             delattr(body, ON)
 
+    def reads(self, model: nn.Module) -> int | None:
+        """Tokens that the model can read with the method, text and answer; None where no row of a table runs out."""
+        return None
+
     def applied(self, model: nn.Module, to: int | None) -> AbstractContextManager[None]:
         """What ``on`` does, without asking whether another method is on: a part of several is applied by this."""
         raise TypeError(f"{type(self).__name__} cannot be applied")

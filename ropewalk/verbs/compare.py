@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.evaluation.experiment import Experiment
     from ropewalk.evaluation.outcome import Outcome
+    from ropewalk.methods.base import Method
     from ropewalk.report.schema import Results
     from ropewalk.tasks.benchmarks.judge import Judge
 
@@ -40,6 +41,11 @@ SHOWN = 3  # models in the name of a folder
 TASKS = ("ppl", "passkey", "niah")
 LATE, UNCUT = "late-chunking", "uncut"
 READINGS = ("none", "parallel-windows", "chunks", LATE)
+OF_CARRIERS = {  # of models that write, without a rope, by what carries their positions
+    "alibi": ("alibi-pi", "alibi-pi(follow=True)", "alibi-pi(form='ntk')"),
+    "table": ("pi", "grouped", "recurrent"),
+    "state": (),
+}
 OF_ENCODERS = {  # by what decides how far they read
     "table": (*READINGS, "recurrent", "grouped", "pi"),
     "rope": (*READINGS, "pi", "ntk-aware", "longembed-rope", "yarn", "self-extend"),
@@ -65,6 +71,30 @@ def encoder_at(model: str) -> Checkpoint | None:
 
     checkpoint = Checkpoint(model)
     return checkpoint if is_encoder(checkpoint) else None
+
+
+def carrier_of(models: Sequence[str]) -> str | None:
+    """What carries the positions of models that write, where that is no rope; None of a rope, and of a server.
+
+    Raises:
+        UserError: if the models differ in that, or write by a decoder that reads another text.
+    """
+    from ropewalk.checkpoint.checkpoint import Checkpoint
+    from ropewalk.encodings.encoding import BUCKETS, FAMILIES, has_none
+
+    found = {}
+    for name in models:
+        raw = {} if is_served(name) or (checkpoint := Checkpoint(name)).gguf or checkpoint.adapter else checkpoint.raw
+        found[name] = FAMILIES[raw["model_type"]].carrier if has_none(raw) else None
+        if found[name] == BUCKETS:
+            raise UserError(
+                f"{name} reads a text by an encoder and writes by a decoder, expected a model that goes on with a text",
+                "For it there are inspect, plan and extend.",
+            )
+    if len(set(found.values())) > 1:
+        said = "; ".join(f"{name}: {carrier or 'a rope'}" for name, carrier in found.items())
+        raise UserError(f"positions are carried differently, so that no method fits all: {said}", "Compare them apart.")
+    return next(iter(found.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +235,21 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         sources = [*local([self.model]), *([Path(self.rows)] if self.rows else [])]
         return kept(out, experiment.key, measure, sources, self.command, store=store, overwrite=self.overwrite)
 
+    def made(self, spellings: Sequence[str]) -> list[Method]:
+        """Methods from their spellings: for models with a rope, or for those without one.
+
+        Raises:
+            UserError: for unknown ones, and those that do not fit.
+        """
+        from ropewalk.encoders.encoder_entries import refuse_of_encoders
+        from ropewalk.methods.encodings.encoding_entries import encoding_methods
+
+        if (carrier := carrier_of((self.model, *self.more_models))) is None:
+            for name in (self.model, *self.more_models):
+                refuse_of_encoders(name, spellings)
+            return catalogue.methods(",".join(spellings))
+        return list(encoding_methods(spellings, carrier))
+
     def grader(self) -> Judge | None:
         """The judge, if one is named."""
         if not self.judge_model:
@@ -249,7 +294,7 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             self.refuse_unused(["embed"], "where no strategy compares vectors")
         return Experiment(
             (self.model, *self.more_models),
-            tuple(catalogue.methods(",".join(methods))),
+            tuple(self.made(methods)),
             tasks,
             lengths=self.lengths,
             to=to,
@@ -284,7 +329,7 @@ class CompareRequest(TargetRequest, ExperimentRequest):
 
     Attributes:
         methods: Comma-separated, as listed by 'ropewalk methods'; the plain model is always measured too. Of an
-            embedding model, other ones: by default all that need no training.
+            embedding model, and of one without a rope, other ones: by default all that need no training.
         depths: How many depths of needles, spread from start to end.
     """
 
@@ -307,17 +352,16 @@ def compare(request: CompareRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.encoders.encoder_entries import refuse_of_encoders
     from ropewalk.tasks.suites import chosen
 
     asked = request.methods
     if (encoder := encoder_at(request.model)) is not None:
         spelled = () if asked == CompareRequest.methods else tuple(dict.fromkeys([PLAIN, *asked]))
         return request.on_encoder(encoder, spelled, to=request.to, refused=["depths"])
-    refuse_of_encoders(request.model, asked)
-    if request.all_served and asked == CompareRequest.methods:
-        asked = (PLAIN,)  # a server takes no method, and nobody named one
-    methods = tuple(dict.fromkeys([PLAIN, *(one.spelling for one in catalogue.methods(",".join(asked)))]))
+    if asked == CompareRequest.methods:  # nobody named one
+        carrier = carrier_of((request.model, *request.more_models))
+        asked = (PLAIN,) if request.all_served else asked if carrier is None else OF_CARRIERS[carrier]
+    methods = tuple(dict.fromkeys([PLAIN, *(one.spelling for one in (request.made(asked) if asked else ()))]))
     experiment = request.experiment(
         methods,
         chosen(request.tasks or TASKS),

@@ -43,11 +43,8 @@ def evaluate(request: EvaluateRequest) -> Outcome:
     Raises:
         UserError: for everything that a user can mend.
     """
-    from ropewalk.encoders.encoder_entries import refuse_of_encoders
-
     if (encoder := encoder_at(request.model)) is not None:
         return request.on_encoder(encoder, request.methods, to=request.to, refused=["suite"])
-    refuse_of_encoders(request.model, request.methods)
     suite, instead = asked(request)
     experiment = request.experiment(
         request.methods, suite.tasks, to=request.to, samples=suite.samples, documents=suite.documents,

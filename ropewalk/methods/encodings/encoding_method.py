@@ -98,12 +98,12 @@ class EncodingMethod(Method):
     # What follows is the same for all methods.
 
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
-        self.check(_encoding(model), to)
+        self.check(encoding_in(model), to)
         return digest("encoding", __version__, self.id, to)
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
-        encoding = _encoding(model)
+        encoding = encoding_in(model)
         length = to or encoding.window or 0
         self.check(encoding, length)
         with (
@@ -113,7 +113,7 @@ class EncodingMethod(Method):
             yield
 
 
-def _encoding(model: nn.Module) -> Encoding:
+def encoding_in(model: nn.Module) -> Encoding:
     """What carries the positions of a live model.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import nn
 from ropewalk.common.errors import UserError
 from ropewalk.common.outside import RESTORE
 from ropewalk.encodings import table_rows
-from ropewalk.methods.encodings.encoding_method import EncodingMethod
+from ropewalk.methods.encodings.encoding_method import EncodingMethod, encoding_in
 from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ class LongerTable(EncodingMethod):
             raise UserError(f"the weights hold {len(tables)} tables of positions ({end}), expected one", RESTORE)
         return {tables[0]: self.longer(pretrained[tables[0]], encoding, to)}
 
+    def reads(self, model: nn.Module) -> int | None:
+        encoding = encoding_in(model)
+        return len(_table(model, encoding).weight) - encoding.family.first
+
     def acting(self, model: nn.Module, encoding: Encoding, to: int) -> Iterator[None]:
-        body, end = decoder(model), encoding.family.table.removesuffix(".weight")
-        tables = [one for name, one in body.named_modules() if name.endswith(end) and isinstance(one, nn.Embedding)]
-        if len(tables) != 1:
-            raise UserError(f"{type(body).__name__} has {len(tables)} tables of positions ({end}), expected one")
+        body, table = decoder(model), _table(model, encoding)
         bound = [name for name, one in body.named_buffers() if encoding.window in one.shape]
         if bound:
             raise UserError(
@@ -54,12 +55,21 @@ class LongerTable(EncodingMethod):
                 "table alone does not make it read more",
                 "Write a folder (ropewalk extend), and measure that as it is.",
             )
-        own = tables[0].weight
-        tables[0].weight = nn.Parameter(self.longer(own.detach(), encoding, to), requires_grad=False)
+        own = table.weight
+        table.weight = nn.Parameter(self.longer(own.detach(), encoding, to), requires_grad=False)
         try:
             yield
         finally:
-            tables[0].weight = own
+            table.weight = own
+
+
+def _table(model: nn.Module, encoding: Encoding) -> nn.Embedding:
+    """The live table of positions."""
+    body, end = decoder(model), encoding.family.table.removesuffix(".weight")
+    found = [one for name, one in body.named_modules() if name.endswith(end) and isinstance(one, nn.Embedding)]
+    if len(found) != 1:
+        raise UserError(f"{type(body).__name__} has {len(found)} tables of positions ({end}), expected one")
+    return found[0]
 
 
 @dataclass(frozen=True)

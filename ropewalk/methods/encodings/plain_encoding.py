@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ropewalk.methods.encodings.encoding_method import EncodingMethod
+from ropewalk.methods.encodings.encoding_method import EncodingMethod, encoding_in
 from ropewalk.methods.encodings.handed_slopes import HandedSlopes
 from ropewalk.rope.live import decoder
 
@@ -26,6 +26,9 @@ class PlainEncoding(EncodingMethod):
 
     def check(self, encoding: Encoding, to: int) -> int:
         return encoding.window or to
+
+    def reads(self, model: nn.Module) -> int | None:
+        return encoding_in(model).reads
 
     def acting(self, model: nn.Module, encoding: Encoding, to: int) -> Iterator[None]:
         if encoding.model_type != "mpt":

@@ -1,0 +1,63 @@
+"""Verbs on models without a rope: what is measured, and what is refused with what fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from ropewalk import compare, evaluate
+from ropewalk.common.errors import UserError
+from tests.encodings.ropeless import folder
+
+WINDOW, TARGET = 128, 256
+KEY = {"bloom": "seq_length", "mpt": "max_seq_len", "falcon": "max_position_embeddings", "gpt2": "n_positions",
+       "opt": "max_position_embeddings"}  # fmt: skip
+SMALL = {"tasks": ["ppl", "passkey"], "samples": 1, "documents": 2, "depths": 1, "lengths": [WINDOW, TARGET]}
+
+
+@pytest.fixture
+def place(tmp_path):
+    return lambda kind: str(folder(tmp_path / kind, kind, **({KEY[kind]: WINDOW} if kind in KEY else {})))
+
+
+def measured(results, method):
+    return {(row.task, row.length) for row in results.rows if row.method == method and row.length is not None}
+
+
+@pytest.mark.parametrize(("kind", "method"), [
+    ("bloom", "alibi-pi(follow=True)"), ("mpt", "alibi-pi"), ("falcon", "alibi-pi(form='ntk')"),
+])  # fmt: skip
+def test_slopes_are_compared(place, tmp_path, kind, method):
+    done = compare(place(kind), to=TARGET, methods=[method], out=str(tmp_path / "out"), **SMALL).results
+    everything = {(task, n) for task in ("ppl", "passkey") for n in (WINDOW, TARGET)}
+    assert measured(done, "none") >= everything and measured(done, method) >= everything
+
+
+def test_a_table_is_compared_and_the_plain_model_as_far_as_its_rows_go(place, tmp_path):
+    done = compare(place("gpt2"), to=TARGET, methods=["pi"], out=str(tmp_path / "out"), **SMALL).results
+    assert {("ppl", WINDOW), ("ppl", TARGET), ("passkey", TARGET)} <= measured(done, "pi")
+    plain = measured(done, "none")
+    assert ("ppl", WINDOW) in plain and not {("ppl", TARGET), ("passkey", TARGET)} & plain
+    lost = {(one.task, one.length) for one in done.not_measured if one.method == "none"}
+    assert lost >= {("ppl", TARGET), ("passkey", TARGET)}
+
+
+def test_a_state_is_evaluated_at_any_length(place, tmp_path):
+    done = evaluate(place("mamba"), tasks=["ppl"], documents=2, lengths=[64, 128], out=str(tmp_path / "out")).results
+    assert {("ppl", 64), ("ppl", 128)} <= measured(done, "none")
+
+
+@pytest.mark.parametrize(("kind", "method", "said"), [
+    ("bloom", "yarn", "For it there are none, alibi-pi."),
+    ("gpt2", "alibi-pi", "For it there are none, pi, grouped, recurrent."),
+    ("mamba", "pi", "For it there are none."),
+    ("t5", "none", "For it there are inspect, plan and extend."),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_with_what_does(place, tmp_path, kind, method, said):
+    with pytest.raises(UserError) as seen:
+        compare(place(kind), to=TARGET, methods=[method], out=str(tmp_path / "out"), **SMALL)
+    assert seen.value.mend == said
+
+
+def test_models_of_two_kinds_are_not_compared_together(place, tmp_path):
+    with pytest.raises(UserError, match="gpt2: table; demo: a rope"):
+        compare(place("gpt2"), more_models=["demo"], to=TARGET, out=str(tmp_path / "out"), **SMALL)
