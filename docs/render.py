@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ropewalk.checkpoint.encoding_inspection import CARRIED
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.encodings.encoding import BUCKETS, FAMILIES
 from ropewalk.methods.catalogue import CATALOGUE
+from ropewalk.methods.encodings.encoding_entries import ENCODING_METHODS
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
@@ -35,7 +38,7 @@ CLAIMS = ROOT / "claims" / "results"
 REAL = CLAIMS / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
 RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows",
-            "encoders")  # fmt: skip
+            "encoders", "architectures")  # fmt: skip
 
 
 def methods_table() -> str:
@@ -94,6 +97,25 @@ def encoder_methods_table() -> str:
     rows = ["| id | what | decides | in a folder | source |", "|---" * 5 + "|"]
     for one in ENCODER_METHODS:
         cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.axis, one.exportable
+        rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
+    return "\n".join(rows)
+
+
+def without_rope_table() -> str:
+    """What goes for which model type without a rope."""
+    rows = ["| model types | positions | window by | `extend` | `compare`, `evaluate` |", "|---" * 5 + "|"]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for kind, family in FAMILIES.items():
+        fit = [one for one in ENCODING_METHODS if one.kind == family.carrier]
+        saved = ", ".join(f"`{one.id}`" for one in fit if one.exportable.startswith("yes")) or "refused"
+        live = ", ".join(f"`{one.id}`" for one in [ENCODING_METHODS[0], *fit])
+        live = "refused" if family.carrier == BUCKETS else live
+        key = f"`{family.key}`" if family.key else "no key"
+        alike.setdefault((CARRIED[family.carrier], key, saved, live), []).append(kind)
+    rows += ["| " + " | ".join([", ".join(kinds), *cells]) + " |" for cells, kinds in alike.items()]
+    rows += ["", "| method | what | in a folder | source |", "|---" * 4 + "|"]
+    for one in ENCODING_METHODS:
+        cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.exportable
         rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
     return "\n".join(rows)
 
@@ -394,6 +416,7 @@ PARTS = {
     "real": real_table,
     "all-benchmarks": benchmarks_table,
     "engines": engines_table,
+    "without-rope": without_rope_table,
 }
 
 

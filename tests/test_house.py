@@ -68,6 +68,7 @@ COVERED = {
     "encoders/extended_encoder",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
     "tests/encodings/test_encoding.py": "checkpoint/encoding_inspection",
+    "tests/verbs/test_without_rope.py": "planning/encoding_plan",
     "tests/methods/encodings/test_alibi_interpolation.py": "methods/encodings/handed_slopes "
     "methods/encodings/plain_encoding",
     "tests/methods/encodings/test_longer_table.py": "checkpoint/encoding_extension encodings/table_rows "

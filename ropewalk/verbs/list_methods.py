@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.common.results import Result, columns
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS, EncoderEntry
 from ropewalk.methods.catalogue import CATALOGUE, Entry, entry
+from ropewalk.methods.encodings.encoding_entries import ENCODING_METHODS
 from ropewalk.verbs.request import Request, verb
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ class ListMethodsRequest(Request):
     Attributes:
         name: One method, with its options; by default all of them.
         encoders: List those for embedding models with a table of positions instead.
+        without_rope: List those for models that write without a rope (ALiBi, tables of positions, T5) instead.
     """
 
     name: str = field(default="", kw_only=False)
     encoders: bool = False
+    without_rope: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +56,8 @@ class Listing(Result, Sequence[Entry]):
             table.add_row(one.id, one.summary, one.training_free, one.exportable, one.kind, one.paper)
         console.print(table)
         console.print(
-            "\nOne with its options: ropewalk methods yarn. For embedding models: ropewalk methods --encoders"
+            "\nOne with its options: ropewalk methods yarn. For embedding models: ropewalk methods --encoders; for "
+            "models without a rope: --without-rope"
         )
         console.print("Options in brackets, composition with +: yarn(beta_fast=16)  resonance+yarn")
 
@@ -106,6 +110,9 @@ def list_methods(request: ListMethodsRequest) -> Listing | EncoderListing:
     Raises:
         UserError: if there is no method of the name that was asked for.
     """
+    if request.without_rope:
+        request.refuse_unused(["name", "encoders"], "with --without-rope")
+        return Listing(ENCODING_METHODS)
     if request.encoders:
         request.refuse_unused(["name"], "with --encoders")
         return EncoderListing(ENCODER_METHODS)

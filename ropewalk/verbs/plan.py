@@ -11,6 +11,7 @@ from ropewalk.verbs.request import Count, ModelRequest, Place, Spelling, TargetR
 
 if TYPE_CHECKING:
     from ropewalk.encoders.encoder_plan import EncoderPlan
+    from ropewalk.planning.encoding_plan import EncodingPlan
     from ropewalk.planning.planner import Plan
 
 
@@ -51,12 +52,13 @@ class PlanRequest(TargetRequest, ModelRequest):
 
 
 @verb("plan")
-def plan(request: PlanRequest) -> Plan | EncoderPlan:
+def plan(request: PlanRequest) -> Plan | EncoderPlan | EncodingPlan:
     """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
 
     Returns:
         The plan: window, factor, methods with what was published of them, memory, cost, and the commands to run next.
-        Of an embedding model the methods that fit it, and what one text costs.
+        Of an embedding model the methods that fit it, and what one text costs; of a model without a rope the methods
+        that fit it, and its cache.
 
     Raises:
         UserError: naming the option or the configuration's key, and the mend.
@@ -65,6 +67,7 @@ def plan(request: PlanRequest) -> Plan | EncoderPlan:
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import file_to_write, is_page
     from ropewalk.encoders.encoder_folder import EncoderFolder, is_encoder
+    from ropewalk.encodings import encoding as encodings
     from ropewalk.planning.planner import plan as make
 
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
@@ -74,6 +77,12 @@ def plan(request: PlanRequest) -> Plan | EncoderPlan:
         of_writers = ["gpu", "memory", "gpus", "tokens", "mfu", "calibrate", "out", "overwrite", "trust_remote_code"]
         request.refuse_unused(of_writers, "of an embedding model")
         return plan_encoder(EncoderFolder(checkpoint), request.to)
+    if encodings.has_none(checkpoint.raw):
+        from ropewalk.planning.encoding_plan import plan_encoding
+
+        of_ropes = ["gpu", "memory", "gpus", "tokens", "mfu", "calibrate", "out", "overwrite", "trust_remote_code"]
+        request.refuse_unused(of_ropes, "of a model without a rope")
+        return plan_encoding(checkpoint, request.to)
     if request.out is not None:
         file_to_write(request.out, is_page, [], request.overwrite)  # mistakes show before anything is computed
 

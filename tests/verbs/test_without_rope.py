@@ -14,6 +14,25 @@ KEY = {"bloom": "seq_length", "mpt": "max_seq_len", "falcon": "max_position_embe
 SMALL = {"tasks": ["ppl", "passkey"], "samples": 1, "documents": 2, "depths": 1, "lengths": [WINDOW, TARGET]}
 
 
+def test_a_plan_names_what_fits_and_its_commands_are_taken(place, tmp_path):
+    from ropewalk import extend, plan
+
+    for kind, methods in [("bloom", ["alibi-pi"]), ("gpt2", ["pi", "grouped", "recurrent"]), ("mamba", [])]:
+        made = plan(place(kind), to=TARGET)
+        assert [one.id for one in made.methods] == methods and made.commands
+        assert made.cache == (0 if kind == "mamba" else TARGET * 2 * 2 * 32 * 4)
+    assert extend(place("gpt2"), to=TARGET, out=str(tmp_path / "out")).method == "pi"
+    with pytest.raises(UserError, match="not beyond the window"):
+        plan(place("gpt2"), to=WINDOW)
+
+
+def test_the_methods_are_listed():
+    from ropewalk import list_methods
+
+    assert {one.id for one in list_methods(without_rope=True)} == {
+        "none", "alibi-pi", "pi", "grouped", "recurrent", "t5-align"}  # fmt: skip
+
+
 @pytest.fixture
 def place(tmp_path):
     return lambda kind: str(folder(tmp_path / kind, kind, **({KEY[kind]: WINDOW} if kind in KEY else {})))
