@@ -16,6 +16,7 @@ from ropewalk.methods import catalogue
 from ropewalk.methods.base import Method, require_beyond
 from ropewalk.methods.encodings import encoding_entries
 from ropewalk.methods.encodings.encoding_method import EncodingMethod, encoding_in
+from ropewalk.methods.encodings.plain_encoding import PlainEncoding
 from ropewalk.report.schema import PLAIN, Spectrum
 from ropewalk.workflows.strategic import Strategic
 from ropewalk.workflows.strategy import Strategy
@@ -251,7 +252,8 @@ class Live(Contestant):
         from ropewalk.backends.chat.chat_model import ChatModel
         from ropewalk.backends.local import live
 
-        with live(self.model, self.tokenizer, catalogue.method(PLAIN), window, self.fingerprint) as backend:
+        plain = PlainEncoding() if has_none(self.config.to_dict()) else catalogue.method(PLAIN)
+        with live(self.model, self.tokenizer, plain, window, self.fingerprint) as backend:
             yield ChatModel(backend, self.name, window)
 
 

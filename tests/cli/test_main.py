@@ -358,7 +358,7 @@ def test_missing_tokenizer(checkpoint, tmp_path, text, capsys):
 
 
 def test_model_without_a_rope(checkpoint, capsys):
-    (checkpoint / "config.json").write_text('{"model_type": "gpt2"}')
+    (checkpoint / "config.json").write_text('{"model_type": "ctrl"}')
     assert "no rotary" in refused(capsys, "inspect", checkpoint)
 
 

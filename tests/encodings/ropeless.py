@@ -36,9 +36,14 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # kind -> configuration, 
         "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW}),
     "umt5": ("UMT5Config", "UMT5ForConditionalGeneration", {
         "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW}),
+    "mamba2": ("Mamba2Config", "Mamba2ForCausalLM", {
+        "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}),
+    "falcon_mamba": ("FalconMambaConfig", "FalconMambaForCausalLM", {
+        "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "mamba": ("MambaConfig", "MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
 ALIBI, TABLES, T5 = ("bloom", "bloom-6", "mpt", "mpt-6", "falcon"), ("gpt2", "opt", "biogpt"), ("t5", "mt5", "umt5")
+STATES = ("mamba", "mamba2", "falcon_mamba")
 BUFFERED = ("gpt_neo", "gpt_bigcode")  # tables beside masks of the window's size
 
 

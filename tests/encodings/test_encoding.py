@@ -11,10 +11,10 @@ from ropewalk import inspect
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
 from ropewalk.encodings.encoding import FAMILIES
-from tests.encodings.ropeless import ALIBI, BUFFERED, KINDS, T5, TABLES, WINDOW, folder, ids, model
+from tests.encodings.ropeless import ALIBI, BUFFERED, KINDS, STATES, T5, TABLES, WINDOW, folder, ids, model
 
 CARRIER = {**dict.fromkeys(ALIBI, "alibi"), **dict.fromkeys((*TABLES, *BUFFERED), "table"),
-           **dict.fromkeys(T5, "buckets"), "mamba": "state"}  # fmt: skip
+           **dict.fromkeys(T5, "buckets"), **dict.fromkeys(STATES, "state")}  # fmt: skip
 
 
 def change(place, **keys):
@@ -26,13 +26,13 @@ def change(place, **keys):
 def test_it_is_said(tmp_path, kind):
     seen = inspect(str(folder(tmp_path, kind)))
     assert seen.sound and seen.encoding.carrier == CARRIER[kind]
-    assert seen.window == (None if kind == "mamba" else WINDOW)
+    assert seen.window == (None if kind in STATES else WINDOW)
     heads = 1 if kind in ("falcon", "gpt_bigcode") else 6 if "-6" in kind else 4
-    assert seen.kv_bytes_per_token == (0 if kind == "mamba" else 2 * 2 * heads * 8 * 4)
+    assert seen.kv_bytes_per_token == (0 if kind in STATES else 2 * 2 * heads * 8 * 4)
     json.dumps(seen.to_dict())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mamba"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in STATES])
 def test_the_cache_is_what_the_model_caches(kind):
     from ropewalk.attention.cache_argument import of_output
     from ropewalk.encodings.encoding import encoding_of

@@ -62,6 +62,19 @@ def test_it_is_the_model_whose_own_code_has_these_slopes(kind, form, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ALIBI)
+def test_in_bfloat16_slopes_are_still_those(kind):
+    live, tokens = model(kind), ids(TARGET)
+    with AlibiInterpolation().on(live, TARGET):
+        exact = logits(live, tokens)
+    live.bfloat16()
+    with AlibiInterpolation().on(live, TARGET):
+        found = logits(live, tokens).float()
+    with PlainEncoding().on(live, TARGET):
+        plain = logits(live, tokens).float()
+    assert float((found - exact).abs().mean()) < 0.5 * float((found - plain).abs().mean())
+
+
+@pytest.mark.parametrize("kind", ALIBI)
 def test_within_the_window_following_leaves_every_bit(kind):
     live, tokens = model(kind), ids(WINDOW, 2)
     mask = torch.ones_like(tokens)
