@@ -19,6 +19,7 @@ from ropewalk.rope.live import decoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class EncodingMethod(Method):
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
         self.check(encoding_in(model), to)
         return digest("encoding", __version__, self.id, to)
+
+    def extend(self, model: PreTrainedModel, to: int | str, on_top: bool | None = None) -> None:
+        raise UserError(
+            f"{self.id} is written into a folder, or put on a live model for a while; not into a live model for good",
+            f"ropewalk extend MODEL --to {to} --method {self.name}, or: with method.on(model, to=...).",
+        )
 
     @contextmanager
     def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:

@@ -120,6 +120,40 @@ def test_what_makes_nothing_longer_is_refused(tmp_path):
         extend(str(tmp_path / "out"), to=2 * TARGET, out=str(tmp_path / "more"))
 
 
+def test_weights_in_several_files_are_linked_where_they_stay(tmp_path):
+    place = folder(tmp_path / "own", "gpt2")
+    (place / "model.safetensors").unlink()
+    model("gpt2").save_pretrained(place, max_shard_size="30KB")
+    extend(str(place), to=TARGET, method="recurrent", out=str(tmp_path / "out"))
+    shards = sorted(place.glob("*.safetensors"))
+    same = [one.samefile(tmp_path / "out" / one.name) for one in shards]
+    assert len(shards) > 2 and sum(same) == len(shards) - 1
+    live = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits(live, ids(WINDOW)), logits(model("gpt2"), ids(WINDOW)))
+
+
+def test_a_folder_is_replaced_only_where_that_is_said(tmp_path):
+    place, out = folder(tmp_path / "own", "opt"), str(tmp_path / "out")
+    extend(str(place), to=TARGET, out=out)
+    before = {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError):
+        extend(str(place), to=2 * TARGET, out=out)
+    assert {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()} == before
+    assert extend(str(place), to=2 * TARGET, out=out, overwrite=True).target == 2 * TARGET
+    assert inspect(str(place)).sound and inspect(out).window == 2 * TARGET
+
+
+def test_numbers_beyond_a_type_are_refused(tmp_path):
+    place = folder(tmp_path / "own", "t5")
+    live = model("t5")
+    with torch.no_grad():
+        live.get_encoder().block[0].layer[0].SelfAttention.q.weight[0, 0] = 60000
+    live.half().save_pretrained(place)
+    with pytest.raises(UserError, match="beyond the largest"):
+        extend(str(place), to=TARGET, method="t5-align(tau=0.5)", out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_alibi_is_refused_with_the_reason(tmp_path):
     place = folder(tmp_path / "own", "mpt")
     with pytest.raises(UserError, match="no key of a checkpoint says them"):
@@ -127,6 +161,12 @@ def test_alibi_is_refused_with_the_reason(tmp_path):
     with pytest.raises(UserError, match="max_alibi_bias of MPT"):
         extend(str(place), to=TARGET, method="alibi-pi(form=geometric)", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_live_model_is_not_changed_for_good():
+    live = model("gpt2")
+    with pytest.raises(UserError, match="not into a live model for good"):
+        InterpolatedTable().extend(live, TARGET)
 
 
 def test_the_plain_model_is_as_it_was():
