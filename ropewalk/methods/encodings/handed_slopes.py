@@ -87,10 +87,11 @@ class HandedSlopes:
             tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
             cache, mask = cache_argument.among(given), given.get("attention_mask")
             keys = tokens.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
-            if mask is None or mask.ndim != 2:
-                mask = torch.ones(len(tokens), keys, dtype=torch.long, device=tokens.device)
+            if mask is not None and mask.ndim != 2:
+                mask = None
+            lengths = torch.full((len(tokens),), keys) if mask is None else mask.sum(-1).cpu()
             now.clear()
-            now.update(mask=mask, ratio=ratios(mask.sum(-1).cpu()))
+            now.update(mask=mask, ratio=ratios(lengths))
 
         def hand(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
             self._refuse_unhanded(keywords)
@@ -106,7 +107,7 @@ class HandedSlopes:
             for hook in hooks:
                 hook.remove()
 
-    def _new(self, handed: dict[str, Any], mask: Tensor, ratio: Tensor) -> dict[str, Any]:
+    def _new(self, handed: dict[str, Any], mask: Tensor | None, ratio: Tensor) -> dict[str, Any]:
         """The arguments of a layer that change."""
         bias, same = handed[self.word], bool((ratio == 1).all())
         slopes = (self.slopes.double() * ratio).float().to(bias.device)  # [B, H]
@@ -122,7 +123,8 @@ class HandedSlopes:
             return {self.word: slopes[0][:, None, None] * torch.arange(1 - keys, 1, device=bias.device)}
         if same:
             return {}
-        new = (slopes[:, :, None] * _places(mask)[:, None]).to(bias.dtype)  # [B, H, K]
+        places = torch.arange(bias.shape[-1], device=bias.device)[None] if mask is None else _places(mask)
+        new = (slopes[:, :, None] * places[:, None]).to(bias.dtype)  # [B, H, K]
         if self.kind == "bloom":
             return {self.word: new.view_as(bias)}
         if handed.get("output_attentions"):

@@ -131,6 +131,18 @@ def test_a_cache_gives_what_one_forward_gives(kind):
     assert torch.allclose(torch.cat(parts, 1), whole, atol=2e-5 * float(whole.abs().max()))
 
 
+@pytest.mark.parametrize(("kind", "cache"), [*((kind, "dynamic") for kind in ALIBI), ("bloom", "static"),
+                                              ("mpt", "static")])  # fmt: skip
+def test_generate_writes_what_single_forwards_would(kind, cache):
+    live, tokens, n = model(kind), ids(WINDOW - 4), 12
+    more = {"do_sample": False, "eos_token_id": 599, "pad_token_id": 2, "cache_implementation": cache}
+    with AlibiInterpolation().on(live, TARGET), torch.no_grad():
+        written = live.generate(tokens, max_new_tokens=n, **more)
+        for _ in range(n):
+            tokens = torch.cat([tokens, logits(live, tokens)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(written, tokens)
+
+
 @pytest.mark.parametrize("kind", ["mpt", "mpt-6"])
 def test_mpts_biases_grow_as_if_the_key_said_more(kind):
     tokens, longer = ids(TARGET), model(kind, max_seq_len=TARGET)
