@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def answered(model: PreTrainedModel, asked: Masked) -> dict[str, Any]:
     logits, labels = torch.cat(parts), torch.from_numpy(asked.labels)
     loss = torch.nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED).item()
     right, found = (logits.argmax(-1) == labels).numpy(), {}
-    for low, high in zip(BINS, BINS[1:], strict=False):
+    for low, high in pairwise(BINS):
         inside = (asked.distance >= low) & (asked.distance < high)
         found[f"{low} to {high - 1}"] = [int(right[inside].sum()), int(inside.sum())]
     return {"loss": loss, "right of": found}
