@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -115,10 +114,9 @@ class LcPlm(PreTrainedModel):
         loss = None if labels is None else functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED)
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Weights of recurrences are the paper's; a transformers hook."""
-        if isinstance(module, SelectiveStateSpace):
+        """Linear maps as torch begins them, which Mamba's code leaves so, recurrences as the paper; a hook."""
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
-        elif not isinstance(module, nn.Conv1d):
-            super()._init_weights(module)

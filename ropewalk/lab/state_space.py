@@ -80,14 +80,20 @@ class SelectiveStateSpace(nn.Module):
             real: bool [B, n]; what is no token enters neither convolution nor state, so that at either end of a row it
                 changes nothing.
         """
+        return self.scan(*self.signals(projected, real))
+
+    def signals(self, projected: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the recurrence gets of each token: x, gate, dt [B, n, channels], B and C [B, n, state]; see forward."""
         x, gate = projected.chunk(2, -1)
         if real is not None:
             x = x.masked_fill(~real[..., None], 0)
         x = functional.silu(self.conv1d(x.mT)[..., : x.shape[1]]).mT
         dt, B, C = self.x_proj(x).split(self.sizes, -1)
         dt = functional.softplus(self.dt_proj(dt))
-        if real is not None:
-            dt = dt.masked_fill(~real[..., None], 0)
+        return x, gate, dt if real is None else dt.masked_fill(~real[..., None], 0), B, C
+
+    def scan(self, x: Tensor, gate: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """Outputs [B, n, channels] of such signals."""
         A = -self.A_log.exp()
         states: Tensor = LinearScan.apply((dt[..., None] * A).exp(), (dt * x)[..., None] * B[..., None, :])
         y = (states @ C[..., None])[..., 0] + self.D * x
