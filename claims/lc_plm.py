@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -36,10 +37,11 @@ from ropewalk.lab.proteins import MASK, PAD, Masked, pairs, shuffled, walks
 from ropewalk.training.training_batch import IGNORED
 
 SEEDS = 3
-CROP, PROTEIN, ROWS, STEPS = 128, 1024, 16, 600  # residues of a crop and of a protein, crops a step, steps
+CROP, PROTEIN, ROWS, STEPS = 128, 1024, 16, 1500  # residues of a crop and of a protein, crops a step, steps
 NODES, WALKS, GRAPH_STEPS = 8, 8, 200  # proteins of a walk, walks a step, steps of the graph stage
 LENGTHS, TOKENS = (128, 256, 512, 1024), 65536  # that are tested, with so many residues each
 BINS = (1, 64, 128, 256, 513)  # distances
+EVERY = 100  # steps between two states that are kept
 PAPER = "arXiv 2411.08909"
 
 
@@ -49,30 +51,42 @@ def lc_plm() -> PreTrainedModel:
 
 def esm_2() -> PreTrainedModel:
     return EsmForMaskedLM(EsmConfig(
-        vocab_size=PAD + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=80,
+        vocab_size=PAD + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=88,
         position_embedding_type="rotary", max_position_embeddings=LENGTHS[-1], pad_token_id=PAD, mask_token_id=MASK,
-        token_dropout=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, tie_word_embeddings=False,
+        token_dropout=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.1,
+        tie_word_embeddings=False,
     ))  # fmt: skip
 
 
-MODELS: dict[str, tuple[Callable[[], PreTrainedModel], float]] = {"lc-plm": (lc_plm, 5e-3), "esm-2": (esm_2, 2e-3)}
+MODELS: dict[str, tuple[Callable[[], PreTrainedModel], float]] = {"lc-plm": (lc_plm, 5e-3), "esm-2": (esm_2, 3e-3)}
 STAGES = "walks", "shuffled"
 
 
-def fit(model: PreTrainedModel, rate: float, steps: int, batch: Callable[[int], Masked]) -> PreTrainedModel:
-    """AdamW; the rate rises for 50 steps and falls to zero over the last third."""
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    for step in range(steps):
+def fit(model: PreTrainedModel, rate: float, steps: int, batch: Callable[[int], Masked], file: Path) -> PreTrainedModel:
+    """AdamW; the rate rises for 50 steps and falls to zero over the last third; goes on from a file that is there."""
+    optimizer, first = torch.optim.AdamW(model.parameters(), weight_decay=0.01), 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    for step in range(first, steps):
         optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 50, 3 * (steps - step) / steps)
         asked = batch(step)
-        model(input_ids=torch.from_numpy(asked.ids), labels=torch.from_numpy(asked.labels)).loss.backward()
+        loss = model(input_ids=torch.from_numpy(asked.ids), labels=torch.from_numpy(asked.labels)).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(state, file.with_suffix(".tmp"))
+            os.replace(file.with_suffix(".tmp"), file)
+            print(f"{file.stem}: step {step + 1}, loss {loss.item():.3f}", flush=True)
     return model
 
 
-def trained(name: str, seed: int) -> PreTrainedModel:
+def trained(name: str, seed: int, work: Path) -> PreTrainedModel:
     """One model on crops of pairs."""
 
     def batch(step: int) -> Masked:
@@ -81,10 +95,10 @@ def trained(name: str, seed: int) -> PreTrainedModel:
 
     torch.manual_seed(seed)
     build, rate = MODELS[name]
-    return fit(build(), rate, STEPS, batch)
+    return fit(build(), rate, STEPS, batch, work / f"{name}-{seed}.pt")
 
 
-def led(model: PreTrainedModel, stage: str, seed: int) -> PreTrainedModel:
+def led(model: PreTrainedModel, stage: str, seed: int, work: Path) -> PreTrainedModel:
     """A model that goes on, along walks or the same proteins shuffled."""
 
     def batch(step: int) -> Masked:
@@ -92,7 +106,7 @@ def led(model: PreTrainedModel, stage: str, seed: int) -> PreTrainedModel:
         found = walks(WALKS, NODES, rng)
         return (found if stage == "walks" else shuffled(found, rng)).masked(rng, training=True)
 
-    return fit(model, MODELS["lc-plm"][1] / 2, GRAPH_STEPS, batch)
+    return fit(model, MODELS["lc-plm"][1] / 2, GRAPH_STEPS, batch, work / f"{stage}-{seed}.pt")
 
 
 def answered(model: PreTrainedModel, asked: Masked) -> dict[str, Any]:
@@ -130,13 +144,13 @@ def measured(seed: int, work: Path) -> dict[str, Any]:
     for name in MODELS:
         file = work / f"{name}-{seed}.json"
         if not file.exists():
-            model = trained(name, seed)
+            model = trained(name, seed, work)
             seen: dict[str, Any] = {"weights": sum(one.numel() for one in model.parameters()), "tests": tested(model)}
             if name == "lc-plm":
                 learnt = {key: value.clone() for key, value in model.state_dict().items()}
                 for stage in STAGES:
                     model.load_state_dict(learnt)
-                    seen[stage] = tested_on_walks(led(model, stage, seed))
+                    seen[stage] = tested_on_walks(led(model, stage, seed, work))
             write_text(file, json.dumps(seen))
         found[name] = json.loads(file.read_text())
         print(name, seed, {n: round(one["loss"], 3) for n, one in found[name]["tests"].items()}, flush=True)
@@ -212,6 +226,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/claims-lc-plm"))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
+    asked, kept = json.dumps([STEPS, ROWS, GRAPH_STEPS, WALKS, NODES, TOKENS]), given.work / "asked.json"
+    if kept.exists() and kept.read_text() != asked:
+        raise SystemExit(f"{given.work} is of a run of other sizes: rm -r {given.work}, or choose another --work")
+    write_text(kept, asked)
     seeds = [measured(seed, given.work) for seed in range(given.seeds)]
     command = f"python claims/lc_plm.py --seeds {given.seeds} --json {given.json}"
     accuracy = {

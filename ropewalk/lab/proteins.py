@@ -83,7 +83,7 @@ def pairs(rows: int, n: int, rng: np.random.Generator) -> Proteins:
     """Proteins with pairs of sites, a marker and a residue each, which is the complement of the other site's.
 
     A pair of each kind is followed by the next of that kind, so that what a marker means is never in doubt. Distances
-    fall off as contacts of an ideal chain do, with the power 3/2.
+    fall off with their square, so that a crop has whole pairs.
     """
     ids = rng.integers(PLAIN, size=(rows, n))
     marker, partner = np.full((rows, n), -1), np.full((rows, n), -1)
@@ -91,7 +91,7 @@ def pairs(rows: int, n: int, rng: np.random.Generator) -> Proteins:
         for kind in range(KINDS):
             first = int(rng.integers(FARTHEST)) - FARTHEST  # a protein begins anywhere in a pair
             while first < n:
-                second = first + int(rng.uniform(FARTHEST**-0.5, NEAREST**-0.5) ** -2)
+                second = first + int(1 / rng.uniform(1 / FARTHEST, 1 / NEAREST))
                 _pair(ids[row], marker[row], partner[row], kind, (first, second), int(rng.integers(LETTERS)))
                 first = second + 2 + int(rng.integers(NEAREST))
     return Proteins(ids, marker, partner)
