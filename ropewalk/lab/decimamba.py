@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import MambaForCausalLM
 
 from ropewalk.common.errors import UserError
@@ -90,7 +91,7 @@ class DeciMamba:
         logits: Tensor = self.model.lm_head(backbone.norm_f(x).to(self.model.lm_head.weight.dtype))
         return logits, places
 
-    def _decimated(self, block: nn.Module, x: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    def _decimated(self, block: Any, x: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """The block's output for the tokens that it keeps, and their places."""
         mixer, real = block.mixer, None if mask is None else mask.bool()
         space = _of(mixer)
@@ -101,7 +102,7 @@ class DeciMamba:
         return _taken(x, kept) + found, kept
 
 
-def _of(mixer: nn.Module) -> SelectiveStateSpace:
+def _of(mixer: Any) -> SelectiveStateSpace:
     """The same weights, of a mixer of transformers."""
     channels, state = mixer.A_log.shape
     with torch.device("meta"):

@@ -118,5 +118,5 @@ class LcPlm(PreTrainedModel):
         """Linear maps as torch begins them, which Mamba's code leaves so, recurrences as the paper; a hook."""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        elif hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        elif callable(reset := getattr(module, "reset_parameters", None)):
+            reset()

@@ -1,10 +1,13 @@
-"""SD-SSM: numbers that are known, and a parity that is exact at any length."""
+"""SD-SSM: numbers that are known, a parity that is exact at any length, and one that is learnt."""
 
 from __future__ import annotations
+
+from random import Random
 
 import pytest
 import torch
 
+from ropewalk.lab.regular_languages import LANGUAGES
 from ropewalk.lab.sd_ssm import SelectiveDense
 
 
@@ -62,3 +65,24 @@ def test_what_stands_behind_a_word_does_not_count() -> None:
     found = model(long, torch.tensor([3, 5]))
     torch.testing.assert_close(found[0], model(short)[0])
     torch.testing.assert_close(found[1], model(long)[1])
+
+
+@pytest.mark.slow
+def test_parity_is_learnt_from_short_words_and_read_in_longer_ones() -> None:
+    torch.manual_seed(0)
+    rng, language = Random(0), LANGUAGES["parity"]
+    model = SelectiveDense(language.symbols, language.labels, state=16, matrices=8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def words(length: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shown, labels = zip(*(language.asked(rng, length) for _ in range(count)), strict=True)
+        return torch.tensor(shown), torch.tensor(labels)
+
+    for _ in range(800):
+        shown, labels = words(rng.randint(1, 40), 128)
+        torch.nn.functional.cross_entropy(model(shown), labels).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    shown, labels = words(80, 512)
+    assert (model(shown).argmax(-1) == labels).float().mean() > 0.99
