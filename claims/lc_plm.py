@@ -5,10 +5,11 @@
 LC-PLM (arXiv 2411.08909) says that a bidirectional state space has a lower masked loss than ESM-2 at equal size and
 data, that its loss does not rise on proteins longer than its training crops while that of ESM-2 does, and that walks
 on a graph of proteins teach it what a protein's neighbours determine. Here both models, of about 23,000 weights, learn
-from crops of 128 residues of the same made-up proteins, in the same order, at the learning rate that suits each; ESM-2
+from crops of 128 residues of the same made-up proteins, in the same order, each at a learning rate of its own; ESM-2
 is transformers' own, with rotary positions. Proteins have pairs of sites up to 512 residues apart (four crops), each
-of which determines the other's residue; they are tested at 128 to 1,024 residues, on other proteins. The graph stage
-goes on from there, on walks and on the same proteins shuffled, and is tested on walks of another graph.
+of which determines the other's residue. Tests ask the same residues of other proteins, of which more or less is shown:
+1,024 residues, or parts of them down to 128. The graph stage goes on from there, on walks and on the same proteins
+shuffled, and is tested on walks of another graph.
 
 What has to hold was written down before anything was measured, in ``CLAIMS``. Intervals are of 95 %, over seeds, paired
 by seed (Student). What is finished is kept in ``--work``.
@@ -125,16 +126,16 @@ def answered(model: PreTrainedModel, asked: Masked) -> dict[str, Any]:
 
 
 def tested(model: PreTrainedModel) -> dict[str, Any]:
-    """At every length, on proteins that no seed of a training has."""
-    found = {}
+    """At every length, on proteins that no training has: the same residues are asked, beside more or less of them."""
+    proteins, found = pairs(TOKENS // PROTEIN, PROTEIN, np.random.default_rng([10**6, 0])), {}
     for length in LENGTHS:
-        rng = np.random.default_rng([10**6, length])
-        found[str(length)] = answered(model, pairs(TOKENS // length, length, rng).masked(rng, training=False))
+        asked = proteins.crops(length).masked(np.random.default_rng([10**6, 1]), training=False)
+        found[str(length)] = answered(model, asked)
     return found
 
 
 def tested_on_walks(model: PreTrainedModel) -> dict[str, Any]:
-    rng = np.random.default_rng([10**6, 1])
+    rng = np.random.default_rng([10**6, 2])
     return answered(model, walks(TOKENS // (NODES * CROP // 4), NODES, rng).masked(rng, training=False))
 
 

@@ -51,6 +51,14 @@ class DeciMamba:
     response: int = 1
 
     def __post_init__(self) -> None:
+        config = self.model.config
+        seen = type(self.model).__name__, config.hidden_act, config.use_conv_bias, self.model.dtype
+        if seen[:3] != ("MambaForCausalLM", "silu", True) or seen[3] not in (torch.float32, torch.float64):
+            raise UserError(
+                f"the model is {seen[0]} with hidden_act {seen[1]}, use_conv_bias {seen[2]}, in {seen[3]}; expected "
+                f"MambaForCausalLM with silu and True, in torch.float32",
+                "Load it in float32, if that is what differs.",
+            )
         count = len(self.model.backbone.layers)
         if list(self.layers) != sorted(set(self.layers)) or not all(0 <= one < count for one in self.layers):
             raise UserError(f"layers are {list(self.layers)}, expected rising numbers from 0 to {count - 1}")

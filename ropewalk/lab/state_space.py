@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 STEPS = 1e-3, 1e-1  # between which the first step sizes lie
@@ -29,6 +30,7 @@ class LinearScan(torch.autograd.Function):
         return states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         a, states = ctx.saved_tensors
         of_b = gradient.clone()

@@ -89,3 +89,18 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(lc_plm, tmp_path
         ended("stopped.pt", stop=2)
     again = ended("stopped.pt", stop=1)  # which is behind it
     assert all((one == whole[name]).all() for name, one in again.items())
+
+
+def test_all_lengths_are_asked_the_same(lc_plm, monkeypatch) -> None:
+    seen = {}
+    monkeypatch.setattr(lc_plm, "answered", lambda model, asked: seen.update({asked.ids.shape[1]: asked}))
+    monkeypatch.setattr(lc_plm, "TOKENS", 8192)
+    lc_plm.tested(None)
+    whole = seen[1024]
+    for length, one in seen.items():
+        assert one.ids.shape == (8192 // length, length)
+        assert (
+            one.labels.reshape(8, 1024) == whole.labels
+        ).mean() > 0.99  # a site that a part begins with has no marker
+        assert ((one.distance > 0) <= (whole.distance.reshape(one.distance.shape) > 0)).mean() > 0.999
+    assert (seen[128].distance > 0).sum() < (whole.distance > 0).sum() and (whole.distance > 128).any()

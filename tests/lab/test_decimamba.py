@@ -91,3 +91,11 @@ def test_gradients_reach_the_weights_of_a_layer_that_decimates(model, ids) -> No
 def test_what_makes_no_sense_is_refused(model, wrong) -> None:
     with pytest.raises(UserError, match="expected"):
         DeciMamba(model, **wrong)
+
+
+def test_another_precision_or_another_layer_is_refused(model) -> None:
+    with pytest.raises(UserError, match=r"torch\.bfloat16"):
+        DeciMamba(model.bfloat16(), [1])
+    other = MambaForCausalLM(MambaConfig(vocab_size=5, hidden_size=8, num_hidden_layers=1, use_conv_bias=False))
+    with pytest.raises(UserError, match="use_conv_bias False"):
+        DeciMamba(other, [0])
