@@ -27,7 +27,7 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope texts report attention tasks methods checkpoint planning engines backends encoders data training "
+    "common rope texts report attention tasks methods checkpoint planning engines backends encoders data training lab "
     "serving workflows evaluation fitting demo verbs cli"
 ).split()
 
