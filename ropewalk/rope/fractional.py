@@ -114,7 +114,8 @@ def worked_out(model: nn.Module, sees: bool, by_hand: str, change: Change) -> It
     @wraps(stated)
     def get_rope_index(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
         given = inspect.signature(stated).bind(*arguments, **keywords).arguments
-        return change(*stated(*arguments, **keywords), given)
+        positions, deltas = stated(*arguments, **keywords)
+        return change(positions, deltas, given)
 
     owner.get_rope_index = get_rope_index
     try:

@@ -647,8 +647,9 @@ def _mrope(entry: Entry) -> Iterator[Problem]:
         yield entry.problem(
             "mrope-section-invalid", key, section, expected, entry.set(key, turned or own) + f"   ({mend})"
         )
-    stated, interleaved = bool(entry.rope.get("mrope_interleaved")), layout == "interleaved"
-    if stated != interleaved:
+    stated, interleaved = entry.rope.get("mrope_interleaved"), layout == "interleaved"
+    known = getattr(entry.defaults, "ignore_keys_at_rope_validation", ())  # not of all that take turns (Cosmos 3 Edge)
+    if bool(stated) != interleaved and (stated is not None or "mrope_interleaved" in known):
         yield entry.problem(
             "mrope-layout-contradicted", entry.inside("mrope_interleaved"), entry.rope.get("mrope_interleaved"),
             interleaved, entry.set(entry.inside("mrope_interleaved"), True if interleaved else None),

@@ -237,3 +237,12 @@ def test_what_is_known_of_axes_that_no_pair_has_is_said():
     raw = {"model_type": "hunyuan_vl", "text_config": small("hunyuan_vl_text").to_dict()}
     (note,) = problems.notes(raw, "folder", small("hunyuan_vl_text"))
     assert "M-RoPE of 4 axes" in note and "mrope-pp is refused" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("qwen3_vl_text", True), ("cosmos3_edge_text", False), ("hy_v4_vl_text", False)]
+)
+def test_turns_must_be_said_where_files_of_the_family_say_them(kind, said):
+    raw = small(kind).to_dict()
+    found = [one.code for one in problems.find({"text_config": raw}, "folder", small(kind))]
+    assert found == ["mrope-layout-contradicted"] * said
