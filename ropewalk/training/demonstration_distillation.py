@@ -37,7 +37,8 @@ class Distiller(nn.Module):
         super().__init__()
         if count < 1:
             raise UserError(f"count is {count}, expected 1 vector at least", "Give 16, or another number.")
-        self.language: Any = copy.deepcopy(getattr(language, "model", language)).float().requires_grad_()
+        body: Any = copy.deepcopy(getattr(language, "model", language))
+        self.language: Any = body.float().requires_grad_()
         table: Tensor = self.language.get_input_embeddings().weight
         random = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(table), (count,), generator=random)
