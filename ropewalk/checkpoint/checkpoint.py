@@ -196,7 +196,7 @@ class Checkpoint:
     def notes(self) -> list[str]:
         """What to know of the window that it promises, sound as it is."""
         if self.gguf is None:
-            return problems.notes(self.raw, self.place)
+            return problems.notes(self.raw, self.place, None if self.plain is not None else defaults(self.raw))
         from ropewalk.checkpoint.gguf import mistakes
 
         return mistakes.notes(self._file)
