@@ -78,14 +78,13 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
 
 def _read(place: Path, name: str) -> Iterator[Row]:
     """The rows of a part of the set, which are all of texts of one length, or say nothing of it."""
-    lengths: set[object] = set()
+    lengths: dict[str, None] = {}
     for file in _files(place, name):
         for row in read(file):
-            lengths.add(row.values.get(OF_LENGTH))
+            lengths[str(row.values.get(OF_LENGTH))] = None
             if len(lengths) > 1:
-                seen = " and ".join(map(str, lengths))
                 raise UserError(
-                    f"{row.where}: {OF_LENGTH} is {seen} in one file, expected texts of one length: each is a set",
+                    f"{row.where}: {OF_LENGTH} is {' and '.join(lengths)} in one file, expected texts of one length: each is a set",
                     "Keep rows of one length, or measure the task at any length: --tasks passkey,needle.",
                 )
             yield row
@@ -136,10 +135,8 @@ def _grade(row: Row) -> float:
 def _id(row: Row, *keys: str) -> str:
     key = next((key for key in keys if row.has(key)), None)
     if key is None:
-        expected = " (LongEmbed) or ".join(map(repr, keys)) + " (BEIR)"
-        raise UserError(
-            f"{row.where}: the columns are {', '.join(row.values) or 'none'}, expected {expected} with an id"
-        )
+        seen, expected = ", ".join(row.values) or "none", " (LongEmbed) or ".join(map(repr, keys)) + " (BEIR)"
+        raise UserError(f"{row.where}: the columns are {seen}, expected {expected} with an id")
     value = row.values.get(key)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise row.refuse(key, "an id, a string or a number")

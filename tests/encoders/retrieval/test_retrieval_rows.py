@@ -84,13 +84,13 @@ def test_parts_of_a_file_are_read_one_behind_the_other(tmp_path: Path) -> None:
 def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
     place = write(tmp_path / "set", LONG_EMBED)
     (place / "corpus.json").write_text("[]")
-    with pytest.raises(UserError, match="holds corpus as corpus.jsonl and corpus.json, expected one"):
+    with pytest.raises(UserError, match=r"holds corpus as corpus\.jsonl and corpus\.json, expected one"):
         retrieval(place, letters)
 
 
 @pytest.mark.parametrize(("name", "row", "said"), [
     ("corpus", {"id": "d1", "content": "a rope"}, "corpus.jsonl:1: the columns are id, content, expected 'doc_id'"),
-    ("queries", {"query": "which rope"}, r"queries.jsonl:1: the columns are query, expected 'qid' \(LongEmbed\) or '_id'"),
+    ("queries", {"query": "which"}, r"queries.jsonl:1: the columns are query, expected 'qid' \(LongEmbed\) or '_id'"),
     ("qrels", {"qid": "q1", "answer": "d1"}, "qrels.jsonl:1: the columns are qid, answer, expected 'doc_id'"),
     ("corpus", {}, "corpus.jsonl:1: the columns are none"),
     ("corpus", {"doc_id": "d1", "text": 7}, 'corpus.jsonl:1: "text" is 7, expected a string'),
@@ -107,7 +107,7 @@ def test_texts_of_several_lengths_are_several_sets(tmp_path: Path) -> None:
     one = {name: [row | {"context_length": 256} for row in some] for name, some in LONG_EMBED.items()}
     assert retrieval(write(tmp_path / "one", one), letters).answers == [{0}, {1}]
     one["corpus"][1]["context_length"] = 512
-    with pytest.raises(UserError, match="corpus.jsonl:2: context_length is (256 and 512|512 and 256) in one file"):
+    with pytest.raises(UserError, match="context_length is 256 and 512 in one file, expected texts of one length"):
         retrieval(write(tmp_path / "two", one), letters)
 
 
