@@ -84,7 +84,8 @@ def _read(place: Path, name: str) -> Iterator[Row]:
             lengths[str(row.values.get(OF_LENGTH))] = None
             if len(lengths) > 1:
                 raise UserError(
-                    f"{row.where}: {OF_LENGTH} is {' and '.join(lengths)} in one file, expected texts of one length: each is a set",
+                    f"{row.where}: {OF_LENGTH} is {' and '.join(lengths)} in one file, expected texts of one length: "
+                    "each is a set",
                     "Keep rows of one length, or measure the task at any length: --tasks passkey,needle.",
                 )
             yield row
