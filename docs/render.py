@@ -103,14 +103,16 @@ def encoders_table() -> str:
     parts = []
     for file in sorted(CLAIMS.glob("encoders-*.json")):
         found = json.loads(file.read_text("utf-8"))
-        rows = {(row["method"], row["task"], row["to"]): row for row in found["rows"]}
+        rows = {(row["method"], row["task"], row["to"], row["length"]): row for row in found["rows"]}
+        shortest = min(row["length"] for row in found["rows"] if row["task"] == "short")  # the others are in the file
         several = {row["to"] for row in found["rows"] if row["method"] != "none"}  # else there is nothing to compare
-        cells = sorted(((task, to) for _, task, to in set(rows) if task in ("passkey", "needle") or
-                        (task == "short" and to in several)),
-                       key=lambda cell: (cell[0] == "short", cell[0] == "needle", cell[1]))  # fmt: skip
+        cells = sorted(((task, to, length) for _, task, to, length in set(rows) if task in ("passkey", "needle") or
+                        (task == "short" and to in several and length == shortest)),
+                       key=lambda cell: (cell[0] == "short", cell[0] == "needle", *cell[1:]))  # fmt: skip
         cells = list(dict.fromkeys(cells))
-        heads = ["method", *(f"{'short texts, as a folder for' if task == 'short' else task + ' at'} {to:,}"
-                             for task, to in cells)]  # fmt: skip
+        short = "short texts of up to {length:,} tokens, as a folder for {to:,}"
+        heads = ["method", *((short if task == "short" else task + " at {to:,}").format(length=length, to=to)
+                             for task, to, length in cells)]  # fmt: skip
         n = {row["n"] for row in found["rows"]}
         parts += [f"{found['model']} ({' or '.join(map(str, sorted(n)))} questions in each cell):", ""]
         parts += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]

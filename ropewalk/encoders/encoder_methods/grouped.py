@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class GroupedPositions(TableMethod):
+class GroupedPositions(RowMethod):
     """Position j reads row floor(j L / T)."""
 
     name: ClassVar[str] = "grouped"

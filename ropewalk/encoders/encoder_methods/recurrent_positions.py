@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RecurrentPositions(TableMethod):
+class RecurrentPositions(RowMethod):
     """Position j reads row j mod L, so that a text of L tokens is read as before, bit for bit, from a file too."""
 
     name: ClassVar[str] = "recurrent"

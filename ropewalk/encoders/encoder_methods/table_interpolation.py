@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TableInterpolation(TableMethod):
+class TableInterpolation(RowMethod):
     """Position j reads row j / s, s = T / L; behind the last row, which comes early, the last one again."""
 
     name: ClassVar[str] = "pi"
