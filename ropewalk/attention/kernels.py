@@ -169,7 +169,7 @@ class Dense:
             bent = torch.tanh(s / self.softcap)
             s, slope = self.softcap * bent, 1 - bent**2
         if bias is not None:
-            s = s + bias.rows(i, s.shape[-2])
+            s = s + bias.rows(i, s.shape[-2]).to(s.dtype)
         return (s if mask is None else s.masked_fill(~mask, -torch.inf)), slope
 
     def _rows(
