@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ropewalk.attention.cache_argument import NAMES, among
 from ropewalk.common.errors import UserError
+from ropewalk.lab.battery import BEGIN, END, PAD
 from ropewalk.lab.encoding import Encoding, Shape, Standing
 from ropewalk.lab.encoding_entries import encoding
 
 BYTES = 256  # tokens are bytes
-PAD, BEGIN, END = 0, 2, 3  # bytes that no text has
 HANDED_BACK = next(name for name in NAMES if name in {one.name for one in fields(CausalLMOutputWithPast)})
 
 
@@ -57,8 +57,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, encoding: Encoding, standing: Standing, cache: Cache | None) -> Tensor:
         q, k, v = (one(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for one in (self.q, self.k, self.v))
-        past = cache.layers[self.index].keys if cache is not None and standing.past else None
-        k = encoding.kept(k, x, past)
+        layer: Any = cache.layers[self.index] if cache is not None and standing.past else None
+        k = encoding.kept(k, x, None if layer is None else layer.keys)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
         if k.shape[-2] != len(standing.positions):
@@ -115,6 +115,11 @@ class Decoder(PreTrainedModel, GenerationMixin):
         elif not any(module is part for encoding in self.encodings for part in encoding.modules()):
             super()._init_weights(module)
 
+    @property
+    def each_encoding(self) -> list[Encoding]:
+        """One for all layers, or one for each."""
+        return cast(list[Encoding], list(self.encodings))
+
     @contextmanager
     def extended(self, way: str, to: int) -> Iterator[None]:
         """Read texts of up to ``to`` tokens in one of the encoding's ways, within the block; "" is how it was trained.
@@ -122,9 +127,9 @@ class Decoder(PreTrainedModel, GenerationMixin):
         Raises:
             UserError: if there is no such way.
         """
-        before = [(one, one.way, one.to) for one in self.encodings]
+        before = [(one, one.way, one.reach) for one in self.each_encoding]
         try:
-            for one in self.encodings:
+            for one in self.each_encoding:
                 one.take(way, to)
             yield
         finally:
@@ -156,9 +161,11 @@ class Decoder(PreTrainedModel, GenerationMixin):
             raise UserError("position_ids do not count up from 0, and positions are the encoding's", "Leave them out.")
         if past and self.training:
             raise UserError("a model in training reads on top of a cache", "Call model.eval() first.")
-        of = [self.encodings[i % len(self.encodings)] for i in range(len(self.blocks))]
+        own = self.each_encoding
+        of = [own[i % len(own)] for i in range(len(self.blocks))]
         standing = Standing(past, of[0].positions(total).to(input_ids.device))
         x = of[0].embedded(self.embed(input_ids), standing)
         for block, one in zip(self.blocks, of, strict=True):
             x = block(x, one, standing, cache)
-        return CausalLMOutputWithPast(logits=self.head(self.norm(x)), **{HANDED_BACK: cache})
+        handed_back: dict[str, Any] = {HANDED_BACK: cache}
+        return CausalLMOutputWithPast(logits=self.head(self.norm(x)), **handed_back)

@@ -73,7 +73,7 @@ class Encoding(nn.Module):
         shared: one for all layers, or one for each.
         ways: names of what can be changed at evaluation.
         way: what is changed; empty if nothing is.
-        to: tokens of the texts that are read, at most.
+        reach: tokens of the texts that are read, at most.
     """
 
     shared: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class Encoding(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.shape, self.way, self.to = shape, "", shape.window
+        self.shape, self.way, self.reach = shape, "", shape.window
 
     def take(self, way: str, to: int) -> None:
         """Read texts of up to ``to`` tokens, in a way of ``ways``; the empty one is how it was trained.
@@ -92,7 +92,7 @@ class Encoding(nn.Module):
         if way and way not in self.ways:
             there = f"There are {', '.join(self.ways)}." if self.ways else "It has none."
             raise UserError(f"{type(self).__name__} has no way {way!r}{did_you_mean(way, self.ways)}", there)
-        self.way, self.to = way, to
+        self.way, self.reach = way, to
 
     def begin(self, weights: Mapping[str, nn.Parameter]) -> None:
         """Give parameters their first values, drawn from torch's generator."""
@@ -145,7 +145,7 @@ class Encoding(nn.Module):
         return float(self.shape.head_width**-0.5)
 
     def extra_repr(self) -> str:
-        return f"way={self.way!r}, to={self.to}" if self.way else ""
+        return f"way={self.way!r}, reach={self.reach}" if self.way else ""
 
 
 class Additive(Encoding):

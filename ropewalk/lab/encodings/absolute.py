@@ -34,14 +34,14 @@ class Absolute(Encoding):
             UserError: if texts are longer than was said.
         """
         p = standing.queries
-        if not self.way or self.to <= self.shape.window:
+        if not self.way or self.reach <= self.shape.window:
             return p.double()
-        if len(p) and int(p[-1]) >= self.to:
+        if len(p) and int(p[-1]) >= self.reach:
             raise UserError(
-                f"positions were spread for {self.to:,} tokens, and one stands at {int(p[-1]):,}",
+                f"positions were spread for {self.reach:,} tokens, and one stands at {int(p[-1]):,}",
                 f"Say model.extended({self.way!r}, {int(p[-1]) + 1}).",
             )
-        return READ[self.way].rows(self.shape.window, self.to).to(p.device)[p]
+        return READ[self.way].rows(self.shape.window, self.reach).to(p.device)[p]
 
 
 class Learned(Absolute):

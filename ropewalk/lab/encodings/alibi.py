@@ -20,7 +20,7 @@ class ALiBi(Additive):
 
     def slopes(self) -> Tensor:
         """m_h as they are read, float64 [H]."""
-        return stretched(slopes(self.shape.heads), max(1.0, self.to / self.shape.window), self.way)
+        return stretched(slopes(self.shape.heads), max(1.0, self.reach / self.shape.window), self.way)
 
     def added(self, distance: Tensor, *weights: Tensor) -> Tensor:
         return -by_head(self.slopes().to(distance.device), distance) * distance

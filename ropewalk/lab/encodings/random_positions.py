@@ -12,7 +12,7 @@ RANGE = 2048  # positions to draw from
 
 
 class RandomPositions(Rotary):
-    """RoPE at random positions: drawn for every batch in training, and once for all texts of ``to`` tokens."""
+    """RoPE at random positions: drawn for every batch in training, and once for texts as long as the reach."""
 
     ways = ()
 
@@ -22,7 +22,7 @@ class RandomPositions(Rotary):
         Raises:
             UserError: if there are not as many.
         """
-        drawn = tokens if self.training else max(self.to, self.shape.window)
+        drawn = tokens if self.training else max(self.reach, self.shape.window)
         if tokens > drawn or drawn > RANGE:
             raise UserError(
                 f"positions are drawn for texts of {drawn:,} tokens, of {RANGE:,}, and one of {tokens:,} is read",

@@ -6,6 +6,9 @@ in its segment, and slow pairs by the segment's number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +31,7 @@ NEAR, SEGMENT = 4, 16  # of a window: in the proportion of HiRoPE's 512 and 128 
 class Rotary(Encoding):
     """Pairs (i, i + d/2) turn by 10000^(-2i/d) radians per token."""
 
-    ways = (*STATIC, HIROPE)
+    ways: ClassVar[Sequence[str]] = (*STATIC, HIROPE)
 
     @property
     def rope(self) -> RopeSpec:
@@ -41,7 +44,7 @@ class Rotary(Encoding):
             return Frequencies(self.rope.inv_freq)
         way = method(self.way)
         assert isinstance(way, FrequencyMethod)
-        return way.at(self.rope, self.to)
+        return way.at(self.rope, self.reach)
 
     def query(self, q: Tensor, standing: Standing) -> Tensor:
         return turned(q, standing.queries, self.frequencies())

@@ -28,7 +28,7 @@ class XPos(Rotary):
 
     def _decayed(self, x: Tensor, positions: Tensor, sign: int) -> Tensor:
         zeta = zetas(self.shape.head_width).to(x.device)
-        power = zeta ** (sign * (positions[:, None] - self.to // 2) / DECAY)  # centred, for the range of floats
+        power = zeta ** (sign * (positions[:, None] - self.reach // 2) / DECAY)  # centred, for the range of floats
         return turned(x, positions, self.frequencies()) * power.repeat(1, 2).to(x.dtype)
 
     def first_seen(self, i: Indices) -> Indices:

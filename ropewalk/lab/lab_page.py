@@ -1,0 +1,48 @@
+"""The page of a run: what every comparison shows, and what the encodings are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from ropewalk.common.whole import write_text
+from ropewalk.lab.encoding_entries import BY_ID, EncodingEntry
+from ropewalk.report.experiment_page import page_of_results
+from ropewalk.report.page import Cell, Column, Item, Page, Section, Table, address
+from ropewalk.report.schema import Results
+
+ABOUT = (
+    "All were trained from scratch in the same small decoder, on the same rows and for as many steps. What stands "
+    "behind a plus changes an encoding beyond the window, with no further training."
+)
+
+
+def page_of_lab(results: Results) -> Page:
+    """What is on it."""
+    page = page_of_results(results)
+    named = {one.method.split(" + ")[0]: None for one in results.subjects}
+    seeds, samples = results.settings["seeds"], results.settings["samples"]
+    how = f" Each was trained with {seeds} seeds, and asked {samples} rows at every length."
+    alone = " With one seed, intervals say nothing of how trainings differ." if seeds == 1 else ""
+    about = Section("The encodings", ABOUT + how + alone, [encodings(BY_ID[name] for name in named)])
+    return replace(page, title="Position encodings", subject="Position encodings, " + page.subject.partition(", ")[2],
+                   sections=[*page.sections, about])  # fmt: skip
+
+
+def encodings(entries: Iterable[EncodingEntry]) -> Table:
+    """What encodings are, and where they come from."""
+    rows = [
+        (Item(one.title, one.id), [Cell(one.summary, words=True), Cell(one.paper, link=address(one.paper))])
+        for one in entries
+    ]
+    return Table("Encoding", [Column("What it does"), Column("Paper")], rows)
+
+
+def write(results: Results, path: Path) -> None:
+    """Write the page atomically.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    write_text(path, page_of_lab(results).render())
