@@ -63,8 +63,8 @@ ENCODINGS: tuple[EncodingEntry, ...] = (
                   "2503.08067"),
     EncodingEntry("fope", "FoPE", "fope:FoPE", "pairs turn by random Fourier series of trained frequencies", (),
                   "2412.17739"),
-    EncodingEntry("softplus", "Softplus attention", "softplus:Softplus", "softplus and a log-length scale for softmax",
-                  ("reweight",), "2501.13428"),
+    EncodingEntry("softplus", "Softplus attention", "softplus:Softplus",
+                  "RoPE, with softplus and a log-length scale for softmax", ("reweight",), "2501.13428"),
     EncodingEntry("contextual", "CoPE (contextual)", "contextual:Contextual",
                   "positions count the tokens that gates let through", (), "2405.18719"),
 )  # fmt: skip

@@ -149,7 +149,7 @@ def test_sandwich_of_its_formula():
     def bias(far):
         return sum(math.cos(far / 10_000 ** (2 * k / 128)) for k in range(1, 65)) - 64
 
-    same(made("sandwich"), lambda q, k, b, h, i, j: dot(q, k, b, h, i, j) + 2 * (h + 1) * bias(i - j))
+    same(made("sandwich"), lambda q, k, b, h, i, j: dot(q, k, b, h, i, j) + bias(i - j) / (2 * (h + 1)))
 
 
 def test_fire_of_its_formula():
@@ -301,7 +301,8 @@ def test_softplus_in_blocks_is_at_once(rows, monkeypatch):
     monkeypatch.setattr(softplus, "ROWS", rows)
     q, k, v = (one.requires_grad_() for one in heads())
     got = made("softplus").attended(q, k, v, Standing(0, torch.arange(N)))
-    one, two = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    places = Frequencies(RopeSpec.plain(10_000.0, 8, 16).inv_freq)
+    one, two = (turned(x / x.norm(dim=-1, keepdim=True), torch.arange(N), places) for x in (q, k))
     i = torch.arange(1, N + 1).double()[:, None]
     a = (1 + (math.log(8) * i.log() * (one @ two.mT)).exp()).log().tril()
     wanted = a / a.sum(-1, keepdim=True) @ v

@@ -78,12 +78,12 @@ def test_slopes_of_all_parameters_are_those_of_a_small_step(name, way):
         for i, one in enumerate(trained):
             direction, before = torch.randn_like(one), one.detach().clone()
             values = []
-            for step in (1e-5, -1e-5):
+            for step in (1e-6, -1e-6):
                 with torch.no_grad():
                     one.copy_(before + step * direction)
                     values.append(float(loss()))
                     one.copy_(before)
-            expected = (values[0] - values[1]) / 2e-5
+            expected = (values[0] - values[1]) / 2e-6
             got = 0.0 if slopes[i] is None else float((slopes[i] * direction).sum())
             assert got == pytest.approx(expected, abs=2e-7, rel=2e-5)
 

@@ -1,4 +1,7 @@
-"""Length-scaled softplus attention, and its re-weighting (arXiv 2501.13428): another normalisation than softmax."""
+"""Length-scaled softplus attention, and its re-weighting (arXiv 2501.13428): another normalisation than softmax.
+
+Positions are RoPE's, as in the paper's models.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ropewalk.lab.encoding import Encoding, Standing
+from ropewalk.lab.encoding import Standing
+from ropewalk.lab.encodings.rotary import Rotary
 
 ROWS = 256  # queries whose weights are held at once
 POWER, OFFSET = 3, 1.0
 
 
-class Softplus(Encoding):
+class Softplus(Rotary):
     """Weights are softplus(ln d ln i q.k) of normalised q and k, over their sum; i counts the tokens that are seen.
 
     In the way "reweight" they are sharpened: relu(i a - 1)^3, over the sum again.
@@ -24,7 +28,7 @@ class Softplus(Encoding):
     ways = ("reweight",)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor, standing: Standing) -> Tensor:
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q, k = F.normalize(self.query(q, standing), dim=-1), F.normalize(self.key(k, standing), dim=-1)
         power = POWER if self.way == "reweight" else None
         counts = torch.arange(standing.past + 1, len(standing.positions) + 1, device=q.device)
 
