@@ -69,6 +69,7 @@ COVERED = {
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
     "encoders/extended_encoder",
     "tests/lab/test_every_encoding.py": "lab/decoder lab/encoding lab/encoding_entries",
+    "tests/lab/test_lab_grid.py": "lab/lab_page",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
     "tests/encoders/test_long_retrieval.py": "encoders/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",

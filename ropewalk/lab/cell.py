@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ropewalk.lab.battery import PAD, Drawn, draw
 from ropewalk.lab.decoder import Decoder, DecoderConfig
+from ropewalk.lab.temperatures import ROWS, fit
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.schedule import factor
 
@@ -91,15 +92,29 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
     return model.eval()
 
 
-@torch.no_grad()
 def answers(model: Decoder, task: str, way: str, length: int, samples: int) -> list[tuple[float, int, int]]:
     """What a decoder makes of rows of a length: of each, nats over what is asked, bytes of that, and those it missed.
+
+    A way that is fitted is fitted here, to other rows of the same length.
 
     The same rows are asked of every decoder, and none of them came in training but by chance.
 
     Raises:
         UserError: if it cannot read so long a row in this way.
     """
+    if way in model.each_encoding[0].fitted:
+
+        def others(step: int, tokens: int) -> tuple[Tensor, Tensor]:
+            rng = random.Random(f"fitted {task} {tokens} {step}")
+            drawn = [draw(task, tokens, rng) for _ in range(ROWS)]
+            return padded(drawn, [row.learnt for row in drawn])
+
+        fit(model, way, length, others)
+    with torch.no_grad():
+        return _asked(model, task, way, length, samples)
+
+
+def _asked(model: Decoder, task: str, way: str, length: int, samples: int) -> list[tuple[float, int, int]]:
     rows = [draw(task, length, random.Random(f"asked {task} {length} {i}"), held_out=True) for i in range(samples)]
     found: list[tuple[float, int, int]] = []
     longest = max(len(row.ids) for row in rows)

@@ -22,6 +22,7 @@ from ropewalk.attention.tiles import tiles
 from ropewalk.common.errors import UserError, did_you_mean
 
 Indices = NDArray[np.int64]
+TEMPERATURES, ALIGN = "temperatures", "align"  # ways that are fitted
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Encoding(nn.Module):
     Attributes:
         shared: one for all layers, or one for each.
         ways: names of what can be changed at evaluation.
+        fitted: those of them that are fitted to rows of the length that is read.
         way: what is changed; empty if nothing is.
         reach: tokens of the texts that are read, at most.
     """
 
     shared: ClassVar[bool] = True
     ways: ClassVar[Sequence[str]] = ()
+    fitted: ClassVar[Sequence[str]] = ()
 
     def __init__(self, shape: Shape):
         super().__init__()

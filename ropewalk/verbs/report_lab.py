@@ -35,7 +35,7 @@ def report_lab(request: ReportLabRequest) -> Outcome:
     from ropewalk.common.errors import UserError
     from ropewalk.common.files import refuse_results
     from ropewalk.evaluation.outcome import Outcome
-    from ropewalk.lab.grid import is_of_the_lab
+    from ropewalk.lab.lab_grid import is_of_the_lab
     from ropewalk.lab.lab_page import write
     from ropewalk.report.schema import Results
 

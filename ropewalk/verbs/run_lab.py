@@ -10,7 +10,7 @@ from ropewalk.verbs.request import Count, Length, Lengths, Place, Request, Words
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.outcome import Outcome
-    from ropewalk.lab.grid import Grid
+    from ropewalk.lab.lab_grid import Grid
 
 FULL: dict[str, Any] = {
     "tasks": ("copy", "reverse", "sort", "parity", "addition_reversed", "lookup", "text"), "seeds": 3, "window": 64,
@@ -71,7 +71,7 @@ class RunLabRequest(Request):
         """
         from ropewalk.lab.cell import Budget
         from ropewalk.lab.encoding_entries import BY_ID
-        from ropewalk.lab.grid import Grid
+        from ropewalk.lab.lab_grid import Grid
 
         plain = QUICK if self.quick else FULL
         said = {name: plain[name] if (value := getattr(self, name)) is None else value for name in plain}
@@ -97,7 +97,7 @@ def run_lab(request: RunLabRequest) -> Outcome:
     """
     from ropewalk.common.progress import shown
     from ropewalk.evaluation.outcome import kept
-    from ropewalk.lab.grid import run
+    from ropewalk.lab.lab_grid import run
     from ropewalk.lab.lab_page import write
 
     grid = request.grid()

@@ -121,7 +121,7 @@ def test_generate_takes_the_likeliest_token_each_time(name):
     assert torch.equal(got, ids)
 
 
-@pytest.mark.parametrize(("name", "way"), [one for one in WAYS if one[1]])
+@pytest.mark.parametrize(("name", "way"), [one for one in WAYS if one[1] not in ("", *encoding(one[0]).load().fitted)])
 @torch.no_grad()
 def test_a_way_is_off_when_its_block_ends_and_inside_the_window_most_change_nothing(name, way):
     model, ids = decoder(name), text(WINDOW)

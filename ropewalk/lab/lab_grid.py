@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -21,7 +22,9 @@ from ropewalk.common.whole import new_folder
 from ropewalk.lab.battery import TEXT, TITLES, check
 from ropewalk.lab.cell import Budget, Cell, answers, trained
 from ropewalk.lab.decoder import Decoder
+from ropewalk.lab.encoding import Additive
 from ropewalk.lab.encoding_entries import encoding
+from ropewalk.lab.receptive_field import receptive_fields
 from ropewalk.report.numbers import Estimate
 from ropewalk.report.schema import Average, Model, NotMeasured, Results, Row, Subject, Task, TaskFindings
 from ropewalk.rope.config import quiet
@@ -29,6 +32,7 @@ from ropewalk.rope.config import quiet
 ROOMS = "rope", "texts", "attention", "tasks", "methods", "encoders", "training", "lab"  # whose code decides a result
 THRESHOLD = 0.85
 MODELS = "models"
+FIELDS, SUMMED = "receptive fields", 2**16  # and the distances that are summed up for them
 DECODER = "decoder"  # the one model that all encodings are put into
 
 Answered = list[tuple[float, int, int]]
@@ -115,25 +119,35 @@ def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None]
 
 
 def _cell(grid: Grid, cell: Cell, folder: Path, records: SampleStore) -> Mapping[tuple[Cell, str, int], Any]:
-    """What a cell answers: records, by way and length."""
-    budget = asdict(grid.budget)
-    of_training = {**asdict(cell), **budget, "code": code_fingerprint(ROOMS)}
+    """What a cell answers, by way and length, and the receptive fields of its bias."""
+    of_training = {**asdict(cell), **asdict(grid.budget), "code": code_fingerprint(ROOMS)}
     keys = {
         (cell, way, n): content_key({**of_training, "way": way, "length": n, "samples": grid.samples})
         for way in grid.read_as(cell.encoding)
         for n in grid.asked(way)
     }
+    if issubclass(encoding(cell.encoding).load(), Additive):
+        keys[cell, FIELDS, 0] = content_key({**of_training, FIELDS: SUMMED})
     there = records.get(keys.values())
     missing = {at: key for at, key in keys.items() if key not in there}
     if missing:
         model = _model(grid, cell, folder / MODELS / f"{str(cell).replace(' ', '-')}-{content_key(of_training)[:12]}")
         for (_, way, n), key in missing.items():
-            try:
-                there[key] = {"answers": answers(model, cell.task, way, n, grid.samples)}
-            except UserError as error:
-                there[key] = {"refused": error.message}
+            there[key] = _record(model, cell.task, way, n, grid.samples)
             records.put({key: there[key]})
     return {at: there[key] for at, key in keys.items()}
+
+
+def _record(model: Decoder, task: str, way: str, length: int, samples: int) -> dict[str, Any]:
+    """What is kept of one way at one length, or of a bias; infinity is None there."""
+    if way == FIELDS:
+        biases = [one for one in model.each_encoding if isinstance(one, Additive)]
+        every = [field for one in biases for field in receptive_fields(one, farthest=SUMMED)]
+        return {FIELDS: [field if math.isfinite(field) else None for field in every]}
+    try:
+        return {"answers": answers(model, task, way, length, samples)}
+    except UserError as error:
+        return {"refused": error.message}
 
 
 def _model(grid: Grid, cell: Cell, place: Path) -> Decoder:
@@ -179,7 +193,13 @@ def _results(grid: Grid, found: Mapping[tuple[Cell, str, int], Any]) -> Results:
             rows.append(Row(DECODER, method, task, n, mean.value, mean.low, mean.high, mean.n))
         subjects.append(_subject(grid, name, way, method, scores, text))
     return Results(
-        {**asdict(grid.budget), "seeds": grid.seeds, "samples": grid.samples, "threshold": THRESHOLD},
+        {
+            **asdict(grid.budget),
+            "seeds": grid.seeds,
+            "samples": grid.samples,
+            "threshold": THRESHOLD,
+            FIELDS: {name: some for name in grid.encodings if (some := _fields(grid, name, found))},
+        },
         [Model(DECODER, grid.budget.window, None, to, sorted(grid.lengths))],
         subjects,
         [Task(one, TITLES[one], "perplexity" if one == TEXT else "score") for one in grid.tasks],
@@ -188,6 +208,14 @@ def _results(grid: Grid, found: Mapping[tuple[Cell, str, int], Any]) -> Results:
         versions={"ropewalk": __version__, "torch": version("torch"), "transformers": version("transformers")},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _fields(grid: Grid, name: str, found: Mapping[tuple[Cell, str, int], Any]) -> list[float | None]:
+    """The shortest, the median and the longest receptive field of an encoding's heads, over all cells; None: no end."""
+    cells = (cell for cell in grid.cells if cell.encoding == name and (cell, FIELDS, 0) in found)
+    every = sorted(math.inf if one is None else one for cell in cells for one in found[cell, FIELDS, 0][FIELDS])
+    chosen = [every[0], every[len(every) // 2], every[-1]] if every else []
+    return [one if math.isfinite(one) else None for one in chosen]
 
 
 def _subject(

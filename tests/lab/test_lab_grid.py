@@ -1,14 +1,15 @@
 """A grid is trained once, whatever interrupts it, and says what its cells answered."""
 
 import json
+import math
 
 import pytest
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
-from ropewalk.lab import grid as grids
+from ropewalk.lab import lab_grid as grids
 from ropewalk.lab.cell import Budget, Cell
-from ropewalk.lab.grid import Grid, is_of_the_lab, perplexity, run, tally
+from ropewalk.lab.lab_grid import Grid, is_of_the_lab, perplexity, run, tally
 from ropewalk.lab.lab_page import page_of_lab
 from ropewalk.report.schema import Results
 
@@ -26,6 +27,11 @@ def asked(one, folder, heard=lambda progress: None):
 
 def plain(results):
     return {**results.to_dict(), "created": ""}
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr("ropewalk.lab.temperatures.STEPS", 2)
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def test_what_was_found_and_what_was_not(tmp_path):
     assert Results.of(json.loads(json.dumps(results.to_dict()))) == results and is_of_the_lab(results)
     methods = [one.method for one in results.subjects]
     assert methods == ["alibi", "alibi + pi", "alibi + ntk", "learned", "learned + pi", "learned + grouped",
-                       "learned + recurrent", "nope"]  # fmt: skip
+                       "learned + recurrent", "nope", "nope + temperatures"]  # fmt: skip
+    fields = results.settings["receptive fields"]
+    assert fields == {"alibi": [math.ceil(math.log(100) * 16) - 1, *[math.ceil(math.log(100) * 256) - 1] * 2]}
     rows = {(row.method, row.task, row.length): row for row in results.rows}
     assert rows["nope", "copy", 12].n == 6 and rows["nope", "text", 20].n == 2
     assert ("alibi + pi", "copy", 12) not in rows and ("learned", "copy", 20) not in rows
@@ -102,9 +110,9 @@ def test_intervals_are_over_seeds_where_there_are_several():
 
 def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     text = page_of_lab(asked(grid(), tmp_path)).render()
-    for said in ("Position encodings", "ALiBi", "https://arxiv.org/abs/2108.12409", "Learned positions + grouped",
-                 "trained with 2 seeds, and asked 3 rows", "a table of 12 positions has no row"):  # fmt: skip
-        assert said in text, said
+    said = "Position encodings", "ALiBi", "How far biases reach", "1,178", "Learned positions + grouped"
+    for one in (*said, "https://arxiv.org/abs/2108.12409", "trained with 2 seeds, and asked 3 rows", "has no row"):
+        assert one in text, one
     assert "ropewalk methods" not in text and "--methods" not in text
     single = page_of_lab(asked(grid(seeds=1, encodings=("nope",), tasks=("copy",)), tmp_path)).render()
     assert "With one seed, intervals say nothing of how trainings differ." in single
