@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropewalk.lab.battery import PAD, Drawn, draw
+from ropewalk.lab.battery import PAD, TEXT, Drawn, draw
 from ropewalk.lab.decoder import Decoder, DecoderConfig
-from ropewalk.lab.temperatures import ROWS, fit
+from ropewalk.lab.temperatures import ROWS, STEPS, fit
 from ropewalk.training.optimizers import Optimizer
 from ropewalk.training.schedule import factor
 
@@ -56,7 +56,7 @@ class Cell:
 
 
 def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = lambda step, loss: None) -> Decoder:
-    """A decoder that has learnt a task on rows of up to its window, their lengths uniform.
+    """A decoder that has learnt a task on rows of up to its window, their lengths uniform; those of text are as long.
 
     Rows depend on seed and step alone, and weights on the seed.
 
@@ -82,7 +82,8 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
     optimizer = Optimizer(model.named_parameters(), learning_rate=budget.learning_rate)
     for step in range(budget.steps):
         rng = random.Random(f"{cell.seed} {step}")
-        rows = [draw(cell.task, rng.randint(1, budget.window), rng) for _ in range(budget.batch)]
+        shortest = budget.window if cell.task == TEXT else 1
+        rows = [draw(cell.task, rng.randint(shortest, budget.window), rng) for _ in range(budget.batch)]
         ids, wanted = padded(rows, [row.learnt for row in rows])
         losses = F.cross_entropy(model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         loss = (losses * wanted[:, 1:]).sum() / wanted.sum()
@@ -92,10 +93,12 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
     return model.eval()
 
 
-def answers(model: Decoder, task: str, way: str, length: int, samples: int) -> list[tuple[float, int, int]]:
+def answers(
+    model: Decoder, task: str, way: str, length: int, samples: int, steps: int = STEPS
+) -> list[tuple[float, int, int]]:
     """What a decoder makes of rows of a length: of each, nats over what is asked, bytes of that, and those it missed.
 
-    A way that is fitted is fitted here, to other rows of the same length.
+    A way that is fitted is fitted here, to other rows of the same length, in no more steps than the training had.
 
     The same rows are asked of every decoder, and none of them came in training but by chance.
 
@@ -109,7 +112,7 @@ def answers(model: Decoder, task: str, way: str, length: int, samples: int) -> l
             drawn = [draw(task, tokens, rng) for _ in range(ROWS)]
             return padded(drawn, [row.learnt for row in drawn])
 
-        fit(model, way, length, others)
+        fit(model, way, length, others, steps)
     with torch.no_grad():
         return _asked(model, task, way, length, samples)
 

@@ -133,19 +133,19 @@ def _cell(grid: Grid, cell: Cell, folder: Path, records: SampleStore) -> Mapping
     if missing:
         model = _model(grid, cell, folder / MODELS / f"{str(cell).replace(' ', '-')}-{content_key(of_training)[:12]}")
         for (_, way, n), key in missing.items():
-            there[key] = _record(model, cell.task, way, n, grid.samples)
+            there[key] = _record(model, grid, cell.task, way, n)
             records.put({key: there[key]})
     return {at: there[key] for at, key in keys.items()}
 
 
-def _record(model: Decoder, task: str, way: str, length: int, samples: int) -> dict[str, Any]:
+def _record(model: Decoder, grid: Grid, task: str, way: str, length: int) -> dict[str, Any]:
     """What is kept of one way at one length, or of a bias; infinity is None there."""
     if way == FIELDS:
         biases = [one for one in model.each_encoding if isinstance(one, Additive)]
         every = [field for one in biases for field in receptive_fields(one, farthest=SUMMED)]
         return {FIELDS: [field if math.isfinite(field) else None for field in every]}
     try:
-        return {"answers": answers(model, task, way, length, samples)}
+        return {"answers": answers(model, task, way, length, grid.samples, grid.budget.steps)}
     except UserError as error:
         return {"refused": error.message}
 

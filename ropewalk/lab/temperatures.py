@@ -22,7 +22,7 @@ COLDEST, HALVINGS = 0.1, 12  # the lowest temperature, and how often the interva
 Rows = Callable[[int, int], tuple[Tensor, Tensor]]  # step, length -> bytes, and which of them count, [B, N]
 
 
-def fit(model: Decoder, way: str, length: int, rows: Rows) -> None:
+def fit(model: Decoder, way: str, length: int, rows: Rows, steps: int = STEPS) -> None:
     """Find what a way needs, and leave it on the model's encodings.
 
     Args:
@@ -30,11 +30,15 @@ def fit(model: Decoder, way: str, length: int, rows: Rows) -> None:
         way: one that its encoding lists as fitted.
         length: that is read.
         rows: of training.
+        steps: of what is learnt, at most.
     """
-    {TEMPERATURES: learned, ALIGN: aligned}[way](model, length, rows)
+    if way == ALIGN:
+        aligned(model, length, rows)
+    else:
+        learned(model, length, rows, min(steps, STEPS))
 
 
-def learned(model: Decoder, length: int, rows: Rows) -> None:
+def learned(model: Decoder, length: int, rows: Rows, steps: int) -> None:
     """A multiplier of logits for every head of every layer, 1 at least, by gradient descent (arXiv 2404.12224)."""
     model.requires_grad_(False)
     tuned = {f"{i}": one.temperature for i, one in enumerate(model.each_encoding) if isinstance(one, NoPE)}
@@ -42,11 +46,11 @@ def learned(model: Decoder, length: int, rows: Rows) -> None:
         one.fill_(FIRST).requires_grad_(True)
     optimizer = Optimizer(tuned.items(), learning_rate=LEARNING_RATE)
     with model.extended(TEMPERATURES, length):
-        for step in range(STEPS):
+        for step in range(steps):
             ids, wanted = rows(step, length)
             losses = F.cross_entropy(model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
             ((losses * wanted[:, 1:]).sum() / wanted.sum()).backward()
-            optimizer.step(factor(step, STEPS, warmup=int(WARMUP * STEPS)))
+            optimizer.step(factor(step, steps, warmup=int(WARMUP * steps)))
             for one in tuned.values():
                 one.data.clamp_(min=LEAST)
     model.requires_grad_(False)
