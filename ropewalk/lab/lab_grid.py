@@ -10,7 +10,9 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from safetensors import SafetensorError
 
 from ropewalk import __version__
 from ropewalk.common.errors import UserError
@@ -32,6 +34,7 @@ from ropewalk.rope.config import quiet
 ROOMS = "rope", "texts", "attention", "tasks", "methods", "encoders", "training", "lab"  # whose code decides a result
 THRESHOLD = 0.85
 MODELS = "models"
+REMOVE = "Remove it: it is trained again."
 FIELDS, SUMMED = "receptive fields", 2**16  # and the distances that are summed up for them
 DECODER = "decoder"  # the one model that all encodings are put into
 
@@ -151,14 +154,23 @@ def _record(model: Decoder, grid: Grid, task: str, way: str, length: int) -> dic
 
 
 def _model(grid: Grid, cell: Cell, place: Path) -> Decoder:
-    """Trained now, or before."""
+    """Trained now, or before.
+
+    Raises:
+        UserError: if what is there is damaged: transformers would fill in random weights.
+    """
     if not place.exists():
         model = trained(cell, grid.budget)
         with new_folder(place, []) as writing, quiet():
             model.save_pretrained(writing)
-    with quiet():
-        loaded: Decoder = Decoder.from_pretrained(place)
-    return loaded.eval()
+    try:
+        with quiet():
+            loaded, problems = Decoder.from_pretrained(place, output_loading_info=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the trained model {place} cannot be read: {error}", REMOVE) from None
+    if wrong := [name for some in problems.values() for name in some]:
+        raise UserError(f"the trained model {place} is not whole: {wrong[0]}, and {len(wrong) - 1} more", REMOVE)
+    return cast(Decoder, loaded.eval())
 
 
 def is_of_the_lab(results: Results) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
@@ -71,6 +72,20 @@ def test_answers_of_another_length_need_no_training_and_other_steps_do(tmp_path,
     more = Budget(**{**vars(TINY), "steps": 3})
     asked(grid(encodings=("nope",), tasks=("copy",), budget=more), tmp_path)
     assert len(counted) == 4
+
+
+def test_a_damaged_model_is_refused(tmp_path):
+    one = grid(encodings=("nope",), tasks=("copy",), seeds=1, ways=False)
+    asked(one, tmp_path)
+    (file,) = tmp_path.glob("models/*/model.safetensors")
+    (tmp_path / "samples.sqlite").unlink()
+    weights = load_file(file)
+    save_file({name: one for name, one in weights.items() if name != "head.weight"}, file)
+    with pytest.raises(UserError, match=r"not whole: head\.weight"):
+        asked(one, tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
+        asked(one, tmp_path)
 
 
 def test_what_was_found_and_what_was_not(tmp_path):

@@ -53,6 +53,7 @@ def test_of_encodings_by_head():
     twice = receptive_fields(encoding("alibi", "pi", 128), farthest=2**14)
     assert twice == [math.ceil(math.log(100) * 2 ** (h + 1)) - 1 for h in range(1, 9)]
     assert receptive_fields(encoding("t5"), farthest=2**12) == [math.inf] * 8  # constant from some distance on
+    assert receptive_fields(encoding("sandwich"), farthest=2**16) == [math.inf] * 8  # bounded
     kerple = encoding("kerple")
     found = receptive_fields(kerple, farthest=2**16)
     assert [one == math.inf for one in found] == [bool(p <= 1) for p in kerple.p]
