@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropewalk.common.errors import UserError
 from ropewalk.lab.battery import PAD, TEXT, Drawn, draw
 from ropewalk.lab.decoder import Decoder, DecoderConfig
 from ropewalk.lab.temperatures import ROWS, STEPS, fit
@@ -41,6 +42,13 @@ class Budget:
     width: int
     layers: int
     heads: int
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise UserError(
+                f"width is {self.width}, expected a multiple of {2 * self.heads}: {self.heads} heads of an even width",
+                f"Say --width {-(-self.width // (2 * self.heads)) * 2 * self.heads}, or other --heads.",
+            )
 
 
 @dataclass(frozen=True)

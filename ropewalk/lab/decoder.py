@@ -20,6 +20,7 @@ from ropewalk.lab.encoding import Encoding, Shape, Standing
 from ropewalk.lab.encoding_entries import encoding
 
 BYTES = 256  # tokens are bytes
+BESIDE = {*NAMES, "return_dict", "cache_position", "logits_to_keep"}  # what callers hand over, and decides nothing
 HANDED_BACK = next(name for name in NAMES if name in {one.name for one in fields(CausalLMOutputWithPast)})
 
 
@@ -148,8 +149,13 @@ class Decoder(PreTrainedModel, GenerationMixin):
         """Logits [B, N, V] behind every token of ``input_ids``, int64 [B, N], on top of a cache if one is given.
 
         Raises:
-            UserError: if a token is masked, or stands where an encoding does not say, or the cache does not grow.
+            UserError: if something is given that it does not know, a token is masked, or stands where an encoding does
+                not say, or the cache does not grow.
         """
+        if unknown := [
+            name for name, value in named.items() if value is not None and value is not False and name not in BESIDE
+        ]:
+            raise UserError(f"the decoder was given {unknown[0]}, which it does not know", "Leave it out.")
         cache = among({"cache": cache, **named})  # which callers also give by its older names
         if cache is None and use_cache:
             cache = DynamicCache(config=self.config)

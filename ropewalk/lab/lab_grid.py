@@ -165,9 +165,10 @@ def _model(grid: Grid, cell: Cell, place: Path) -> Decoder:
             model.save_pretrained(writing)
     try:
         with quiet():
-            loaded, problems = Decoder.from_pretrained(place, output_loading_info=True)
+            found: Any = Decoder.from_pretrained(place, output_loading_info=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the trained model {place} cannot be read: {error}", REMOVE) from None
+    loaded, problems = found
     if wrong := [name for some in problems.values() for name in some]:
         raise UserError(f"the trained model {place} is not whole: {wrong[0]}, and {len(wrong) - 1} more", REMOVE)
     return cast(Decoder, loaded.eval())

@@ -24,6 +24,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others():
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+def test_heads_have_an_even_width():
+    with pytest.raises(UserError, match="width is 12, expected a multiple of 8"):
+        Budget(window=12, steps=3, batch=4, learning_rate=1e-2, width=12, layers=1, heads=4)
+
+
 def test_it_learns():
     heard = []
     budget = Budget(window=9, steps=120, batch=16, learning_rate=1e-2, width=32, layers=2, heads=2)

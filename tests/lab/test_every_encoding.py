@@ -156,6 +156,8 @@ def test_what_a_decoder_cannot_read_right_is_refused():
         model(ids, position_ids=torch.arange(8)[None] + 1)
     with pytest.raises(UserError, match="no way 'yran'; did you mean"):
         model.encodings[0].take("yran", 40)
+    with pytest.raises(UserError, match="given labels, which"):
+        model(ids, labels=ids)
     cache = of_output(model(ids, use_cache=True))
     with pytest.raises(UserError, match="training"):
         model.train()(ids, **as_argument(model, cache))
