@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 FULL: dict[str, Any] = {
     "tasks": ("copy", "reverse", "sort", "parity", "addition_reversed", "lookup", "text"), "seeds": 3, "window": 64,
-    "samples": 64, "steps": 2000, "batch": 32, "width": 64, "layers": 3,
+    "samples": 64, "steps": 2000, "learning_rate": 3e-3, "layers": 3,
 }  # fmt: skip
 QUICK: dict[str, Any] = {
-    "tasks": ("copy", "parity"), "seeds": 1, "window": 32, "samples": 32, "steps": 200, "batch": 16, "width": 32,
+    "tasks": ("copy", "parity"), "seeds": 1, "window": 16, "samples": 32, "steps": 400, "learning_rate": 5e-3,
     "layers": 2,
 }  # fmt: skip
 
@@ -31,14 +31,14 @@ class RunLabRequest(Request):
         tasks: What they learn: algorithms (copy, addition, ...), posgen_recurrent and the like, and text, which is
             source code; by default copy,reverse,sort,parity,addition_reversed,lookup,text, quick copy,parity.
         seeds: Trainings of each, of other weights and rows; by default 3, quick 1.
-        window: Bytes of the longest row that is trained on; by default 64, quick 32.
+        window: Bytes of the longest row that is trained on; by default 64, quick 16.
         lengths: Bytes of the rows that are asked; by default the window, twice and four times as much.
         samples: Rows of each length that are asked; by default 64, quick 32.
         plain: Read encodings beyond the window as they were trained alone, in none of the ways that change them there.
-        steps: Steps of training; by default 2,000, quick 200.
-        batch: Rows per step; by default 32, quick 16.
-        learning_rate: Learning rate at its peak.
-        width: Of hidden states; by default 64, quick 32.
+        steps: Steps of training; by default 2,000, quick 400.
+        batch: Rows per step.
+        learning_rate: Learning rate at its peak; by default 0.003, quick 0.005.
+        width: Of hidden states.
         layers: Of a decoder; by default 3, quick 2.
         heads: Of attention.
         quick: Short rows, small decoders and few steps, where nothing else is said.
@@ -54,9 +54,9 @@ class RunLabRequest(Request):
     samples: Count | None = None
     plain: bool = False
     steps: Count | None = None
-    batch: Count | None = None
-    learning_rate: float = 3e-3
-    width: Count | None = None
+    batch: Count = 32
+    learning_rate: float | None = None
+    width: Count = 64
     layers: Count | None = None
     heads: Count = 4
     quick: bool = False
@@ -75,7 +75,7 @@ class RunLabRequest(Request):
 
         plain = QUICK if self.quick else FULL
         said = {name: plain[name] if (value := getattr(self, name)) is None else value for name in plain}
-        said |= {"learning_rate": self.learning_rate, "heads": self.heads}
+        said |= {name: getattr(self, name) for name in ("batch", "width", "heads")}
         budget = Budget(**{one.name: said[one.name] for one in fields(Budget)})
         lengths = self.lengths or tuple(times * budget.window for times in (1, 2, 4))
         encodings = self.encodings or tuple(BY_ID)

@@ -82,7 +82,7 @@ def test_other_results_are_not_replaced_and_not_drawn(tmp_path):
 def test_what_is_said_counts_beside_quick():
     said = RunLabRequest(quick=True, steps=2000, tasks="sort", lengths="8,40").grid()
     assert said.budget.steps == 2000 and said.tasks == ("sort",) and said.lengths == (8, 40)
-    assert (said.budget.window, said.budget.batch, said.seeds) == (32, 16, 1) and len(said.encodings) == 16
+    assert (said.budget.window, said.budget.learning_rate, said.seeds) == (16, 5e-3, 1) and len(said.encodings) == 16
     full = RunLabRequest().grid()
     assert (full.budget.window, full.lengths, full.seeds, full.ways) == (64, (64, 128, 256), 3, True)
 
