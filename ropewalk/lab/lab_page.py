@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.common.whole import write_text
-from ropewalk.lab.encoding_entries import BY_ID, EncodingEntry
+from ropewalk.lab.encoding_entries import BY_ID
 from ropewalk.lab.lab_grid import FIELDS
 from ropewalk.report import numbers
-from ropewalk.report.experiment_page import page_of_results
+from ropewalk.report.experiment_page import page_of_results, place
 from ropewalk.report.page import Cell, Column, Item, Page, Section, Table, address
 from ropewalk.report.schema import Results
+from ropewalk.report.view import View
 
 ABOUT = (
     "All were trained from scratch in the same small decoder, on the same rows and for as many steps. What stands "
@@ -29,11 +30,10 @@ def page_of_lab(results: Results) -> Page:
     """What is on it."""
     fields = results.settings.get(FIELDS, {})
     page = page_of_results(replace(results, settings={k: v for k, v in results.settings.items() if k != FIELDS}))
-    named = {one.method.split(" + ")[0]: None for one in results.subjects}
     seeds, samples = results.settings["seeds"], results.settings["samples"]
     how = f" Each was trained with {seeds} seeds, and asked {samples} rows at every length."
     alone = " With one seed, intervals say nothing of how trainings differ." if seeds == 1 else ""
-    about = Section("The encodings", ABOUT + how + alone, [encodings(BY_ID[name] for name in named)])
+    about = Section("The encodings", ABOUT + how + alone, [encodings(View(results))])
     return replace(page, title="Position encodings", subject="Position encodings, " + page.subject.partition(", ")[2],
                    sections=[*page.sections, *_receptive(fields), about])  # fmt: skip
 
@@ -50,12 +50,15 @@ def _receptive(fields: Mapping[str, Sequence[float | None]]) -> Iterator[Section
     yield Section("How far biases reach", REACH, [Table("Encoding", columns, rows)])
 
 
-def encodings(entries: Iterable[EncodingEntry]) -> Table:
-    """What encodings are, and where they come from."""
-    rows = [
-        (Item(one.title, one.id), [Cell(one.summary, words=True), Cell(one.paper, link=address(one.paper))])
-        for one in entries
-    ]
+def encodings(view: View) -> Table:
+    """What encodings and their ways are, and where they come from."""
+    rows = []
+    for line in view.lines:
+        name, _, way = line.subject.method.partition(" + ")
+        one = BY_ID[name]
+        what = f"{one.title}, changed beyond the window alone" if way else one.summary
+        cells = [Cell(what, words=True), Cell(one.paper, link=address(one.paper))]
+        rows.append((Item(line.title, line.subject.method, anchor=place(view, line)), cells))
     return Table("Encoding", [Column("What it does"), Column("Paper")], rows)
 
 
