@@ -130,6 +130,7 @@ def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     for one in (*said, "https://arxiv.org/abs/2108.12409", "trained with 2 seeds, and asked 3 rows", "has no row"):
         assert one in text, one
     assert set(re.findall('href="#(method-[^"]+)"', text)) <= set(re.findall('id="(method-[^"]+)"', text))
+    assert 'id="word-receptive-field"' in text
     assert "method-1-" in text and "ropewalk methods" not in text and "--methods" not in text
     single = page_of_lab(asked(grid(seeds=1, encodings=("nope",), tasks=("copy",)), tmp_path)).render()
     assert "With one seed, intervals say nothing of how trainings differ." in single
