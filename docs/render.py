@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.lab.encoding_entries import ENCODINGS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
@@ -35,7 +36,7 @@ CLAIMS = ROOT / "claims" / "results"
 REAL = CLAIMS / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
 RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows",
-            "encoders")  # fmt: skip
+            "encoders", "lab")  # fmt: skip
 
 
 def methods_table() -> str:
@@ -87,6 +88,14 @@ def strategies_table() -> str:
     for one in STRATEGIES:
         cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.calls, one.needs
         rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
+    return "\n".join(rows)
+
+
+def encodings_table() -> str:
+    rows = ["| id | what | ways | source |", "|---" * 4 + "|"]
+    for one in ENCODINGS:
+        ways = ", ".join(f"`{way}`" for way in one.ways)
+        rows.append(f"| `{one.id}` | {one.title}: {one.summary} | {ways} | {linked(one.paper)} |")
     return "\n".join(rows)
 
 
@@ -388,6 +397,7 @@ PARTS = {
     "strategies": strategies_table,
     "encoder-methods": encoder_methods_table,
     "encoders": encoders_table,
+    "encodings": encodings_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

@@ -15,6 +15,7 @@ import pytest
 
 from ropewalk import verbs
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.lab.encoding_entries import ENCODINGS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
 from ropewalk.training.positions.entries import POSITIONS
@@ -39,6 +40,7 @@ LISTED = {
     "tests/encoders/test_every_encoder_method.py": {
         f"encoders/encoder_methods/{one.where.split(':')[0]}" for one in ENCODER_METHODS if one.where
     },
+    "tests/lab/test_every_encoding.py": {f"lab/encodings/{one.where.split(':')[0]}" for one in ENCODINGS},
     "tests/tasks/test_registry.py": {f"tasks/{task.target.split(':')[0].replace('.', '/')}" for task in TASKS.values()},
     "tests/training/positions/test_entries.py": {f"training/positions/{one.where.split(':')[0]}" for one in POSITIONS},
     "tests/verbs/test_request.py": {f"verbs/{name}" for name in verbs.NAMES},
@@ -66,6 +68,8 @@ COVERED = {
     "tests/workflows/test_embedding.py": "backends/text_encoder",
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
     "encoders/extended_encoder",
+    "tests/lab/test_every_encoding.py": "lab/decoder lab/encoding lab/encoding_entries",
+    "tests/lab/test_lab_grid.py": "lab/lab_page",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
     "tests/encoders/retrieval/test_long_retrieval.py": "encoders/retrieval/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",

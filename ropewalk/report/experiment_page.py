@@ -171,7 +171,7 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
         saved = line.subject.exportable.partition(":")[0] or numbers.NOTHING
         said = "" if line.subject.causal else NOTE
         rows.append((
-            Item(line.title, said, swatches[line.id], line.id, link=f"#{_place(view, line)}", quiet=line.is_plain),
+            Item(line.title, said, swatches[line.id], line.id, link=f"#{place(view, line)}", quiet=line.is_plain),
             [*cells, Cell(saved)],
         ))  # fmt: skip
     note = "Bold is the best measured value of a column; whether it is surely the best, the ranges tell."
@@ -226,7 +226,7 @@ def _costs(view: View) -> Iterator[Section]:
     yield Section("What reading in parts takes", text, [Table("Who", columns, rows), *notes], ["score"])
 
 
-def _place(view: View, line: Line) -> str:
+def place(view: View, line: Line) -> str:
     """Where a method's card stands."""
     return f"method-{view.lines.index(line) + 1}-{anchor(line.title)}"
 
@@ -241,7 +241,7 @@ def _about(view: View) -> Iterator[Section]:
         at = address(one.paper)
         paper = Cell(at.removeprefix("https://") or one.paper or numbers.NOTHING, words=True, link=at)
         cards.append((
-            Item(line.title, one.method if one.method != line.title else "", anchor=_place(view, line)),
+            Item(line.title, one.method if one.method != line.title else "", anchor=place(view, line)),
             [*(Cell(cell or numbers.NOTHING, words=True) for cell in cells), paper],
         ))  # fmt: skip
     if any(line.subject.note or line.subject.paper or line.subject.exportable for line in view.lines):
