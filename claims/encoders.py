@@ -47,6 +47,7 @@ MPNET = {  # pieces of one archive
 METHODS = (
     "none", "uncut", "uncut+parallel-windows", "uncut+parallel-windows(balanced=True, unit=True)", "chunks",
     "uncut+late-chunking", "recurrent", "grouped", "pi", "grouped(effective_window=128)", "pi(effective_window=128)",
+    "ntk-by-parts", "ntk-by-parts(effective_window=128)",
     "pi(effective_window=128)+tempscale(tau=0.9)", "pi(effective_window=128)+late-chunking",
 )  # fmt: skip
 

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ropewalk.checkpoint.encoding_inspection import CARRIED
+from ropewalk.carriers.carrier import BUCKETS, FAMILIES
+from ropewalk.checkpoint.carrier_inspection import CARRIED
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
-from ropewalk.encodings.encoding import BUCKETS, FAMILIES
+from ropewalk.lab.encoding_entries import ENCODINGS
+from ropewalk.methods.carriers.carrier_entries import CARRIER_METHODS
 from ropewalk.methods.catalogue import CATALOGUE
-from ropewalk.methods.encodings.encoding_entries import ENCODING_METHODS
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
 from ropewalk.report.picture import picture
@@ -38,7 +39,7 @@ CLAIMS = ROOT / "claims" / "results"
 REAL = CLAIMS / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
 RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows",
-            "encoders", "architectures")  # fmt: skip
+            "encoders", "architectures", "lab")  # fmt: skip
 
 
 def methods_table() -> str:
@@ -93,6 +94,14 @@ def strategies_table() -> str:
     return "\n".join(rows)
 
 
+def encodings_table() -> str:
+    rows = ["| id | what | ways | source |", "|---" * 4 + "|"]
+    for one in ENCODINGS:
+        ways = ", ".join(f"`{way}`" for way in one.ways)
+        rows.append(f"| `{one.id}` | {one.title}: {one.summary} | {ways} | {linked(one.paper)} |")
+    return "\n".join(rows)
+
+
 def encoder_methods_table() -> str:
     rows = ["| id | what | decides | in a folder | source |", "|---" * 5 + "|"]
     for one in ENCODER_METHODS:
@@ -106,15 +115,15 @@ def without_rope_table() -> str:
     rows = ["| model types | positions | window by | `extend` | `compare`, `evaluate` |", "|---" * 5 + "|"]
     alike: dict[tuple[str, ...], list[str]] = {}
     for kind, family in FAMILIES.items():
-        fit = [one for one in ENCODING_METHODS if one.kind == family.carrier]
+        fit = [one for one in CARRIER_METHODS if one.kind == family.kind]
         saved = ", ".join(f"`{one.id}`" for one in fit if one.exportable.startswith("yes")) or "refused"
-        live = ", ".join(f"`{one.id}`" for one in [ENCODING_METHODS[0], *fit])
-        live = "refused" if family.carrier == BUCKETS else live
+        live = ", ".join(f"`{one.id}`" for one in [CARRIER_METHODS[0], *fit])
+        live = "refused" if family.kind == BUCKETS else live
         key = f"`{family.key}`" if family.key else "no key"
-        alike.setdefault((CARRIED[family.carrier], key, saved, live), []).append(kind)
+        alike.setdefault((CARRIED[family.kind], key, saved, live), []).append(kind)
     rows += ["| " + " | ".join([", ".join(kinds), *cells]) + " |" for cells, kinds in alike.items()]
     rows += ["", "| method | what | in a folder | source |", "|---" * 4 + "|"]
-    for one in ENCODING_METHODS:
+    for one in CARRIER_METHODS:
         cells = f"`{one.id}`", f"{one.title}: {one.summary}", one.exportable
         rows.append("| " + " | ".join([*cells, linked(one.paper)]) + " |")
     return "\n".join(rows)
@@ -125,14 +134,16 @@ def encoders_table() -> str:
     parts = []
     for file in sorted(CLAIMS.glob("encoders-*.json")):
         found = json.loads(file.read_text("utf-8"))
-        rows = {(row["method"], row["task"], row["to"]): row for row in found["rows"]}
+        rows = {(row["method"], row["task"], row["to"], row["length"]): row for row in found["rows"]}
+        shortest = min(row["length"] for row in found["rows"] if row["task"] == "short")  # the others are in the file
         several = {row["to"] for row in found["rows"] if row["method"] != "none"}  # else there is nothing to compare
-        cells = sorted(((task, to) for _, task, to in set(rows) if task in ("passkey", "needle") or
-                        (task == "short" and to in several)),
-                       key=lambda cell: (cell[0] == "short", cell[0] == "needle", cell[1]))  # fmt: skip
+        cells = sorted(((task, to, length) for _, task, to, length in set(rows) if task in ("passkey", "needle") or
+                        (task == "short" and to in several and length == shortest)),
+                       key=lambda cell: (cell[0] == "short", cell[0] == "needle", *cell[1:]))  # fmt: skip
         cells = list(dict.fromkeys(cells))
-        heads = ["method", *(f"{'short texts, as a folder for' if task == 'short' else task + ' at'} {to:,}"
-                             for task, to in cells)]  # fmt: skip
+        short = "short texts of up to {length:,} tokens, as a folder for {to:,}"
+        heads = ["method", *((short if task == "short" else task + " at {to:,}").format(length=length, to=to)
+                             for task, to, length in cells)]  # fmt: skip
         n = {row["n"] for row in found["rows"]}
         parts += [f"{found['model']} ({' or '.join(map(str, sorted(n)))} questions in each cell):", ""]
         parts += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -408,6 +419,7 @@ PARTS = {
     "strategies": strategies_table,
     "encoder-methods": encoder_methods_table,
     "encoders": encoders_table,
+    "encodings": encodings_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

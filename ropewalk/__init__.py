@@ -30,6 +30,8 @@ _MAKING = {
     "fractional_time": "rope.fractional",
     "method": "methods.catalogue",
     "recipe": "training.recipes.recipe_entries",
+    "visual_increment": "rope.visual_increments",
+    "visual_positions": "rope.visual_increments",
 }
 
 

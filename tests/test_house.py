@@ -15,6 +15,7 @@ import pytest
 
 from ropewalk import verbs
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.lab.encoding_entries import ENCODINGS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
 from ropewalk.training.positions.entries import POSITIONS
@@ -27,8 +28,8 @@ PACKAGE = ROOT / "ropewalk"
 
 # From the ground up: a room imports from rooms before it. The package itself (``__init__``) stands on top of all.
 FLOORS = (
-    "common rope encodings texts report attention tasks methods checkpoint planning engines backends encoders data "
-    "training serving workflows evaluation fitting demo verbs cli"
+    "common rope carriers texts report attention tasks methods checkpoint planning engines backends encoders data "
+    "training lab serving workflows evaluation fitting demo verbs cli"
 ).split()
 
 # Lists that name modules -> the test that runs over all of the list.
@@ -39,6 +40,7 @@ LISTED = {
     "tests/encoders/test_every_encoder_method.py": {
         f"encoders/encoder_methods/{one.where.split(':')[0]}" for one in ENCODER_METHODS if one.where
     },
+    "tests/lab/test_every_encoding.py": {f"lab/encodings/{one.where.split(':')[0]}" for one in ENCODINGS},
     "tests/tasks/test_registry.py": {f"tasks/{task.target.split(':')[0].replace('.', '/')}" for task in TASKS.values()},
     "tests/training/positions/test_entries.py": {f"training/positions/{one.where.split(':')[0]}" for one in POSITIONS},
     "tests/verbs/test_request.py": {f"verbs/{name}" for name in verbs.NAMES},
@@ -66,13 +68,15 @@ COVERED = {
     "tests/workflows/test_embedding.py": "backends/text_encoder",
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "
     "encoders/extended_encoder",
+    "tests/lab/test_every_encoding.py": "lab/decoder lab/encoding lab/encoding_entries",
+    "tests/lab/test_lab_grid.py": "lab/lab_page",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
-    "tests/encodings/test_encoding.py": "checkpoint/encoding_inspection",
-    "tests/verbs/test_without_rope.py": "planning/encoding_plan",
-    "tests/methods/encodings/test_alibi_interpolation.py": "methods/encodings/handed_slopes "
-    "methods/encodings/plain_encoding",
-    "tests/methods/encodings/test_longer_table.py": "checkpoint/encoding_extension encodings/table_rows "
-    "methods/encodings/encoding_entries methods/encodings/encoding_method",
+    "tests/carriers/test_carrier.py": "checkpoint/carrier_inspection",
+    "tests/verbs/test_without_rope.py": "planning/carrier_plan",
+    "tests/methods/carriers/test_alibi_interpolation.py": "methods/carriers/handed_slopes "
+    "methods/carriers/plain_carrier",
+    "tests/methods/carriers/test_longer_table.py": "checkpoint/carrier_extension carriers/table_rows "
+    "methods/carriers/carrier_entries methods/carriers/carrier_method",
     "tests/encoders/retrieval/test_long_retrieval.py": "encoders/retrieval/pairs_of_trivia",
     "tests/workflows/test_every_strategy.py": "workflows/strategy workflows/strategy_entries workflows/selection",
     "tests/verbs/test_read.py": "workflows/answered workflows/trace_page",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropewalk.attention.bias import OnTile
 from ropewalk.attention.tiles import Tile
 
 ROWS = 256  # queries whose scores the dense kernel holds at once
@@ -142,7 +143,7 @@ class Dense:
     """Written-out attention over ``ROWS`` queries at a time: the oracle, and what flash kernels cannot do.
 
     Attributes:
-        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None; a bias is added behind it.
     """
 
     softcap: float | None = None
@@ -151,26 +152,30 @@ class Dense:
         return self.masked(q, k, v, causal_masks(q, k, causal), scale)
 
     def masked(
-        self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor | None], scale: float
+        self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor | None], scale: float, bias: OnTile | None = None
     ) -> tuple[Tensor, Tensor]:
         """As ``forward``, with one mask per ``ROWS`` queries, bool [.., rows, K]; it may show a row no key."""
-        parts = [self._rows(q, k, v, scale, i * ROWS, mask) for i, mask in enumerate(masks)]
+        parts = [self._rows(q, k, v, scale, i * ROWS, mask, bias) for i, mask in enumerate(masks)]
         outs, sums = zip(*parts, strict=True)
         return torch.cat(outs, -2), torch.cat(sums, -1)
 
-    def _scores(self, q: Tensor, k: Tensor, scale: float, i: int, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _scores(
+        self, q: Tensor, k: Tensor, scale: float, i: int, mask: Tensor | None, bias: OnTile | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Scores of queries i .. i + ROWS, and what the softcap multiplies their gradient by."""
         s = (q[:, :, i : i + ROWS] @ per_query_head(k, q).mT).to(_precise(q)) * scale
         slope = None
         if self.softcap is not None:
             bent = torch.tanh(s / self.softcap)
             s, slope = self.softcap * bent, 1 - bent**2
+        if bias is not None:
+            s = s + bias.rows(i, s.shape[-2]).to(s.dtype)
         return (s if mask is None else s.masked_fill(~mask, -torch.inf)), slope
 
     def _rows(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, i: int, mask: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, i: int, mask: Tensor | None, bias: OnTile | None
     ) -> tuple[Tensor, Tensor]:
-        s, _ = self._scores(q, k, scale, i, mask)
+        s, _ = self._scores(q, k, scale, i, mask, bias)
         lse = s.logsumexp(-1)
         finite = lse.clamp_min(torch.finfo(lse.dtype).min)  # rows that see nothing give 0 and -inf
         return (s - finite[..., None]).exp().to(v.dtype) @ per_query_head(v, q), lse
@@ -190,16 +195,19 @@ class Dense:
         lse: Tensor,
         scale: float,
         masks: Sequence[Tensor | None],
+        bias: OnTile | None = None,
     ) -> Gradients:
-        """As ``backward``, with one mask per ``ROWS`` queries."""
+        """As ``backward``, with one mask per ``ROWS`` queries; ``bias`` takes its own gradient."""
         kind = _precise(q)
         keys, values = per_query_head(k, q).to(kind), per_query_head(v, q).to(kind)
         dq, dk, dv = [], torch.zeros_like(keys), torch.zeros_like(values)
         for i, mask in zip(range(0, q.shape[-2], ROWS), masks, strict=True):
             rows = slice(i, i + ROWS)
-            s, slope = self._scores(q, k, scale, i, mask)
+            s, slope = self._scores(q, k, scale, i, mask, bias)
             p, grad = (s - lse[:, :, rows, None]).exp(), do[:, :, rows].to(kind)
             ds = p * (grad @ values.mT - (grad * o[:, :, rows].to(kind)).sum(-1, keepdim=True))
+            if bias is not None:
+                bias.learn(i, ds)
             if slope is not None:
                 ds = ds * slope
             dq.append(ds @ keys * scale)
@@ -212,6 +220,16 @@ def causal_masks(q: Tensor, k: Tensor, causal: bool) -> list[Tensor | None]:
     """Masks of a causal tile, one per ``ROWS`` queries, bool [rows, K]; None if all keys are seen."""
     rows, keys = (torch.arange(x.shape[-2], device=q.device) for x in (q, k))
     return [keys <= some[:, None] if causal else None for some in rows.split(ROWS)]
+
+
+def tile_masks(tile: Tile, device: torch.device) -> list[Tensor | None]:
+    """Masks of a tile of any kind, one per ``ROWS`` queries; None if all keys are seen."""
+    if tile.kind == "ragged":
+        return bounds_masks(tile, device)
+    rows, keys = (torch.arange(n, device=device) for n in (tile.q1 - tile.q0, tile.k1 - tile.k0))
+    if tile.kind == "mirrored":
+        return [keys >= some[:, None] for some in rows.split(ROWS)]
+    return [keys <= some[:, None] if tile.kind == "causal" else None for some in rows.split(ROWS)]
 
 
 def bounds_masks(tile: Tile, device: torch.device) -> list[Tensor | None]:

@@ -6,15 +6,17 @@ Two parts (o_1, l_1), (o_2, l_2) of a softmax merge to l = log(e^l_1 + e^l_2), o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ropewalk.attention.kernels import Backend, bounds_masks, dense
+from ropewalk.attention.bias import Bias, Of, OnTile
+from ropewalk.attention.kernels import Backend, bounds_masks, dense, tile_masks
 from ropewalk.attention.tiles import Tile
 
 KEYS = 8192  # whose gradients a backward kernel returns at once
@@ -73,8 +75,9 @@ def attend(
     backend: Backend,
     sinks: Tensor | None = None,
     own: Own | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
-    """Softmax attention over the union of ``parts``; differentiable in queries, keys, values and sinks.
+    """Softmax attention over the union of ``parts``; differentiable in queries, keys, values, sinks and biases.
 
     Args:
         parts: disjoint sets of scores.
@@ -85,20 +88,24 @@ def attend(
         backend: computes the tiles.
         sinks: logits of a key without value that every query sees (gpt-oss), [H], or None.
         own: where gradients of ``keys``, a single one then, and ``values`` go, if not into their graphs.
+        bias: added to the logits; ``Dense`` computes them then, whatever the backend. Not together with ``own``.
 
     Returns:
         [B, H, Q, Dv] in the type of the queries; queries that see no key give 0.
     """
     tensors = (*queries, *keys)
     if own is not None:
+        assert bias is None, "a bias leaves its gradient in the graph, and own takes gradients out of it"
         found: Tensor = _AttendKept.apply(
             tuple(parts), scale, backend, sinks, values, *tensors, own.to_keys, own.to_values, own.key, own.value
         )
         return found
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, values)):
-        out: Tensor = _Attend.apply(tuple(parts), len(queries), scale, backend, sinks, values, *tensors)
+    more = () if bias is None else bias.tensors
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, values, *more)):
+        of, counts = None if bias is None else bias.of, (len(queries), len(keys))
+        out: Tensor = _Attend.apply(tuple(parts), counts, scale, backend, sinks, of, values, *tensors, *more)
         return out
-    return _forward(parts, queries, keys, values, scale, backend, sinks)[0]
+    return _forward(parts, queries, keys, values, scale, backend, sinks, bias)[0]
 
 
 def _forward(
@@ -109,8 +116,9 @@ def _forward(
     scale: float,
     backend: Backend,
     sinks: Tensor | None,
+    bias: Bias | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return finish(*accumulate(parts, queries, keys, values, scale, backend), sinks, queries[0].dtype)
+    return finish(*accumulate(parts, queries, keys, values, scale, backend, bias), sinks, queries[0].dtype)
 
 
 def accumulate(
@@ -120,18 +128,20 @@ def accumulate(
     values: Tensor,
     scale: float,
     backend: Backend,
+    bias: Bias | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, Q, Dv] and log-sum-exp [B, H, Q] over ``parts``, float32 at least; -inf where no key is seen."""
     q = queries[0]
     if parts and _is_whole(
         parts[0], q.shape[-2]
     ):  # nothing to merge into: plain texts, and the first region of a decoded token
-        merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend)
+        merged, lse = _tile_forward(parts[0], queries, keys, values, scale, backend, bias)
         merged, parts = merged.to(torch.promote_types(q.dtype, torch.float32)), parts[1:]
     else:
         merged, lse = nothing(q, values.shape[-1])
     for part in parts:
-        merge(_rows(part, merged), _rows(part, lse), *_tile_forward(part, queries, keys, values, scale, backend))
+        found = _tile_forward(part, queries, keys, values, scale, backend, bias)
+        merge(_rows(part, merged), _rows(part, lse), *found)
     return merged, lse
 
 
@@ -174,11 +184,20 @@ def _columns(part: Part, x: Tensor, n_heads: int) -> Tensor:
 
 
 def _tile_forward(
-    part: Part, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Tensor, scale: float, backend: Backend
+    part: Part,
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Tensor,
+    scale: float,
+    backend: Backend,
+    bias: Bias | None,
 ) -> tuple[Tensor, Tensor]:
     q = _rows(part, queries[part.query])
     k, v = (_columns(part, x, queries[0].shape[1]) for x in (keys[part.key], values))
     kind = part.tile.kind
+    if bias is not None:
+        here = OnTile(bias.of, bias.tensors, part.tile, part.heads)
+        return dense(backend).masked(q, k, v, tile_masks(part.tile, q.device), scale, here)
     if kind == "ragged":
         return dense(backend).masked(q, k, v, bounds_masks(part.tile, q.device), scale)
     if kind == "mirrored":  # j >= i is j' <= i' seen from the other end
@@ -188,9 +207,20 @@ def _tile_forward(
 
 
 def _tile_backward(
-    part: Part, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, scale: float, backend: Backend
+    part: Part,
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    scale: float,
+    backend: Backend,
+    bias: OnTile | None,
 ) -> tuple[Tensor, ...]:
     kind = part.tile.kind
+    if bias is not None:
+        return dense(backend).gradients(do, q, k, v, o, lse, scale, tile_masks(part.tile, q.device), bias)
     if kind == "ragged":
         return dense(backend).gradients(do, q, k, v, o, lse, scale, bounds_masks(part.tile, q.device))
     if kind == "mirrored":
@@ -205,27 +235,37 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any,
         parts: tuple[Part, ...],
-        n_queries: int,
+        counts: tuple[int, int],
         scale: float,
         backend: Backend,
         sinks: Tensor | None,
+        of: Of | None,
         values: Tensor,
         *tensors: Tensor,
     ) -> Tensor:
-        out, lse = _forward(parts, tensors[:n_queries], tensors[n_queries:], values, scale, backend, sinks)
+        queries, keys, more = _apart(tensors, counts)
+        bias = None if of is None else Bias(of, tuple(more))
+        out, lse = _forward(parts, queries, keys, values, scale, backend, sinks, bias)
         ctx.save_for_backward(out, lse, sinks, values, *tensors)
-        ctx.parts, ctx.n_queries, ctx.scale, ctx.backend = parts, n_queries, scale, backend
+        ctx.parts, ctx.counts, ctx.scale, ctx.backend, ctx.of = parts, counts, scale, backend, of
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         out, lse, sinks, values, *tensors = ctx.saved_tensors
-        queries, keys = tensors[: ctx.n_queries], tensors[ctx.n_queries :]
+        queries, keys, more = _apart(tensors, ctx.counts)
         sums = [torch.zeros_like(x, dtype=lse.dtype) for x in (values, *tensors)]  # tiles add up in float32
-        to_queries, to_keys = sums[1 : 1 + ctx.n_queries], sums[1 + ctx.n_queries :]
-        _backward(ctx, gradients[0], out, lse, queries, keys, values, to_queries, to_keys, sums[0])
+        to_queries, to_keys, to_more = _apart(sums[1:], ctx.counts)
+        bias = None if ctx.of is None else partial(OnTile, ctx.of, more, sums=to_more)
+        _backward(ctx, gradients[0], out, lse, queries, keys, values, to_queries, to_keys, sums[0], bias)
         typed = (summed.to(x.dtype) for summed, x in zip(sums, (values, *tensors), strict=True))
-        return None, None, None, None, _to_sinks(sinks, lse, gradients[0], out), *typed
+        return None, None, None, None, _to_sinks(sinks, lse, gradients[0], out), None, *typed
+
+
+def _apart(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[Sequence[Tensor], ...]:
+    """Queries, keys, and what a bias is made of."""
+    first, last = counts[0], sum(counts)
+    return tensors[:first], tensors[first:last], tensors[last:]
 
 
 class _AttendKept(torch.autograd.Function):
@@ -275,13 +315,15 @@ def _backward(
     to_queries: Sequence[Tensor],
     to_keys: Sequence[Tensor],
     to_values: Tensor,
+    bias: Callable[..., OnTile] | None = None,
 ) -> None:
     """Add the gradients of all parts to ``to_queries``, ``to_keys`` and ``to_values`` in place."""
     heads = do.shape[1]
     for part in chain.from_iterable(part.pieces() for part in ctx.parts):
         q, o, total = (_rows(part, x) for x in (queries[part.query], out, lse))
         k, v = (_columns(part, x, heads) for x in (keys[part.key], values))
-        dq, dk, dv = _tile_backward(part, _rows(part, do), q, k, v, o, total, ctx.scale, ctx.backend)
+        here = None if bias is None else bias(tile=part.tile, heads=part.heads)
+        dq, dk, dv = _tile_backward(part, _rows(part, do), q, k, v, o, total, ctx.scale, ctx.backend, here)
         _rows(part, to_queries[part.query]).add_(dq)
         _columns(part, to_keys[part.key], heads).add_(dk)
         _columns(part, to_values, heads).add_(dv)

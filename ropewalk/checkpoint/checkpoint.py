@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ropewalk.carriers import carrier as carriers
+from ropewalk.carriers.carrier import Carrier
 from ropewalk.checkpoint.adapter_folder import CONFIG as ADAPTER
 from ropewalk.checkpoint.adapter_folder import AdapterFolder
 from ropewalk.checkpoint.unwritten import Unwritten
@@ -20,8 +22,6 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, record_in
 from ropewalk.common.lengths import show
 from ropewalk.common.outside import spelled
-from ropewalk.encodings import encoding as encodings
-from ropewalk.encodings.encoding import Encoding
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import plain_config, problems, record
 from ropewalk.rope.config import quiet, text_config
@@ -186,9 +186,9 @@ class Checkpoint:
             from ropewalk.checkpoint.gguf import mistakes
 
             return list(mistakes.problems(self._file))
-        if self.encoding is not None:
+        if self.carrier is not None:
             shapes = {name: shape for name, (shape, _) in self._headers.items()}
-            return encodings.problems(self.encoding, self.raw, shapes, self.name)
+            return carriers.problems(self.carrier, self.raw, shapes, self.name)
         if self.plain is not None:  # no gaps that defaults would fill
             return problems.find(self.raw, self.place)
         found = problems.find(self.raw, self.place, defaults(self.raw))
@@ -200,23 +200,23 @@ class Checkpoint:
     @cached_property
     def notes(self) -> list[str]:
         """What to know of the window that it promises, sound as it is."""
-        if self.encoding is not None:
-            return encodings.notes(self.encoding)
+        if self.carrier is not None:
+            return carriers.notes(self.carrier)
         if self.gguf is None:
-            return problems.notes(self.raw, self.place)
+            return problems.notes(self.raw, self.place, None if self.plain is not None else defaults(self.raw))
         from ropewalk.checkpoint.gguf import mistakes
 
         return mistakes.notes(self._file)
 
     @cached_property
-    def encoding(self) -> Encoding | None:
+    def carrier(self) -> Carrier | None:
         """What a model without a rope knows of positions; None of one that has a rope, or that is not known here.
 
         Raises:
             UserError: if its window is no number of tokens.
         """
-        known = self.gguf is None and self.adapter is None and encodings.has_none(self.raw)
-        return encodings.encoding_of(self.config) if known else None
+        known = self.gguf is None and self.adapter is None and carriers.has_none(self.raw)
+        return carriers.carrier_of(self.config) if known else None
 
     @property
     def _headers(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -478,7 +478,7 @@ class Checkpoint:
                 install[0].strip() if install else command("inspect", self.name),
             ) from None
         live.config.name_or_path = self.name  # transformers put the folder there
-        if self.encoding is None:
+        if self.carrier is None:
             check_live(live)
         refuse_no_numbers(self.source, live, self.weights if self.gguf is None else [])
         return live.eval()

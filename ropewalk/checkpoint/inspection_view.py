@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ropewalk.common.errors import cut
 from ropewalk.common.lengths import show as length
-from ropewalk.common.results import columns
+from ropewalk.common.results import columns, sentences
 from ropewalk.rope.spec import AXES
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def show(found: Inspection, console: Console) -> None:
 
 def show_verdict(notes: Sequence[str], problems: Sequence[Problem], sound: bool, console: Console) -> None:
     """Print what to know of a model, and what is wrong with it."""
-    for note in notes:
-        console.print(note, style="yellow")
+    sentences(console, *notes, style="yellow")
     if sound:
         console.print("no problems found", style="green")
     for problem in problems:

@@ -94,7 +94,10 @@ def _flags(verb: Verb[Any], text: str) -> str:
 VERBS: dict[str, Verb[Any]] = {
     verb.name: verb for verb in (vars(verbs.public(name))["verb"] for name in verbs.NAMES) if verb.name
 }
-GROUPS = {"data": "Texts made into rows of training."}  # of verbs that have two words
+GROUPS = {
+    "data": "Texts made into rows of training.",
+    "lab": "Position encodings, trained from scratch.",
+}  # of verbs that have two words
 for group, text in GROUPS.items():
     app.command(cyclopts.App(name=group, help=text, help_format="plaintext"))
 for name, verb in VERBS.items():

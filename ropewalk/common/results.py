@@ -47,6 +47,12 @@ class Result:
         return page.html()
 
 
+def sentences(console: Console, *told: str, style: str | None = None) -> None:
+    """Print sentences, broken between words; what is to be copied, commands and names, is printed as a line instead."""
+    for one in told:
+        console.print(one, style=style, soft_wrap=False)
+
+
 def columns(*headings: str, gap: int = 2) -> Columns:
     """A table without lines; see ``Columns`` for the marks of headings."""
     from ropewalk.common.columns import Columns

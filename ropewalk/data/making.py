@@ -193,7 +193,7 @@ class Made(Result):
         if manifest.unread:
             total = arranged.about.documents + manifest.empty + manifest.unread
             first = f"the first: {manifest.left_out[0]}" if manifest.left_out else ""
-            notes.append(f"{manifest.unread:,} of {total:,} texts left out; {first}")
+            notes.append(f"{manifest.unread:,} of {counted(total, 'text')} left out; {first}")
         if manifest.others:
             notes.append(f"not read: {manifest.others}")
         if manifest.signs:
@@ -230,13 +230,17 @@ class Made(Result):
             "TEXTS",
         )
 
+    def _told_of_documents(self) -> str:
+        unused = self.counts.unused
+        return self.sight + (f"; {unused:,} {'is' if unused == 1 else 'are'} in no row" if unused else "")
+
     def show(self, console: Console) -> None:
         about, counts = self.about, self.counts
         console.print(f"{self.folder}: {counted(counts.rows, 'row')} of up to {about.length:,} tokens, {about.how}")
         table = columns("", ">", "")
         of = max(counts.tokens, 1)
         for name, value, words in (
-            ("documents", counts.documents, self.sight + (f"; {counts.unused:,} are in no row" * (counts.unused > 0))),
+            ("documents", counts.documents, self._told_of_documents()),
             *(
                 []
                 if about.asks
@@ -321,7 +325,7 @@ def make_rows(
         arrangement = written.arrangement
         if not arrangement.rows:
             raise UserError(
-                f"{len(corpus):,} texts of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
+                f"{counted(len(corpus), 'text')} of together {int(lengths.sum()):,} tokens fill no row of {length:,}",
                 "Give more texts, or a smaller --length.",
             )
         about = About(

@@ -28,7 +28,10 @@ class Pairs:
     def __post_init__(self) -> None:
         folder = self.arranged.corpus.folder
         if len(self.arranged) % ROWS:
-            raise UserError(f"{folder} has {len(self.arranged):,} rows, expected {ROWS} of each pair of answers")
+            raise UserError(
+                f"{folder} has {len(self.arranged):,} rows, expected {ROWS} of each pair of answers",
+                "Make them anew: ropewalk data synth longpo.",
+            )
         for one, other, answers in (
             (CHOSEN, CHOSEN_SHORT, True), (REJECTED, REJECTED_SHORT, True),
             (CHOSEN, REJECTED, False), (CHOSEN_SHORT, REJECTED_SHORT, False),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropewalk.common.naming import counted
 from ropewalk.data.arranged import Arranged
 from ropewalk.data.making import Made
 from ropewalk.data.synthesis.synthesis import PLAIN
@@ -53,8 +54,8 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
     stripes = [_stripe(arranged, row) for row in chosen]
     return Page(
         title=f"{made.folder.name}: rows of training",
-        subject=f"{about.source}, {counts.documents:,} documents, tokens of {made.tokenizer}",
-        headline=f"{counts.rows:,} rows of up to {about.length:,} tokens, {about.how}: "
+        subject=f"{about.source}, {counted(counts.documents, 'document')}, tokens of {made.tokenizer}",
+        headline=f"{counted(counts.rows, 'row')} of up to {about.length:,} tokens, {about.how}: "
         + (
             f"{counts.learnt:,} tokens are learnt."
             if about.asks
@@ -68,7 +69,7 @@ def page_of_rows(made: Made, arranged: Arranged, rows: int) -> Page:
         command=made.training,
         sections=[
             Section(
-                f"{len(chosen)} of {counts.rows:,} rows",
+                f"{len(chosen)} of {counted(counts.rows, 'row')}",
                 "Evidence is orange, what is learnt (the answer) blue, all else pale; questions are dark. Numbers are "
                 "positions."
                 if arranged.provenance

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ropewalk.common.naming import counted
 from ropewalk.common.results import Result, columns
 from ropewalk.data.arrangement import Ints
 
@@ -76,7 +77,9 @@ class Survey(Result):
     page: Path | None = None
 
     def show(self, console: Console) -> None:
-        console.print(f"{self.source}: {self.documents:,} texts, {self.tokens:,} tokens of {self.tokenizer}")
+        console.print(
+            f"{self.source}: {counted(self.documents, 'text')}, {counted(self.tokens, 'token')} of {self.tokenizer}"
+        )
         spread = ", ".join(f"{share} below {length:,}" for share, length in self.quantiles.items())
         console.print(f"lengths: {spread}; the longest {self.longest:,}")
         table = columns("from a length of", ">texts", ">tokens", ">of all")
@@ -98,9 +101,9 @@ class Survey(Result):
             found.append(f"tokens by domain, in rows or not: {', '.join(told)}")
         if self.duplicates is not None:
             first = f"; {self.copied[0][0]} is one of {self.copied[0][1]}" if self.copied else ""
-            found.append(f"near duplicates: {self.duplicates:,} of {self.documents:,} texts{first}")
+            found.append(f"near duplicates: {self.duplicates:,} of {counted(self.documents, 'text')}{first}")
         if self.empty:
-            found.append(f"empty: {self.empty:,} texts")
+            found.append(f"empty: {counted(self.empty, 'text')}")
         if self.unread:
             found.append(f"not read: {self.unread:,}, the first: {self.left_out[0]}")
         return found

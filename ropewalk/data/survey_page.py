@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ropewalk.common.naming import counted
 from ropewalk.data.survey import Survey
 from ropewalk.report import numbers, svg
 from ropewalk.report.page import (
@@ -26,8 +27,8 @@ def page_of_survey(found: Survey) -> Page:
     return Page(
         title=f"{found.source}: texts",
         subject=f"{found.source}, tokens of {found.tokenizer}",
-        headline=f"{found.documents:,} texts of {found.tokens:,} tokens; half are shorter than {middle:,}, the longest "
-        f"has {found.longest:,}.",
+        headline=f"{counted(found.documents, 'text')} of {found.tokens:,} tokens; half are shorter than {middle:,}, "
+        f"the longest has {found.longest:,}.",
         notes=found.remarks[1:] if found.scripts else found.remarks,
         figures=[
             KeyFigure("Texts", f"{found.documents:,}", f"{found.empty:,} empty" if found.empty else ""),

@@ -18,6 +18,7 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import tokenizer_fingerprint
+from ropewalk.common.naming import counted
 from ropewalk.common.outside import read_json
 from ropewalk.common.progress import Progress
 from ropewalk.common.underway import Underway
@@ -120,7 +121,7 @@ def tokenised(
         write_text(folder / f"{number}.json", json.dumps(asdict(done[-1])))
         growing = _Growing()
         texts, tokens = sum(one.shard.documents for one in done), sum(one.shard.tokens for one in done)
-        heard(Progress(texts, 0, f"{texts:,} texts, {tokens:,} tokens"))
+        heard(Progress(texts, 0, f"{counted(texts, 'text')}, {counted(tokens, 'token')}"))
 
     for text, ids in _encoded(source, tokenizer, letters):
         read += 1

@@ -28,6 +28,25 @@ MEND = "Name a folder or a hub id of an embedding model, with weights in safeten
 PER_POSITION = frozenset({"position_ids", "token_type_ids"})  # buffers with an entry for each row of the table
 
 
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """Of a text, without what stands around it, and not cut."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def around(tokenizer: Any, name: str) -> tuple[list[int], list[int]]:
+    """Ids that a tokenizer puts before and behind every text.
+
+    Raises:
+        UserError: if it puts something else than ids there.
+    """
+    encoded = tokenizer(PROBE, return_special_tokens_mask=True)
+    ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    if ids[first:last] != ids_of(tokenizer, PROBE):
+        raise UserError(f"{name} reads a text as other tokens with what stands around it than without", MEND)
+    return ids[:first], ids[last:]
+
+
 class Encoder:
     """A model of sentence-transformers.
 
@@ -58,21 +77,12 @@ class Encoder:
 
     def ids(self, text: str) -> list[int]:
         """Of a text, without what stands around it, and not cut."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return ids_of(self.tokenizer, text)
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """Ids that stand before and behind every text, prompts not counted.
-
-        Raises:
-            UserError: if the tokenizer puts something else than ids there.
-        """
-        encoded = self.tokenizer(PROBE, return_special_tokens_mask=True)
-        ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
-        first, last = special.index(0), len(special) - special[::-1].index(0)
-        if ids[first:last] != self.ids(PROBE):
-            raise UserError(f"{self.name} reads a text as other tokens with what stands around it than without", MEND)
-        return ids[:first], ids[last:]
+        """Ids that stand before and behind every text, prompts not counted; see ``around``."""
+        return around(self.tokenizer, self.name)
 
     @property
     def pools_itself(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import RECORD, folder_to_write, record_in
 from ropewalk.common.lengths import show
 from ropewalk.common.outside import MOST_WORDS, read_json
-from ropewalk.common.results import Result
+from ropewalk.common.results import Result, sentences
 from ropewalk.common.whole import new_folder, write_text
 from ropewalk.encoders.encoder_folder import CUTS, MOST, TOKENIZER
 from ropewalk.encoders.encoder_method import Growing, LogitMethod, Reading, RopeMethod, TableMethod
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from ropewalk.encoders.encoder_method import EncoderMethods
 
 NUMBERED = "position_ids"  # of files of older versions: 0, 1, ..., one for each row of the table
+CARD = "README.md"
+CARD_SETTINGS = re.compile(r"\A(?:\ufeff)?---\s*\n.*?^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 LINKED = (".safetensors",)  # what never changes in place; sentence-transformers writes others where they stand
 WEIGHTS = frozenset(  # by the endings of their files, of this framework and of others
     ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .ot .onnx .onnx_data .data .xml .tflite .mlmodel .gguf".split()
@@ -60,6 +63,7 @@ class EncoderExtension(Result):
         cut_before: tokens at which texts were cut before; None if they were not.
         changed: ``FILE:key`` or the name of a weight -> what it is now.
         notes: what else to know.
+        measure: the command that compares it with the model as it was.
     """
 
     folder: Path
@@ -69,14 +73,15 @@ class EncoderExtension(Result):
     cut_before: int | None
     changed: dict[str, Any]
     notes: list[str]
+    measure: str
 
     def show(self, console: Console) -> None:
         console.print(f"{self.method}: {self.window:,} -> {self.target:,} tokens", style="bold")
         for key, value in self.changed.items():
             console.print(f"{key}: {value}")
         console.print(f"\nwritten to {self.folder}\n")
-        for note in self.notes:
-            console.print(note)
+        sentences(console, *self.notes)
+        console.print(f"measure it: {self.measure}")
 
 
 def extend_encoder(
@@ -104,6 +109,7 @@ def extend_encoder(
     with new_folder(out, [folder.path], overwrite) as new:
         inside = new / folder.encoder.relative_to(folder.path)
         left_out = _bring_rest(folder, files, new)
+        _mark_card(new / CARD, methods.id, to, folder.reads)
         for file in files:
             write_weights(file, inside / file.relative_to(folder.encoder), changed, LINKED)
         changes = _said_of_weights(folder, changed, methods)
@@ -115,13 +121,14 @@ def extend_encoder(
                   "scale": to / window}  # fmt: skip
         write_text(new / RECORD, json.dumps(record, indent=2) + "\n")
     notes = _notes(folder, window, to, methods, left_out)
-    return EncoderExtension(out, methods.id, window, to, folder.reads, changes, notes)
+    measure = command("compare", folder.name, "--to", show(to), "--methods", f"none,{methods.id}")
+    return EncoderExtension(out, methods.id, window, to, folder.reads, changes, notes, measure)
 
 
 def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) -> int:
     """Refuse methods that no folder can say; the window that they start from, or tokens that were read."""
     made = record_in(folder.path)
-    if made.get("method", "none") != "none":
+    if made.get("method", "none") not in ("none", Uncut.name):
         raise UserError(
             f"{folder.name} was extended already, by {made['method']} to {made.get('target')} tokens",
             f"Extend what it was made of: {made.get('source')}.",
@@ -189,6 +196,19 @@ def _bring_rest(folder: EncoderFolder, weights: Sequence[Path], new: Path) -> li
                 refuse_led_out(folder.path, file)
                 bring(file, new / inside, LINKED)
     return left_out
+
+
+def _mark_card(card: Path, method: str, to: int, before: int | None) -> None:
+    """Say at the top of a model card, behind its settings, what it does not know of."""
+    if not card.is_file():
+        return
+    text = card.read_bytes().decode("utf-8", "surrogateescape")
+    told = f"> Changed by ropewalk {__version__}, `{method}`: it reads texts of up to {to:,} tokens. "
+    told += "What follows is of the model that it was made of"
+    told += f", which cut them at {before:,}.\n\n" if before else ".\n\n"
+    settings = CARD_SETTINGS.match(text)
+    at = settings.end() if settings else 0
+    card.write_bytes((text[:at] + told + text[at:]).encode("utf-8", "surrogateescape"))
 
 
 def _is_of_weights(file: Path) -> bool:
@@ -302,5 +322,4 @@ def _notes(folder: EncoderFolder, window: int, to: int, methods: EncoderMethods,
         )
     if left_out:
         notes.append(f"not taken along, as it is not what is read, or holds the old model: {', '.join(left_out)}")
-    notes.append("measure it: " + command("compare", folder.name, "--to", show(to), "--methods", f"none,{methods.id}"))
     return notes

@@ -10,7 +10,7 @@ from rich.text import Text
 from ropewalk.checkpoint.inspection_view import show_ropes, show_verdict
 from ropewalk.common.errors import cut
 from ropewalk.common.files import record_in
-from ropewalk.common.results import Result
+from ropewalk.common.results import Result, sentences
 from ropewalk.encoders.encoder_folder import EncoderFolder
 from ropewalk.encoders.families import ROPE
 from ropewalk.rope.config import spec_to_json
@@ -72,11 +72,11 @@ class EncoderInspection(Result):
         console.print(Text(cut(self.architecture), "bold"), f"  {self.model}", sep="")
         unit = "tokens" if self.ropes else "rows"
         rows = "" if self.window is None else f" of {self.window:,} {unit}"
-        console.print(f"positions: {self.positions}{rows}; {self.layers} layers, {self.dimensions} dimensions")
+        sentences(console, f"positions: {self.positions}{rows}; {self.layers} layers, {self.dimensions} dimensions")
         by = f", extended by ropewalk with {self.extended_by}" if self.extended_by else ""
-        console.print(f"texts are cut at {self.reads:,} tokens{by}" if self.reads else f"texts are not cut{by}")
+        sentences(console, f"texts are cut at {self.reads:,} tokens{by}" if self.reads else f"texts are not cut{by}")
         pooled = f"pooled by {' and '.join(self.poolings)}" if self.poolings else "no module says how it pools"
-        console.print(f"{' > '.join(self.modules) or 'an encoder alone'}; {pooled}")
+        sentences(console, f"{' > '.join(self.modules) or 'an encoder alone'}; {pooled}")
         if self.ropes:
             show_ropes(self.ropes, console)
         for name, text in self.prompts.items():

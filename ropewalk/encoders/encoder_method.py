@@ -9,12 +9,12 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from ropewalk.carriers.table_rows import between_rows
 from ropewalk.common.errors import UserError, did_you_mean
 from ropewalk.common.lengths import show
 from ropewalk.common.naming import spelled
 from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING, EncoderEntry
 from ropewalk.encoders.families import ROPE, TABLE, UNKNOWN
-from ropewalk.encodings.table_rows import between_rows
 from ropewalk.methods.base import require_beyond
 from ropewalk.methods.catalogue import BY_NAME, method, options_of, split
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
@@ -134,6 +134,33 @@ class TableMethod(Growing):
     def saved(self) -> bool:
         return not self.follow
 
+    def table(self, pretrained: Tensor, to: int) -> Tensor:
+        """The longer table.
+
+        Args:
+            pretrained: [L, h], a row for each position.
+            to: positions, T.
+
+        Returns:
+            [T, h], of the same type.
+        """
+        raise TypeError(f"{type(self).__name__} makes no table")
+
+    def check(self, window: int, to: int) -> None:
+        used = self.effective_window
+        if used is not None and not (isinstance(used, int) and 2 <= used <= window):
+            raise UserError(f"{self.name}: effective_window is {used!r}, expected 2 to {window}, the rows of the table")
+        if to <= (used or window):
+            raise UserError(
+                f"the target of {to:,} tokens is not beyond the {used or window:,} rows that {self.id} uses",
+                f"Say --to {show(2 * (used or window))}, or more.",
+            )
+
+
+@dataclass(frozen=True)
+class RowMethod(TableMethod):
+    """Makes each row of the longer table out of one row, or of two neighbours."""
+
     def rows(self, window: int, to: int) -> Tensor:
         """Which row each position reads; between two rows, both in proportion.
 
@@ -147,27 +174,9 @@ class TableMethod(Growing):
         raise TypeError(f"{type(self).__name__} has no rows")
 
     def table(self, pretrained: Tensor, to: int) -> Tensor:
-        """The longer table.
-
-        Args:
-            pretrained: [L, h], a row for each position.
-            to: positions, T.
-
-        Returns:
-            [T, h], of the same type; bit for bit the pretrained rows where a position reads a whole one.
-        """
+        """See ``TableMethod``; bit for bit the pretrained rows where a position reads a whole one."""
         window = self.effective_window or len(pretrained)
         return between_rows(pretrained[:window], self.rows(window, to))
-
-    def check(self, window: int, to: int) -> None:
-        used = self.effective_window
-        if used is not None and not (isinstance(used, int) and 2 <= used <= window):
-            raise UserError(f"{self.name}: effective_window is {used!r}, expected 2 to {window}, the rows of the table")
-        if to <= (used or window):
-            raise UserError(
-                f"the target of {to:,} tokens is not beyond the {used or window:,} rows that {self.id} uses",
-                f"Say --to {show(2 * (used or window))}, or more.",
-            )
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from ropewalk.attention.regions import Layer
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
-from ropewalk.common.results import Result, columns
+from ropewalk.common.results import Result, columns, sentences
 from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING
+from ropewalk.encoders.encoder_folder import ENCODER_CLASSES
 from ropewalk.encoders.families import BIAS, ROPE, TABLE, UNKNOWN
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.planning import advice
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FIRST = {TABLE: "recurrent", ROPE: "yarn", BIAS: "uncut"}  # the method to begin with
 MILLION = 2**20
+AROUND = 8  # rows of a table that no text reaches, at most
+ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,16 @@ class EncoderPlan(Result):
         for name, one in (("now", now), ("target", then)):
             table.add_row(name, f"{one.tokens:,}", f"{one.flops / 1e9:,.1f}", f"{one.bytes / MILLION:,.1f}")
         console.print(table)
-        console.print(
+        sentences(
+            console,
             f"{then.flops / now.flops:,.1f} times the work for {then.tokens / now.tokens:,.1f} times the tokens; "
-            f"weights {4 * self.parameters / MILLION:,.0f} MiB in float32"
+            f"weights {4 * self.parameters / MILLION:,.0f} MiB in float32",
         )
         listed = columns("method", "what it does", "in a folder")
         for method in self.methods:
             listed.add_row(method.id, method.what, method.folder)
         console.print(listed)
-        for note in self.notes:
-            console.print(note)
+        sentences(console, *self.notes)
         console.print("\nNext", style="bold")
         for line in self.commands:
             console.print(line)
@@ -191,15 +194,16 @@ def work(config: PreTrainedConfig, tokens: int) -> tuple[int, Work]:
     """
     import copy
 
-    own = copy.deepcopy(config)
-    if hasattr(own, "max_position_embeddings"):  # a table as long as the text
-        own.max_position_embeddings = max(own.max_position_embeddings, tokens + 8)
+    own = copy.deepcopy(config.text_config if config.model_type == "clip" else config)  # images cost apart
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counted = FlopCounterMode(display=False, custom_mapping={flash: _attention_flops})
     try:
         with quiet(), FakeTensorMode(), torch.no_grad():
             model = _laid_out(own)
             parameters = sum(one.numel() for one in model.parameters())
+            if getattr(own, "max_position_embeddings", ENDLESS) < tokens + AROUND:  # a table as long as the text
+                own.max_position_embeddings = tokens + AROUND
+                model = _laid_out(own)
             ids = torch.zeros(1, tokens, dtype=torch.long)
             with counted, _Held() as held:
                 model(input_ids=ids)
@@ -218,7 +222,7 @@ def _laid_out(config: PreTrainedConfig) -> torch.nn.Module:
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        kind = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}.get(config.model_type)
+        kind = ENCODER_CLASSES.get(config.model_type)
         model = transformers.AutoModel.from_config(config) if kind is None else getattr(transformers, kind)(config)
         model.tie_weights()
     laid: torch.nn.Module = model.eval()

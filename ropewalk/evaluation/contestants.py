@@ -9,14 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.backend import Backend
+from ropewalk.carriers.carrier import carrier_of, has_none
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import Records
-from ropewalk.encodings.encoding import encoding_of, has_none
 from ropewalk.methods import catalogue
 from ropewalk.methods.base import Method, require_beyond
-from ropewalk.methods.encodings import encoding_entries
-from ropewalk.methods.encodings.encoding_method import EncodingMethod, encoding_in
-from ropewalk.methods.encodings.plain_encoding import PlainEncoding
+from ropewalk.methods.carriers import carrier_entries
+from ropewalk.methods.carriers.carrier_method import CarrierMethod, carrier_in
+from ropewalk.methods.carriers.plain_carrier import PlainCarrier
 from ropewalk.report.schema import PLAIN, Spectrum
 from ropewalk.workflows.strategic import Strategic
 from ropewalk.workflows.strategy import Strategy
@@ -203,7 +203,7 @@ class Live(Contestant):
         return length_dependent(method, self.model)
 
     def describe(self, method: Method, to: int | None) -> dict[str, Any]:
-        if isinstance(method, EncodingMethod):
+        if isinstance(method, CarrierMethod):
             return self._without_rope(method, to)
         assert to is not None and self.window is not None
         parts = [part.split("(")[0] for part in catalogue.split(method.id, "+")]
@@ -223,10 +223,10 @@ class Live(Contestant):
             "config_diff": change,
         }
 
-    def _without_rope(self, method: EncodingMethod, to: int | None) -> dict[str, Any]:
+    def _without_rope(self, method: CarrierMethod, to: int | None) -> dict[str, Any]:
         assert to is not None
         one = method.entry
-        window = method.check(encoding_in(self.model), to)
+        window = method.check(carrier_in(self.model), to)
         return {
             "title": title(method),
             "paper": one.paper,
@@ -252,7 +252,7 @@ class Live(Contestant):
         from ropewalk.backends.chat.chat_model import ChatModel
         from ropewalk.backends.local import live
 
-        plain = PlainEncoding() if has_none(self.config.to_dict()) else catalogue.method(PLAIN)
+        plain = PlainCarrier() if has_none(self.config.to_dict()) else catalogue.method(PLAIN)
         with live(self.model, self.tokenizer, plain, window, self.fingerprint) as backend:
             yield ChatModel(backend, self.name, window)
 
@@ -262,7 +262,7 @@ def reach(config: PreTrainedConfig) -> tuple[int | None, int | None]:
     from ropewalk.rope.config import promised_by, read, starting_specs, window_of
 
     if has_none(config.to_dict()):
-        window = encoding_of(config).window
+        window = carrier_of(config).window
         return window, window
     try:
         return window_of(starting_specs(config)), promised_by(read(config))
@@ -274,7 +274,7 @@ def title(method: Method) -> str:
     """The name of a method in reports, with options that are not the default; of lists, the file that they are from."""
     both = zip(catalogue.split(method.id, "+"), catalogue.split(method.spelling, "+"), strict=True)
     parts = [said if "fitted=" in part else part for part, said in both]
-    listed = encoding_entries.ENCODING_METHODS if isinstance(method, EncodingMethod) else catalogue.CATALOGUE
+    listed = carrier_entries.CARRIER_METHODS if isinstance(method, CarrierMethod) else catalogue.CATALOGUE
     known = {entry.id: entry.title for entry in listed}
     options = "".join(part[part.index("(") :] for part in parts if "(" in part)
     names = [known.get(part.split("(")[0], part.split("(")[0]) for part in parts]

@@ -98,6 +98,7 @@ def page_of_results(results: Results) -> Page:
     window = f", window {numbers.tokens(view.window)} tokens" if view.window else ""
     if view.window and view.target and view.target > view.window:
         window = f", from its window of {numbers.tokens(view.window)} to {numbers.tokens(view.target)} tokens"
+    window += f"; its files cut at {numbers.tokens(view.cut)}" if view.cut else ""
     single = "" if several or view.lines[0].is_plain else f" with {view.lines[0].title}"
     return Page(
         title=view.name + (f" to {numbers.tokens(view.target)} tokens" if view.target else ""),
@@ -170,7 +171,7 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
         saved = line.subject.exportable.partition(":")[0] or numbers.NOTHING
         said = "" if line.subject.causal else NOTE
         rows.append((
-            Item(line.title, said, swatches[line.id], line.id, link=f"#{_place(view, line)}", quiet=line.is_plain),
+            Item(line.title, said, swatches[line.id], line.id, link=f"#{place(view, line)}", quiet=line.is_plain),
             [*cells, Cell(saved)],
         ))  # fmt: skip
     note = "Bold is the best measured value of a column; whether it is surely the best, the ranges tell."
@@ -225,7 +226,7 @@ def _costs(view: View) -> Iterator[Section]:
     yield Section("What reading in parts takes", text, [Table("Who", columns, rows), *notes], ["score"])
 
 
-def _place(view: View, line: Line) -> str:
+def place(view: View, line: Line) -> str:
     """Where a method's card stands."""
     return f"method-{view.lines.index(line) + 1}-{anchor(line.title)}"
 
@@ -240,7 +241,7 @@ def _about(view: View) -> Iterator[Section]:
         at = address(one.paper)
         paper = Cell(at.removeprefix("https://") or one.paper or numbers.NOTHING, words=True, link=at)
         cards.append((
-            Item(line.title, one.method if one.method != line.title else "", anchor=_place(view, line)),
+            Item(line.title, one.method if one.method != line.title else "", anchor=place(view, line)),
             [*(Cell(cell or numbers.NOTHING, words=True) for cell in cells), paper],
         ))  # fmt: skip
     if any(line.subject.note or line.subject.paper or line.subject.exportable for line in view.lines):
@@ -423,7 +424,7 @@ def _scores(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, 
     ]
     tiles = [tile for task in tasks for tile in _grid(view, line, task, swatches[task.id], task.title)]
     marks = _threshold(view) if not all(task.benchmark for task in tasks) else []
-    drawn = chart("", series, _lengths(series), SHARE, "Scores by length", [*_window(view), *marks], whiskers=True)
+    drawn = chart("", series, _lengths(series), SHARE, "Scores by length", [*_bound(view), *marks], whiskers=True)
     table = _by_lengths(view, "Task", [(title, by) for _, title, by in lines])
     if drawn or tiles or len(tasks) > 1:
         terms = ["score", "interval", *(["depth"] if tiles else [])]
@@ -450,7 +451,7 @@ def _average(view: View, styles: Mapping[str, svg.Style]) -> Section:
         ])
         for one in _drawing_order(view)
     ]  # fmt: skip
-    marks = [*_window(view), *_threshold(view)]
+    marks = [*_bound(view), *_threshold(view)]
     drawn = chart("", series, _lengths(series), SHARE, "Average over tasks", marks, whiskers=True)
     text = "The mean score at each length that all tasks fit in, every task counting the same."
     table = _by_lengths(view, "Method", [(one.title, _averages(one)) for one in view.lines])
@@ -602,7 +603,7 @@ def _by_length(
 ) -> list[Chart]:
     """The chart of a task over length (or position)."""
     what = "position" if task.metric == "nll" else "length"
-    return chart("", series, _lengths(series, what), y, task.title, [*_window(view), *marks], whiskers=whiskers)
+    return chart("", series, _lengths(series, what), y, task.title, [*_bound(view), *marks], whiskers=whiskers)
 
 
 def _lengths(series: Sequence[svg.Series], what: str = "length") -> svg.Axis:
@@ -611,8 +612,8 @@ def _lengths(series: Sequence[svg.Series], what: str = "length") -> svg.Axis:
     return svg.Axis.around(f"{what} in tokens, log scale", values, numbers.short_tokens, base=2, pad=0.03)
 
 
-def _window(view: View) -> list[svg.Mark]:
-    return [svg.Mark(view.window, f"window {numbers.tokens(view.window)}")] if view.window else []
+def _bound(view: View) -> list[svg.Mark]:
+    return [svg.Mark(*view.bound)] if view.bound else []
 
 
 def _pivot(view: View, task: Task, printer: numbers.Printer) -> Table:
@@ -675,6 +676,7 @@ def _settings(view: View) -> Facts:
     results, found = view.results, {}
     for model in results.models:
         parts = [f"window {numbers.tokens(model.window)}"] if model.window else []
+        parts += [f"texts cut at {numbers.tokens(model.cut)}"] if model.cut else []
         parts += [f"target {numbers.tokens(model.to)}"] if model.to else []
         parts += [f"{key} {model.facts[key]}" for key in ("type", "parameters", "dtype", "device", "attention")
                   if model.facts.get(key) is not None]  # fmt: skip

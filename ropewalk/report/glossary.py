@@ -27,6 +27,7 @@ MEANINGS = {
     "scope": "How much information an answer needs, small or large.",
     "diffusion": "How hard the needed information is to find: low if it stands out, high if it hides.",
     "points": "What the benchmark itself reports, 0 to 100.",
+    "receptive field": "How far back a query looks, if the distance alone decides: 99% of the weight lies nearer.",
     "wavelength": "How many tokens a rotary dimension takes for one full turn. Position is read from these turns.",
     "attention factor": "What the attention’s logits are scaled by.",
     "short texts": "The perplexity of the first tokens of each text, within the window, against the plain model’s.",

@@ -92,9 +92,9 @@ def _panel(
     task: Task,
 ) -> None:
     """One task: a line per method with its interval, named at its end."""
-    is_loss, window = task.metric != "score", view.window
+    is_loss = task.metric != "score"
     values = [row.value for _, rows in lines for row in rows]
-    lengths = [*([window] if window else []), *(row.length for _, rows in lines for row in rows)]
+    lengths = [*(view.bound or ())[:1], *(row.length for _, rows in lines for row in rows)]
     x = Axis.around("tokens", lengths, numbers.short_tokens, base=2, pad=0.03)
     if is_loss:
         top = HEADROOM * min((v for v in values if v > 0), default=1.0)
@@ -115,11 +115,11 @@ def _panel(
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
-    if window:
-        axes.axvline(window, color=QUIET, linewidth=0.9, linestyle=(0, (1, 2)))
+    if view.bound:
+        at, name = view.bound
+        axes.axvline(at, color=QUIET, linewidth=0.9, linestyle=(0, (1, 2)))
         axes.annotate(
-            f"window {numbers.tokens(window)}", (window, 1.02), color=QUIET, fontsize=9, ha="center",
-            xycoords=("data", "axes fraction"),
+            name, (at, 1.02), color=QUIET, fontsize=9, ha="center", xycoords=("data", "axes fraction")
         )  # fmt: skip
     for i, (line, rows) in enumerate(lines):
         colour, dashes, marker = looks[line.id]

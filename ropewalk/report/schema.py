@@ -45,6 +45,7 @@ class Model:
         to: target length of the methods.
         lengths: tested context lengths.
         facts: what a reader needs to get the same numbers.
+        cut: tokens at which texts are cut, where its files cut them before the window ends.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Model:
     to: int | None
     lengths: list[int]
     facts: dict[str, Any] = field(default_factory=dict)
+    cut: int | None = None
 
 
 @dataclass(frozen=True)

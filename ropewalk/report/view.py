@@ -114,6 +114,18 @@ class View:
         return self._common([model.window for model in self.results.models])
 
     @property
+    def cut(self) -> int | None:
+        """Where texts are cut before the window ends, if all models have the same."""
+        return self._common([model.cut for model in self.results.models])
+
+    @property
+    def bound(self) -> tuple[int, str] | None:
+        """The length that charts mark, and its name: how far the plain model reads."""
+        if self.cut:
+            return self.cut, f"cut at {tokens(self.cut)}"
+        return (self.window, f"window {tokens(self.window)}") if self.window else None
+
+    @property
     def target(self) -> int | None:
         """The target, where all models have the same."""
         return self._common([model.to for model in self.results.models])

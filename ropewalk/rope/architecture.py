@@ -37,9 +37,13 @@ BASE_BY_LAYER = re.compile(r"for theta in [^\n]*\blayer_rope_theta\b")
 # A forward that asks its rope function anew, not the module's buffer: one set of factors at all lengths.
 ASKS_ANEW = re.compile(r"def forward\([^\n]*position_ids(?:(?!def )[^\n]*\n)*? +inv_freq, \w+ = self\.rope_init_fn\(")
 PARTIAL = re.compile(r"""rope_parameters\[layer_type\]\.get\(["']partial_rotary_factor["'], ([\d.]+)\)""")
-# M-RoPE: one run of pairs for each axis, or pairs in turn for as long as height and width have any left.
+# M-RoPE: one run of pairs for each axis; pairs in turn for as long as height and width have any left; or height and
+# width in turn, and time behind them (ERNIE).
 CHUNKED = re.compile(r"\.split\((?:self\.)?mrope_section\b")
 TURNS = re.compile(r"\w+ = slice\(offset, length, 3\)")
+TIME_LAST = re.compile(r"freq_h, freq_w, freq_t = \(m\[\(i \+ 1\) % 3\]")
+HALVES_APART = re.compile(r"\[section \* 2 for section in self\.mrope_section\]")
+SEVERAL = re.compile(r"position_ids = position_ids\.expand\((?:[2-9]|len\()")  # positions per token
 SECTION = re.compile(r"""\.get\(["']mrope_section["'], \[([\d, ]+)\]\)""")
 ROPE_KEY = re.compile(r"""rope_\w+(?:\[\w+\])?(?:\.get\(\s*|\[)["'](\w+)["']""")
 
@@ -88,10 +92,42 @@ def keys_read(config: PreTrainedConfig) -> frozenset[str]:
     return frozenset(ROPE_KEY.findall(source(config)))
 
 
-def mrope(text: PreTrainedConfig) -> Literal["chunked", "interleaved", ""]:
-    """How a model lays out the pairs of M-RoPE's three axes; empty if it has none, or in a way that is not known."""
+def mrope(text: PreTrainedConfig) -> Literal["chunked", "interleaved", "time last", "halves apart", ""]:
+    """How a model lays out the pairs of M-RoPE's axes; empty if its tokens have one position.
+
+    Raises:
+        UserError: if they have several, laid out in a way that is not known here.
+    """
     code = source(text)
-    return "chunked" if CHUNKED.search(code) else "interleaved" if TURNS.search(code) else ""
+    if CHUNKED.search(code):
+        return "chunked"
+    if TURNS.search(code):
+        return "interleaved"
+    if TIME_LAST.search(code):
+        return "time last"
+    if HALVES_APART.search(code):  # the two dimensions of a pair turn with different axes (HunYuan-VL)
+        return "halves apart"
+    if SEVERAL.search(code):
+        raise UserError(
+            f"model_type {text.model_type!r} gives a token several positions, and which of them turns which pair of "
+            "dimensions is not known here",
+            "Measure the model as it is, with transformers; or report the architecture.",
+        )
+    return ""
+
+
+def refuse_own_order(text: PreTrainedConfig) -> None:
+    """Refuse a model that no other frequencies can be given to.
+
+    Raises:
+        UserError: if its buffer is not in the order of its pairs.
+    """
+    if mrope(text) == "time last":
+        raise UserError(
+            f"model_type {text.model_type!r} holds its frequencies in an order of its own, those of height before "
+            "those of width, and takes rope_type 'default' alone: no method can be put on it or written for it",
+            "ropewalk inspect shows which pairs turn with time, height and width; read it with transformers as it is.",
+        )
 
 
 def mrope_default(text: PreTrainedConfig) -> list[int]:
@@ -107,6 +143,8 @@ def mrope_axes(layout: str, section: Sequence[int], pairs: int) -> tuple[int, ..
         return tuple(runs) if len(runs) == pairs and len(section) == 3 else ()
     if layout == "interleaved" and len(section) == 3:
         return tuple(i % 3 if i < 3 * section[i % 3] else 0 for i in range(pairs))
+    if layout == "time last" and len(section) == 3 and section[0] == section[1]:  # height, width, time
+        return (1, 2) * section[0] + (0,) * section[2] if sum(section) == pairs else ()
     return ()
 
 

@@ -35,8 +35,9 @@ RECORD = "ropewalk"  # key beside the rope parameters: how ropewalk extended the
 
 # Configurations do not say how pairs are laid out; these model types rotate neighbours, all others rotate halves.
 INTERLEAVED = frozenset(
-    "blt codegen cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 ernie4_5 ernie4_5_moe glm "
-    "glm4 glm4v glm_moe_dsa glm_ocr gptj helium llama4_text llama4 longcat_flash moonshine".split()
+    "blt codegen cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 ernie4_5 ernie4_5_moe "
+    "ernie4_5_vl_moe ernie4_5_vl_moe_text glm glm4 glm46v glm4v glm4v_text glm_moe_dsa glm_ocr glm_ocr_text glmga gptj "
+    "helium hy_v4_vl hy_v4_vl_text llama4_text llama4 longcat_flash moonshine".split()
 )
 READABLE = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"})
 # Published checkpoints of these were trained with the scaling that they state.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -74,22 +74,48 @@ def fractional_frames(model: nn.Module, frames: float) -> Iterator[None]:
     Raises:
         UserError: if the model works out no such positions.
     """
-    owner: Any = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
     token = getattr(getattr(model, "config", None), "video_token_id", None)
-    if owner is None or token is None:
+
+    def change(positions: Tensor, deltas: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        grid = arguments.get("video_grid_thw")
+        if grid is not None and bool((grid[:, 0] == 1).all()):
+            return positions, deltas
+        return fractional_time(positions, arguments["input_ids"] == token, frames), deltas
+
+    with worked_out(model, token is not None, "fractional_time", change):
+        yield
+
+
+Change = Callable[[Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor]]
+
+
+@contextmanager
+def worked_out(model: nn.Module, sees: bool, by_hand: str, change: Change) -> Iterator[None]:
+    """While it is on, what a model works out for pictures and videos is changed; within another one, once more.
+
+    Args:
+        model: a live vision-language model.
+        sees: whether its configuration names the tokens that are meant.
+        by_hand: the function for who hands positions over.
+        change: of positions [axes, B, n], ``rope_deltas`` and the arguments of ``get_rope_index``.
+
+    Raises:
+        UserError: if the model works out no positions.
+    """
+    owner: Any = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
+    if owner is None or not sees:
         raise UserError(
-            f"{type(model).__name__} works out no positions of videos (no get_rope_index, or no video_token_id)",
-            "Hand it positions yourself: model(..., position_ids=fractional_time(positions, video, frames)).",
+            f"{type(model).__name__} works out no positions of pictures or videos (no get_rope_index, or no id of "
+            "their tokens)",
+            f"Hand it positions yourself: model(..., position_ids=...), as {by_hand} gives them.",
         )
     stated, outer = owner.get_rope_index, vars(owner).get("get_rope_index")
 
     @wraps(stated)
-    def get_rope_index(input_ids: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
-        positions, deltas = stated(input_ids, *arguments, **keywords)
-        grid = inspect.signature(stated).bind(input_ids, *arguments, **keywords).arguments.get("video_grid_thw")
-        if grid is not None and bool((grid[:, 0] == 1).all()):
-            return positions, deltas
-        return fractional_time(positions, input_ids == token, frames), deltas
+    def get_rope_index(*arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        given = inspect.signature(stated).bind(*arguments, **keywords).arguments
+        positions, deltas = stated(*arguments, **keywords)
+        return change(positions, deltas, given)
 
     owner.get_rope_index = get_rope_index
     try:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
+from ropewalk.rope import architecture
 from ropewalk.rope.spec import ALL, AXES, STILL, Frequencies, RopeSpec
 
 if TYPE_CHECKING:
@@ -115,10 +116,13 @@ def rotaries(model: nn.Module) -> list[Rotary]:
     """Every rotation in the language model.
 
     Raises:
-        UserError: if there is no module with an ``inv_freq`` buffer.
+        UserError: if there is no module with an ``inv_freq`` buffer, or it is not in the order of pairs.
     """
     found: list[Rotary] = []
-    for module in decoder(model).modules():
+    body = decoder(model)
+    if callable(text := getattr(getattr(body, "config", None), "get_text_config", None)):
+        architecture.refuse_own_order(text(decoder=True))
+    for module in body.modules():
         for name, _ in module.named_buffers(recurse=False):
             if name.endswith("inv_freq") and "original" not in name:
                 found.append(Rotary(module, name.removesuffix("inv_freq").removesuffix("_") or ALL))
@@ -399,8 +403,9 @@ def _tables(rotary: Rotary, positions: list[int]) -> Any:
     probe = torch.zeros(1, 1, 1, dtype=torch.float32, device=rotary.inv_freq.device)
     arguments = {} if rotary.layer_type == ALL else {"layer_type": rotary.layer_type}
     places = torch.tensor([positions], device=probe.device)
-    if "mrope_section" in (getattr(getattr(rotary.module, "config", None), "rope_parameters", None) or {}):
-        places = places.expand(3, 1, -1)  # an axis each for time, height and width; of text they are the same
+    section = (getattr(getattr(rotary.module, "config", None), "rope_parameters", None) or {}).get("mrope_section")
+    if section:
+        places = places.expand(len(section), 1, -1)  # a position on each axis; of text they are the same
     with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
         return rotary.module.forward(probe, places, **arguments)
 

@@ -18,7 +18,7 @@ from ropewalk.rope import architecture, lookalikes
 from ropewalk.rope.config import READABLE, RECORD, STATED, TRAINED_WITH_IT
 from ropewalk.rope.keys import LARGEST_BASE, LARGEST_FACTOR
 from ropewalk.rope.problem_kinds import KINDS
-from ropewalk.rope.spec import ALL, AXES, ROUNDED
+from ropewalk.rope.spec import ALL, ROUNDED
 
 SCALED = READABLE - {"default"}
 SCALES_LOGITS = frozenset({"yarn", "longrope"})
@@ -320,13 +320,19 @@ def _original(entry: Entry) -> Iterator[Problem]:
         yield entry.problem("original-length-invalid", key, entry.original, "a length in tokens", mend)
 
 
-def notes(raw: Mapping[str, Any], model: str) -> list[str]:
-    """What to know of a sound file, for engines differ there: YaRN that is for more tokens than the file states, and
-    M-RoPE in a type that transformers alone reads with it.
+def notes(raw: Mapping[str, Any], model: str, defaults: Any = None) -> list[str]:
+    """What to know of a sound file: YaRN that is for more tokens than the file states, M-RoPE in a type that
+    transformers alone reads with it (engines differ there), and axes that no pair has.
     """
     text, prefix = (raw["text_config"], "text_config.") if isinstance(raw.get("text_config"), dict) else (raw, "")
     found = []
     for entry in _entries(text, model, prefix, None):
+        if defaults is not None and architecture.mrope(defaults) == "halves apart":
+            found.append(
+                f"M-RoPE of {len(entry.rope.get('mrope_section') or ())} axes: in transformers' code of a "
+                f"{text.get('model_type')} the two dimensions of a pair turn with different axes, so that no pair is "
+                "of one. Methods that stretch all pairs alike hold for text and for pictures; mrope-pp is refused"
+            )
         if entry.rope.get("mrope_section") and entry.rope_type not in WITH_AXES:
             found.append(
                 f"M-RoPE with rope_type {entry.rope_type!r}: transformers reads it; vLLM and SGLang have M-RoPE in the "
@@ -618,7 +624,14 @@ def _mrope(entry: Entry) -> Iterator[Problem]:
     pairs, section, key = _rotated_pairs(entry), entry.rope.get("mrope_section"), entry.inside("mrope_section")
     if not layout or pairs is None:
         return
-    own = _counted(layout, _shared_out(architecture.mrope_default(entry.defaults), pairs), pairs)
+    if layout == "halves apart":  # of as many axes as its section has numbers; their sum is transformers' to check
+        if section is None:
+            yield entry.problem(
+                "mrope-section-missing", key, None, f"four numbers that sum to {pairs}, the pairs that rotate",
+                entry.set(key, _alike(pairs)) + "   (alike on every axis; put the model's there)",
+            )  # fmt: skip
+        return
+    own = _shared_out(layout, architecture.mrope_default(entry.defaults), pairs)
     if section is None:
         if entry.prefix or "vision_config" in entry.raw:
             yield entry.problem(
@@ -634,8 +647,9 @@ def _mrope(entry: Entry) -> Iterator[Problem]:
         yield entry.problem(
             "mrope-section-invalid", key, section, expected, entry.set(key, turned or own) + f"   ({mend})"
         )
-    stated, interleaved = bool(entry.rope.get("mrope_interleaved")), layout == "interleaved"
-    if stated != interleaved:
+    stated, interleaved = entry.rope.get("mrope_interleaved"), layout == "interleaved"
+    known = getattr(entry.defaults, "ignore_keys_at_rope_validation", ())  # not of all that take turns (Cosmos 3 Edge)
+    if bool(stated) != interleaved and (stated is not None or "mrope_interleaved" in known):
         yield entry.problem(
             "mrope-layout-contradicted", entry.inside("mrope_interleaved"), entry.rope.get("mrope_interleaved"),
             interleaved, entry.set(entry.inside("mrope_interleaved"), True if interleaved else None),
@@ -643,16 +657,23 @@ def _mrope(entry: Entry) -> Iterator[Problem]:
 
 
 def _counted(layout: str, section: Sequence[int], pairs: int) -> list[int]:
-    """How many pairs an architecture turns by each axis; empty if the section does not fit."""
+    """How many pairs an architecture turns by each axis, in its order; empty if the section does not fit."""
     axes = architecture.mrope_axes(layout, section, pairs)
-    return [axes.count(axis) for axis in range(len(AXES))] if axes else []
+    order = (1, 2, 0) if layout == "time last" else (0, 1, 2)
+    return [axes.count(axis) for axis in order] if axes else []
 
 
-def _shared_out(section: Sequence[int], pairs: int) -> list[int]:
-    """A division of ``pairs`` in the ratio of another."""
+def _shared_out(layout: str, section: Sequence[int], pairs: int) -> list[int]:
+    """A division of ``pairs`` that the layout can have, in the ratio of another."""
     ratio = section or (2, 3, 3)  # Qwen2-VL's
-    _, height, width = (pairs * size // sum(ratio) for size in ratio)
-    return [pairs - height - width, height, width]
+    one, other, another = (pairs * size // sum(ratio) for size in ratio)
+    if layout == "time last":  # as many of height as of width
+        return [one, one, pairs - 2 * one]
+    return _counted(layout, [pairs - other - another, other, another], pairs)
+
+
+def _alike(pairs: int) -> list[int]:
+    return [pairs - 3 * (pairs // 4), *[pairs // 4] * 3]
 
 
 CHECKS = (

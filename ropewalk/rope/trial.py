@@ -67,7 +67,8 @@ def auto_class(config: PreTrainedConfig) -> Any:
 def compare(
     before: PreTrainedConfig, after: PreTrainedConfig, meant: Mapping[str, Frequencies], tolerance: float
 ) -> None:
-    """Refuse a configuration with which layers scale their logits otherwise, or the model does not run any more.
+    """Refuse a configuration that its class does not allow, or with which layers scale their logits otherwise or the
+    model does not run any more.
 
     Its rotary modules are made too, with their numbers, and their forwards compared with what is meant. Models that
     cannot be made without weights are not compared.
@@ -81,6 +82,9 @@ def compare(
     Raises:
         UserError: naming the layer and the two scales, or what the model says, or which rotation differs.
     """
+    refused = _refused(after)
+    if refused and not _refused(before):  # asked when a model is saved, and not before
+        raise UserError(f"{type(text_config(after)).__name__} refuses these rope parameters: {refused}", MEND)
     kind = class_of(before)
     if kind is None:
         return
@@ -104,6 +108,18 @@ def compare(
     failed = _fails(new)
     if failed and failed != _fails(old):
         raise UserError(f"{kind.__name__} does not run with these rope parameters: {failed}", MEND)
+
+
+def _refused(config: PreTrainedConfig) -> str:
+    """What the class of a language model's configuration says against its values; empty if nothing."""
+    check = getattr(text_config(config), "validate", None)  # of transformers' strict dataclasses
+    try:
+        with quiet():
+            if callable(check):
+                check()
+    except Exception as error:  # of many kinds
+        return str(error).strip().splitlines()[-1].strip()
+    return ""
 
 
 def _made(kind: Any, config: PreTrainedConfig) -> nn.Module:

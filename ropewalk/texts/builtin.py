@@ -7,6 +7,7 @@ import importlib.util
 import random
 import sysconfig
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 # Standard-library modules that the bundled model has never seen (nor their tests): long, and in every Python 3.10+.
@@ -59,6 +60,11 @@ def _sources(root: Path, rng: random.Random, limit: int | None) -> Iterator[str]
         if limit is not None and total > limit:
             return
         yield text
+
+
+def library_documents(seed: int, count: int) -> list[str]:
+    """Some modules of the standard library, none of them held out, in a seeded order."""
+    return list(islice(_sources(standard_library(), random.Random(seed), None), count))
 
 
 def training_documents(seed: int) -> list[str]:

@@ -44,7 +44,7 @@ def load(source: str | Path) -> dict[str, str]:
         return {name: _not_empty(name, text) for name, text in read}
     documents = {name: text for name, text in read if text.strip()}
     if not documents:
-        raise UserError(f"{path}: no text in any of its files")
+        raise UserError(f"{path}: no text in any of its files", "Give files that hold text.")
     return documents
 
 
@@ -146,7 +146,10 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = [file for file in _visible(path) if file.suffix.lower() in SUFFIXES]
         if not files:
-            raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
+            raise UserError(
+                f"{path}: no {', '.join(SUFFIXES)} file in this folder",
+                "Give a folder that holds some, or one such file.",
+            )
         return files
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
@@ -173,5 +176,5 @@ def _decode(file: Path) -> str:
 
 def _not_empty(name: str, text: str) -> str:
     if not text.strip():
-        raise UserError(f"{name}: empty text")
+        raise UserError(f"{name}: empty text", "Give one that holds text.")
     return text

@@ -18,6 +18,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHARD = "-00000-of-00001"  # of a hub set's parquet files
 SHOWN = 60  # characters of a wrong value in a message
 NAMED = 3  # rows that are left out, by file and line
+THERE = "Mend it there, or take it out of the file."
 Made = TypeVar("Made")
 
 
@@ -331,7 +332,7 @@ def _json(file: Path) -> Iterator[Row | UserError]:
         return
     items = document.get("data") if isinstance(document, dict) else None
     if not isinstance(items, list):
-        raise UserError(f'{file}: neither a list nor an object with a list under "data"')
+        raise UserError(f'{file}: neither a list nor an object with a list under "data"', THERE)
     for i, item in enumerate(items):
         yield _row(item, f"{file}:data[{i}]")
 
@@ -345,23 +346,23 @@ def _items(file: Path, text: str) -> Iterator[Row | UserError]:
         mark = between.match(text, end)
         if mark is None or mark[1] not in ("[" if end == 0 else ",]"):
             yield UserError(
-                f"{file}:{line}: not JSON (no comma or end of the list after an item); the rest is not read"
+                f"{file}:{line}: not JSON (no comma or end of the list after an item); the rest is not read", THERE
             )
             return
         if mark[1] == "]":
             if mark.end() < len(text):
-                yield UserError(f"{file}:{line}: not JSON (there is more behind the list); the rest is not read")
+                yield UserError(f"{file}:{line}: not JSON (there is more behind the list); the rest is not read", THERE)
             return
         line += text.count("\n", end, mark.end())
         try:
             item, stop = parse_at(text, mark.end())
         except json.JSONDecodeError as error:
             yield UserError(
-                f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); the rest is not read"
+                f"{file}:{error.lineno}: not JSON ({error.msg} at column {error.colno}); the rest is not read", THERE
             )
             return
         except ValueError as error:
-            yield UserError(f"{file}:{line}: not JSON ({error}); the rest is not read")
+            yield UserError(f"{file}:{line}: not JSON ({error}); the rest is not read", THERE)
             return
         on_line = on_line + 1 if line == before else 1
         where = f"{file}:{line}" if on_line == 1 else f"{file}:{line}#{on_line}"
@@ -381,7 +382,7 @@ def _parquet(file: Path) -> Iterator[Row]:
                 number += 1
                 yield Row(row, f"{file}:{number}")
     except (ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a parquet file ({error})") from error
+        raise UserError(f"{file}: not a parquet file ({error})", "Write it anew, or leave it out.") from error
 
 
 def _hub(name: str, config: str | None, split: str) -> Iterator[Row]:
@@ -412,11 +413,11 @@ def _parse(text: str, where: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+        raise UserError(f"{where}: not JSON ({error})", THERE) from error
 
 
 def _row(value: Any, where: str) -> Row | UserError:
     """The row that a value is, if it is an object."""
     if not isinstance(value, dict):
-        return UserError(f"{where}: a row is an object, not {type(value).__name__}")
+        return UserError(f"{where}: a row is an object, not {type(value).__name__}", THERE)
     return Row(value, where)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-# `methods`, `tasks` and `demo` are rooms of the package, so these verbs have longer names in Python.
+# `methods`, `tasks`, `demo` and `lab` are rooms of the package, so these verbs have longer names in Python.
 NAMES = (
     "inspect",
     "plan",
@@ -32,6 +32,8 @@ NAMES = (
     "list_recipes",
     "list_strategies",
     "run_demo",
+    "run_lab",
+    "report_lab",
     "load",
 )
 

@@ -73,26 +73,26 @@ def encoder_at(model: str) -> Checkpoint | None:
     return checkpoint if is_encoder(checkpoint) else None
 
 
-def carrier_of(models: Sequence[str]) -> str | None:
+def kind_of_carrier(models: Sequence[str]) -> str | None:
     """What carries the positions of models that write, where that is no rope; None of a rope, and of a server.
 
     Raises:
         UserError: if the models differ in that, or write by a decoder that reads another text.
     """
+    from ropewalk.carriers.carrier import BUCKETS, FAMILIES, has_none
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.encodings.encoding import BUCKETS, FAMILIES, has_none
 
     found = {}
     for name in models:
         raw = {} if is_served(name) or (checkpoint := Checkpoint(name)).gguf or checkpoint.adapter else checkpoint.raw
-        found[name] = FAMILIES[raw["model_type"]].carrier if has_none(raw) else None
+        found[name] = FAMILIES[raw["model_type"]].kind if has_none(raw) else None
         if found[name] == BUCKETS:
             raise UserError(
                 f"{name} reads a text by an encoder and writes by a decoder, expected a model that goes on with a text",
                 "For it there are inspect, plan and extend.",
             )
     if len(set(found.values())) > 1:
-        said = "; ".join(f"{name}: {carrier or 'a rope'}" for name, carrier in found.items())
+        said = "; ".join(f"{name}: {kind or 'a rope'}" for name, kind in found.items())
         raise UserError(f"positions are carried differently, so that no method fits all: {said}", "Compare them apart.")
     return next(iter(found.values()))
 
@@ -242,13 +242,13 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             UserError: for unknown ones, and those that do not fit.
         """
         from ropewalk.encoders.encoder_entries import refuse_of_encoders
-        from ropewalk.methods.encodings.encoding_entries import encoding_methods
+        from ropewalk.methods.carriers.carrier_entries import carrier_methods
 
-        if (carrier := carrier_of((self.model, *self.more_models))) is None:
+        if (kind := kind_of_carrier((self.model, *self.more_models))) is None:
             for name in (self.model, *self.more_models):
                 refuse_of_encoders(name, spellings)
             return catalogue.methods(",".join(spellings))
-        return list(encoding_methods(spellings, carrier))
+        return list(carrier_methods(spellings, kind))
 
     def grader(self) -> Judge | None:
         """The judge, if one is named."""
@@ -359,8 +359,8 @@ def compare(request: CompareRequest) -> Outcome:
         spelled = () if asked == CompareRequest.methods else tuple(dict.fromkeys([PLAIN, *asked]))
         return request.on_encoder(encoder, spelled, to=request.to, refused=["depths"])
     if asked == CompareRequest.methods:  # nobody named one
-        carrier = carrier_of((request.model, *request.more_models))
-        asked = (PLAIN,) if request.all_served else asked if carrier is None else OF_CARRIERS[carrier]
+        kind = kind_of_carrier((request.model, *request.more_models))
+        asked = (PLAIN,) if request.all_served else asked if kind is None else OF_CARRIERS[kind]
     methods = tuple(dict.fromkeys([PLAIN, *(one.spelling for one in (request.made(asked) if asked else ()))]))
     experiment = request.experiment(
         methods,

@@ -70,14 +70,15 @@ def export(request: ExportRequest) -> Export | Written:
             "export needs --engine",
             "Say --engine transformers, vllm, sglang or llama.cpp. With --gguf alone, a GGUF file is written.",
         )
-    refuse_encoder(Checkpoint(request.model))
+    checkpoint = Checkpoint(request.model)
+    refuse_encoder(checkpoint)
     engine = called(request.engine or ("llama.cpp" if request.gguf else ""))
     if request.gguf is None:
         if request.out is not None and request.out.suffix.lower() == ".gguf":
             file = str(request.out)
             raise UserError(f"--out is a folder, and {file!r} reads like a file", f"Say --gguf {shlex.quote(file)}.")
         return write(
-            request.model,
+            checkpoint,
             engine,
             request.to,
             None if request.to is None else method(request.method),
@@ -91,7 +92,7 @@ def export(request: ExportRequest) -> Export | Written:
 
     if engine != "llama.cpp":
         raise UserError(f"engine is {engine!r}, and --gguf writes for llama.cpp", "Say --engine llama.cpp.")
-    checkpoint = Checkpoint.open(request.model)
+    checkpoint.refuse_unsound()
     out = request.gguf / f"{checkpoint.label}.gguf" if request.gguf.is_dir() else request.gguf
     if request.to is not None:
         folder = f"{checkpoint.label}-{show(request.to)}"

@@ -14,8 +14,8 @@ from ropewalk.verbs.request import Method, ModelRequest, OnTopRequest, Place, Ta
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ropewalk.checkpoint.carrier_extension import CarrierExtension
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.checkpoint.encoding_extension import EncodingExtension
     from ropewalk.checkpoint.write import Extension
     from ropewalk.encoders.encoder_extension import EncoderExtension
 
@@ -71,7 +71,7 @@ class Extended(Result):
 
 
 @verb("extend")
-def extend(request: ExtendRequest) -> Extended | EncoderExtension | EncodingExtension:
+def extend(request: ExtendRequest) -> Extended | EncoderExtension | CarrierExtension:
     """Write a checkpoint whose configuration extends the window; weights are linked, not changed.
 
     An embedding model gets a longer table of positions, or another rope, and stays a folder of sentence-transformers. A
@@ -83,11 +83,11 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension | EncodingExte
     Raises:
         UserError: for everything that a user can mend; nothing is left behind.
     """
+    from ropewalk.carriers import carrier as carriers
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.checkpoint.write import extend as write
     from ropewalk.encoders.encoder_entries import refuse_of_encoders
     from ropewalk.encoders.encoder_folder import is_encoder
-    from ropewalk.encodings import encoding as encodings
     from ropewalk.engines.launch import launch_lines
     from ropewalk.methods.catalogue import method
     from ropewalk.rope.config import window_of
@@ -95,7 +95,7 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension | EncodingExte
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     if is_encoder(checkpoint):
         return _encoder(request, checkpoint)
-    if encodings.has_none(checkpoint.raw):
+    if carriers.has_none(checkpoint.raw):
         return _without_rope(request, checkpoint)
     refuse_of_encoders(checkpoint.name, [request.method or DEFAULT])
     chosen = method(request.method or DEFAULT)
@@ -112,17 +112,17 @@ def extend(request: ExtendRequest) -> Extended | EncoderExtension | EncodingExte
     return Extended(done, lines)
 
 
-def _without_rope(request: ExtendRequest, checkpoint: Checkpoint) -> EncodingExtension:
+def _without_rope(request: ExtendRequest, checkpoint: Checkpoint) -> CarrierExtension:
     """A longer model that knows positions without a rope."""
-    from ropewalk.checkpoint.encoding_extension import extend_encoding
-    from ropewalk.methods.encodings.encoding_entries import encoding_method
+    from ropewalk.checkpoint.carrier_extension import extend_carrier
+    from ropewalk.methods.carriers.carrier_entries import carrier_method
 
-    encoding = checkpoint.encoding
-    assert encoding is not None
+    carrier = checkpoint.carrier
+    assert carrier is not None
     request.refuse_unused(["on_top", "trust_remote_code"], "of a model without a rope")
-    chosen = encoding_method(request.method or OF_CARRIERS.get(encoding.carrier, "none"), encoding.carrier)
+    chosen = carrier_method(request.method or OF_CARRIERS.get(carrier.kind, "none"), carrier.kind)
     out = request.out or Path(f"{checkpoint.label}-{show(request.to)}")
-    return extend_encoding(checkpoint, request.to, chosen, out, request.overwrite)
+    return extend_carrier(checkpoint, request.to, chosen, out, request.overwrite)
 
 
 def _encoder(request: ExtendRequest, checkpoint: Checkpoint) -> EncoderExtension:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ropewalk.checkpoint.adapter_folder import AdapterFolder
+    from ropewalk.checkpoint.carrier_inspection import CarrierInspection
     from ropewalk.checkpoint.checkpoint import Checkpoint
-    from ropewalk.checkpoint.encoding_inspection import EncodingInspection
     from ropewalk.checkpoint.inspection import Head, Inspection
     from ropewalk.encoders.encoder_inspection import EncoderInspection
 
@@ -47,7 +47,7 @@ class InspectRequest(ModelRequest):
 
 
 @verb("inspect")
-def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInspection | EncodingInspection:
+def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInspection | CarrierInspection:
     """Show a model's rotary embedding and every misconfiguration that its files give away.
 
     The model may also be a config.json, a GGUF file, the folder of an adapter, an embedding model, or one that knows
@@ -81,8 +81,8 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
         raise UserError(
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
+    from ropewalk.carriers import carrier as carriers
     from ropewalk.checkpoint.inspection import inspect as look
-    from ropewalk.encodings import encoding as encodings
 
     wrote: dict[Path, Path] = {}
     if request.set:
@@ -93,11 +93,11 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
         judge = partial(refuse_worse, configuration=configuration(checkpoint.place))
         wrote = set_keys(checkpoint.place, request.set, judge)
         checkpoint = Checkpoint(request.model, request.trust_remote_code)  # what was read before is of before
-    if encodings.has_none(checkpoint.raw):
-        from ropewalk.checkpoint.encoding_inspection import inspect_encoding
+    if carriers.has_none(checkpoint.raw):
+        from ropewalk.checkpoint.carrier_inspection import inspect_carrier
 
         request.refuse_unused(["weights"], "of a model without a rope")
-        return replace(inspect_encoding(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
+        return replace(inspect_carrier(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
     try:
         looked = look(checkpoint)
     except UserError as error:

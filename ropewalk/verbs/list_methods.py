@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.common.results import Result, columns
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS, EncoderEntry
+from ropewalk.methods.carriers.carrier_entries import CARRIER_METHODS
 from ropewalk.methods.catalogue import CATALOGUE, Entry, entry
-from ropewalk.methods.encodings.encoding_entries import ENCODING_METHODS
 from ropewalk.verbs.request import Request, verb
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def list_methods(request: ListMethodsRequest) -> Listing | EncoderListing:
     """
     if request.without_rope:
         request.refuse_unused(["name", "encoders"], "with --without-rope")
-        return Listing(ENCODING_METHODS)
+        return Listing(CARRIER_METHODS)
     if request.encoders:
         request.refuse_unused(["name"], "with --encoders")
         return EncoderListing(ENCODER_METHODS)

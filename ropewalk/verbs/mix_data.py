@@ -70,7 +70,10 @@ class MixRequest(FolderRequest, TokenizerRequest):
                     raise UserError(f"--{option} names {name}, which is no domain", f"There are {', '.join(places)}.")
         for name, value in least.items():
             if value > self.length:
-                raise UserError(f"--least of {name} is {value:,}, and a row has {self.length:,} tokens")
+                raise UserError(
+                    f"--least of {name} is {value:,}, and a row has {self.length:,} tokens",
+                    "Say less, or a greater --length.",
+                )
         texts = dict(zip(places, self.each(places.values()), strict=True))
         return [
             Ingredient(name, texts[name], mix.shares[name], least.get(name, 0), name in self.joined) for name in places

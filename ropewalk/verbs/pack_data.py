@@ -47,7 +47,7 @@ class TokenizerRequest(Request):
         from ropewalk.data.making import Texts
 
         if self.on_error not in (STOP, SKIP):
-            raise UserError(f"--on-error is {self.on_error!r}, expected {STOP} or {SKIP}")
+            raise UserError(f"--on-error is {self.on_error!r}, expected {STOP} or {SKIP}", f"Say --on-error {SKIP}.")
         skip = self.on_error == SKIP
         if not self.tokenizer:
             return [Texts(one, None, "", skip, self.signs_as_letters) for one in sources]

@@ -11,7 +11,7 @@ from ropewalk.verbs.request import Count, ModelRequest, Place, Spelling, TargetR
 
 if TYPE_CHECKING:
     from ropewalk.encoders.encoder_plan import EncoderPlan
-    from ropewalk.planning.encoding_plan import EncodingPlan
+    from ropewalk.planning.carrier_plan import CarrierPlan
     from ropewalk.planning.planner import Plan
 
 
@@ -52,7 +52,7 @@ class PlanRequest(TargetRequest, ModelRequest):
 
 
 @verb("plan")
-def plan(request: PlanRequest) -> Plan | EncoderPlan | EncodingPlan:
+def plan(request: PlanRequest) -> Plan | EncoderPlan | CarrierPlan:
     """Say which methods reach a length, what memory and time they take, and what to run. Needs only the configuration.
 
     Returns:
@@ -64,10 +64,10 @@ def plan(request: PlanRequest) -> Plan | EncoderPlan | EncodingPlan:
         UserError: naming the option or the configuration's key, and the mend.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded: its profiler is silent about itself
+    from ropewalk.carriers import carrier as carriers
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import file_to_write, is_page
     from ropewalk.encoders.encoder_folder import EncoderFolder, is_encoder
-    from ropewalk.encodings import encoding as encodings
     from ropewalk.planning.planner import plan as make
 
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
@@ -77,12 +77,12 @@ def plan(request: PlanRequest) -> Plan | EncoderPlan | EncodingPlan:
         of_writers = ["gpu", "memory", "gpus", "tokens", "mfu", "calibrate", "out", "overwrite", "trust_remote_code"]
         request.refuse_unused(of_writers, "of an embedding model")
         return plan_encoder(EncoderFolder(checkpoint), request.to)
-    if encodings.has_none(checkpoint.raw):
-        from ropewalk.planning.encoding_plan import plan_encoding
+    if carriers.has_none(checkpoint.raw):
+        from ropewalk.planning.carrier_plan import plan_carrier
 
         of_ropes = ["gpu", "memory", "gpus", "tokens", "mfu", "calibrate", "out", "overwrite", "trust_remote_code"]
         request.refuse_unused(of_ropes, "of a model without a rope")
-        return plan_encoding(checkpoint, request.to)
+        return plan_carrier(checkpoint, request.to)
     if request.out is not None:
         file_to_write(request.out, is_page, [], request.overwrite)  # mistakes show before anything is computed
 

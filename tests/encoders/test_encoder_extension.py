@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ropewalk
 from ropewalk.common.errors import UserError
+from ropewalk.common.terminal import Terminal
 from tests.encoders import tiny_encoders
 from tests.encoders.tiny_encoders import FIRST, WINDOW
 
@@ -32,11 +34,47 @@ def test_only_the_table_and_the_limits_change(kind: str, tmp_path: Path) -> None
     assert after == before | {"max_position_embeddings": 64 + first}
     assert json.loads((done.folder / "sentence_bert_config.json").read_text()) == {"max_seq_length": 64}
     assert json.loads((done.folder / "tokenizer_config.json").read_text())["model_max_length"] == 64
-    for same in ("README.md", "modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+    for same in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         assert (done.folder / same).read_bytes() == (source / same).read_bytes()
     record = json.loads((done.folder / "ropewalk.json").read_text())
     assert (record["method"], record["window"], record["target"]) == ("grouped", WINDOW, 64)
     assert done.to_dict()["changed"][name] == f"[{WINDOW + first}, 16] -> [{64 + first}, 16]"
+
+
+@pytest.mark.parametrize("settings", [b"", b"---\nlicense: mit\n---\n", b"---\r\nlicense: mit\r\n---\r\n"])
+def test_the_card_says_first_that_it_is_of_the_model_before(settings: bytes, tmp_path: Path) -> None:
+    source = tiny_encoders.folder(tmp_path / "source", limit=16)
+    card = b"# A model\n\nCuts at 16. \xff\n\n---\nruler\n---\n"
+    (source / "README.md").write_bytes(settings + card)
+    done = ropewalk.extend(source, to=64, method="grouped", out=tmp_path / "out")
+    new = (done.folder / "README.md").read_bytes()
+    assert new.startswith(settings + b"> Changed by ropewalk") and new.endswith(b".\n\n" + card)
+    assert b"`grouped`: it reads texts of up to 64 tokens" in new and b"which cut them at 16." in new
+    assert (source / "README.md").read_bytes() == settings + card
+
+
+def test_a_folder_whose_limits_alone_were_raised_can_grow(tmp_path: Path) -> None:
+    """What comes out is what the first folder would have given."""
+    source = tiny_encoders.folder(tmp_path / "source", limit=16)
+    uncut = ropewalk.extend(source, to=WINDOW, method="uncut", out=tmp_path / "uncut").folder
+    twice = ropewalk.extend(uncut, to=80, method="pi", out=tmp_path / "twice").folder
+    once = ropewalk.extend(source, to=80, method="pi", out=tmp_path / "once").folder
+    assert (twice / "model.safetensors").read_bytes() == (once / "model.safetensors").read_bytes()
+    for same in ("config.json", "sentence_bert_config.json", "tokenizer_config.json"):
+        assert (twice / same).read_bytes() == (once / same).read_bytes()
+    with pytest.raises(UserError, match="extended already, by pi"):
+        ropewalk.extend(twice, to=96, method="pi", out=tmp_path / "more")
+
+
+def test_sentences_break_between_words_and_commands_do_not(tmp_path: Path, bert: Path) -> None:
+    done = ropewalk.extend(bert, to=64, method="pi", out=tmp_path / "out")
+    told = io.StringIO()
+    done.show(Terminal(file=told, width=40, color_system=None))
+    lines = told.getvalue().splitlines()
+    assert f"measure it: {done.measure}" in lines and len(done.measure) > 40
+    first = lines.index("texts of every length are read otherwise")
+    assert " ".join(one.strip() for one in lines[first:-1]) == " ".join(done.notes)
+    assert all(len(one) <= 40 for one in lines[first:-1])
 
 
 def test_the_default_reads_short_texts_as_before(tmp_path: Path, bert: Path) -> None:

@@ -15,6 +15,7 @@ import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.encoder_plan import work
 from ropewalk.planning.measure import peak_bytes
+from tests import clips
 from tests.encoders import tiny_encoders
 from tests.encoders.rotating_models import MODELS, WINDOW, made, t5
 
@@ -50,6 +51,16 @@ def test_a_rope_is_planned_by_the_methods_of_language_models(tmp_path: Path, cap
     found.show(Console(width=120))
     assert "times the work" in capsys.readouterr().out
     assert found.to_dict()["work"][1]["tokens"] == 2 * WINDOW
+
+
+def test_of_clip_the_tower_of_texts_is_planned(tmp_path: Path) -> None:
+    found = ropewalk.plan(str(clips.save(tmp_path / "clip")), to=248)
+    assert [one.tokens for one in found.work] == [77, 248] and found.window == 77
+    assert found.parameters == sum(one.numel() for one in clips.tower().text_model.parameters())
+    hidden, inner, layers = 32, 48, 2
+    for one in found.work:
+        products = 2 * one.tokens * layers * (4 * hidden * hidden + 2 * hidden * inner)
+        assert one.flops == products + layers * 4 * one.tokens**2 * hidden
 
 
 def test_a_table_and_a_bias_have_their_own(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_model_without_videos_is_refused():
     from tests.models import shared as text
 
     with (
-        pytest.raises(UserError, match="LlamaForCausalLM works out no positions of videos"),
+        pytest.raises(UserError, match="LlamaForCausalLM works out no positions of pictures or videos"),
         fractional_frames(text("llama"), 4),
     ):
         pass

@@ -6,7 +6,7 @@ import pytest
 
 from ropewalk import compare, evaluate
 from ropewalk.common.errors import UserError
-from tests.encodings.ropeless import folder
+from tests.carriers.ropeless import folder
 
 WINDOW, TARGET = 128, 256
 KEY = {"bloom": "seq_length", "mpt": "max_seq_len", "falcon": "max_position_embeddings", "gpt2": "n_positions",

@@ -24,7 +24,7 @@ class Interleaving:
 
     def __post_init__(self) -> None:
         if self.chunks < 1:
-            raise UserError(f"chunks is {self.chunks}, expected 1 at least")
+            raise UserError(f"chunks is {self.chunks}, expected 1 at least", "Say --chunks 1, or more.")
 
     def rows(self, lengths: Ints, length: int, begin: int, marks: Marks, seed: int) -> Arrangement:
         """Documents in their order; nothing is random here, and nothing is marked.

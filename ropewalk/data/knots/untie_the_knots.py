@@ -34,9 +34,11 @@ class UntieTheKnots:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise UserError(f"share is {self.share}, expected 0 to 1")
+            raise UserError(f"share is {self.share}, expected 0 to 1", "Say --share 0.3, or another.")
         if self.chunks < 2:
-            raise UserError(f"chunks is {self.chunks}, expected 2 at least: one chunk has no cut")
+            raise UserError(
+                f"chunks is {self.chunks}, expected 2 at least: one chunk has no cut", "Say --chunks 2, or more."
+            )
 
     def rows(self, lengths: Ints, length: int, begin: int, marks: Marks, seed: int) -> Arrangement:
         """Documents in their order, until each is in a row, cut where one is full.

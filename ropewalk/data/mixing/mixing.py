@@ -12,6 +12,7 @@ import numpy as np
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import folder_to_write
+from ropewalk.common.naming import counted
 from ropewalk.common.progress import Progress
 from ropewalk.common.underway import aside
 from ropewalk.common.whole import new_folder
@@ -94,7 +95,7 @@ class _Rows:
         some = packed(corpus.lengths, length, begin, one.least, joined)
         if not some.rows:
             raise UserError(
-                f"{one.name}: none of {len(corpus):,} documents has {one.least:,} tokens",
+                f"{one.name}: none of {counted(len(corpus), 'document')} has {one.least:,} tokens",
                 f"Give longer ones, or say less: --least {one.name}=LENGTH.",
             )
         return cls(corpus, len(corpus), some, (), True, some.sizes(begin))

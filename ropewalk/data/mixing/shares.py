@@ -59,7 +59,10 @@ def mix_of(spelling: str) -> Mix:
         except ValueError:
             shares[name] = math.nan
         if not 0 < shares[name] <= 1:
-            raise UserError(f"shares: that of {name} is {value!r}, expected a number above 0, 1 at most")
+            raise UserError(
+                f"shares: that of {name} is {value!r}, expected a number above 0, 1 at most",
+                "Leave it out, or give it a share.",
+            )
     if abs(sum(shares.values()) - 1) > ROUNDING:
         total = sum(shares.values())
         parts = ",".join(f"{name}={share / total:.6g}" for name, share in shares.items())

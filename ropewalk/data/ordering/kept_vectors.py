@@ -94,6 +94,9 @@ def _unit(vectors: Floats, name: str, corpus: Corpus, first: int) -> Floats:
     """Of length 1, but for what is 0."""
     broken = ~np.isfinite(vectors).all(1)
     if broken.any():
-        raise UserError(f"{name} gives {corpus.name(first + int(np.argmax(broken)))} a vector that is not finite")
+        raise UserError(
+            f"{name} gives {corpus.name(first + int(np.argmax(broken)))} a vector that is not finite",
+            "Leave the text out, or take another --model.",
+        )
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

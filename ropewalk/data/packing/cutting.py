@@ -22,7 +22,10 @@ def cut(lengths: Ints, length: int, begin: int) -> tuple[Ints, Ints, Ints, NDArr
     """
     room = length - begin
     if room < 1:
-        raise UserError(f"rows of {length} tokens, where texts begin with {begin}: expected {begin + 1} at least")
+        raise UserError(
+            f"rows of {length} tokens, where texts begin with {begin}: expected {begin + 1} at least",
+            "Give a greater --length.",
+        )
     pieces = np.where(lengths > 0, 1 + np.maximum(-(-(lengths - length) // room), 0), 0)
     document = np.repeat(np.arange(len(lengths)), pieces)
     number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)

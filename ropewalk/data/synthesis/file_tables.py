@@ -101,7 +101,10 @@ def _table(file: Path, name: str) -> FileTable:
     rows: list[tuple[Value, ...]] = []
     for where, cells in lines:
         if len(cells) != len(names):
-            raise UserError(f"{where}: {len(cells)} cells, expected {len(names)}: {', '.join(names)}")
+            raise UserError(
+                f"{where}: {len(cells)} cells, expected {len(names)}: {', '.join(names)}",
+                "Mend the line, or leave the file out.",
+            )
         rows.append(tuple(value_of(one) for one in cells))
         if len(rows) > MOST:
             raise UserError(f"{file} has more than {MOST:,} rows", "Give a part of it.")

@@ -46,7 +46,7 @@ class InformationIntensive:
 
     def __post_init__(self) -> None:
         if self.rows < 1:
-            raise UserError(f"rows is {self.rows}, expected 1 at least")
+            raise UserError(f"rows is {self.rows}, expected 1 at least", "Say --rows 1, or more.")
 
     @property
     def shortest(self) -> int:

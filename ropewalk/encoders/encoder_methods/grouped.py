@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ropewalk.encoders.encoder_method import TableMethod
-from ropewalk.encodings.table_rows import grouped
+from ropewalk.carriers.table_rows import grouped
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class GroupedPositions(TableMethod):
+class GroupedPositions(RowMethod):
     """Position j reads row floor(j L / T)."""
 
     name: ClassVar[str] = "grouped"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ropewalk.encoders.encoder_method import TableMethod
-from ropewalk.encodings.table_rows import recurrent
+from ropewalk.carriers.table_rows import recurrent
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RecurrentPositions(TableMethod):
+class RecurrentPositions(RowMethod):
     """Position j reads row j mod L, so that a text of L tokens is read as before, bit for bit, from a file too."""
 
     name: ClassVar[str] = "recurrent"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.encoders.encoder_method import TableMethod
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class KnowledgePreservingStretch(TableMethod):
+class KnowledgePreservingStretch(RowMethod):
     """Position j < keep reads row j; behind, rows stand (T - keep) / (L - keep) positions apart.
 
     What lies behind the last row is on the line through the last two, which makes 248 positions of CLIP's 77.

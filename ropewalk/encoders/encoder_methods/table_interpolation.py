@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ropewalk.encoders.encoder_method import TableMethod
-from ropewalk.encodings.table_rows import interpolated
+from ropewalk.carriers.table_rows import interpolated
+from ropewalk.encoders.encoder_method import RowMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TableInterpolation(TableMethod):
+class TableInterpolation(RowMethod):
     """Position j reads row j / s, s = T / L; behind the last row, which comes early, the last one again."""
 
     name: ClassVar[str] = "pi"

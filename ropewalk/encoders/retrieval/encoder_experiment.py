@@ -262,6 +262,12 @@ class Measuring:
         return tuple(sorted({*doubled, e.to}))
 
     @cached_property
+    def short(self) -> tuple[int, ...]:
+        """Of texts that the folder reads whole as it comes: tokens, up to the last that it reads."""
+        reads = min(self.vectors.folder.reads or self.window, self.window)
+        return tuple(sorted({reads // 4, reads}))
+
+    @cached_property
     def sets(self) -> list[Retrieval]:
         """All texts and questions, by task, length and seed."""
         e, encoder = self.experiment, self.vectors.encoder
@@ -288,7 +294,14 @@ class Measuring:
         if not found:
             why = "".join(f": {one.task} at {one.length}: {one.reason}" for one in self.skipped[:1])
             raise UserError(f"no length holds a task{why}", "Give a longer target, such as --to 512.")
-        return [*found, short_texts(ids)]
+        found.append(short_texts(ids))
+        for length in self.short:
+            try:
+                one = short_texts(encoder.ids, length, around, e.samples)
+            except TooShort:
+                continue  # the sentence alone is as long
+            found.append(replace(one, documents=[[*before, *ids] for ids in one.documents]))
+        return found
 
     def all(self) -> Results:
         e = self.experiment
@@ -347,6 +360,7 @@ class Measuring:
         model = Model(
             folder.name, self.window, folder.reads, e.to, list(self.lengths),
             {"pooling": " ".join(folder.poolings) or "mean", "positions": folder.positions, **self.vectors.facts},
+            folder.reads if (folder.reads or self.window) < self.window else None,
         )  # fmt: skip
         plain = scored.get(PLAIN)
         subjects, rows = [], []

@@ -27,6 +27,7 @@ LAST = (
     "Schmidt Delgado Rossi Abernathy Kowalski Fontaine Iverson Nakamura Quinn Barlow Haddad Sorensen Vance Chowdhury "
     "Beaumont Stark Ellison Kuznetsov Mbeki Larkin Pereira Winslow Zhang Holloway Dubois Ferrara"
 ).split()
+SHARED = 8  # first names, and last names, of people in short texts; every pair is a person
 MOST = 10  # ranks that nDCG@10 looks at
 Tokenise = Callable[[str], list[int]]
 
@@ -127,18 +128,31 @@ def needles(
     return Retrieval(name, length, documents, asked, [frozenset({i}) for i in range(n)], depths)
 
 
-def short_texts(tokenise: Tokenise, each: int = 8) -> Retrieval:
+def short_texts(tokenise: Tokenise, length: int = 0, around: int = 0, n: int = 64) -> Retrieval:
     """Sentences about people who share first names and last names, for what an extension costs where texts are short.
 
     Args:
         tokenise: text to ids, without those around it.
-        each: first names, and last names; every pair is a person.
+        length: tokens of each text, with those around it: the sentence stands in English prose, the same in all texts;
+            0: it stands alone.
+        around: of these.
+        n: texts, and questions, 64 at most.
+
+    Raises:
+        TooShort: if a sentence is longer than that.
     """
-    people = [f"{first} {last}" for first in FIRST[:each] for last in LAST[:each]]
+    people = [f"{first} {last}" for first in FIRST[:SHARED] for last in LAST[:SHARED]][:n]
     documents = [tokenise(f"{name}'s passkey is {10000 + 1237 * i}.") for i, name in enumerate(people)]
+    if length:
+        rng, prose = random.Random(0), tokenise(haystack())
+        placed = [_place(rng.random(), length - around - len(span)) for span in documents]
+        texts = [_repeated(prose, room) for _, room in placed]
+        documents = [
+            [*text[:at], *span, *text[at:]] for text, span, (at, _) in zip(texts, documents, placed, strict=True)
+        ]
     own = [frozenset({i}) for i in range(len(people))]
     asked = [f"What is the pass key for {name}?" for name in people]
-    return Retrieval("short", 0, documents, asked, own, [None] * len(people))
+    return Retrieval("short", length, documents, asked, own, [None] * len(people))
 
 
 def haystack() -> str:

@@ -1,6 +1,7 @@
 """A retrieval set from files: texts, questions, and which text answers which question.
 
-A folder holds ``corpus``, ``queries`` and ``qrels``, each as .jsonl, .json or .parquet, with LongEmbed's keys
+A folder holds ``corpus``, ``queries`` and ``qrels``, each as .jsonl, .json or .parquet, or as a folder of such files,
+as a hub lays out what it made parquet of, with LongEmbed's keys
 (``doc_id`` and ``text``; ``qid`` and ``text``; ``qid`` and ``doc_id``) or BEIR's (``_id``, ``title`` and ``text``;
 ``query-id``, ``corpus-id`` and ``score``).
 """
@@ -8,6 +9,7 @@ A folder holds ``corpus``, ``queries`` and ``qrels``, each as .jsonl, .json or .
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ropewalk.encoders.retrieval.long_retrieval import Retrieval, Tokenise
 from ropewalk.texts.rows import SUFFIXES, Row, read
 
 NAMED = 3  # ids in a message
+OF_LENGTH = "context_length"  # LongEmbed's synthetic tasks: texts of all lengths in one file
 PREFIX = "rows/"  # of the task's name, so that it is no other task's
 
 
@@ -31,7 +34,7 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
         raise UserError(f"{place} is no folder, expected one with corpus, queries and qrels (.jsonl)")
     texts: dict[str, str] = {}
     ids: dict[str, list[int]] = {}
-    for row in read(_file(place, "corpus")):
+    for row in _read(place, "corpus"):
         own = _id(row, "doc_id", "_id")
         if own in texts:
             raise row.refuse("doc_id" if row.has("doc_id") else "_id", "an id that no row before it has")
@@ -41,17 +44,17 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
         if not ids[own]:
             raise row.refuse("text", "a text that has a token")
     questions: dict[str, str] = {}
-    for row in read(_file(place, "queries")):
+    for row in _read(place, "queries"):
         own = _id(row, "qid", "_id")
         if own in questions:
             raise row.refuse("qid" if row.has("qid") else "_id", "an id that no row before it has")
         questions[own] = row.text("text")
     for name, some in (("corpus", texts), ("queries", questions)):
         if not some:
-            raise UserError(f"{_file(place, name)} has no rows, expected one at least", "Fill it.")
+            raise UserError(f"{_files(place, name)[0]} has no rows, expected one at least", "Fill it.")
     order = {own: i for i, own in enumerate(texts)}
     answers: dict[str, set[int]] = {}
-    for row in read(_file(place, "qrels")):
+    for row in _read(place, "qrels"):
         question, text = _id(row, "qid", "query-id"), _id(row, "doc_id", "corpus-id")
         if question not in questions or text not in order:
             missing = question if question not in questions else text
@@ -73,10 +76,36 @@ def retrieval(folder: str | Path, tokenise: Tokenise) -> Retrieval:
     )  # fmt: skip
 
 
-def _file(place: Path, name: str) -> Path:
-    found = [place / (name + suffix) for suffix in SUFFIXES if (place / (name + suffix)).is_file()]
+def _read(place: Path, name: str) -> Iterator[Row]:
+    """The rows of a part of the set, which are all of texts of one length, or say nothing of it."""
+    lengths: dict[str, None] = {}
+    for file in _files(place, name):
+        for row in read(file):
+            lengths[str(row.values.get(OF_LENGTH))] = None
+            if len(lengths) > 1:
+                raise UserError(
+                    f"{row.where}: {OF_LENGTH} is {' and '.join(lengths)} in one file, expected texts of one length: "
+                    "each is a set",
+                    "Keep rows of one length, or measure the task at any length: --tasks passkey,needle.",
+                )
+            yield row
+
+
+def _files(place: Path, name: str) -> list[Path]:
+    """Those of a part of the set.
+
+    Raises:
+        UserError: if there is none, or if there are several which could be it.
+    """
+    one = [place / (name + suffix) for suffix in SUFFIXES]
+    parted = [sorted(place.glob(f"{name}-*-of-*.parquet"))]
+    parted += [sorted((place / name).glob(f"*{suffix}")) for suffix in SUFFIXES]
+    found = [files for files in (*([file] for file in one if file.is_file()), *parted) if files]
     if not found:
         raise UserError(f"{place} holds no {name} as {', '.join(SUFFIXES)}", "Give a folder with all three files.")
+    if len(found) > 1:
+        named = " and ".join(str(files[0].relative_to(place)) for files in found)
+        raise UserError(f"{place} holds {name} as {named}, expected one of them", "Take the others away.")
     return found[0]
 
 
@@ -105,7 +134,10 @@ def _grade(row: Row) -> float:
 
 
 def _id(row: Row, *keys: str) -> str:
-    key = next((key for key in keys if row.has(key)), keys[0])
+    key = next((key for key in keys if row.has(key)), None)
+    if key is None:
+        seen, expected = ", ".join(row.values) or "none", " (LongEmbed) or ".join(map(repr, keys)) + " (BEIR)"
+        raise UserError(f"{row.where}: the columns are {seen}, expected {expected} with an id")
     value = row.values.get(key)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise row.refuse(key, "an id, a string or a number")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import TypeVar
+from math import cos, isfinite, pi, sqrt
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from ropewalk.common.errors import UserError
 
@@ -24,12 +24,24 @@ class Pace:
     Attributes:
         learning_rate: at its highest.
         weight_decay: of all that learns.
-        warmup: steps in which the rate rises from nought; behind them it falls along a cosine.
+        warmup: steps in which the rate rises from nought.
+        hold: steps behind these at the highest; behind them it falls to nought.
+        fall: along a cosine, or by the root of the way: 1 - sqrt(t).
     """
 
     learning_rate: float
     weight_decay: float = 0.0
     warmup: int = 0
+    hold: int = 0
+    fall: Literal["cosine", "root"] = "cosine"
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the highest rate is multiplied by in a step, of so many; the first step is 0."""
+        if step < self.warmup:
+            return step / self.warmup
+        begin = self.warmup + self.hold
+        done = min(1.0, max(0, step - begin) / max(1, steps - begin))
+        return (1 + cos(pi * done)) / 2 if self.fall == "cosine" else 1 - sqrt(done)
 
 
 def descend(
@@ -45,7 +57,7 @@ def descend(
     if not batches or not learning:
         raise UserError(f"{len(batches)} batches and {len(learning)} weights that learn, expected one of each at least")
     optimiser = torch.optim.AdamW(learning, lr=pace.learning_rate, weight_decay=pace.weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimiser, pace.warmup, len(batches))
+    schedule = LambdaLR(optimiser, lambda step: pace.factor(step, len(batches)))
     optimiser.zero_grad()
     losses: list[float] = []
     for batch in batches:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.files import record_in
-from ropewalk.encoders.encoder_method import TableMethod, encoder_methods
+from ropewalk.encoders.encoder_method import RowMethod, encoder_methods
 from ropewalk.encoders.training.encoder_training import Pace, descend
 from ropewalk.encoders.training.frozen_rows import frozen_rows
 
@@ -77,11 +77,11 @@ class LongTable:
         """
         made = record_in(folder.path)
         methods = encoder_methods(made.get("method", "none"))
-        table = methods.of(TableMethod)
+        table = methods.of(RowMethod)
         names = [name for name, _ in model.named_parameters() if folder.holds_table(name)]
         if table is None or len(methods.parts) != 1 or len(names) != 1 or folder.family is None:
             raise UserError(
-                f"{folder.name} was extended by {methods.id}, expected a longer table and nothing else",
+                f"{folder.name} was extended by {methods.id}, expected a longer table of its rows, and nothing else",
                 "Make one: ropewalk extend --method pi",
             )
         embedding = model.get_submodule(names[0].removesuffix(".weight"))

@@ -111,6 +111,7 @@ class FrequencyMethod(Method):
 
     def starting(self, config: PreTrainedConfig, on_top: bool | None = None) -> dict[str, RopeSpec]:
         """Layer type -> the rope that this method starts from; see ``rope.config.starting_specs``."""
+        architecture.refuse_own_order(rope_config.text_config(config))
         return rope_config.starting_specs(config, on_top, self.raises)
 
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:

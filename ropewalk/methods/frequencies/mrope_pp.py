@@ -86,6 +86,12 @@ class MRoPEPlusPlus(FrequencyMethod):
         pairs = rope.rotary_dim // 2
         if not self.section:
             if not rope.axes:
+                if rope.beside.get("mrope_section"):
+                    raise UserError(
+                        f"{self.name} rescales the axes of M-RoPE apart, and pairs of this model turn with two of them "
+                        "each",
+                        "Choose a method that stretches all pairs alike, such as yarn.",
+                    )
                 raise UserError(
                     f"{self.name} rescales the axes of M-RoPE apart, and tokens of this model have one position",
                     "Take it for a model that reads pictures by M-RoPE (ropewalk inspect shows its axes), or say which "

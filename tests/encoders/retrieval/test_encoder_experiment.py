@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import ropewalk
 from ropewalk.common.errors import UserError
@@ -19,6 +22,7 @@ from ropewalk.encoders.encoder_method import encoder_methods
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
 from ropewalk.encoders.retrieval import encoder_experiment
 from ropewalk.encoders.retrieval.encoder_experiment import EncoderExperiment, Measuring, Vectors, run
+from ropewalk.report.experiment_page import page_of_results
 from tests.encoders import tiny_encoders
 
 LONG = 256
@@ -122,7 +126,8 @@ def test_prompts_stand_before_texts_and_questions(folder: Path, tmp_path: Path) 
         run(EncoderExperiment(str(one), (encoder_methods("none"),), 128, (128,), samples=8), SampleStore()).rows
         for one in (folder, place)
     )
-    assert len(plain) == len(prompted)
+    asked = [[(row.task, row.n) for row in some if row.task != "short"] for some in (plain, prompted)]
+    assert {task for task, _ in asked[0]} == {task for task, _ in asked[1]} and len(asked[1]) > 8
     from sentence_transformers import SentenceTransformer
 
     own = EncoderFolder.open(place)
@@ -240,6 +245,34 @@ def test_one_subject_alone_is_told_with_its_numbers(folder: Path, tmp_path: Path
     assert f"{row.value:.0%}" in shown
     whole = ropewalk.evaluate(folder, lengths="128", tasks="needle", samples=4, out=tmp_path / "other")
     assert "At 128 tokens" in repr(whole)
+
+
+def test_what_an_extension_costs_is_asked_up_to_where_the_folder_cuts(tmp_path: Path) -> None:
+    """There, and at a quarter of it; recurrent positions cost nothing up to the last token, others do."""
+    place = tiny_encoders.folder(tmp_path / "bert", limit=512)
+    _of_a_wider_table(place, 1024)
+    ways = tuple(map(encoder_methods, ("none", "recurrent", "pi")))
+    found = run(EncoderExperiment(str(place), ways, 2048, (2048,), ("needle",), 3), SampleStore())
+    alike = {(row.method, row.length): row for row in found.rows if row.task == "short-likeness"}
+    alone, *lengths = sorted({length for _, length in alike})
+    assert lengths == [128, 512] and alone < 128
+    for length in (alone, *lengths):
+        assert alike["none", length].value == pytest.approx(1) == alike["recurrent", length].value
+        assert alike["pi", length].value < 0.999
+        assert alike["pi", length].n == (64 if length == alone else 3)
+    page = page_of_results(found).render()
+    assert found.models[0].cut == 512 and ">cut at 512<" in page
+    assert not re.search(r'class="note[^"]*">[^<]*window', page)
+    assert "from its window of 1,024 to 2,048 tokens; its files cut at 512" in page
+
+
+def _of_a_wider_table(folder: Path, rows: int) -> None:
+    """Give the encoder of a folder a random table of so many rows."""
+    weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    table = "embeddings.position_embeddings.weight"
+    drawn = torch.randn(rows, weights[table].shape[1], generator=torch.Generator().manual_seed(0))
+    save_file(weights | {table: drawn}, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": rows}))
 
 
 def test_what_no_folder_holds_has_no_column_of_folders(folder: Path) -> None:

@@ -71,6 +71,20 @@ def test_words_that_are_shared_find_every_short_text() -> None:
     assert first_right(scores, made.relevant).mean() == 1.0
 
 
+def test_short_texts_of_a_length_hold_the_same_sentences_in_the_same_prose() -> None:
+    alone, made = short_texts(ids), short_texts(ids, 200, 2, n=16)
+    assert [len(text) for text in made.documents] == [198] * 16 and made.length == 200
+    assert made.questions == alone.questions[:16] and made.answers == alone.answers[:16]
+    rests, places = set(), set()
+    for text, sentence in zip(made.documents, alone.documents, strict=False):
+        at = next(i for i in range(198) if text[i : i + len(sentence)] == sentence)
+        places.add(at)
+        rests.add(tuple([*text[:at], *text[at + len(sentence) :]][:120]))
+    assert len(rests) == 1 and len(places) > 8
+    with pytest.raises(TooShort):
+        short_texts(ids, 12, 2)
+
+
 def test_a_text_with_several_vectors_is_as_near_as_the_nearest() -> None:
     question = np.eye(3, dtype=np.float32)[:1]
     documents = [np.eye(3, dtype=np.float32)[1:], np.eye(3, dtype=np.float32), -np.eye(3, dtype=np.float32)[:1]]

@@ -25,7 +25,7 @@ BEIR = {
 
 
 def write(place: Path, content: dict[str, list[dict[str, Any]]]) -> Path:
-    place.mkdir()
+    place.mkdir(parents=True)
     for name, some in content.items():
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return place
@@ -58,6 +58,57 @@ def test_what_is_wrong_is_named(name: str, row: dict[str, Any], said: str, tmp_p
     content = {**LONG_EMBED, name: [*LONG_EMBED[name], row]}
     with pytest.raises(UserError, match=said):
         retrieval(write(tmp_path / "set", content), letters)
+
+
+@pytest.mark.parametrize("layout", ["{}.parquet", "{}-00000-of-00001.parquet", "{}/0000.parquet", "{}/{}.jsonl"])
+def test_every_layout_of_the_published_set_gives_the_same(layout: str, tmp_path: Path) -> None:
+    """As it was uploaded, as a hub made parquet of it, and as the datasets library keeps parquet."""
+    datasets = pytest.importorskip("datasets")
+    expected = retrieval(write(tmp_path / "uploaded" / "qmsum", LONG_EMBED), letters)
+    for name, some in LONG_EMBED.items():
+        file = tmp_path / "other" / "qmsum" / layout.format(name, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        made = datasets.Dataset.from_list(some)
+        made.to_json(file) if file.suffix == ".jsonl" else made.to_parquet(file)
+    assert vars(retrieval(tmp_path / "other" / "qmsum", letters)) == vars(expected)
+
+
+def test_parts_of_a_file_are_read_one_behind_the_other(tmp_path: Path) -> None:
+    place = write(tmp_path / "set", {name: some for name, some in LONG_EMBED.items() if name != "corpus"})
+    (place / "corpus").mkdir()
+    for i, row in enumerate(LONG_EMBED["corpus"]):
+        (place / "corpus" / f"{i:04d}.jsonl").write_text(json.dumps(row))
+    assert retrieval(place, letters).documents == [letters("a rope"), letters("a knot")]
+
+
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+    place = write(tmp_path / "set", LONG_EMBED)
+    (place / "corpus.json").write_text("[]")
+    with pytest.raises(UserError, match=r"holds corpus as corpus\.jsonl and corpus\.json, expected one"):
+        retrieval(place, letters)
+
+
+@pytest.mark.parametrize(("name", "row", "said"), [
+    ("corpus", {"id": "d1", "content": "a rope"}, "corpus.jsonl:1: the columns are id, content, expected 'doc_id'"),
+    ("queries", {"query": "which"}, r"queries.jsonl:1: the columns are query, expected 'qid' \(LongEmbed\) or '_id'"),
+    ("qrels", {"qid": "q1", "answer": "d1"}, "qrels.jsonl:1: the columns are qid, answer, expected 'doc_id'"),
+    ("corpus", {}, "corpus.jsonl:1: the columns are none"),
+    ("corpus", {"doc_id": "d1", "text": 7}, 'corpus.jsonl:1: "text" is 7, expected a string'),
+])  # fmt: skip
+def test_other_columns_are_told_with_those_that_are_read(
+    name: str, row: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        retrieval(write(tmp_path / "set", {**LONG_EMBED, name: [row]}), letters)
+
+
+def test_texts_of_several_lengths_are_several_sets(tmp_path: Path) -> None:
+    """The synthetic tasks, as they are published."""
+    one = {name: [row | {"context_length": 256} for row in some] for name, some in LONG_EMBED.items()}
+    assert retrieval(write(tmp_path / "one", one), letters).answers == [{0}, {1}]
+    one["corpus"][1]["context_length"] = 512
+    with pytest.raises(UserError, match="context_length is 256 and 512 in one file, expected texts of one length"):
+        retrieval(write(tmp_path / "two", one), letters)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import transformers
 
 from ropewalk.common.errors import UserError
 from ropewalk.encoders.training.encoder_training import Pace, contrastive, descend
@@ -31,6 +32,23 @@ def test_steps_go_down_and_what_does_not_learn_stays():
     losses = descend([weight, other], lambda goal: (weight - goal).square().sum(), [1.0] * 60, Pace(0.2, warmup=5))
     assert losses[0] == 4 and losses[-1] < 0.01 and other.item() == 1
     assert losses[1] == 4  # the first step of a warm-up has the rate nought
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (3, 20), (20, 10)])
+def test_the_rate_is_that_of_transformers_schedule(warmup, steps):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    theirs = transformers.get_cosine_schedule_with_warmup(optimiser, warmup, steps)
+    for step in range(steps):
+        assert Pace(1.0, warmup=warmup).factor(step, steps) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+
+
+def test_the_rate_is_held_and_falls_by_the_root():
+    pace = Pace(1.0, warmup=2, hold=4, fall="root")
+    assert [pace.factor(step, 10) for step in range(11)] == pytest.approx(
+        [0, 0.5, 1, 1, 1, 1, 1, 0.5, 1 - 0.5**0.5, 1 - 0.75**0.5, 0]
+    )
 
 
 def test_what_cannot_be_trained_is_refused():

@@ -1,22 +1,19 @@
 """Frequency methods on models whose tokens have three positions: in time, height and width (M-RoPE)."""
 
-import importlib
 import math
-from inspect import getsource
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2Config, Qwen2ForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import AutoModelForImageTextToText, Qwen2Config, Qwen2ForCausalLM
 
 from ropewalk import RopeSpec, UserError, method
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.checkpoint.inspection import inspect
 from ropewalk.checkpoint.write import extend
 from ropewalk.methods.frequencies.mrope_pp import MRoPEPlusPlus
-from ropewalk.rope import architecture, live
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.live import Rotary, rotaries
+from ropewalk.rope import live
+from ropewalk.rope.live import rotaries
 from tests.matrix import METHODS, RUNTIME, TARGET, WINDOW, buffers, made, near, same
 from tests.vision import AXES, MODELS, joins, logits, pictures, positions, seeing, shared, turned, words
 
@@ -37,32 +34,6 @@ def test_the_axes_of_a_configuration_are_those_that_the_model_turns_by(kind):
     model = shared(kind)
     assert rope_config.read(model.config)["all"].axes == AXES[kind]
     assert live.axes(rotaries(model)[0]) == (AXES[kind] if joins(model) else None)
-
-
-def _with_axes():
-    """Configurations of all of transformers that are read as having axes, and the classes of their rotary modules."""
-    for kind in CONFIG_MAPPING_NAMES:
-        name = f"transformers.models.{kind.replace('-', '_')}.modeling_{kind.replace('-', '_')}"
-        if architecture.SECTION.search(architecture._source(name)):
-            text = rope_config.text_config(AutoConfig.for_model(kind))
-            try:
-                specs = rope_config.read(text)
-            except UserError:  # what a class makes of no file at all
-                continue
-            if any(spec.axes for spec in specs.values()):
-                classes = vars(importlib.import_module(name)).items()
-                yield kind, text, [one for end, one in classes if end.endswith("RotaryEmbedding")]
-
-
-@pytest.mark.slow
-def test_so_are_those_of_all_of_transformers():
-    seen = {}
-    for kind, text, classes in _with_axes():
-        for rotary in [one for one in classes if "mrope_section" in getsource(one)]:
-            for key, spec in rope_config.read(text).items():
-                found = live.axes(Rotary(rotary(text), key))
-                seen[kind] = found in (None, spec.axes)
-    assert all(seen.values()) and len(seen) >= 8, seen
 
 
 @pytest.mark.parametrize(("spelling", "kind"), PAIRS)

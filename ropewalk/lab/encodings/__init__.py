@@ -1,0 +1,1 @@
+"""One position encoding per file."""

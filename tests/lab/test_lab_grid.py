@@ -1,0 +1,152 @@
+"""A grid is trained once, whatever interrupts it, and says what its cells answered."""
+
+import json
+import math
+import re
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ropewalk.common.errors import UserError
+from ropewalk.common.store import SampleStore
+from ropewalk.lab import lab_grid as grids
+from ropewalk.lab.cell import Budget, Cell
+from ropewalk.lab.lab_grid import Grid, is_of_the_lab, perplexity, run, tally
+from ropewalk.lab.lab_page import page_of_lab
+from ropewalk.report.schema import Results
+
+TINY = Budget(window=12, steps=2, batch=4, learning_rate=1e-2, width=16, layers=1, heads=2)
+
+
+def grid(**changes):
+    given = {"encodings": ("alibi", "learned", "nope"), "tasks": ("copy", "text"), "seeds": 2, "lengths": (12, 20)}
+    return Grid(**({**given, "samples": 3, "ways": True, "budget": TINY} | changes))
+
+
+def asked(one, folder, heard=lambda progress: None):
+    return run(one, folder, folder / "samples.sqlite", heard)
+
+
+def plain(results):
+    return {**results.to_dict(), "created": ""}
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr("ropewalk.lab.temperatures.STEPS", 2)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The cells that are trained."""
+    seen, trained = [], grids.trained
+
+    def train(cell, budget):
+        seen.append(cell)
+        return trained(cell, budget)
+
+    monkeypatch.setattr(grids, "trained", train)
+    return seen
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, counted):
+    whole = asked(grid(), tmp_path / "one")
+    assert len(counted) == 12 and asked(grid(), tmp_path / "one").rows == whole.rows and len(counted) == 12
+
+    def stop(progress):
+        if progress.done == 5:
+            raise KeyboardInterrupt
+
+    counted.clear()
+    with pytest.raises(KeyboardInterrupt):
+        asked(grid(), tmp_path / "two", stop)
+    assert len(counted) == 5
+    assert plain(asked(grid(), tmp_path / "two")) == plain(whole)
+    assert counted == list(grid().cells)
+
+
+def test_answers_of_another_length_need_no_training_and_other_steps_do(tmp_path, counted):
+    asked(grid(encodings=("nope",), tasks=("copy",)), tmp_path)
+    assert len(counted) == 2
+    asked(grid(encodings=("nope",), tasks=("copy",), lengths=(12, 30)), tmp_path)
+    assert len(counted) == 2
+    more = Budget(**{**vars(TINY), "steps": 3})
+    asked(grid(encodings=("nope",), tasks=("copy",), budget=more), tmp_path)
+    assert len(counted) == 4
+
+
+def test_a_damaged_model_is_refused(tmp_path):
+    one = grid(encodings=("nope",), tasks=("copy",), seeds=1, ways=False)
+    asked(one, tmp_path)
+    (file,) = tmp_path.glob("models/*/model.safetensors")
+    (tmp_path / "samples.sqlite").unlink()
+    weights = load_file(file)
+    save_file({name: one for name, one in weights.items() if name != "head.weight"}, file)
+    with pytest.raises(UserError, match=r"not whole: head\.weight"):
+        asked(one, tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
+        asked(one, tmp_path)
+
+
+def test_what_was_found_and_what_was_not(tmp_path):
+    results = asked(grid(), tmp_path)
+    assert Results.of(json.loads(json.dumps(results.to_dict()))) == results and is_of_the_lab(results)
+    methods = [one.method for one in results.subjects]
+    assert methods == ["alibi", "alibi + pi", "alibi + ntk", "learned", "learned + pi", "learned + grouped",
+                       "learned + recurrent", "nope", "nope + temperatures"]  # fmt: skip
+    fields = results.settings["receptive fields"]
+    assert fields == {"alibi": [math.ceil(math.log(100) * 16) - 1, *[math.ceil(math.log(100) * 256) - 1] * 2]}
+    rows = {(row.method, row.task, row.length): row for row in results.rows}
+    assert rows["nope", "copy", 12].n == 6 and rows["nope", "text", 20].n == 2
+    assert ("alibi + pi", "copy", 12) not in rows and ("learned", "copy", 20) not in rows
+    lost = {(one.method, one.task, one.length): one.reason for one in results.not_measured}
+    assert lost.keys() == {("learned", "copy", 20), ("learned", "text", 20)}
+    assert "a table of 12 positions" in lost["learned", "text", 20]
+
+
+def test_the_numbers_are_those_of_the_records(tmp_path):
+    one = grid(encodings=("nope",), tasks=("text",), lengths=(12,), seeds=1)
+    row = asked(one, tmp_path).rows[0]
+    with SampleStore(tmp_path / "samples.sqlite") as records:
+        (record,) = (json.loads(text) for (text,) in records._found().execute("SELECT record FROM samples"))
+    nats, counts = (sum(one[i] for one in record["answers"]) for i in (0, 1))
+    assert row.value == pytest.approx(2.718281828459045 ** (nats / counts)) and counts == 3 * 11
+
+
+def test_intervals_are_over_seeds_where_there_are_several():
+    right, wrong = (0.0, 1, 0), (9.0, 1, 1)
+    alone, apart = tally([[right] * 5 + [wrong] * 5]), tally([[right] * 10, [wrong] * 10])
+    assert alone.mean == apart.mean == 0.5
+    assert alone.effect == 1 and apart.effect == pytest.approx(10)  # ten answers of a seed say what one does
+    mean = perplexity([[(2.0, 2, 0), (4.0, 2, 0)], [(1.0, 2, 0), (1.0, 2, 0)]])
+    assert mean.n == 2 and mean.value == pytest.approx(2.718281828459045)
+    assert perplexity([[(2.0, 2, 0), (4.0, 2, 0), (1.0, 1, 0)]]).n == 3
+
+
+def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
+    text = page_of_lab(asked(grid(), tmp_path)).render()
+    said = "Position encodings", "ALiBi", "How far biases reach", "1,178", "Learned positions + grouped"
+    for one in (*said, "https://arxiv.org/abs/2108.12409", "trained with 2 seeds, and asked 3 rows", "has no row"):
+        assert one in text, one
+    assert set(re.findall('href="#(method-[^"]+)"', text)) <= set(re.findall('id="(method-[^"]+)"', text))
+    assert 'id="word-receptive-field"' in text
+    assert "method-1-" in text and "ropewalk methods" not in text and "--methods" not in text
+    single = page_of_lab(asked(grid(seeds=1, encodings=("nope",), tasks=("copy",)), tmp_path)).render()
+    assert "With one seed, intervals say nothing of how trainings differ." in single
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"encodings": ("alib",)}, "unknown encoding 'alib'"),
+    ({"tasks": ("cpy",)}, "unknown task 'cpy'"),
+    ({"tasks": ()}, "no tasks are named"),
+])  # fmt: skip
+def test_what_is_none_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        grid(**changes)
+
+
+def test_cells_go_seed_by_seed():
+    cells = list(grid(encodings=("nope", "rope")).cells)
+    assert cells[:3] == [Cell("nope", "copy", 0), Cell("rope", "copy", 0), Cell("nope", "text", 0)]
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
