@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,7 +88,7 @@ class Texts:
 
     @property
     def tokenised_already(self) -> bool:
-        return (Path(self.source) / MANIFEST).is_file()
+        return os.path.isfile(Path(self.source) / MANIFEST)  # not where the folder is closed to us
 
     @property
     def left_behind(self) -> list[str]:
