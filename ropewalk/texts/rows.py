@@ -313,7 +313,8 @@ def _jsonl(file: Path) -> Iterator[Row | UserError]:
                 yield from _line(file, number, line)
         except OSError as error:
             yield UserError(
-                f"{file}:{number + 1}: cannot be read ({error.strerror}), nor is what follows", "Put the file there anew."
+                f"{file}:{number + 1}: cannot be read ({error.strerror}), nor is what follows",
+                "Put the file there anew.",
             )
 
 
@@ -413,7 +414,8 @@ def _row_groups(file: Path, parquet: Any) -> Iterator[Row | UserError]:
                     yield Row(row, f"{file}:{number}")
         except broken as error:
             yield UserError(
-                f"{file}:{number + 1}: rows {number + 1:,} to {end:,} cannot be read ({error})", "Put the file there anew."
+                f"{file}:{number + 1}: rows {number + 1:,} to {end:,} cannot be read ({error})",
+                "Put the file there anew.",
             )
 
 
