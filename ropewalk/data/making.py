@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import folder_to_write, resolved
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.naming import counted
 from ropewalk.common.progress import Progress
 from ropewalk.common.results import Result, columns
 from ropewalk.common.underway import ASKED, LOCK, Underway, aside
-from ropewalk.common.whole import new_folder
+from ropewalk.common.whole import new_folder, sweep
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, Shard, write_shard
@@ -307,18 +307,23 @@ def make_rows(
     Raises:
         UserError: if texts cannot be read, or the folder cannot be written.
     """
-    if isinstance(arranger, Questions) and texts.tokenizer is not None:  # before hours of tokenising
-        arranger.bounds(length, len(opening(texts.tokenizer)), Marks(*_coders(texts, texts.name, 0)))
+    if texts.tokenizer is not None:  # before hours of tokenising
+        begin = opening(texts.tokenizer)
+        _require_room(length, begin)
+        if isinstance(arranger, Questions):
+            arranger.bounds(length, len(begin), Marks(*_coders(texts, texts.name, 0)))
     kept = (aside(out, "shards"), aside(out, ANSWERS))
     killed = is_arranged(out) and any(one.is_dir() for one in kept)  # behind its last write
     place = out.expanduser() if killed else folder_to_write(out, texts.places, overwrite)
-    with texts.corpus(out, overwrite, heard) as (corpus, tokenised), _answers(engine, out, overwrite) as answered:
-        begin, lengths = corpus.manifest.begin, corpus.lengths
-        if length <= len(begin):
-            raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
+    with (
+        texts.corpus(out, overwrite, heard) as (corpus, tokenised),
+        _answers(engine, out, overwrite) as answered,
+        _naming(*kept),
+    ):
+        lengths = corpus.lengths
+        _require_room(length, corpus.manifest.begin)
         marks = Marks(*_coders(texts, corpus.manifest.tokenizer, len(corpus)))
-        with _naming(*kept):
-            written = written_by(arranger, corpus, length, marks, seed)
+        written = written_by(arranger, corpus, length, marks, seed)
         arrangement = written.arrangement
         if not arrangement.rows:
             raise UserError(
@@ -330,6 +335,7 @@ def make_rows(
             told={**written.told, **(engine.ledger.told if engine else {})}, asks=bool(written.provenance),
         )  # fmt: skip
         if killed and _is(there := Arranged.open(out), about, corpus):
+            sweep(resolved(out))
             tokenised()
             answered()
             return Made.of(place, there, texts.left_behind)
@@ -343,6 +349,12 @@ def make_rows(
         tokenised()
         answered()
         return Made.of(place, made, texts.left_behind)
+
+
+def _require_room(length: int, begin: Sequence[int]) -> None:
+    """Refuse rows that have room for nothing but what texts begin with."""
+    if length <= len(begin):
+        raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
 
 
 @contextmanager
