@@ -220,7 +220,7 @@ def _lock(folder: Path, lock: FileLock) -> None:
 
 
 def remove_litter(folder: Path) -> None:
-    """Remove a folder in which something was written, the lock last: what a kill leaves of it is still known as ours."""
+    """Remove a folder in which something was written, the lock last: what a kill leaves of it is known as ours."""
     with suppress(OSError):
         for path in [one for one in folder.iterdir() if one.name != LOCK]:
             if path.is_dir() and not path.is_symlink():

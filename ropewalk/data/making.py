@@ -144,6 +144,7 @@ class Texts:
             if self.letters:
                 raise UserError(f"{self.source} is tokenised already", "Leave out --signs-as-letters.")
             found = Corpus.open(Path(self.source))
+            found.check()
             if self.tokenizer is not None:
                 found.require(self.tokenizer, self.name)
             kept = tuple(shard for shard in found.manifest.shards if not is_marks(shard))

@@ -56,7 +56,9 @@ def test_packed_texts_are_what_a_tokenizer_says_of_them(texts, tmp_path, packing
     for name, tokens in read.items():
         ids = tokenizer(Path(name).read_text()).input_ids
         assert all(ids[t] == token for t, token in tokens.items())
-    assert sum(map(len, read.values())) == made.counts.learnt
+    begins = sum(0 in tokens for tokens in read.values())
+    assert sum(map(len, read.values())) - begins == made.counts.learnt > 0 < begins
+    assert made.counts.learnt == sum(int((arranged.row(row)[3] > 0).sum()) for row in range(len(arranged)))
     assert "empty: 1 text\n" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
 
 
@@ -360,7 +362,7 @@ def test_files_that_are_not_read_and_what_is_left_behind_are_told(tmp_path) -> N
         ropewalk.pack_data(tmp_path / "asks", out=tmp_path / "x", length=512, tokenizer="demo", signs_as_letters=True)
 
 
-def test_nothing_is_trained_on_rows_that_a_disk_changed(texts, tmp_path) -> None:
+def test_nothing_is_made_of_rows_that_a_disk_changed(texts, tmp_path) -> None:
     ropewalk.pack_data(texts, out=tmp_path / "rows", length=1024, tokenizer="demo")
     ids = tmp_path / "rows" / "00000.ids.npy"
     data = bytearray(ids.read_bytes())
@@ -369,4 +371,10 @@ def test_nothing_is_trained_on_rows_that_a_disk_changed(texts, tmp_path) -> None
     ids.write_bytes(data)
     with pytest.raises(UserError, match="shard 00000 is not what was written"):
         ropewalk.train("pi", "demo", tmp_path / "rows", to=1024, documents=0, out=tmp_path / "out")
+    for again in (
+        lambda: ropewalk.pack_data(tmp_path / "rows", out=tmp_path / "out", length=64),
+        lambda: ropewalk.mix_data(of=[f"a={tmp_path / 'rows'}"], shares="a=1", out=tmp_path / "out", length=1024),
+    ):
+        with pytest.raises(UserError, match="shard 00000 is not what was written"):
+            again()
     assert not (tmp_path / "out").exists()

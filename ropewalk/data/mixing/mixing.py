@@ -60,6 +60,7 @@ class _Rows:
     def standing(cls, one: Ingredient, length: int) -> _Rows:
         """Of a folder of rows."""
         arranged, place = Arranged.open(Path(one.texts.source)), one.texts.source
+        arranged.corpus.check()
         about, begin = arranged.about, len(arranged.corpus.manifest.begin)
         if about.length != length or not about.even:
             what = f"rows of {about.length:,} tokens" if about.even else "rows of many lengths"
@@ -193,8 +194,11 @@ def _manifest(ingredients: Sequence[Ingredient], domains: Sequence[_Rows]) -> Ma
     return replace(
         first, shards=tuple(sorted(shards, key=is_marks)), empty=sum(one.empty for one in manifests),
         unread=sum(one.unread for one in manifests),
-        left_out=tuple(words for one in manifests for words in one.left_out), signs=sum(one.signs for one in manifests),
-        others="; ".join(f"{one.name}: {own.others}" for one, own in zip(ingredients, manifests, strict=True) if own.others),
+        left_out=tuple(words for one in manifests for words in one.left_out),
+        signs=sum(one.signs for one in manifests),
+        others="; ".join(
+            f"{one.name}: {own.others}" for one, own in zip(ingredients, manifests, strict=True) if own.others
+        ),
     )  # fmt: skip
 
 

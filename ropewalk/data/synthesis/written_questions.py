@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 import numpy as np
 
@@ -115,8 +114,9 @@ class WrittenQuestions:
             whole = text(*some)
 
             def edge(number: int) -> int:
-                before = text(*some[:number]) if number else ""  # its last character may be cut
-                return len(before) if whole.startswith(before) else len(commonprefix([before, whole]))
+                before = text(*some[:number]) if number else ""
+                same = range(len(before), -1, -1)  # its last character may be cut
+                return next(n for n in same if whole.startswith(before[:n]))
 
             return whole, [(edge(i), edge(i + 1)) for i in evidence]
 

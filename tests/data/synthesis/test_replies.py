@@ -82,7 +82,8 @@ def test_every_place_is_counted_also_one_that_laps_over_another() -> None:
 
 @pytest.mark.parametrize(("before", "own", "after", "words"), [
     ("", "a rope", "", "a rope"), ("reg", "22 matt", "", " matt"), ("ja", "son", " is", ""), ("li", "cense", "d", ""),
-    ("a ", "rope wal", "k", "rope "), ("3.", "41 and 5", ".2", " and "), ("(", "41", ")", "41"), ("绳", "索长", "的", "索长"),
+    ("a ", "rope wal", "k", "rope "), ("3.", "41 and 5", ".2", " and "), ("(", "41", ")", "41"),
+    ("绳", "索长", "的", "索长"),
     ("a rope", " walks", " on", " walks"), ("-", "41 tons", "", " tons"),
 ])  # fmt: skip
 def test_words_that_an_edge_cuts_are_no_part_of_a_text(before: str, own: str, after: str, words: str) -> None:
