@@ -52,23 +52,34 @@ def refuse_onto(out: Path, sources: Iterable[Path], around: bool = False) -> Non
     """
     with explained(out):
         for source in sources:
-            for place in _places(resolved(source)):
+            for place, link in _places(resolved(source)):
+                named = f"the source {source}" if link is None else f"{place}, to which {link} in the source leads"
+                mend = "Choose a place apart from the source" + (", or take the link away." if link else ".")
                 if _within(out, place):
-                    what = "is the source itself" if _within(place, out) else f"lies inside the source {source}"
+                    itself = "the source itself" if link is None else named
+                    what = f"is {itself}" if _within(place, out) else f"lies inside {named}"
                 elif not around and _within(place, out):
-                    what = f"contains the source {source}"
+                    what = f"contains {named}"
                 else:
                     continue
-                raise UserError(f"{out} {what}", "Choose a place apart from the source.")
+                raise UserError(f"{out} {what}", mend)
 
 
-def _places(source: Path) -> Iterator[Path]:
-    """A source and what its links lead to."""
-    yield source
-    for root, folders, names in os.walk(source):
-        for name in (*folders, *names):
-            if os.path.islink(os.path.join(root, name)):
-                yield Path(os.path.realpath(os.path.join(root, name)))
+def _places(source: Path) -> Iterator[tuple[Path, str | None]]:
+    """A source and all that its links lead to, each with the link; what lies around it is not looked through."""
+    waiting: list[tuple[Path, str | None]] = [(source, None)]
+    seen: set[Path] = set()
+    while waiting:
+        place, link = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        yield place, link
+        if link is not None and source.is_relative_to(place):
+            continue
+        for root, folders, names in os.walk(place):
+            links = [os.path.join(root, name) for name in (*folders, *names)]
+            waiting += [(Path(os.path.realpath(one)), one) for one in links if os.path.islink(one)]
 
 
 def _within(inner: Path, outer: Path) -> bool:

@@ -18,7 +18,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.common.files import explained, is_litter, resolved
 from ropewalk.common.lengths import said
 from ropewalk.common.outside import read_json
-from ropewalk.common.whole import write_text
+from ropewalk.common.whole import remove_litter, write_text
 
 ASKED, LOCK, WRITING = "asked.json", "lock", "writing"
 
@@ -105,7 +105,7 @@ class Underway:
         """Remove what a killed run had begun to write; the folder is held, so that nobody is at it."""
         for path in self.folder.iterdir():
             if is_litter(path):
-                _removed(path)
+                remove_litter(path)
 
     def _begin(self, overwrite: bool) -> None:
         shutil.rmtree(self.folder / WRITING, ignore_errors=True)

@@ -192,11 +192,11 @@ def _aside(out: Path) -> Iterator[Path]:
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        sweep(out)
         _lock(folder, lock)
         yield folder / out.name
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_litter(folder)
         lock.release()
         with suppress(OSError):  # they are not empty, as they should
             for parent in made:
@@ -219,8 +219,20 @@ def _lock(folder: Path, lock: FileLock) -> None:
         lock.release(force=True)
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed writers left, and put back the folder that one was about to replace."""
+def remove_litter(folder: Path) -> None:
+    """Remove a folder in which something was written, the lock last: what a kill leaves of it is known as ours."""
+    with suppress(OSError):
+        for path in [one for one in folder.iterdir() if one.name != LOCK]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def sweep(out: Path) -> None:
+    """Remove what killed writers of a place left, and put back the folder that one was about to replace."""
     for name in os.listdir(out.parent):
         folder = out.parent / name
         if not name.startswith(beginning(out.name)) or not is_litter(folder):
@@ -233,7 +245,7 @@ def _sweep(out: Path) -> None:
         with suppress(Timeout, NotImplementedError, FileNotFoundError), lock:  # its writer may just have removed it
             if (folder / OLD / out.name).exists() and not os.path.lexists(out):
                 os.replace(folder / OLD / out.name, out)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_litter(folder)
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -265,4 +266,4 @@ def _told(row: Row, pieces: int, size: int) -> Provenance:
 
 def is_arranged(folder: Path) -> bool:
     """Whether a folder holds an arrangement."""
-    return (folder / ABOUT).is_file()
+    return os.path.isfile(folder / ABOUT)

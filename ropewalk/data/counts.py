@@ -18,7 +18,7 @@ class Counts:
         unused: of those, in no row.
         rows: that are read.
         tokens: in them.
-        learnt: of those, that have a loss; what texts begin with still counted.
+        learnt: of those, that have a weight: what texts begin with has none.
         marks: of those, that are of no document.
         padding: that rows lack to their length.
         dropped: of the documents, in no row.
@@ -55,6 +55,7 @@ class Counts:
         """
         sizes, tokens = some.stop - some.start, some.sizes(begin)
         real = some.document < documents
+        opening = np.where(real & ~some.begun, np.clip(begin - some.start, 0, sizes), 0)
         inside = _read(some, real, documents)
         pairs, own = np.unique(some.document[real] * (some.rows + 1) + some.row[real], return_inverse=True)
         document = pairs // (some.rows + 1)
@@ -62,7 +63,7 @@ class Counts:
         cut = np.bincount(document[part], minlength=documents) > 0
         return cls(
             documents=documents, unused=int((inside == 0).sum()), rows=some.rows, tokens=int(tokens.sum()),
-            learnt=int((sizes * some.loss).sum()), marks=int(sizes[~real].sum()),
+            learnt=int(((sizes - opening) * some.loss).sum()), marks=int(sizes[~real].sum()),
             padding=int((length - tokens).sum()) if padded else 0, dropped=int((lengths[:documents] - inside).sum()),
             cut=int(cut.sum()), cut_in_vain=int((cut & (lengths[:documents] <= length)).sum()),
             crossing=_crossing(some, real, sizes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import folder_to_write, resolved
 from ropewalk.common.fingerprints import tokenizer_fingerprint
 from ropewalk.common.naming import counted
 from ropewalk.common.progress import Progress
 from ropewalk.common.results import Result, columns
 from ropewalk.common.underway import ASKED, LOCK, Underway, aside
-from ropewalk.common.whole import new_folder
+from ropewalk.common.whole import new_folder, sweep
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import MANIFEST, Corpus, Manifest, Shard, write_shard
@@ -87,7 +88,7 @@ class Texts:
 
     @property
     def tokenised_already(self) -> bool:
-        return (Path(self.source) / MANIFEST).is_file()
+        return os.path.isfile(Path(self.source) / MANIFEST)  # not where the folder is closed to us
 
     @property
     def left_behind(self) -> list[str]:
@@ -143,6 +144,7 @@ class Texts:
             if self.letters:
                 raise UserError(f"{self.source} is tokenised already", "Leave out --signs-as-letters.")
             found = Corpus.open(Path(self.source))
+            found.check()
             if self.tokenizer is not None:
                 found.require(self.tokenizer, self.name)
             kept = tuple(shard for shard in found.manifest.shards if not is_marks(shard))
@@ -310,18 +312,23 @@ def make_rows(
     Raises:
         UserError: if texts cannot be read, or the folder cannot be written.
     """
-    if isinstance(arranger, Questions) and texts.tokenizer is not None:  # before hours of tokenising
-        arranger.bounds(length, len(opening(texts.tokenizer)), Marks(*_coders(texts, texts.name, 0)))
+    if texts.tokenizer is not None:  # before hours of tokenising
+        begin = opening(texts.tokenizer)
+        _require_room(length, begin)
+        if isinstance(arranger, Questions):
+            arranger.bounds(length, len(begin), Marks(*_coders(texts, texts.name, 0)))
     kept = (aside(out, "shards"), aside(out, ANSWERS))
     killed = is_arranged(out) and any(one.is_dir() for one in kept)  # behind its last write
     place = out.expanduser() if killed else folder_to_write(out, texts.places, overwrite)
-    with texts.corpus(out, overwrite, heard) as (corpus, tokenised), _answers(engine, out, overwrite) as answered:
-        begin, lengths = corpus.manifest.begin, corpus.lengths
-        if length <= len(begin):
-            raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
+    with (
+        texts.corpus(out, overwrite, heard) as (corpus, tokenised),
+        _answers(engine, out, overwrite) as answered,
+        _naming(*kept),
+    ):
+        lengths = corpus.lengths
+        _require_room(length, corpus.manifest.begin)
         marks = Marks(*_coders(texts, corpus.manifest.tokenizer, len(corpus)))
-        with _naming(*kept):
-            written = written_by(arranger, corpus, length, marks, seed)
+        written = written_by(arranger, corpus, length, marks, seed)
         arrangement = written.arrangement
         if not arrangement.rows:
             raise UserError(
@@ -333,6 +340,7 @@ def make_rows(
             told={**written.told, **(engine.ledger.told if engine else {})}, asks=bool(written.provenance),
         )  # fmt: skip
         if killed and _is(there := Arranged.open(out), about, corpus):
+            sweep(resolved(out))
             tokenised()
             answered()
             return Made.of(place, there, texts.left_behind)
@@ -346,6 +354,12 @@ def make_rows(
         tokenised()
         answered()
         return Made.of(place, made, texts.left_behind)
+
+
+def _require_room(length: int, begin: Sequence[int]) -> None:
+    """Refuse rows that have room for nothing but what texts begin with."""
+    if length <= len(begin):
+        raise UserError(f"rows of {length} tokens, where texts begin with {len(begin)}", "Give a greater --length.")
 
 
 @contextmanager

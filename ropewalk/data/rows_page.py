@@ -127,7 +127,8 @@ def _stripe(arranged: Arranged, row: int) -> tuple[str, list[svg.Span]]:
         else:
             ink = inks.setdefault(document, len(inks)) if some.loss[i] else None
         name = f"evidence: {name}" if evidence else name
-        spans.append(svg.Span(tokens, ink, f"{name}, its tokens {some.start[i]:,} to {some.stop[i]:,}"))
+        title = f"{name}, its tokens {some.start[i]:,} to {some.stop[i]:,}"
+        spans.append(svg.Span(tokens, ink, title, seen=asks and ink != 4))
     label = f"{row:,} {arranged.domain(row)}" if arranged.domains else f"{row:,}"
     return label, spans
 

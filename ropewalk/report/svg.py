@@ -30,6 +30,7 @@ MARKERS = {
     "bar": "M0-4v8",
 }
 INKS, STRIPE, SMALL = 6, 22.0, 500  # colours and height of stripes; drawings below this width are for a hand
+LEAST = 5.0  # pixels of what is to be seen in a stripe
 BEYOND = "M0-6L5 3h-10z"  # an arrow head: the value lies above the axis
 
 
@@ -364,11 +365,13 @@ class Span:
         size: in the stripe's unit.
         ink: number of its colour, from 0 on; None where it is of no kind.
         title: said at a touch.
+        seen: whether it is drawn where its size would be a hair, over what stands before it.
     """
 
     size: int
     ink: int | None
     title: str
+    seen: bool = False
 
 
 def stripes(rows: Sequence[tuple[str, Sequence[Span]]], length: int, title: str, width: int) -> Markup:
@@ -378,12 +381,16 @@ def stripes(rows: Sequence[tuple[str, Sequence[Span]]], length: int, title: str,
     parts: list[Markup] = []
     for name, spans in rows:
         parts.append(element("text", name, x=left - 8, y=y + STRIPE - 7, text_anchor="end"))
-        for end, span in zip(accumulate(one.size for one in spans), spans, strict=True):
+        drawn, before = [], float(width)
+        for end, span in reversed([*zip(accumulate(one.size for one in spans), spans, strict=True)]):
             ink = "none" if span.ink is None else f"ink{span.ink % INKS}"
-            parts.append(element(
-                "rect", element("title", span.title), x=left + (end - span.size) * scale, y=y,
-                width=max(span.size * scale, 0.5), height=STRIPE, class_=f"span {ink}",
-            ))  # fmt: skip
+            x, wide = left + (end - span.size) * scale, max(span.size * scale, LEAST if span.seen else 0.5)
+            if span.seen:
+                x = before = max(min(left + end * scale, before) - wide, left)
+            drawn.append((span.seen, element(
+                "rect", element("title", span.title), x=x, y=y, width=wide, height=STRIPE, class_=f"span {ink}",
+            )))  # fmt: skip
+        parts += [one for _, one in sorted(reversed(drawn), key=lambda one: one[0])]
         y += STRIPE + 10
     ticks = 5 if width > SMALL else 3
     for i in range(ticks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 FIELD = "text"  # of a jsonl line, and column of a parquet file
+AGAIN, AROUND, NOWHERE = "read by another name", "a link to a folder around it", "a link that leads nowhere"
+NAMED = 3  # places of a kind that are not read
 WHOLE = f'Put what is read as a whole into "{FIELD}": a chat as tokenizer.apply_chat_template(..., tokenize=False).'
 
 
@@ -39,7 +42,7 @@ def load(source: str | Path) -> dict[str, str]:
     if source == "topics":
         return {"topics": topics()}
     path = _place(source, 'give a file, a folder, "stdlib" or "topics"')
-    read = ((name, text) for file in _files(path) for name, text in _read(file))
+    read = ((name, text) for file in rows.good(_files(path), None) for name, text in _read(file))
     if not path.is_dir():
         return {name: _not_empty(name, text) for name, text in read}
     documents = {name: text for name, text in read if text.strip()}
@@ -73,7 +76,8 @@ def stream(source: str | Path, left_out: list[UserError] | None = None) -> Itera
     elif rows.is_hub_id(source):
         yield from _texts(rows.read(source, split="train"), left_out)
     else:
-        for file in _files(_place(source, 'give a file, a folder, a hub id, "stdlib" or "topics"')):
+        files = _files(_place(source, 'give a file, a folder, a hub id, "stdlib" or "topics"'))
+        for file in rows.good(files, left_out):
             if file.suffix.lower() in rows.SUFFIXES:
                 yield from _texts(rows.read(file, left_out=left_out), left_out)
             else:
@@ -125,26 +129,72 @@ def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool | Non
 
 
 def passed_over(source: str | Path) -> str:
-    """Files of a folder that are of other kinds than those that are read, by their endings; empty if there are none."""
+    """What of a folder is not read, in words; empty if there is nothing.
+
+    That is files of other kinds than those that are read, by their endings, and links that are not followed.
+    """
     path = Path(source)
     if source in ("stdlib", "topics") or not path.is_dir():
         return ""
-    others = Counter(file.suffix or "without ending" for file in _visible(path) if file.suffix.lower() not in SUFFIXES)
+    unread: list[tuple[str, Path]] = []
+    found = [file for file in _visible(path, unread) if isinstance(file, Path)]
+    others = Counter(file.suffix or "without ending" for file in found if file.suffix.lower() not in SUFFIXES)
     kinds = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common(5))
     more = f", and of {len(others) - 5} other endings" if len(others) > 5 else ""
-    return f"{counted(others.total(), 'file')} of other kinds ({kinds}{more})" if others else ""
+    said = [f"{counted(others.total(), 'file')} of other kinds ({kinds}{more})"] if others else []
+    for why in (AGAIN, AROUND, NOWHERE):
+        named = [str(one.relative_to(path)) for kind, one in unread if kind == why]
+        rest = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
+        said += [f"{why}: {', '.join(named[:NAMED])}{rest}"] if named else []
+    return "; ".join(said)
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    """Files below a folder; those that are hidden in it are an editor's, or a tool's."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            yield file
+def _visible(folder: Path, unread: list[tuple[str, Path]]) -> Iterator[Path | UserError]:
+    """Files below a folder, each once, by the first of its names; links are followed, but for those back around.
+
+    What is hidden in it is an editor's, or a tool's.
+
+    Args:
+        folder: the outermost.
+        unread: where it goes what links lead to that is not read, after why.
+
+    Yields:
+        A file, or the error of a folder that cannot be read.
+    """
+    root = os.path.realpath(folder)
+    seen = {root}
+
+    def below(place: Path, real: str) -> Iterator[Path | UserError]:
+        try:
+            with os.scandir(place) as entries:
+                inside = sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
+        except OSError as error:
+            yield UserError(f"{place} cannot be read: {error.strerror}", "Let yourself read it, or move it away.")
+            return
+        for one in inside:
+            path, link = place / one.name, one.is_symlink()
+            target = os.path.realpath(path) if link else os.path.join(real, one.name)
+            if target in seen:
+                unread.append((AGAIN, path))
+            elif link and any(Path(own).is_relative_to(target) for own in (root, real)):
+                unread.append((AROUND, path))
+            elif os.path.isdir(path) if link else one.is_dir(follow_symlinks=False):
+                seen.add(target)
+                yield from below(path, target)
+            elif link and path.suffix.lower() not in SUFFIXES and not os.path.exists(path):
+                unread.append((NOWHERE, path))
+            else:
+                seen.add(target)
+                yield path
+
+    return below(folder, root)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> list[Path | UserError]:
+    """Those of a place that are read, as far as their names say, and errors of folders that are not."""
     if path.is_dir():
-        files = [file for file in _visible(path) if file.suffix.lower() in SUFFIXES]
+        found = _visible(path, [])
+        files = [file for file in found if isinstance(file, UserError) or file.suffix.lower() in SUFFIXES]
         if not files:
             raise UserError(
                 f"{path}: no {', '.join(SUFFIXES)} file in this folder",

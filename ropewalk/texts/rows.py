@@ -153,7 +153,16 @@ def read(
         raise UserError(f"{source}: no such file", f"give a {', '.join(SUFFIXES)} file, or a hub id")
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without suffix'}", f"give {', '.join(SUFFIXES)}")
-    return good({".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix.lower()](path), left_out)
+    found = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix.lower()](path)
+    return good(_handed_on(found), left_out)
+
+
+def _handed_on(items: Iterable[Row | UserError]) -> Iterator[Row | UserError]:
+    """Rows and errors; that of a file that cannot be read is one of them."""
+    try:
+        yield from items
+    except UserError as error:
+        yield error
 
 
 def good(items: Iterable[Made | UserError], left_out: list[UserError] | None) -> Iterator[Made]:
@@ -298,19 +307,26 @@ def _by_subset(path: Path, names: Mapping[str, str], split: str) -> dict[str, li
 
 
 def _jsonl(file: Path) -> Iterator[Row | UserError]:
+    number = 0
     with open_file(file) as stream:
-        yield from _lines(file, stream)
-
-
-def _lines(file: Path, lines: Iterable[bytes]) -> Iterator[Row | UserError]:
-    for number, line in enumerate(lines, 1):
-        where = f"{file}:{number}"
         try:
-            text = _decode(line, where)
-            if text.strip():
-                yield _row(_parse(text, where), where)
-        except UserError as error:
-            yield error
+            for number, line in enumerate(stream, 1):
+                yield from _line(file, number, line)
+        except OSError as error:
+            yield UserError(
+                f"{file}:{number + 1}: cannot be read ({error.strerror}), nor is what follows",
+                "Put the file there anew.",
+            )
+
+
+def _line(file: Path, number: int, line: bytes) -> Iterator[Row | UserError]:
+    where = f"{file}:{number}"
+    try:
+        text = _decode(line, where)
+        if text.strip():
+            yield _row(_parse(text, where), where)
+    except UserError as error:
+        yield error
 
 
 def _json(file: Path) -> Iterator[Row | UserError]:
@@ -328,7 +344,8 @@ def _json(file: Path) -> Iterator[Row | UserError]:
     except UserError:
         if "\n" not in text.strip() or not text.strip().split("\n")[0].rstrip().endswith("}"):
             raise
-        yield from _lines(file, data.splitlines())
+        for number, line in enumerate(data.splitlines(), 1):
+            yield from _line(file, number, line)
         return
     items = document.get("data") if isinstance(document, dict) else None
     if not isinstance(items, list):
@@ -370,19 +387,37 @@ def _items(file: Path, text: str) -> Iterator[Row | UserError]:
         before, line, end = line, line + text.count("\n", mark.end(), stop), stop
 
 
-def _parquet(file: Path) -> Iterator[Row]:
+def _parquet(file: Path) -> Iterator[Row | UserError]:
     try:
-        from pyarrow import ArrowException, parquet
+        import pyarrow.parquet as parquet
     except ImportError as error:
         raise UserError(f"{file}: reading parquet needs pyarrow", install("parquet")) from error
-    number = 0
+    return _row_groups(file, parquet)
+
+
+def _row_groups(file: Path, parquet: Any) -> Iterator[Row | UserError]:
+    """Rows of a parquet file; what is damaged in one of its groups is lost up to the end of that group alone."""
+    from pyarrow import ArrowException
+
+    broken = ArrowException, OSError, ValueError  # what is no UTF-8 is a ValueError
     try:
-        for batch in parquet.ParquetFile(open_file(file)).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                number += 1
-                yield Row(row, f"{file}:{number}")
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a parquet file ({error})", "Write it anew, or leave it out.") from error
+        table = parquet.ParquetFile(open_file(file))
+        sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+    except broken as error:
+        raise UserError(f"{file}: not a parquet file ({error})", "Put the file there anew.") from error
+    end = 0
+    for group, size in enumerate(sizes):
+        number, end = end, end + size
+        try:
+            for batch in table.iter_batches(batch_size=64, row_groups=[group]):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Row(row, f"{file}:{number}")
+        except broken as error:
+            yield UserError(
+                f"{file}:{number + 1}: rows {number + 1:,} to {end:,} cannot be read ({error})",
+                "Put the file there anew.",
+            )
 
 
 def _hub(name: str, config: str | None, split: str) -> Iterator[Row]:

@@ -108,8 +108,24 @@ def test_what_a_source_links_to_is_the_source(source, tmp_path, capsys):
     for file in source.iterdir():
         (snapshot / file.name).symlink_to(file)
     before = content(source)
-    assert "contains the source" in refused(capsys, "extend", snapshot, "--to", "1k", "-o", source, "--overwrite")
+    assert f"to which {snapshot}/" in refused(capsys, "extend", snapshot, "--to", "1k", "-o", source, "--overwrite")
     assert content(source) == before
+
+
+def test_a_link_around_the_source_is_named_as_what_it_is(tmp_path) -> None:
+    texts, far, deep = (tmp_path / name for name in ("w/texts", "far", "deep"))
+    for folder in (texts, far, deep):
+        folder.mkdir(parents=True)
+    (texts / "far").symlink_to(far)
+    (far / "deep").symlink_to(deep)
+    files.refuse_onto(tmp_path / "w" / "out", [texts])
+    with pytest.raises(UserError, match=f"lies inside {deep}, to which {far}/deep in the source leads"):
+        files.refuse_onto(deep / "out", [texts])
+    (texts / "loop").symlink_to("..")
+    with pytest.raises(UserError, match=f"lies inside {tmp_path}/w, to which {texts}/loop in the") as told:
+        files.refuse_onto(tmp_path / "w" / "out", [texts])
+    assert "or take the link away" in told.value.mend
+    files.refuse_onto(tmp_path / "out", [texts])
 
 
 def test_names_that_differ_in_case_are_one_place_where_the_disk_says_so(tmp_path, monkeypatch):

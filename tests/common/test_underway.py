@@ -1,11 +1,15 @@
 """One run at a time in a folder, of one thing asked; what another left is refused, or thrown away if so told."""
 
 import re
+import shutil
+from itertools import count
 
 import pytest
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.underway import Underway, aside, flat
+from ropewalk.common.whole import make, new_folder
+from tests.instants import ended
 
 KEPT = re.compile(r"part-\d")
 
@@ -87,3 +91,27 @@ def test_a_folder_in_which_nothing_is_kept_goes_whatever_ended_the_work(tmp_path
         (tmp_path / "x" / "writing" / "half").write_text("ha")
         raise KeyboardInterrupt
     assert not (tmp_path / "x").exists()
+
+
+def test_ended_at_any_instant_the_next_run_goes_on_and_nothing_is_left(tmp_path) -> None:
+    underway, out = at(tmp_path / "x"), tmp_path / "out"
+
+    def work() -> None:
+        with underway.opened():
+            for i in range(2):
+                file = underway.folder / f"part-{i}"
+                file.unlink(missing_ok=True)
+                make(file, lambda path: path.write_text("whole"))
+            with new_folder(out, [], overwrite=True) as folder:
+                (folder / "deep").mkdir()
+                (folder / "deep" / "file").write_text("whole")
+            underway.remove()
+
+    for moment in count(1):
+        if not ended(work, moment):
+            break
+        ended(work, 0)
+        assert [one.name for one in tmp_path.iterdir()] == ["out"], moment
+        assert (out / "deep" / "file").read_text() == "whole"
+        shutil.rmtree(out)
+    assert moment > 60

@@ -1,6 +1,7 @@
 """From texts to a folder of rows, through the verbs: whole or not at all, the same bytes after any stop, told of."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -55,7 +56,9 @@ def test_packed_texts_are_what_a_tokenizer_says_of_them(texts, tmp_path, packing
     for name, tokens in read.items():
         ids = tokenizer(Path(name).read_text()).input_ids
         assert all(ids[t] == token for t, token in tokens.items())
-    assert sum(map(len, read.values())) == made.counts.learnt
+    begins = sum(0 in tokens for tokens in read.values())
+    assert sum(map(len, read.values())) - begins == made.counts.learnt > 0 < begins
+    assert made.counts.learnt == sum(int((arranged.row(row)[3] > 0).sum()) for row in range(len(arranged)))
     assert "empty: 1 text\n" in repr(made) and json.loads(made.to_json())["counts"]["rows"] == made.counts.rows
 
 
@@ -149,6 +152,47 @@ def test_killed_behind_any_write_it_ends_in_the_same_bytes(texts, tmp_path) -> N
         shutil.rmtree(tmp_path / "part")
 
 
+ENDING = f"""
+import shutil, sys
+from itertools import count
+from pathlib import Path
+import ropewalk
+from tests.instants import ended
+{SMALL_SHARDS}
+texts, place, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+read = lambda folder: {{file.name: file.read_bytes() for file in folder.iterdir() if file.name != "ropewalk.json"}}
+
+def pack(name):
+    try:
+        ropewalk.pack_data(texts, out=place / name, length=512, tokenizer="demo")
+    except ropewalk.UserError as error:  # it was ended behind all that it does
+        if "exists already" not in str(error):
+            raise
+
+pack("whole")  # here, so that what is imported is there in all that follow
+for moment in count(1, step):
+    if not ended(lambda: pack("part"), moment):
+        break
+    ended(lambda: pack("part"), 0)
+    assert read(place / "part") == read(place / "whole"), moment
+    assert sorted(one.name for one in place.iterdir()) == ["part", "whole"], (moment, list(place.iterdir()))
+    shutil.rmtree(place / "part")
+print(moment)
+"""
+
+
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=pytest.mark.slow)])
+def test_ended_at_any_instant_it_goes_on_to_the_same_bytes_and_leaves_nothing(tmp_path, step: int) -> None:
+    (tmp_path / "texts").mkdir()
+    for i in range(4):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"the rope walks on, {i} " * (200 * i))
+    (tmp_path / "rows").mkdir()
+    line = [sys.executable, "-c", ENDING, str(tmp_path / "texts"), str(tmp_path / "rows"), str(step)]
+    run = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert int(run.stdout.split()[-1]) > 100
+
+
 def test_broken_rows_stop_the_work_or_are_told(tmp_path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a rope"}\n{"txt": "b"}\n' + '{"text": "a longer rope"}\n' * 60)
     said = {"out": tmp_path / "out", "length": 128, "tokenizer": "demo"}
@@ -209,6 +253,16 @@ def test_mistakes_are_refused_before_anything_is_written(texts, tmp_path) -> Non
         with pytest.raises(UserError, match=words):
             ropewalk.pack_data(texts, **{"out": tmp_path / "out", "length": 512, "tokenizer": "demo"} | more)
         assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="fill no row") as told:
+        ropewalk.pack_data(texts, out=tmp_path / "out", length=10**6, tokenizer="demo", packing="concat")
+    assert f"What was done stays in {tmp_path / 'out.shards'} for a further run" in told.value.mend
+    shutil.rmtree(tmp_path / "out.shards")
+    with pytest.raises(UserError, match="rows of 1 tokens"):
+        ropewalk.pack_data(texts, out=tmp_path / "out", length=1, tokenizer="demo")
+    assert not list(tmp_path.iterdir()), "nothing was tokenised for that"
+    ropewalk.pack_data(texts, out=tmp_path / "rows", length=64, tokenizer="demo")
+    with pytest.raises(UserError, match="rows of 1 tokens"):
+        ropewalk.pack_data(tmp_path / "rows", out=tmp_path / "out", length=1)
     with pytest.raises(UserError, match="no knot"):
         ropewalk.knot_data(texts, out=tmp_path / "out", length=512, tokenizer="demo", knot="bow")
     with pytest.raises(UserError, match="changes nothing in interleave"):
@@ -308,7 +362,7 @@ def test_files_that_are_not_read_and_what_is_left_behind_are_told(tmp_path) -> N
         ropewalk.pack_data(tmp_path / "asks", out=tmp_path / "x", length=512, tokenizer="demo", signs_as_letters=True)
 
 
-def test_nothing_is_trained_on_rows_that_a_disk_changed(texts, tmp_path) -> None:
+def test_nothing_is_made_of_rows_that_a_disk_changed(texts, tmp_path) -> None:
     ropewalk.pack_data(texts, out=tmp_path / "rows", length=1024, tokenizer="demo")
     ids = tmp_path / "rows" / "00000.ids.npy"
     data = bytearray(ids.read_bytes())
@@ -317,4 +371,10 @@ def test_nothing_is_trained_on_rows_that_a_disk_changed(texts, tmp_path) -> None
     ids.write_bytes(data)
     with pytest.raises(UserError, match="shard 00000 is not what was written"):
         ropewalk.train("pi", "demo", tmp_path / "rows", to=1024, documents=0, out=tmp_path / "out")
+    for again in (
+        lambda: ropewalk.pack_data(tmp_path / "rows", out=tmp_path / "out", length=64),
+        lambda: ropewalk.mix_data(of=[f"a={tmp_path / 'rows'}"], shares="a=1", out=tmp_path / "out", length=1024),
+    ):
+        with pytest.raises(UserError, match="shard 00000 is not what was written"):
+            again()
     assert not (tmp_path / "out").exists()

@@ -179,3 +179,23 @@ def test_a_heatmap_prints_every_cell() -> None:
     cells = by_class(root, "cell")
     assert [cell.findtext("text") for cell in cells] == ["100", "25", "50", "–"]
     assert len(by_class(root, "mark")) == 1
+
+
+@pytest.mark.parametrize("width", [400, 1000])
+def test_what_is_to_be_seen_in_a_stripe_is_no_sliver_and_hides_nothing_that_is_too(width: int) -> None:
+    spans = [svg.Span(size, ink, title, seen) for size, ink, title, seen in (
+        (10_000, 4, "pale", False), (128, 1, "evidence", True), (22_000, 4, "more", False),
+        (600, None, "question", True), (16, 0, "answer", True), (1, 0, "end", True))]  # fmt: skip
+    drawing = ElementTree.fromstring(str(svg.stripes([("0", spans)], 32_768, "rows", width)))
+    at = {
+        one[0].text: (float(one.get("x")), float(one.get("width")))
+        for one in drawing.iter()
+        if one.tag.endswith("rect")
+    }
+    end = at["end"][0] + at["end"][1]
+    for name in ("evidence", "question", "answer", "end"):
+        assert at[name][1] >= 4.9, "it is seen"
+    assert list(at)[:2] == ["pale", "more"], "what is to be seen is drawn over the rest"
+    for one, other in pairwise(["question", "answer", "end"]):
+        assert at[one][0] + at[one][1] <= at[other][0] + 0.1
+    assert at["evidence"][0] + at["evidence"][1] < at["question"][0] and end <= width - 7

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.common.errors import UserError
-from ropewalk.texts.documents import load, stream, tokenise
+from ropewalk.texts.documents import load, passed_over, stream, tokenise
 from ropewalk.texts.pieces import TokenUnits
 from tests.tokenizers import byte_level
 
@@ -71,6 +72,74 @@ def test_nothing_there_is_refused(tmp_path: Path) -> None:
             dict(reader(""))
     with pytest.raises(UserError, match="in this folder"):
         load(tmp_path)
+
+
+def test_a_folder_that_is_closed_to_us_stops_the_work_or_is_left_out(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "closed").mkdir()
+    for name in ("a.txt", "closed/b.txt", "d.txt"):
+        (tmp_path / name).write_text(name)
+    real = os.scandir
+
+    def scandir(place):
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for reader in (load, stream):
+        with pytest.raises(UserError, match="closed cannot be read: Permission denied") as told:
+            dict(reader(tmp_path))
+        assert told.value.mend
+    left_out: list[UserError] = []
+    assert [text for _, text in stream(tmp_path, left_out)] == ["a.txt", "d.txt"]
+    assert len(left_out) == 1 and f"{tmp_path / 'closed'} cannot be read" in left_out[0].message
+    with pytest.raises(UserError, match="closed cannot be read: Permission denied"):
+        dict(stream(tmp_path / "closed"))
+    assert passed_over(tmp_path) == ""
+
+
+def test_links_are_followed_once_and_what_is_not_read_is_named(tmp_path: Path) -> None:
+    texts, other = tmp_path / "w" / "texts", tmp_path / "other" / "sub"
+    for folder in (texts / "c", other):
+        folder.mkdir(parents=True)
+    (texts / "c" / "a.txt").write_text("own")
+    (other / "b.txt").write_text("linked")
+    (texts / "sub").symlink_to("../../other/sub")
+    (texts / "again").symlink_to("c")
+    (texts / "d.txt").symlink_to("c/a.txt")
+    (texts / "c" / "loop").symlink_to("..")
+    (other / "around").symlink_to("..")
+    (texts / "up").symlink_to("..")
+    (texts / "gone").symlink_to("nowhere")
+    (texts / "self").symlink_to("self")
+    os.mkfifo(texts / "pipe")
+    assert (
+        {str(Path(name).relative_to(texts)): text for name, text in stream(texts)}
+        == {
+            "again/a.txt": "own",
+            "sub/b.txt": "linked",
+        }
+        == {str(Path(name).relative_to(texts)): text for name, text in load(texts).items()}
+    )
+    assert passed_over(texts) == (
+        "1 file of other kinds (without ending 1); read by another name: again/loop, c, d.txt; "
+        "a link to a folder around it: sub/around, up; a link that leads nowhere: gone, self"
+    )
+    for name in ("gone.txt", "self.txt", "pipe.txt"):
+        path = texts / name
+        os.mkfifo(path) if name == "pipe.txt" else path.symlink_to({"gone": "nowhere", "self": name}[path.stem])
+        with pytest.raises(UserError, match=name):
+            dict(stream(texts))
+        left_out: list[UserError] = []
+        assert len(dict(stream(texts, left_out))) == 2 and name in left_out[0].message
+        path.unlink()
+
+
+def test_files_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b/z.txt", "b/a/y.txt", "b.txt", "a.txt", "b-c.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [Path(name) for name, _ in stream(tmp_path)] == sorted(tmp_path.rglob("*.txt"))
 
 
 def test_parquet_column_and_package_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,42 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
     assert len(bad) == 2 and "the rest is not read" in bad[1].message
 
 
+def test_a_file_that_cannot_be_read_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    jsonl(tmp_path, "x", {"a": 1})
+    (tmp_path / "x.json").write_text("{")
+
+    def closed(path: Path) -> None:
+        raise UserError(f"{path} cannot be read: Permission denied", "Give a file that you may read.")
+
+    for name, words in (("x.parquet", "not a parquet file"), ("x.json", "not JSON"), ("x.jsonl", "Permission denied")):
+        if name == "x.jsonl":
+            monkeypatch.setattr("ropewalk.texts.rows.open_file", closed)
+        with pytest.raises(UserError, match=words):
+            list(read(tmp_path / name))
+        left_out: list[UserError] = []
+        assert not list(read(tmp_path / name, left_out=left_out))
+        assert [words in one.message for one in left_out] == [True]
+
+
+def test_a_damaged_part_of_a_parquet_file_is_named_by_its_rows(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file, texts = tmp_path / "x.parquet", [f"text number {i}" for i in range(300)]
+    parquet.write_table(pyarrow.table({"a": texts}), file, row_group_size=100, use_dictionary=False, compression="zstd")
+    place = parquet.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[place + 40 : place + 140] = bytes(100)
+    file.write_bytes(data)
+    left_out: list[UserError] = []
+    assert [row.values["a"] for row in read(file, left_out=left_out)] == [*texts[:100], *texts[200:]]
+    assert len(left_out) == 1 and f"{file}:101: rows 101 to 200 cannot be read" in left_out[0].message
+    with pytest.raises(UserError, match="rows 101 to 200 cannot be read"):
+        list(read(file))
+
+
 def test_files_of_hub_sets_are_found_as_they_lie(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -285,9 +285,9 @@ class Engine:
             counted.wrong_usage += answer.wrong_usage
             counted.without_usage += not answer.wrong_usage
             return
-        counted.prompt_tokens += usage.prompt
-        counted.cached_tokens += usage.cached
-        counted.completion_tokens += usage.completion
+        counted.prompt_tokens += usage.prompt if usage.prompt <= most else 0  # what cannot be is in no sum
+        counted.cached_tokens += usage.cached if usage.cached <= usage.prompt <= most else 0
+        counted.completion_tokens += usage.completion if usage.completion <= room else 0
         times = 2 if self.served else APART
         possible = written <= usage.completion * times + SLACK and usage.completion <= room
         counted.wrong_usage += not possible or not least <= usage.prompt <= most or usage.cached > usage.prompt

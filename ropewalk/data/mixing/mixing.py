@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ropewalk.common.errors import UserError
-from ropewalk.common.files import folder_to_write
+from ropewalk.common.files import folder_to_write, resolved
 from ropewalk.common.naming import counted
 from ropewalk.common.progress import Progress
 from ropewalk.common.underway import aside
-from ropewalk.common.whole import new_folder
+from ropewalk.common.whole import new_folder, sweep
 from ropewalk.data.arranged import About, Arranged, digest_of, is_arranged
 from ropewalk.data.arrangement import Arrangement, Ints
 from ropewalk.data.corpus import Corpus, Manifest
@@ -61,6 +61,7 @@ class _Rows:
     def standing(cls, one: Ingredient, length: int) -> _Rows:
         """Of a folder of rows."""
         arranged, place = Arranged.open(Path(one.texts.source)), one.texts.source
+        arranged.corpus.check()
         about, begin = arranged.about, len(arranged.corpus.manifest.begin)
         if about.length != length or not about.even:
             what = f"rows of {about.length:,} tokens" if about.even else "rows of many lengths"
@@ -159,6 +160,7 @@ def mixed(
             asks=all(some.provenance for some in domains),
         )  # fmt: skip
         if killed and (there := Arranged.open(out)).about == about:
+            sweep(resolved(out))
             made = there
         else:
             with new_folder(out, places, overwrite) as folder:
@@ -194,6 +196,10 @@ def _manifest(ingredients: Sequence[Ingredient], domains: Sequence[_Rows]) -> Ma
         first, shards=tuple(sorted(shards, key=is_marks)), empty=sum(one.empty for one in manifests),
         unread=sum(one.unread for one in manifests),
         left_out=tuple(words for one in manifests for words in one.left_out),
+        signs=sum(one.signs for one in manifests),
+        others="; ".join(
+            f"{one.name}: {own.others}" for one, own in zip(ingredients, manifests, strict=True) if own.others
+        ),
     )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ class AnswerPairs:
             chosen = segments[rng.choice(len(segments), count, replace=False)]
             context = [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen]
             place, direction = int(rng.integers(count)), str(rng.choice(list(QUESTIONS)))
-            quote, parts = asked_of(context[place], direction, rng)
+            quote, parts = asked_of(context[place], direction, rng, corpus, marks.decode)
             return direction, context, place, quote, text(parts)
 
         def prompt(context: Sequence[Piece], direction: str, quote: Piece) -> str:
@@ -136,7 +136,7 @@ class AnswerPairs:
                     yield f"no answer to the {'evidence' if chosen is None else 'whole text'}"
                 elif why := _useless(chosen, rejected, truth):
                     yield why
-                elif not once(corpus, some, quote):
+                elif not once(text(some), text([quote])):
                     yield "the quote stands twice in the context"
                 else:
                     said = {

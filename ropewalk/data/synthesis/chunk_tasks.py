@@ -13,7 +13,7 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks, sign
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import END, Draw, Row, Text, drawn
-from ropewalk.data.synthesis.information_intensive import QUOTE, once
+from ropewalk.data.synthesis.information_intensive import QUOTE, in_characters, once, text_of
 from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
 
@@ -108,11 +108,10 @@ class ChunkTasks:
             if len(chunks) < 2 * SEVERAL:
                 return "too few chunks"
             places = rng.choice(len(chunks), count, replace=False).tolist()
-            quotes = [_quote(chunks[place], rng) for place in places]
-            if not all(once(corpus, chunks, quote) for quote in quotes):
+            quotes = [in_characters(_quote(chunks[place], rng), corpus, marks.decode) for place in places]
+            text = text_of(chunks, corpus, marks.decode)
+            if not all(once(text, text_of([quote], corpus, marks.decode)) for quote in quotes):
                 return "a quote stands twice"
-            shown = [corpus.tokens(one.document, one.start, one.stop) for one in chunks]
-            text = marks.decode(np.concatenate(shown).tolist())
             if len({*ids}) < len(ids) or any(one in text for one in ids):
                 return "an id stands twice"
             wanted = {"find": places, "first": [min(places)], "order": sorted(places)}[task]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ropewalk.backends.chat.answering import Engine
@@ -12,6 +13,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
+from ropewalk.data.synthesis.information_intensive import text_of
 from ropewalk.data.synthesis.synthesis import ENDED, WANTED, Provenance, Written
 
 if TYPE_CHECKING:
@@ -151,14 +153,19 @@ def before(row: Row, corpus: Corpus, marks: Marks) -> str:
     return _text(row.parts[: row.asks[0]], corpus, marks)
 
 
+def texts_of(parts: Iterable[Piece | Text], corpus: Corpus, marks: Marks) -> list[str]:
+    """As they are read: pieces behind each other are one text, since a word may begin in one and end in the next."""
+    found: list[str] = []
+    for _, run in groupby(parts, lambda part: isinstance(part, Text)):
+        some = [*run]
+        pieces = [one for one in some if isinstance(one, Piece)]
+        found += [one.text for one in some if isinstance(one, Text)]
+        found += [text_of(pieces, corpus, marks.decode)] if pieces else []
+    return found
+
+
 def _text(parts: Sequence[Piece | Text], corpus: Corpus, marks: Marks) -> str:
-    said = (
-        part.text
-        if isinstance(part, Text)
-        else marks.decode(corpus.tokens(part.document, part.start, part.stop).tolist())
-        for part in parts
-    )
-    return "".join(said).strip()
+    return "".join(texts_of(parts, corpus, marks)).strip()
 
 
 def _mend(dropped: Mapping[str, int], engine: Engine | None) -> str:

@@ -26,6 +26,7 @@ TEXTS = {**KINDS, "asks": "\nAnswer: ", "parts": "\n"}
 SHARES = {"single": 0.71, "several": 0.19, "short": 0.10}  # the paper's 63, 17 and 9 %, without its general questions
 SEVERAL = 3  # segments of evidence at most
 TRIES = 50
+BROKEN, CHARACTER = "\ufffd", 4  # what a part of a character reads as, and tokens of one at most
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ class InformationIntensive:
             direction = str(rng.choice(list(KINDS)))
             questions, answers = [], []
             for i in evidence:
-                quote, parts = asked_of(context[i], direction, rng)
+                quote, parts = asked_of(context[i], direction, rng, corpus, decode)
                 questions.append(quote)
                 answers.append(parts)
-            if all(once(corpus, context, quote) for quote in questions):
+            shown = text_of(context, corpus, decode)
+            if all(once(shown, text_of([quote], corpus, decode)) for quote in questions):
                 break
         else:
             raise UserError(
@@ -150,24 +152,42 @@ def segments_of(lengths: Ints, begin: int) -> Ints:
     return np.stack([document, begin + number * SEGMENT], 1)
 
 
-def asked_of(segment: Piece, direction: str, rng: np.random.Generator) -> tuple[Piece, list[Piece]]:
-    """A quote out of a segment, and the answer: what stands beside it, inside of the segment."""
+def asked_of(
+    segment: Piece, direction: str, rng: np.random.Generator, corpus: Corpus, decode: Callable[[Sequence[int]], str]
+) -> tuple[Piece, list[Piece]]:
+    """A quote out of a segment, and the answer: what stands beside it, inside of the segment; whole characters all."""
     first = ANSWER if direction != "forward" else 0
     last = SEGMENT - QUOTE - (ANSWER if direction != "backward" else 0)
     start = segment.start + int(rng.integers(first, last + 1))
-    stop = start + QUOTE
-    before = Piece(segment.document, start - ANSWER, start)
-    after = Piece(segment.document, stop, stop + ANSWER)
-    parts = {"forward": [after], "backward": [before], "both": [before, after]}[direction]
-    return Piece(segment.document, start, stop, loss=False), parts
+
+    def piece(start: int, stop: int, loss: bool = True) -> Piece:
+        return in_characters(Piece(segment.document, start, stop, loss), corpus, decode)
+
+    quote = piece(start, start + QUOTE, loss=False)
+    before = [] if direction == "forward" else [piece(quote.start - ANSWER, quote.start)]
+    after = [] if direction == "backward" else [piece(quote.stop, quote.stop + ANSWER)]
+    return quote, [*before, *after]
 
 
-def once(corpus: Corpus, context: Sequence[Piece], quote: Piece) -> bool:
-    """Whether a quote stands once in the context, also across the edges of segments."""
-    whole = np.concatenate([corpus.tokens(one.document, one.start, one.stop) for one in context])
-    wanted = corpus.tokens(quote.document, quote.start, quote.stop)
-    windows = np.lib.stride_tricks.sliding_window_view(whole, len(wanted))
-    return int((windows == wanted).all(1).sum()) == 1
+def in_characters(piece: Piece, corpus: Corpus, decode: Callable[[Sequence[int]], str]) -> Piece:
+    """A piece without the parts of characters at its edges, which some tokenizers cut into up to four tokens."""
+    ids = corpus.tokens(piece.document, piece.start, piece.stop).tolist()
+    first = next((k for k in range(CHARACTER) if not decode(ids[k : k + CHARACTER]).startswith(BROKEN)), 0)
+    last = next((k for k in range(CHARACTER) if not decode(ids[-k - CHARACTER : len(ids) - k]).endswith(BROKEN)), 0)
+    return replace(piece, start=piece.start + first, stop=piece.stop - last)
+
+
+def text_of(pieces: Sequence[Piece], corpus: Corpus, decode: Callable[[Sequence[int]], str]) -> str:
+    """Of pieces behind each other, as it is read."""
+    ids = [corpus.tokens(one.document, one.start, one.stop) for one in pieces]
+    return decode(np.concatenate(ids).tolist())
+
+
+def once(text: str, quote: str) -> bool:
+    """Whether a quote stands once in a text, whatever tokens it is read in; blanks around it say nothing."""
+    quote = quote.strip()
+    first = text.find(quote)
+    return bool(quote) and first >= 0 and text.find(quote, first + 1) < 0
 
 
 def _joined(pieces: list[Piece], between: Piece) -> list[Piece]:

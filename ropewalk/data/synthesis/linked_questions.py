@@ -148,7 +148,7 @@ class LinkedQuestions:
         for (number, i), one in zip(places, asked, strict=True):
             if one is None:
                 why.setdefault(number, "no question")
-            elif reason := unsupported(one, [texts[i]], [0]):
+            elif reason := unsupported(one, texts[i], [(0, len(texts[i]))]):
                 why.setdefault(number, reason)
             else:
                 hops[number].append(one)

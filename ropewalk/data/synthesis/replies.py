@@ -73,7 +73,12 @@ def plain(text: str) -> str:
 
 
 def holds(text: str, part: str) -> bool:
-    """Whether a text has a part word for word; blanks, case and the commas of thousands aside.
+    """Whether a text has a part word for word, as ``times`` counts."""
+    return times(text, part) > 0
+
+
+def times(text: str, part: str) -> int:
+    """How often a text has a part word for word; blanks, case and the commas of thousands aside.
 
     A part neither begins nor ends within a word or a number: 41 does not stand in 141, 3.41, 41.5, 12:41 or -41, but in
     41%, $41 and 3-41. Numbers in words, and in other units, are others.
@@ -84,7 +89,17 @@ def holds(text: str, part: str) -> bool:
         before += rf"(?<!\d{INSIDE})(?<![ (]{BEFORE})(?<!\A{BEFORE})"
     if wanted[-1:].isdigit():
         after += rf"(?!{INSIDE}\d)"
-    return re.search(f"{before}{re.escape(wanted)}{after}", plain(text)) is not None
+    return len(re.findall(f"{before}(?={re.escape(wanted)}{after})", plain(text)))
+
+
+def whole_words(text: str, start: int, stop: int) -> str:
+    """What a text has from ``start`` to ``stop``, without the words and numbers that go on beyond."""
+    joins = f"(?:{LETTER}|{INSIDE}|{BEFORE})"
+    if start and re.match(joins, text[start - 1]):
+        start = re.compile(f"{joins}*").match(text, start, stop).end()  # type: ignore[union-attr]
+    found = text[start:stop]
+    goes_on = stop < len(text) and re.match(joins, text[stop])
+    return re.sub(f"{joins}*\\Z", "", found, count=1) if goes_on else found
 
 
 def ungrounded(answer: str, text: str, most: float = 0.5) -> bool:

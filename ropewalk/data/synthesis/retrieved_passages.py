@@ -115,7 +115,7 @@ class RetrievedPassages:
                 if one is None:
                     yield "no question"
                     continue
-                if why := unsupported(one, [texts[gold]], [0]):
+                if why := unsupported(one, texts[gold], [(0, len(texts[gold]))]):
                     yield why
                     continue
                 question, (answer,) = one.question, one.answers

@@ -13,7 +13,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
-from ropewalk.data.synthesis.drawing import END, LONGER, Draw, Row, Text, drawn
+from ropewalk.data.synthesis.drawing import END, LONGER, Draw, Row, Text, drawn, texts_of
 from ropewalk.data.synthesis.file_tables import FileTable, asked_of_files, tables_of
 from ropewalk.data.synthesis.information_intensive import SEGMENT, segments_of
 from ropewalk.data.synthesis.replies import holds
@@ -125,16 +125,16 @@ class TableQuestions:
                 return LONGER
             chosen = segments[rng.choice(len(segments), tokens // SEGMENT, replace=False)]
             parts: list[Piece | Text] = [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen]
-            texts = [marks.decode(corpus.tokens(one.document, one.start, one.stop).tolist()) for one in parts]  # type: ignore[union-attr]
-            unasked = [one.text for one in written[query.needs :]]
-            if any(holds(text, str(found)) for text in (*texts, *unasked, question.text)):
-                return "the answer stands elsewhere too"
             alike = [one for one in asked.others if one.columns == seen[0].columns]
             if any(query.answer([one, *seen[1 : query.needs]]) == found for one in alike):
                 return "another table gives the same answer"
             slots = np.sort(rng.integers(0, len(chosen) + 1, len(written)))[::-1]
             for slot, k in zip(slots.tolist(), rng.permutation(len(written)).tolist(), strict=True):
                 parts.insert(slot, written[k])
+            needed = [one.text for one in written[: query.needs]]
+            others = [text for text in texts_of(parts, corpus, marks) if text not in needed]
+            if any(holds(text, str(found)) for text in (*others, question.text)):
+                return "the answer stands elsewhere too"
             evidence = [parts.index(one) for one in written[: query.needs]]
             of = f", of {asked.file}" if asked.file else ""
             support = f"sqlite: {query.sql} {list(query.given)}{of}"

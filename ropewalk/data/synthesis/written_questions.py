@@ -14,8 +14,8 @@ from ropewalk.data.corpus import Corpus
 from ropewalk.data.knots.marks import Marks
 from ropewalk.data.knots.row_builder import Piece
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.information_intensive import SEGMENT, SEVERAL, SHARES, segments_of
-from ropewalk.data.synthesis.replies import LETTER, UNRESOLVED, holds, labelled
+from ropewalk.data.synthesis.information_intensive import SEGMENT, SEVERAL, SHARES, segments_of, text_of
+from ropewalk.data.synthesis.replies import LETTER, UNRESOLVED, holds, labelled, times, whole_words
 from ropewalk.data.synthesis.sieve import sieve_of
 from ropewalk.data.synthesis.synthesis import Written
 
@@ -52,8 +52,8 @@ class WrittenQuestions:
     """Segments of 128 tokens of random documents, and a question that an engine wrote about one of them, or a few.
 
     A question is kept if it names what it asks about, and every part of the answer stands in its own segment word for
-    word, in no other segment of the row, and not in the question: then it needs no judge. The loss is on the answer
-    alone.
+    word, nowhere else in the row, and not in the question: then it needs no judge. Segments are read as one text there,
+    so that half a word at the edge of one is none. The loss is on the answer alone.
 
     Attributes:
         engine: that writes.
@@ -106,8 +106,19 @@ class WrittenQuestions:
                 "Give more texts, or a smaller --length.",
             )
 
-        def text(piece: Piece) -> str:
-            return marks.decode(corpus.tokens(piece.document, piece.start, piece.stop).tolist())
+        def text(*pieces: Piece) -> str:
+            return text_of(pieces, corpus, marks.decode)
+
+        def shown(some: Sequence[Piece], evidence: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+            """A context as it is read, and where its evidence begins and ends there."""
+            whole = text(*some)
+
+            def edge(number: int) -> int:
+                before = text(*some[:number]) if number else ""
+                same = range(len(before), -1, -1)  # its last character may be cut
+                return next(n for n in same if whole.startswith(before[:n]))
+
+            return whole, [(edge(i), edge(i + 1)) for i in evidence]
 
         def context(number: int) -> tuple[str, list[Piece], list[int]]:
             """The kind of a row, its segments, and which of them are asked about."""
@@ -128,7 +139,7 @@ class WrittenQuestions:
             ):
                 if asked is None:
                     yield "no question"
-                elif why := unsupported(asked, [text(one) for one in some], evidence):
+                elif why := unsupported(asked, *shown(some, evidence)):
                     yield why
                 else:
                     question = Text.of(ASKS.format(question=asked.question), marks)
@@ -161,19 +172,25 @@ def read_question(text: str) -> Question:
     return Question(question, [answer.strip(" .\"'") for answer in answers])
 
 
-def unsupported(asked: Question, context: Sequence[str], evidence: Sequence[int]) -> str:
-    """Why a question is of no use in a context; empty if it is."""
+def unsupported(asked: Question, context: str, evidence: Sequence[tuple[int, int]]) -> str:
+    """Why a question is of no use; empty if it is of use.
+
+    Args:
+        asked: the question.
+        context: all that is read before it.
+        evidence: where each of its answers should stand there, from and to.
+    """
     if len(asked.answers) != len(evidence) or not all(asked.answers):
         return "another number of answers"
     if UNRESOLVED.search(asked.question):
         return "a question without a subject"
-    for answer, place in zip(asked.answers, evidence, strict=True):
-        if not holds(context[place], answer):
+    for answer, (start, stop) in zip(asked.answers, evidence, strict=True):
+        if not (there := times(whole_words(context, start, stop), answer)):
             return "the answer is not in its evidence"
         if re.fullmatch(rf"(?!\d){LETTER}", answer):
             return "the answer is one letter"
         if holds(asked.question, answer):
             return "the question tells the answer"
-        if any(holds(other, answer) for i, other in enumerate(context) if i != place):
+        if times(context, answer) != there:
             return "the answer stands elsewhere too"
     return ""

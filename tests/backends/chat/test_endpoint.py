@@ -54,6 +54,10 @@ def test_usage_that_is_not_told_and_usage_that_cannot_be_are_counted_apart(said,
 def test_usage_beyond_the_room_is_wrong_and_the_answer_is_taken() -> None:
     found, ledger, _ = asked_once(lambda *_: (200, chat_body("a rope", USAGE | {"completion_tokens": 10**9})))
     assert found == ["a rope"] and ledger.wrong_usage == 1 and not ledger.nonsense
+    assert (ledger.prompt_tokens, ledger.cached_tokens, ledger.completion_tokens) == (20, 7, 0)
+    _, ledger, _ = asked_once(lambda *_: (200, chat_body("a rope", USAGE | {"prompt_tokens": 10**9})))
+    assert ledger.wrong_usage == 1
+    assert (ledger.prompt_tokens, ledger.cached_tokens, ledger.completion_tokens) == (0, 0, 3)
 
 
 @pytest.mark.parametrize(("reply", "reason"), [

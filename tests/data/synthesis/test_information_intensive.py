@@ -74,6 +74,42 @@ def test_every_answer_stands_in_the_evidence_beside_the_quote(made: Arranged) ->
             assert (windows == wanted).all(1).sum() <= 2, "in the context once, and in the question"
 
 
+@pytest.mark.parametrize("kind", ["in2", "chunks"])
+def test_quotes_are_whole_characters_and_stand_once_as_text(tmp_path, kind: str) -> None:
+    """Runs of dashes and blanks are cut into tokens in many ways; a Chinese character into up to three."""
+    chance = np.random.default_rng(0)
+    for i in range(20):
+        lines = ["-" * int(n) + " " * int(m) + f"{chance.integers(10**6)}" for n, m in chance.integers(1, 70, (300, 2))]
+        signs = "".join(map(chr, chance.integers(0x4E00, 0x9FA5, 2000)))
+        (tmp_path / f"{i:02}.txt").write_text("\n".join(lines) if i % 2 else signs)
+    out = tmp_path.parent / f"once-{kind}"
+    ropewalk.synth_data(kind, tmp_path, out=out, length=2 * LENGTH, tokenizer="demo", rows=40)
+    made = Arranged.open(out)
+    some, cut = made.arrangement, 0
+    for row in range(len(made)):
+        ids, pieces = made.row(row)[0], list(made.pieces(row))
+        own = [i for i in pieces if some.document[i] < made.about.documents]
+        read = [TOKENIZER.decode(ids[a:b].tolist()) for a, b in _bounds(made, row)]
+        quotes = [i for i in own if not some.loss[i] and some.stop[i] - some.start[i] <= QUOTE]
+        context = TOKENIZER.decode(np.concatenate(
+            [made.corpus.tokens(int(some.document[i]), int(some.start[i]), int(some.stop[i])) for i in own
+             if some.stop[i] - some.start[i] > ANSWER]).tolist())  # fmt: skip
+        for i in quotes:
+            quote = read[pieces.index(i)]
+            assert context.count(quote.strip()) == 1 and "\ufffd" not in quote
+            cut += some.stop[i] - some.start[i] < QUOTE
+        if kind == "in2":
+            assert not any("\ufffd" in read[pieces.index(i)] for i in own if some.loss[i])
+    assert cut
+
+
+def _bounds(made: Arranged, row: int) -> list[tuple[int, int]]:
+    some = made.arrangement
+    sizes = [int(some.stop[i] - some.start[i]) for i in made.pieces(row)]
+    ends = np.cumsum(sizes) + len(made.row(row)[0]) - sum(sizes)
+    return [(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+
+
 def test_evidence_is_anywhere(made: Arranged) -> None:
     depth = []
     for row in range(ROWS):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ropewalk.backends.chat.answering import Nonsense
-from ropewalk.data.synthesis.replies import UNRESOLVED, holds, instruction_about, labelled, ungrounded
+from ropewalk.data.synthesis.replies import (
+    UNRESOLVED,
+    holds,
+    instruction_about,
+    labelled,
+    times,
+    ungrounded,
+    whole_words,
+)
 
 
 def test_labels_are_read_as_models_write_them() -> None:
@@ -66,6 +74,20 @@ def test_labels_are_read_as_models_write_them() -> None:
 ])  # fmt: skip
 def test_a_part_is_held_word_for_word(text: str, part: str, there: bool) -> None:
     assert holds(text, part) is there
+
+
+def test_every_place_is_counted_also_one_that_laps_over_another() -> None:
+    assert [times("no no no and No.", part) for part in ("no", "no no", "yes")] == [4, 2, 0]
+
+
+@pytest.mark.parametrize(("before", "own", "after", "words"), [
+    ("", "a rope", "", "a rope"), ("reg", "22 matt", "", " matt"), ("ja", "son", " is", ""), ("li", "cense", "d", ""),
+    ("a ", "rope wal", "k", "rope "), ("3.", "41 and 5", ".2", " and "), ("(", "41", ")", "41"),
+    ("绳", "索长", "的", "索长"),
+    ("a rope", " walks", " on", " walks"), ("-", "41 tons", "", " tons"),
+])  # fmt: skip
+def test_words_that_an_edge_cuts_are_no_part_of_a_text(before: str, own: str, after: str, words: str) -> None:
+    assert whole_words(before + own + after, len(before), len(before + own)) == words
 
 
 TEXT = (

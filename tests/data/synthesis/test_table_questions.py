@@ -11,7 +11,13 @@ import pytest
 import ropewalk
 from ropewalk.common.errors import UserError
 from ropewalk.data.arranged import Arranged
+from ropewalk.data.corpus import Corpus, Manifest, write_shard
+from ropewalk.data.knots.marks import Marks
+from ropewalk.data.knots.row_builder import Piece
+from ropewalk.data.synthesis.drawing import Text, texts_of
+from ropewalk.data.synthesis.replies import holds
 from ropewalk.data.synthesis.tables import FORMS, WHAT, Query, Table, beside, query_of, table_of
+from ropewalk.texts.documents import token_ids
 from tests.data.synthesis.written import TOKENIZER, content, text_of
 
 LENGTH, ROWS = 6144, 60
@@ -159,3 +165,15 @@ def test_what_cannot_be_is_refused_with_what_mends_it(texts, tmp_path) -> None:
 def test_no_engine_writes_them(texts, tmp_path) -> None:
     with pytest.raises(UserError, match="no engine writes tables"):
         ropewalk.synth_data("tables", texts, out=tmp_path / "b", length=LENGTH, tokenizer="demo", engine="demo")
+
+
+def test_pieces_behind_each_other_are_read_as_one_text(tmp_path) -> None:
+    """A number whose halves stand in two pieces is that number, and neither of its halves."""
+    ids = token_ids("sums of 4123 ropes", TOKENIZER)
+    shard = write_shard(tmp_path, "00000", [ids], ["a"], len(TOKENIZER))
+    corpus = Corpus(tmp_path, Manifest("demo", "", len(TOKENIZER), (), (shard,)))
+    marks = Marks(lambda text: token_ids(text, TOKENIZER), 1, lambda ids: str(TOKENIZER.decode(list(ids))))
+    cut = next(i for i in range(len(ids)) if TOKENIZER.decode(ids[:i]).endswith("41"))
+    parts = [Piece(0, 0, cut), Piece(0, cut, len(ids)), Text.of(" | ", marks), Piece(0, cut, len(ids))]
+    assert texts_of(parts, corpus, marks) == ["sums of 4123 ropes", " | ", "23 ropes"]
+    assert not holds(texts_of(parts, corpus, marks)[0], "23")

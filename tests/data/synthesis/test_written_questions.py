@@ -227,4 +227,40 @@ def test_rows_that_are_too_long_want_a_greater_length() -> None:
     ("v", "the answer is one letter"), ("_", "the answer is one letter"), ("7", ""), ("麻", ""), ("v 7", ""),
 ])  # fmt: skip
 def test_a_letter_is_no_answer(answer: str, why: str) -> None:
-    assert unsupported(Question("Which rope?", [answer]), ["rope v 7, _ and 麻 rope"], [0]) == why
+    text = "rope v 7, _ and 麻 rope"
+    assert unsupported(Question("Which rope?", [answer]), text, [(0, len(text))]) == why
+
+
+@pytest.mark.parametrize(("answer", "why"), [
+    ("22", "the answer is not in its evidence"), ("son", "the answer is not in its evidence"),
+    ("matt", ""), ("hemp", "the answer stands elsewhere too"), ("tarred", "the answer stands elsewhere too"),
+])  # fmt: skip
+def test_a_segment_is_judged_by_what_stands_around_it(answer: str, why: str) -> None:
+    segments = ["tar", "red hemp, reg", "22 matt, tarred he", "mp and ja", "son"]
+    edges = [len("".join(segments[:i])) for i in range(len(segments) + 1)]
+    place = 4 if answer == "son" else 2
+    asked = Question("Which rope?", [answer])
+    if answer == "hemp":
+        place = 1
+    assert unsupported(asked, "".join(segments), [(edges[place], edges[place + 1])]) == why
+
+
+def test_no_answer_is_a_part_of_a_word_in_the_row_as_it_is_read(tmp_path) -> None:
+    """An engine that answers with the first or the last of what it sees, which is mostly cut."""
+    chance = random.Random(0)
+    for i in range(12):
+        words = ["".join(chance.choices("aeioulnrst", k=chance.randint(2, 9))) for _ in range(500)]
+        (tmp_path / f"{i:02}.txt").write_text(" ".join(words))
+
+    def say(prompt: str, again: int) -> str:
+        parts = [passage.split()[-1 if len(prompt) % 2 else 0] for passage in passages(prompt)]
+        labels = ["Answer"] if len(parts) == 1 else [f"Answer {i}" for i in range(1, len(parts) + 1)]
+        return "\n".join(["Question: Which?", *map("{}: {}".format, labels, parts)])
+
+    out = tmp_path.parent / "cut-words"
+    told, arranged, _ = write("in2", tmp_path, out, talker(say), LENGTH, rows=20, draws=300)
+    assert told.about.told["dropped: the answer is not in its evidence"] > 20
+    for row in range(len(arranged)):
+        context = text_of(arranged, row, False).rpartition("\n\nQuestion:")[0].replace("<s>", " ")
+        for answer in text_of(arranged, row, True).strip().split("; "):
+            assert context.split().count(answer) == 1
