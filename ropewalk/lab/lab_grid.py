@@ -21,7 +21,7 @@ from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import LengthScore, Mean, Tally, average, cluster_mean, effective_length, exp
 from ropewalk.common.store import SampleStore, content_key
 from ropewalk.common.whole import new_folder
-from ropewalk.lab.battery import TEXT, TITLES, check
+from ropewalk.lab.battery import PRIMED, TEXT, TITLES, check
 from ropewalk.lab.cell import Budget, Cell, answers, trained
 from ropewalk.lab.decoder import Decoder
 from ropewalk.lab.encoding import Additive
@@ -71,6 +71,13 @@ class Grid:
         for what in ("encodings", "tasks", "lengths"):
             if not getattr(self, what):
                 raise UserError(f"no {what} are named, expected one at least")
+        primed = [name for name in self.tasks if name in PRIMED]
+        ending = [name for name in self.encodings if encoding(name).load().ends]
+        if primed and ending:
+            raise UserError(
+                f"{primed[0]} is trained on rows beyond the window, and {ending[0]} has no positions there",
+                f"Name --encodings without {ending[0]}, or other --tasks.",
+            )
 
     @cached_property
     def key(self) -> str:

@@ -140,6 +140,7 @@ def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     ({"encodings": ("alib",)}, "unknown encoding 'alib'"),
     ({"tasks": ("cpy",)}, "unknown task 'cpy'"),
     ({"tasks": ()}, "no tasks are named"),
+    ({"tasks": ("copy", "addition_primed")}, "rows beyond the window, and learned has no"),
 ])  # fmt: skip
 def test_what_is_none_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
