@@ -53,6 +53,7 @@ class Grid:
         samples: rows of each length.
         ways: whether encodings are read in their ways too, beyond the window.
         budget: of every cell.
+        setup: the paper's that it began with, if any.
     """
 
     encodings: tuple[str, ...]
@@ -62,6 +63,7 @@ class Grid:
     samples: int
     ways: bool
     budget: Budget
+    setup: str = ""
 
     def __post_init__(self) -> None:
         for name in self.encodings:
@@ -218,6 +220,7 @@ def _results(grid: Grid, found: Mapping[tuple[Cell, str, int], Any]) -> Results:
             "seeds": grid.seeds,
             "samples": grid.samples,
             "threshold": THRESHOLD,
+            **({"setup": grid.setup} if grid.setup else {}),
             FIELDS: {name: some for name in grid.encodings if (some := _fields(grid, name, found))},
         },
         [Model(DECODER, grid.budget.window, None, to, sorted(grid.lengths))],
