@@ -44,6 +44,7 @@ class RunLabRequest(Request):
         layers: Of a decoder; by default 3, quick 2.
         heads: Of attention.
         quick: Short rows, small decoders and few steps, where nothing else is said.
+        workers: How many cells are trained at the same time, each on a processor; results are the same.
         out: Folder for results, report and trained models.
         overwrite: Replace the results of another run; what was trained stays.
     """
@@ -63,6 +64,7 @@ class RunLabRequest(Request):
     layers: Count | None = None
     heads: Count = 4
     quick: bool = False
+    workers: Count = 1
     out: Place = Path("runs/lab")
     overwrite: bool = False
 
@@ -122,7 +124,7 @@ def run_lab(request: RunLabRequest) -> Outcome:
         outcome = kept(
             request.out,
             grid.key,
-            lambda store: run(grid, request.out, store, heard),
+            lambda store: run(grid, request.out, store, heard, request.workers),
             [],
             request.command,
             overwrite=request.overwrite,
