@@ -95,17 +95,18 @@ def batch(task, rng, shortest, longest, count):
 
 
 @pytest.mark.slow
-def test_what_is_learnt_on_ten_digits_is_done_with_a_hundred():
+@pytest.mark.parametrize("task", ["copy", "reverse"])
+def test_what_is_learnt_on_ten_digits_is_done_with_a_hundred(task):
     torch.manual_seed(0)
     model = LocationSeq2Seq(len(SYMBOLS), embedded=32, width=64, dropout=0.1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0)
     for i in range(600):
-        sources, lengths, targets, counted, _ = batch("copy", random.Random(i), 5, 10, 32)
+        sources, lengths, targets, counted, _ = batch(task, random.Random(i), 5, 10, 32)
         losses = F.cross_entropy(model(sources, lengths, targets).transpose(1, 2), targets, reduction="none")
         optimizer.zero_grad()
         ((losses * counted).sum() / counted.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
         optimizer.step()
-    sources, lengths, _, _, wanted = batch("copy", random.Random("asked"), 100, 100, 32)
+    sources, lengths, _, _, wanted = batch(task, random.Random("asked"), 100, 100, 32)
     found = model.eval().greedy(sources, lengths)
     assert sum(a == b for a, b in zip(found, wanted, strict=True)) > 28
