@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.lab import setups
 from ropewalk.lab.encoding_entries import ENCODINGS
-from ropewalk.lab.setups import SETUPS
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
@@ -102,7 +102,7 @@ def encodings_table() -> str:
 
 def setups_table() -> str:
     rows = ["| id | encodings | tasks | window, lengths | not as there | source |", "|---" * 6 + "|"]
-    for one in SETUPS:
+    for one in setups.SETUPS:
         names, tasks = (", ".join(f"`{name}`" for name in some) for some in (one.encodings, one.tasks))
         asked = ", ".join(str(int(times * one.window)) for times in one.times)
         cells = f"`{one.id}`", names, tasks, f"{one.window} bytes; {asked}", one.differs, linked(one.paper)
