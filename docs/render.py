@@ -16,6 +16,7 @@ from typing import Any
 from ropewalk.carriers.carrier import BUCKETS, FAMILIES
 from ropewalk.checkpoint.carrier_inspection import CARRIED
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
+from ropewalk.lab import setups
 from ropewalk.lab.encoding_entries import ENCODINGS
 from ropewalk.methods.carriers.carrier_entries import CARRIER_METHODS
 from ropewalk.methods.catalogue import CATALOGUE
@@ -99,6 +100,16 @@ def encodings_table() -> str:
     for one in ENCODINGS:
         ways = ", ".join(f"`{way}`" for way in one.ways)
         rows.append(f"| `{one.id}` | {one.title}: {one.summary} | {ways} | {linked(one.paper)} |")
+    return "\n".join(rows)
+
+
+def setups_table() -> str:
+    rows = ["| id | encodings | tasks | window, lengths | not as there | source |", "|---" * 6 + "|"]
+    for one in setups.SETUPS:
+        names, tasks = (", ".join(f"`{name}`" for name in some) for some in (one.encodings, one.tasks))
+        asked = ", ".join(str(int(times * one.window)) for times in one.times)
+        cells = f"`{one.id}`", names, tasks, f"{one.window} bytes; {asked}", one.differs, linked(one.paper)
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
@@ -420,6 +431,7 @@ PARTS = {
     "encoder-methods": encoder_methods_table,
     "encoders": encoders_table,
     "encodings": encodings_table,
+    "setups": setups_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

@@ -7,21 +7,16 @@ the others from the store.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ropewalk.common.cluster import ATTEMPTS, LOCAL, check, gpu_share, ray_cluster
-from ropewalk.common.errors import UserError
+from ropewalk.common.local_workers import on_processes
 from ropewalk.common.progress import Progress
 from ropewalk.common.store import Record, Records, SampleStore
 from ropewalk.evaluation.contestants import Contestant
@@ -133,24 +128,7 @@ def work(job: Job, store: Records) -> None:
         measure(backend, plan, job.part, store, spelling(one))
 
 
-def follow() -> None:
-    """Leave Ctrl-C and the end of a terminal, which reach the whole group, to the process that started this one.
-
-    When that is gone, whatever ended it, this one ends as well: nobody else would stop it.
-    """
-    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
-
-
-def _end_with_the_first() -> None:
-    first = multiprocessing.parent_process()
-    if first is not None:
-        first.join()
-    os._exit(1)
-
-
-def _work_locally(job: Job, store: Path, workers: int) -> None:
+def _work_locally(store: Path, workers: int, job: Job) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
@@ -159,32 +137,8 @@ def _work_locally(job: Job, store: Path, workers: int) -> None:
 
 
 def _locally(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:
-    """Every job when it is finished; a pool that lost a worker is replaced, and goes on with what is left."""
-    left = list(todo)
-    for attempt in range(ATTEMPTS):
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=follow) as pool:
-            running: dict[Future[None], Job] = {pool.submit(_work_locally, job, store, workers): job for job in left}
-            try:
-                for future in as_completed(running):
-                    future.result()
-                    left.remove(running[future])
-                    yield running[future]
-            except BrokenProcessPool:
-                time.sleep(attempt)
-                continue
-            except KeyboardInterrupt:  # samples that are finished are kept, so nobody waits for the others
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                raise
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return
-    raise UserError(
-        f"a worker died {ATTEMPTS} times; {len(left)} jobs are left, the first is {left[0].name}",
-        "Give the workers more memory, or run fewer of them; finished samples are kept.",
-    )
+    """Every job when it is finished."""
+    return on_processes(partial(_work_locally, store, workers), todo, workers, lambda job: job.name)
 
 
 def _on_ray(todo: Sequence[Job], store: Path, workers: int) -> Iterator[Job]:

@@ -16,8 +16,9 @@ from typing import Any
 
 from ropewalk.common.cluster import LOCAL, RAY, check, gpu_share
 from ropewalk.common.errors import UserError
+from ropewalk.common.local_workers import follow
 from ropewalk.common.store import Records, SampleStore
-from ropewalk.evaluation.workers import Kept, follow, on_ray
+from ropewalk.evaluation.workers import Kept, on_ray
 
 Turn = tuple[int, int]
 Work = Callable[[Records, Turn], object]  # may be sent to another process

@@ -1,7 +1,9 @@
-"""What the lab's decoders learn: rows of bytes of any length, from algorithms, number sequences and source code.
+"""What the lab's decoders learn: rows of bytes of any length, from algorithms, automata, sequences and source code.
 
 Algorithms and sequences are those of the tasks of the same names, without instructions and examples: a model that is
-trained on nothing else needs none.
+trained on nothing else needs none. Some tasks are learnt from other rows than those that are asked: a few long ones
+(priming, arXiv 2306.15400), an easier task beside it (hinting, arXiv 2310.00726), or a column of a sum at a time (arXiv
+2406.00075).
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ from functools import cache
 from itertools import islice
 
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.tasks.length_generalization import ALGORITHMS, largest
+from ropewalk.lab.regular_languages import LANGUAGES
+from ropewalk.tasks.length_generalization import (
+    ALGORITHMS,
+    Algorithm,
+    Words,
+    columns,
+    digits,
+    largest,
+    operands,
+    summands,
+)
 from ropewalk.tasks.posgen import KINDS, PosGen, sequence
 from ropewalk.texts import builtin
 
@@ -20,6 +32,14 @@ PAD, BEGIN, END, ANSWER = 0, 2, 3, 4  # bytes that no text has
 LETTERS = {"even": "e", "odd": "o", "none": "n"}  # else the room that an answer takes would tell it
 BETWEEN = {"sort_numbers": " "}  # words; all other algorithms' can be told apart without it
 SEQUENCES = {f"posgen_{kind}": kind for kind in KINDS}
+STATES = {  # the state of an automaton behind a word; parity is among the algorithms
+    f"state_{name.replace(' ', '_')}": language for name, language in LANGUAGES.items() if name != "parity"
+}
+FIRST = ord("0")  # a symbol or a state is the byte so many behind it
+PRIMED = {f"{name}_primed": f"{name}_reversed" for name in ("addition", "multiplication")}
+PRIMES, PRIME, SHARE = 50, 2, 1 / 50  # rows there are, how many windows long, and how many of all rows they are
+HINTED = {"sort_hinted": "sort"}
+BY_COLUMN, TAUGHT = "addition_by_column", 3  # digits of what is learnt: of two, none have a carry above two zeros
 TEXT = "text"
 DOCUMENTS = 200  # of the standard library, for training
 SEED = 0
@@ -27,6 +47,10 @@ SEED = 0
 TITLES = {
     **{name: name.replace("_", " ") for name in ALGORITHMS},
     **{name: f"PosGen, {kind.replace('_', '-')}" for name, kind in SEQUENCES.items()},
+    **{name: name.replace("_", " ") for name in STATES},
+    **{name: f"{base.replace('_', ' ')}, primed with long rows" for name, base in PRIMED.items()},
+    **{name: f"{base}, successors beside it" for name, base in HINTED.items()},
+    BY_COLUMN: "addition, a column at a time",
     TEXT: "source code, by bytes",
 }
 
@@ -56,6 +80,49 @@ def check(task: str) -> None:
         raise UserError(f"unknown task {task!r}{did_you_mean(task, TITLES)}", f"There are {', '.join(TITLES)}.")
 
 
+def successor(words: Words) -> Words:
+    """The smallest digit that is larger than the last word."""
+    return [min((word for word in words[:-2] if word > words[-1]), default="none")]
+
+
+def _with_one_of_them(rng: random.Random, size: int) -> Words:
+    words = digits(rng, size)
+    return [*words, "?", rng.choice(words)]
+
+
+SUCCESSOR = Algorithm("Write the smallest digit that is larger than the last.", _with_one_of_them, successor)
+
+
+def taught(task: str, window: int, seed: int, rng: random.Random) -> Drawn:
+    """A row to train on: up to a window long, uniformly; those of text are as long.
+
+    Args:
+        task: one of ``TITLES``.
+        window: bytes of the longest row, but for priming.
+        seed: of the training; the rows of priming are few and depend on it alone.
+        rng: all other chance comes from it.
+    """
+    if task in PRIMED and rng.random() < SHARE:
+        return draw(task, PRIME * window, random.Random(f"primed {seed} {rng.randrange(PRIMES)}"))
+    tokens = rng.randint(window if task == TEXT else 1, window)
+    if task in HINTED and rng.random() < 0.5:
+        return _longest(SUCCESSOR, "", tokens, rng)
+    return draw(task, tokens, rng)
+
+
+def asked(task: str, tokens: int, rng: random.Random) -> list[Drawn]:
+    """The rows of one problem that is asked: one of ``tokens`` bytes, or, by column, one for each of its columns."""
+    if task != BY_COLUMN:
+        return [draw(task, tokens, rng, held_out=True)]
+    whole = bytes(draw("addition_reversed", tokens, rng).ids)
+    return [_column(*one) for one in columns(*summands([chr(one) for one in whole[1 : whole.index(ANSWER)]], list))]
+
+
+def _column(a: str, b: str, carry: int, total: int) -> Drawn:
+    """Carry and digits, then the digit of the sum and the next carry."""
+    return Drawn([BEGIN, *f"{carry}{a}{b}".encode(), ANSWER, *f"{total % 10}{total // 10}".encode(), END], 5, 5)
+
+
 def draw(task: str, tokens: int, rng: random.Random, held_out: bool = False) -> Drawn:
     """A row of ``tokens`` bytes, or the longest one below.
 
@@ -65,6 +132,11 @@ def draw(task: str, tokens: int, rng: random.Random, held_out: bool = False) -> 
         rng: all chance comes from it.
         held_out: take texts that no model was trained on.
     """
+    if task == BY_COLUMN:
+        return _column(*rng.choice(columns(*operands(rng, TAUGHT))))
+    if task in STATES:
+        return _state(task, max(tokens - 4, 1), rng)
+    task = {**PRIMED, **HINTED}.get(task, task)
     if task == TEXT:
         return _text(tokens, rng, held_out)
     if task in SEQUENCES:
@@ -73,17 +145,30 @@ def draw(task: str, tokens: int, rng: random.Random, held_out: bool = False) -> 
         count = max(tokens - 1, len(seeds) + 1)
         row = islice(sequence(one.kind, seeds, one.far, one.modulus), count)
         return Drawn([BEGIN, *(ord("A") + number for number in row)], 1 + len(seeds), count)
+    return _longest(ALGORITHMS[task], BETWEEN.get(task, ""), tokens, rng)
+
+
+def _state(task: str, symbols: int, rng: random.Random) -> Drawn:
+    language = STATES[task]
+    word = language.sample(rng, symbols)
+    state = language.labels_of(word)[-1]
+    first = len(word) + 2
+    return Drawn([BEGIN, *(FIRST + one for one in word), ANSWER, FIRST + state, END], first, first)
+
+
+def _longest(algorithm: Algorithm, between: str, tokens: int, rng: random.Random) -> Drawn:
     seed = rng.getrandbits(64)
-    return _problem(task, largest(lambda size: len(_problem(task, size, seed).ids) <= tokens), seed)
+    return _problem(
+        algorithm, between, largest(lambda size: len(_problem(algorithm, between, size, seed).ids) <= tokens), seed
+    )
 
 
-def _problem(task: str, size: int, seed: int) -> Drawn:
-    algorithm, between = ALGORITHMS[task], BETWEEN.get(task, "")
+def _problem(algorithm: Algorithm, between: str, size: int, seed: int) -> Drawn:
     words = algorithm.problem(random.Random(seed), size)
     answer = [LETTERS.get(word, word) for word in algorithm.answer(words)]
-    asked, said = ([*between.join(part).encode()] for part in (words, answer))
-    first = len(asked) + 2
-    return Drawn([BEGIN, *asked, ANSWER, *said, END], first, first)
+    problem, said = ([*between.join(part).encode()] for part in (words, answer))
+    first = len(problem) + 2
+    return Drawn([BEGIN, *problem, ANSWER, *said, END], first, first)
 
 
 def _text(tokens: int, rng: random.Random, held_out: bool) -> Drawn:

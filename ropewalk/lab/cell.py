@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropewalk.common.errors import UserError
-from ropewalk.lab.battery import PAD, TEXT, Drawn, draw
+from ropewalk.lab.battery import PAD, Drawn, asked, draw, taught
 from ropewalk.lab.decoder import Decoder, DecoderConfig
 from ropewalk.lab.temperatures import ROWS, STEPS, fit
 from ropewalk.training.optimizers import Optimizer
@@ -64,7 +64,7 @@ class Cell:
 
 
 def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = lambda step, loss: None) -> Decoder:
-    """A decoder that has learnt a task on rows of up to its window, their lengths uniform; those of text are as long.
+    """A decoder that has learnt a task on rows of up to its window, as they are taught.
 
     Rows depend on seed and step alone, and weights on the seed.
 
@@ -90,8 +90,7 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
     optimizer = Optimizer(model.named_parameters(), learning_rate=budget.learning_rate)
     for step in range(budget.steps):
         rng = random.Random(f"{cell.seed} {step}")
-        shortest = budget.window if cell.task == TEXT else 1
-        rows = [draw(cell.task, rng.randint(shortest, budget.window), rng) for _ in range(budget.batch)]
+        rows = [taught(cell.task, budget.window, cell.seed, rng) for _ in range(budget.batch)]
         ids, wanted = padded(rows, [row.learnt for row in rows])
         losses = F.cross_entropy(model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         loss = (losses * wanted[:, 1:]).sum() / wanted.sum()
@@ -104,7 +103,7 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
 def answers(
     model: Decoder, task: str, way: str, length: int, samples: int, steps: int = STEPS
 ) -> list[tuple[float, int, int]]:
-    """What a decoder makes of rows of a length: of each, nats over what is asked, bytes of that, and those it missed.
+    """What a decoder makes of problems of a length: of each, nats over the answer, bytes of it, and those it missed.
 
     A way that is fitted is fitted here, to other rows of the same length, in no more steps than the training had.
 
@@ -126,17 +125,19 @@ def answers(
 
 
 def _asked(model: Decoder, task: str, way: str, length: int, samples: int) -> list[tuple[float, int, int]]:
-    rows = [draw(task, length, random.Random(f"asked {task} {length} {i}"), held_out=True) for i in range(samples)]
+    problems = [asked(task, length, random.Random(f"asked {task} {length} {i}")) for i in range(samples)]
+    rows = [row for problem in problems for row in problem]
     found: list[tuple[float, int, int]] = []
-    longest = max(len(row.ids) for row in rows)
-    with model.extended(way, longest):
-        for some in (rows[i : i + AT_ONCE] for i in range(0, samples, AT_ONCE)):
-            ids, asked = padded(some, [row.asked for row in some])
+    with model.extended(way, max(model.config.window, *(len(row.ids) for row in rows))):
+        for some in (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)):
+            ids, counted = padded(some, [row.asked for row in some])
             logits = model(ids).logits[:, :-1].float()
-            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * asked[:, 1:]
-            missed = (logits.argmax(-1) != ids[:, 1:]) & asked[:, 1:]
-            found += zip(losses.double().sum(1).tolist(), asked.sum(1).tolist(), missed.sum(1).tolist(), strict=True)
-    return found
+            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * counted[:, 1:]
+            missed = (logits.argmax(-1) != ids[:, 1:]) & counted[:, 1:]
+            found += zip(losses.double().sum(1).tolist(), counted.sum(1).tolist(), missed.sum(1).tolist(), strict=True)
+    of_rows = iter(found)
+    every = ([next(of_rows) for _ in problem] for problem in problems)
+    return [(sum(nats for nats, _, _ in one), sum(n for _, n, _ in one), sum(m for *_, m in one)) for one in every]
 
 
 def padded(rows: Sequence[Drawn], first: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -74,6 +74,7 @@ class Encoding(nn.Module):
         shared: one for all layers, or one for each.
         ways: names of what can be changed at evaluation.
         fitted: those of them that are fitted to rows of the length that is read.
+        ends: whether it has no position beyond the window, as it is trained.
         way: what is changed; empty if nothing is.
         reach: tokens of the texts that are read, at most.
     """
@@ -81,6 +82,7 @@ class Encoding(nn.Module):
     shared: ClassVar[bool] = True
     ways: ClassVar[Sequence[str]] = ()
     fitted: ClassVar[Sequence[str]] = ()
+    ends: ClassVar[bool] = False
 
     def __init__(self, shape: Shape):
         super().__init__()

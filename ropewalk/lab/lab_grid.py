@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 
 from ropewalk import __version__
 from ropewalk.common.errors import UserError
 from ropewalk.common.fingerprints import code_fingerprint
+from ropewalk.common.local_workers import on_processes
 from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import LengthScore, Mean, Tally, average, cluster_mean, effective_length, exp
 from ropewalk.common.store import SampleStore, content_key
 from ropewalk.common.whole import new_folder
-from ropewalk.lab.battery import TEXT, TITLES, check
+from ropewalk.lab.battery import PRIMED, TEXT, TITLES, check
 from ropewalk.lab.cell import Budget, Cell, answers, trained
 from ropewalk.lab.decoder import Decoder
 from ropewalk.lab.encoding import Additive
@@ -53,6 +56,7 @@ class Grid:
         samples: rows of each length.
         ways: whether encodings are read in their ways too, beyond the window.
         budget: of every cell.
+        setup: the paper's that it began with, if any.
     """
 
     encodings: tuple[str, ...]
@@ -62,6 +66,7 @@ class Grid:
     samples: int
     ways: bool
     budget: Budget
+    setup: str = ""
 
     def __post_init__(self) -> None:
         for name in self.encodings:
@@ -71,6 +76,13 @@ class Grid:
         for what in ("encodings", "tasks", "lengths"):
             if not getattr(self, what):
                 raise UserError(f"no {what} are named, expected one at least")
+        primed = [name for name in self.tasks if name in PRIMED]
+        ending = [name for name in self.encodings if encoding(name).load().ends]
+        if primed and ending:
+            raise UserError(
+                f"{primed[0]} is trained on rows beyond the window, and {ending[0]} has no positions there",
+                f"Name --encodings without {ending[0]}, or other --tasks.",
+            )
 
     @cached_property
     def key(self) -> str:
@@ -99,7 +111,7 @@ class Grid:
         return [n for n in sorted(self.lengths) if not way or n > self.budget.window]
 
 
-def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None]) -> Results:
+def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None], workers: int = 1) -> Results:
     """Train and ask what is not there yet.
 
     Args:
@@ -107,20 +119,43 @@ def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None]
         folder: trained models are kept below.
         store: of answers.
         heard: told of every cell.
+        workers: processes; one is this.
 
     Raises:
-        UserError: if a row cannot be made, or files cannot be written.
+        UserError: if a row cannot be made, files cannot be written, or workers die.
     """
     cells = list(grid.cells)
+    if workers > 1:
+        heard(Progress(0, len(cells), f"the first cells, on {workers} workers"))
+        for i, cell in enumerate(on_processes(partial(_work, grid, folder, store), cells, workers), 1):
+            heard(Progress(i, len(cells), str(cell)))
     found: dict[tuple[Cell, str, int], Any] = {}
     with SampleStore(store) as records:
         for i, cell in enumerate(cells):
-            heard(Progress(i, len(cells), str(cell)))
+            if workers == 1:
+                heard(Progress(i, len(cells), str(cell)))
             found |= _cell(grid, cell, folder, records)
     heard(Progress(len(cells), len(cells), "done"))
     return _results(grid, found)
 
 
+def _work(grid: Grid, folder: Path, store: Path, cell: Cell) -> None:
+    with SampleStore(store) as records:
+        _cell(grid, cell, folder, records)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums have one order then, however many processors and workers there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def _cell(grid: Grid, cell: Cell, folder: Path, records: SampleStore) -> Mapping[tuple[Cell, str, int], Any]:
     """What a cell answers, by way and length, and the receptive fields of its bias."""
     of_training = {**asdict(cell), **asdict(grid.budget), "code": code_fingerprint(ROOMS)}
@@ -211,6 +246,7 @@ def _results(grid: Grid, found: Mapping[tuple[Cell, str, int], Any]) -> Results:
             "seeds": grid.seeds,
             "samples": grid.samples,
             "threshold": THRESHOLD,
+            **({"setup": grid.setup} if grid.setup else {}),
             FIELDS: {name: some for name in grid.encodings if (some := _fields(grid, name, found))},
         },
         [Model(DECODER, grid.budget.window, None, to, sorted(grid.lengths))],

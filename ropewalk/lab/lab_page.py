@@ -9,6 +9,7 @@ from pathlib import Path
 from ropewalk.common.whole import write_text
 from ropewalk.lab.encoding_entries import BY_ID
 from ropewalk.lab.lab_grid import FIELDS
+from ropewalk.lab.setups import setup
 from ropewalk.report import numbers
 from ropewalk.report.experiment_page import page_of_results, place
 from ropewalk.report.page import Cell, Column, Item, Page, Section, Table, address
@@ -33,9 +34,18 @@ def page_of_lab(results: Results) -> Page:
     seeds, samples = results.settings["seeds"], results.settings["samples"]
     how = f" Each was trained with {seeds} seeds, and asked {samples} rows at every length."
     alone = " With one seed, intervals say nothing of how trainings differ." if seeds == 1 else ""
-    about = Section("The encodings", ABOUT + how + alone, [encodings(View(results))])
+    about = Section("The encodings", ABOUT + how + alone + _setup(results), [encodings(View(results))])
     return replace(page, title="Position encodings", subject="Position encodings, " + page.subject.partition(", ")[2],
                    sections=[*page.sections, *_receptive(fields), about])  # fmt: skip
+
+
+def _setup(results: Results) -> str:
+    """Whose it is, and what differs."""
+    name = results.settings.get("setup")
+    if name is None:
+        return ""
+    paper, differs = setup(name).paper, setup(name).differs
+    return f" Where nothing else was said, it is the setup of arXiv {paper}, at this size: {differs}."
 
 
 def _receptive(fields: Mapping[str, Sequence[float | None]]) -> Iterator[Section]:

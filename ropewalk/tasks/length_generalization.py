@@ -1,7 +1,8 @@
 """The length-generalisation battery: small algorithms whose inputs grow, the smallest test bed of any position method.
 
 Tasks and formats follow arXiv 2305.19466 (copying, reversing, addition, parity, sorting, sums), arXiv 2305.20019 (run
-copying, positional retrieval, lookup tables) and arXiv 2402.09371 (reversed digits with index hints).
+copying, positional retrieval, lookup tables) and arXiv 2402.09371 (reversed digits with index hints, random spaces);
+multiplication by numbers of up to three digits is that of arXiv 2306.15400.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from ropewalk.texts.pieces import TokenUnits
 Words = list[str]
 RUN_LENGTHS = (1, 3, 5)
 SHOT_SIZES = (2, 4)
+SPACE, SPACED = "_", 0.25  # and how often it stands before a digit
+FACTOR = 3  # digits of a second factor, at most
 STEPS = {"A": (1, 3), "B": (3, 1), "C": (7, 2), "D": (9, 5)}  # digit -> last digit of factor * digit + term
 
 
@@ -122,6 +125,34 @@ def unhinted(words: Words) -> Words:
     return words[1::2]
 
 
+def spaced(rng: random.Random, words: Words) -> Words:
+    """The same words, with spaces among them at random."""
+    return [one for word in words for one in ([SPACE, word] if rng.random() < SPACED else [word])]
+
+
+def unspaced(words: Words) -> Words:
+    return [word for word in words if word != SPACE]
+
+
+def factors(rng: random.Random, size: int) -> Words:
+    """A number of ``size`` digits, and one whose number of digits is uniform up to ``FACTOR``."""
+    first, second = ([*digits(rng, n - 1), str(rng.randint(1, 9))] for n in (size, rng.randint(1, FACTOR)))
+    return [*first, "*", *second]
+
+
+def multiplied(words: Words) -> Words:
+    """Long multiplication: each digit of the product is the last of what its column sums to, carry included."""
+    star = words.index("*")
+    first, second = ([*map(int, part)] for part in (words[:star], words[star + 1 :]))
+    found, carry = [], 0
+    for column in range(len(first) + len(second)):
+        pairs = ((column - i, other) for i, other in enumerate(second))
+        total = carry + sum(first[j] * other for j, other in pairs if 0 <= j < len(first))
+        found.append(str(total % 10))
+        carry = total // 10
+    return found if found[-1] != "0" else found[:-1]
+
+
 def summands(words: Words, read: Callable[[Words], Words]) -> tuple[Words, Words]:
     plus = words.index("+")
     return read(words[:plus]), read(words[plus + 1 :])
@@ -214,6 +245,14 @@ ALGORITHMS = {
     ),
     "addition_scratchpad": addition(
         list, list, ", whose digits stand in reverse order, column by column, and write the result", scratchpad
+    ),
+    "addition_spaced": Algorithm(
+        "Add the two numbers, whose digits stand in reverse order, with spaces among them that mean nothing.",
+        lambda rng, size: spaced(rng, addition(list, list, "").problem(rng, size)),
+        lambda words: added(*summands(unspaced(words), list)),
+    ),
+    "multiplication_reversed": Algorithm(
+        "Multiply the two numbers, whose digits stand in reverse order.", factors, multiplied
     ),
 }
 

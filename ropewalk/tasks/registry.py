@@ -98,6 +98,7 @@ POSGEN = {"recurrent": "", "cot": ", steps shown", "semi_recurrent": ", from far
 ALGORITHMS = (
     "copy", "reverse", "recopy", "inverse_recopy", "deduplicate", "retrieve", "lookup", "lookup_reverse", "parity",
     "sum", "sort", "sort_numbers", "addition", "addition_reversed", "addition_hints", "addition_scratchpad",
+    "addition_spaced", "multiplication_reversed",
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ class RunLabRequest(Request):
     """What is trained, and what is asked.
 
     Attributes:
+        setup: A paper's encodings, tasks, window and lengths, where nothing else is said: nope, randomized, fire, xpos,
+            kerple, priming, hinting, formats or columns, as docs/lab.md lists them; quick keeps its own window.
         encodings: Encodings, as docs/lab.md lists them; by default all.
         tasks: What they learn: algorithms (copy, addition, ...), posgen_recurrent and the like, and text, which is
             source code; by default copy,reverse,sort,parity,addition_reversed,lookup,text, quick copy,parity.
@@ -42,11 +44,13 @@ class RunLabRequest(Request):
         layers: Of a decoder; by default 3, quick 2.
         heads: Of attention.
         quick: Short rows, small decoders and few steps, where nothing else is said.
+        workers: How many cells are trained at the same time, each on a processor; results are the same.
         out: Folder for results, report and trained models.
         overwrite: Replace the results of another run; what was trained stays.
     """
 
-    encodings: Words = ()
+    setup: str = ""
+    encodings: Words | None = None
     tasks: Words | None = None
     seeds: Count | None = None
     window: Length | None = None
@@ -60,6 +64,7 @@ class RunLabRequest(Request):
     layers: Count | None = None
     heads: Count = 4
     quick: bool = False
+    workers: Count = 1
     out: Place = Path("runs/lab")
     overwrite: bool = False
 
@@ -72,14 +77,28 @@ class RunLabRequest(Request):
         from ropewalk.lab.cell import Budget
         from ropewalk.lab.encoding_entries import BY_ID
         from ropewalk.lab.lab_grid import Grid
+        from ropewalk.lab.setups import setup
 
-        plain = QUICK if self.quick else FULL
-        said = {name: plain[name] if (value := getattr(self, name)) is None else value for name in plain}
+        plain: dict[str, Any] = {"encodings": tuple(BY_ID), "times": (1, 2, 4), **(QUICK if self.quick else FULL)}
+        if self.setup:
+            papers = setup(self.setup)
+            plain |= {"encodings": papers.encodings, "tasks": papers.tasks, "times": papers.times}
+            plain |= {} if self.quick else {"window": papers.window}
+        given = {name: getattr(self, name) for name in plain if name != "times"}
+        said = plain | {name: value for name, value in given.items() if value is not None}
         said |= {name: getattr(self, name) for name in ("batch", "width", "heads")}
         budget = Budget(**{one.name: said[one.name] for one in fields(Budget)})
-        lengths = self.lengths or tuple(times * budget.window for times in (1, 2, 4))
-        encodings = self.encodings or tuple(BY_ID)
-        return Grid(encodings, said["tasks"], said["seeds"], lengths, said["samples"], not self.plain, budget)
+        lengths = self.lengths or tuple(int(times * budget.window) for times in said["times"])
+        return Grid(
+            said["encodings"],
+            said["tasks"],
+            said["seeds"],
+            lengths,
+            said["samples"],
+            not self.plain,
+            budget,
+            self.setup,
+        )
 
 
 @verb("lab run", keeps=True)
@@ -105,7 +124,7 @@ def run_lab(request: RunLabRequest) -> Outcome:
         outcome = kept(
             request.out,
             grid.key,
-            lambda store: run(grid, request.out, store, heard),
+            lambda store: run(grid, request.out, store, heard, request.workers),
             [],
             request.command,
             overwrite=request.overwrite,

@@ -106,7 +106,7 @@ def test_workers_survive_a_kill_and_find_what_one_process_finds(checkpoint, tmp_
 LEADER = """
 import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor
-from ropewalk.evaluation.workers import follow
+from ropewalk.common.local_workers import follow
 
 line = f"import socket, time; held = socket.create_connection(('127.0.0.1', {sys.argv[1]})); time.sleep(600)"
 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=follow) as pool:

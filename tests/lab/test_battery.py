@@ -3,10 +3,28 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from ropewalk.common.errors import UserError
-from ropewalk.lab.battery import ANSWER, BEGIN, END, SEQUENCES, TEXT, TITLES, check, draw
+from ropewalk.lab.battery import (
+    ANSWER,
+    BEGIN,
+    BY_COLUMN,
+    END,
+    HINTED,
+    PRIMED,
+    PRIMES,
+    SEQUENCES,
+    STATES,
+    TEXT,
+    TITLES,
+    asked,
+    check,
+    draw,
+    taught,
+)
+from ropewalk.lab.regular_languages import LANGUAGES
 from ropewalk.tasks.length_generalization import ALGORITHMS
 from ropewalk.tasks.posgen import following
 
@@ -18,7 +36,7 @@ def parts(row):
     return bytes(row.ids[1:at]).decode(), bytes(row.ids[at + 1 : -1]).decode()
 
 
-@pytest.mark.parametrize("task", ALGORITHMS)
+@pytest.mark.parametrize("task", [*ALGORITHMS, *STATES, *PRIMED, *HINTED])
 def test_problems_fill_a_row_and_depend_on_the_seed(task):
     rows = [draw(task, 90, random.Random(seed)) for seed in range(20)]
     assert all(len(row.ids) <= 90 for row in rows) and max(len(row.ids) for row in rows) > 75
@@ -48,6 +66,83 @@ def test_how_long_a_row_is_tells_nothing_of_parity():
     assert 160 < Counter(answer for _, answer in rows)["e"] < 240
 
 
+def dihedral(word):
+    """D4 as matrices: 0 turns over, 1 turns by a quarter."""
+    turn, over = np.array([[0, -1], [1, 0]]), np.array([[1, 0], [0, -1]])
+    state = np.eye(2, dtype=int)
+    for one in word:
+        state = state @ (turn if one == "1" else over)
+    return state
+
+
+def test_states_are_those_of_another_computation():
+    matrices = {}
+    for seed in range(200):
+        rng = random.Random(seed)
+        word, state = parts(draw("state_c2_x_c4", 30, rng))
+        assert ord(state) - ord("0") == 4 * (word.count("0") % 2) + word.count("1") % 4
+        word, state = parts(draw("state_even_pairs", 30, rng))
+        assert state == str(int(word[0] != word[-1]))
+        word, state = parts(draw("state_cycle", 30, rng))
+        assert int(state) == (word.count("2") - word.count("0")) % 5
+        word, state = parts(draw("state_arithmetic", 30, rng))
+        assert int(state) == eval(word.translate({53: "+", 54: "-", 55: "*"})) % 5
+        word, state = parts(draw("state_d4", 29 + seed % 2, rng))
+        assert np.array_equal(matrices.setdefault(state, dihedral(word)), dihedral(word))
+    assert len({one.tobytes() for one in matrices.values()}) == len(matrices) == 8
+
+
+@pytest.mark.parametrize("task", STATES)
+def test_how_long_a_word_is_tells_nothing_of_its_state(task):
+    rows = [parts(draw(task, 24, random.Random(seed))) for seed in range(600)]
+    assert len({len(word) for word, _ in rows}) == 1
+    labels = Counter(state for _, state in rows)
+    occurring = LANGUAGES[task.removeprefix("state_").replace("_", " ")].labels // (1 + (task[6:] in ("d4", "c2_x_c4")))
+    assert len(labels) > 0.8 * occurring and max(labels.values()) < 600 * 2.2 / occurring
+
+
+@pytest.mark.parametrize("task", PRIMED)
+def test_priming_is_a_few_rows_of_two_windows(task):
+    rows = [taught(task, 20, 7, random.Random(seed)) for seed in range(6000)]
+    long = [bytes(row.ids) for row in rows if len(row.ids) > 20]
+    assert 80 < len(long) < 160 and 30 < len(set(long)) <= PRIMES and max(map(len, long)) <= 40
+    assert not set(long) & {bytes(taught(task, 20, 8, random.Random(seed)).ids) for seed in range(2000)}
+    for row in rows[:100]:
+        problem, answer = parts(row)
+        (sign,) = set(problem) & set("+*")
+        a, b = (int(one[::-1]) for one in problem.split(sign))
+        assert int(answer[::-1]) == (a + b if sign == "+" else a * b)
+    assert len({len(draw(task, 20, random.Random(seed)).ids) > 20 for seed in range(500)}) == 1
+
+
+def test_half_of_what_hints_are_learnt_from_are_successors_and_none_is_asked():
+    rows = [parts(taught("sort_hinted", 20, 0, random.Random(seed))) for seed in range(400)]
+    hints = [(problem[:-2], problem[-1], answer) for problem, answer in rows if problem[-2:-1] == "?"]
+    assert 160 < len(hints) < 240
+    for word, digit, answer in hints:
+        larger = [one for one in sorted(word) if one > digit]
+        assert digit in word and answer == (larger[0] if larger else "n")
+    assert {answer for *_, answer in hints} >= {"n", "9", "5"}
+    for seed in range(50):
+        (row,) = asked("sort_hinted", 30, random.Random(seed))
+        problem, answer = parts(row)
+        assert answer == "".join(sorted(problem))
+
+
+def test_a_sum_by_column_is_all_of_its_columns():
+    for seed in range(60):
+        (whole,) = asked("addition_reversed", 40, random.Random(seed))
+        _, answer = parts(whole)
+        found, carry = "", "0"
+        for row in asked(BY_COLUMN, 40, random.Random(seed)):
+            column, said = parts(row)
+            assert column[0] == carry and len(row.ids) == 8
+            found, carry = found + said[0], said[1]
+        assert found + carry.strip("0") == answer
+    taught_rows = {parts(taught(BY_COLUMN, 64, 0, random.Random(seed))) for seed in range(6000)}
+    assert len(taught_rows) == 200  # all there are
+
+
 @pytest.mark.parametrize("task", SEQUENCES)
 def test_sequences_follow_their_rule(task):
     row = draw(task, 30, random.Random(0))
@@ -67,4 +162,5 @@ def test_held_out_texts_are_others():
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match="unknown task 'revers'; did you mean 'reverse'"):
         check("revers")
-    assert len(TITLES) == len(set(TITLES.values())) == len(ALGORITHMS) + len(SEQUENCES) + 1
+    some = ALGORITHMS, SEQUENCES, STATES, PRIMED, HINTED
+    assert len(TITLES) == len(set(TITLES.values())) == sum(map(len, some)) + 2

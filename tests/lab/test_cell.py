@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ropewalk.common.errors import UserError
-from ropewalk.lab.battery import PAD, Drawn, draw
+from ropewalk.lab.battery import BY_COLUMN, PAD, Drawn, asked, draw
 from ropewalk.lab.cell import Budget, Cell, answers, padded, trained
 
 TINY = Budget(window=12, steps=3, batch=4, learning_rate=1e-2, width=16, layers=1, heads=2)
@@ -60,3 +60,24 @@ def test_what_an_encoding_cannot_read_is_refused():
     with pytest.raises(UserError, match="a table of 12 positions has no row"):
         answers(model, "copy", "", 40, 2)
     assert len(answers(model, "copy", "pi", 40, 2)) == 2
+
+
+def test_a_sum_by_column_is_missed_where_a_column_is():
+    model = trained(Cell("nope", BY_COLUMN, 0), TINY).requires_grad_(False)
+    for length in (12, 60):
+        found = answers(model, BY_COLUMN, "", length, 3)
+        for i, (nats, count, missed) in enumerate(found):
+            rows = asked(BY_COLUMN, length, random.Random(f"asked {BY_COLUMN} {length} {i}"))
+            ids = torch.tensor([row.ids for row in rows])
+            logits = model(ids).logits[:, 4:-1].log_softmax(-1)
+            wanted = ids[:, 5:]
+            assert count == 3 * len(rows) and missed == int((logits.argmax(-1) != wanted).sum())
+            assert nats == pytest.approx(-float(logits.gather(-1, wanted[..., None]).sum()), rel=1e-4)
+
+
+def test_primed_rows_come_in_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr("ropewalk.lab.battery.SHARE", 0.5)
+    monkeypatch.setattr("ropewalk.lab.cell.padded", lambda rows, first: seen.extend(rows) or padded(rows, first))
+    trained(Cell("alibi", "addition_primed", 0), TINY)
+    assert 12 < max(len(row.ids) for row in seen) <= 24

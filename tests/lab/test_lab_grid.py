@@ -2,15 +2,17 @@
 
 import json
 import math
+import pickle
 import re
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ropewalk.common.errors import UserError
 from ropewalk.common.store import SampleStore
 from ropewalk.lab import lab_grid as grids
-from ropewalk.lab.cell import Budget, Cell
+from ropewalk.lab.cell import Budget, Cell, trained
 from ropewalk.lab.lab_grid import Grid, is_of_the_lab, perplexity, run, tally
 from ropewalk.lab.lab_page import page_of_lab
 from ropewalk.report.schema import Results
@@ -63,6 +65,35 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, counted):
     assert len(counted) == 5
     assert plain(asked(grid(), tmp_path / "two")) == plain(whole)
     assert counted == list(grid().cells)
+
+
+def test_cells_run_on_one_thread_whatever_the_machine_has(tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(grids, "trained", lambda *given: seen.append(torch.get_num_threads()) or trained(*given))
+    torch.set_num_threads(2)
+    try:
+        asked(grid(encodings=("nope",), tasks=("copy",), seeds=1), tmp_path)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_do_all_cells_before_they_are_gathered(tmp_path, monkeypatch):
+    """Processes are those of ``on_processes``; here it is a loop, with no memory between its parts."""
+    done, heard = [], []
+
+    def loop(work, cells, workers):
+        for cell in cells:
+            pickle.loads(pickle.dumps(work))(cell)
+            done.append(cell)
+            yield cell
+
+    whole = asked(grid(), tmp_path / "one")
+    monkeypatch.setattr(grids, "on_processes", loop)
+    one = grid()
+    found = run(one, tmp_path / "two", tmp_path / "two" / "samples.sqlite", heard.append, workers=2)
+    assert plain(found) == plain(whole) and done == list(one.cells)
+    assert [progress.done for progress in heard] == [*range(13), 12] and heard[-1].total == 12
 
 
 def test_answers_of_another_length_need_no_training_and_other_steps_do(tmp_path, counted):
@@ -140,6 +171,7 @@ def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     ({"encodings": ("alib",)}, "unknown encoding 'alib'"),
     ({"tasks": ("cpy",)}, "unknown task 'cpy'"),
     ({"tasks": ()}, "no tasks are named"),
+    ({"tasks": ("copy", "addition_primed")}, "rows beyond the window, and learned has no"),
 ])  # fmt: skip
 def test_what_is_none_is_refused(changes, message):
     with pytest.raises(UserError, match=message):

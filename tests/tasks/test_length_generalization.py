@@ -31,6 +31,9 @@ from ropewalk.texts.pieces import TokenUnits
         ("addition_reversed", "5 9 + 7 1", "2 1 1"),
         ("addition_hints", "a 5 b 9 + a 7", "a 2 b 0 c 1"),
         ("addition_scratchpad", "5 9 + 7", "5 + 7 + 0 = 12 ; 9 + 0 + 1 = 10 ; 2 0 1"),
+        ("addition_spaced", "_ 5 9 _ + _ 7 1", "2 1 1"),
+        ("multiplication_reversed", "5 9 * 7 1", "5 1 6 1"),
+        ("multiplication_reversed", "2 * 3", "6"),
     ],
 )
 def test_algorithms_by_hand(algorithm: str, problem: str, answer: str) -> None:
@@ -38,7 +41,7 @@ def test_algorithms_by_hand(algorithm: str, problem: str, answer: str) -> None:
     assert LengthGeneralization(algorithm).solve(f"Input: 1 Output: 2. Input: {problem} Output:") == answer
 
 
-@pytest.mark.parametrize("algorithm", ["addition", "addition_reversed", "addition_hints", "addition_scratchpad"])
+@pytest.mark.parametrize("algorithm", [one for one in ALGORITHMS if one.startswith("addition")])
 def test_every_format_adds_as_python_does(algorithm: str) -> None:
     """The result stands at the end; with more than 26 digits hints have two letters."""
     for seed in range(30):
@@ -52,6 +55,22 @@ def test_every_format_adds_as_python_does(algorithm: str) -> None:
         step = 1 if algorithm == "addition" else -1
         a, b, c = (int("".join(word[::step])) for word in (first, second, result))
         assert a + b == c and max(len(first), len(second)) == size
+
+
+def test_products_are_pythons() -> None:
+    for seed in range(60):
+        size = random.Random(seed).randint(1, 40)
+        problem = ALGORITHMS["multiplication_reversed"].problem(random.Random(seed), size)
+        product = "".join(ALGORITHMS["multiplication_reversed"].answer(problem))[::-1]
+        first, second = "".join(problem).split("*")
+        assert len(first) == size and len(second) <= 3 and product == str(int(first[::-1]) * int(second[::-1]))
+
+
+def test_spaces_among_digits_are_many_and_mean_nothing() -> None:
+    words = ALGORITHMS["addition_spaced"].problem(random.Random(0), 200)
+    assert 40 < words.count("_") < 140
+    digits = [word for word in words if word != "_"]
+    assert ALGORITHMS["addition_spaced"].answer(words) == ALGORITHMS["addition_reversed"].answer(digits)
 
 
 def test_the_number_of_digits_is_uniform() -> None:

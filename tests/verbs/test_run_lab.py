@@ -61,6 +61,34 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     assert one["rows"] == two["rows"]
 
 
+@pytest.mark.slow
+def test_workers_find_what_one_process_finds_and_a_kill_of_all_costs_no_finished_cell(tmp_path):
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "ropewalk", "lab", "run", *TINY, "--workers", "2", "-o", str(out)]
+    root = Path(ropewalk.__file__).parent.parent
+    started = subprocess.Popen(
+        line, env={**os.environ, "PYTHONPATH": str(root)}, cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    for _ in range(2400):
+        if any(out.glob("models/[!.]*")):
+            break
+        time.sleep(0.05)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    time.sleep(2)  # for the workers, which end with it
+    kept = {one.parent.name: one.stat().st_mtime_ns for one in out.glob("models/[!.]*/model.safetensors")}
+    assert kept
+    assert run(["lab", "run", *TINY, "--workers", "2", "-o", str(out)]) == 0
+    assert run(["lab", "run", *TINY, "-o", str(tmp_path / "alone")]) == 0
+    for name, stamp in kept.items():
+        assert (out / "models" / name / "model.safetensors").stat().st_mtime_ns == stamp
+    weights = [{one.parent.name: one.read_bytes() for one in place.glob("models/[!.]*/*.safetensors")}
+               for place in (out, tmp_path / "alone")]  # fmt: skip
+    assert weights[0] == weights[1] and len(weights[0]) == 4
+    two, one = (json.loads((place / "results.json").read_text()) for place in (out, tmp_path / "alone"))
+    assert {**two, "created": "", "command": ""} == {**one, "created": "", "command": ""}
+
+
 def test_other_results_are_not_replaced_and_not_drawn(tmp_path):
     given = {"tasks": "copy", "quick": True, "steps": 1, "samples": 1, "window": 12, "out": tmp_path / "out"}
     ropewalk.run_lab(encodings="nope", plain=True, **given)

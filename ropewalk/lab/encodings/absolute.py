@@ -42,6 +42,8 @@ class Absolute(Encoding):
 class Learned(Absolute):
     """A row of a table for each position of the window."""
 
+    ends = True
+
     def __init__(self, shape: Shape):
         super().__init__(shape)
         self.table = nn.Parameter(torch.empty(shape.window, shape.width))
