@@ -196,7 +196,10 @@ def _aside(out: Path) -> Iterator[Path]:
         _lock(folder, lock)
         yield folder / out.name
     finally:
-        remove_litter(folder)
+        try:
+            remove_litter(folder)
+        finally:  # a signal in the middle of it: the rest
+            remove_litter(folder)
         lock.release()
         with suppress(OSError):  # they are not empty, as they should
             for parent in made:

@@ -82,6 +82,7 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
             f"--against and --patch are about GGUF files; {request.model!r} is none", "Name a file that ends in .gguf."
         )
     from ropewalk.carriers import carrier as carriers
+    from ropewalk.checkpoint.carrier_inspection import CarrierInspection, inspect_carrier
     from ropewalk.checkpoint.inspection import inspect as look
 
     wrote: dict[Path, Path] = {}
@@ -93,13 +94,9 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
         judge = partial(refuse_worse, configuration=configuration(checkpoint.place))
         wrote = set_keys(checkpoint.place, request.set, judge)
         checkpoint = Checkpoint(request.model, request.trust_remote_code)  # what was read before is of before
-    if carriers.has_none(checkpoint.raw):
-        from ropewalk.checkpoint.carrier_inspection import inspect_carrier
-
-        request.refuse_unused(["weights"], "of a model without a rope")
-        return replace(inspect_carrier(checkpoint), wrote={str(file): str(old) for file, old in wrote.items()})
     try:
-        looked = look(checkpoint)
+        ropeless = carriers.has_none(checkpoint.raw)
+        looked = inspect_carrier(checkpoint) if ropeless else look(checkpoint)
     except UserError as error:
         if not wrote:
             raise
@@ -108,6 +105,9 @@ def inspect(request: InspectRequest) -> Inspection | AdapterFolder | EncoderInsp
             f"{names} is written as said, and something else is still wrong: {error.message}", error.mend
         ) from None
     found = replace(looked, wrote={str(file): str(old) for file, old in wrote.items()})
+    if isinstance(found, CarrierInspection):
+        request.refuse_unused(["weights"], "of a model without a rope")
+        return found
     return replace(found, heads=_heads(checkpoint, request.data)) if request.weights else found
 
 

@@ -174,6 +174,21 @@ def test_a_signal_between_any_two_steps_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_while_it_is_cleaned_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Path.unlink, []
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        whole.make(tmp_path / "out", lambda file: file.write_text("x"))
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_fails_leaves_no_folder(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), whole.new_folder(tmp_path / "a" / "b" / "out", []) as folder:
         (folder / "x").write_text(str(1 / 0))
