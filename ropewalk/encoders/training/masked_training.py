@@ -122,7 +122,8 @@ def _refuse_unfit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, to
         )
     if tokenizer.mask_token_id is None:
         raise UserError("the tokenizer has no token for the mask, expected one (mask_token)")
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows = len(embedding.weight)
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}, expected no more than the model has",
