@@ -45,7 +45,7 @@ ENCODER_METHODS: tuple[EncoderEntry, ...] = (
                  "the table again and again; short texts are read as before", "table", "yes: a longer table",
                  "2404.12096"),
     EncoderEntry("ntk-by-parts", "NTK-by-parts of a table", "table_by_parts:TableByParts",
-                 "slow waves along the table are spread out, fast ones go on", "table", "yes: a longer table",
+                 "slow waves along the table are spread out, fast ones begin anew", "table", "yes: a longer table",
                  "2309.00071"),
     EncoderEntry("stretch", "Long-CLIP's stretch", "stretch:KnowledgePreservingStretch",
                  "the first rows stay, the others are stretched", "table", "yes: a longer table", "2403.15378"),

@@ -97,7 +97,7 @@ def extend_encoder(
     """
     folder.refuse_unsound()
     _ = folder.poolings  # refuses what nobody could load
-    window = _refuse_unwritable(folder, to, methods)
+    window = refuse_unwritable(folder, to, methods)
     rope = methods.of(RopeMethod)
     config = None if rope is None else extended_config(folder.rotating.config, rope.method, to)[0]
     out = folder_to_write(out, [folder.path], overwrite)
@@ -125,8 +125,15 @@ def extend_encoder(
     return EncoderExtension(out, methods.id, window, to, folder.reads, changes, notes, measure)
 
 
-def _refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) -> int:
-    """Refuse methods that no folder can say; the window that they start from, or tokens that were read."""
+def refuse_unwritable(folder: EncoderFolder, to: int, methods: EncoderMethods) -> int:
+    """Refuse methods that no folder can say, or that do not reach the target.
+
+    Returns:
+        The window that they start from, or tokens that were read.
+
+    Raises:
+        UserError: naming the method, and one that does.
+    """
     made = record_in(folder.path)
     if made.get("method", "none") not in ("none", Uncut.name):
         raise UserError(

@@ -320,6 +320,11 @@ class EncoderFolder:
         return tuple(modes)
 
     @property
+    def pools_by_mean(self) -> bool:
+        """Whether it pools by the mean over tokens alone, which late chunking needs."""
+        return self.poolings in ((), ("mean",))
+
+    @property
     def pools_prompts(self) -> bool:
         """Whether the tokens of a prompt are pooled as all others are."""
         return self._pooling[1].get("include_prompt", True) is not False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ropewalk.attention import soundness
 from ropewalk.attention.regions import Layer
-from ropewalk.common.command_lines import command
+from ropewalk.common.command_lines import command, setting
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result, columns, sentences
-from ropewalk.encoders.encoder_entries import BY_ID, ENCODER_METHODS, FITTING
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS, FITTING
+from ropewalk.encoders.encoder_extension import refuse_unwritable
 from ropewalk.encoders.encoder_folder import ENCODER_CLASSES
+from ropewalk.encoders.encoder_method import encoder_methods
+from ropewalk.encoders.encoder_methods.pooled_chunks import PooledChunks
+from ropewalk.encoders.encoder_methods.stretch import KnowledgePreservingStretch
 from ropewalk.encoders.families import BIAS, ROPE, TABLE, UNKNOWN
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.planning import advice
@@ -143,12 +148,19 @@ def plan_encoder(folder: EncoderFolder, to: int) -> EncoderPlan:
         )
     config = load_config(str(folder.encoder))
     parameters, before = work(config, cut)
-    held = window is not None and to <= window  # by the table as it is
+    held = window is not None and to <= window  # by the table or the rope as it is
+    if held and folder.positions == ROPE:
+        raise UserError(
+            f"the target of {to:,} tokens is within the {window:,} that the rope of {folder.name} is for, though texts "
+            f"are cut at {cut:,}: there is nothing to extend",
+            "Raise the limit: " + setting(folder.name, {key: to for key, at in folder.told.items() if at < to}),
+        )
     first = FIRST[BIAS] if held else FIRST[folder.positions]
+    refuse_unwritable(folder, to, encoder_methods(first, folder.positions))
+    methods = _choices(folder, config, to, now, first)
     return EncoderPlan(
         folder.name, folder.positions, window, reads, to, parameters, (before, work(config, to)[1]),
-        [one for one in _choices(folder, config, to, now) if not (held and BY_ID[one.id].axis == TABLE)],
-        [*folder.notes, *_notes(folder.positions)],
+        methods, [*folder.notes, *_notes(folder, {one.id for one in methods})],
         [
             command("compare", folder.name, "--to", show(to)),
             command("extend", folder.name, "--to", show(to), "--method", first),
@@ -156,7 +168,8 @@ def plan_encoder(folder: EncoderFolder, to: int) -> EncoderPlan:
     )  # fmt: skip
 
 
-def _choices(folder: EncoderFolder, config: PreTrainedConfig, to: int, window: int) -> list[Choice]:
+def _choices(folder: EncoderFolder, config: PreTrainedConfig, to: int, window: int, first: str) -> list[Choice]:
+    """Methods that a folder can say and that reach the target, by themselves or with the first, and ways of reading."""
     found = []
     if folder.positions == ROPE:
         for one in advice.methods(config, to, to / window):
@@ -165,9 +178,25 @@ def _choices(folder: EncoderFolder, config: PreTrainedConfig, to: int, window: i
                 continue
             if entry.kind == "frequencies" or _mirrors(entry.load()(), window, to):
                 found.append(Choice(one.id, entry.summary, one.written or f"no: {one.why_not}"))
-    fitting = FITTING[folder.positions]
-    found += [Choice(one.id, one.summary, one.exportable) for one in ENCODER_METHODS if one.axis in fitting if one.axis]
+    for ours in ENCODER_METHODS:
+        if ours.axis not in FITTING[folder.positions] or not ours.axis:
+            continue
+        spellings = [ours.id] if ours.axis != "logits" else [ours.id, f"{first}+{ours.id}"]
+        if ours.axis == "reading":
+            reach = spellings if folder.pools_by_mean or ours.id != PooledChunks.name else []
+        else:
+            reach = [spelled for spelled in spellings if _writes(folder, to, spelled)]
+        found += [Choice(spelled, ours.summary, ours.exportable) for spelled in reach[:1]]
     return found
+
+
+def _writes(folder: EncoderFolder, to: int, spelled: str) -> bool:
+    """Whether ``extend`` does."""
+    try:
+        refuse_unwritable(folder, to, encoder_methods(spelled, folder.positions))
+    except UserError:
+        return False
+    return True
 
 
 def _mirrors(chosen: Any, window: int, to: int) -> bool:
@@ -179,11 +208,16 @@ def _mirrors(chosen: Any, window: int, to: int) -> bool:
     return True
 
 
-def _notes(positions: str) -> list[str]:
-    if positions == BIAS:
+def _notes(folder: EncoderFolder, methods: Set[str]) -> list[str]:
+    if folder.positions == BIAS:
         return []
-    kept = " but recurrent's" if positions == TABLE else ""
-    return [f"in code, texts of the window or less are read as before; a folder{kept} reads every text otherwise"]
+    kept = " and ".join(f"{one}'s" for one in ("recurrent", "uncut") if one in methods)
+    but = f" but {kept}" if kept else ""
+    notes = [f"in code, texts of the window or less are read as before; a folder{but} reads every text otherwise"]
+    if "stretch" in methods and folder.family is not None and folder.family.causal:
+        keep = KnowledgePreservingStretch.keep
+        notes = [f"{notes[0]}, but stretch's one of up to {keep} tokens"]
+    return notes
 
 
 def work(config: PreTrainedConfig, tokens: int) -> tuple[int, Work]:

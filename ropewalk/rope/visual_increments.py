@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from ropewalk.common.errors import UserError
 from ropewalk.rope.fractional import worked_out
 
+MANTISSA = 24  # binary digits of a float32, in which models turn positions into angles
+
 
 def visual_positions(positions: Tensor, visual: Tensor, increment: float) -> tuple[Tensor, Tensor]:
     """Positions in which visual tokens are ``increment`` apart, and text stays at whole positions, one apart.
 
-    A run of visual tokens behind position a goes from p to a + (p - a) x increment on every axis, and the text behind
-    it moves up to the next whole position. What has no visual token stays the same to the last bit.
+    A run of visual tokens behind position a goes from p to a + (p - a) x increment on every axis; where the last of
+    them stands at b, text goes on at ceil(b) + 1. What has no visual token stays the same to the last bit.
 
     Args:
         positions: int64 [axes, B, n], text at the same position on all axes; or [B, n] of one axis.
@@ -35,8 +37,8 @@ def visual_positions(positions: Tensor, visual: Tensor, increment: float) -> tup
         what ``rope_deltas`` grows by.
 
     Raises:
-        UserError: if shapes do not fit, the increment is none, positions are fractions, or a run does not begin at one
-            position on all axes.
+        UserError: if shapes do not fit, the increment is none, positions are fractions, a run does not begin at one
+            position on all axes, or stands so far behind that a float32 does not hold its steps.
     """
     if visual.shape != positions.shape[-2:] or positions.ndim not in (2, 3):
         raise UserError(
@@ -71,7 +73,21 @@ def visual_positions(positions: Tensor, visual: Tensor, increment: float) -> tup
                 places[:, i:end] = run + shift
             i = end
         moved[row] = shift
+    _refuse_beyond(found[:, visual.to(found.device).bool()], increment)
     return found.reshape(positions.shape).float(), moved
+
+
+def _refuse_beyond(places: Tensor, increment: float) -> None:
+    """Refuse positions at which steps are no multiples of what a float32 tells apart, nor four times as large."""
+    last, finest = float(places.max()) if places.numel() else 0.0, 1 / float(increment).as_integer_ratio()[1]
+    holds = 2**MANTISSA * max(finest, 2.0 ** (math.frexp(increment)[1] - 3))
+    if last > holds:
+        larger = 2 ** (MANTISSA - math.ceil(math.log2(last)))
+        raise UserError(
+            f"a visual token stands at {last:,.1f}, expected {holds:,.0f} at most: beyond, a float32 does not hold "
+            f"steps of {increment:g}",
+            f"Say a larger increment, such as 1/{larger}." if larger > 1 else "Say an increment of 1.",
+        )
 
 
 @contextmanager

@@ -199,6 +199,7 @@ class ExperimentRequest(ServedRequest, LiveRequest):
         from ropewalk.common.store import SampleStore
         from ropewalk.encoders.encoder_folder import EncoderFolder
         from ropewalk.encoders.encoder_method import encoder_methods
+        from ropewalk.encoders.families import TABLE
         from ropewalk.encoders.retrieval.encoder_experiment import EncoderExperiment, run
         from ropewalk.evaluation.outcome import kept
 
@@ -209,9 +210,9 @@ class ExperimentRequest(ServedRequest, LiveRequest):
             methods = OF_ENCODERS.get(folder.positions, READINGS)
             if folder.window and target <= folder.window:  # which all tables hold
                 methods = READINGS
-            if folder.poolings not in ((), ("mean",)):  # which late chunking needs
+            if not folder.pools_by_mean:
                 methods = [one for one in methods if one != LATE]
-            if folder.window and (folder.reads or folder.window) < folder.window:  # cut before its table ends
+            if folder.positions == TABLE and (folder.reads or 0) < (folder.window or 0):  # cut before its table ends
                 methods = [methods[0], UNCUT, *methods[1:]]
         experiment = EncoderExperiment(
             self.model,

@@ -13,6 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import ropewalk
 from ropewalk.common.errors import UserError
+from ropewalk.encoders.encoder_entries import ENCODER_METHODS
 from ropewalk.encoders.encoder_plan import work
 from ropewalk.planning.measure import peak_bytes
 from tests import clips
@@ -43,7 +44,8 @@ def test_a_rope_is_planned_by_the_methods_of_language_models(tmp_path: Path, cap
     found = ropewalk.plan(str(made("modernbert", tmp_path / "m")), to=2 * WINDOW)
     choices = {one.id: one.folder for one in found.methods}
     assert choices["yarn"] == "yarn x2" and choices["self-extend"].startswith("no: run-time code")
-    assert "late-chunking" in choices and "recurrent" not in choices and not {"lm-infinite", "gali"} & choices.keys()
+    assert not {"late-chunking", "recurrent"} & choices.keys() and "chunks" in choices  # it pools the first token
+    assert not {"lm-infinite", "gali"} & choices.keys()
     assert [one.tokens for one in found.work] == [WINDOW, 2 * WINDOW]
     assert found.commands[1].endswith("--to 128 --method yarn")
     from rich.console import Console
@@ -65,9 +67,9 @@ def test_of_clip_the_tower_of_texts_is_planned(tmp_path: Path) -> None:
 
 def test_a_table_and_a_bias_have_their_own(tmp_path: Path) -> None:
     table = ropewalk.plan(str(tiny_encoders.folder(tmp_path / "b")), to=96)
-    assert {"pi", "recurrent", "tempscale"} < {one.id for one in table.methods} and table.positions == "table"
+    assert {"pi", "recurrent", "recurrent+tempscale"} < {one.id for one in table.methods} and table.positions == "table"
     bias = ropewalk.plan(str(made("t5", tmp_path / "t")), to=2 * WINDOW)
-    assert {one.id for one in bias.methods} >= {"uncut", "tempscale"} and bias.window is None
+    assert {one.id for one in bias.methods} >= {"uncut", "uncut+tempscale"} and bias.window is None
 
 
 def test_what_the_table_holds_needs_its_limits_raised_alone(tmp_path: Path) -> None:
@@ -77,6 +79,47 @@ def test_what_the_table_holds_needs_its_limits_raised_alone(tmp_path: Path) -> N
     assert "uncut" in {one.id for one in found.methods} and not {"pi", "recurrent"} & {one.id for one in found.methods}
     with pytest.raises(UserError, match="not beyond the 16 that it reads"):
         ropewalk.plan(str(tmp_path / "b"), to=16)
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip", "t5", "cut"])
+def test_what_is_listed_is_written_and_what_is_not_is_refused(kind: str, tmp_path: Path) -> None:
+    """Every method but ways of reading, by ``extend`` itself."""
+    place, to = tmp_path / "m", 2 * tiny_encoders.WINDOW
+    if kind == "clip":
+        clips.save(place)
+        to = 248
+    elif kind == "t5":
+        made("t5", place)
+        to = 2 * WINDOW
+    else:
+        tiny_encoders.folder(place, limit=16 if kind == "cut" else tiny_encoders.WINDOW)
+        to = tiny_encoders.WINDOW if kind == "cut" else to
+    found = ropewalk.plan(str(place), to=to)
+    listed = {one.id: one for one in found.methods}
+    for one in listed.values():
+        if not one.folder.startswith("no"):
+            assert ropewalk.extend(str(place), to=to, method=one.id, out=str(tmp_path / one.id)).target == to
+    for entry in ENCODER_METHODS:
+        if entry.axis not in ("", "reading") and entry.id not in listed:
+            with pytest.raises(UserError):
+                ropewalk.extend(str(place), to=to, method=entry.id, out=str(tmp_path / "no"))
+    assert {"bert": "recurrent+tempscale", "clip": "recurrent+tempscale", "t5": "uncut+tempscale", "cut": "tempscale"}[
+        kind
+    ] in listed
+    assert ("late-chunking" in listed) == (kind != "clip")
+    note = found.notes[-1]
+    assert ("but stretch's one of up to 20 tokens" in note) == (kind == "clip")
+    assert ("a folder but uncut's reads" in note) == (kind == "cut")
+    with pytest.raises(UserError, match="was extended already"):
+        ropewalk.plan(str(tmp_path / next(iter(listed))), to=4 * to)
+
+
+def test_within_the_window_of_a_rope_there_is_a_limit_alone(tmp_path: Path) -> None:
+    place = made("gte", tmp_path / "g")
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    with pytest.raises(UserError, match=r"within the 64 that the rope .* cut at 32: there is nothing") as error:
+        ropewalk.plan(str(place), to=WINDOW)
+    assert f"--set sentence_bert_config.json:max_seq_length={WINDOW}" in str(error.value)
 
 
 def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ropewalk.encoders.encoder import Encoder
 from ropewalk.encoders.encoder_folder import EncoderFolder, is_encoder
 from ropewalk.encoders.encoder_method import encoder_methods
 from ropewalk.encoders.extended_encoder import ExtendedEncoder
+from ropewalk.encoders.retrieval import encoder_experiment
 from tests.encoders.rotating_models import MODELS, SHAPE, TWO, WINDOW, folder_of, made, modernbert
 
 TARGET = 2 * WINDOW
@@ -238,6 +240,21 @@ def test_a_key_that_is_set_is_seen(tmp_path: Path) -> None:
     found = ropewalk.inspect(str(source), set=("sentence_bert_config.json:max_seq_length=32",))
     assert found.reads == 32 and list(found.wrote) == [str(source / "sentence_bert_config.json")]
     assert ropewalk.inspect(str(source), set=("max_position_embeddings=32",)).window == 32
+
+
+def test_a_limit_below_the_window_of_a_rope_adds_no_method(folders: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[str] = []
+    place = shutil.copytree(folders("gte"), tmp_path / "cut")
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+
+    def seen(experiment: Any, *_: Any) -> None:
+        asked.extend(one.id for one in experiment.methods)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder_experiment, "run", seen)
+    with pytest.raises(KeyboardInterrupt):
+        ropewalk.compare(str(place), to=TARGET, out=tmp_path / "out")
+    assert "yarn" in asked and "uncut" not in asked
 
 
 @pytest.mark.slow

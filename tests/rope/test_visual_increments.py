@@ -50,6 +50,24 @@ def test_every_axis_of_a_picture_is_scaled_and_text_moves_up():
     assert found[1, 0].tolist() == [0, 1, *[1.5] * 4, *[2] * 4, 4, 5] and moved.tolist() == [-2]
 
 
+@pytest.mark.parametrize(("increment", "most"), [(1 / 256, 65_536), (3 / 4, 2**22), (1 / 3, 2**20), (0.05, 2**17)])
+def test_steps_are_as_large_as_far_as_a_float32_goes_and_refused_beyond(increment, most):
+    """A run of 256 tokens ends at the largest position that holds; one position on, it is refused."""
+    visual = torch.ones(1, 257).bool()
+    visual[0, 0] = False
+    far = torch.arange(257)[None] + most - math.ceil(256 * increment)
+    steps = visual_positions(far, visual, increment)[0].double().diff()[0]
+    assert (steps / increment - 1).abs().max() <= (0 if increment in (1 / 256, 3 / 4) else 1 / 4)
+    with pytest.raises(UserError, match=f"expected {most:,} at most: beyond, a float32 does not hold steps of"):
+        visual_positions(far + 1, visual, increment)
+    assert visual_positions(far + 1, torch.zeros_like(visual), increment)[1] == 0
+
+
+def test_text_goes_on_behind_the_next_whole_position():
+    found, _ = visual_positions(torch.arange(6)[None], torch.tensor([[0, 1, 1, 1, 1, 0]]).bool(), 1 / 3)
+    assert found[0, 4:].tolist() == [pytest.approx(4 / 3), 3]
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_text_and_an_increment_of_one_are_read_as_before_bit_for_bit(kind):
     model = shared(kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import cos, isfinite, pi, sqrt
+from math import cos, inf, isfinite, pi, sqrt
 from typing import Literal, TypeVar
 
 import torch
@@ -34,6 +34,11 @@ class Pace:
     warmup: int = 0
     hold: int = 0
     fall: Literal["cosine", "root"] = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "warmup", "hold"):
+            if not 0 <= (value := getattr(self, name)) < inf:
+                raise UserError(f"{name} is {value!r}, expected a finite number that is not below 0")
 
     def factor(self, step: int, steps: int) -> float:
         """What the highest rate is multiplied by in a step, of so many; the first step is 0."""

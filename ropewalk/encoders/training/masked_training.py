@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACE = Pace(3e-4)
+NOT_TOLD = -100  # the label of a token that is not to be told
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class MaskedRecipe:
         lengths = [stage.length for stage in self.stages]
         if not lengths or lengths != sorted(lengths) or min((s.steps for s in self.stages), default=0) < 1:
             raise UserError(f"stages are of {lengths} tokens, expected lengths that grow, with a step each at least")
+        if min(rows := [stage.rows for stage in self.stages]) < 1:
+            raise UserError(f"stages have {rows} rows in a step, expected one at least")
         if not 0 < self.masked < 1:
             raise UserError(f"masked is {self.masked!r}, expected a share between 0 and 1")
 
@@ -96,10 +99,13 @@ def train_masked(
         The loss before each step.
 
     Raises:
-        UserError: if the model, its tokenizer or the texts do not fit; before the first step.
+        UserError: if the model, its tokenizer or the texts do not fit, before the first step; or a loss is no number,
+            when the weights are those of the step before.
     """
     to = recipe.stages[-1].length
     _refuse_unfit(model, tokenizer, to)
+    if isinstance(texts, str):
+        raise UserError("texts is one string, expected a list of strings", "Put it into a list: [text].")
     batches = _batches(tokenizer, texts, recipe)
     method(recipe.method).extend(model, to)
     model.train()
@@ -116,6 +122,13 @@ def _refuse_unfit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, to
         )
     if tokenizer.mask_token_id is None:
         raise UserError("the tokenizer has no token for the mask, expected one (mask_token)")
+    embedding: Any = model.get_input_embeddings()
+    rows = len(embedding.weight)
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the model {rows:,}, expected no more than the model has",
+            "Load the tokenizer that the model came with.",
+        )
     if model.dtype != torch.float32:
         raise UserError(f"the weights are {str(model.dtype)[6:]}, expected float32", "Load with dtype=torch.float32.")
     window = trained_window(model.config)
@@ -132,6 +145,8 @@ def _batches(
     before, behind = around(tokenizer, type(tokenizer).__name__)
     stream = [token for text in texts for token in (*ids_of(tokenizer, text), *behind)]
     longest = recipe.stages[-1].length - len(before) - len(behind)
+    if (shortest := recipe.stages[0].length) <= recipe.stages[-1].length - longest:
+        raise UserError(f"a stage has rows of {shortest} tokens, and {len(before) + len(behind)} stand around each")
     if len(stream) < longest:
         raise UserError(f"the texts have {len(stream):,} tokens, fewer than the {longest:,} of a row", "Give more.")
     draw = random.Random(recipe.seed)
@@ -143,6 +158,12 @@ def _batches(
             begins = [draw.randint(0, len(stream) - room) for _ in range(stage.rows)]
             rows = [torch.tensor([*before, *stream[at : at + room], *behind]) for at in begins]
             found.append(masked(rows))
+            if bool((found[-1]["labels"] == NOT_TOLD).all()):
+                raise UserError(
+                    f"step {len(found)} masks none of its {stage.rows} x {room} tokens, of which a share of "
+                    f"{recipe.masked:g} is to be told",
+                    "Have longer rows, more rows in a step, or mask a larger share.",
+                )
     return found
 
 

@@ -33,10 +33,22 @@ class Texts:
     Attributes:
         ids: int64 [B, n].
         mask: int64 [B, n], 1 for tokens and 0 for padding behind them; no padding unless given.
+
+    Raises:
+        UserError: for anything else than tensors of one shape, such as strings.
     """
 
     ids: Tensor
     mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, one in (("ids", self.ids), ("mask", self.ids if self.mask is None else self.mask)):
+            if not isinstance(one, Tensor) or one.ndim != 2 or one.shape != self.ids.shape:
+                seen = f"of shape {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+                raise UserError(
+                    f"{name} is {seen}, expected a tensor [texts, tokens]" + (" like ids" if name == "mask" else ""),
+                    "Take what a tokenizer gives: tokenizer(texts, padding=True, return_tensors='pt').",
+                )
 
 
 @dataclass(frozen=True)

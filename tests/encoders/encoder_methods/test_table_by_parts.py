@@ -61,6 +61,21 @@ def test_between_the_bounds_both_waves_have_the_shares_that_by_parts_gives_the_s
     assert (apart <= frequencies**2 / 8).all()
 
 
+def test_of_other_waves_it_is_that_about_and_jumps_at_the_window() -> None:
+    """What the class says of a sine, and of turns that are not whole."""
+    window, to = 512, 2048
+    turns = torch.tensor([16.0, 33.3], dtype=torch.float64)
+    frequencies, begin = 2 * pi * turns / window, torch.tensor([-pi / 2, 0.0], dtype=torch.float64)
+    rows = waves(frequencies, window, begin)
+    found, again = TableByParts().table(rows, to), torch.arange(to) % window
+    share = (16 - 1) / (32 - 1)
+    slow = waves(frequencies / SCALE, to, begin)[:, 0]
+    apart = (found[:, 0] - share * rows[again, 0] - (1 - share) * slow)[: SCALE * (window - 1)].abs()
+    assert 0.01 < apart.mean() < 0.02 and 0.4 < apart.max() < 0.55
+    jump = (found[window, 1] - waves(frequencies, to, begin)[window, 1]).abs()
+    assert jump > 1
+
+
 @pytest.mark.parametrize(("low", "high", "end"), [(0, 1e-9, "recurrent"), (WINDOW, 2 * WINDOW, "pi")])
 @pytest.mark.parametrize("to", [WINDOW + 3, TO])
 def test_recurrent_positions_and_interpolation_are_its_ends(low: float, high: float, end: str, to: int) -> None:

@@ -81,6 +81,49 @@ def test_parts_of_a_file_are_read_one_behind_the_other(tmp_path: Path) -> None:
     assert retrieval(place, letters).documents == [letters("a rope"), letters("a knot")]
 
 
+def beir_as_published(place: Path, judgements: dict[str, str]) -> Path:
+    """Questions of all splits in one file, and a table of judgements for each split."""
+    place = write(place, {name: some for name, some in BEIR.items() if name != "qrels"})
+    (place / "qrels").mkdir()
+    for split, lines in judgements.items():
+        (place / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+    return place
+
+
+def test_a_table_of_judgements_has_the_questions_of_its_split(tmp_path: Path) -> None:
+    found = retrieval(beir_as_published(tmp_path / "one", {"test": "2\td1\t0\r\n2\td2\t1\r\n"}), letters)
+    assert found.questions == ["which knot"] and found.answers == [{1}] and len(found.documents) == 2
+    both = {"test": "1\td1\t1\n2\td2\t2\n2\td1\t0\n"}
+    expected = vars(retrieval(write(tmp_path / "lines" / "beir", BEIR), letters))
+    assert vars(retrieval(beir_as_published(tmp_path / "table" / "beir", both), letters)) == expected
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    ("2\td2\n", "test.tsv:2: 2 columns, expected 3: query-id, corpus-id, score"),
+    ("2\td2\tnan\n", "test.tsv:2.*expected a number"),
+    ("", "test.tsv has no rows"),
+    ("2\td1\t0\n", "1 questions have no text in qrels: 2"),
+    ("2\td2\t1\n3\td2\t1\n", "test.tsv:3: '3' is in no row of queries"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_table_is_named(lines: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        retrieval(beir_as_published(tmp_path / "set", {"test": lines}), letters)
+
+
+@pytest.mark.parametrize("files", [
+    ("test.tsv", "train.tsv"), ("test.jsonl", "train.jsonl"), ("dl19.tsv", "dl20.tsv"),
+    ("test-00000-of-00001.parquet", "train-00000-of-00001.parquet"),
+])  # fmt: skip
+def test_splits_are_not_joined(files: tuple[str, str], tmp_path: Path) -> None:
+    place = write(tmp_path / "set", {name: some for name, some in BEIR.items() if name != "qrels"})
+    (place / "qrels").mkdir()
+    for name in files:
+        (place / "qrels" / name).touch()
+    with pytest.raises(UserError, match=f"2 splits of qrels: qrels/{files[0]}, qrels/{files[1]}") as refused:
+        retrieval(place, letters)
+    assert f"such as qrels/{files[0]}" in str(refused.value)
+
+
 def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
     place = write(tmp_path / "set", LONG_EMBED)
     (place / "corpus.json").write_text("[]")

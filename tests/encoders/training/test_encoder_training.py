@@ -60,3 +60,6 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(UserError, match="loss of step 2 is nan"):
         descend([weight], lambda factor: factor * weight.sum(), [1.0, math.nan], Pace(0.1))
     assert weight.isfinite().all()
+    for wrong in ({"learning_rate": math.nan}, {"learning_rate": math.inf}, {"weight_decay": -1.0}, {"warmup": -1}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} is .*, expected a finite number"):
+            Pace(**{"learning_rate": 0.1} | wrong)

@@ -105,20 +105,29 @@ def test_the_papers_stage_holds_its_rate_and_lets_it_fall() -> None:
 
 
 def test_what_does_not_fit_is_refused_before_a_step(model: Any, tokenizer: Any) -> None:
-    before = model.config.to_dict()
+    before, weights = model.config.to_dict(), [one.detach().clone() for one in model.parameters()]
+    few, last = MaskedStage(4, 9, 1), RECIPE.stages[-1]
     for who, what, texts, recipe, said in (
         (model.model, tokenizer, TEXTS, RECIPE, "ModernBertModel tells no masked tokens"),
         (model, byte_level(), TEXTS, RECIPE, "no token for the mask"),
+        (model, tokenizer, TEXTS[0], RECIPE, "texts is one string, expected a list"),
+        (model, tokenizer, TEXTS, MaskedRecipe((MaskedStage(2, 1), last)), "rows of 2 tokens, and 2 stand around"),
+        (model, tokenizer, TEXTS, MaskedRecipe((few, last), masked=0.05), "masks none of its 1 x 2"),
         (model, tokenizer, ["Short."], RECIPE, "fewer than the 254 of a row"),
         (model, tokenizer, TEXTS, MaskedRecipe((MaskedStage(WINDOW, 1),)), "not beyond the window of 64"),
     ):
         with pytest.raises(UserError, match=said):
             train_masked(who, what, texts, recipe)
+    assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
     with pytest.raises(UserError, match="float32"):
         train_masked(model.bfloat16(), tokenizer, TEXTS, RECIPE)
+    tokenizer.add_tokens(["<one>"])
+    with pytest.raises(UserError, match=rf"tokenizer has {len(tokenizer)} tokens and the model {len(tokenizer) - 1}"):
+        train_masked(model, tokenizer, TEXTS, RECIPE)
     for stages, masked, said in (
         ((), 0.3, "stages are of"), ((MaskedStage(9, 1), MaskedStage(8, 1)), 0.3, "lengths that grow"),
-        ((MaskedStage(8, 0),), 0.3, "a step each"), ((MaskedStage(8, 1),), 1.0, "masked is 1.0"),
+        ((MaskedStage(8, 0),), 0.3, "a step each"), ((MaskedStage(8, 1, 0),), 0.3, r"\[0\] rows in a step"),
+        ((MaskedStage(8, 1),), 1.0, "masked is 1.0"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             MaskedRecipe(stages, masked=masked)

@@ -1,6 +1,8 @@
 """Tuning of new rows alone: what learns, what is hit, what stays, and that it helps."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,6 +157,28 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
     (folder / "pool/config.json").write_text(json.dumps({"pooling_mode": "max"}))
     with pytest.raises(UserError, match="pools by max, expected mean or cls"):
         tune_rows(AutoModel.from_pretrained(folder), EncoderFolder.open(folder), pairs(1))
+
+
+def test_the_lines_of_the_page_run(tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    page = (Path(__file__).parents[3] / "docs/encoders.md").read_text("utf-8")
+    lines = next(one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "tune_rows(" in one)
+    monkeypatch.chdir(tmp_path)
+    extend(tiny_encoders.folder(tmp_path / "plain"), to=64, method="pi", out="OUT")
+    run = {}
+    exec(lines.replace("* 200", "* 2"), run)
+    assert len(run["losses"]) == 2 and run["step"][0].mask.sum() < run["step"][0].ids.numel()
+    assert (tmp_path / "TUNED/modules.json").is_file()
+
+
+@pytest.mark.parametrize(("ids", "mask", "said"), [
+    (["Who?"], None, "ids is list, expected a tensor"),
+    (torch.ones(3).long(), None, r"ids is of shape \[3\], expected a tensor \[texts, tokens\]"),
+    (torch.ones(2, 3).long(), torch.ones(2, 4), r"mask is of shape \[2, 4\], expected .* like ids"),
+])  # fmt: skip
+def test_what_is_no_ids_is_refused(ids, mask, said):
+    with pytest.raises(UserError, match=said):
+        Texts(ids, mask)
 
 
 @pytest.mark.parametrize("kind", tiny_encoders.CLASSES)
