@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ MASKED, ELSEWHERE = 0.3, 0.03  # share of residues that are asked: of those of s
 SWAPPED, KEPT = 0.1, 0.1  # of asked ones, shown as another in training, and as they are
 FAMILIES, MEMBERS = 20, 10  # of a graph
 LENGTH = 31  # residues of a protein of a graph
-STRANGERS = 0.25  # share of a walk's steps that no edge joins
+STRANGERS = 0.5  # share of a walk's steps that no edge joins
 
 Ids = NDArray[np.int64]
 
@@ -114,7 +115,8 @@ def walks(rows: int, nodes: int, rng: np.random.Generator) -> Proteins:
     """Random walks on a graph of ``FAMILIES``, whose members have one site alike, and edges among themselves.
 
     Proteins that an edge joins stand on both sides of ``EDGE``, strangers on those of ``NO_EDGE``. The residue of a
-    site is determined by that of a neighbour along an edge: what a family has is drawn anew for each graph.
+    site is determined by that of a neighbour along an edge, unless its own protein stands elsewhere in the walk, where
+    it could be read off; what a family has is drawn anew for each graph.
     """
     codes = rng.integers(PLAIN, PLAIN + LETTERS, size=FAMILIES)
     proteins = rng.integers(PLAIN, size=(FAMILIES, MEMBERS, LENGTH))
@@ -127,6 +129,7 @@ def walks(rows: int, nodes: int, rng: np.random.Generator) -> Proteins:
     ids, marker, partner = (np.full((rows, nodes * size), -1) for _ in range(3))
     for row in range(rows):
         family, member, before = int(rng.integers(FAMILIES)), int(rng.integers(MEMBERS)), -1
+        seen: dict[tuple[int, int], list[int]] = {}  # a protein -> where its site stands
         for node in range(nodes):
             if node:
                 joined = rng.random() >= STRANGERS
@@ -144,15 +147,23 @@ def walks(rows: int, nodes: int, rng: np.random.Generator) -> Proteins:
                 partner[row, here] = before
                 partner[row, before] = here
             before = here
+            seen.setdefault((family, member), []).append(here)
+        partner[row, [one for places in seen.values() if len(places) > 1 for one in places]] = -1
     return Proteins(ids[:, :-1], marker[:, :-1], partner[:, :-1])
 
 
 def shuffled(proteins: Proteins, rng: np.random.Generator) -> Proteins:
-    """The same proteins of walks, each at the place of another; links stay where they were."""
+    """The same proteins of walks, each at the place of another; links stay where they were, and sites have markers."""
     size = LENGTH + 1
     links = np.pad(proteins.ids, ((0, 0), (0, 1)), constant_values=NO_EDGE)[:, LENGTH::size]
     blocks = np.pad(proteins.ids, ((0, 0), (0, 1))).reshape(-1, size)[:, :LENGTH]
     mixed = blocks[rng.permutation(len(blocks))].reshape(len(links), -1, LENGTH)
     ids = np.concatenate([mixed, links[..., None]], 2).reshape(len(links), -1)[:, :-1]
-    none = np.full_like(ids, -1)
-    return Proteins(ids, none, none)
+    places = np.arange(ids.shape[1]) - 1
+    site = np.pad(ids[:, :-1] == FAMILY, ((0, 0), (1, 0)))
+    return Proteins(ids, np.where(site, places, -1), np.full_like(ids, -1))
+
+
+def joined(parts: Sequence[Proteins]) -> Proteins:
+    """Rows of all parts, of one length."""
+    return Proteins(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("ids", "marker", "partner")))

@@ -17,7 +17,7 @@ class SelectiveDense(nn.Module):
         labels: that are told apart.
         state: its size.
         matrices: that are mixed.
-        norm: p of the columns' p-norm; at 1 the state cannot grow.
+        norm: p of the columns' p-norm; at 1 no matrix makes a state's 1-norm larger; inputs add to it.
     """
 
     def __init__(self, symbols: int, labels: int, state: int = 64, matrices: int = 6, norm: float = 1.2):
