@@ -41,7 +41,7 @@ from ropewalk.data.making import Texts, make_rows
 from ropewalk.data.pairs import Pairs
 from ropewalk.data.synthesis.answer_pairs import ANSWERS, ASKS, QUESTIONS
 from ropewalk.data.synthesis.drawing import Draw, Row, Text, drawn
-from ropewalk.data.synthesis.information_intensive import SEGMENT, asked_of, once, segments_of
+from ropewalk.data.synthesis.information_intensive import SEGMENT, asked_of, once, segments_of, text_of
 from ropewalk.data.synthesis.synthesis import Written
 
 WINDOW, TO, RATE = 512, 1024, 3e-4
@@ -78,8 +78,8 @@ class Copies:
                 chosen = segments[rng.choice(len(segments), max(self.segments), replace=False)]
                 pieces = [Piece(int(d), int(s), int(s) + SEGMENT, loss=False) for d, s in chosen]
                 direction = str(rng.choice(list(QUESTIONS)))
-                quote, (there,) = asked_of(pieces[-1], direction, rng)
-                if not once(corpus, pieces, quote):
+                quote, (there,) = asked_of(pieces[-1], direction, rng, corpus, marks.decode)
+                if not once(text_of(pieces, corpus, marks.decode), text_of([quote], corpus, marks.decode)):
                     yield "the quote stands twice in the context"
                     continue
                 truth = marks.decode(corpus.tokens(there.document, there.start, there.stop).tolist()).strip()
