@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 Form = Literal["linear", "ntk", "geometric"]
@@ -26,15 +27,17 @@ def divisors(heads: int, s: float, form: Form) -> list[float]:
     """What each head's slope is divided by, so that a bias is spread over s times the distance.
 
     Position Interpolation divides all by s (arXiv 2310.13017); NTK leaves the steepest head and divides the flattest by
-    s; geometric is ALiBi with another bound, 8 + log2(s) in the place of 8, where H is a power of two.
+    s; geometric is ALiBi with another bound, 8 + log2(s) in the place of 8.
 
     Args:
         heads: H.
         s: target over window, 1 or more.
         form: how heads differ.
     """
-    if form == "linear" or (form == "ntk" and heads == 1):
+    steps = [-math.log2(slope) / 8 for slope in slopes(heads)]  # h / H, where H is a power of two
+    first, last = min(steps), max(steps)
+    if form == "linear" or (form == "ntk" and first == last):
         return [s] * heads
     if form == "ntk":
-        return [s ** (h / (heads - 1)) for h in range(heads)]
-    return [s ** ((h + 1) / heads) for h in range(heads)]
+        return [s ** ((step - first) / (last - first)) for step in steps]
+    return [s**step for step in steps]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Budget:
     heads: int
 
     def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"learning_rate is {self.learning_rate}, expected a finite one above 0", "Say --lr 0.003.")
         if self.width % (2 * self.heads):
             raise UserError(
                 f"width is {self.width}, expected a multiple of {2 * self.heads}: {self.heads} heads of an even width",

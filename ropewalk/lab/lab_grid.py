@@ -306,12 +306,10 @@ def tally(every: Sequence[Answered]) -> Tally:
 
 
 def perplexity(every: Sequence[Answered]) -> Mean:
-    """Per byte, of each seed; the interval is over seeds, or of a single one over rows."""
-    if len(every) > 1:
-        sums, counts = ([sum(row[i] for row in one) for one in every] for i in (0, 1))
-    else:
-        sums, counts = ([row[i] for row in every[0]] for i in (0, 1))
-    mean = cluster_mean(sums, counts)
+    """Per byte; all seeds are asked the same rows, so that the interval is the wider of those over rows and seeds."""
+    rows = cluster_mean(*([sum(one[k][i] for one in every) for k in range(len(every[0]))] for i in (0, 1)))
+    seeds = rows if len(every) == 1 else cluster_mean(*([sum(row[i] for row in one) for one in every] for i in (0, 1)))
+    mean = max((rows, seeds), key=lambda one: math.inf if one.low is None or one.high is None else one.high - one.low)
     low, high = (None if bound is None else exp(bound) for bound in (mean.low, mean.high))
     value = exp(mean.value)
-    return Mean(value, None if mean.se is None else value * mean.se, low, high, mean.n)
+    return Mean(value, None if mean.se is None else value * mean.se, low, high, seeds.n)

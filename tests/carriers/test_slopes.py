@@ -37,3 +37,16 @@ def test_numbers():
 @pytest.mark.parametrize("heads", [1, 6, 8])
 def test_no_stretch_is_none(heads, form):
     assert divisors(heads, 1, form) == [1] * heads
+
+
+@pytest.mark.parametrize("heads", [6, 12, 112])
+def test_flat_slopes_are_divided_by_more_than_steep_ones_also_where_they_are_not_in_order(heads):
+    own = slopes(heads)
+    assert own != sorted(own, reverse=True)
+    steep, flat = own.index(max(own)), own.index(min(own))
+    ntk = divisors(heads, 4, "ntk")
+    assert ntk[steep] == 1 and ntk[flat] == 4
+    bound = build_mpt_alibi_tensor(heads, 2, alibi_bias_max=10)[:, 0, 0]
+    found = [m / d for m, d in zip(own, divisors(heads, 4, "geometric"), strict=True)]
+    assert torch.allclose(-bound, torch.tensor(found), rtol=1e-5)
+    assert sorted(range(heads), key=lambda h: own[h] / ntk[h]) == sorted(range(heads), key=lambda h: own[h])

@@ -29,6 +29,12 @@ def test_heads_have_an_even_width():
         Budget(window=12, steps=3, batch=4, learning_rate=1e-2, width=12, layers=1, heads=4)
 
 
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_teaches_nothing_is_refused(rate):
+    with pytest.raises(UserError, match="learning_rate is"):
+        Budget(window=12, steps=3, batch=4, learning_rate=rate, width=16, layers=1, heads=2)
+
+
 def test_it_learns():
     heard = []
     budget = Budget(window=9, steps=120, batch=16, learning_rate=1e-2, width=32, layers=2, heads=2)

@@ -155,6 +155,13 @@ def test_intervals_are_over_seeds_where_there_are_several():
     assert perplexity([[(2.0, 2, 0), (4.0, 2, 0), (1.0, 1, 0)]]).n == 3
 
 
+def test_seeds_that_agree_do_not_make_few_rows_sure():
+    """All seeds are asked the same rows: what differs between rows is not made smaller by asking again."""
+    rows = [(float(nats), 1, 0) for nats in (1, 2, 3, 4)]
+    one, three = perplexity([rows]), perplexity([rows, rows, [(nats + 0.001, 1, 0) for nats, _, _ in rows]])
+    assert three.low == pytest.approx(one.low, rel=1e-2) and three.high == pytest.approx(one.high, rel=1e-2)
+
+
 def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     text = page_of_lab(asked(grid(), tmp_path)).render()
     said = "Position encodings", "ALiBi", "How far biases reach", "1,178", "Learned positions + grouped"

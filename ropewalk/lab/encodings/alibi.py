@@ -39,8 +39,8 @@ def stretched(slopes: Tensor, s: float, way: str) -> Tensor:
     Args:
         slopes: [H].
         s: T / L, 1 at least.
-        way: "pi", "ntk" (the steepest stays, the flattest is divided by s), "geometric" (by s^(h/H)), or "".
+        way: "pi", "ntk" (the steepest stays, the flattest is divided by s), "geometric" (8 + log2(s) for 8), or "".
     """
-    h, count = torch.arange(1, len(slopes) + 1, dtype=torch.float64), len(slopes)
-    share = {"": 0 * h, "pi": h**0, "ntk": (h - 1) / max(count - 1, 1), "geometric": h / count}[way]
-    return slopes / s**share
+    steps = -slopes.log2() / 8  # h / H, where H is a power of two
+    spread = (steps - steps.min()) / (steps.max() - steps.min()).clamp_min(1e-9)
+    return slopes / s ** {"": 0 * steps, "pi": steps**0, "ntk": spread, "geometric": steps}[way]

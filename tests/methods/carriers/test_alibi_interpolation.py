@@ -61,8 +61,9 @@ def scaled(module, monkeypatch, factors):
 def test_it_is_the_model_whose_own_code_has_these_slopes(kind, form, monkeypatch):
     live, tokens = model(kind), ids(TARGET)
     heads, s = carrier_of(live.config).heads, TARGET / WINDOW
-    exponents = {"linear": [1] * heads, "ntk": [h / (heads - 1) for h in range(heads)],
-                 "geometric": [(h + 1) / heads for h in range(heads)]}[form]  # fmt: skip
+    steps = [-math.log2(slope) / 8 for slope in carrier_of(live.config).slopes]
+    exponents = {"linear": [1] * heads, "geometric": steps,
+                 "ntk": [(one - min(steps)) / (max(steps) - min(steps)) for one in steps]}[form]  # fmt: skip
     with AlibiInterpolation(form=form).on(live, TARGET):
         found = logits(live, tokens)
     with PlainCarrier().on(live, TARGET):
