@@ -28,6 +28,7 @@ from ropewalk.encoders.encoder_methods.stretch import KnowledgePreservingStretch
 from ropewalk.encoders.families import BIAS, ROPE, TABLE, UNKNOWN
 from ropewalk.methods.catalogue import BY_NAME
 from ropewalk.planning import advice
+from ropewalk.planning.plan_view import Choice, show_choices
 from ropewalk.rope.config import load_config, quiet
 
 if TYPE_CHECKING:
@@ -40,21 +41,6 @@ FIRST = {TABLE: "recurrent", ROPE: "yarn", BIAS: "uncut"}  # the method to begin
 MILLION = 2**20
 AROUND = 8  # rows of a table that no text reaches, at most
 ENDLESS = 2**62
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One method.
-
-    Attributes:
-        id: as ``extend`` and ``compare`` take it.
-        what: it does.
-        folder: whether a folder says it, and how.
-    """
-
-    id: str
-    what: str
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -112,10 +98,7 @@ class EncoderPlan(Result):
             f"{then.flops / now.flops:,.1f} times the work for {then.tokens / now.tokens:,.1f} times the tokens; "
             f"weights {4 * self.parameters / MILLION:,.0f} MiB in float32",
         )
-        listed = columns("method", "what it does", "in a folder")
-        for method in self.methods:
-            listed.add_row(method.id, method.what, method.folder)
-        console.print(listed)
+        show_choices(self.methods, console)
         sentences(console, *self.notes)
         console.print("\nNext", style="bold")
         for line in self.commands:

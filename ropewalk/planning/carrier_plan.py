@@ -10,8 +10,9 @@ from ropewalk.checkpoint.carrier_inspection import CARRIED, inspect_carrier
 from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
-from ropewalk.common.results import Result, columns
+from ropewalk.common.results import Result
 from ropewalk.methods.carriers.carrier_entries import ANY, CARRIER_METHODS
+from ropewalk.planning.plan_view import Choice, show_choices
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,21 +20,6 @@ if TYPE_CHECKING:
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
 MILLION = 2**20
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """A method for what carries the positions of a model.
-
-    Attributes:
-        id: as ``extend`` and ``compare`` take it.
-        what: it does.
-        folder: whether a folder says it, and how.
-    """
-
-    id: str
-    what: str
-    folder: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +42,7 @@ class CarrierPlan(Result):
     window: int | None
     target: int
     cache: int
-    methods: list[Fitting]
+    methods: list[Choice]
     notes: list[str]
     commands: list[str]
 
@@ -66,10 +52,7 @@ class CarrierPlan(Result):
         console.print(f"positions: {CARRIED[self.kind]}")
         console.print(f"cache of one text: {self.cache / MILLION:,.1f} MiB")
         if self.methods:
-            listed = columns("method", "what it does", "in a folder")
-            for one in self.methods:
-                listed.add_row(one.id, one.what, one.folder)
-            console.print(listed)
+            show_choices(self.methods, console)
         for note in self.notes:
             console.print(note)
         console.print("\nNext", style="bold")
@@ -98,5 +81,5 @@ def plan_carrier(checkpoint: Checkpoint, to: int) -> CarrierPlan:
     commands = [command("evaluate", one, "--lengths", length)] if kind == STATE else []
     commands += [command("compare", one, "--to", length)] if kind not in (STATE, BUCKETS) else []
     commands += [command("extend", one, "--to", length)] if kind in (TABLE, BUCKETS) else []
-    methods = [Fitting(m.id, m.summary, m.exportable) for m in CARRIER_METHODS if m.kind == kind != ANY]
+    methods = [Choice(m.id, m.summary, m.exportable) for m in CARRIER_METHODS if m.kind == kind != ANY]
     return CarrierPlan(one, kind, window, to, seen.kv_bytes_per_token * to, methods, seen.notes, commands)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +21,29 @@ if TYPE_CHECKING:
     from ropewalk.planning.planner import Plan
 
 GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One method, for a model of which no more is reckoned.
+
+    Attributes:
+        id: as ``extend`` and ``compare`` take it.
+        what: it does.
+        folder: whether a folder says it, and how.
+    """
+
+    id: str
+    what: str
+    folder: str
+
+
+def show_choices(choices: Sequence[Choice], console: Console) -> None:
+    """Print what there is to choose from."""
+    listed = columns("method", "what it does", "in a folder")
+    for one in choices:
+        listed.add_row(one.id, one.what, one.folder)
+    console.print(listed)
 
 
 def show(made: Plan, console: Console) -> None:

@@ -5,18 +5,19 @@ Beyond the window slopes are divided: all by s = T / L (arXiv 2310.13017), or th
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from ropewalk.carriers import slopes as carriers
 from ropewalk.lab.encoding import Additive, by_head
+
+FORMS: dict[str, carriers.Form] = {"pi": "linear", "ntk": "ntk", "geometric": "geometric"}
 
 
 class ALiBi(Additive):
     """-m_h times the distance."""
 
-    ways = ("pi", "ntk", "geometric")
+    ways = tuple(FORMS)
 
     def slopes(self) -> Tensor:
         """m_h as they are read, float64 [H]."""
@@ -27,10 +28,8 @@ class ALiBi(Additive):
 
 
 def slopes(heads: int) -> Tensor:
-    """2^(-8h/H), float64 [H]; where H is no power of two, those of the power below, and every second one between."""
-    power = 2 ** int(math.log2(heads))
-    steps = [*range(1, power + 1), *(h / 2 for h in range(1, 2 * (heads - power), 2))]
-    return 2.0 ** (-8 * torch.tensor(steps, dtype=torch.float64) / power)
+    """Of each head, float64 [H]."""
+    return torch.tensor(carriers.slopes(heads), dtype=torch.float64)
 
 
 def stretched(slopes: Tensor, s: float, way: str) -> Tensor:
@@ -39,8 +38,8 @@ def stretched(slopes: Tensor, s: float, way: str) -> Tensor:
     Args:
         slopes: [H].
         s: T / L, 1 at least.
-        way: "pi", "ntk" (the steepest stays, the flattest is divided by s), "geometric" (8 + log2(s) for 8), or "".
+        way: of ``ALiBi.ways``, or "".
     """
-    steps = -slopes.log2() / 8  # h / H, where H is a power of two
-    spread = (steps - steps.min()) / (steps.max() - steps.min()).clamp_min(1e-9)
-    return slopes / s ** {"": 0 * steps, "pi": steps**0, "ntk": spread, "geometric": steps}[way]
+    if not way:
+        return slopes
+    return slopes / torch.tensor(carriers.divisors(len(slopes), s, FORMS[way]), dtype=torch.float64)
