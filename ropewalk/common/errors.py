@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from ropewalk.common.naming import plain
+
+T = TypeVar("T")
 
 WORD, LONGEST, FIRST, LAST = 60, 300, 500, 300  # characters
 
@@ -65,3 +68,14 @@ def did_you_mean(word: str, known: Iterable[str], about: Mapping[str, str] | Non
 
 def _stem(word: str) -> str:
     return plain(word).removesuffix("s")
+
+
+def one_of(noun: str, word: str, known: Mapping[str, T]) -> T:
+    """What a word stands for in a list.
+
+    Raises:
+        UserError: naming the word, what is like it, and what there is.
+    """
+    if word not in known:
+        raise UserError(f"unknown {noun} {word!r}{did_you_mean(word, known)}", f"There are {', '.join(known)}.")
+    return known[word]

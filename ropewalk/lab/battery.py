@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
-from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.errors import UserError, one_of
 from ropewalk.lab.regular_languages import LANGUAGES
 from ropewalk.tasks.length_generalization import (
     ALGORITHMS,
@@ -76,8 +76,7 @@ def check(task: str) -> None:
     Raises:
         UserError: naming it.
     """
-    if task not in TITLES:
-        raise UserError(f"unknown task {task!r}{did_you_mean(task, TITLES)}", f"There are {', '.join(TITLES)}.")
+    one_of("task", task, TITLES)
 
 
 def successor(words: Words) -> Words:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.errors import one_of
 
 if TYPE_CHECKING:
     from ropewalk.lab.encoding import Encoding
@@ -80,6 +80,4 @@ def encoding(name: str) -> EncodingEntry:
     Raises:
         UserError: if there is none.
     """
-    if name not in BY_ID:
-        raise UserError(f"unknown encoding {name!r}{did_you_mean(name, BY_ID)}", f"There are {', '.join(BY_ID)}.")
-    return BY_ID[name]
+    return one_of("encoding", name, BY_ID)

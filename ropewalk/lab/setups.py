@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.common.errors import one_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,4 @@ def setup(name: str) -> Setup:
     Raises:
         UserError: if there is none.
     """
-    if name not in BY_NAME:
-        raise UserError(f"unknown setup {name!r}{did_you_mean(name, BY_NAME)}", f"There are {', '.join(BY_NAME)}.")
-    return BY_NAME[name]
+    return one_of("setup", name, BY_NAME)
