@@ -76,7 +76,7 @@ class Plan:
 FULL = Plan(
     (0.5, 1, 2, 4),
     ("none", "self-extend", "yarn", "dca", "yarn+dca(effective_window={half})", "ntk-aware", "pi", "cope", "string"),
-    documents=3, keys=5, race=2,
+    documents=2, keys=3, race=2,
 )  # fmt: skip
 QUICK = Plan((0.5, 1.5), ("none", "self-extend", "yarn"), documents=2, keys=3, race=0)
 
