@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 FIELD = "text"  # of a jsonl line, and column of a parquet file
 AGAIN, AROUND, NOWHERE = "read by another name", "a link to a folder around it", "a link that leads nowhere"
+PIECE = re.compile(r"(?P<before>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<behind>\.\w+)")  # of a hub set
 NAMED = 3  # places of a kind that are not read
 WHOLE = f'Put what is read as a whole into "{FIELD}": a chat as tokenizer.apply_chat_template(..., tokenize=False).'
 
@@ -131,7 +133,8 @@ def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, letters: bool | Non
 def passed_over(source: str | Path) -> str:
     """What of a folder is not read, in words; empty if there is nothing.
 
-    That is files of other kinds than those that are read, by their endings, and links that are not followed.
+    That is files of other kinds than those that are read, by their endings, links that are not followed, and pieces of
+    data sets that are not there.
     """
     path = Path(source)
     if source in ("stdlib", "topics") or not path.is_dir():
@@ -146,7 +149,18 @@ def passed_over(source: str | Path) -> str:
         named = [str(one.relative_to(path)) for kind, one in unread if kind == why]
         rest = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
         said += [f"{why}: {', '.join(named[:NAMED])}{rest}"] if named else []
-    return "; ".join(said)
+    return "; ".join([*said, *_missing([str(file.relative_to(path)) for file in found])])
+
+
+def _missing(names: Iterable[str]) -> Iterator[str]:
+    """Sets of numbered pieces (train-00000-of-00005.parquet) of which some are not there, in words."""
+    there: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if match := PIECE.fullmatch(name):
+            there.setdefault((match["before"], match["count"], match["behind"]), set()).add(int(match["number"]))
+    for (before, count, behind), numbers in there.items():
+        if lacking := int(count) - len(numbers & set(range(int(count)))):
+            yield f"{lacking:,} of {int(count):,} pieces of {before}-*-of-{count}{behind} are not there"
 
 
 def _visible(folder: Path, unread: list[tuple[str, Path]]) -> Iterator[Path | UserError]:

@@ -98,6 +98,14 @@ def test_a_folder_that_is_closed_to_us_stops_the_work_or_is_left_out(tmp_path: P
     assert passed_over(tmp_path) == ""
 
 
+def test_pieces_of_a_set_that_are_not_there_are_told(tmp_path: Path) -> None:
+    for number in (0, 1, 3):
+        (tmp_path / f"train-{number:05d}-of-00005.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "test-00000-of-00001.jsonl").write_text('{"text": "b"}\n')
+    assert passed_over(tmp_path) == "2 of 5 pieces of train-*-of-00005.jsonl are not there"
+    assert len(load(tmp_path)) == 4
+
+
 def test_links_are_followed_once_and_what_is_not_read_is_named(tmp_path: Path) -> None:
     texts, other = tmp_path / "w" / "texts", tmp_path / "other" / "sub"
     for folder in (texts / "c", other):
