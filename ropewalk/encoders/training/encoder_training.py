@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ropewalk.common.errors import UserError
+from ropewalk.encoders.training.kept_descent import KeptDescent
 
 Batch = TypeVar("Batch")
 
@@ -50,22 +51,35 @@ class Pace:
 
 
 def descend(
-    parameters: Iterable[Tensor], loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch], pace: Pace
+    parameters: Iterable[Tensor],
+    loss_of: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
+    pace: Pace,
+    kept: KeptDescent | None = None,
 ) -> list[float]:
     """Take a step for each batch; the loss before each.
 
+    Args:
+        parameters: of which those learn that require a gradient.
+        loss_of: the loss of a batch.
+        batches: one for each step.
+        pace: how fast weights move.
+        kept: where the descent goes on from, and leaves what a further one goes on from.
+
     Raises:
         UserError: if there is no batch, nothing that learns, or a loss is no number; weights are then those of the
-            step before.
+            step before. Or what is kept is of another descent.
     """
     learning = [one for one in parameters if one.requires_grad]
     if not batches or not learning:
         raise UserError(f"{len(batches)} batches and {len(learning)} weights that learn, expected one of each at least")
     optimiser = torch.optim.AdamW(learning, lr=pace.learning_rate, weight_decay=pace.weight_decay)
-    schedule = LambdaLR(optimiser, lambda step: pace.factor(step, len(batches)))
+    losses = kept.load(learning, optimiser) if kept else []
+    for group in optimiser.param_groups:
+        group["initial_lr"] = pace.learning_rate
+    schedule = LambdaLR(optimiser, lambda step: pace.factor(step, len(batches)), last_epoch=len(losses) - 1)
     optimiser.zero_grad()
-    losses: list[float] = []
-    for batch in batches:
+    for batch in batches[len(losses) :]:
         loss = loss_of(batch)
         losses.append(float(loss.detach()))
         if not isfinite(losses[-1]):
@@ -76,6 +90,8 @@ def descend(
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
+        if kept and (len(losses) % kept.every == 0 or len(losses) == len(batches)):
+            kept.save(learning, optimiser, losses)
     return losses
 
 

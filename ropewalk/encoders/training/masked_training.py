@@ -6,17 +6,21 @@ token, to which its samples, its packing and its loss belong; this one is for en
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.fingerprints import model_fingerprint
 from ropewalk.encoders.encoder import around, ids_of
 from ropewalk.encoders.training.encoder_training import Pace, descend
+from ropewalk.encoders.training.kept_descent import KeptDescent
 from ropewalk.methods.catalogue import method
 from ropewalk.rope.config import trained_window
 
@@ -85,7 +89,11 @@ def modernbert_long(to: int, steps: int, rows: int = 8) -> MaskedRecipe:
 
 
 def train_masked(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], recipe: MaskedRecipe
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    recipe: MaskedRecipe,
+    keep: Path | None = None,
 ) -> list[float]:
     """Train a model that tells masked tokens on longer rows; ``save_pretrained`` then writes rope and length too.
 
@@ -94,23 +102,28 @@ def train_masked(
         tokenizer: its own, with a token for the mask.
         texts: rows are cut out of them, one text behind the other.
         recipe: how.
+        keep: a file (.safetensors) that is written every 50 steps: the same call goes on from it after a kill. It stays
+            when the training is over, until what was trained is saved and you remove it.
 
     Returns:
         The loss before each step.
 
     Raises:
         UserError: if the model, its tokenizer or the texts do not fit, before the first step; or a loss is no number,
-            when the weights are those of the step before.
+            when the weights are those of the step before. Or ``keep`` is of another training.
     """
     to = recipe.stages[-1].length
     _refuse_unfit(model, tokenizer, to)
     if isinstance(texts, str):
         raise UserError("texts is one string, expected a list of strings", "Put it into a list: [text].")
     batches = _batches(tokenizer, texts, recipe)
+    kept = KeptDescent(Path(keep), _asked(model, batches, recipe)) if keep else None
+    if kept and kept.path.exists():
+        kept.read()  # while the model is as it came
     method(recipe.method).extend(model, to)
     model.train()
     try:
-        return descend(model.parameters(), lambda batch: _loss(model, batch), batches, recipe.pace)
+        return descend(model.parameters(), lambda batch: _loss(model, batch), batches, recipe.pace, kept)
     finally:
         model.eval()
 
@@ -165,6 +178,15 @@ def _batches(
                     "Have longer rows, more rows in a step, or mask a larger share.",
                 )
     return found
+
+
+def _asked(model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], recipe: MaskedRecipe) -> str:
+    """A hash of all that decides a training."""
+    found = hashlib.sha256(f"{model_fingerprint(model)} {recipe}".encode())
+    for batch in batches:
+        for name in ("input_ids", "labels"):
+            found.update(batch[name].numpy().tobytes())
+    return found.hexdigest()
 
 
 def _loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

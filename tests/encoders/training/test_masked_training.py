@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ def test_what_is_trained_is_saved_and_read_again(model: Any, tokenizer: Any, tmp
     ids = torch.randint(3, 500, (1, TO), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_what_is_kept_is_gone_on_from_by_the_same_training_alone(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    recipe, other = (MaskedRecipe((MaskedStage(TO, 2, 2),), seed=seed) for seed in (0, 1))
+    again = deepcopy(model)
+    losses = train_masked(model, tokenizer, TEXTS, recipe, tmp_path / "at.safetensors")
+    with pytest.raises(UserError, match="of another descent"):
+        train_masked(again, tokenizer, TEXTS, other, tmp_path / "at.safetensors")
+    assert train_masked(again, tokenizer, TEXTS, recipe, tmp_path / "at.safetensors") == losses
+    assert all(torch.equal(one, again.state_dict()[name]) for name, one in model.state_dict().items())
+    assert again.config.to_dict() == model.config.to_dict()
 
 
 def test_the_bases_are_those_of_transformers_own_default() -> None:
