@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
@@ -127,14 +128,17 @@ MODULES = [path for path in FILES if path.stem not in ("__init__", "__main__")]
 TOP = "the public names"
 
 
+@cache
 def parsed(path: Path) -> tuple[ast.Module, str]:
     """A file's code, and the package that it is in."""
     return ast.parse(path.read_text("utf-8")), ".".join(path.parent.relative_to(ROOT).parts)
 
 
-def named(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+def named(tree: ast.AST, package: str, without: Collection[ast.AST] = ()) -> Iterator[tuple[int, str]]:
     """Line and dotted name of all that is named of this package, in whatever way: imports, attributes, strings."""
     for node in ast.walk(tree):
+        if node in without:
+            continue
         names: list[str] = []
         if isinstance(node, ast.ImportFrom):
             module = resolve_name("." * node.level + (node.module or ""), package)
@@ -146,11 +150,16 @@ def named(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             match = re.fullmatch(r"(ropewalk\.(\w+)[\w.]*?)\.?", node.value)
             names = [match[1]] if match and match[2] in FLOORS else []
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        elif isinstance(node, ast.Call) and last(node.func) == "import_module":
             texts = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
             if texts and texts[0].startswith("."):
                 names = [resolve_name(texts[0], texts[1] if len(texts) > 1 else package)]
         yield from ((node.lineno, name) for name in names if name.split(".")[0] == "ropewalk")
+
+
+def last(node: ast.AST) -> str:
+    """The last word of a dotted name in code."""
+    return getattr(node, "id", getattr(node, "attr", ""))
 
 
 def room(name: str) -> str | None:
@@ -230,10 +239,9 @@ def test_a_circle_of_any_length_is_found():
 
 
 def _needed(tree: ast.Module, package: str) -> Iterator[Path]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            node.body = [ast.Pass()]
-    for _, name in named(tree, package):
+    guards = (node for node in ast.walk(tree) if isinstance(node, ast.If) and last(node.test) == "TYPE_CHECKING")
+    guarded = {inner for guard in guards for one in guard.body for inner in ast.walk(one)}
+    for _, name in named(tree, package, guarded):
         place = ROOT.joinpath(*name.split("."))
         candidates = (one.with_suffix(".py") if one.with_suffix(".py").is_file() else one / "__init__.py"
                       for one in (place, place.parent))  # fmt: skip
