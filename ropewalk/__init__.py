@@ -17,6 +17,7 @@ _MAKING = {
     "Frequencies": "rope.spec",
     "FrequencyMethod": "methods.frequencies.frequency_method",
     "LongContextCallback": "evaluation.long_context_callback",
+    "MemoryMethod": "methods.memory.memory_method",
     "Picks": "training.positions.training_positions",
     "Recipe": "training.recipe",
     "Region": "attention.regions",

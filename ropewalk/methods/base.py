@@ -30,7 +30,7 @@ class Method:
     Attributes:
         name: the id in the catalogue.
         axes: what the method decides, of "frequencies", "refinement", "temperature", "positions", "visibility",
-            "sparsity", "bias"; methods compose if their axes differ.
+            "sparsity", "bias", "memory"; methods compose if their axes differ.
         length_dependent: True if a token's result changes with the length of what follows it, so that one forward
             cannot serve several lengths.
         cache_exact: False if reading a text in pieces, on top of a cache, gives other results than reading it at once;

@@ -15,6 +15,7 @@ from ropewalk.methods.attention.attention_method import AttentionMethod
 from ropewalk.methods.base import Method, digest
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod, check_live
 from ropewalk.methods.frequencies.none import Plain
+from ropewalk.methods.memory.memory_method import MemoryMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from ropewalk.rope.spec import Frequencies, RopeSpec
@@ -154,6 +155,36 @@ class Composed(_Joined):
         return max(stated) if stated and max(stated) > trained else None
 
 
+@dataclass(frozen=True)
+class ComposedMemory(_Joined):
+    """A memory over a model with other frequencies. Made by ``compose``."""
+
+    frequencies: FrequencyMethod
+    memory: MemoryMethod
+
+    name: ClassVar[str] = "composed"
+
+    @property
+    def parts(self) -> tuple[Method, ...]:  # type: ignore[override]
+        return self.memory, self.frequencies
+
+    @property
+    def cache_exact(self) -> bool:  # type: ignore[override]
+        return self.memory.cache_exact
+
+    def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
+        self.require(model, to, whole)
+        return digest(*(part.bare.fingerprint(model, to) for part in self.parts), to)
+
+    @contextmanager
+    def applied(self, model: nn.Module, to: int | None) -> Iterator[None]:
+        check_live(model)
+        with live.restored(model):
+            self.frequencies.bare.written(model, to)
+            with self.memory.applied(model, to):
+                yield
+
+
 def compose(*methods: Method) -> Method:
     """Join methods on different axes into one; the order does not matter.
 
@@ -184,14 +215,28 @@ def compose(*methods: Method) -> Method:
     static = tuple(part for part in in_order if isinstance(part, FrequencyMethod))
     attention = tuple(part for part in in_order if isinstance(part, AttentionMethod))
     frequencies = static[0] if len(static) == 1 else ComposedFrequencies(static)
+    if memories := [part for part in in_order if isinstance(part, MemoryMethod)]:
+        return _over(memories[0], frequencies, attention)
     return Composed(frequencies if static else None, attention) if attention else frequencies
+
+
+def _over(memory: MemoryMethod, frequencies: FrequencyMethod, attention: tuple[AttentionMethod, ...]) -> Method:
+    """A memory over frequencies that are the same in every piece of a text."""
+    engaging = [*attention, *([frequencies] if frequencies.runtime else [])]
+    if engaging:
+        raise UserError(
+            f"{memory.id} reads a text in pieces of its own, and {engaging[0].id} changes what attention does with a "
+            "whole one",
+            "Join it with static frequencies, such as yarn or ntk-aware.",
+        )
+    return ComposedMemory(frequencies, memory)
 
 
 def _flat(methods: Iterable[Method]) -> Iterable[Method]:
     for method in methods:
-        if isinstance(method, (Composed, ComposedFrequencies)):
+        if isinstance(method, (Composed, ComposedFrequencies, ComposedMemory)):
             yield from _flat(method.parts)
-        elif isinstance(method, (FrequencyMethod, AttentionMethod)):
+        elif isinstance(method, (FrequencyMethod, AttentionMethod, MemoryMethod)):
             yield method
         else:
             raise UserError(f"{method!r} is no method that can be composed", "ropewalk.method(NAME) makes one by name.")
