@@ -17,13 +17,16 @@ OLDEST := s/^(transformers)==[^ ]*/\1==5.16.0/; s/^(huggingface-hub)==[^ ]*/\1==
 
 REAL = $(if $(QUICK),--quick) $(if $(PROSE),--prose $(PROSE)) $(if $(QWEN),--qwen)
 
-.PHONY: demo real test test-oldest test-newest slow check fmt lock bench docs site notebook wheel engines
+.PHONY: demo real claims test test-oldest test-newest slow check fmt lock bench docs site notebook wheel engines
 
 demo: $(VENV)/core                ## the whole job on the bundled model; ends with a report
 	$(BIN)/ropewalk demo
 
 real: $(VENV)/real                ## a real model through every verb, in hours; QUICK=1: a quarter of an hour; PROSE=FOLDER, QWEN=1
 	$(BIN)/python claims/real.py --json claims/results/real $(REAL)
+
+claims: $(VENV)/dev               ## what papers claim, measured anew: what fits into an hour; ALL=1: the rest, in a day and more
+	$(BIN)/python claims/ledger.py $(if $(ALL),--all)
 
 test: $(VENV)/dev                 ## the default suite, a few minutes on two cores
 	$(BIN)/python -m pytest $(SUITE)

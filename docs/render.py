@@ -40,7 +40,7 @@ CLAIMS = ROOT / "claims" / "results"
 REAL = CLAIMS / "real"
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llama.cpp": "llama.cpp"}
 RENDERED = ("demo", "real", "methods", "attention", "evaluation", "benchmarks", "training", "problems", "workflows",
-            "encoders", "architectures", "lab")  # fmt: skip
+            "encoders", "architectures", "lab", "claims")  # fmt: skip
 
 
 def methods_table() -> str:
@@ -324,6 +324,14 @@ def rows_table() -> str:
     return "\n".join(table)
 
 
+def claims_ledger() -> str:
+    """Every system that claims something, and how its claims fared."""
+    sys.path.insert(0, str(ROOT))
+    from claims.ledger import ledger
+
+    return ledger()
+
+
 def engine_rows(engine: str, part: str, controls: bool = False) -> list[dict]:
     """What bench/engines.py found; without what is wrong on purpose."""
     rows = json.loads((RESULTS / "engines.json").read_text())[engine].get(part, {"rows": []})["rows"]
@@ -441,6 +449,7 @@ PARTS = {
     "all-benchmarks": benchmarks_table,
     "engines": engines_table,
     "without-rope": without_rope_table,
+    "claims": claims_ledger,
 }
 
 
