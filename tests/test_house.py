@@ -64,7 +64,8 @@ COVERED = {
     "tests/data/knots/test_knots.py": "data/knots/interleaving data/knots/marks data/knots/row_builder "
     "data/knots/untie_the_knots",
     "tests/training/recipes/test_recipe_entries.py": "training/recipes/continued training/recipes/interpolation "
-    "training/recipes/low_rank training/recipes/preference training/recipes/recalibration training/recipes/skipwise",
+    "training/recipes/low_rank training/recipes/memories training/recipes/preference training/recipes/recalibration "
+    "training/recipes/skipwise",
     "tests/training/test_longpo.py": "data/pairs training/pair_sampler training/references",
     "tests/workflows/test_embedding.py": "backends/text_encoder",
     "tests/encoders/test_every_encoder_method.py": "encoders/encoder_entries encoders/encoder_method "

@@ -172,6 +172,7 @@ class Engine:
                 kv_heads=how.kv_heads,
                 chunk=config.attention_chunk_size if types[how.index] == "chunked_attention" else None,
                 extended=extended[how.index],
+                layers=len(types),
             )
             rope = None
             if how.rotary is not None:

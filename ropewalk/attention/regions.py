@@ -134,6 +134,7 @@ class Layer:
         chunk: length of the model's own attention chunks in tokens (Llama 4), or None.
         extended: False for the sliding-window layers of mixed models, which methods leave alone.
         length: tokens of the text up to now; only methods whose regions change with it may look.
+        layers: how many the model has; 0 where that is not known.
     """
 
     index: int
@@ -145,6 +146,7 @@ class Layer:
     chunk: int | None = None
     extended: bool = True
     length: int = 0
+    layers: int = 0
 
     def clip(self, regions: tuple[Region, ...]) -> tuple[Region, ...]:
         """The regions inside what the model's own window or chunk lets a query see."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 2**28  # up to this size all weights are hashed
 SAMPLED = 4096  # elements of each tensor of a larger model
 ROOMS = "rope", "attention", "methods", "backends", "tasks"
+OPENED_AS = frozenset({"dtype", "torch_dtype"})
 NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version", "use_cache"})  # entries of a config
 
 
@@ -36,6 +37,22 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor if whole else _sample(tensor)))
+    return digest.hexdigest()
+
+
+def base_fingerprint(model: PreTrainedModel) -> str:
+    """sha256 over a model as ``model_fingerprint``, in whatever type and by whatever attention it was opened.
+
+    Values count as bfloat16 rounds them, which float32 holds as they are.
+    """
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_MODEL | OPENED_AS}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    weights = model.state_dict()
+    whole = sum(tensor.numel() for tensor in weights.values()) * 2 <= WHOLE_BYTES
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        held = tensor if whole else _sample(tensor)
+        digest.update(_bytes(held.bfloat16() if held.is_floating_point() else held))
     return digest.hexdigest()
 
 

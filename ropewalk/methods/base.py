@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -170,10 +170,18 @@ class Method:
         body = decoder(model)
         setattr(body, ON, self.id)
         try:
-            with self.applied(model, to):
+            with self.installed(model), self.applied(model, to):
                 yield
         finally:
             delattr(body, ON)
+
+    def installed(self, model: nn.Module) -> AbstractContextManager[None]:
+        """What a trained method brings with it, on the model for a while: its parameters, weights of the base."""
+        return nullcontext()
+
+    def begun(self) -> Method:
+        """The same as a training begins with it: what would have to be trained is new, and is not asked for."""
+        return self
 
     def reads(self, model: nn.Module) -> int | None:
         """Tokens that the model can read with the method, text and answer; None where no row of a table runs out."""

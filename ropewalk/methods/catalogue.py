@@ -53,6 +53,7 @@ class Entry:
 F, P, V, T = "frequencies", "positions", "positions, visibility", "temperature"
 CODE = "no: needs code at run time"
 PICK = "tax"  # beside a fitted file: which of its front
+FOLDER = "trained"  # the option of methods that are trained
 CATALOGUE: tuple[Entry, ...] = (
     Entry("none", "Plain model", "frequencies.none:Plain", "the model as it comes, for comparison", F, "yes",
           "yes: as it is"),
@@ -147,6 +148,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("scca", "SCCA (shifted cross chunk attention)", "attention.scca:SCCA",
           "chunks of keys, shifted for groups of heads; for training", "visibility", "no",
           "not needed: plain at inference", "2312.07305"),
+    Entry("longgen", "LongGen", "memory.longgen:LongGen",
+          "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
+          "no", CODE, "2410.01485"),
 )  # fmt: skip
 
 
@@ -224,6 +228,8 @@ def _one(spelling: str) -> Method:
             )
         made = cls(**options)
         object.__setattr__(made, "held", frozenset(options))
+        if options.get(FOLDER):
+            made.refuse_others(options)  # type: ignore[attr-defined]
         return made
     from ropewalk.methods.fit_file import fitted
 
@@ -243,11 +249,11 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
     Raises:
         UserError: for what cannot be read, unknown options, and values of another type than the option's.
     """
-    if file:
-        bare = rf"((?:^|,)\s*(?i:{file})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
+    known = {f.name: f for f in fields(cls)}
+    for place in {file, FOLDER if FOLDER in known else ""} - {""}:
+        bare = rf"((?:^|,)\s*(?i:{place})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
         text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
     text = re.sub(PERCENT, lambda match: match[1] or f"{match[2]}e-2", text)
-    known = {f.name: f for f in fields(cls)}
     names = [*known, file, PICK] if file else list(known)
     spelled = re.sub(KEYWORD, lambda match: match[1] or find(match[2], names) or match[2].replace("-", "_"), text)
     options = _literals(f"{name}({text})", spelled)

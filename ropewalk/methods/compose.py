@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +64,16 @@ class _Joined(Method):
     def require(self, model: nn.Module | PreTrainedConfig, to: int | None, whole: Method | None = None) -> None:
         for part in self.parts:
             part.require(model, to, whole or self)
+
+    def begun(self) -> Method:
+        return compose(*(part.begun() for part in self.parts))
+
+    @contextmanager
+    def installed(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.installed(model))
+            yield
 
 
 @dataclass(frozen=True)

@@ -189,8 +189,9 @@ def roped(model: PreTrainedModel, recipe: Recipe, part: Part) -> Iterator[None]:
         running.append(method_of(recipe.attention))
     with ExitStack() as stack:
         if running:
+            chosen = running[0] if len(running) == 1 else compose(*running)
             with whole(model):  # which is looked at
-                stack.enter_context(compose(*running).on(model, max(part.rope, trained_window(model.config))))
+                stack.enter_context(chosen.on(model, max(part.rope, trained_window(model.config))))
         yield
 
 
@@ -294,6 +295,7 @@ class Run:
         self.way = passing(self.recipe, self.processes)
         self.parts = parts(self.recipe, self.to, trained_window(self.model.config), self.cue)
         self.samplers = samplers(self.recipe, self.parts, self.documents, self.begin, self.cue)
+        self.memory = self.recipe.memory_method
         self.longpo = LongPO(self.recipe.longpo_beta, self.recipe.longpo_lambda) if self.recipe.paired else None
         last, came = self.samplers[-1], trained_window(self.model.config)
         self.references = References.of(last, came) if isinstance(last, PairSampler) else None
@@ -389,12 +391,21 @@ class Run:
             raise UserError("no token of a step has a loss", "Take longer samples, or more of them: --batch.")
         device = self.model.device
         loss = torch.zeros((), dtype=torch.float64, device=device)
-        for some in batch.split(micro):
-            loss += self.way.backward(self.model, some.to(device), denominator).double()
+        for some in (one.to(device) for one in batch.split(micro)):
+            loss += self.way.backward(self.model, some, denominator).double()
+            loss += self.beside(some, denominator)
         self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
         if objective is not None:
             loss = objective / denominator
         return float(self.processes.sum(loss)), int(tokens)
+
+    def beside(self, batch: Batch, denominator: float) -> Tensor:
+        """The further loss that a memory has of a batch, over ``denominator``; its gradients are added to ``.grad``."""
+        further = None if self.memory is None else self.memory.auxiliary(self.model, batch)
+        if further is None:
+            return torch.zeros((), dtype=torch.float64, device=self.model.device)
+        (further / denominator).backward()
+        return further.detach().double() / denominator
 
     def refer(self, first: int = 0, most: int | None = None) -> None:
         """Keep what the model, as it is now, says of the answers of pairs, by default of all that the run reads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +15,12 @@ import numpy as np
 
 from ropewalk.checkpoint.write import extension_notes, refuse_fitted_elsewhere, trained_folder
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD
+from ropewalk.common.whole import new_folder, write_text
 from ropewalk.methods.catalogue import method
 from ropewalk.methods.fit_file import fitted
 from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.memory.trained_memory import beside
 from ropewalk.rope.config import trained_window
 from ropewalk.training.adapters import Adapter, adapt
 from ropewalk.training.arranged_sampler import ArrangedSampler
@@ -230,7 +234,12 @@ def expected(
         measured: texts that perplexity is measured on; None if none was wanted.
     """
     rope, notes = recipe.rope_method(recipe.schedule_of_stages()[-1][0]), []
-    if is_written(rope, checkpoint.config, to):
+    if recipe.memory_method is not None:
+        notes.append(
+            f"what is trained is a memory of {checkpoint.name}, which stays as it is: a folder of what {rope.id} adds "
+            "and changes"
+        )
+    elif is_written(rope, checkpoint.config, to):
         notes += extension_notes(checkpoint.config, rope, to)
     else:
         notes.append(
@@ -268,13 +277,25 @@ def expected(
     return notes
 
 
+def carry(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Give the model the memory that a recipe trains, if it trains one.
+
+    Raises:
+        UserError: if it starts from a memory of another model.
+    """
+    if recipe.memory_method is not None:
+        recipe.memory_method.carried(model, recipe.seed)
+
+
 def finished(run: Run) -> None:
     """Give the trained model the rope that it is written with.
 
     Raises:
         UserError: if its rope cannot be written.
     """
-    if run.recipe.layout(ANY).rope == "trained":
+    if run.recipe.memory_method is not None:
+        pass  # the base stays as it is
+    elif run.recipe.layout(ANY).rope == "trained":
         run.recipe.rope_method(run.parts[-1].stage).extend(run.model, run.to)
     elif unwritten(run.recipe, run.model.config, run.to):
         pretrained(run.model)
@@ -289,8 +310,11 @@ def written(
     overwrite: bool,
     more: Callable[[Path], None],
     weights: dict[str, Tensor] | None = None,
+    base: str = "",
 ) -> list[str]:
     """Write the trained model as an ordinary folder, an adapter merged and beside it; what to know about it.
+
+    A memory is a folder of its own kind.
 
     Args:
         run: that is done, and ``finished``.
@@ -300,15 +324,25 @@ def written(
         overwrite: replace one that ropewalk wrote.
         more: puts more into it.
         weights: of a sharded model.
+        base: fingerprint of the model before it carried a memory.
 
     Raises:
         UserError: if it cannot be written, or does not compute what was trained.
     """
-    window, rope = trained_window(run.model.config), run.recipe.rope_method(run.parts[-1].stage).spelling
+    method = run.recipe.rope_method(run.parts[-1].stage)
+    window, rope = trained_window(run.model.config), method.spelling
     record = {
         "trained": run.recipe.name, "method": rope, "source": checkpoint.name, "window": window, "target": run.to,
         "scale": run.to / window,
     }  # fmt: skip
+    memory = run.recipe.memory_method
+    if memory is not None:
+        with new_folder(out, [checkpoint.source], overwrite) as folder:
+            write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            of = {"name": checkpoint.name, "fingerprint": base}
+            memory.write(folder, run.model, of, run.to, beside(method))
+            more(folder)
+        return []
     if adapter is None:
         with trained_folder(
             run.model, checkpoint, out, record, length=run.to, overwrite=overwrite, weights=weights
@@ -318,11 +352,11 @@ def written(
     with TemporaryDirectory() as aside:
         saved = adapter.save(Path(aside) / ADAPTER, training=record)
 
-        def beside(folder: Path) -> None:
+        def with_it(folder: Path) -> None:
             shutil.copytree(saved, folder / ADAPTER)
             more(folder)
 
-        done = merge(saved, out, checkpoint.name, overwrite=overwrite, more=beside, home=out / ADAPTER,
+        done = merge(saved, out, checkpoint.name, overwrite=overwrite, more=with_it, home=out / ADAPTER,
                      trust_remote_code=checkpoint.trust_remote_code)  # fmt: skip
     return [
         f"the adapter is merged, and lies in {ADAPTER}/ too; it moves log-probabilities by {done.effect:.2g}, rounding "

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ropewalk.methods.base import Method
+    from ropewalk.methods.memory.trained_memory import TrainedMemory
     from ropewalk.training.positions.training_positions import TrainingPositions
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -256,8 +257,15 @@ class Recipe:
         return (*found, (last, final))
 
     def rope_method(self, stage: Stage) -> Method:
-        """The rope of a stage."""
-        return method_of(stage.method or self.method)
+        """The rope of a stage; a memory is as the training begins with it."""
+        return method_of(stage.method or self.method).begun()
+
+    @property
+    def memory_method(self) -> TrainedMemory | None:
+        """The memory that is trained, if there is one."""
+        from ropewalk.methods.memory.trained_memory import memory_of
+
+        return memory_of(self.rope_method(self.schedule_of_stages()[-1][0]))
 
     def require(self, config: PreTrainedConfig, to: int) -> None:
         """Refuse ropes that lack what must be given, and an attention that has no gradient.
@@ -280,6 +288,7 @@ class Recipe:
                     of_each = " The recipe takes the files of both legs: longrope(half=FILE, whole=FILE)."
                 several = len(stages) > 1
                 raise UserError(where * several + error.message, (error.mend or "") + of_each * several) from None
+        self._require_memory()
         if self.attention == "full":
             return
         attention = method_of(self.attention)
@@ -292,6 +301,30 @@ class Recipe:
         else:
             return
         raise UserError(f"attention {attention.id} {wrong}", "Say --attention s2-attention, scca, or full.")
+
+    def _require_memory(self) -> None:
+        """Refuse what does not go with a memory."""
+        memory = self.memory_method
+        if memory is None:
+            return
+        stages = [self.rope_method(stage).id for stage, _ in self.schedule_of_stages()]
+        if len(set(stages)) > 1:
+            raise UserError(
+                f"stages train {' and '.join(dict.fromkeys(stages))}, expected one memory",
+                "Leave method out of the stages.",
+            )
+        wrong = {
+            "trainable": self.trainable != "all",
+            "memory": self.recurrent,
+            "positions": self.positions != "full",
+            "loss": self.paired,
+        }
+        for name in (name for name, yes in wrong.items() if yes):
+            plain = getattr(Recipe(), name)
+            raise UserError(
+                f"{name} is {getattr(self, name)!r}; {memory.name} says itself what is trained, and reads whole texts",
+                f"Say --{name} {plain}.",
+            )
 
     def layout(self, cue: tuple[int, ...] = ()) -> TrainingPositions:
         """How samples are laid out.

@@ -154,6 +154,9 @@ def _rope(run: Run, part: Part) -> Finding:
     what = f"the rope{stage} is the recipe's"
     try:
         window = trained_window(run.model.config)
+        if run.recipe.memory_method is not None:
+            on = getattr(live.decoder(run.model), live.ON, None)
+            return Finding(what, f"{on or 'nothing'} is on", on == rope.id)
         if not extends or part.rope <= window or not isinstance(rope, FrequencyMethod):
             check_live(run.model)
             if extends and part.rope <= window and not is_pretrained(run.model.config):
@@ -344,7 +347,9 @@ def _compared(run: Run, part: Part, first: int) -> tuple[list[Finding], float]:
     copies = together.count if is_sharded(run.model) else 1  # whose gradients are summed up
     for one in whole.apart():
         if bool(one.weights.any()):
-            alone += OneShot().backward(run.model, one.to(run.model.device), denominator).double().cpu()
+            some = one.to(run.model.device)
+            alone += OneShot().backward(run.model, some, denominator).double().cpu()
+            alone += run.beside(some, denominator).cpu()
     expected = _norm(run.model) / copies
     near, close = ALIKE.get(run.model.dtype, HALF)
     many = f"{together.count} processes" if together.count > 1 else "the run"

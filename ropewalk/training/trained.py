@@ -50,6 +50,7 @@ class Trained(Result):
         notes: what else to know.
         command: the line that asks for the same.
         rope: what must be put on to read texts, since no configuration says it; empty if one does.
+        memory: whether the folder holds a memory, and no checkpoint: it is put on the model as it came.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Trained(Result):
     notes: Sequence[str]
     command: str
     rope: str = ""
+    memory: bool = False
 
     @property
     def tokens_per_second(self) -> float:
@@ -101,7 +103,7 @@ class Trained(Result):
         console.print(f"\nwritten to {self.folder}; {PAGE} in it shows the training")
         on = f" --methods {shlex.quote(self.rope)} --to {self.to}" if self.rope else ""
         on += " --data topics" if self.data == "stdlib" else ""  # which it would read else, and was trained on
-        console.print(f"next: ropewalk evaluate {shlex.quote(str(self.folder))}{on}")
+        console.print(f"next: ropewalk evaluate {shlex.quote(self.model if self.memory else str(self.folder))}{on}")
 
     @property
     def lines(self) -> dict[Key, str]:
@@ -129,7 +131,7 @@ class Trained(Result):
         return {
             **{
                 name: getattr(self, name)
-                for name in ("model", "data", "window", "to", "texts", "notes", "command", "rope")
+                for name in ("model", "data", "window", "to", "texts", "notes", "command", "rope", "memory")
             },
             "folder": str(self.folder),
             "recipe": self.recipe.to_dict(),
@@ -161,7 +163,7 @@ class Trained(Result):
             {name: math.nan if value is None else value for name, value in one.items()} for one in content["log"]
         ]
         readings = {CAME if step == AS_IT_CAME else int(step): one for step, one in content["readings"].items()}
-        rest = {name: content[name] for name in ("model", "data", "window", "to", "notes", "command", "rope")}
+        rest = {name: content[name] for name in (*PLAIN, "memory")}
         recipe = Recipe.from_dict(content["recipe"])
         return cls(
             folder,

@@ -56,6 +56,7 @@ NOTHING_BUT = {  # fields that change nothing but under a value of another
 }
 
 ANY_TIME = {"save_every", "evaluate_every", "micro", "memory", "chunk", "offload", "tiled_mlp"}  # changed on the way
+FARTHER = 4  # windows, where no target is said
 CUE = " The text ends here."
 
 
@@ -101,6 +102,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     """What is trained, on what, and where it goes.
 
     Attributes:
+        to: Target length in tokens: 4096, 4k, 128K, 1m; of a memory, by default four times the pretrained window.
         texts: To train on: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
         out: Folder to write; by default one here, named after the model, ``to`` and the recipe. States that a run can
             go on from lie in FOLDER.training until it is done.
@@ -118,6 +120,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
         gpu: Of ``dry_run``: an accelerator, such as h100; by default what this machine has.
     """
 
+    to: Length | None = None
     texts: Source = field(kw_only=False)
     out: Place | None = None
     test: Source = ""
@@ -130,6 +133,16 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     shard: bool = False
     sequence_parallel: Count = 1
     gpu: str = ""
+
+    def target(self, recipe: Recipe, window: int) -> int:
+        """The target in tokens, of a model with a pretrained window.
+
+        Raises:
+            UserError: if none is said, and the recipe trains no memory.
+        """
+        if self.to is None and recipe.memory_method is None:
+            raise UserError(f"{recipe.name} needs a target, in tokens", f"Say --to {show(FARTHER * window)}.")
+        return FARTHER * window if self.to is None else self.to
 
     def resolved(self) -> Recipe:
         """The recipe with what was asked to be other."""
@@ -187,12 +200,13 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     from ropewalk.checkpoint.checkpoint import Checkpoint
     from ropewalk.common.files import folder_to_write
-    from ropewalk.common.fingerprints import model_fingerprint
+    from ropewalk.common.fingerprints import base_fingerprint, model_fingerprint
     from ropewalk.common.naming import counted
     from ropewalk.common.progress import Progress, shown
     from ropewalk.data.arranged import Arranged, is_arranged
     from ropewalk.encoders.encoder_folder import refuse_encoder
     from ropewalk.evaluation.long_context import LongContext, Reading
+    from ropewalk.methods.memory.trained_memory import spelled_with
     from ropewalk.rope.config import text_config, trained_window
     from ropewalk.texts.documents import load as load_documents
     from ropewalk.texts.documents import token_ids
@@ -202,6 +216,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     from ropewalk.training.loop import Run, parts, samplers, unwritten
     from ropewalk.training.preparation import (
         begun,
+        carry,
         digest_of,
         expected,
         finished,
@@ -227,12 +242,16 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     checkpoint = Checkpoint(request.model, request.trust_remote_code)
     refuse_encoder(checkpoint)
     checkpoint.refuse_unsound()
-    refuse_fits_elsewhere(request.recipe, checkpoint, request.to)
-    recipe = with_values(recipe, checkpoint, request.to)
-    out = request.out or Path(f"{checkpoint.label}-{show(request.to)}-{recipe.name}")
     kind, window = str(text_config(checkpoint.config).dtype or "float32"), trained_window(checkpoint.config)
+    to = request.target(recipe, window)
+    refuse_fits_elsewhere(request.recipe, checkpoint, to)
+    recipe = with_values(recipe, checkpoint, to)
+    memory = recipe.memory_method
+    if memory is not None:
+        request.refuse_unused(["shard", "sequence_parallel"], f"where {memory.name} is trained")
+    out = request.out or Path(f"{checkpoint.label}-{show(to)}-{recipe.name}")
     forecasted = forecast(
-        checkpoint.config, recipe, request.to, window, checkpoint.name, request.gpu, kind.removeprefix("torch."),
+        checkpoint.config, recipe, to, window, checkpoint.name, request.gpu, kind.removeprefix("torch."),
         launched() if request.shard else 1, request.sequence_parallel, launched(),
     )  # fmt: skip
     if not request.dry_run:
@@ -273,19 +292,19 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 "Leave out --test: then some of them are measured on, and the others trained on.",
             )
     else:
-        texts, kept = held_out(texts, request.to - len(begin), request.documents)
+        texts, kept = held_out(texts, to - len(begin), request.documents)
         copies = every - len(texts) - len(kept)
     ground = LongContext.of(
         [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
-        TokenUnits(tokenizer), request.to, request.documents, keys=request.keys, seed=recipe.seed,
+        TokenUnits(tokenizer), to, request.documents, keys=request.keys, seed=recipe.seed,
     )  # fmt: skip
 
     cue = tuple(tokenizer(CUE, add_special_tokens=False).input_ids)
-    stages = parts(recipe, request.to, window, cue)
+    stages = parts(recipe, to, window, cue)
     documents = arranged or list(texts.values())
     rows = samplers(recipe, stages, documents, begin, cue)
     measured = len(ground.documents) if request.documents else None
-    notes = expected(checkpoint, recipe, request.to, stages, rows, measured)
+    notes = expected(checkpoint, recipe, to, stages, rows, measured)
     if copies:
         notes.append(f"{counted(copies, 'text')} left out: the same as one that is measured on")
     if request.track == "tensorboard":
@@ -293,7 +312,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
     if request.test and request.documents and not len(ground.documents):
         longest = max((len(begin) + len(ids) for ids in kept.values()), default=0)
         raise UserError(
-            f"no text of {request.test} has {request.to:,} tokens, the longest {longest:,}: none can be measured on",
+            f"no text of {request.test} has {to:,} tokens, the longest {longest:,}: none can be measured on",
             "Name longer ones with --test, or say --documents 0.",
         )
     if request.dry_run:
@@ -310,9 +329,11 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
 
     with processes(request.sequence_parallel) as together:
         model, adapter = begun(checkpoint, recipe, request.device)
+        opened, base = model_fingerprint(model)[:16], base_fingerprint(model) if memory else ""
+        carry(model, recipe)
         asked = {
             "recipe": {name: value for name, value in recipe.to_dict().items() if name not in ANY_TIME},
-            "model": checkpoint.name, "weights and configuration": model_fingerprint(model)[:16], "to": request.to,
+            "model": checkpoint.name, "weights and configuration": opened, "to": to,
             "data": request.texts, "contents of texts": arranged.digest if arranged else digest_of(texts),
             "test": request.test, "contents of test": digest_of(kept), "documents": request.documents,
             "keys": request.keys, "texts begin with": begin.tolist(), "a sample may end with": cue,
@@ -325,7 +346,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 pass
             states.remove()
             return before if together.first else None
-        run = Run(recipe, model, request.to, documents, begin, states, together, cue, measure)
+        run = Run(recipe, model, to, documents, begin, states, together, cue, measure)
         if request.self_test:
             found = self_test(run, checkpoint.name, forecasted.memory.total)
             return found if together.first else None
@@ -363,13 +384,14 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
                 )
                 raise
             finished(run)
+            rope = recipe.rope_method(stages[-1].stage)
             done = Trained(
-                place, recipe, checkpoint.name, request.texts, window, request.to,
+                place, recipe, checkpoint.name, request.texts, window, to,
                 (rows[-1].texts, rows[-1].left_out), run.log, run.readings, notes, request.command,
-                unwritten(recipe, checkpoint.config, request.to),
+                unwritten(recipe, checkpoint.config, to) if memory is None else spelled_with(rope, out), bool(memory),
             )  # fmt: skip
             held = weights(run.model)
             if together.first:
-                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write, held)
+                notes += written(run, adapter, checkpoint, out, request.overwrite, done.write, held, base)
         states.remove()
         return done if together.first else None

@@ -89,6 +89,15 @@ def lm_infinite(window: int, sinks: int) -> Rule:
     return rule
 
 
+def partial_context(window: int, sinks: int, block: int = 1, stride: int = 0) -> Rule:
+    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
+        d = m - n
+        strided = (n // block) % stride == stride - 1 if stride else torch.zeros_like(d, dtype=torch.bool)
+        return Pairs((d >= 0) & ((d < window) | (n < sinks) | strided), d)
+
+    return rule
+
+
 def streaming(sinks: int, recent: int) -> Rule:
     """By the list of cached tokens as it is at every query: it drops the oldest token behind the sinks."""
 

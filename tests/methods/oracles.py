@@ -67,6 +67,8 @@ PAIRS: dict[str, oracle.Rule] = {
     "leaky-rerope(window=8, slope_divisor=6.5)": oracle.leaky_rerope(8, 6.5),
     "lm-infinite(window=16, sinks=3)": oracle.lm_infinite(16, 3),
     "lm-infinite(window=7, sinks=0)": oracle.lm_infinite(7, 0),
+    "longgen(full=0.0, window=16, sinks=3)": oracle.partial_context(16, 3),
+    "longgen(full=0.0, window=9, sinks=3, pattern='blocks', block=5, stride=3)": oracle.partial_context(9, 3, 5, 3),
     "streaming-llm(sinks=3, recent=13)": oracle.streaming(3, 13),
     "streaming-llm(sinks=0, recent=1)": oracle.streaming(0, 1),
     "streaming-llm(sinks=20, recent=5)": oracle.streaming(20, 5),

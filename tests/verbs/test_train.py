@@ -24,6 +24,7 @@ import ropewalk
 from ropewalk.cli.main import app, run
 from ropewalk.data.arranged import Arranged, digest_of
 from ropewalk.data.knots.row_builder import Piece, arranged_pieces
+from ropewalk.methods.memory.trained_memory import FILE, TENSORS
 from ropewalk.training.loop import Run
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recipe import CHOICES, Recipe, Stage
@@ -33,6 +34,7 @@ from ropewalk.verbs.train import NOTHING_BUT, TrainRequest
 from tests.verbs.typed import refused, said
 
 TO = 128
+TRAINED = "recipe.json", "training.json", "training.html"
 
 
 QUICK = ["--to", TO, "--steps", 3, "--batch", 2, "--keys", 2]
@@ -80,6 +82,11 @@ def test_every_recipe_trains_and_what_it_writes_is_sound(name, model, texts, cap
     )
     assert [one["step"] for one in found["log"]] == [1, 2, 3]
     assert sorted(path.name for path in Path().iterdir() if path.name not in ("texts", GIVEN)) == ["out"]
+    if found["memory"]:
+        assert sorted(os.listdir("out")) == sorted([*TRAINED, FILE, TENSORS, "ropewalk.json"])
+        reads = ["evaluate", model, "--methods", found["rope"], "--to", TO, "--tasks", "ppl", "--data", "texts"]
+        said(capsys, *reads, "--documents", 2, "--lengths", TO, "-o", "seen")
+        return
     run(["inspect", "out", "--json"])
     seen = json.loads(capsys.readouterr().out)
     unwritten = name in ("entropy-abf", "harpe")

@@ -80,6 +80,8 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "answers to short evidence preferred to those to the whole text; on pairs", "2502.13922"),
     RecipeEntry("drope", "DroPE", "recalibration:drope", "rotation dropped, recalibrated at the pretrained window",
                 "2512.12167"),
+    RecipeEntry("longgen", "LongGen", "memories:longgen", "sparse layers around a full middle third; all weights",
+                "2410.01485"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}

@@ -35,7 +35,7 @@ def one_layer(kv_heads=2):
 def read(model, spelling, ids, ends, **more):
     """The attention calls of a text read in pieces."""
     cache, start = None, 0
-    with method(spelling).on(model, to=T), watched(model) as seen:
+    with method(spelling).begun().on(model, to=T), watched(model) as seen:
         for end in ends:
             _, cache = step(model, ids[:, start:end], cache, **more)
             start = end

@@ -1,0 +1,20 @@
+"""Recipes that train memories: methods with parameters of their own, or weights that read under them."""
+
+from __future__ import annotations
+
+from ropewalk.training.recipe import Recipe
+
+
+def longgen() -> Recipe:
+    """LongGen: 5 G tokens at the target's length, under sparse layers and a larger base (arXiv 2410.01485).
+
+    Its batch, rate and base are not known to us; here a step is of 4 M tokens of 128k.
+    """
+    return Recipe(
+        name="longgen",
+        method="abf+longgen",
+        packing="documents",
+        steps=1200,
+        batch=32,
+        learning_rate=2e-5,
+    )
