@@ -104,6 +104,13 @@ ALGORITHMS = (
 )  # fmt: skip
 GRAPHWALKS = {"bfs": "Nodes at a distance in a graph", "parents": "Nodes with an edge to one"}
 NOT_GRAPHWALKS = "openai/graphwalks only in its order of models: other node names, one example, other sizes of graph"
+OOLONG = {
+    "counting": "How many lines are of a class",
+    "user": "Which user has most lines of a class",
+    "timeline": "When lines are of a class",
+}
+NOT_OOLONG = "OOLONG-synth only in its order of models: other texts, classes that are easier to tell, no ties"
+NOT_PAIRS = "OOLONG-Pairs (arXiv 2512.24601) only in its order of models: other lines, relations and numbers of pairs"
 
 
 def _tasks() -> Iterator[tuple[str, Entry]]:
@@ -160,6 +167,9 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     for operation, title in GRAPHWALKS.items():
         walks = "graphwalks:Graphwalks", "quoted", title, {"operation": operation}
         yield f"graphwalks-like_{operation}", Entry(*walks, comparable=NOT_GRAPHWALKS)
+    for group, title in OOLONG.items():
+        yield f"oolong-like_{group}", Entry("oolong:Oolong", "quoted", title, {"group": group}, comparable=NOT_OOLONG)
+    yield "oolong-like_pairs", Entry("oolong:OolongPairs", "quoted", "Pairs of users", comparable=NOT_PAIRS)
 
 
 TASKS = dict(_tasks())

@@ -92,6 +92,10 @@ class Task:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")
 
+    def score_strictly(self, prediction: str, sample: Sample) -> float | None:
+        """The same by the strictest reading that people quote; None where a task has one reading alone."""
+        return None
+
 
 class TooShort(ValueError):
     """The asked length does not hold the fixed parts of a task."""
