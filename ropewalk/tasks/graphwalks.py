@@ -46,8 +46,8 @@ FINAL = "Final Answer:"
 INTRODUCTIONS = {
     "bfs": (
         " A directed graph is told edge by edge: a -> b; leads from a to b. A breadth-first search from a node to depth"
-        " d returns only the nodes whose shortest path from there has d edges. Of a1 -> b2; b2 -> c3; a1 -> d4; d4 -> c3;"
-        " the one from a1 to depth 1 returns [b2, d4], to depth 2 [c3], to depth 3 []. The graph:"
+        " d returns only the nodes whose shortest path from there has d edges. Of a1 -> b2; b2 -> c3; a1 -> d4; d4 ->"
+        " c3; the one from a1 to depth 1 returns [b2, d4], to depth 2 [c3], to depth 3 []. The graph:"
     ),
     "parents": (
         " A directed graph is told edge by edge: a -> b; leads from a to b. The parents of a node are the nodes with an"
