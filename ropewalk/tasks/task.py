@@ -92,6 +92,14 @@ class Task:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")
 
+    def score_strictly(self, prediction: str, sample: Sample) -> float | None:
+        """The same by the strictest reading that people quote; None where a task has one reading alone."""
+        return None
+
+    def taken(self, prediction: str, sample: Sample) -> str:
+        """What a wrong answer was taken from, in words ("a former value"); empty where nothing tells."""
+        return ""
+
 
 class TooShort(ValueError):
     """The asked length does not hold the fixed parts of a task."""
