@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ropewalk.tasks.babilong import OPPOSITE, PEOPLE, PLACES, VERBS, Asked, Babilong
 from ropewalk.tasks.context import label
@@ -148,7 +149,7 @@ def times(rng: random.Random) -> Story:
             told = f"{who} {rng.choice(MOVES)} the {place}"
             front = TIMES[time][0].upper() + TIMES[time][1:]
             story.append(rng.choice([f" {front} {told}.", f" {told} {TIMES[time]}."]))
-        asked += [(f"Where was {who} before the {b}?", (a,)) for a, b in zip(where, where[1:], strict=False)]
+        asked += [(f"Where was {who} before the {b}?", (a,)) for a, b in pairwise(where)]
     return rng.sample(story, len(story)), asked
 
 
@@ -241,11 +242,12 @@ def sizes(rng: random.Random) -> Story:
     order = rng.sample(BOXES, len(BOXES))  # the biggest first
     story = [
         rng.choice([f" The {a} is bigger than the {b}.", f" The {b} fits inside the {a}."])
-        for a, b in zip(order, order[1:], strict=False)
+        for a, b in pairwise(order)
     ]
     asked: Asked = []
     for big, small in zip(order, order[2:], strict=False):
-        asked += [(f"Is the {big} bigger than the {small}?", ("yes",)), (f"Is the {small} bigger than the {big}?", ("no",)),
+        asked += [(f"Is the {big} bigger than the {small}?", ("yes",)),
+                  (f"Is the {small} bigger than the {big}?", ("no",)),
                   (f"Does the {small} fit inside the {big}?", ("yes",)),
                   (f"Does the {big} fit inside the {small}?", ("no",))]  # fmt: skip
     return rng.sample(story, len(story)), asked
@@ -355,8 +357,8 @@ KINDS = {
     9: Kind(negation, read_negation, ("yes", "no"),
             "Tom is no longer in the office. Is Tom in the office? Answer: no.", "small"),
     10: Kind(indefinite, read_indefinite, ("yes", "no", "maybe"),
-             "Tom is either in the office or the hall. Is Tom in the hall? Answer: maybe. Is Tom in the yard? Answer: no.",
-             "small"),
+             "Tom is either in the office or the hall. Is Tom in the hall? Answer: maybe. "
+             "Is Tom in the yard? Answer: no.", "small"),
     11: Kind(lambda rng: _moves(rng, 1, True), read_moves, PLACES,
              "Tom went to the office. Then he moved to the hall. Where is Tom? Answer: hall."),
     12: Kind(lambda rng: _moves(rng, 2, False), read_moves, PLACES,
@@ -373,7 +375,8 @@ KINDS = {
     17: Kind(positions, read_positions, ("yes", "no"),
              "The coin is above the key. The key is to the left of the pen. Is the coin above the pen? Answer: yes."),
     18: Kind(sizes, read_sizes, ("yes", "no"),
-             "The cup is bigger than the key. The cup fits inside the jug. Is the key bigger than the jug? Answer: no."),
+             "The cup is bigger than the key. The cup fits inside the jug. "
+             "Is the key bigger than the jug? Answer: no."),
     19: Kind(paths, read_paths, tuple(f"{a[0]},{b[0]}" for a in STEPS for b in STEPS if a != OPPOSITE[b]),
              "The office is north of the hall. The hall is west of the yard. "
              "How do you go from the office to the yard? Answer: s,e."),
