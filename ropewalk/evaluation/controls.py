@@ -1,7 +1,8 @@
 """Samples that show what a score means: how good it can get, and how good it gets without the information.
 
 "ceiling": the same questions with hardly any other text around the information. "closed book": the question alone.
-"altered": the information is there, but says something else; the old answer must not come.
+"altered": the information is there, but says something else; the old answer must not come. "guess": no samples of their
+own, but what the task's best guess scores on those that are asked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from ropewalk.evaluation.samples import Cell, QuestionCell
 from ropewalk.tasks.task import Sample, TooShort
 
-CEILING, CLOSED_BOOK, ALTERED = "ceiling", "closed book", "altered"
+CEILING, CLOSED_BOOK, ALTERED, GUESS = "ceiling", "closed book", "altered", "guess"
 GROWTH = 1.1  # from one tried length to the next
 
 
@@ -48,6 +49,17 @@ def controls(cell: Cell, n: int) -> dict[str, Cell]:
                 cell.task, cell.length, depths, cell.seed, cell.units, f"{cell.name}: {name}", usable
             )
     return found
+
+
+def guessed(cell: Cell) -> list[list[float]]:
+    """The scores of the task's best guess on the samples about each text; empty where there is nothing to guess."""
+    texts: dict[int, list[float]] = {}
+    for i, sample in enumerate(cell.samples(range(len(cell)))):
+        guess = cell.task.guess(cell.units.decode(sample.prompt))
+        if not guess:
+            return []
+        texts.setdefault(cell.context(i), []).append(cell.task.score(guess, sample))
+    return list(texts.values())
 
 
 def still_says(sample: Sample, cell: Cell) -> bool:

@@ -24,7 +24,7 @@ from ropewalk.common.progress import Progress
 from ropewalk.common.store import Records, content_key
 from ropewalk.evaluation.asking import Answer, Asking, Losses
 from ropewalk.evaluation.contestants import AsItIs, Contestant, Live, about, reach
-from ropewalk.evaluation.controls import controls
+from ropewalk.evaluation.controls import controls, guessed
 from ropewalk.evaluation.samples import Cell, RowCell, Skipped, cells, row_cells
 from ropewalk.evaluation.sequential import Sprt, decide, search, settled
 from ropewalk.methods.base import Method, require_beyond
@@ -237,6 +237,7 @@ class Plan:
         lengths: tested lengths.
         cells: samples, by task.
         controls: by task and name.
+        guesses: by task, what the best guess scores on the samples about each text, where there is one.
         texts: token ids of documents, cut to the longest of ``text_lengths``.
         text_lengths: those that enough documents have.
         skipped: what is not asked.
@@ -246,6 +247,7 @@ class Plan:
     lengths: tuple[int, ...]
     cells: Mapping[str, Sequence[Cell]]
     controls: Mapping[str, Mapping[str, Cell]]
+    guesses: Mapping[str, list[list[float]]]
     texts: Mapping[str, Sequence[int]]
     text_lengths: Sequence[int]
     skipped: Sequence[Skipped]
@@ -273,8 +275,9 @@ class Plan:
         found.sort(key=lambda cell: order[cell.name])
         by_task = {name: list(some) for name, some in groupby(found, lambda cell: cell.name)}
         checks = {name: _controls(some[0], experiment.samples) for name, some in by_task.items() if experiment.controls}
+        guesses = {name: _guesses(some[0]) for name, some in by_task.items() if experiment.controls}
         texts, text_lengths, too_long = _texts(material.documents, tokenizer, lengths, experiment.documents)
-        return cls(to, lengths, by_task, checks, texts, text_lengths, [*skipped, *too_long])
+        return cls(to, lengths, by_task, checks, guesses, texts, text_lengths, [*skipped, *too_long])
 
     def of_text(self) -> Plan:
         """What is asked about a text, without all else."""
@@ -523,6 +526,10 @@ def _controls(cell: Cell, samples: int) -> dict[str, Cell]:
         return controls(cell, min(samples, len(cell)))
     except TooShort:
         return {}
+
+
+def _guesses(cell: Cell) -> list[list[float]]:
+    return [] if isinstance(cell, RowCell) else guessed(cell)
 
 
 def _sequentially(asking: Asking, some: Sequence[Cell], experiment: Experiment) -> tuple[Answers, list[int]]:

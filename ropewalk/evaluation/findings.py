@@ -23,6 +23,7 @@ from ropewalk.common.statistics import (
     passing_probability,
 )
 from ropewalk.evaluation.asking import Answer, Losses
+from ropewalk.evaluation.controls import GUESS
 from ropewalk.evaluation.perplexity import perplexity, position_curve
 from ropewalk.evaluation.samples import RowCell
 from ropewalk.evaluation.sequential import Sprt
@@ -190,18 +191,21 @@ class Findings:
             else [],
             beyond_window=gain(answers, plain.answers, window) if plain and window and method != PLAIN else None,
             averages=means,
-            tasks=[self._task(name, measured) for name in plan.cells],
+            tasks=[self._task(name, plan, measured) for name in plan.cells],
             costs=costs(answers),
         )
 
-    def _task(self, name: str, measured: Measured) -> TaskFindings:
+    def _task(self, name: str, plan: Plan, measured: Measured) -> TaskFindings:
         own = {length: some for (task, length), some in measured.answers.items() if task == name}
         checks = [answer.decoded for some in own.values() for answer in some if answer.decoded is not None]
         scores = [_length_score(length, accuracy(some)) for length, some in own.items()]
+        controls = {control: accuracy(some) for control, some in measured.controls.get(name, {}).items()}
+        if guesses := plan.guesses.get(name):
+            controls[GUESS] = _estimate(average([Tally.of(guesses)]))
         return TaskFindings(
             name,
             None if "/" in name else _effective(scores, self.experiment.threshold),
-            {control: accuracy(some) for control, some in measured.controls.get(name, {}).items()},
+            controls,
             len(checks),
             sum(checks),
             list(measured.early.get(name, ())),

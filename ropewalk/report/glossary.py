@@ -24,6 +24,8 @@ MEANINGS = {
     "closed book": "The question alone, without the text. Should be near zero.",
     "altered": "The needed information says something else. A score then means that the model knew the answer from "
     "elsewhere; it should be near zero.",
+    "guess": "What the best answer without reading gets: the likeliest label, every pair, a refusal. It is worked out, "
+    "no model is asked. A score says something only above it.",
     "scope": "How much information an answer needs, small or large.",
     "diffusion": "How hard the needed information is to find: low if it stands out, high if it hides.",
     "points": "What the benchmark itself reports, 0 to 100.",

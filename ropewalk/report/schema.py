@@ -23,7 +23,7 @@ from ropewalk.report.numbers import Estimate
 
 SCHEMA = "ropewalk results 2"
 PLAIN = "none"
-CONTROLS = ("ceiling", "closed book", "altered")
+CONTROLS = ("ceiling", "closed book", "altered", "guess")
 
 # Numbers are finite, whole ones count something and are not negative; these say more.
 Size: TypeAlias = Annotated[float, (0.0, math.inf)]
@@ -172,7 +172,7 @@ class TaskFindings:
         task: id.
         effective_length: longest tested length up to which every tested one passes, and by the bounds of the scores;
             None where no threshold is meant.
-        controls: ceiling, closed book, altered.
+        controls: ceiling, closed book, altered, guess.
         checked: teacher-forced answers that were decoded as well.
         agreed: how many of these decoding confirmed.
         early: lengths at which not all samples were needed.

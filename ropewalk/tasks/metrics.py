@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -68,6 +68,12 @@ def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     """F1 of two bags of tokens; 0 where they share none (also where both are empty)."""
     shared = sum((Counter(prediction) & Counter(reference)).values())
     return 2 * shared / (len(prediction) + len(reference)) if shared else 0.0
+
+
+def set_f1(prediction: Iterable[Hashable], reference: Iterable[Hashable]) -> float:
+    """F1 of two sets; 1 where both are empty."""
+    said, expected = set(prediction), set(reference)
+    return 2 * len(said & expected) / (len(said) + len(expected)) if said or expected else 1.0
 
 
 def qa_f1(prediction: str, reference: str) -> float:

@@ -38,6 +38,7 @@ class Entry:
         material: arguments of the callable that are parts of ``Material``, by name.
         asked: see ``Asked``.
         stand_in: what takes its place in a suite where its material is not there.
+        comparable: what its number is comparable to, and how far; only of the family "quoted".
     """
 
     target: str
@@ -47,6 +48,7 @@ class Entry:
     material: Mapping[str, str] = field(default_factory=dict)
     asked: Asked = "questions"
     stand_in: str = ""
+    comparable: str = ""
 
 
 PACKAGE = "ropewalk.tasks."
@@ -100,6 +102,8 @@ ALGORITHMS = (
     "sum", "sort", "sort_numbers", "addition", "addition_reversed", "addition_hints", "addition_scratchpad",
     "addition_spaced", "multiplication_reversed",
 )  # fmt: skip
+GRAPHWALKS = {"bfs": "Nodes at a distance in a graph", "parents": "Nodes with an edge to one"}
+NOT_GRAPHWALKS = "openai/graphwalks only in its order of models: other node names, one example, other sizes of graph"
 
 
 def _tasks() -> Iterator[tuple[str, Entry]]:
@@ -153,6 +157,9 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     yield "path_traversal_24", Entry("path_traversal:PathTraversal", "longproc", "Route of 24 connections")
     yield "belief_tracking_10", Entry("belief_tracking:BeliefTracking", "longproc", "Who believes what", {}, BACKGROUND)
     yield "countdown_60", Entry("countdown:Countdown", "longproc", "Search for a number", {}, BACKGROUND)
+    for operation, title in GRAPHWALKS.items():
+        walks = "graphwalks:Graphwalks", "quoted", title, {"operation": operation}
+        yield f"graphwalks-like_{operation}", Entry(*walks, comparable=NOT_GRAPHWALKS)
 
 
 TASKS = dict(_tasks())

@@ -81,6 +81,13 @@ class Task:
         """The answer, found in the prompt's text alone by rules; it scores 1.0."""
         raise TypeError(f"{type(self).__name__} has no solver")
 
+    def guess(self, prompt_text: str) -> str:
+        """The best answer of who knows the task and the question but has read nothing; empty if there is none.
+
+        The likeliest label, all pairs, a refusal: what scores have to be held against.
+        """
+        return ""
+
     def score(self, prediction: str, sample: Sample) -> float:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")

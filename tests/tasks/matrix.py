@@ -12,6 +12,7 @@ from ropewalk.tasks.belief_tracking import BeliefTracking
 from ropewalk.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
 from ropewalk.tasks.countdown import Countdown
 from ropewalk.tasks.flenqa import Flenqa
+from ropewalk.tasks.graphwalks import Graphwalks
 from ropewalk.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.tasks.lines import Lines
 from ropewalk.tasks.more_documents import MoreDocuments
@@ -139,6 +140,15 @@ def singing(text: str, sample: Sample) -> str:
     return re.sub(r"Step 5: (\w+) \w+", r"Step 5: \1 sang", text)
 
 
+def one_node_more(text: str, sample: Sample) -> str:
+    """A path of new nodes from the asked one, or to it."""
+    node = re.findall(r"(?:search from|parents of) (\w+)[ .]", text)[-1]
+    path = [node, *(f"0000000{i}" for i in range(sample.facts["depth"]))]
+    edges = zip(path, path[1:], strict=False) if "search from" in text.rpartition("Operation")[2] else [path[::-1]]
+    graph, mark, question = text.rpartition(" Operation:")
+    return graph + "".join(f" {start} -> {end};" for start, end in edges) + mark + question
+
+
 BIOGRAPHY = (2000, 2001, 5000)
 CASES = {
     "lines": Case(Lines(), swap(r"is {answer}\.", "is <77>.")),
@@ -194,4 +204,5 @@ CASES = {
     "path_traversal": Case(PathTraversal(5), by_sled, (1500, 1501, 3000)),
     "belief_tracking": Case(BeliefTracking(5, 2), singing, (4000, 4001)),
     "countdown": Case(Countdown(12), swap(r"(The target is) (\d+)", r"\1 1\2"), (2000, 2001)),
+    **{f"graphwalks {one}": Case(Graphwalks(one), one_node_more, (700, 701, 2000)) for one in ("bfs", "parents")},
 }

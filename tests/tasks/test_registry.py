@@ -33,7 +33,7 @@ from tests.tokenizers import VOCABULARY, byte_level
 
 FAMILIES = [
     "retrieval", "ruler", "infinitebench", "longchat", "film", "longbio", "babilong", "flenqa", "more-documents",
-    "posgen", "position-wise", "length-generalisation", "longproc",
+    "posgen", "position-wise", "length-generalisation", "longproc", "quoted",
 ]  # fmt: skip
 PAGE = Page("The mill at Oakby was built in 1731. It has 12 wheels.", "When was the mill at Oakby built?", "1731")
 GIVEN = {"squad": fictional(40, 1), "hotpotqa": fictional(40, 2), "pages": (PAGE,)}
