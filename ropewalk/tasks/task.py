@@ -92,6 +92,13 @@ class Task:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")
 
+    def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
+        """What else a generated answer shows, 0 to 1 each, by name: by another rule, or what is wrong with it.
+
+        A name may be left out where a sample does not ask for it; then the others make up its rate.
+        """
+        return {}
+
 
 class TooShort(ValueError):
     """The asked length does not hold the fixed parts of a task."""
