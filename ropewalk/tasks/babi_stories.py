@@ -241,8 +241,7 @@ def sizes(rng: random.Random) -> Story:
     """Task 18: what is bigger than what; every answer takes two steps."""
     order = rng.sample(BOXES, len(BOXES))  # the biggest first
     story = [
-        rng.choice([f" The {a} is bigger than the {b}.", f" The {b} fits inside the {a}."])
-        for a, b in pairwise(order)
+        rng.choice([f" The {a} is bigger than the {b}.", f" The {b} fits inside the {a}."]) for a, b in pairwise(order)
     ]
     asked: Asked = []
     for big, small in zip(order, order[2:], strict=False):
