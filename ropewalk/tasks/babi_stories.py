@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ropewalk.tasks.babilong import OPPOSITE, PEOPLE, PLACES, VERBS, Asked, Babilong
-from ropewalk.tasks.context import label
+from ropewalk.tasks.context import label, mentions
 from ropewalk.texts.pieces import TokenUnits
 
 MOVES = VERBS["move"]
@@ -413,6 +413,11 @@ class BabiStories(Babilong):
     def solve(self, prompt_text: str) -> str:
         """The answer, worked out from all that the prompt tells."""
         return KINDS[self.qa].read(prompt_text)
+
+    def guess(self, prompt_text: str) -> str:
+        """A label that the question does not name; of two or three labels, all are equally often right."""
+        question = re.findall(r"[A-Z][^.?]*\? Answer:", prompt_text)[-1]
+        return next(one for one in self.labels if not mentions(question, one))
 
     def said(self, prediction: str) -> str:
         """The first sentence; of task 19 its directions alone, as a label has them."""

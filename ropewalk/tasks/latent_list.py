@@ -1,4 +1,4 @@
-"""Latent list: what a Python list holds after many lines, of which few change it (after Michelangelo, arXiv 2409.12640).
+"""Latent list: what a Python list holds after many lines, few of which change it (after Michelangelo, arXiv 2409.12640).
 
 The idea is the paper's; lines, numbers and scores are ours. The text is a program that Python would run: the asked list
 is changed in a fixed number of places, spread over it, and everything else provably changes nothing: two lines that
@@ -39,13 +39,13 @@ class LatentList(SharedContext):
     """
 
     relevant: int = 5
-    name: str = field(init=False, default="latent-list")
+    name: str = field(init=False, default="latent-list-like")
     scope: str = "large"
     diffusion: str = "high"
     free: bool = True
 
     def __post_init__(self) -> None:
-        label(self, name=f"latent-list_{self.relevant}")
+        label(self, name=f"latent-list-like_{self.relevant}")
 
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """One question per depth about one program; the depths are not used, lines that change the list are spread."""

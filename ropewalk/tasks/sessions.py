@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice, tee
@@ -56,7 +56,7 @@ NEXT: dict[str, Callable[[random.Random], str]] = {**dict.fromkeys(PERSONS, pers
 
 @dataclass(frozen=True)
 class Told:
-    """What one chat tells: when (minutes after the first), whose what, its value, and whether it says that it is new."""
+    """What a chat tells: when (minutes after the first), whose what, its value, and whether it says that it is new."""
 
     minute: int
     owned: Owned
