@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ropewalk.tasks.assembly import behind_sentence, padding, shuffled, stretch
 from ropewalk.tasks.passkey import FILLER
 from ropewalk.tasks.task import Sample, Task, haystack_tokens
 from ropewalk.texts.pieces import TokenUnits
+
+T = TypeVar("T")
 
 SPARE = 32  # tokens that an answer in free words may have beyond the shortest one
 
@@ -112,6 +114,18 @@ def fitting(n_tokens: int, records: Iterable[str], units: TokenUnits) -> list[li
             break
         fit.append(record)
     return fit
+
+
+def as_many_as_fit(n_tokens: int, drawn: Iterator[T], told: Callable[[T], str], units: TokenUnits) -> list[T]:
+    """Of what is drawn, as much as fits into ``n_tokens`` where it is told; no more is drawn than one."""
+    fit: list[T] = []
+
+    def records() -> Iterator[str]:
+        for one in drawn:
+            fit.append(one)
+            yield told(one)
+
+    return fit[: len(fitting(n_tokens, records(), units))]
 
 
 def places(depths: Sequence[float], n_others: int) -> list[int]:

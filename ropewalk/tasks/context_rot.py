@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice, tee
+from itertools import cycle, islice
 from operator import itemgetter
 
 from ropewalk.tasks.assembly import joined
@@ -21,8 +21,8 @@ from ropewalk.tasks.context import (
     SPARE,
     Background,
     Question,
+    as_many_as_fit,
     context_tokens,
-    fitting,
     hidden_context,
     label,
     pose,
@@ -169,8 +169,7 @@ class RotDistract(Task):
         n_text = len(pin) + context_tokens(self.name, n_tokens, units, [question], units.bos, head, pin)
         kinds = rivals(fact, values, rng)
         if self.share:
-            own, other = tee(kinds)
-            some = list(islice(own, len(fitting(int(self.share * n_text), (str(one) for _, one in other), units))))
+            some = as_many_as_fit(int(self.share * n_text), kinds, lambda one: str(one[1]), units)
         else:
             some = list(islice(kinds, self.rivals))
         n_rivals = sum(len(units.ids(str(rival))) for _, rival in some)

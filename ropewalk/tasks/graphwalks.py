@@ -15,7 +15,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ropewalk.tasks.context import SPARE, Question, SharedContext, context_tokens, fitting, label, pose, records_context
+from ropewalk.tasks.context import (
+    SPARE,
+    Question,
+    SharedContext,
+    as_many_as_fit,
+    context_tokens,
+    label,
+    pose,
+    records_context,
+)
 from ropewalk.tasks.metrics import set_f1
 from ropewalk.tasks.names import distinct
 from ropewalk.tasks.task import Sample
@@ -24,7 +33,8 @@ from ropewalk.texts.pieces import TokenUnits
 
 DIGITS = 8  # hexadecimal, of a node
 DEGREES = range(2, 5)  # edges for each node, in the mean
-LEAST = 6  # edges, and nodes
+LEAST = 6  # edges
+FEWEST = 8  # nodes: more pairs than edges, whatever the degree
 LARGEST = 50  # nodes of an answer, and no more than there is room for in
 ANSWERS = 1 / 8  # of all tokens
 DEEPEST = 5  # search
@@ -35,8 +45,8 @@ LIST = re.compile(r"\[([^\[\]]*)\]")
 FINAL = "Final Answer:"
 INTRODUCTIONS = {
     "bfs": (
-        " A directed graph is told edge by edge: a -> b; leads from a to b. A breadth-first search from a node to depth d"
-        " returns only the nodes whose shortest path from there has d edges. Of a1 -> b2; b2 -> c3; a1 -> d4; d4 -> c3;"
+        " A directed graph is told edge by edge: a -> b; leads from a to b. A breadth-first search from a node to depth"
+        " d returns only the nodes whose shortest path from there has d edges. Of a1 -> b2; b2 -> c3; a1 -> d4; d4 -> c3;"
         " the one from a1 to depth 1 returns [b2, d4], to depth 2 [c3], to depth 3 []. The graph:"
     ),
     "parents": (
@@ -79,16 +89,13 @@ class Graphwalks(SharedContext):
         n_edges = len(least) + context_tokens(
             self.name, n_tokens, units, [longest], units.bos, units.ids(introduction), least
         )
-        nodes = [next(names) for _ in range(max(LEAST, n_edges // each // rng.choice(DEGREES)))]
-        drawn = distinct(lambda: tuple(rng.sample(nodes, 2)))
-        edges: list[Edge] = list(islice(drawn, n_edges // each + LEAST))
-        records = [told(one) for one in edges]
-        edges = edges[: len(fitting(n_edges, records, units))]
+        nodes = [next(names) for _ in range(max(FEWEST, n_edges // each // rng.choice(DEGREES)))]
+        edges = as_many_as_fit(n_edges, distinct(lambda: random_edge(nodes, rng)), told, units)
         asked = islice(self._asked(edges, most, rng), len(depths))
         questions = [self._question(node, depth, found) for node, depth, found in asked]
         anywhere = [i / len(edges) for i in range(len(edges))]
         context, _ = records_context(
-            self.name, n_tokens, units, introduction, records[: len(edges)], anywhere, questions, ()
+            self.name, n_tokens, units, introduction, list(map(told, edges)), anywhere, questions, ()
         )
         return pose(context, questions, n_tokens, units)
 
@@ -110,10 +117,9 @@ class Graphwalks(SharedContext):
                 for depth, found in in_random_order(enumerate(self._levels(follows, node), 1), rng)
                 if len(found) <= most and bool(found) != empty and (node, depth) not in seen
             )
-            node, depth, found = next(possible, ("", 0, []))
-            if node:
-                seen.add((node, depth))
-                yield node, depth, found
+            if (new := next(possible, None)) is not None:
+                seen.add(new[:2])
+                yield new
             elif not empty:
                 return
 
@@ -143,6 +149,12 @@ class Graphwalks(SharedContext):
         """F1 of the nodes; 1.0 where both lists are empty."""
         found = read_list(prediction)
         return 0.0 if found is None else set_f1(found, read_list(sample.text) or ())
+
+
+def random_edge(nodes: list[str], rng: random.Random) -> Edge:
+    """From one node to another."""
+    start, end = rng.sample(nodes, 2)
+    return start, end
 
 
 def told(edge: Edge) -> str:

@@ -1,4 +1,4 @@
-"""Latent list: what a Python list holds after many lines, few of which change it (after Michelangelo, arXiv 2409.12640).
+"""Latent list: what a Python list holds after many lines, few of them changing it (Michelangelo, arXiv 2409.12640).
 
 The idea is the paper's; lines, numbers and scores are ours. The text is a program that Python would run: the asked list
 is changed in a fixed number of places, spread over it, and everything else provably changes nothing: two lines that

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FIRST = tuple(
     "Ada Alma Amos Anton Arlo Astrid Basil Beata Bruno Carla Cedric Clara Cyrus Dalia Dario Della Edgar "
@@ -80,13 +83,13 @@ def thing(rng: random.Random) -> str:
     return f"{rng.choice(ADJECTIVES)}-{rng.choice(COLOURS)}-{rng.choice(NOUNS)}"
 
 
-def distinct(draw: Callable[[], str]) -> Iterator[str]:
+def distinct(draw: Callable[[], T]) -> Iterator[T]:
     """Draws without end, none twice.
 
     Raises:
         ValueError: if there is nothing new to draw.
     """
-    seen: set[str] = set()
+    seen: set[T] = set()
     while True:
         new = next((one for _ in range(PATIENCE) if (one := draw()) not in seen), None)
         if new is None:

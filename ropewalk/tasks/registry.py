@@ -104,6 +104,13 @@ ALGORITHMS = (
 )  # fmt: skip
 GRAPHWALKS = {"bfs": "Nodes at a distance in a graph", "parents": "Nodes with an edge to one"}
 NOT_GRAPHWALKS = "openai/graphwalks only in its order of models: other node names, one example, other sizes of graph"
+OOLONG = {
+    "counting": "How many lines are of a class",
+    "user": "Which user has most lines of a class",
+    "timeline": "When lines are of a class",
+}
+NOT_OOLONG = "OOLONG-synth only in its order of models: other texts, classes that are easier to tell, no ties"
+NOT_PAIRS = "OOLONG-Pairs (arXiv 2512.24601) only in its order of models: other lines, relations and numbers of pairs"
 BABI_STORIES = {
     9: "Whether somebody is there, or no longer", 10: "Whether somebody is there, or may be",
     11: "Where he or she then went", 12: "Where two went", 13: "Where they then went", 14: "Where somebody was before",
@@ -180,6 +187,9 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     for operation, title in GRAPHWALKS.items():
         walks = "graphwalks:Graphwalks", "quoted", title, {"operation": operation}
         yield f"graphwalks-like_{operation}", Entry(*walks, comparable=NOT_GRAPHWALKS)
+    for group, title in OOLONG.items():
+        yield f"oolong-like_{group}", Entry("oolong:Oolong", "quoted", title, {"group": group}, comparable=NOT_OOLONG)
+    yield "oolong-like_pairs", Entry("oolong:OolongPairs", "quoted", "Pairs of users", comparable=NOT_PAIRS)
     for qa, title in BABI_STORIES.items():
         story = "babi_stories:BabiStories", "quoted", title, {"qa": qa}, BACKGROUND
         yield f"babilong_qa{qa}", Entry(*story, comparable=NOT_BABILONG)

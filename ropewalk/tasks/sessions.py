@@ -12,11 +12,20 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice, tee
 from operator import itemgetter
 
 from ropewalk.tasks.assembly import joined
-from ropewalk.tasks.context import SPARE, Context, Question, context_tokens, fitting, label, mentions, pose, quiet
+from ropewalk.tasks.context import (
+    SPARE,
+    Context,
+    Question,
+    as_many_as_fit,
+    context_tokens,
+    label,
+    mentions,
+    pose,
+    quiet,
+)
 from ropewalk.tasks.names import distinct, person, thing
 from ropewalk.tasks.task import Sample, Task
 from ropewalk.texts.pieces import TokenUnits
@@ -78,9 +87,9 @@ class Sessions(Task):
         own = [(one.minute, units.ids(chat(one, rng))) for one in told]
         head = units.ids(INTRODUCTION)
         n_others = context_tokens(self.name, n_tokens, units, [question], units.bos, head, *(ids for _, ids in own))
-        others, again = tee(self._others({*silent, *(one.owned for one in told)}, values, rng))
-        n = len(fitting(n_others, (text for _, text in again), units))
-        chats = [*own, *((minute, units.ids(text)) for minute, text in islice(others, n))]
+        others = self._others({*silent, *(one.owned for one in told)}, values, rng)
+        some = as_many_as_fit(n_others, others, itemgetter(1), units)
+        chats = [*own, *((minute, units.ids(text)) for minute, text in some)]
         rest = n_others - sum(len(ids) for _, ids in chats[len(own) :])
         front = units.bos + quiet(rest, units) + head
         text = joined([ids for _, ids in sorted(chats, key=itemgetter(0))])

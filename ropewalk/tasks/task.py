@@ -92,12 +92,17 @@ class Task:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")
 
+    def score_strictly(self, prediction: str, sample: Sample) -> float | None:
+        """The same by the strictest reading that people quote; None where a task has one reading alone."""
+        return None
+
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """What else a generated answer shows, 0 to 1 each, by name: by another rule, or what is wrong with it.
 
         A name may be left out where a sample does not ask for it; then the others make up its rate.
         """
-        return {}
+        strictly = self.score_strictly(prediction, sample)
+        return {} if strictly is None else {"strictly": strictly}
 
 
 class TooShort(ValueError):

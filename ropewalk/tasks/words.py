@@ -11,6 +11,9 @@ import string
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIZE = 1 << 16  # of a vocabulary
 AT_LEAST = 4096  # entries that even a short context draws from
@@ -93,7 +96,7 @@ def draw(vocabulary: tuple[str, ...], n_tokens: int, rng: random.Random) -> Iter
     return in_random_order(vocabulary[: reach(vocabulary, n_tokens)], rng)
 
 
-def in_random_order(items: Iterable[str], rng: random.Random) -> Iterator[str]:
+def in_random_order(items: Iterable[T], rng: random.Random) -> Iterator[T]:
     """The items, each once; only as much is shuffled as is taken."""
     left = list(items)
     while left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ropewalk.tasks.altered_qa import AlteredNumericQA, Page
 from ropewalk.tasks.babi_stories import COLOURS, SPECIES, BabiStories
@@ -15,10 +16,12 @@ from ropewalk.tasks.context_rot import RotDistract, RotRepeat
 from ropewalk.tasks.countdown import Countdown
 from ropewalk.tasks.flenqa import Flenqa
 from ropewalk.tasks.graphwalks import Graphwalks
+from ropewalk.tasks.kinds import LEXICON, things
 from ropewalk.tasks.latent_list import LatentList
 from ropewalk.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.tasks.lines import Lines
 from ropewalk.tasks.more_documents import MoreDocuments
+from ropewalk.tasks.oolong import MONTHS, MORE, Oolong, OolongPairs
 from ropewalk.tasks.path_traversal import PathTraversal
 from ropewalk.tasks.posgen import PosGen
 from ropewalk.tasks.position_wise import PositionWise
@@ -150,7 +153,7 @@ def one_node_more(text: str, sample: Sample) -> str:
     """A path of new nodes from the asked one, or to it."""
     node = re.findall(r"(?:search from|parents of) (\w+)[ .]", text)[-1]
     path = [node, *(f"0000000{i}" for i in range(sample.facts["depth"]))]
-    edges = zip(path, path[1:], strict=False) if "search from" in text.rpartition("Operation")[2] else [path[::-1]]
+    edges = pairwise(path) if "search from" in text.rpartition("Operation")[2] else [(path[1], node)]
     graph, mark, question = text.rpartition(" Operation:")
     return graph + "".join(f" {start} -> {end};" for start, end in edges) + mark + question
 
@@ -197,6 +200,33 @@ def one_more_value(text: str, sample: Sample) -> str:
     chats, mark, question = text.rpartition(" It is 20")
     (owned,) = re.findall(r"(?:is|was|did) (my .+?)(?: today| just before| change)", question)
     return f"{chats} User: {owned} is anything-else-now.{mark}{question}"
+
+
+def other_lines(text: str, sample: Sample) -> str:
+    """Other users, months or kinds of thing in the lines, as the answer needs it."""
+    lines, mark, question = text.rpartition(". ")
+    answer = sample.facts["answer"]
+    if answer == "user":
+        return re.sub(r"user (\d+)", r"user 9\1", lines) + mark + question
+    if answer == "month":
+        return re.sub("|".join(MONTHS), lambda one: MONTHS[MONTHS.index(one[0]) - 1], lines) + mark + question
+    every = things()
+    kinds = [kind for kind in LEXICON if kind in lines]
+    other = dict(zip(kinds, kinds[1:] + kinds[:1], strict=True))
+    if answer == "comparison":
+        ours, theirs = re.findall(r"Is the kind (\w+) .* as (\w+)", question)[0]
+        other = {one: theirs if sample.text == MORE and one == ours else one for one in kinds}
+        other |= {theirs: ours} if sample.text != MORE else {}
+    if answer == "number":
+        return lines.partition("The lines:")[0] + "The lines" + mark + question
+    like = {kind: next(one for one, (_, its) in every.items() if its == kind) for kind in kinds}
+    return (
+        re.sub(
+            r"\b(\w+)\.", lambda one: f"{like[other[every[one[1]][1]]]}." if one[1] in every else one[0], lines + "."
+        )
+        + " "
+        + question
+    )
 
 
 BIOGRAPHY = (2000, 2001, 5000)
@@ -282,4 +312,6 @@ CASES = {
     ),
     "countdown": Case(Countdown(12), swap(r"(The target is) (\d+)", r"\1 1\2"), (2000, 2001)),
     **{f"graphwalks {one}": Case(Graphwalks(one), one_node_more, (700, 701, 2000)) for one in ("bfs", "parents")},
+    **{f"oolong {one}": Case(Oolong(one), other_lines) for one in ("counting", "user", "timeline")},
+    "oolong pairs": Case(OolongPairs(), swap(r"user (\d+)", r"user 9\1")),
 }
