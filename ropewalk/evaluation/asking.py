@@ -30,6 +30,7 @@ class Answer:
         context: samples with the same one share a text, so that they are not independent.
         decoded: whether decoding agreed that the teacher-forced answer is right or wrong; None if not checked.
         text: of a free answer.
+        readings: what else it shows, 0 to 1 each, by name.
         place: its cell, and its number there.
         spent: what it took, if it came of several calls.
         lost: why there is no answer; empty if there is one.
@@ -40,6 +41,7 @@ class Answer:
     context: str = ""
     decoded: bool | None = None
     text: str = ""
+    readings: Mapping[str, float] = field(default_factory=dict)
     place: tuple[Cell, int] | None = field(default=None, repr=False, compare=False)
     spent: Spent | None = None
     lost: str = ""
@@ -192,7 +194,9 @@ def _result(cell: Cell, sample: Sample, reply: Reply, checked: bool) -> Record:
     if isinstance(cell, RowCell):
         return {"text": reply.text}
     if cell.task.free:
-        return {"score": cell.task.score(reply.text, sample), "text": reply.text}
+        readings = cell.task.readings(reply.text, sample)
+        more: Record = {"readings": readings} if readings else {}
+        return {"score": cell.task.score(reply.text, sample), "text": reply.text, **more}
     result: Record = {"right": reply.right, "logprob": reply.logprob}
     if checked:
         decoded = reply.written[: len(sample.answer)] == tuple(sample.answer)
@@ -205,7 +209,7 @@ def _answer(record: Record, cell: Cell, i: int) -> Answer:
     if "lost" in record:
         return Answer(cell.stands[i], 0.0, text, place=(cell, i), lost=record["lost"])
     spent = Spent(**record["spent"] | {"notes": tuple(record["spent"]["notes"])}) if "spent" in record else None
-    said = record.get("decoded"), record.get("text", "")
+    said = record.get("decoded"), record.get("text", ""), record.get("readings", {})
     return Answer(cell.stands[i], cell.score(i, record), text, *said, (cell, i), spent)
 
 

@@ -37,6 +37,7 @@ from ropewalk.report.schema import (
     Gain,
     Model,
     NotMeasured,
+    Reading,
     Results,
     Row,
     Subject,
@@ -209,7 +210,19 @@ class Findings:
             len(checks),
             sum(checks),
             list(measured.early.get(name, ())),
+            readings(own),
         )
+
+
+def readings(by_length: Mapping[int, Sequence[Answer]]) -> list[Reading]:
+    """The rates of what generated answers show besides their score, each of the answers that may show it."""
+    found: list[Reading] = []
+    for length, answers in by_length.items():
+        for name in dict.fromkeys(name for answer in answers for name in answer.readings):
+            some = [(one.context, one.readings[name]) for one in answers if name in one.readings]
+            rate = average([Tally.of(_by_context(some))])
+            found.append(Reading(name, length, rate.value, rate.low, rate.high, rate.n))
+    return found
 
 
 def averages(answers: Answers, names: Sequence[str], threshold: float | None, kind: str = "") -> list[Average]:
@@ -301,9 +314,13 @@ def _kind(task: Task) -> str:
 
 def _by_text(answers: Iterable[Answer]) -> list[list[float]]:
     """The scores about each text."""
+    return _by_context((answer.context, answer.score) for answer in answers)
+
+
+def _by_context(scored: Iterable[tuple[str, float]]) -> list[list[float]]:
     texts: dict[str, list[float]] = {}
-    for answer in answers:
-        texts.setdefault(answer.context, []).append(answer.score)
+    for context, score in scored:
+        texts.setdefault(context, []).append(score)
     return list(texts.values())
 
 

@@ -341,6 +341,7 @@ def _charts(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, 
         for task in view.tasks(metric):
             yield _loss(view, styles, task)
     yield from _kinds(view)
+    yield from _readings(view)
     yield from _benchmarks(view)
     if any(line.subject.rope for line in view.lines) and len(view.lines) > 1:
         yield _wavelengths(view, styles)
@@ -470,6 +471,24 @@ def _kinds(view: View) -> Iterator[Section]:
     if rows:
         text = "Tasks by scope (how much information an answer needs) and diffusion (how hard it is to find), averaged."
         yield Section("By kind of task", text, [_by_lengths(view, "Kind", rows)], ["scope", "diffusion", "score"])
+
+
+def _readings(view: View) -> Iterator[Section]:
+    """What generated answers show besides their score."""
+    titles = {task.id: task.title for task in view.tasks("score")}
+    rows = []
+    for line in view.lines:
+        who = f", {line.title}" if len(view.lines) > 1 else ""
+        for task in line.subject.tasks:
+            for name in dict.fromkeys(one.name for one in task.readings):
+                by = {one.length: one.estimate for one in task.readings if one.name == name}
+                rows.append((f"{titles.get(task.task, task.task)}: {name}{who}", by))
+    if rows:
+        text = (
+            "The same answers by another rule, or how often they are wrong in a certain way; each rate is of the "
+            "answers that can be so."
+        )
+        yield Section("Other readings", text, [_by_lengths(view, "Reading", rows)], ["interval"])
 
 
 def _benchmarks(view: View) -> Iterator[Section]:

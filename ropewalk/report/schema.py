@@ -165,6 +165,31 @@ class Average:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What else generated answers show, as a rate with its 95 % interval.
+
+    Attributes:
+        name: what is counted.
+        length: context length in tokens.
+        value: how often, 0 to 1.
+        low: lower end of the interval.
+        high: upper end.
+        n: answers that may show it.
+    """
+
+    name: str
+    length: int
+    value: Share
+    low: Share | None
+    high: Share | None
+    n: int
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
+
+
+@dataclass(frozen=True)
 class TaskFindings:
     """One task of one subject.
 
@@ -176,6 +201,7 @@ class TaskFindings:
         checked: teacher-forced answers that were decoded as well.
         agreed: how many of these decoding confirmed.
         early: lengths at which not all samples were needed.
+        readings: what else generated answers show, by length.
     """
 
     task: str
@@ -184,6 +210,7 @@ class TaskFindings:
     checked: int = 0
     agreed: int = 0
     early: list[int] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

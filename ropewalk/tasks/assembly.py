@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 from ropewalk.common.errors import UserError
 from ropewalk.tasks.passkey import FILLER
@@ -56,6 +57,15 @@ def behind_sentence(text: Sequence[int], at: int, ends: frozenset[int]) -> int:
         if place == 0 or text[place - 1] in ends:
             return place
     return at
+
+
+def shuffled(text: Sequence[int], ends: frozenset[int], rng: random.Random) -> list[int]:
+    """The sentences of a text in random order; the first and the last one, which may be cut, stay where they are."""
+    breaks = [0, *(i + 1 for i, token in enumerate(text) if token in ends), len(text)]
+    sentences = [list(text[start:end]) for start, end in pairwise(breaks)]
+    between = sentences[1:-1]
+    rng.shuffle(between)
+    return joined([*sentences[:1], *between, *sentences[1:][-1:]])
 
 
 def plant(hay: list[int], needles: Sequence[tuple[int, list[int]]]) -> list[int]:

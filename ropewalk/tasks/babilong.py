@@ -235,6 +235,16 @@ class Babilong(SharedContext):
         # Things may be listed in any order.
         label(self, name=f"babilong_qa{self.qa}", scope=KINDS[self.qa].scope, free=self.qa == 8)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All possible answers."""
+        return KINDS[self.qa].labels
+
+    @property
+    def example(self) -> str:
+        """Facts, question and answer, about other people and places."""
+        return KINDS[self.qa].example
+
     def ask(self, n_tokens: int, rng: random.Random, units: TokenUnits, depths: list[float]) -> list[Sample]:
         """Up to one question per depth about one story; the depths are not used, facts are spread at random."""
         sentences, asked = self._story(n_tokens // 2, rng, units)
@@ -246,7 +256,7 @@ class Babilong(SharedContext):
             for question, answers in rng.sample(asked, min(len(asked), len(depths)))
         ]  # fmt: skip
         at = sorted(rng.random() for _ in sentences)
-        introduction = INTRODUCTION + KINDS[self.qa].example
+        introduction = INTRODUCTION + self.example
         context = hidden_context(
             self.name, n_tokens, units, introduction, sentences, at, questions, self.background, rng
         )
@@ -278,10 +288,14 @@ class Babilong(SharedContext):
             return "yes" if world.place.get(who) == place else "no"
         return next((", ".join(answer) for asked, answer in answers if question.endswith(asked)), "")
 
+    def said(self, prediction: str) -> str:
+        """What of a prediction is read: its first sentence."""
+        return re.split(r"[.\n]", prediction.strip())[0]
+
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the labels in the first sentence, but for those of the question, are the right ones."""
-        said = re.split(r"[.\n]", prediction.strip())[0]
-        labels = (one for one in KINDS[self.qa].labels if not mentions(sample.facts["question"], one))
+        said = self.said(prediction)
+        labels = (one for one in self.labels if not mentions(sample.facts["question"], one))
         return float({one for one in labels if mentions(said, one)} == set(sample.references))
 
 

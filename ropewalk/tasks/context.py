@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ropewalk.tasks.assembly import behind_sentence, padding, stretch
+from ropewalk.tasks.assembly import behind_sentence, padding, shuffled, stretch
 from ropewalk.tasks.passkey import FILLER
 from ropewalk.tasks.task import Sample, Task, haystack_tokens
 from ropewalk.texts.pieces import TokenUnits
@@ -202,17 +202,19 @@ class Background:
     Attributes:
         haystack: token ids of natural text, repeated where it is too short; the passkey's filler if empty.
         sentence_ends: ids after which a fact may stand.
+        shuffled: whether its sentences stand in random order.
     """
 
     haystack: tuple[int, ...] = ()
     sentence_ends: frozenset[int] = frozenset()
+    shuffled: bool = False
 
     def hide(
         self, facts: Sequence[list[int]], at: Sequence[float], n_tokens: int, rng: random.Random, units: TokenUnits
     ) -> list[int]:
         """``n_tokens`` of text and facts, these in their order at the ascending depths ``at``, between sentences."""
         hay = self.text(n_tokens - sum(map(len, facts)), rng, units)
-        ends = self.sentence_ends if self.haystack else frozenset(units.ids(sentence)[-1] for sentence in FILLER)
+        ends = self._ends(units)
         hidden: list[int] = []
         done = 0
         for depth, fact in zip(at, facts, strict=True):
@@ -224,8 +226,13 @@ class Background:
     def text(self, n_tokens: int, rng: random.Random, units: TokenUnits) -> list[int]:
         """``n_tokens`` of the text from a random place on."""
         if not self.haystack:
-            return quiet(n_tokens, units)
-        return stretch(self.haystack, rng.randrange(len(self.haystack)), n_tokens)
+            text = quiet(n_tokens, units)
+        else:
+            text = stretch(self.haystack, rng.randrange(len(self.haystack)), n_tokens)
+        return shuffled(text, self._ends(units), rng) if self.shuffled else text
+
+    def _ends(self, units: TokenUnits) -> frozenset[int]:
+        return self.sentence_ends if self.haystack else frozenset(units.ids(sentence)[-1] for sentence in FILLER)
 
 
 PLAIN = Background()

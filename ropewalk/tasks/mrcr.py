@@ -121,12 +121,12 @@ class Mrcr(SharedContext):
         before, wanted, *_ = sample.references
         return ratio(prediction.removeprefix(before), wanted) if prediction.startswith(before) else 0.0
 
-    def taken(self, prediction: str, sample: Sample) -> str:
-        """Which of the pieces is meant most likely."""
+    def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         before, *pieces = sample.references
         said = prediction.strip().removeprefix(before)
         best = max(pieces, key=lambda one: ratio(said, one))
-        return "" if best == pieces[0] or ratio(said, best) < DISTINCT else "another piece asked for in the same words"
+        other = best != pieces[0] and ratio(said, best) >= DISTINCT
+        return super().readings(prediction, sample) | {"another piece asked for in the same words": float(other)}
 
 
 DISTINCT = 0.5  # ratio that no two pieces reach

@@ -117,6 +117,26 @@ ASSOCIATIONS = ("Who keeps a thing", "Who keeps a thing of a sort", "Who keeps a
 NOT_NOLIMA = (
     "NoLiMa only in how far a model reaches for 85 % of its ceiling: another lexicon, neither NoLiMa's nor WordNet's"
 )
+BABI_STORIES = {
+    9: "Whether somebody is there, or no longer", 10: "Whether somebody is there, or may be",
+    11: "Where he or she then went", 12: "Where two went", 13: "Where they then went", 14: "Where somebody was before",
+    15: "What an animal is afraid of", 16: "What colour an animal is", 17: "How shapes lie", 18: "What is bigger",
+    19: "Which way to go", 20: "Why somebody does what",
+}  # fmt: skip
+NOT_BABILONG = "BABILong only in its order of models: other people, places and prompts, and answers equally often right"
+RIVALS = {0: "A fact without rivals", 1: "A fact and a rival", 4: "A fact and four rivals"}
+RIVAL_SHARES = (10, 50, 90)
+NOT_ROT = (
+    "chroma-core/context-rot only in how scores fall with length: other texts and facts, read by rule, all counted"
+)
+LATENT_LIST = (1, 5, 20)
+NOT_LATENT_LIST = "Michelangelo's Latent List only in its idea: its programs are not published"
+UPDATES = {
+    "": "A value that changes",
+    "_earlier": "The value before the last change",
+    "_changes": "How often it changed",
+}
+NOT_LONGMEMEVAL = "LongMemEval only in which ability is asked for: other chats, shorter, read by rule"
 
 
 def _tasks() -> Iterator[tuple[str, Entry]]:
@@ -182,6 +202,35 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     for hops, title in enumerate(ASSOCIATIONS):
         found = "association:Association", "quoted", title, {"hops": hops}, BACKGROUND
         yield f"latent-association_{hops}", Entry(*found, comparable=NOT_NOLIMA)
+    for qa, title in BABI_STORIES.items():
+        story = "babi_stories:BabiStories", "quoted", title, {"qa": qa}, BACKGROUND
+        yield f"babilong_qa{qa}", Entry(*story, comparable=NOT_BABILONG)
+    yield (
+        "rot-repeat",
+        Entry(
+            "context_rot:RotRepeat", "quoted", "One word many times, and an odd one", asked="spread", comparable=NOT_ROT
+        ),
+    )
+    fact = "context_rot:RotDistract", "quoted"
+    for n, title in RIVALS.items():
+        rot = Entry(*fact, title, {"rivals": n}, BACKGROUND, asked="spread", comparable=NOT_ROT)
+        yield f"rot-distract_{n}", rot
+    title, how = "A fact among shuffled sentences", {"rivals": 0, "shuffled": True}
+    yield "rot-shuffle", Entry(*fact, title, how, BACKGROUND, asked="spread", comparable=NOT_ROT)
+    for share in RIVAL_SHARES:
+        title, part = f"A fact in a text of {share} % rivals", {"share": share / 100}
+        yield f"rival-share_{share}", Entry(*fact, title, part, BACKGROUND, asked="spread", comparable=NOT_ROT)
+    for n in LATENT_LIST:
+        program = "latent_list:LatentList", "quoted", f"A list after {n} changes", {"relevant": n}
+        yield f"latent-list-like_{n}", Entry(*program, comparable=NOT_LATENT_LIST)
+    for kind, title in UPDATES.items():
+        update = "sessions:SessUpdate", "quoted", title, {"asks": kind[1:] or "current"}
+        yield f"sess-update{kind}", Entry(*update, asked="spread", comparable=NOT_LONGMEMEVAL)
+    title = "A fact that is told, and one that is not"
+    yield (
+        "sess-abstain",
+        Entry("sessions:SessAbstain", "quoted", title, asked="spread", comparable=NOT_LONGMEMEVAL),
+    )
 
 
 TASKS = dict(_tasks())

@@ -9,13 +9,16 @@ from itertools import pairwise
 
 from ropewalk.tasks.altered_qa import AlteredNumericQA, Page
 from ropewalk.tasks.association import Association
+from ropewalk.tasks.babi_stories import COLOURS, SPECIES, BabiStories
 from ropewalk.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.tasks.belief_tracking import BeliefTracking
 from ropewalk.tasks.biographies import ATTRIBUTES, Biographies, asked_attributes
+from ropewalk.tasks.context_rot import RotDistract, RotRepeat
 from ropewalk.tasks.countdown import Countdown
 from ropewalk.tasks.flenqa import Flenqa
 from ropewalk.tasks.graphwalks import Graphwalks
 from ropewalk.tasks.kinds import LEXICON, things
+from ropewalk.tasks.latent_list import LatentList
 from ropewalk.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.tasks.lines import Lines
 from ropewalk.tasks.more_documents import MoreDocuments
@@ -24,6 +27,7 @@ from ropewalk.tasks.oolong import MONTHS, MORE, Oolong, OolongPairs
 from ropewalk.tasks.path_traversal import PathTraversal
 from ropewalk.tasks.posgen import PosGen
 from ropewalk.tasks.position_wise import PositionWise
+from ropewalk.tasks.sessions import UPDATES, SessAbstain, SessUpdate
 from ropewalk.tasks.task import Sample, Task
 from ropewalk.tasks.val_probing import ValCode, ValDatabase, ValDocument, functions, sentences
 from ropewalk.texts.builtin import held_out_sources, topics
@@ -46,11 +50,13 @@ class Case:
         task: with small material.
         lengths: tokens to ask for.
         perturb: the prompt's text with another fact where the answer stands.
+        in_common: what any two texts score at most, where similar ones score something.
     """
 
     task: Task
     perturb: Callable[[str, Sample], str]
     lengths: tuple[int, ...] = (600, 601, 2000)
+    in_common: float = 0.0
 
 
 def swap(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Callable[[str, Sample], str]:
@@ -154,6 +160,50 @@ def one_node_more(text: str, sample: Sample) -> str:
     return graph + "".join(f" {start} -> {end};" for start, end in edges) + mark + question
 
 
+def in_front(told: str, text: str, sample: Sample) -> str:
+    """One more sentence behind the story."""
+    story, question, rest = text.rpartition(sample.facts["question"])
+    return f"{story}{told} {question}{rest}"
+
+
+def moved_on(text: str, sample: Sample) -> str:
+    """The asked person is somewhere else, or in the asked place, after all else."""
+    who, place = re.findall(r"(?:Is|Where is) (\w+)(?: in the (\w+))?", sample.facts["question"])[0]
+    place = place if sample.text == "no" else next(one for one in PLACES if one not in (place, sample.text))
+    return in_front(f"{who} went to the {place}.", text, sample)
+
+
+def unlike(text: str, sample: Sample) -> str:
+    """Other fears, or colours."""
+    kinds = SPECIES if sample.text in SPECIES else COLOURS
+    other = next(one for one in kinds if one != sample.text)
+    return re.sub(rf"(?<= )(of )?{sample.text}(s?)\.", rf"\g<1>{other}\2.", text)
+
+
+def turned(text: str, sample: Sample) -> str:
+    """All directions the other way round; of sizes, the other thing is the bigger one."""
+    story, question, rest = text.rpartition(sample.facts["question"])
+    opposite = {"above": "below", "left": "right", "north": "south", "east": "west"}
+    opposite |= {value: key for key, value in opposite.items()}
+    story = re.sub(rf"\b({'|'.join(opposite)})\b", lambda way: opposite[way[0]], story)
+    story = re.sub(r"The (\w+ \w+) (is bigger than|fits inside) the (\w+ \w+)\.", r"The \3 \2 the \1.", story)
+    return f"{story}{question}{rest}"
+
+
+def other_mood(text: str, sample: Sample) -> str:
+    """The asked person feels otherwise."""
+    who = re.findall(r"(?:will|did) (\w+)", sample.facts["question"])[0]
+    mood = "bored" if sample.text in ("tired", "bedroom") else "tired"
+    return re.sub(rf"{who} is \w+\.", f"{who} is {mood}.", text)
+
+
+def one_more_value(text: str, sample: Sample) -> str:
+    """The asked value changes once more."""
+    chats, mark, question = text.rpartition(" It is 20")
+    (owned,) = re.findall(r"(?:is|was|did) (my .+?)(?: today| just before| change)", question)
+    return f"{chats} User: {owned} is anything-else-now.{mark}{question}"
+
+
 def other_lines(text: str, sample: Sample) -> str:
     """Other users, months or kinds of thing in the lines, as the answer needs it."""
     lines, mark, question = text.rpartition(". ")
@@ -235,6 +285,33 @@ CASES = {
     },
     "path_traversal": Case(PathTraversal(5), by_sled, (1500, 1501, 3000)),
     "belief_tracking": Case(BeliefTracking(5, 2), singing, (4000, 4001)),
+    "babilong_qa9": Case(BabiStories(9), moved_on, (900, 901, 3000)),
+    "babilong_qa10": Case(BabiStories(10), moved_on, (900, 901, 3000)),
+    "babilong_qa11": Case(BabiStories(11), moved_on, (900, 901, 3000)),
+    "babilong_qa12": Case(BabiStories(12), moved_on, (900, 901, 3000)),
+    "babilong_qa13": Case(BabiStories(13), moved_on, (900, 901, 3000)),
+    "babilong_qa14": Case(BabiStories(14), renamed, (1200, 1201, 3000)),
+    "babilong_qa15": Case(BabiStories(15), unlike, (900, 901, 3000)),
+    "babilong_qa16": Case(BabiStories(16), unlike, (900, 901, 3000)),
+    "babilong_qa17": Case(BabiStories(17), turned, (900, 901, 3000)),
+    "babilong_qa18": Case(BabiStories(18), turned, (900, 901, 3000)),
+    "babilong_qa19": Case(BabiStories(19), turned, (900, 901, 3000)),
+    "babilong_qa20": Case(BabiStories(20), other_mood, (900, 901, 3000)),
+    "rot-repeat": Case(RotRepeat(), swap("text is:", "text is: another"), in_common=0.02),
+    **{
+        task.name: Case(task, swap("named the {answer} as", "named the late-lime-lamp as"), (900, 901, 3000))
+        for task in (RotDistract(0), RotDistract(4), RotDistract(share=0.5), RotDistract(0, shuffled=True))
+    },
+    **{
+        f"latent-list {n}": Case(
+            LatentList(n), swap(r" What does print", " a = [0, 250]; What does print"), (900, 901, 3000)
+        )
+        for n in (1, 20)
+    },
+    **{f"sess-update {asks}": Case(SessUpdate(asks), one_more_value, (1500, 1501, 4000)) for asks in UPDATES},
+    "sess-abstain": Case(
+        SessAbstain(), lambda text, one: text.replace(one.facts["value"], "Nobody At All"), (1500, 1501, 4000)
+    ),
     "countdown": Case(Countdown(12), swap(r"(The target is) (\d+)", r"\1 1\2"), (2000, 2001)),
     **{f"graphwalks {one}": Case(Graphwalks(one), one_node_more, (700, 701, 2000)) for one in ("bfs", "parents")},
     **{f"oolong {one}": Case(Oolong(one), other_lines) for one in ("counting", "user", "timeline")},

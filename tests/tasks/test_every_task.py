@@ -65,7 +65,7 @@ def test_another_fact_is_another_answer(case: Case, tokenizer: PreTrainedTokeniz
 def test_wrong_answers_score_nothing(case: Case, tokenizer: PreTrainedTokenizerFast) -> None:
     sample = case.task.sample(case.lengths[0], random.Random(2), TokenUnits(tokenizer))
     for wrong in ("", " zzz qqq", " ?!", " 987654321987"):
-        assert case.task.score(wrong, sample) == 0.0
+        assert case.task.score(wrong, sample) <= case.in_common
 
 
 @every_task

@@ -35,6 +35,7 @@ FAMILIES = [
     "retrieval", "ruler", "infinitebench", "longchat", "film", "longbio", "babilong", "flenqa", "more-documents",
     "posgen", "position-wise", "length-generalisation", "longproc", "quoted",
 ]  # fmt: skip
+IN_COMMON = {"rot-repeat": 0.01}  # letters of any two texts, where similar ones score something
 PAGE = Page("The mill at Oakby was built in 1731. It has 12 wheels.", "When was the mill at Oakby built?", "1731")
 GIVEN = {"squad": fictional(40, 1), "hotpotqa": fictional(40, 2), "pages": (PAGE,)}
 
@@ -110,7 +111,10 @@ def test_rules_solve_every_task_and_a_constant_model_none(name: str, tokenizer: 
     for backend, expected in backends:
         found = experiment(backend, **arguments)
         assert not found.not_measured
-        assert {row.value for row in found.rows} == {expected}
+        if name in IN_COMMON and not expected:
+            assert {0 < row.value < IN_COMMON[name] for row in found.rows} == {True}
+        else:
+            assert {row.value for row in found.rows} == {expected}
         json.dumps(found.to_dict(), allow_nan=False)
 
 
