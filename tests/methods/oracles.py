@@ -118,6 +118,9 @@ CHOICES: dict[str, Callable[[Seen], choices.Choice]] = {
     "ihip-rope(early_layers=0, sinks=2, window=9, kept=8, stages=(8, 2), block=4)": (
         lambda seen: choices.ihip(seen, "relative", 2, 9, 8, (8, 2), 4)
     ),
+    "attendre(memory=16, chunk=5, topk=9)": lambda seen: choices.attendre(seen, 16, 5, 9, "lra"),
+    "attendre(memory=16, chunk=5, topk=9, policy='lfa')": lambda seen: choices.attendre(seen, 16, 5, 9, "lfa"),
+    "attendre(memory=11, chunk=7, topk=40, policy='fifo')": lambda seen: choices.attendre(seen, 11, 7, 40, "fifo"),
     "longheads(chunk=4, attended=32)": lambda seen: choices.longheads(seen, 4, 8),
     "squeezed(prefix=60, threshold=0.02, clusters=0.25, observed=20)": (
         lambda seen: choices.squeezed(seen, 60, 0.02, 0.25, 20)
