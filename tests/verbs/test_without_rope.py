@@ -30,7 +30,7 @@ def test_the_methods_are_listed():
     from ropewalk import list_methods
 
     assert {one.id for one in list_methods(without_rope=True)} == {
-        "none", "alibi-pi", "pi", "grouped", "recurrent", "t5-align", "unlimiformer"}  # fmt: skip
+        "none", "alibi-pi", "pi", "grouped", "recurrent", "t5-align", "unlimiformer", "attendre"}  # fmt: skip
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_state_is_evaluated_at_any_length(place, tmp_path):
     ("bloom", "yarn", "For it there are none, alibi-pi."),
     ("gpt2", "alibi-pi", "For it there are none, pi, grouped, recurrent."),
     ("mamba", "pi", "For it there are none."),
-    ("t5", "pi", "For it there are none, t5-align, unlimiformer."),
+    ("t5", "pi", "For it there are none, t5-align, unlimiformer, attendre."),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_what_does(place, tmp_path, kind, method, said):
     with pytest.raises(UserError) as seen:

@@ -35,6 +35,9 @@ CARRIER_METHODS: tuple[Entry, ...] = (
     Entry("unlimiformer", "Unlimiformer", f"{HERE}unlimiformer:Unlimiformer",
           "chunks are encoded, and each head of the decoder looks up k states", f"{BUCKETS}, {TWO_TABLES}", "yes",
           CODE, "2305.01625"),
+    Entry("attendre", "Attendre", f"{HERE}waiting_queries:WaitingQueries",
+          "a bounded memory of keys in the encoder, and queries that wait before they attend", BUCKETS, "partly",
+          CODE, "2401.04881"),
 )  # fmt: skip
 BY_ID = {entry.id: entry for entry in CARRIER_METHODS}
 
