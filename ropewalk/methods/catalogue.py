@@ -153,6 +153,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("longgen", "LongGen", "memory.longgen:LongGen",
           "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
           "no", CODE, "2410.01485"),
+    Entry("fot", "Focused Transformer (LongLLaMA)", "memory.fot:FoT",
+          "a few layers see all earlier windows, trained with windows of other documents among them",
+          "positions, visibility, memory", "no", CODE, "2307.03170"),
 )  # fmt: skip
 
 

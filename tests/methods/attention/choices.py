@@ -153,6 +153,16 @@ def longheads(seen, size, k):
     return distances
 
 
+def earlier_windows(seen, window, k):
+    def distances(head, m):
+        first = m // window * window
+        logits = seen.logits(head, m, dict.fromkeys(range(first), m - first)).tolist() if first else []
+        chosen = sorted(range(first), key=lambda n: -logits[n])[:k]
+        return dict.fromkeys(chosen, m - first) | {n: m - n for n in range(first, m + 1)}
+
+    return distances
+
+
 def attendre(seen, memory, chunk, k, policy):
     """Heads that share keys share a memory; what it holds is asked of every head and query once."""
     found = {}
