@@ -39,6 +39,8 @@ from ropewalk.rope.spec import Frequencies, RopeSpec
 if TYPE_CHECKING:
     from transformers import Cache
 
+    from ropewalk.attention.memory_cache import MemoryLayer
+
 NAME = "ropewalk"  # of the registered attention and mask functions
 SLOT = "_ropewalk_layer"  # attribute of the attention modules while an engine is on
 LAYOUT = "_ropewalk_layout"  # attribute of the tensors that the mask function returns
@@ -132,6 +134,7 @@ class Engine:
         self.names: list[str] = []  # of the arguments of the decoder's forward
         self.caching = False
         self.kept: dict[int, Tensor] = {}  # layer -> positions of the keys that an evicting cache still has
+        self.held: dict[int, MemoryLayer] = {}  # layer -> that of a cache of which a method says what stays
         self.static = False  # whether the cache holds slots that are not written yet
         self.rolling: set[int] = set()  # layers whose cache keeps the last keys only
         self.by_layer = any(method.by_layer for method in methods)
@@ -328,6 +331,8 @@ class Engine:
         self.static = any(getattr(layer, "is_compileable", False) for layer in layers)
         self.rolling = {i for i, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
         self.kept = {i: kept for i, layer in enumerate(layers) if (kept := getattr(layer, "kept", None)) is not None}
+        self.held = {i: layer for i, layer in enumerate(layers) if hasattr(layer, "retain")}
+        self._refuse_unread()
         cache_owner.reading.add(self.setting)
         for attached in self.attached:
             index = attached.layer.index
@@ -356,6 +361,20 @@ class Engine:
                 "registered; the result is not the method's",
                 "Leave config._attn_implementation alone while a method is on.",
             )
+
+    def _refuse_unread(self) -> None:
+        """Refuse a cache of which no method says what stays, or one that all keys would stay in.
+
+        Raises:
+            UserError: naming the layer.
+        """
+        for attached in self.attached:
+            index = attached.layer.index
+            if index in self.held and not any(getattr(method, "retains", False) for method in attached.choosing):
+                raise UserError(
+                    f"layer {index} of the cache keeps what a method tells it to, and {self.setting} tells nothing",
+                    "Leave out the cache, or put on the method that made it.",
+                )
 
     def _attended(self, cache: Cache | None) -> list[Any]:
         """The layers of a cache that hold what attention reads."""
@@ -418,6 +437,7 @@ class Engine:
             replace(attached.layer, sliding=sliding, length=layout.length),
             attached.choosing,
             own,
+            self.held.get(attached.layer.index),
         )
         out = call.attend()
         if caching:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from ropewalk.attention.regions import Layer, Map, Region, zero
 from ropewalk.attention.tiles import Tile, tiles
 from ropewalk.common.errors import UserError
 from ropewalk.rope.rotation import Turn
+
+if TYPE_CHECKING:
+    from ropewalk.attention.memory_cache import MemoryLayer
 
 Turned = dict[tuple[Map, bool], Tensor]  # queries or keys under each map
 
@@ -42,6 +46,7 @@ class Call:
         layer: the layer itself, for methods that pick keys by content.
         choosing: methods that pick keys by content; where there is none, regions are all.
         own: where gradients of ``key`` and ``value`` go, if not into their graphs; for layers that are not turned here.
+        held: the cache's layer, if a method says which of its keys stay.
     """
 
     query: Tensor
@@ -58,6 +63,7 @@ class Call:
     layer: Layer
     choosing: tuple[Attending, ...] = ()
     own: Own | None = None
+    held: MemoryLayer | None = None
 
     def attend(self) -> Tensor:
         """Output, [B, H, Q, Dv]; 0 for padding."""
@@ -87,18 +93,23 @@ class Call:
         if left:
             out, lse = nothing(text.query, text.value.shape[-1])
         else:
-            out, lse = accumulate(*self._parts(group, queries, keys), self.scale, self.backend)
+            parts = self._parts(group, queries, keys)
+            seen = accumulate(*parts, self.scale, self.backend) if parts[0] else None
+            out, lse = seen or nothing(text.query, text.value.shape[-1])
         for recalled in chain(*left, *(method.recall(text) for method in self.choosing)):
             meet(recalled, text, out, lse, self.backend)
         return finish(out, lse, self.sinks, self.query.dtype)[0]
 
     def _text(self, group: Group, queries: Turned, keys: Turned) -> Text:
         rows = tuple(group.rows.tolist()) if isinstance(group.rows, Tensor) else (group.rows.start, group.rows.stop)
-        if not torch.equal(group.n, torch.arange(len(group.n))) or not torch.equal(group.m, group.n[-len(group.m) :]):
+        evicted = 0 if self.held is None else int(group.n[0])
+        places = torch.arange(evicted, evicted + len(group.n))
+        if not torch.equal(group.n, places) or not torch.equal(group.m, places[-len(group.m) :]):
             raise UserError(
                 "keys are picked by content in whole texts, at positions 0, 1, 2, ..; this one has gaps",
                 "Leave out position_ids, or a cache that evicts.",
             )
+        notes = {} if self.memo is None else self.memo.notes.setdefault(rows, {})
         return Text(
             self.layer,
             self.regions,
@@ -109,7 +120,9 @@ class Call:
             self.turn,
             lambda region: _pick(self._queries(queries, region), group.rows, group.queries),
             lambda region: _pick(self._keys(keys, region), group.rows, group.keys),
-            {} if self.memo is None else self.memo.notes.setdefault(rows, {}),
+            notes if self.held is None else self.held.notes,
+            evicted,
+            None if self.held is None else self.held.retain,
         )
 
     def _parts(

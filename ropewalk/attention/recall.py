@@ -43,6 +43,8 @@ class Recalled:
 class Text:
     """One layer's view of one text (and of rows with the same structure) in one forward pass. Key n is at position n.
 
+    In a cache of which a method says what stays (``retain``), keys are those that stayed and the new ones behind them.
+
     Attributes:
         layer: the layer, as the model has it.
         regions: what is seen without regard to content.
@@ -54,6 +56,8 @@ class Text:
         queries: all queries as a region turns them.
         keys: all keys as a region turns them; kept from step to step, so regions should be those of ``regions``.
         memory: lives as long as the cache goes on. Notes must be trimmed to ``past`` tokens: it may have been cropped.
+        evicted: tokens of the text whose keys are gone.
+        retain: makes the cache forget all keys but those of an index, int64 [B, Hkv, n]; None where keys stay.
     """
 
     layer: Layer
@@ -66,15 +70,17 @@ class Text:
     queries: Callable[[Region], Tensor]
     keys: Callable[[Region], Tensor]
     memory: dict[str, Any]
+    evicted: int = 0
+    retain: Callable[[Tensor], None] | None = None
 
     @property
     def length(self) -> int:
-        """Tokens of the text so far, K."""
-        return self.key.shape[-2]
+        """Tokens of the text so far: K, and those whose keys are gone."""
+        return self.key.shape[-2] + self.evicted
 
     @property
     def past(self) -> int:
-        """Tokens before this forward pass, K - Q."""
+        """Tokens before this forward pass."""
         return self.length - self.query.shape[-2]
 
     def blocks(self, size: int) -> Iterator[slice]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ALIBI, TABLE, BUCKETS, STATE = "alibi", "table", "buckets", "state"
+TWO_TABLES = "two tables"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Family:
     """Where the files of one architecture keep it.
 
     Attributes:
-        kind: ``ALIBI``, ``TABLE``, ``BUCKETS`` or ``STATE``.
+        kind: ``ALIBI``, ``TABLE``, ``BUCKETS``, ``STATE``, or ``TWO_TABLES``: the encoder's and the decoder's.
         key: of config.json, which says the window; empty where none does.
         table: end of the name of the weight with a row for each position.
         first: row of position 0.
@@ -56,6 +57,7 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_neo": Family(TABLE, "max_position_embeddings", table="wpe.weight"),
     "opt": _OPT,
     "biogpt": _OPT,
+    "bart": Family(TWO_TABLES, "max_position_embeddings"),
     "t5": _T5,
     "mt5": _T5,
     "umt5": _T5,
@@ -96,7 +98,7 @@ class Carrier:
     @property
     def reads(self) -> int | None:
         """Tokens that a forward can read; None where that is not bounded."""
-        return self.window if self.kind == TABLE else None
+        return self.window if self.kind in (TABLE, TWO_TABLES) else None
 
 
 def has_none(raw: Mapping[str, Any]) -> bool:
@@ -124,12 +126,14 @@ def carrier_of(config: PreTrainedConfig) -> Carrier:
     layers = int(getattr(config, "num_hidden_layers", None) or 0)
     if family.kind == STATE:
         return Carrier(model_type, family, window, layers, 0, 0)
-    heads = int(config.num_attention_heads)
+    heads = int(config.decoder_attention_heads if family.kind == TWO_TABLES else config.num_attention_heads)
     size, shared = int(config.hidden_size) // heads, 1 if getattr(config, "multi_query", False) else heads
     if model_type == "falcon" and getattr(config, "new_decoder_architecture", False):
         shared = heads  # its cache holds keys for every head
     slanted = tuple(slopes(heads)) if family.kind == ALIBI else ()
     buckets = None
+    if family.kind == TWO_TABLES:
+        layers = int(config.decoder_layers)
     if family.kind == BUCKETS:
         size, layers = int(config.d_kv), int(config.num_decoder_layers)
         buckets = int(config.relative_attention_num_buckets), int(config.relative_attention_max_distance)
@@ -180,7 +184,7 @@ def notes(carrier: Carrier) -> list[str]:
     """What to know of a sound model."""
     if carrier.kind == STATE:
         return ["how far it reads is a matter of its training, and no key: measure it (ropewalk compare --lengths)"]
-    if carrier.kind == BUCKETS:
+    if carrier.kind in (BUCKETS, TWO_TABLES):
         return ["the cache of a decoder: as much again for each token that the encoder read, where there is one"]
     if carrier.kind == ALIBI and carrier.window is None:
         key = carrier.family.key

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from ropewalk.carriers.carrier import ALIBI, BUCKETS, STATE, TABLE, Carrier
+from ropewalk.carriers.carrier import ALIBI, BUCKETS, STATE, TABLE, TWO_TABLES, Carrier
 from ropewalk.checkpoint.inspection import BYTES
 from ropewalk.checkpoint.inspection_view import show_verdict
 from ropewalk.common.errors import cut
@@ -25,6 +25,7 @@ CARRIED = {
     ALIBI: "slopes: every head lowers its logits in proportion to the distance",
     TABLE: "a table with a row for each position",
     BUCKETS: "a bias of the logits by buckets of distances",
+    TWO_TABLES: "a table with a row for each position in the encoder, and one in the decoder",
     STATE: "nothing by itself: a state takes in one token after the other",
 }
 

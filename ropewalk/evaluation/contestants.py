@@ -241,9 +241,15 @@ class Live(Contestant):
 
     @contextmanager
     def asked(self, method: Method, to: int | None) -> Iterator[Backend]:
+        assert to is not None
+        if self.config.is_encoder_decoder:
+            from ropewalk.backends.encoder_decoder import encoder_decoder
+
+            with encoder_decoder(self.model, self.tokenizer, method, to, self.fingerprint) as reading:
+                yield reading
+            return
         from ropewalk.backends.local import live
 
-        assert to is not None
         with live(self.model, self.tokenizer, method, to, self.fingerprint) as backend:
             yield backend
 
@@ -252,6 +258,8 @@ class Live(Contestant):
         from ropewalk.backends.chat.chat_model import ChatModel
         from ropewalk.backends.local import live
 
+        if self.config.is_encoder_decoder:
+            super().chatting(window)
         plain = PlainCarrier() if has_none(self.config.to_dict()) else catalogue.method(PLAIN)
         with live(self.model, self.tokenizer, plain, window, self.fingerprint) as backend:
             yield ChatModel(backend, self.name, window)

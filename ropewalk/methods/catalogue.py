@@ -125,6 +125,8 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("ihip-rope", "InfiniteHiP's RoPE styles", "attention.ihip_rope:IHipRoPE",
           "chunks scored at positions of their own, by layer, and attended as if next to each other", V, "yes", CODE,
           "2502.08910"),
+    Entry("attendre", "Attendre's bounded memory", "memory.attendre:Attendre",
+          "a memory of keys that evicts the least recently or least often attended", V, "yes", CODE, "2401.04881"),
     Entry("squeezed", "Squeezed Attention", "attention.squeezed:Squeezed",
           "clusters of a fixed prefix's keys, kept where a query scores them above a threshold", "visibility",
           "fit", CODE, "2411.09688"),
@@ -151,6 +153,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("longgen", "LongGen", "memory.longgen:LongGen",
           "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
           "no", CODE, "2410.01485"),
+    Entry("fot", "Focused Transformer (LongLLaMA)", "memory.fot:FoT",
+          "a few layers see all earlier windows, trained with windows of other documents among them",
+          "positions, visibility, memory", "no", CODE, "2307.03170"),
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from ropewalk.common.command_lines import command
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.common.results import Result
-from ropewalk.methods.carriers.carrier_entries import ANY, CARRIER_METHODS
+from ropewalk.methods.carriers.carrier_entries import ANY, CARRIER_METHODS, fits
 from ropewalk.planning.plan_view import Choice, show_choices
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def plan_carrier(checkpoint: Checkpoint, to: int) -> CarrierPlan:
         )
     one, length = checkpoint.name, show(to)
     commands = [command("evaluate", one, "--lengths", length)] if kind == STATE else []
-    commands += [command("compare", one, "--to", length)] if kind not in (STATE, BUCKETS) else []
+    commands += [command("compare", one, "--to", length)] if kind != STATE else []
     commands += [command("extend", one, "--to", length)] if kind in (TABLE, BUCKETS) else []
-    methods = [Choice(m.id, m.summary, m.exportable) for m in CARRIER_METHODS if m.kind == kind != ANY]
+    methods = [Choice(m.id, m.summary, m.exportable) for m in CARRIER_METHODS if m.kind != ANY and fits(m, kind)]
     return CarrierPlan(one, kind, window, to, seen.kv_bytes_per_token * to, methods, seen.notes, commands)

@@ -18,11 +18,20 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Raises:
         UserError: if special tokens change the text itself.
     """
+    return surroundings(tokenizer)[0]
+
+
+def surroundings(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before a text, and behind it.
+
+    Raises:
+        UserError: if special tokens change the text itself.
+    """
     bare = list(tokenizer(LETTER, add_special_tokens=False).input_ids)
     whole = list(tokenizer(LETTER).input_ids)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
-            return whole[:start]
+            return whole[:start], whole[start + len(bare) :]
     raise UserError(
         f"the tokenizer reads {LETTER!r} as {bare}, and with special tokens as {whole}, which do not contain it"
     )

@@ -44,6 +44,8 @@ READINGS = ("none", "parallel-windows", "chunks", LATE)
 OF_CARRIERS = {  # of models that write, without a rope, by what carries their positions
     "alibi": ("alibi-pi", "alibi-pi(follow=True)", "alibi-pi(form='ntk')"),
     "table": ("pi", "grouped", "recurrent"),
+    "buckets": ("unlimiformer",),
+    "two tables": ("unlimiformer",),
     "state": (),
 }
 OF_ENCODERS = {  # by what decides how far they read
@@ -77,20 +79,15 @@ def kind_of_carrier(models: Sequence[str]) -> str | None:
     """What carries the positions of models that write, where that is no rope; None of a rope, and of a server.
 
     Raises:
-        UserError: if the models differ in that, or write by a decoder that reads another text.
+        UserError: if the models differ in that.
     """
-    from ropewalk.carriers.carrier import BUCKETS, FAMILIES, has_none
+    from ropewalk.carriers.carrier import FAMILIES, has_none
     from ropewalk.checkpoint.checkpoint import Checkpoint
 
     found = {}
     for name in models:
         raw = {} if is_served(name) or (checkpoint := Checkpoint(name)).gguf or checkpoint.adapter else checkpoint.raw
         found[name] = FAMILIES[raw["model_type"]].kind if has_none(raw) else None
-        if found[name] == BUCKETS:
-            raise UserError(
-                f"{name} reads a text by an encoder and writes by a decoder, expected a model that goes on with a text",
-                "For it there are inspect, plan and extend.",
-            )
     if len(set(found.values())) > 1:
         said = "; ".join(f"{name}: {kind or 'a rope'}" for name, kind in found.items())
         raise UserError(f"positions are carried differently, so that no method fits all: {said}", "Compare them apart.")

@@ -98,6 +98,13 @@ def partial_context(window: int, sinks: int, block: int = 1, stride: int = 0) ->
     return rule
 
 
+def earlier_windows(window: int) -> Rule:
+    def rule(m: Tensor, n: Tensor, length: int) -> Pairs:
+        return Pairs(m >= n, torch.where(m // window == n // window, m - n, m % window))
+
+    return rule
+
+
 def streaming(sinks: int, recent: int) -> Rule:
     """By the list of cached tokens as it is at every query: it drops the oldest token behind the sinks."""
 

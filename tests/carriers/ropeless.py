@@ -31,11 +31,18 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # kind -> configuration, 
     "gpt_bigcode": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM", {
         "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": WINDOW}),
     "t5": ("T5Config", "T5ForConditionalGeneration", {
-        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW}),
+        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW,
+        "decoder_start_token_id": 0}),
     "mt5": ("MT5Config", "MT5ForConditionalGeneration", {
-        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW}),
+        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW,
+        "decoder_start_token_id": 0}),
     "umt5": ("UMT5Config", "UMT5ForConditionalGeneration", {
-        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW}),
+        "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "n_positions": WINDOW,
+        "decoder_start_token_id": 0}),
+    "bart": ("BartConfig", "BartForConditionalGeneration", {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+        "max_position_embeddings": WINDOW}),
     "mamba2": ("Mamba2Config", "Mamba2ForCausalLM", {
         "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}),
     "falcon_mamba": ("FalconMambaConfig", "FalconMambaForCausalLM", {
@@ -43,6 +50,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # kind -> configuration, 
     "mamba": ("MambaConfig", "MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
 ALIBI, TABLES, T5 = ("bloom", "bloom-6", "mpt", "mpt-6", "falcon"), ("gpt2", "opt", "biogpt"), ("t5", "mt5", "umt5")
+TWO_TABLES = ("bart",)  # an encoder's and a decoder's
 STATES = ("mamba", "mamba2", "falcon_mamba")
 BUFFERED = ("gpt_neo", "gpt_bigcode")  # tables beside masks of the window's size
 

@@ -11,10 +11,10 @@ from ropewalk import inspect
 from ropewalk.carriers.carrier import FAMILIES
 from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.errors import UserError
-from tests.carriers.ropeless import ALIBI, BUFFERED, KINDS, STATES, T5, TABLES, WINDOW, folder, ids, model
+from tests.carriers.ropeless import ALIBI, BUFFERED, KINDS, STATES, T5, TABLES, TWO_TABLES, WINDOW, folder, ids, model
 
 CARRIER = {**dict.fromkeys(ALIBI, "alibi"), **dict.fromkeys((*TABLES, *BUFFERED), "table"),
-           **dict.fromkeys(T5, "buckets"), **dict.fromkeys(STATES, "state")}  # fmt: skip
+           **dict.fromkeys(T5, "buckets"), **dict.fromkeys(TWO_TABLES, "two tables"), **dict.fromkeys(STATES, "state")}  # fmt: skip
 
 
 def change(place, **keys):
@@ -38,7 +38,7 @@ def test_the_cache_is_what_the_model_caches(kind):
     from ropewalk.carriers.carrier import carrier_of
 
     live, n = model(kind), 10
-    given = {"decoder_input_ids": ids(n)} if kind in T5 else {}
+    given = {"decoder_input_ids": ids(n)} if kind in (*T5, *TWO_TABLES) else {}
     cache = of_output(live(input_ids=ids(n), use_cache=True, **given))
     cache = getattr(cache, "self_attention_cache", cache)
     held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)

@@ -75,6 +75,8 @@ PAIRS: dict[str, oracle.Rule] = {
     "gali(local_window=6)": oracle.gali(L, 6, 6),
     "gali(local_window=6, chunk=17)": oracle.gali(L, 6, 17),
     "string(shift=40, local=3)": oracle.string(L, 40, 3),
+    "fot(layers=[0], window=16)": oracle.earlier_windows(16),
+    "fot(layers=[0], window=9)": oracle.earlier_windows(9),
     "log-n": oracle.log_n(L),
     "yarn-temperature": oracle.yarn_temperature(L, T),
     "yarn-temperature(growing=True)": oracle.yarn_temperature(L, None),
@@ -118,6 +120,10 @@ CHOICES: dict[str, Callable[[Seen], choices.Choice]] = {
     "ihip-rope(early_layers=0, sinks=2, window=9, kept=8, stages=(8, 2), block=4)": (
         lambda seen: choices.ihip(seen, "relative", 2, 9, 8, (8, 2), 4)
     ),
+    "attendre(memory=16, chunk=5, topk=9)": lambda seen: choices.attendre(seen, 16, 5, 9, "lra"),
+    "attendre(memory=16, chunk=5, topk=9, policy='lfa')": lambda seen: choices.attendre(seen, 16, 5, 9, "lfa"),
+    "attendre(memory=11, chunk=7, topk=40, policy='fifo')": lambda seen: choices.attendre(seen, 11, 7, 40, "fifo"),
+    "fot(layers=[0], window=13, topk=5)": lambda seen: choices.earlier_windows(seen, 13, 5),
     "longheads(chunk=4, attended=32)": lambda seen: choices.longheads(seen, 4, 8),
     "squeezed(prefix=60, threshold=0.02, clusters=0.25, observed=20)": (
         lambda seen: choices.squeezed(seen, 60, 0.02, 0.25, 20)

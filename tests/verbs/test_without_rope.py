@@ -10,7 +10,7 @@ from tests.carriers.ropeless import folder
 
 WINDOW, TARGET = 128, 256
 KEY = {"bloom": "seq_length", "mpt": "max_seq_len", "falcon": "max_position_embeddings", "gpt2": "n_positions",
-       "opt": "max_position_embeddings"}  # fmt: skip
+       "opt": "max_position_embeddings", "bart": "max_position_embeddings", "t5": "n_positions"}  # fmt: skip
 SMALL = {"tasks": ["ppl", "passkey"], "samples": 1, "documents": 2, "depths": 1, "lengths": [WINDOW, TARGET]}
 
 
@@ -30,7 +30,7 @@ def test_the_methods_are_listed():
     from ropewalk import list_methods
 
     assert {one.id for one in list_methods(without_rope=True)} == {
-        "none", "alibi-pi", "pi", "grouped", "recurrent", "t5-align"}  # fmt: skip
+        "none", "alibi-pi", "pi", "grouped", "recurrent", "t5-align", "unlimiformer", "attendre"}  # fmt: skip
 
 
 @pytest.fixture
@@ -60,6 +60,15 @@ def test_a_table_is_compared_and_the_plain_model_as_far_as_its_rows_go(place, tm
     assert lost >= {("ppl", TARGET), ("passkey", TARGET)}
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_an_encoder_reads_and_a_decoder_writes(place, tmp_path, kind):
+    asked = SMALL | {"tasks": ["ppl", "passkey", "niah"], "methods": ["unlimiformer(topk=16)"]}
+    done = compare(place(kind), to=TARGET, out=str(tmp_path / "out"), **asked).results
+    assert measured(done, "unlimiformer(topk=16)") >= {("passkey", TARGET), ("niah", TARGET), ("passkey", WINDOW)}
+    assert (("passkey", TARGET) in measured(done, "none")) == (kind == "t5")  # whose buckets have no end
+    assert all("the decoder, which sees all of it" in one.reason for one in done.not_measured if one.task == "ppl")
+
+
 def test_a_state_is_evaluated_at_any_length(place, tmp_path):
     done = evaluate(place("mamba"), tasks=["ppl"], documents=2, lengths=[64, 128], out=str(tmp_path / "out")).results
     assert {("ppl", 64), ("ppl", 128)} <= measured(done, "none")
@@ -69,7 +78,7 @@ def test_a_state_is_evaluated_at_any_length(place, tmp_path):
     ("bloom", "yarn", "For it there are none, alibi-pi."),
     ("gpt2", "alibi-pi", "For it there are none, pi, grouped, recurrent."),
     ("mamba", "pi", "For it there are none."),
-    ("t5", "none", "For it there are inspect, plan and extend."),
+    ("t5", "pi", "For it there are none, t5-align, unlimiformer, attendre."),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_what_does(place, tmp_path, kind, method, said):
     with pytest.raises(UserError) as seen:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ropewalk.carriers.carrier import ALIBI, BUCKETS, TABLE
+from ropewalk.carriers.carrier import ALIBI, BUCKETS, TABLE, TWO_TABLES
 from ropewalk.common.errors import UserError, did_you_mean
-from ropewalk.methods.catalogue import Entry, options_of, split
+from ropewalk.methods.catalogue import CODE, Entry, options_of, split
 
 if TYPE_CHECKING:
     from ropewalk.methods.carriers.carrier_method import CarrierMethod
@@ -32,13 +32,24 @@ CARRIER_METHODS: tuple[Entry, ...] = (
     Entry("t5-align", "Attention alignment of T5", f"{HERE}bias_alignment:BiasAlignment",
           "logits, bias and all, over a tau below 1", BUCKETS, "calibration",
           "yes: in the projections of the queries, and the bias", "2311.00684"),
+    Entry("unlimiformer", "Unlimiformer", f"{HERE}unlimiformer:Unlimiformer",
+          "chunks are encoded, and each head of the decoder looks up k states", f"{BUCKETS}, {TWO_TABLES}", "yes",
+          CODE, "2305.01625"),
+    Entry("attendre", "Attendre", f"{HERE}waiting_queries:WaitingQueries",
+          "a bounded memory of keys in the encoder, and queries that wait before they attend", BUCKETS, "partly",
+          CODE, "2401.04881"),
 )  # fmt: skip
 BY_ID = {entry.id: entry for entry in CARRIER_METHODS}
 
 
 def fitting(kind: str) -> list[str]:
     """Ids of the methods for what carries positions, of ``carriers.carrier``."""
-    return [one.id for one in CARRIER_METHODS if one.kind in (ANY, kind)]
+    return [one.id for one in CARRIER_METHODS if fits(one, kind)]
+
+
+def fits(entry: Entry, kind: str) -> bool:
+    """Whether a method is for what carries the positions of a model."""
+    return entry.kind == ANY or kind in entry.kind.split(", ")
 
 
 def carrier_method(spelling: str, kind: str) -> CarrierMethod:
@@ -60,7 +71,7 @@ def carrier_method(spelling: str, kind: str) -> CarrierMethod:
             f"{spelling.strip()} is no method for a model whose positions are carried by: {kind}{near}",
             f"For it there are {names}.",
         )
-    if entry.kind not in (ANY, kind):
+    if not fits(entry, kind):
         raise UserError(
             f"{entry.id} is for models whose positions are carried by: {entry.kind}; of this one it is: {kind}",
             f"For it there are {names}.",

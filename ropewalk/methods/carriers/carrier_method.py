@@ -13,7 +13,7 @@ from ropewalk.carriers.carrier import Carrier, carrier_of
 from ropewalk.common.errors import UserError
 from ropewalk.common.lengths import show
 from ropewalk.methods.base import Method, digest
-from ropewalk.methods.carriers.carrier_entries import ANY, BY_ID, fitting
+from ropewalk.methods.carriers.carrier_entries import BY_ID, fits, fitting
 from ropewalk.methods.catalogue import Entry
 from ropewalk.rope.live import decoder
 
@@ -65,7 +65,7 @@ class CarrierMethod(Method):
         Raises:
             UserError: naming the two, and what fits.
         """
-        if self.entry.kind not in (ANY, carrier.kind):
+        if not fits(self.entry, carrier.kind):
             raise UserError(
                 f"{self.name} is for models whose positions are carried by: {self.entry.kind}; of this one it is: "
                 f"{carrier.kind}",

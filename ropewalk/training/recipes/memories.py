@@ -18,3 +18,19 @@ def longgen() -> Recipe:
         batch=32,
         learning_rate=2e-5,
     )
+
+
+def fot() -> Recipe:
+    """Focused Transformer: 10 G tokens in texts of four windows, two of which are read together (arXiv 2307.03170).
+
+    Its batch and rate are not known to us, and the paper adds negatives as it goes on; here a step is of 256k tokens of
+    8k, and the number of negatives stays.
+    """
+    return Recipe(
+        name="fot",
+        method="fot",
+        steps=38000,
+        batch=32,
+        micro=2,
+        learning_rate=2e-5,
+    )

@@ -82,6 +82,8 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "2512.12167"),
     RecipeEntry("longgen", "LongGen", "memories:longgen", "sparse layers around a full middle third; all weights",
                 "2410.01485"),
+    RecipeEntry("fot", "Focused Transformer", "memories:fot",
+                "memory layers, beside windows of other documents; all weights", "2307.03170"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}

@@ -153,6 +153,40 @@ def longheads(seen, size, k):
     return distances
 
 
+def earlier_windows(seen, window, k):
+    def distances(head, m):
+        first = m // window * window
+        logits = seen.logits(head, m, dict.fromkeys(range(first), m - first)).tolist() if first else []
+        chosen = sorted(range(first), key=lambda n: -logits[n])[:k]
+        return dict.fromkeys(chosen, m - first) | {n: m - n for n in range(first, m + 1)}
+
+    return distances
+
+
+def attendre(seen, memory, chunk, k, policy):
+    """Heads that share keys share a memory; what it holds is asked of every head and query once."""
+    found = {}
+    for kv in range(seen.kv_heads):
+        held, worth = [], {}
+        for start in range(0, seen.q.shape[1], chunk):
+            kept = sorted(held, key=lambda n: (worth[n], n))[max(0, len(held) - memory) :]
+            held = sorted(kept)
+            for m in range(start, min(start + chunk, seen.q.shape[1])):
+                held.append(m)
+                worth.setdefault(m, 0 if policy == "lfa" else m)
+            for m in range(start, held[-1] + 1):
+                visible = [n for n in held if n <= m]
+                for head in range(kv * seen.group, (kv + 1) * seen.group):
+                    distances = {n: len(visible) - 1 - place for place, n in enumerate(visible)}
+                    logits = dict(zip(visible, seen.logits(head, m, distances).tolist(), strict=True))
+                    chosen = sorted(visible, key=lambda n: -logits[n])[:k]
+                    found[head, m] = {n: distances[n] for n in chosen}
+                    for n in chosen:
+                        if policy != "fifo":
+                            worth[n] = worth[n] + 1 if policy == "lfa" else max(worth[n], m)
+    return lambda head, m: found[head, m]
+
+
 def plain(m, n):
     return m - n
 

@@ -62,7 +62,7 @@ def read(model: torch.nn.Module, chosen: object, ids: Tensor, ends: list[int], *
         return hook
 
     mask = more.pop("attention_mask", torch.ones_like(ids))
-    with (method(chosen) if isinstance(chosen, str) else chosen).on(model, to=TARGET):
+    with (method(chosen) if isinstance(chosen, str) else chosen).begun().on(model, to=TARGET):
         hooks = [getattr(attention, f"{name}_proj").register_forward_hook(recorder(name)) for name in "qkv"]
         hooks.append(attention.o_proj.register_forward_pre_hook(recorder("out")))
         for end in ends:
