@@ -24,7 +24,7 @@ from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import LengthScore, Mean, Tally, average, cluster_mean, effective_length, exp
 from ropewalk.common.store import SampleStore, content_key
 from ropewalk.common.whole import new_folder
-from ropewalk.lab.battery import PRIMED, TEXT, TITLES, check
+from ropewalk.lab.battery import PRIMED, TEXT, TITLES, check, shortest
 from ropewalk.lab.cell import Budget, Cell, answers, trained
 from ropewalk.lab.decoder import Decoder
 from ropewalk.lab.encoding import Additive
@@ -76,6 +76,13 @@ class Grid:
         for what in ("encodings", "tasks", "lengths"):
             if not getattr(self, what):
                 raise UserError(f"no {what} are named, expected one at least")
+        for what, n in (("the window", self.budget.window), ("a row that is asked", min(self.lengths))):
+            if small := next((name for name in self.tasks if shortest(name) > n), None):
+                raise UserError(
+                    f"{what} has {n} bytes, and the smallest problem of {small} takes {shortest(small)}",
+                    f"Say --{'lengths' if what.startswith('a') else 'window'} {shortest(small)} or more, or leave "
+                    f"{small} out.",
+                )
         primed = [name for name in self.tasks if name in PRIMED]
         ending = [name for name in self.encodings if encoding(name).load().ends]
         if primed and ending:

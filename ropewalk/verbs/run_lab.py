@@ -33,7 +33,8 @@ class RunLabRequest(Request):
         tasks: What they learn: algorithms (copy, addition, ...), posgen_recurrent and the like, and text, which is
             source code; by default copy,reverse,sort,parity,addition_reversed,lookup,text, quick copy,parity.
         seeds: Trainings of each, of other weights and rows; by default 3, quick 1.
-        window: Bytes of the longest row that is trained on; by default 64, quick 16.
+        window: Bytes of the longest row that is trained on; by default 64, quick 16, or what the tasks' smallest rows
+            take.
         lengths: Bytes of the rows that are asked; by default the window, twice and four times as much.
         samples: Rows of each length that are asked; by default 64, quick 32.
         plain: Read encodings beyond the window as they were trained alone, in none of the ways that change them there.
@@ -74,6 +75,7 @@ class RunLabRequest(Request):
         Raises:
             UserError: for what cannot be trained or asked.
         """
+        from ropewalk.lab.battery import shortest
         from ropewalk.lab.cell import Budget
         from ropewalk.lab.encoding_entries import BY_ID
         from ropewalk.lab.lab_grid import Grid
@@ -87,6 +89,8 @@ class RunLabRequest(Request):
         given = {name: getattr(self, name) for name in plain if name != "times"}
         said = plain | {name: value for name, value in given.items() if value is not None}
         said |= {name: getattr(self, name) for name in ("batch", "width", "heads")}
+        if self.window is None:
+            said["window"] = max(said["window"], *map(shortest, said["tasks"]), 0)
         budget = Budget(**{one.name: said[one.name] for one in fields(Budget)})
         lengths = self.lengths or tuple(int(times * budget.window) for times in said["times"])
         return Grid(
