@@ -302,6 +302,11 @@ class Checkpoint:
         Raises:
             UserError: if it has no rope that can be described so.
         """
+        if self.carrier is not None:
+            raise UserError(
+                f"{self.name} is of model_type {self.carrier.model_type!r}, which has no rope",
+                "For models without a rope there are inspect, plan, extend, compare and evaluate.",
+            )
         return rope_config.read(self.outline)
 
     @cached_property

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from itertools import islice
 
 from ropewalk.common.errors import UserError, one_of
@@ -43,6 +44,8 @@ BY_COLUMN, TAUGHT = "addition_by_column", 3  # digits of what is learnt: of two,
 TEXT = "text"
 DOCUMENTS = 200  # of the standard library, for training
 SEED = 0
+ASKED = 8  # one problem in so many is asked, and never taught
+PATIENCE = 1000  # rows that are drawn for one
 
 TITLES = {
     **{name: name.replace("_", " ") for name in ALGORITHMS},
@@ -97,23 +100,45 @@ def taught(task: str, window: int, seed: int, rng: random.Random) -> Drawn:
 
     Args:
         task: one of ``TITLES``.
-        window: bytes of the longest row, but for priming.
+        window: bytes of the longest row, but for priming; as many as ``shortest`` at least.
         seed: of the training; the rows of priming are few and depend on it alone.
         rng: all other chance comes from it.
     """
     if task in PRIMED and rng.random() < SHARE:
         return draw(task, PRIME * window, random.Random(f"primed {seed} {rng.randrange(PRIMES)}"))
-    tokens = rng.randint(window if task == TEXT else 1, window)
+    tokens = rng.randint(window if task == TEXT else shortest(task), window)
     if task in HINTED and rng.random() < 0.5:
         return _longest(SUCCESSOR, "", tokens, rng)
     return draw(task, tokens, rng)
 
 
+@cache
+def shortest(task: str) -> int:
+    """Bytes that hold a smallest problem, whichever it is.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    check(task)
+    if task == TEXT:
+        return 2
+    if task == BY_COLUMN:
+        return max(shortest("addition_reversed"), len(draw(task, 0, random.Random(0)).ids))
+    rng = random.Random(0)
+    rows = [_drawn(task, 0, rng) for _ in range(PATIENCE)]
+    hints = [_longest(SUCCESSOR, "", 0, rng) for _ in range(PATIENCE)] if task in HINTED else []
+    return max(len(row.ids) for row in rows + hints)
+
+
 def asked(task: str, tokens: int, rng: random.Random) -> list[Drawn]:
-    """The rows of one problem that is asked: one of ``tokens`` bytes, or, by column, one for each of its columns."""
+    """The rows of one problem that is asked: one of ``tokens`` bytes, or, by column, one for each of its columns.
+
+    Raises:
+        UserError: if no problem of that length is kept from training, or no text is as long.
+    """
     if task != BY_COLUMN:
         return [draw(task, tokens, rng, held_out=True)]
-    whole = bytes(draw("addition_reversed", tokens, rng).ids)
+    whole = bytes(draw("addition_reversed", tokens, rng, held_out=True).ids)
     return [_column(*one) for one in columns(*summands([chr(one) for one in whole[1 : whole.index(ANSWER)]], list))]
 
 
@@ -127,17 +152,36 @@ def draw(task: str, tokens: int, rng: random.Random, held_out: bool = False) -> 
 
     Args:
         task: one of ``TITLES``.
-        tokens: of the row; one that is too short for a problem gets the smallest problem there is.
+        tokens: of the row, as many as ``shortest`` at least.
         rng: all chance comes from it.
-        held_out: take texts that no model was trained on.
+        held_out: take what no model is trained on: other texts, and of all other problems the one in eight that is
+            asked, which its bytes alone decide.
+
+    Raises:
+        UserError: if there is no such problem, or no text of that length.
     """
     if task == BY_COLUMN:
         return _column(*rng.choice(columns(*operands(rng, TAUGHT))))
+    if task == TEXT:
+        return _text(tokens, rng, held_out)
+    for _ in range(PATIENCE):
+        row = _drawn(task, tokens, rng)
+        if len(row.ids) <= tokens and _is_asked(bytes(row.ids[: row.learnt])) == held_out:
+            return row
+    raise UserError(
+        f"{task} has no row of {tokens:,} bytes that is {'kept from' if held_out else 'left for'} training",
+        "Choose longer --lengths." if held_out else "Choose a longer --window.",
+    )
+
+
+def _is_asked(problem: bytes) -> bool:
+    return blake2b(problem, digest_size=8).digest()[0] % ASKED == 0
+
+
+def _drawn(task: str, tokens: int, rng: random.Random) -> Drawn:
     if task in STATES:
         return _state(task, max(tokens - 4, 1), rng)
     task = {**PRIMED, **HINTED}.get(task, task)
-    if task == TEXT:
-        return _text(tokens, rng, held_out)
     if task in SEQUENCES:
         one = PosGen(SEQUENCES[task])
         seeds = [rng.randrange(one.modulus) for _ in range(one.far + one.near)]

@@ -104,13 +104,22 @@ def trained(cell: Cell, budget: Budget, heard: Callable[[int, float], None] = la
 
 
 def answers(
-    model: Decoder, task: str, way: str, length: int, samples: int, steps: int = STEPS
+    model: Decoder, task: str, way: str, length: int, samples: int, steps: int = STEPS, first: int = 0
 ) -> list[tuple[float, int, int]]:
     """What a decoder makes of problems of a length: of each, nats over the answer, bytes of it, and those it missed.
 
     A way that is fitted is fitted here, to other rows of the same length, in no more steps than the training had.
 
-    The same rows are asked of every decoder, and none of them came in training but by chance.
+    The same rows are asked of every decoder, and none of them came in training; but by column, where all do.
+
+    Args:
+        model: trained.
+        task: what it has learnt.
+        way: of its encoding, or "".
+        length: bytes of the rows.
+        samples: problems.
+        steps: of what is fitted, at most.
+        first: number of the first problem; other numbers are other problems.
 
     Raises:
         UserError: if it cannot read so long a row in this way.
@@ -124,11 +133,11 @@ def answers(
 
         fit(model, way, length, others, steps)
     with torch.no_grad():
-        return _asked(model, task, way, length, samples)
+        return _asked(model, task, way, length, range(first, first + samples))
 
 
-def _asked(model: Decoder, task: str, way: str, length: int, samples: int) -> list[tuple[float, int, int]]:
-    problems = [asked(task, length, random.Random(f"asked {task} {length} {i}")) for i in range(samples)]
+def _asked(model: Decoder, task: str, way: str, length: int, numbers: range) -> list[tuple[float, int, int]]:
+    problems = [asked(task, length, random.Random(f"asked {task} {length} {i}")) for i in numbers]
     rows = [row for problem in problems for row in problem]
     found: list[tuple[float, int, int]] = []
     with model.extended(way, max(model.config.window, *(len(row.ids) for row in rows))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -11,20 +12,23 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 
 from ropewalk import __version__
+from ropewalk.common.cluster import LOCAL, RAY, spread
 from ropewalk.common.errors import UserError
+from ropewalk.common.files import RECORD
 from ropewalk.common.fingerprints import code_fingerprint
 from ropewalk.common.local_workers import on_processes
 from ropewalk.common.progress import Progress
 from ropewalk.common.statistics import LengthScore, Mean, Tally, average, cluster_mean, effective_length, exp
-from ropewalk.common.store import SampleStore, content_key
+from ropewalk.common.store import Record, SampleStore, content_key
 from ropewalk.common.whole import new_folder
-from ropewalk.lab.battery import PRIMED, TEXT, TITLES, check
+from ropewalk.lab.battery import PRIMED, TEXT, TITLES, asked, check, shortest
 from ropewalk.lab.cell import Budget, Cell, answers, trained
 from ropewalk.lab.decoder import Decoder
 from ropewalk.lab.encoding import Additive
@@ -42,6 +46,8 @@ FIELDS, SUMMED = "receptive fields", 2**16  # and the distances that are summed 
 DECODER = "decoder"  # the one model that all encodings are put into
 
 Answered = list[tuple[float, int, int]]
+Keys = Mapping[tuple[Cell, str, int], str]  # cell, way and length -> where it is kept
+Files = Mapping[str, bytes]  # of a trained model
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,15 @@ class Grid:
         for what in ("encodings", "tasks", "lengths"):
             if not getattr(self, what):
                 raise UserError(f"no {what} are named, expected one at least")
+        for what, n in (("the window", self.budget.window), ("a row that is asked", min(self.lengths))):
+            if small := next((name for name in self.tasks if shortest(name) > n), None):
+                raise UserError(
+                    f"{what} has {n} bytes, and the smallest problem of {small} takes {shortest(small)}",
+                    f"Say --{'lengths' if what.startswith('a') else 'window'} {shortest(small)} or more, or leave "
+                    f"{small} out.",
+                )
+        for name in self.tasks:
+            asked(name, min(self.lengths), random.Random(0))  # short rows are few, and may all be taught
         primed = [name for name in self.tasks if name in PRIMED]
         ending = [name for name in self.encodings if encoding(name).load().ends]
         if primed and ending:
@@ -111,7 +126,9 @@ class Grid:
         return [n for n in sorted(self.lengths) if not way or n > self.budget.window]
 
 
-def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None], workers: int = 1) -> Results:
+def run(
+    grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None], workers: int = 1, on: str = LOCAL
+) -> Results:
     """Train and ask what is not there yet.
 
     Args:
@@ -119,20 +136,26 @@ def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None]
         folder: trained models are kept below.
         store: of answers.
         heard: told of every cell.
-        workers: processes; one is this.
+        workers: how many cells are at work at the same time; one of this machine is this process.
+        on: "local" or "ray".
 
     Raises:
-        UserError: if a row cannot be made, files cannot be written, or workers die.
+        UserError: if a row cannot be made, files cannot be written, ray is not installed, or workers die.
     """
     cells = list(grid.cells)
-    if workers > 1:
+    if workers > 1 or on == RAY:
         heard(Progress(0, len(cells), f"the first cells, on {workers} workers"))
-        for i, cell in enumerate(on_processes(partial(_work, grid, folder, store), cells, workers), 1):
+        done = (
+            on_processes(partial(_work, grid, folder, store), cells, workers)
+            if on == LOCAL
+            else _on_ray(grid, folder, store, cells, workers)
+        )
+        for i, cell in enumerate(done, 1):
             heard(Progress(i, len(cells), str(cell)))
     found: dict[tuple[Cell, str, int], Any] = {}
     with SampleStore(store) as records:
         for i, cell in enumerate(cells):
-            if workers == 1:
+            if workers == 1 and on == LOCAL:
                 heard(Progress(i, len(cells), str(cell)))
             found |= _cell(grid, cell, folder, records)
     heard(Progress(len(cells), len(cells), "done"))
@@ -142,6 +165,46 @@ def run(grid: Grid, folder: Path, store: Path, heard: Callable[[Progress], None]
 def _work(grid: Grid, folder: Path, store: Path, cell: Cell) -> None:
     with SampleStore(store) as records:
         _cell(grid, cell, folder, records)
+
+
+def _on_ray(grid: Grid, folder: Path, store: Path, cells: Sequence[Cell], workers: int) -> Iterator[Cell]:
+    """Every cell when it is finished: answers and trained models stay on this machine, and travel as bytes."""
+    with SampleStore(store) as records, spread(RAY, workers) as each:
+        todo = []
+        for cell in cells:
+            if missing := _missing(_keys(grid, cell), records):
+                todo.append((cell, missing))
+            else:
+                yield cell
+        places = [_place(grid, cell, folder) for cell, _ in todo]
+        sent = ((*one, _files(place)) for one, place in zip(todo, places, strict=True))
+        for (cell, _), place, (found, files) in zip(todo, places, each(partial(_away, grid), sent), strict=True):
+            if not place.exists():
+                with new_folder(place, []) as writing:
+                    _unpack(files, writing)
+            records.put(found)
+            yield cell
+
+
+def _away(grid: Grid, given: tuple[Cell, Keys, Files]) -> tuple[Mapping[str, Record], Files]:
+    """What a cell answers, and its model, on a machine that has none of the files."""
+    cell, missing, files = given
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "model"
+        if files:
+            place.mkdir()
+            _unpack(files, place)
+        return dict(_answered(grid, cell, place, missing)), _files(place)
+
+
+def _files(place: Path) -> Files:
+    return {one.name: one.read_bytes() for one in place.iterdir()} if place.exists() else {}
+
+
+def _unpack(files: Files, place: Path) -> None:
+    for name, content in files.items():
+        if name != RECORD:
+            (place / name).write_bytes(content)
 
 
 @contextmanager
@@ -155,10 +218,24 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@one_thread()
 def _cell(grid: Grid, cell: Cell, folder: Path, records: SampleStore) -> Mapping[tuple[Cell, str, int], Any]:
     """What a cell answers, by way and length, and the receptive fields of its bias."""
-    of_training = {**asdict(cell), **asdict(grid.budget), "code": code_fingerprint(ROOMS)}
+    keys = _keys(grid, cell)
+    if missing := _missing(keys, records):
+        for key, record in _answered(grid, cell, _place(grid, cell, folder), missing):
+            records.put({key: record})
+    there = records.get(keys.values())
+    return {at: there[key] for at, key in keys.items()}
+
+
+def _of_training(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """All that decides a trained model."""
+    return {**asdict(cell), **asdict(grid.budget), "code": code_fingerprint(ROOMS)}
+
+
+def _keys(grid: Grid, cell: Cell) -> Keys:
+    """Where what is found of a cell is kept, by way and length."""
+    of_training = _of_training(grid, cell)
     keys = {
         (cell, way, n): content_key({**of_training, "way": way, "length": n, "samples": grid.samples})
         for way in grid.read_as(cell.encoding)
@@ -166,14 +243,25 @@ def _cell(grid: Grid, cell: Cell, folder: Path, records: SampleStore) -> Mapping
     }
     if issubclass(encoding(cell.encoding).load(), Additive):
         keys[cell, FIELDS, 0] = content_key({**of_training, FIELDS: SUMMED})
+    return keys
+
+
+def _missing(keys: Keys, records: SampleStore) -> Keys:
     there = records.get(keys.values())
-    missing = {at: key for at, key in keys.items() if key not in there}
-    if missing:
-        model = _model(grid, cell, folder / MODELS / f"{str(cell).replace(' ', '-')}-{content_key(of_training)[:12]}")
+    return {at: key for at, key in keys.items() if key not in there}
+
+
+def _place(grid: Grid, cell: Cell, folder: Path) -> Path:
+    """Of the trained model."""
+    return folder / MODELS / f"{str(cell).replace(' ', '-')}-{content_key(_of_training(grid, cell))[:12]}"
+
+
+def _answered(grid: Grid, cell: Cell, place: Path, missing: Keys) -> Iterator[tuple[str, Record]]:
+    """What is to be kept, one after the other."""
+    with one_thread():
+        model = _model(grid, cell, place)
         for (_, way, n), key in missing.items():
-            there[key] = _record(model, grid, cell.task, way, n)
-            records.put({key: there[key]})
-    return {at: there[key] for at, key in keys.items()}
+            yield key, _record(model, grid, cell.task, way, n)
 
 
 def _record(model: Decoder, grid: Grid, task: str, way: str, length: int) -> dict[str, Any]:
@@ -246,6 +334,7 @@ def _results(grid: Grid, found: Mapping[tuple[Cell, str, int], Any]) -> Results:
             "seeds": grid.seeds,
             "samples": grid.samples,
             "threshold": THRESHOLD,
+            "intervals over": "seeds",
             **({"setup": grid.setup} if grid.setup else {}),
             FIELDS: {name: some for name in grid.encodings if (some := _fields(grid, name, found))},
         },

@@ -21,6 +21,12 @@ ABOUT = (
     "behind a plus changes an encoding beyond the window; of training it takes none, but for the temperatures of heads."
 )
 
+FEWEST = 4  # trainings, of which all right and all wrong are told apart on one task
+FEW = (
+    f" Of fewer than {FEWEST} trainings no two encodings are told apart on one task, whatever they answer: more "
+    "--seeds are needed, and those that are there are not trained again."
+)
+
 REACH = (
     "Where nothing but the bias decides, 99% of a query's weight lies within this distance; of the heads of all layers "
     "and trainings. A bias whose weights have no finite sum has no end."
@@ -33,7 +39,7 @@ def page_of_lab(results: Results) -> Page:
     page = page_of_results(replace(results, settings={k: v for k, v in results.settings.items() if k != FIELDS}))
     seeds, samples = results.settings["seeds"], results.settings["samples"]
     how = f" Each was trained with {seeds} seeds, and asked {samples} rows at every length."
-    alone = " With one seed, intervals say nothing of how trainings differ." if seeds == 1 else ""
+    alone = " With one seed, intervals say nothing of how trainings differ." if seeds == 1 else FEW * (seeds < FEWEST)
     about = Section("The encodings", ABOUT + how + alone + _setup(results), [encodings(View(results))])
     return replace(page, title="Position encodings", subject="Position encodings, " + page.subject.partition(", ")[2],
                    sections=[*page.sections, *_receptive(fields), about])  # fmt: skip

@@ -158,6 +158,7 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
     """Methods side by side."""
     axis = svg.Axis.around("", view.lengths, numbers.tokens, base=2)
     columns, rows = _columns(view), []
+    saved = any(line.subject.exportable for line in view.lines)
     drawn = bool(view.lengths[1:]) and "effective_length" in view.columns()
     for line in view.lines:
         cells = []
@@ -168,11 +169,11 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
                 window = view.model(line.subject).window or view.lengths[0]
                 bar = svg.interval_bar(line.effective_length, axis, window)
             cells.append(Cell.of(getattr(line, name), printer, drawing=bar, best=view.leads(line, name, printer)))
-        saved = line.subject.exportable.partition(":")[0] or numbers.NOTHING
+        where = [Cell(line.subject.exportable.partition(":")[0] or numbers.NOTHING)] if saved else []
         said = "" if line.subject.causal else NOTE
         rows.append((
             Item(line.title, said, swatches[line.id], line.id, link=f"#{place(view, line)}", quiet=line.is_plain),
-            [*cells, Cell(saved)],
+            [*cells, *where],
         ))  # fmt: skip
     note = "Bold is the best measured value of a column; whether it is surely the best, the ranges tell."
     note += _passing(view)
@@ -183,7 +184,8 @@ def _summary(view: View, swatches: Mapping[str, Markup]) -> Table:
             f"shortest tested length. {note}"
         )
     heads = [Column(heading, term) for _, heading, term, _ in columns]
-    return Table("Method", [*heads, Column("In a checkpoint", "in a checkpoint")], rows, note)
+    heads += [Column("In a checkpoint", "in a checkpoint")] * saved
+    return Table("Method", heads, rows, note)
 
 
 def _passing(view: View) -> str:

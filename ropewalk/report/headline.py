@@ -156,7 +156,7 @@ def _order(view: View) -> list[str]:
         printer = best.printer("effective_length", tokens)
         said.append(
             f"How far it reaches is not settled: {printer(reach.value)} tokens by the measured scores, and "
-            f"{printer(reach.low)} to {printer(reach.high)} within their intervals. More samples narrow that."
+            f"{printer(reach.low)} to {printer(reach.high)} within their intervals. More {view.repeats} narrow that."
         )
     return said
 

@@ -143,6 +143,11 @@ class View:
     def threshold(self) -> float | None:
         return self.results.settings.get("threshold")
 
+    @property
+    def repeats(self) -> str:
+        """What there must be more of for narrower intervals."""
+        return self.results.settings.get("intervals over", "samples")
+
     @cached_property
     def lengths(self) -> list[int]:
         """Every tested length; of one subject alone also those that tasks have of their own, such as rows of files."""

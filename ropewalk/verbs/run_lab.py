@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ropewalk.lab.lab_grid import Grid
 
 FULL: dict[str, Any] = {
-    "tasks": ("copy", "reverse", "sort", "parity", "addition_reversed", "lookup", "text"), "seeds": 3, "window": 64,
+    "tasks": ("copy", "reverse", "sort", "parity", "addition_reversed", "lookup", "text"), "seeds": 5, "window": 64,
     "samples": 64, "steps": 2000, "learning_rate": 3e-3, "layers": 3,
 }  # fmt: skip
 QUICK: dict[str, Any] = {
@@ -32,8 +32,9 @@ class RunLabRequest(Request):
         encodings: Encodings, as docs/lab.md lists them; by default all.
         tasks: What they learn: algorithms (copy, addition, ...), posgen_recurrent and the like, and text, which is
             source code; by default copy,reverse,sort,parity,addition_reversed,lookup,text, quick copy,parity.
-        seeds: Trainings of each, of other weights and rows; by default 3, quick 1.
-        window: Bytes of the longest row that is trained on; by default 64, quick 16.
+        seeds: Trainings of each, of other weights and rows; by default 5, quick 1.
+        window: Bytes of the longest row that is trained on; by default 64, quick 16, or what the tasks' smallest rows
+            take.
         lengths: Bytes of the rows that are asked; by default the window, twice and four times as much.
         samples: Rows of each length that are asked; by default 64, quick 32.
         plain: Read encodings beyond the window as they were trained alone, in none of the ways that change them there.
@@ -44,6 +45,7 @@ class RunLabRequest(Request):
         layers: Of a decoder; by default 3, quick 2.
         heads: Of attention.
         quick: Short rows, small decoders and few steps, where nothing else is said.
+        on: Where workers run: local (processes of this machine) or ray (a Ray cluster, or a local one if none runs).
         workers: How many cells are trained at the same time, each on a processor; results are the same.
         out: Folder for results, report and trained models.
         overwrite: Replace the results of another run; what was trained stays.
@@ -64,6 +66,7 @@ class RunLabRequest(Request):
     layers: Count | None = None
     heads: Count = 4
     quick: bool = False
+    on: str = "local"
     workers: Count = 1
     out: Place = Path("runs/lab")
     overwrite: bool = False
@@ -74,6 +77,7 @@ class RunLabRequest(Request):
         Raises:
             UserError: for what cannot be trained or asked.
         """
+        from ropewalk.lab.battery import shortest
         from ropewalk.lab.cell import Budget
         from ropewalk.lab.encoding_entries import BY_ID
         from ropewalk.lab.lab_grid import Grid
@@ -87,6 +91,8 @@ class RunLabRequest(Request):
         given = {name: getattr(self, name) for name in plain if name != "times"}
         said = plain | {name: value for name, value in given.items() if value is not None}
         said |= {name: getattr(self, name) for name in ("batch", "width", "heads")}
+        if self.window is None:
+            said["window"] = max(said["window"], *map(shortest, said["tasks"]), 0)
         budget = Budget(**{one.name: said[one.name] for one in fields(Budget)})
         lengths = self.lengths or tuple(int(times * budget.window) for times in said["times"])
         return Grid(
@@ -114,17 +120,19 @@ def run_lab(request: RunLabRequest) -> Outcome:
     Raises:
         UserError: for an unknown encoding or task, rows that are too long, or a folder that cannot be written.
     """
+    from ropewalk.common.cluster import check
     from ropewalk.common.progress import shown
     from ropewalk.evaluation.outcome import kept
     from ropewalk.lab.lab_grid import run
     from ropewalk.lab.lab_page import write
 
+    check(request.on, request.workers)
     grid = request.grid()
     with shown() as heard:
         outcome = kept(
             request.out,
             grid.key,
-            lambda store: run(grid, request.out, store, heard, request.workers),
+            lambda store: run(grid, request.out, store, heard, request.workers, request.on),
             [],
             request.command,
             overwrite=request.overwrite,

@@ -79,6 +79,7 @@ def serve(request: ServeRequest) -> None:
         needs = checkpoint.unwritten
         if needs is not None and not needs.among([chosen.spelling]):
             needs.refuse(needs.line("serve", "--method"))
+        _ = checkpoint.specs  # a model without a rope is refused before its weights are read
         run(
             checkpoint,
             checkpoint.load(request.dtype, request.device),

@@ -4,18 +4,22 @@ import json
 import math
 import pickle
 import re
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from ropewalk.common.errors import UserError
+from ropewalk.common.statistics import average
 from ropewalk.common.store import SampleStore
 from ropewalk.lab import lab_grid as grids
 from ropewalk.lab.cell import Budget, Cell, trained
 from ropewalk.lab.lab_grid import Grid, is_of_the_lab, perplexity, run, tally
-from ropewalk.lab.lab_page import page_of_lab
+from ropewalk.lab.lab_page import FEWEST, page_of_lab
 from ropewalk.report.schema import Results
+from ropewalk.report.view import View
 
 TINY = Budget(window=12, steps=2, batch=4, learning_rate=1e-2, width=16, layers=1, heads=2)
 
@@ -96,6 +100,30 @@ def test_workers_do_all_cells_before_they_are_gathered(tmp_path, monkeypatch):
     assert [progress.done for progress in heard] == [*range(13), 12] and heard[-1].total == 12
 
 
+def test_on_ray_cells_travel_as_bytes_and_stay_here(tmp_path, monkeypatch, counted):
+    """Ray's part is that of ``spread``; here it is a loop that shares no folder with its parts."""
+    sent = []
+
+    @contextmanager
+    def far(on, workers):
+        assert (on, workers) == ("ray", 3)
+        yield lambda work, things: (pickle.loads(pickle.dumps(work(sent.append(one) or one))) for one in things)
+
+    monkeypatch.setattr(grids, "spread", far)
+    one, place = grid(encodings=("nope", "learned"), tasks=("copy",)), tmp_path / "far"
+    found = run(one, place, place / "samples.sqlite", lambda progress: None, 3, "ray")
+    assert len(counted) == 4 and plain(found) == plain(asked(one, tmp_path / "here"))
+    for name in (one.name for one in (tmp_path / "here" / "models").iterdir()):
+        mine, theirs = (
+            load_file(folder / "models" / name / "model.safetensors") for folder in (place, tmp_path / "here")
+        )
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    more = replace(one, lengths=(12, 20, 24), ways=False)
+    run(more, place, place / "samples.sqlite", lambda progress: None, 3, "ray")
+    assert len(counted) == 8 and len(sent) == 8 and sent[-1][2]  # the model went there, and was not trained again
+    assert len(list((place / "models").iterdir())) == 4 and counted[4:] == counted[:4]
+
+
 def test_answers_of_another_length_need_no_training_and_other_steps_do(tmp_path, counted):
     asked(grid(encodings=("nope",), tasks=("copy",)), tmp_path)
     assert len(counted) == 2
@@ -134,6 +162,7 @@ def test_what_was_found_and_what_was_not(tmp_path):
     lost = {(one.method, one.task, one.length): one.reason for one in results.not_measured}
     assert lost.keys() == {("learned", "copy", 20), ("learned", "text", 20)}
     assert "a table of 12 positions" in lost["learned", "text", 20]
+    assert View(results).repeats == "seeds" and View(replace(results, settings={})).repeats == "samples"
 
 
 def test_the_numbers_are_those_of_the_records(tmp_path):
@@ -170,8 +199,19 @@ def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     assert set(re.findall('href="#(method-[^"]+)"', text)) <= set(re.findall('id="(method-[^"]+)"', text))
     assert 'id="word-receptive-field"' in text
     assert "method-1-" in text and "ropewalk methods" not in text and "--methods" not in text
+    assert (
+        "Of fewer than 4 trainings no two encodings are told apart on one task" in text
+        and "In a checkpoint" not in text
+    )
     single = page_of_lab(asked(grid(seeds=1, encodings=("nope",), tasks=("copy",)), tmp_path)).render()
-    assert "With one seed, intervals say nothing of how trainings differ." in single
+    assert "With one seed, intervals say nothing of how trainings differ." in single and "Of fewer than" not in single
+
+
+def test_four_trainings_are_the_fewest_that_tell_anything_on_one_task():
+    right, wrong = [(0.0, 1, 0)] * 64, [(9.0, 1, 1)] * 64
+    for seeds in (FEWEST - 1, FEWEST):
+        best, worst = (average([tally([rows] * seeds)]) for rows in (right, wrong))
+        assert (best.low > worst.high) == (seeds == FEWEST)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -179,6 +219,9 @@ def test_the_page_names_encodings_their_papers_and_seeds(tmp_path):
     ({"tasks": ("cpy",)}, "unknown task 'cpy'"),
     ({"tasks": ()}, "no tasks are named"),
     ({"tasks": ("copy", "addition_primed")}, "rows beyond the window, and learned has no"),
+    ({"lengths": (4, 20)}, "a row that is asked has 4 bytes, and the smallest problem of copy takes 5"),
+    ({"tasks": ("text", "addition_hints"), "budget": replace(TINY, window=11)}, "the window has 11 bytes"),
+    ({"tasks": ("parity",), "lengths": (5, 20)}, "parity has no row of 5 bytes that is kept from training"),
 ])  # fmt: skip
 def test_what_is_none_is_refused(changes, message):
     with pytest.raises(UserError, match=message):

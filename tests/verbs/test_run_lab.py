@@ -112,7 +112,8 @@ def test_what_is_said_counts_beside_quick():
     assert said.budget.steps == 2000 and said.tasks == ("sort",) and said.lengths == (8, 40)
     assert (said.budget.window, said.budget.learning_rate, said.seeds) == (16, 5e-3, 1) and len(said.encodings) == 16
     full = RunLabRequest().grid()
-    assert (full.budget.window, full.lengths, full.seeds, full.ways) == (64, (64, 128, 256), 3, True)
+    assert (full.budget.window, full.lengths, full.seeds, full.ways) == (64, (64, 128, 256), 5, True)
+    assert RunLabRequest(quick=True, tasks="addition_scratchpad").grid().budget.window == 17  # its smallest row
 
 
 @pytest.mark.parametrize(("words", "message"), [
