@@ -147,6 +147,12 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("scca", "SCCA (shifted cross chunk attention)", "attention.scca:SCCA",
           "chunks of keys, shifted for groups of heads; for training", "visibility", "no",
           "not needed: plain at inference", "2312.07305"),
+    Entry("temp-lora", "Temp-LoRA", "memory.temp_lora:TempLoRA",
+          "an adapter that is trained on each chunk of the text, and thrown away", "memory", "yes: trains as it reads",
+          CODE, "2401.11504"),
+    Entry("qttt", "qTTT (query-only test-time training)", "memory.qttt:QTTT",
+          "queries that are trained on spans of the text, over frozen keys and values", "memory",
+          "yes: trains as it reads", CODE, "2512.13898"),
 )  # fmt: skip
 
 
