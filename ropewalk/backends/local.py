@@ -59,10 +59,11 @@ class LiveModel(Backend):
         decides = not (method.cache_exact and method.causal)
         self.runner = Runner(model, why, decides, batch_tokens, probe=probe, decode=tokenizer.decode)
         self.checks = self.runner.way != "plain"
+        self.costs = method.costs(model)
 
     @property
     def how(self) -> str:
-        return self.runner.how
+        return "; ".join(filter(None, [self.runner.how, self.costs]))
 
     @property
     def tokens(self) -> dict[str, int]:

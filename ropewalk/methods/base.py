@@ -187,6 +187,10 @@ class Method:
         """Tokens that the model can read with the method, text and answer; None where no row of a table runs out."""
         return None
 
+    def costs(self, model: nn.Module) -> str:
+        """What reading with it takes beyond the tokens of a text, for a page of results; empty if nothing."""
+        return ""
+
     def applied(self, model: nn.Module, to: int | None) -> AbstractContextManager[None]:
         """What ``on`` does, without asking whether another method is on: a part of several is applied by this."""
         raise TypeError(f"{type(self).__name__} cannot be applied")

@@ -156,6 +156,12 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("fot", "Focused Transformer (LongLLaMA)", "memory.fot:FoT",
           "a few layers see all earlier windows, trained with windows of other documents among them",
           "positions, visibility, memory", "no", CODE, "2307.03170"),
+    Entry("temp-lora", "Temp-LoRA", "memory.temp_lora:TempLoRA",
+          "an adapter that is trained on each chunk of the text, and thrown away", "memory", "yes: trains as it reads",
+          CODE, "2401.11504"),
+    Entry("qttt", "qTTT (query-only test-time training)", "memory.qttt:QTTT",
+          "queries that are trained on spans of the text, over frozen keys and values", "memory",
+          "yes: trains as it reads", CODE, "2512.13898"),
 )  # fmt: skip
 
 

@@ -182,6 +182,9 @@ class ComposedMemory(_Joined):
     def cache_exact(self) -> bool:  # type: ignore[override]
         return self.memory.cache_exact
 
+    def costs(self, model: nn.Module) -> str:
+        return self.memory.costs(model)
+
     def fingerprint(self, model: nn.Module, to: int, whole: Method | None = None) -> str:
         self.require(model, to, whole)
         return digest(*(part.bare.fingerprint(model, to) for part in self.parts), to)

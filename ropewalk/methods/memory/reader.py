@@ -49,24 +49,30 @@ class Reader:
         """Last hidden states [B, n, D] of tokens int64 [B, n] that follow what ``state`` has read."""
         raise NotImplementedError
 
-    def answering(self, state: Any) -> Tensor | None:
-        """Called where a prompt of several tokens was read that is to be gone on with.
+    def prompt(self, ids: Tensor, state: Any, last: bool) -> Tensor:
+        """As ``read``, where several tokens are read that are to be gone on with.
 
-        Returns:
-            The last hidden state of its last token, [B, 1, D], where that changes; None leaves it.
+        Args:
+            ids: int64 [B, n].
+            state: what was read.
+            last: whether nobody asks for more than the last hidden state.
         """
-        return None
+        return self.read(ids, state)
 
 
 @contextmanager
 def reading(model: nn.Module, reader: Reader) -> Iterator[None]:
     """Let a model read by ``reader`` for a while; its forward is as before on leaving."""
     body = decoder(model)
-    own = vars(body).get("forward")
-    body.forward = _Reading(body, reader).forward()  # type: ignore[method-assign]
+    own, one = vars(body).get("forward"), _Reading(body, reader)
+    hooks = [model.register_forward_pre_hook(one.begin, with_kwargs=True)] if model is not body else []
+    hooks += [model.register_forward_hook(one.end, always_call=True)] if model is not body else []
+    body.forward = one.forward()  # type: ignore[method-assign]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         del body.forward
         if own is not None:  # of a library that moves weights between devices
             body.forward = own  # type: ignore[method-assign]
@@ -99,6 +105,17 @@ class _Reading:
     reader: Reader
     number: int = field(default_factory=lambda: next(_readings))
     inside: bool = False
+    last: bool = False  # whether the head is asked for the last token's logits alone
+
+    def begin(self, _: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
+        """Before a forward of the whole model."""
+        if not self.inside:
+            self.last = keywords.get("logits_to_keep") == 1
+
+    def end(self, *_: Any) -> None:
+        """Behind it."""
+        if not self.inside:
+            self.last = False
 
     def forward(self) -> Callable[..., Any]:
         """What takes the place of the decoder's forward."""
@@ -228,9 +245,10 @@ class _Reading:
             rows = [(ids[i : i + 1, skip:], kept.states[i], skip) for i, skip in enumerate(skipped)]
         found = []
         for row, state, skip in rows:
-            hidden = self.reader.read(row, state)
-            if asked and row.shape[1] > 1 and (last := self.reader.answering(state)) is not None:
-                hidden = torch.cat([hidden[:, :-1], last], 1)
+            if asked and row.shape[1] > 1:
+                hidden = self.reader.prompt(row, state, self.last)
+            else:
+                hidden = self.reader.read(row, state)
             found.append(nn.functional.pad(hidden, (0, 0, skip, 0)))
         return torch.cat(found)
 

@@ -14,7 +14,7 @@ from ropewalk.attention.cache_argument import as_argument, of_output
 from ropewalk.backends.backend import Ask
 from ropewalk.backends.nll import answer_match, token_nll
 from ropewalk.backends.prefix import Runner
-from ropewalk.methods.memory.reader import Reader
+from ropewalk.methods.memory.reader import Reader, reading
 from ropewalk.rope.live import decoder
 from ropewalk.serving.batch import Batch, way_of
 from ropewalk.training.one_shot import OneShot
@@ -44,9 +44,10 @@ class AsTheModel(Reader):
         return self.body(input_ids=ids, attention_mask=mask, use_cache=True, **as_argument(self.body, cache))[0]
 
 
-class Answering(AsTheModel):
-    def answering(self, state):
-        return torch.ones(state[0], 1, 64)
+class Prompted(AsTheModel):
+    def prompt(self, ids, state, last):
+        self.pieces.append(last)
+        return torch.ones(*ids.shape, 64) + 0 * self.read(ids, state)
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,11 @@ class Plainly(MemoryMethod):
     """Made for these tests."""
 
     apart: bool = False
-    kind = AsTheModel
     name = "plainly"
     cache_exact = True
 
     def reader(self, model, to):
-        return type(self).kind(decoder(model), self.apart)
-
-
-class Answers(Plainly):
-    kind = Answering
+        return AsTheModel(decoder(model), self.apart)
 
 
 every_way = pytest.mark.parametrize("chosen", [Plainly(), Plainly(apart=True)], ids=["together", "apart"])
@@ -142,15 +138,19 @@ def test_training_goes_through_the_reader_with_gradients():
 
 
 @torch.no_grad()
-def test_the_last_state_of_a_prompt_may_change_where_it_is_gone_on_with():
+def test_a_reader_knows_a_prompt_from_a_text_whose_losses_are_asked_for():
     model = subject()
-    with Answers().on(model, TWICE):
-        body = decoder(model)
-        asked, kept = body(IDS, use_cache=True), body(IDS, use_cache=False)
-        assert (asked[0][:, -1] == 1).all() and torch.equal(asked[0][:, :-1], kept[0][:, :-1])
-        assert not (kept[0][:, -1] == 1).all()
-        one = body(IDS[:, :1], use_cache=True, **as_argument(body, of_output(asked)))
-        assert not (one[0] == 1).all(), "a token of an answer is no prompt"
+    reader = Prompted(decoder(model))
+    with reading(model, reader):
+        assert not (logits(model, IDS) == logits(model, IDS)[:, :1]).all(), "read"
+        scores, held = step(model, IDS)
+        assert (scores == scores[:, :1]).all(), "as a prompt"
+        later, _ = step(model, IDS[:, :1], held)
+        assert not torch.equal(later, scores[:, :1]), "a token of an answer is no prompt"
+        assert True not in reader.pieces and False in reader.pieces
+        step(model, IDS, logits_to_keep=1)
+        model.generate(IDS, attention_mask=torch.ones_like(IDS), **OPTIONS)
+        assert reader.pieces.count(True) == 2, "where nothing but the last logits are asked for"
 
 
 @torch.no_grad()
