@@ -151,6 +151,12 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("longgen", "LongGen", "memory.longgen:LongGen",
           "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
           "no", CODE, "2410.01485"),
+    Entry("beacon", "Activation Beacon", "memory.beacon:ActivationBeacon",
+          "tokens with projections of their own condense each window's keys and values", "memory", "no", CODE,
+          "2401.03462"),
+    Entry("ext-tok", "Extensible Tokenization", "memory.ext_tok:ExtensibleTokenization",
+          "outputs of a small model stand in place of token embeddings of the past", "memory", "no", CODE,
+          "2401.07793"),
 )  # fmt: skip
 
 

@@ -192,7 +192,7 @@ class CondensingMethod(TrainedMemory, MemoryMethod):
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
         w = rope_config.trained_window(config)
-        return cls(window=w // 4, ratio=4, ratios=(2, 4)).begun(), cls(window=w // 2, ratios=(4, 8)).begun()
+        return cls(window=w // 4, ratio=4, ratios=(2, 4)).begun(), cls(window=w // 8, ratios=(8,)).begun()
 
     @property
     def drawn(self) -> tuple[int, ...]:

@@ -82,6 +82,10 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "2512.12167"),
     RecipeEntry("longgen", "LongGen", "memories:longgen", "sparse layers around a full middle third; all weights",
                 "2410.01485"),
+    RecipeEntry("beacon", "Activation Beacon", "memories:beacon",
+                "beacons' projections; the ratio drawn for each window", "2401.03462"),
+    RecipeEntry("ext-tok", "Extensible Tokenization", "memories:ext_tok",
+                "a copy of the first layers; the ratio drawn for each window", "2401.07793"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}
