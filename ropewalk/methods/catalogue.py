@@ -162,6 +162,12 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("qttt", "qTTT (query-only test-time training)", "memory.qttt:QTTT",
           "queries that are trained on spans of the text, over frozen keys and values", "memory",
           "yes: trains as it reads", CODE, "2512.13898"),
+    Entry("beacon", "Activation Beacon", "memory.beacon:ActivationBeacon",
+          "tokens with projections of their own condense each window's keys and values", "memory", "no", CODE,
+          "2401.03462"),
+    Entry("ext-tok", "Extensible Tokenization", "memory.ext_tok:ExtensibleTokenization",
+          "outputs of a small model stand in place of token embeddings of the past", "memory", "no", CODE,
+          "2401.07793"),
 )  # fmt: skip
 
 

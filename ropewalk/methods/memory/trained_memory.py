@@ -181,11 +181,13 @@ class TrainedMemory(Method):
 
     Attributes:
         trained: the folder that ``ropewalk train`` wrote; other options come from there.
+        chosen: those of them that may be others when the memory is used.
     """
 
     trained: str = field(default="", kw_only=True)
 
     given: ClassVar[tuple[str, ...]] = ("trained",)
+    chosen: ClassVar[tuple[str, ...]] = ()
     is_begun: ClassVar[bool] = False  # of single ones: that nobody has trained, and that are put on nevertheless
     is_seen: ClassVar[bool] = False  # likewise: of which it is known that they belong to the model
 
@@ -196,7 +198,7 @@ class TrainedMemory(Method):
             own = getattr(self, name)
             if own == _default(self, name):
                 object.__setattr__(self, name, value)
-            elif own != value:
+            elif own != value and name not in self.chosen:
                 self._refuse_other(name, value, own)
 
     # What a memory says of itself.
@@ -261,7 +263,7 @@ class TrainedMemory(Method):
             UserError: naming the option and both values.
         """
         for name, value in options.items():
-            if getattr(self, name) != value:
+            if getattr(self, name) != value and name not in self.chosen:
                 self._refuse_other(name, getattr(self, name), value)
 
     def _refuse_other(self, name: str, trained: Any, said: Any) -> None:

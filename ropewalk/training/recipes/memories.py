@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ropewalk.training.recipe import Recipe
 
 
@@ -34,3 +36,23 @@ def fot() -> Recipe:
         micro=2,
         learning_rate=2e-5,
     )
+def beacon() -> Recipe:
+    """Activation Beacon: 1 G tokens of texts of up to 20,000, then 28,000 samples of tasks (arXiv 2401.03462).
+
+    The rate is that of the second part, batch and warmup are ours; here is the first one alone.
+    """
+    return Recipe(
+        name="beacon",
+        method="beacon",
+        steps=6250,
+        batch=8,
+        learning_rate=1e-5,
+    )
+
+
+def ext_tok() -> Recipe:
+    """Extensible Tokenization: all weights of the small model, the model frozen (arXiv 2401.07793).
+
+    Its steps, batch and rate are not known to us; here are those of the beacons.
+    """
+    return replace(beacon(), name="ext-tok", method="ext-tok")

@@ -84,6 +84,10 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "2410.01485"),
     RecipeEntry("fot", "Focused Transformer", "memories:fot",
                 "memory layers, beside windows of other documents; all weights", "2307.03170"),
+    RecipeEntry("beacon", "Activation Beacon", "memories:beacon",
+                "beacons' projections; the ratio drawn for each window", "2401.03462"),
+    RecipeEntry("ext-tok", "Extensible Tokenization", "memories:ext_tok",
+                "a copy of the first layers; the ratio drawn for each window", "2401.07793"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}
