@@ -1,9 +1,9 @@
 """A memory of weights that are trained while a text is read, once per large chunk (LaCT, arXiv 2505.23884).
 
-The memory is a SwiGLU layer f(x) = w1 (silu(w0 x) * (w2 x)). The tokens of a chunk read it as the chunks before left it;
-then it takes one step towards giving back each value v_i for its key k_i. The step is the sum of eta_i times the
-gradient of f(k_i) . v_i, with momentum, made orthogonal (Muon), and rows keep the norms that they began with. So a token
-never reads what a later one wrote, and a text may be cut anywhere: what is left of a chunk waits.
+The memory is a SwiGLU layer f(x) = w1 (silu(w0 x) * (w2 x)). The tokens of a chunk read it as the chunks before left
+it; then it takes one step towards giving back each value v_i for its key k_i. The step is the sum of eta_i times the
+gradient of f(k_i) . v_i, with momentum, made orthogonal (Muon), and rows keep the norms that they began with. So no
+token reads what a later one wrote, and a text may be cut anywhere: what is left of a chunk waits.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class FastWeights:
         while at < q.shape[2]:
             end = min(q.shape[2], at + self.chunk - memory.waiting[0].shape[2])
             outputs.append(asked(memory.weights, q[:, :, at:end]))
-            memory, at = memory._taking(k[:, :, at:end], v[:, :, at:end], rates[:, :, at:end], momenta[:, :, at:end]), end
+            memory = memory._taking(*(one[:, :, at:end] for one in (k, v, rates, momenta)))
+            at = end
         return torch.cat(outputs, 2), memory
 
     def _taking(self, *tokens: Tensor) -> FastWeights:
