@@ -1,4 +1,4 @@
-"""LaCT: a fast-weight layer beside a window of attention, trained once per large chunk of the text (arXiv 2505.23884)."""
+"""LaCT: beside a window of attention, a layer that is trained once per large chunk of the text (arXiv 2505.23884)."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class _Beside:
 class LaCT(TrainedMemory, MemoryMethod):
     """Attention sees the last ``window`` tokens; what came before is in weights that learn it, chunk by chunk.
 
-    What a text leaves is as large for a long text as for a short one. Queries and keys of the memory do not rotate, which
-    the paper found to work too: it is asked at any distance.
+    What a text leaves is as large for a long text as for a short one. Queries and keys of the memory do not rotate,
+    which the official code found to work too: it is asked at any distance.
 
     Attributes:
         chunk: tokens per step of the memory, at most ``window``; None means ``window``.
@@ -156,8 +156,8 @@ class LaCT(TrainedMemory, MemoryMethod):
             width = one.heads * one.width
             if width % self.heads:
                 raise UserError(
-                    f"{self.name}: heads is {self.heads}, expected a divisor of the {width} numbers that the query heads "
-                    f"of layer {one.index} have"
+                    f"{self.name}: heads is {self.heads}, expected a divisor of the {width} numbers that the query "
+                    f"heads of layer {one.index} have"
                 )
             made.append(LargeChunk(one.module.q_proj.in_features, width, self.heads, self.rank))
         return nn.ModuleList(made)

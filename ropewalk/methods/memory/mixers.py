@@ -26,6 +26,7 @@ from ropewalk.rope.live import decoder, still
 from ropewalk.rope.probe import probe
 from ropewalk.rope.rotation import Turn
 
+SLOT = "_ropewalk_mixed"  # attribute of the decoder while a reader is on
 NAME = "ropewalk-mixers"  # of the registered attention and mask functions
 TRIED = 24  # tokens on which a layer is compared with its parts
 UNKNOWN = ("clip_qkv", "attn_temperature_tuning", "attention_chunk_size", "attention_dropout")  # in configurations
@@ -150,6 +151,7 @@ class MixedReader(Reader):
     start: int = 0  # of what is being read, or was last
     before: list[Any] = field(default_factory=list)  # states there; layers that are checkpointed ask a second time
     behind: list[Any] = field(default_factory=list)
+    own_way: str = ""  # in which the model attends without mixers
 
     def begin(self, rows: int) -> States:
         return States([mixer.begin(rows) for mixer in self.mixers])
@@ -168,16 +170,42 @@ class MixedReader(Reader):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        config: Any = decoder(self.model).config
         AttentionInterface.register(NAME, _unmixed)
         AttentionMaskInterface.register(NAME, lambda *sizes, **more: None)
+        body: Any = decoder(self.model)
         with ExitStack() as stack:
-            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = NAME
+            setattr(body, SLOT, self)
+            stack.callback(delattr, body, SLOT)
+            stack.callback(setattr, body.config, "_attn_implementation", body.config._attn_implementation)
+            self.own_way = body.config._attn_implementation
+            body.config._attn_implementation = NAME
             for order, one in enumerate(self.parts):
                 vars(one.module)["forward"] = self._forward(order)
                 stack.callback(vars(one.module).pop, "forward")
             yield
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """The model as it is without mixers, for a while, with the reader still on."""
+        config: Any = decoder(self.model).config
+        mixing = [vars(one.module).pop("forward") for one in self.parts]
+        config._attn_implementation = self.own_way
+        try:
+            yield
+        finally:
+            config._attn_implementation = NAME
+            for one, forward in zip(self.parts, mixing, strict=True):
+                vars(one.module)["forward"] = forward
+
+    def taught(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of every layer, what its attention is given and what it gives, in the model as it is without mixers."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        with ExitStack() as stack:
+            stack.enter_context(self.plainly())
+            for one in self.parts:
+                stack.callback(one.module.register_forward_hook(_noted(found), with_kwargs=True).remove)
+            self.model(input_ids=ids, use_cache=False)
+        return [found[id(one.module)] for one in self.parts]
 
     def _forward(self, order: int) -> Callable[..., tuple[Tensor, None]]:
         """The forward of a layer's attention module."""
@@ -187,6 +215,26 @@ class MixedReader(Reader):
             return out, None
 
         return forward
+
+
+def reader_on(model: nn.Module) -> MixedReader:
+    """The reader with mixers that is on a model."""
+    found: MixedReader = getattr(decoder(model), SLOT)
+    return found
+
+
+Note = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def _noted(found: dict[int, Any]) -> Note:
+    """A hook that keeps what an attention module is given, and the first of the two things that it gives."""
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Any) -> None:
+        hidden = more.get("hidden_states", inputs[0] if inputs else None)
+        if isinstance(hidden, Tensor) and isinstance(output, tuple) and len(output) == 2:
+            found[id(module)] = hidden, output[0]
+
+    return note
 
 
 def _unmixed(module: nn.Module, *arguments: Any, **more: Any) -> NoReturn:
@@ -211,8 +259,7 @@ def taken_apart(model: nn.Module) -> list[Parts]:
         if how.rotary is not None:
             if how.rotary.rope_type in BY_LENGTH:
                 _refuse(
-                    model,
-                    f"its rope goes by the length of what it reads at a time ({how.rotary.rope_type}), which is a piece",
+                    model, f"its rope ({how.rotary.rope_type}) goes by the length of what it reads, which is a piece"
                 )
             turn = Turn(how.rotary.inv_freq.float().clone(), how.rotary.attention_scaling, how.style, how.place)
         width = module.q_proj.out_features // how.heads
@@ -239,24 +286,20 @@ def _refuse(model: nn.Module, what: str) -> NoReturn:
 def _compare(model: nn.Module, parts: Sequence[Parts]) -> None:
     """Refuse layers that give anything else than plain attention out of their parts."""
     body: Any = decoder(model)
-    seen: dict[int, tuple[Tensor, Any]] = {}
-
-    def note(module: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], output: Any) -> None:
-        seen[id(module)] = more.get("hidden_states", inputs[0] if inputs else None), output
-
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack:
         stack.enter_context(still(body))
         for one in parts:
-            stack.callback(one.module.register_forward_hook(note, with_kwargs=True).remove)
+            stack.callback(one.module.register_forward_hook(_noted(seen), with_kwargs=True).remove)
         ids = torch.arange(3, 3 + TRIED, device=next(body.parameters()).device)[None] % int(body.config.vocab_size)
         body(input_ids=ids, use_cache=False)
     for one in parts:
-        hidden, output = seen.get(id(one.module), (None, None))
-        if not isinstance(hidden, Tensor) or not isinstance(output, tuple) or len(output) != 2:
+        if id(one.module) not in seen:
             _refuse(model, f"layer {one.index} is not given hidden_states, or does not give two things back")
+        hidden, output = seen[id(one.module)]
         q, k = one.queries(one.module.q_proj(hidden)), one.keys(one.module.k_proj(hidden))
         q, k = one.turned(q, 0), one.turned(k, 0)
         found = one.out(one.attended(q, k, one.values(one.module.v_proj(hidden))))
-        off = float((found - output[0]).float().norm() / output[0].float().norm().clamp_min(1e-30))
+        off = float((found - output).float().norm() / output.float().norm().clamp_min(1e-30))
         if not off <= max(1e-4, 8 * torch.finfo(found.dtype).eps):
             _refuse(model, f"layer {one.index} is off by {off:.2g} of its size from plain attention out of its parts")
