@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, NoReturn
@@ -49,6 +49,10 @@ class Reader:
         """Last hidden states [B, n, D] of tokens int64 [B, n] that follow what ``state`` has read."""
         raise NotImplementedError
 
+    def attached(self) -> AbstractContextManager[None]:
+        """What stays on the model while the reader is on, between reads too."""
+        return nullcontext()
+
     def answering(self, state: Any) -> Tensor | None:
         """Called where a prompt of several tokens was read that is to be gone on with.
 
@@ -65,7 +69,8 @@ def reading(model: nn.Module, reader: Reader) -> Iterator[None]:
     own = vars(body).get("forward")
     body.forward = _Reading(body, reader).forward()  # type: ignore[method-assign]
     try:
-        yield
+        with reader.attached():
+            yield
     finally:
         del body.forward
         if own is not None:  # of a library that moves weights between devices
