@@ -151,6 +151,10 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("longgen", "LongGen", "memory.longgen:LongGen",
           "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
           "no", CODE, "2410.01485"),
+    Entry("lact", "LaCT", "memory.lact:LaCT", "a window, and weights that learn the text chunk by chunk beside it",
+          "memory", "no", CODE, "2505.23884"),
+    Entry("hylo", "HyLo", "memory.hylo:HyLo", "some layers attend through latent keys, the others are linear",
+          "memory", "no", CODE, "2604.24715"),
 )  # fmt: skip
 
 

@@ -218,11 +218,8 @@ class HyLo(TrainedMemory, MemoryMethod):
                 mixers.append(_Linear(one, cast(LinearLayer, layer), self.linear == "gated-delta", hype))
         return MixedReader(model, parts, mixers, PIECE)
 
-    def taught_alone(self, left: int) -> bool:
-        return left > 0
-
-    def auxiliary(self, model: PreTrainedModel, batch: Any, left: int) -> Tensor | None:
-        """The teacher's loss: outputs of every layer where two stages or more are left, predictions where one is."""
+    def taught(self, model: PreTrainedModel, batch: Any, left: int) -> Tensor | None:
+        """Outputs of every layer where two stages or more are left, the teacher's predictions where one is."""
         if left == 0:
             return None
         reader, real = reader_on(model), batch.targets >= 0

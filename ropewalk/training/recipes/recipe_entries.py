@@ -82,6 +82,10 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "2512.12167"),
     RecipeEntry("longgen", "LongGen", "memories:longgen", "sparse layers around a full middle third; all weights",
                 "2410.01485"),
+    RecipeEntry("lact", "LaCT", "memories:lact", "weights that learn while a text is read, beside a window",
+                "2505.23884"),
+    RecipeEntry("hylo", "HyLo", "memories:hylo", "layers become latent attention or linear; taught by the model itself",
+                "2604.24715"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}
