@@ -2,12 +2,14 @@
 
 A tile's backward pass is given the output and the log-sum-exp of the *whole* row, over all tiles. Then
 P = exp(S - lse) and dS = P * (dP - rowsum(dO * O)) are the tile's part of the exact gradient
-(arXiv 2112.05682; no stock kernel differentiates its log-sum-exp).
+(arXiv 2112.05682; no stock kernel differentiates its log-sum-exp). ``Chunked`` is that paper's attention itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,8 +20,11 @@ from torch.nn import functional as F
 
 from ropewalk.attention.bias import OnTile
 from ropewalk.attention.tiles import Tile
+from ropewalk.common.errors import UserError, did_you_mean
 
-ROWS = 256  # queries whose scores the dense kernel holds at once
+ROWS = 256  # queries whose scores the dense kernels hold at once
+COLUMNS = 1024  # keys that the chunked one holds with them, or the root of their number if that is more
+CHOICE = "ROPEWALK_KERNEL"  # variable that names a kernel
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 aten: Any = torch.ops.aten
@@ -216,6 +221,110 @@ class Dense:
         return torch.cat(dq, -2).to(q.dtype), _per_key_head(dk, k), _per_key_head(dv, v)
 
 
+@dataclass(frozen=True)
+class Chunked(Dense):
+    """The same by chunks of keys too, merged under a running maximum: no flash kernel and no row of scores.
+
+    Scores of ``ROWS`` queries and max(``COLUMNS``, sqrt(K)) keys are held at once, in float32 at least, beside outputs
+    and gradients; what a bias is added to is left to ``Dense``.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        return self._merged(q, k, v, scale, self._chunks(q, k, causal))
+
+    def masked(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor | None], scale: float, bias: OnTile | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if bias is not None:
+            return super().masked(q, k, v, masks, scale, bias)
+        return self._merged(q, k, v, scale, self._chunks(q, k, False, masks))
+
+    def backward(
+        self, do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool, scale: float
+    ) -> Gradients:
+        return self._summed(do, q, k, v, o, lse, scale, self._chunks(q, k, causal))
+
+    def gradients(
+        self,
+        do: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        o: Tensor,
+        lse: Tensor,
+        scale: float,
+        masks: Sequence[Tensor | None],
+        bias: OnTile | None = None,
+    ) -> Gradients:
+        if bias is not None:
+            return super().gradients(do, q, k, v, o, lse, scale, masks, bias)
+        return self._summed(do, q, k, v, o, lse, scale, self._chunks(q, k, False, masks))
+
+    def _chunks(
+        self, q: Tensor, k: Tensor, causal: bool, masks: Sequence[Tensor | None] | None = None
+    ) -> Iterator[tuple[slice, slice, Tensor | None]]:
+        """Queries, keys, and which of them see which, None if all do; what no query of a chunk sees is left out."""
+        n, keys = q.shape[-2], k.shape[-2]
+        wide = max(COLUMNS, math.isqrt(keys))
+        for i in range(0, n, ROWS):
+            rows = slice(i, min(i + ROWS, n))
+            mask = None if masks is None else masks[i // ROWS]
+            for j in range(0, min(keys, rows.stop) if causal else keys, wide):
+                columns = slice(j, min(j + wide, keys))
+                if mask is not None:
+                    yield rows, columns, mask[..., columns]
+                elif causal and columns.stop > i + 1:
+                    places = torch.arange(max(n, keys), device=q.device)
+                    yield rows, columns, places[columns] <= places[rows, None]
+                else:
+                    yield rows, columns, None
+
+    def _merged(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, chunks: Iterator[tuple[slice, slice, Tensor | None]]
+    ) -> tuple[Tensor, Tensor]:
+        kind = _precise(q)
+        out = q.new_empty(*q.shape[:-1], v.shape[-1], dtype=kind)
+        lse = q.new_empty(q.shape[:-1], dtype=kind)
+        for rows, columns, mask in chunks:
+            some = (x.to(kind) for x in (q[:, :, rows], k[:, :, columns], v[:, :, columns]))
+            part = self._rows(*some, scale, 0, mask, None)
+            if columns.start == 0:
+                out[:, :, rows], lse[:, :, rows] = part
+            else:
+                merge(out[:, :, rows], lse[:, :, rows], *part)
+        return out.to(v.dtype), lse
+
+    def _summed(
+        self,
+        do: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        o: Tensor,
+        lse: Tensor,
+        scale: float,
+        chunks: Iterator[tuple[slice, slice, Tensor | None]],
+    ) -> Gradients:
+        kind = _precise(q)
+        dq, dk, dv = (torch.zeros_like(x, dtype=kind) for x in (q, k, v))
+        for rows, columns, mask in chunks:
+            some = do[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows]
+            wide = (x.to(kind) for x in some)
+            of_q, of_k, of_v = super().gradients(*wide, lse[:, :, rows], scale, [mask])
+            dq[:, :, rows] += of_q
+            dk[:, :, columns] += of_k
+            dv[:, :, columns] += of_v
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+
+def merge(o: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
+    """Merge another part, [..., D] and [...], into the part (``o``, ``lse``) in place."""
+    total = torch.logaddexp(lse, more_lse)
+    finite = total.clamp_min(torch.finfo(total.dtype).min)
+    o.mul_((lse - finite).exp()[..., None]).addcmul_(more.to(o.dtype), (more_lse - finite).exp()[..., None])
+    lse.copy_(total)
+
+
 def causal_masks(q: Tensor, k: Tensor, causal: bool) -> list[Tensor | None]:
     """Masks of a causal tile, one per ``ROWS`` queries, bool [rows, K]; None if all keys are seen."""
     rows, keys = (torch.arange(x.shape[-2], device=q.device) for x in (q, k))
@@ -269,14 +378,28 @@ def dense(backend: Backend) -> Dense:
     return backend if isinstance(backend, Dense) else Dense(getattr(backend, "softcap", None))
 
 
+NAMED = {"dense": Dense, "chunked": Chunked}  # kernels of torch's plain operations, for any device and softcap
+
+
 def backend_for(q: Tensor, softcap: float | None) -> Backend:
-    """The fastest kernel that computes this exactly."""
-    device = q.device.type
+    """The fastest kernel that computes this exactly, or the one that the variable ROPEWALK_KERNEL names.
+
+    Raises:
+        UserError: if it names none.
+    """
+    device, name = q.device.type, os.environ.get(CHOICE)
+    if name:
+        if name not in NAMED:
+            raise UserError(
+                f"{CHOICE} is {name!r}{did_you_mean(name, NAMED)}",
+                f"Say {' or '.join(NAMED)}, or unset it: the fastest is taken then.",
+            )
+        return NAMED[name](softcap)
     if softcap is not None:
-        return Flex(softcap) if device == "cuda" else Dense(softcap)
+        return Flex(softcap) if device == "cuda" else Chunked(softcap)
     if device == "cpu":
         return CPUFlash()
     if device == "cuda" and q.dtype != torch.float64:
         half = q.dtype in (torch.float16, torch.bfloat16)
         return CUDAFlash() if half and q.shape[-1] <= 256 else CUDAEfficient()
-    return Dense()
+    return Chunked()

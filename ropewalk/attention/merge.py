@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention.bias import Bias, Of, OnTile
-from ropewalk.attention.kernels import Backend, bounds_masks, dense, tile_masks
+from ropewalk.attention.kernels import Backend, bounds_masks, dense, merge, tile_masks
 from ropewalk.attention.tiles import Tile
 
 KEYS = 8192  # whose gradients a backward kernel returns at once
@@ -157,14 +157,6 @@ def finish(merged: Tensor, lse: Tensor, sinks: Tensor | None, dtype: torch.dtype
         alone, lse = lse, torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
         merged.mul_((alone - lse).exp()[..., None])
     return merged.to(dtype), lse
-
-
-def merge(o: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
-    """Merge another part, [..., D] and [...], into the part (``o``, ``lse``) in place."""
-    total = torch.logaddexp(lse, more_lse)
-    finite = total.clamp_min(torch.finfo(total.dtype).min)
-    o.mul_((lse - finite).exp()[..., None]).addcmul_(more.to(o.dtype), (more_lse - finite).exp()[..., None])
-    lse.copy_(total)
 
 
 def _is_whole(part: Part, n: int) -> bool:

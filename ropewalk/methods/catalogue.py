@@ -168,6 +168,10 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("ext-tok", "Extensible Tokenization", "memory.ext_tok:ExtensibleTokenization",
           "outputs of a small model stand in place of token embeddings of the past", "memory", "no", CODE,
           "2401.07793"),
+    Entry("lact", "LaCT", "memory.lact:LaCT", "a window, and weights that learn the text chunk by chunk beside it",
+          "memory", "no", CODE, "2505.23884"),
+    Entry("hylo", "HyLo", "memory.hylo:HyLo", "some layers attend through latent keys, the others are linear",
+          "memory", "no", CODE, "2604.24715"),
 )  # fmt: skip
 
 

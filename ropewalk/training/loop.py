@@ -367,13 +367,16 @@ class Run:
         mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
         return part.first + (step - part.start) * part.rows, mine
 
-    def gradients(self, batch: Batch, micro: int, reference: Tensor | None = None) -> tuple[float, int]:
+    def gradients(
+        self, batch: Batch, micro: int, reference: Tensor | None = None, left: int = 0
+    ) -> tuple[float, int]:
         """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.
 
         Args:
             batch: of this process.
             micro: rows per forward pass.
             reference: log-probabilities of a batch of pairs by the model as it came, behind short contexts, [P, 2].
+            left: stages of the run after this one.
 
         Raises:
             UserError: if no token has a loss.
@@ -392,7 +395,12 @@ class Run:
         device = self.model.device
         loss = torch.zeros((), dtype=torch.float64, device=device)
         for some in (one.to(device) for one in batch.split(micro)):
-            loss += self.way.backward(self.model, some, denominator).double()
+            taught = None if self.memory is None else self.memory.taught(self.model, some, left)
+            if taught is None:
+                loss += self.way.backward(self.model, some, denominator).double()
+            else:
+                (taught / denominator).backward()
+                loss += taught.detach().double() / denominator
             loss += self.beside(some, denominator)
         self.processes.add_up(one.grad for one in self.model.parameters() if one.grad is not None)
         if objective is not None:
@@ -428,7 +436,8 @@ class Run:
             torch.cuda.reset_peak_memory_stats(device)
         first, mine = self._share(step, part)
         reference = None if self.references is None else self.references.of_samples(first, part.rows, mine)
-        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro, reference)
+        left = len(self.parts) - 1 - self.parts.index(part)
+        total, tokens = self.gradients(self.batch(step, part, sampler), self.recipe.micro, reference, left)
         rate = self._rate(step, part)
         taken = self.optimizer.step(rate)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
@@ -444,7 +453,7 @@ class Run:
         recipe = self.recipe
         within, steps = (step - part.start, part.steps) if recipe.restart else (step, recipe.steps)
         how = {"warmup": recipe.warmup, "warmup_from": recipe.warmup_from, "floor": recipe.floor}
-        return factor(within, steps, schedule=recipe.schedule, **how)  # type: ignore[arg-type]
+        return part.stage.rate * factor(within, steps, schedule=recipe.schedule, **how)  # type: ignore[arg-type]
 
     def _refuse_rest(self) -> None:
         """Refuse a run whose learning rate is never above 0.

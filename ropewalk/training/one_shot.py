@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +16,18 @@ from torch.autograd.graph import save_on_cpu
 from ropewalk.attention.engine import attending_plainly
 from ropewalk.attention.spread import Spread
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import decoder, still
+from ropewalk.rope.live import ON, decoder, still
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
-from ropewalk.training.sharding import inside
+from ropewalk.training.sharding import inside, is_sharded
 from ropewalk.training.tiled_mlp import tiled_mlps
 from ropewalk.training.training_batch import Batch
 
 TRIED = 12  # tokens of each of two documents that a model is tried on
 TAIL = 3  # of the first one's, which are changed: those that a short convolution carries across
 UNMOVED = 1e-4  # of what hidden states change by elsewhere: experts round otherwise
+
+_apart: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -53,12 +57,26 @@ def require_apart(model: nn.Module) -> None:
         )
 
 
+def keeps_apart(model: nn.Module) -> bool:
+    """Whether rows may go through a model as documents of one row, without their padding; asked once per method."""
+    known, setting = _apart.setdefault(model, {}), getattr(decoder(model), ON, "")
+    if setting not in known:
+        try:
+            require_apart(model)
+            known[setting] = True
+        except UserError as error:
+            logging.getLogger("ropewalk").info("rows are padded: %s", error.message)
+            known[setting] = False
+    return known[setting]
+
+
 @dataclass(frozen=True)
 class OneShot:
     """All activations at once.
 
     Rows of one document go through the model as it is, with a mask of ones: without one, transformers takes positions
-    that jump for documents. Packed rows go through the region engine, which knows documents, and builds no mask.
+    that jump for documents. Packed rows go through the region engine, which knows documents, and builds no mask; so do
+    rows of several lengths, as one row without padding, where the model keeps documents apart and is not sharded.
     Methods that are on stay on.
 
     Attributes:
@@ -92,6 +110,8 @@ class OneShot:
             UserError: if head or attention cannot be followed.
         """
 
+        batch = self._unpadded(model, batch)
+
         def summed(head: Head, hidden: Tensor) -> Tensor:
             return head.loss(hidden, batch.targets.flatten(), batch.weights.flatten() / denominator)
 
@@ -106,8 +126,20 @@ class OneShot:
         Raises:
             UserError: as ``backward``.
         """
-        with self._read(model, batch, lambda head, hidden: head.losses(hidden, batch.targets.flatten())) as found:
-            return found.view(batch.targets.shape)
+        some = self._unpadded(model, batch)
+        with self._read(model, some, lambda head, hidden: head.losses(hidden, some.targets.flatten())) as found:
+            if some is batch:
+                return found.view(batch.targets.shape)
+            losses = found.new_zeros(batch.targets.shape)
+            losses[batch.real] = found
+            return losses
+
+    def _unpadded(self, model: nn.Module, batch: Batch) -> Batch:
+        """The batch as it is read."""
+        real = batch.real
+        if self.spread is not None or is_sharded(model) or bool(real.all()) or not bool(real.any()):
+            return batch
+        return batch.unpadded() if keeps_apart(model) else batch
 
     @contextmanager
     def _read(self, model: nn.Module, batch: Batch, use: Callable[[Head, Tensor], Tensor]) -> Iterator[Tensor]:

@@ -52,6 +52,7 @@ class Stage:
         reach: positions that samples come to, as a share of the target; 0: the pretrained window.
         batch: samples per step, as a multiple of the recipe's.
         method: the rope of this stage; empty: the recipe's.
+        rate: its learning rate, as a multiple of the recipe's.
     """
 
     steps: int
@@ -59,6 +60,7 @@ class Stage:
     reach: float = 1.0
     batch: float = 1.0
     method: str = ""
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

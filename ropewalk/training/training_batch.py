@@ -78,6 +78,18 @@ class Batch:
         changes = self.document_ids[:, 1:] != self.document_ids[:, :-1]
         return bool((changes & (self.document_ids[:, 1:] != PADDING)).any())
 
+    @property
+    def real(self) -> Tensor:
+        """What is no padding, bool [B, N]."""
+        return self.document_ids != PADDING
+
+    def unpadded(self) -> Batch:
+        """All tokens that are no padding, as one row in which the rows' documents are apart (arXiv 2210.03052)."""
+        rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
+        count = int(self.document_ids[self.real].max()) + 1
+        apart = replace(self, document_ids=self.document_ids + rows * count)
+        return replace(apart, **{one.name: getattr(apart, one.name)[self.real][None] for one in fields(self)})
+
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device."""
         return replace(self, **{one.name: getattr(self, one.name).to(device) for one in fields(self)})

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ropewalk.attention.kernels import CPUFlash, Dense, backend_for
+from ropewalk.attention.kernels import Chunked, CPUFlash, Dense, backend_for
 from ropewalk.attention.merge import Own, Part, attend, merge
 from ropewalk.attention.tiles import tiles
+from ropewalk.common.errors import UserError
 
 B, N, D = 2, 90, 16
 m = np.arange(N)
@@ -24,9 +25,22 @@ CUTS = {  # disjoint bounds of several parts: (query map, key map, lo, hi)
     "ragged": [(0, 0, m * m // N, m + 1), (1, 1, 0 * m, m * m // N)],
     "some see nothing": [(0, 0, np.maximum(0, m - 5), np.where(m < 7, 0, m + 1))],
 }
-KERNELS = {"flash": CPUFlash(), "dense": Dense(), "softcap": Dense(softcap=2.0)}
+KERNELS = {
+    "flash": CPUFlash(),
+    "dense": Dense(),
+    "softcap": Dense(softcap=2.0),
+    "chunked": Chunked(),
+    "chunked softcap": Chunked(softcap=2.0),
+}
 cuts = pytest.mark.parametrize("cut", CUTS)
 kernels = pytest.mark.parametrize("kernel", KERNELS)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """So that these short texts are cut too."""
+    monkeypatch.setattr("ropewalk.attention.kernels.ROWS", 16)
+    monkeypatch.setattr("ropewalk.attention.kernels.COLUMNS", 12)
 
 
 def parts_of(cut, heads=None):
@@ -210,8 +224,40 @@ def test_gradients_of_keys_before_ones_own_are_left_where_they_stay(pieces, monk
         torch.testing.assert_close(belongs, wanted[:, :, -30:] + 1)
 
 
-def test_the_kernel_is_chosen_by_device_type_and_softcap():
+def test_the_kernel_is_chosen_by_device_type_and_softcap(monkeypatch):
     q = torch.zeros(1, 1, 1, 8)
     assert isinstance(backend_for(q, None), CPUFlash)
+    assert backend_for(q, 30.0) == Chunked(30.0)
+    assert backend_for(q.to("meta"), None) == Chunked()
+    monkeypatch.setenv("ROPEWALK_KERNEL", "chunked")
+    assert backend_for(q, None) == Chunked() != Dense()
+    monkeypatch.setenv("ROPEWALK_KERNEL", "dense")
     assert backend_for(q, 30.0) == Dense(30.0)
-    assert backend_for(q.to("meta"), None) == Dense()
+    monkeypatch.setenv("ROPEWALK_KERNEL", "chunkd")
+    with pytest.raises(UserError, match="did you mean 'chunked'"):
+        backend_for(q, None)
+
+
+def test_chunks_hold_as_many_scores_as_the_root_of_the_keys_times_a_constant(monkeypatch):
+    """Every score is made by one function; a call of it is what is held at once."""
+    monkeypatch.setattr("ropewalk.attention.kernels.COLUMNS", 4)
+    monkeypatch.setattr("ropewalk.attention.kernels.ROWS", 32)
+    made = []
+    scores = Dense._scores
+
+    def counting(*arguments):
+        found = scores(*arguments)
+        made.append(found[0].numel())
+        return found
+
+    monkeypatch.setattr(Dense, "_scores", counting)
+    held = {}
+    for kernel in (Chunked(), Dense()):
+        for n in (64, 256):
+            made.clear()
+            q, k, v = (torch.randn(1, 1, n, 1, generator=torch.Generator().manual_seed(i)) for i in range(3))
+            o, lse = kernel.forward(q, k, v, False, 1.0)
+            kernel.backward(o, q, k, v, o, lse, False, 1.0)
+            assert sum(made) == 2 * n * n
+            held[type(kernel), n] = max(made)
+    assert held == {(Chunked, 64): 32 * 8, (Chunked, 256): 32 * 16, (Dense, 64): 32 * 64, (Dense, 256): 32 * 256}

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ropewalk import method
 from ropewalk.attention import engine
 from ropewalk.common.errors import UserError
-from ropewalk.training.one_shot import OneShot, require_apart
+from ropewalk.training.one_shot import TRIED, OneShot, keeps_apart, require_apart
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.training_batch import Batch
 from tests.architectures import LATENT, ROUTED, build
@@ -145,3 +145,32 @@ def test_what_carries_from_one_packed_document_to_the_next_is_refused(name):
 def test_packed_rows_refuse_dropout_of_attention_before_the_first_step():
     with pytest.raises(UserError, match="dropout"):
         require_apart(tiny("llama", attention_dropout=0.1).train())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_rows_of_several_lengths_are_read_without_padding_and_give_what_padded_ones_give(family, monkeypatch):
+    model, read = tiny(family), []
+    body = model.get_decoder()
+    body.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"].shape), with_kwargs=True)
+    ragged = Batch.of([row(60, 23, 37), row(41, seed=1), row(9, seed=2)])
+    got, found = gradients(model, OneShot(), ragged)
+    losses = OneShot().losses(model, ragged)
+    assert [shape for shape in read if shape[1] > 2 * TRIED] == [(1, 110)] * 2  # it is tried on a few tokens first
+    read.clear()
+    monkeypatch.setattr(OneShot, "_unpadded", lambda self, model, batch: batch)
+    loss, expected = gradients(model, OneShot(), ragged)
+    assert read == [(3, 60)]
+    assert got == pytest.approx(loss, rel=1e-6) and error(found, expected) <= 2e-6
+    torch.testing.assert_close(losses, OneShot().losses(model, ragged))
+
+
+def test_rows_stay_padded_where_documents_would_leak(caplog):
+    model, read = side_by_side().train(), []
+    with caplog.at_level("INFO", "ropewalk"):
+        assert not keeps_apart(model)
+    assert "rows are padded" in caplog.text and "carries something" in caplog.text
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, given: read.append(given["input_ids"].shape), with_kwargs=True
+    )
+    OneShot().losses(model, Batch.of([row(20), row(11, seed=1)]))
+    assert (2, 20) in read and (1, 31) not in read

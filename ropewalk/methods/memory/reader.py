@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, NoReturn
@@ -51,6 +51,12 @@ class Reader:
 
     def prompt(self, ids: Tensor, state: Any, last: bool) -> Tensor:
         """As ``read``, where several tokens are read that are to be gone on with.
+    def attached(self) -> AbstractContextManager[None]:
+        """What stays on the model while the reader is on, between reads too."""
+        return nullcontext()
+
+    def answering(self, state: Any) -> Tensor | None:
+        """Called where a prompt of several tokens was read that is to be gone on with.
 
         Args:
             ids: int64 [B, n].
@@ -69,7 +75,8 @@ def reading(model: nn.Module, reader: Reader) -> Iterator[None]:
     hooks += [model.register_forward_hook(one.end, always_call=True)] if model is not body else []
     body.forward = one.forward()  # type: ignore[method-assign]
     try:
-        yield
+        with reader.attached():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -217,6 +217,16 @@ class TrainedMemory(Method):
         """Whether a parameter of the base, by its name in the model, is trained."""
         return False
 
+    def taught(self, model: PreTrainedModel, batch: Any, left: int) -> Tensor | None:
+        """The loss of a stage in place of the next token's, summed over a batch's tokens; None where there is none.
+
+        Args:
+            model: in training, with the method on.
+            batch: as of ``auxiliary``.
+            left: stages of the training after this one.
+        """
+        return None
+
     def auxiliary(self, model: PreTrainedModel, batch: Any) -> Tensor | None:
         """A further loss, summed over a batch's tokens, with gradients; None if there is none.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe import Recipe, Stage
 
 
 def longgen() -> Recipe:
@@ -56,3 +57,29 @@ def ext_tok() -> Recipe:
     Its steps, batch and rate are not known to us; here are those of the beacons.
     """
     return replace(beacon(), name="ext-tok", method="ext-tok")
+def lact() -> Recipe:
+    """LaCT: texts of the target's length at the paper's rate, of its 760M model (arXiv 2505.23884).
+
+    The paper trains whole models, from scratch; here the added parameters alone learn, for fewer steps than its.
+    """
+    return Recipe(name="lact", method="lact", steps=1000, batch=32, learning_rate=1e-3, warmup=100, schedule="cosine")
+
+
+def hylo() -> Recipe:
+    """HyLo's three stages, with HALO's lengths, batches and rates (arXiv 2604.24715, 2601.22156).
+
+    Outputs of layers, then predictions, both at the pretrained window, then texts of the target's length. HyLo's own
+    numbers are not known to us; all that is trained is what is new.
+    """
+    return Recipe(
+        name="hylo",
+        method="hylo",
+        steps=40500,
+        stages=(Stage(20000, reach=0.0), Stage(20000, reach=0.0, batch=3.0, rate=0.1), Stage(500, batch=0.5, rate=0.01)),
+        restart=True,
+        batch=32,
+        learning_rate=1e-3,
+        warmup=100,
+        schedule="cosine",
+        floor=0.01,
+    )

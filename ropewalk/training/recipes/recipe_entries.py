@@ -88,6 +88,10 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "beacons' projections; the ratio drawn for each window", "2401.03462"),
     RecipeEntry("ext-tok", "Extensible Tokenization", "memories:ext_tok",
                 "a copy of the first layers; the ratio drawn for each window", "2401.07793"),
+    RecipeEntry("lact", "LaCT", "memories:lact", "weights that learn while a text is read, beside a window",
+                "2505.23884"),
+    RecipeEntry("hylo", "HyLo", "memories:hylo", "layers become latent attention or linear; taught by the model itself",
+                "2604.24715"),
 )  # fmt: skip
 
 BY_ID = {entry.id: entry for entry in RECIPES}

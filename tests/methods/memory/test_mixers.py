@@ -1,0 +1,86 @@
+"""Attention taken apart is the model's own, or refused; mixers go with a reader and leave nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ropewalk.common.errors import UserError
+from ropewalk.methods.memory.mixers import MixedReader, Parts, reader_on, taken_apart
+from ropewalk.methods.memory.reader import reading
+from tests.models import in_pieces, tiny, tokens
+
+TAKEN = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "olmo2", "cohere", "gemma2", "smollm3"]
+
+
+@dataclass
+class Plain:
+    """Attention out of the parts, whose state is all rotated keys and values."""
+
+    parts: Parts
+
+    def begin(self, rows):
+        return None
+
+    def mix(self, hidden, start, state):
+        own, module = self.parts, self.parts.module
+        q, k, v = own.queries(module.q_proj(hidden)), own.keys(module.k_proj(hidden)), own.values(module.v_proj(hidden))
+        q, k = own.turned(q, start), own.turned(k, start)
+        if state is not None:
+            k, v = torch.cat([state[0], k], 2), torch.cat([state[1], v], 2)
+        return own.out(own.attended(q, k, v)), (k, v)
+
+
+def plain(model):
+    parts = taken_apart(model)
+    return MixedReader(model, parts, [Plain(one) for one in parts], piece=20)
+
+
+@pytest.mark.parametrize("family", TAKEN)
+@torch.no_grad()
+def test_plain_attention_out_of_its_parts_is_the_model(family):
+    model, ids = tiny(family), tokens(2, 50)
+    before = model(ids).logits
+    with reading(model, plain(model)):
+        torch.testing.assert_close(model(ids).logits, before, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(in_pieces(model, ids, 23, 1, 26), before, atol=2e-5, rtol=1e-5)
+    assert torch.equal(model(ids).logits, before)
+
+
+@torch.no_grad()
+def test_the_model_without_mixers_can_be_asked_in_between():
+    model, ids = tiny("llama"), tokens(1, 30)
+    parts = taken_apart(model)
+    before, given = model(ids).logits, []
+    hook = parts[1].module.register_forward_hook(lambda *seen: given.append((seen[2], seen[3])), with_kwargs=True)
+    model(ids)
+    hook.remove()
+
+    class Nothing(Plain):
+        def mix(self, hidden, start, state):
+            return torch.zeros_like(hidden), None
+
+    with reading(model, MixedReader(model, parts, [Nothing(one) for one in parts])):
+        nothing = model(ids).logits
+        with reader_on(model).plainly():
+            assert torch.equal(model(ids).logits, before)
+        hidden, out = reader_on(model).taught(ids)[1]
+        assert torch.equal(model(ids).logits, nothing) and not torch.equal(nothing, before)
+    assert torch.equal(hidden, given[0][0]["hidden_states"]) and torch.equal(out, given[0][1][0])
+    assert all("forward" not in vars(one.module) for one in parts)
+
+
+@pytest.mark.parametrize(("family", "why"), [("phi3", "q_proj"), ("gpt_neox", "q_proj"), ("gpt_oss", "off by")])
+def test_layers_that_are_something_else_are_refused(family, why):
+    with pytest.raises(UserError, match=f"cannot be given another mixer.*{why}"):
+        taken_apart(tiny(family))
+
+
+def test_what_a_short_text_does_not_show_is_refused_by_the_configuration():
+    with pytest.raises(UserError, match="attention_dropout is 0.1"):
+        taken_apart(tiny("llama", attention_dropout=0.1))
+    scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(UserError, match="dynamic"):
+        taken_apart(tiny("llama", rope_parameters=scaled))
