@@ -49,14 +49,12 @@ class Reader:
         """Last hidden states [B, n, D] of tokens int64 [B, n] that follow what ``state`` has read."""
         raise NotImplementedError
 
-    def prompt(self, ids: Tensor, state: Any, last: bool) -> Tensor:
-        """As ``read``, where several tokens are read that are to be gone on with.
     def attached(self) -> AbstractContextManager[None]:
         """What stays on the model while the reader is on, between reads too."""
         return nullcontext()
 
-    def answering(self, state: Any) -> Tensor | None:
-        """Called where a prompt of several tokens was read that is to be gone on with.
+    def prompt(self, ids: Tensor, state: Any, last: bool) -> Tensor:
+        """As ``read``, where several tokens are read that are to be gone on with.
 
         Args:
             ids: int64 [B, n].

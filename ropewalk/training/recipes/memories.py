@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ropewalk.training.recipe import Recipe
 from ropewalk.training.recipe import Recipe, Stage
 
 
@@ -37,6 +36,8 @@ def fot() -> Recipe:
         micro=2,
         learning_rate=2e-5,
     )
+
+
 def beacon() -> Recipe:
     """Activation Beacon: 1 G tokens of texts of up to 20,000, then 28,000 samples of tasks (arXiv 2401.03462).
 
@@ -57,6 +58,8 @@ def ext_tok() -> Recipe:
     Its steps, batch and rate are not known to us; here are those of the beacons.
     """
     return replace(beacon(), name="ext-tok", method="ext-tok")
+
+
 def lact() -> Recipe:
     """LaCT: texts of the target's length at the paper's rate, of its 760M model (arXiv 2505.23884).
 
