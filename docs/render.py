@@ -113,6 +113,37 @@ def setups_table() -> str:
     return "\n".join(rows)
 
 
+def encoding_claims_table() -> str:
+    """What papers say of encodings, what was measured of it, and the losses and shares that it was measured by."""
+    found = json.loads((CLAIMS / "encodings.json").read_text("utf-8"))
+    rows = ["| what the paper says | difference | seeds | | source |", "|---" * 5 + "|"]
+    for one in found["rows"]:
+        seen = interval(Estimate(one.get("measured"), one.get("low"), one.get("high")), "+.3f")
+        said = f"**{one['verdict']}**" if one["verdict"] in ("holds", "refuted") else one["verdict"]
+        rows.append(f"| {one['claim']} | {seen} | {one['n']} | {said} | {linked(one['paper'])} |")
+    lengths = [str(n) for n in found["texts"]]
+    rows += ["", f"| nats per byte of text at | {' | '.join(lengths)} |", "|---" * (1 + len(lengths)) + "|"]
+    for name, losses in found["loss"].items():
+        for way in dict.fromkeys(at.rpartition(" ")[0] for at in losses):
+            cells = [losses.get(f"{way} {n}".strip()) for n in lengths]
+            told = " | ".join("" if one is None else f"{one['value']:.3f}" for one in cells)
+            rows.append(f"| {name}{f' + {way}' if way else ''} | {told} |")
+    return "\n".join([*rows, *_shares_of_tasks(found)])
+
+
+def _shares_of_tasks(found: dict[str, Any]) -> list[str]:
+    """Rows of tables of the algorithms, where there are any."""
+    rows: list[str] = []
+    for task, of in found["right"].items():
+        lengths = list(dict.fromkeys(n for cells in of.values() for n in cells))
+        rows += ["", f"| `{task}`, rows and bytes that are right at | {' | '.join(lengths)} |",
+                 "|---" * (1 + len(lengths)) + "|"]  # fmt: skip
+        for name, cells in of.items():
+            told = [f"{cells[n]['rows']['value']:.2f}, {cells[n]['bytes']['value']:.2f}" for n in lengths]
+            rows.append(f"| {name} | {' | '.join(told)} |")
+    return rows
+
+
 def encoder_methods_table() -> str:
     rows = ["| id | what | decides | in a folder | source |", "|---" * 5 + "|"]
     for one in ENCODER_METHODS:
@@ -440,6 +471,7 @@ PARTS = {
     "encoders": encoders_table,
     "encodings": encodings_table,
     "setups": setups_table,
+    "encoding-claims": encoding_claims_table,
     "tasks": tasks_table,
     "problems": problems_list,
     "demo": demo_table,

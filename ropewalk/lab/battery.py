@@ -15,6 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 
 from ropewalk.common.errors import UserError, one_of
+from ropewalk.lab.reasoning import REASONING
 from ropewalk.lab.regular_languages import LANGUAGES
 from ropewalk.tasks.length_generalization import (
     ALGORITHMS,
@@ -49,6 +50,11 @@ PATIENCE = 1000  # rows that are drawn for one
 
 TITLES = {
     **{name: name.replace("_", " ") for name in ALGORITHMS},
+    "lego": "chains of signs, as LEGO's",
+    "multi_hop": "two chains of pointers, several hops",
+    "polynomial": "polynomials, modulo 10",
+    "scan": "commands, as SCAN's",
+    "pcfg": "functions of strings, as PCFG SET's",
     **{name: f"PosGen, {kind.replace('_', '-')}" for name, kind in SEQUENCES.items()},
     **{name: name.replace("_", " ") for name in STATES},
     **{name: f"{base.replace('_', ' ')}, primed with long rows" for name, base in PRIMED.items()},
@@ -188,7 +194,7 @@ def _drawn(task: str, tokens: int, rng: random.Random) -> Drawn:
         count = max(tokens - 1, len(seeds) + 1)
         row = islice(sequence(one.kind, seeds, one.far, one.modulus), count)
         return Drawn([BEGIN, *(ord("A") + number for number in row)], 1 + len(seeds), count)
-    return _longest(ALGORITHMS[task], BETWEEN.get(task, ""), tokens, rng)
+    return _longest({**ALGORITHMS, **REASONING}[task], BETWEEN.get(task, ""), tokens, rng)
 
 
 def _state(task: str, symbols: int, rng: random.Random) -> Drawn:

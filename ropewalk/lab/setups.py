@@ -32,8 +32,10 @@ class Setup:
 
 SETUPS: tuple[Setup, ...] = (
     Setup("nope", ("nope", "t5", "alibi", "rope", "sinusoidal"),
-          ("copy", "reverse", "addition", "addition_scratchpad", "sum", "sort", "sort_numbers", "parity"), 44, (1, 2),
-          "no SCAN, PCFG, LEGO and polynomials, and no variants of copying; a scratchpad for addition alone",
+          ("copy", "reverse", "addition", "addition_scratchpad", "sum", "polynomial", "sort", "sort_numbers", "parity",
+           "lego", "scan", "pcfg"), 44, (1, 2),
+          "grammars of SCAN and PCFG are ours, and so is how far they go; no variants of copying; a scratchpad for "
+          "addition alone",
           "2305.19466"),
     Setup("randomized", ("randomized", "rope", "alibi", "sinusoidal", "nope"),
           ("parity", "state_even_pairs", "state_cycle", "state_arithmetic", "reverse", "copy", "sort",

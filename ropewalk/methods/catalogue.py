@@ -92,6 +92,8 @@ CATALOGUE: tuple[Entry, ...] = (
           "2412.07171"),
     Entry("cope", "CoPE (clipped RoPE)", "frequencies.cope:CoPE", "pairs that never finish a turn fade to no rotation",
           F, "claimed by ports", "yes: longrope", "2602.05258"),
+    Entry("fope", "FoPE's floor", "frequencies.fourier_floor:FourierFloor",
+          "pairs that make no turn in the window do not rotate", F, "not claimed", "yes: longrope", "2412.17739"),
     Entry("drope", "DroPE", "frequencies.drope:DroPE", "no pair rotates; trained briefly at the window", F, "no",
           "yes: longrope", "2512.12167"),
     Entry("mrope-pp", "M-RoPE++", "frequencies.mrope_pp:MRoPEPlusPlus",

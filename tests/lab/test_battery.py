@@ -25,6 +25,7 @@ from ropewalk.lab.battery import (
     shortest,
     taught,
 )
+from ropewalk.lab.reasoning import REASONING
 from ropewalk.lab.regular_languages import LANGUAGES
 from ropewalk.tasks.length_generalization import ALGORITHMS
 from ropewalk.tasks.posgen import following
@@ -37,7 +38,7 @@ def parts(row):
     return bytes(row.ids[1:at]).decode(), bytes(row.ids[at + 1 : -1]).decode()
 
 
-@pytest.mark.parametrize("task", [*ALGORITHMS, *STATES, *PRIMED, *HINTED])
+@pytest.mark.parametrize("task", [*ALGORITHMS, *REASONING, *STATES, *PRIMED, *HINTED])
 def test_problems_fill_a_row_and_depend_on_the_seed(task):
     rows = [draw(task, 90, random.Random(seed)) for seed in range(20)]
     assert all(len(row.ids) <= 90 for row in rows) and max(len(row.ids) for row in rows) > 75
@@ -189,5 +190,5 @@ def test_held_out_texts_are_others():
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match="unknown task 'revers'; did you mean 'reverse'"):
         check("revers")
-    some = ALGORITHMS, SEQUENCES, STATES, PRIMED, HINTED
+    some = ALGORITHMS, REASONING, SEQUENCES, STATES, PRIMED, HINTED
     assert len(TITLES) == len(set(TITLES.values())) == sum(map(len, some)) + 2
