@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1024  # tokens whose activations are held at once, where there are no gradients
 TIE = 1e-5  # of a score: of blocks that are as good, the latest are taken
-GATHERED = 2**21  # numbers of chosen keys that are held at once
+HELD = 2**21  # logits that are held at once
 
 
 @dataclass(frozen=True)
@@ -274,19 +274,43 @@ def _retrieved(
     for j in range(1, topk):
         stands[..., j] = torch.maximum(stands[..., j], stands[..., j - 1] + 1)
     distance = slots - stands  # 1 .. slots
-    found = []
-    batch = torch.arange(query.shape[0], device=query.device)[:, None, None, None]
-    head = torch.arange(query.shape[1], device=query.device)[:, None, None]
-    rows = max(1, GATHERED // (query.shape[0] * query.shape[1] * topk * size * max(keys.shape[-1], values.shape[-1])))
-    for some in (slice(i, i + rows) for i in range(0, query.shape[2], rows)):
-        index = picked[:, :, some]
-        where = batch, head * keys.shape[1] // query.shape[1], index
-        row = torch.arange(query.shape[2], device=query.device)[some][:, None]
-        asked = _exact(far[batch, head, row, distance[:, :, some] - 1])  # [B, H, q, topk, D]
-        logits = (_exact(keys[where]) @ asked[..., None])[..., 0] * scale  # [B, H, q, topk, size]
-        inner = (logits[..., None, :-1].softmax(-1) @ _exact(values[where])[..., :-1, :])[..., 0, :]
-        found.append(_joined(out[:, :, some], lse[:, :, some], logits[..., -1], inner))
-    return torch.cat(found, 2)
+    rows = query.shape[2]
+    while rows > 1 and query.shape[0] * query.shape[1] * rows * slots * min(own, rows * topk) * size > HELD:
+        rows = -(-rows // 2)
+    parts = (x.split(rows, 2) for x in (far, picked, distance, out, lse))
+    return torch.cat([_of_picked(keys, values, scale, *some) for some in zip(*parts, strict=True)], 2)
+
+
+def _of_picked(
+    keys: Tensor, values: Tensor, scale: float, far: Tensor, picked: Tensor, distance: Tensor, out: Tensor, lse: Tensor
+) -> Tensor:
+    """What queries get of their own block and of those that each picked, [B, H, Q, Dv].
+
+    All queries are held against every block that one of them picked, at every distance: that is less work than to copy
+    each query's blocks.
+
+    Args:
+        keys: [B, Hkv, b, size, D].
+        values: [B, Hkv, b, size, Dv].
+        scale: of the logits.
+        far: queries turned for the distances from 1 on, [B, H, Q, slots, D].
+        picked: blocks of each query, [B, H, Q, topk].
+        distance: in blocks, of the places in which they are met, [B, H, Q, topk].
+        out: of the own block, [B, H, Q, Dv].
+        lse: of the own block, [B, H, Q].
+    """
+    every = picked.unique()
+    chosen = picked[..., None] == every  # [B, H, Q, topk, U]
+    at = ((distance[..., None] - 1) * chosen).sum(-2)
+    k, v = (per_query_head(_exact(x[:, :, every]), far) for x in (keys, values))
+    logits = (_exact(far).flatten(2, 3) @ k.flatten(2, 3).mT * scale).unflatten(3, k.shape[2:4])
+    logits = logits.unflatten(2, far.shape[2:4])  # [B, H, Q, slots, U, size]
+    size = logits.shape[-1]
+    logits = logits.gather(3, at[:, :, :, None, :, None].expand(-1, -1, -1, 1, -1, size))[:, :, :, 0]
+    whole = logits[..., -1].masked_fill(~chosen.any(-2), -torch.inf)
+    weight = torch.cat([lse[..., None].to(whole.dtype), whole], -1).softmax(-1)
+    shares = weight[..., 1:, None] * logits[..., :-1].softmax(-1)
+    return weight[..., :1] * out + shares.flatten(3) @ v[..., :-1, :].flatten(2, 3)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ropewalk import Landmark, UserError
-from ropewalk.methods.memory.landmark import GATHERED, LandmarkReader, grouped
+from ropewalk.methods.memory import landmark as landmark_module
+from ropewalk.methods.memory.landmark import LandmarkReader, grouped
 from ropewalk.rope.rotation import Turn
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.training_batch import Batch
@@ -122,21 +123,34 @@ def test_a_text_in_pieces_is_the_text_and_a_short_one_is_the_plain_models():
 
 @torch.no_grad()
 def test_what_a_query_attends_to_does_not_grow(monkeypatch):
-    model, most = subject(), []
+    model, seen, own = subject(), [], landmark_module._of_picked
 
-    def noting(query, keys, *rest):
-        at = rest[-1]
-        found = grouped(query, keys, *rest)
-        most.append(at)
-        return found
+    def noting(keys, values, scale, far, picked, *rest):
+        seen.append((picked.shape[-1], far.shape[-2]))
+        assert all(len(set(one.tolist())) == 2 for one in picked.flatten(0, 2)), "no block twice"
+        return own(keys, values, scale, far, picked, *rest)
 
-    monkeypatch.setattr("ropewalk.methods.memory.landmark.grouped", noting)
+    monkeypatch.setattr(landmark_module, "_of_picked", noting)
+    monkeypatch.setattr(landmark_module, "HELD", 2000)  # a few queries at a time
     with Landmark(block=8, topk=2).begun().on(model, 4 * TWICE):
-        logits(model, IDS)
-    assert set(most) == {2} and GATHERED > 0
-    reader = LandmarkReader.__new__(LandmarkReader)
-    reader.block = 8
-    assert [reader._places(n) for n in (7, 8, 9, 16, 98)] == [7, 9, 10, 18, 110]
+        few = logits(model, IDS)
+        assert set(seen) == {(2, 3)}, "two blocks, and no place farther than three before the own one"
+        monkeypatch.undo()
+        assert near(logits(model, IDS), few)
+
+
+@torch.no_grad()
+def test_the_cache_holds_one_key_per_place():
+    model, chosen, counts = subject(), Landmark(block=8, topk=2).begun(), []
+    with chosen.installed(model):
+        reader = chosen.reader(model, TWICE)
+        with reader.attached():
+            for n in (48, 96):
+                state = reader.begin(1)
+                reader.read(IDS[:1, :n], state)
+                counts.append(sum(x.numel() for x in (*state.keys.values(), *state.values.values())))
+    layers, heads, width = 2, 2, 16
+    assert counts[1] == 2 * counts[0] == 2 * layers * heads * width * (96 + 12)
 
 
 def some_rows() -> Batch:
