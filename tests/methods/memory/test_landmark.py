@@ -7,7 +7,7 @@ import torch
 
 from ropewalk import Landmark, UserError
 from ropewalk.methods.memory import landmark as landmark_module
-from ropewalk.methods.memory.landmark import LandmarkReader, grouped
+from ropewalk.methods.memory.landmark import grouped
 from ropewalk.rope.rotation import Turn
 from ropewalk.training.one_shot import OneShot
 from ropewalk.training.training_batch import Batch
