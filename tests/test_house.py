@@ -87,6 +87,7 @@ COVERED = {
     "tests/methods/test_every_method.py": "methods/base methods/attention/attention_method "
     "methods/frequencies/frequency_method",
     "tests/methods/memory/test_reader.py": "methods/memory/memory_method",
+    "tests/methods/memory/test_landmark.py": "methods/memory/unrotated",
     "tests/methods/attention/test_oracles.py": "attention/forward attention/layer attention/regions",
     "tests/methods/attention/test_retrieval.py": "attention/recall",
     "tests/methods/attention/test_on_models.py": "attention/sink_cache",

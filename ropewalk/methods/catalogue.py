@@ -155,6 +155,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("longgen", "LongGen", "memory.longgen:LongGen",
           "full attention in the middle third of the layers, sinks and a window in the others", "visibility, memory",
           "no", CODE, "2410.01485"),
+    Entry("landmark", "Landmark attention", "memory.landmark:Landmark",
+          "a token behind every block, whose weight the block shares, and by which it is found", "memory", "no", CODE,
+          "2305.16300"),
     Entry("fot", "Focused Transformer (LongLLaMA)", "memory.fot:FoT",
           "a few layers see all earlier windows, trained with windows of other documents among them",
           "positions, visibility, memory", "no", CODE, "2307.03170"),
@@ -253,6 +256,8 @@ def _one(spelling: str) -> Method:
         object.__setattr__(made, "held", frozenset(options))
         if options.get(FOLDER):
             made.refuse_others(options)  # type: ignore[attr-defined]
+            for name in options.keys() & {*cls.chosen}:  # type: ignore[attr-defined]
+                object.__setattr__(made, name, options[name])
         return made
     from ropewalk.methods.fit_file import fitted
 

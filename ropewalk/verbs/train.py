@@ -295,7 +295,7 @@ def train(request: TrainRequest) -> Trained | Forecast | SelfTest | None:
         texts, kept = held_out(texts, to - len(begin), request.documents)
         copies = every - len(texts) - len(kept)
     ground = LongContext.of(
-        [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= request.to],
+        [[*begin, *ids] for ids in kept.values() if len(begin) + len(ids) >= to],
         TokenUnits(tokenizer), to, request.documents, keys=request.keys, seed=recipe.seed,
     )  # fmt: skip
 

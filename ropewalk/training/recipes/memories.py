@@ -7,6 +7,25 @@ from dataclasses import replace
 from ropewalk.training.recipe import Recipe, Stage
 
 
+def landmark() -> Recipe:
+    """Landmark attention: 15,000 steps of 128 samples at the pretrained window (arXiv 2305.16300).
+
+    Here a step is of 16 of them, and there are as many in all; in float32, which a CPU computes faster than bfloat16.
+    """
+    return Recipe(
+        name="landmark",
+        method="landmark",
+        steps=120_000,
+        stages=(Stage(120_000, reach=0.0),),
+        batch=16,
+        learning_rate=2e-5,
+        weight_decay=0.1,
+        warmup=3600,
+        schedule="cosine",
+        dtype="float32",
+    )
+
+
 def longgen() -> Recipe:
     """LongGen: 5 G tokens at the target's length, under sparse layers and a larger base (arXiv 2410.01485).
 

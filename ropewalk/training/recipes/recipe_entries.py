@@ -80,6 +80,8 @@ RECIPES: tuple[RecipeEntry, ...] = (
                 "answers to short evidence preferred to those to the whole text; on pairs", "2502.13922"),
     RecipeEntry("drope", "DroPE", "recalibration:drope", "rotation dropped, recalibrated at the pretrained window",
                 "2512.12167"),
+    RecipeEntry("landmark", "Landmark attention", "memories:landmark",
+                "a landmark behind every 50 tokens, at the pretrained window; all weights", "2305.16300"),
     RecipeEntry("longgen", "LongGen", "memories:longgen", "sparse layers around a full middle third; all weights",
                 "2410.01485"),
     RecipeEntry("fot", "Focused Transformer", "memories:fot",

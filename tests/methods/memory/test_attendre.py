@@ -37,7 +37,9 @@ def test_the_oldest_leave_first():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sizes", [(200,), (130, 40, 30), (13, 1, 1, 60, 120, *[1] * 5)], ids=["one", "three", "uneven"])
+@pytest.mark.parametrize(
+    "sizes", [(200,), (130, 40, 30), (13, 1, 1, 60, 120, *[1] * 5)], ids=["one", "three", "uneven"]
+)
 def test_the_bounded_cache_gives_the_same_in_constant_memory(policy, sizes):
     model, chosen = subject(), Attendre(policy=policy, **SIZES)
     with chosen.on(model, to=TWICE):

@@ -32,8 +32,15 @@ def test_it_reaches_as_far_as_the_places_hold_what_is_left(ratio):
 def test_the_ratio_is_the_smallest_that_reaches_the_target(kind):
     method = kind(window=16, ratios=(2, 4, 8))
     sizes = method.windows(shared("llama").config)
-    assert [method.ratio_for(sizes, to) for to in (64, sizes.reach(2), sizes.reach(2) + 1, sizes.reach(8))] == [2, 2, 4, 8]
-    with pytest.raises(UserError, match=f"reaches {sizes.reach(8)} tokens with ratio 8 .* {sizes.reach(8) + 1} are the"):
+    assert [method.ratio_for(sizes, to) for to in (64, sizes.reach(2), sizes.reach(2) + 1, sizes.reach(8))] == [
+        2,
+        2,
+        4,
+        8,
+    ]
+    with pytest.raises(
+        UserError, match=f"reaches {sizes.reach(8)} tokens with ratio 8 .* {sizes.reach(8) + 1} are the"
+    ):
         method.ratio_for(sizes, sizes.reach(8) + 1)
 
 
