@@ -37,7 +37,9 @@ def test_the_oldest_leave_first():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sizes", [(200,), (130, 40, 30), (13, 1, 1, 60, 120, *[1] * 5)], ids=["one", "three", "uneven"])
+@pytest.mark.parametrize(
+    "sizes", [(200,), (130, 40, 30), (13, 1, 1, 60, 120, *[1] * 5)], ids=["one", "three", "uneven"]
+)
 def test_the_bounded_cache_gives_the_same_in_constant_memory(policy, sizes):
     model, chosen = subject(), Attendre(policy=policy, **SIZES)
     with chosen.on(model, to=TWICE):
@@ -49,7 +51,7 @@ def test_the_bounded_cache_gives_the_same_in_constant_memory(policy, sizes):
 @torch.no_grad()
 def test_generate_with_the_bounded_cache():
     model, chosen = subject(), Attendre(**SIZES)
-    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": -1, "attention_mask": torch.ones_like(IDS)}
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": -1, "attention_mask": torch.ones_like(IDS)}
     with chosen.on(model, to=TWICE):
         cache = chosen.cache(model)
         found = model.generate(IDS, **as_argument(model, cache), **options)

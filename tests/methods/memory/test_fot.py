@@ -13,7 +13,6 @@ from ropewalk.rope.live import decoder
 from ropewalk.training.loop import Run
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.recipes.recipe_entries import BY_ID
-from ropewalk.training.training_batch import Batch
 from tests.matrix import TWICE, logits, near, subject, text
 from tests.models import in_pieces, tiny
 
@@ -116,7 +115,7 @@ def test_padding_of_a_row_is_seen_by_no_other():
     assert near(found[1, : W + 5], short[1])
     model.eval()
     with fot().on(model, TWICE):
-        one = torch.cat([rows[0, : W // 2], rows[1, : W]])[None]
+        one = torch.cat([rows[0, : W // 2], rows[1, :W]])[None]
         places = torch.cat([torch.arange(W // 2), torch.arange(W, 2 * W)])[None]
         expected = hidden(model, one, position_ids=places)[0, W // 2 :]
     assert near(found[1, :W], expected)
@@ -124,7 +123,9 @@ def test_padding_of_a_row_is_seen_by_no_other():
 
 def test_the_losses_of_a_batch_are_of_its_own_targets_and_training_lowers_them(tmp_path):
     model = tiny("llama", vocab_size=300)
-    recipe = Recipe(name="fot", method="fot(window=16, layers=[1])", steps=6, batch=4, micro=2, learning_rate=3e-3, warmup=0)
+    recipe = Recipe(
+        name="fot", method="fot(window=16, layers=[1])", steps=6, batch=4, micro=2, learning_rate=3e-3, warmup=0
+    )
     recipe.require(model.config, TWICE)
     base = base_fingerprint(model)
     rng = np.random.default_rng(0)
