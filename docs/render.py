@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ropewalk.carriers.carrier import BUCKETS, FAMILIES
+from ropewalk.carriers.carrier import FAMILIES
 from ropewalk.checkpoint.carrier_inspection import CARRIED
 from ropewalk.encoders.encoder_entries import ENCODER_METHODS
 from ropewalk.lab import setups
 from ropewalk.lab.encoding_entries import ENCODINGS
-from ropewalk.methods.carriers.carrier_entries import CARRIER_METHODS
+from ropewalk.methods.carriers.carrier_entries import CARRIER_METHODS, fits
 from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.report import numbers
 from ropewalk.report.numbers import Estimate, pool
@@ -157,10 +157,9 @@ def without_rope_table() -> str:
     rows = ["| model types | positions | window by | `extend` | `compare`, `evaluate` |", "|---" * 5 + "|"]
     alike: dict[tuple[str, ...], list[str]] = {}
     for kind, family in FAMILIES.items():
-        fit = [one for one in CARRIER_METHODS if one.kind == family.kind]
+        fit = [one for one in CARRIER_METHODS[1:] if fits(one, family.kind)]
         saved = ", ".join(f"`{one.id}`" for one in fit if one.exportable.startswith("yes")) or "refused"
         live = ", ".join(f"`{one.id}`" for one in [CARRIER_METHODS[0], *fit])
-        live = "refused" if family.kind == BUCKETS else live
         key = f"`{family.key}`" if family.key else "no key"
         alike.setdefault((CARRIED[family.kind], key, saved, live), []).append(kind)
     rows += ["| " + " | ".join([", ".join(kinds), *cells]) + " |" for cells, kinds in alike.items()]

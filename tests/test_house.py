@@ -74,7 +74,8 @@ COVERED = {
     "tests/lab/test_lab_grid.py": "lab/lab_page",
     "tests/encoders/test_encoder_folder.py": "encoders/families",
     "tests/carriers/test_carrier.py": "checkpoint/carrier_inspection",
-    "tests/verbs/test_without_rope.py": "planning/carrier_plan",
+    "tests/verbs/test_without_rope.py": "backends/encoder_decoder planning/carrier_plan",
+    "tests/methods/memory/test_attendre.py": "attention/memory_cache",
     "tests/methods/carriers/test_alibi_interpolation.py": "methods/carriers/handed_slopes "
     "methods/carriers/plain_carrier",
     "tests/methods/carriers/test_longer_table.py": "checkpoint/carrier_extension carriers/table_rows "

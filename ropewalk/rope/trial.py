@@ -58,7 +58,8 @@ def auto_class(config: PreTrainedConfig) -> Any:
     kind, languages = type(config), transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     whole = kind in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
     own = kind in languages and getattr(languages[kind], "config_class", None) is kind
-    if kind not in languages and kind in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+    halves = kind not in languages or getattr(config, "is_encoder_decoder", False)  # BART has a decoder's too
+    if halves and kind in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return transformers.AutoModelForSeq2SeqLM
     language = not whole or own or kind.model_type in BLIND
     return transformers.AutoModelForCausalLM if language else transformers.AutoModelForMultimodalLM

@@ -151,11 +151,11 @@ class Attendre(AttentionMethod):
             text.memory[NOTE] = replace(held, index=text.arange(0, held.size).expand_as(held.index))
 
     def check(self, layer: Layer) -> None:
-        memory, chunk, k = self._sizes(layer)
+        memory, chunk, _ = self._sizes(layer)
         if memory < 1 or memory + chunk > layer.window:
             raise UserError(
-                f"{self.name}: memory + chunk = {memory} + {chunk}, expected at most the {layer.window} trained tokens, "
-                "at least one of them in the memory"
+                f"{self.name}: memory + chunk = {memory} + {chunk}, expected at most the {layer.window} trained "
+                "tokens, at least one of them in the memory"
             )
 
     def cache(self, model: nn.Module) -> Cache:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropewalk.attention.kernels import per_query_head
-from ropewalk.attention.recall import Recalled, Text, gathered, members
+from ropewalk.attention.recall import Recalled, Text, members
 from ropewalk.attention.regions import Layer, Region, zero
 from ropewalk.common.errors import UserError
 from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, AttentionMethod

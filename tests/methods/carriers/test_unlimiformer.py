@@ -1,4 +1,4 @@
-"""Unlimiformer: chunks that cover a text, exact where all states are looked up, plain within the window, and refusals."""
+"""Unlimiformer: chunks cover a text; exact where all states are looked up, plain within the window; and refusals."""
 
 from __future__ import annotations
 

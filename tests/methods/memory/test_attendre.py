@@ -51,7 +51,7 @@ def test_the_bounded_cache_gives_the_same_in_constant_memory(policy, sizes):
 @torch.no_grad()
 def test_generate_with_the_bounded_cache():
     model, chosen = subject(), Attendre(**SIZES)
-    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": -1, "attention_mask": torch.ones_like(IDS)}
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": -1, "attention_mask": torch.ones_like(IDS)}
     with chosen.on(model, to=TWICE):
         cache = chosen.cache(model)
         found = model.generate(IDS, **as_argument(model, cache), **options)

@@ -13,7 +13,6 @@ from ropewalk.rope.live import decoder
 from ropewalk.training.loop import Run
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.recipes.recipe_entries import BY_ID
-from ropewalk.training.training_batch import Batch
 from tests.matrix import TWICE, logits, near, subject, text
 from tests.models import in_pieces, tiny
 
