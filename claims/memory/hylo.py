@@ -2,8 +2,8 @@
 
     python claims/memory/hylo.py --json claims/results/memory/hylo.json [--steps 40]
 
-HyLo (arXiv 2604.24715) turns a pretrained model into latent attention and linear layers, and teaches it in stages: with
-a tenth of the cache it is about as good as the model, after 10 G tokens, and it reads 32 times as far. Here two of the
+HyLo (arXiv 2604.24715) turns a pretrained model into latent attention and linear layers, and teaches it in stages:
+with a tenth of the cache it is about as good as the model, after 10 G tokens, and reads 32 times as far. Here two of the
 bundled model's six layers attend through latents of a quarter of their keys' and values' numbers, so that a token leaves
 a twelfth of what it left, and ``--steps`` steps each teach outputs of layers and predictions, on one row of 512 tokens
 of texts that the model was trained on; nothing else learns. Beside it stand all six layers with latents of a twelfth,
@@ -61,7 +61,9 @@ def batch(ids: list[int]) -> Batch:
     return Batch.of([Row(whole, np.arange(len(ids)), np.zeros(len(ids), np.int64), np.ones(len(ids), np.float32))])
 
 
-def taught(model: Any, method: HyLo, drawn: Callable[[], list[int]], stages: tuple[int, ...], steps: int) -> list[float]:
+def taught(
+    model: Any, method: HyLo, drawn: Callable[[], list[int]], stages: tuple[int, ...], steps: int
+) -> list[float]:
     """Losses per token, ``steps`` of each stage."""
     learning, losses = [one for one in model.parameters() if one.requires_grad], []
     for left in stages:

@@ -2,9 +2,9 @@
 
     python claims/memory/lact.py --json claims/results/memory/lact.json [--steps 60]
 
-LaCT (arXiv 2505.23884) puts weights that learn while a text is read beside attention to a window, and trains the model
-from scratch: losses keep falling along a text of 32k tokens, and stay below those of the window alone. Here attention of
-the bundled model, which was trained on 512 tokens, sees 128, as many as a chunk has, and the added parameters alone are
+LaCT (arXiv 2505.23884) puts weights that learn while a text is read beside attention to a window, and trains the
+model from scratch: losses keep falling along a text of 32k tokens, and stay below those of the window alone. Here
+attention of the bundled model, which was trained on 512 tokens, sees 128, as many as a chunk has, and the added parameters alone are
 trained: ``--steps`` steps of one row of 512 tokens of texts that the model was trained on. The control has the same
 parameters and the same training, and rates that are 0: its memory never learns, and is a layer like any other.
 
@@ -80,10 +80,8 @@ def trained(model: Any, ids: Callable[[], Tensor], steps: int) -> list[float]:
 def losses(model: Any, ids: Tensor, first: int) -> float:
     """Mean loss of the tokens from ``first`` on."""
     hidden = model.get_decoder()(input_ids=ids, use_cache=False)[0]
-    own = [
-        F.cross_entropy(model.lm_head(some[:-1]), then[1:], reduction="sum")
-        for some, then in ((hidden[0, i : i + 513], ids[0, i : i + 513]) for i in range(first - 1, ids.shape[1] - 1, 512))
-    ]
+    each = zip(hidden[0, first - 1 : -1].split(512), ids[0, first:].split(512), strict=True)
+    own = [F.cross_entropy(model.lm_head(some), then, reduction="sum") for some, then in each]
     return float(sum(own)) / (ids.shape[1] - first)
 
 

@@ -94,7 +94,7 @@ def test_what_a_text_leaves_does_not_grow():
 
 
 def test_training_finds_what_the_memory_alone_can_tell():
-    """Rows differ in what their first chunk says, which is asked for two windows later: without rates all rows are one."""
+    """Rows differ in what their first chunk says, and are asked for it two windows later; without rates, in nothing."""
     said = torch.arange(3, 11)
     ids = torch.cat([said[:, None].expand(-1, 8), tokens(1, 16).expand(8, -1)], 1)
     chosen, losses = LaCT(chunk=8, window=8, heads=2, rank=4), {}
