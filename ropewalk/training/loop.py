@@ -367,9 +367,7 @@ class Run:
         mine = slice(self.processes.reader * share, (self.processes.reader + 1) * share)
         return part.first + (step - part.start) * part.rows, mine
 
-    def gradients(
-        self, batch: Batch, micro: int, reference: Tensor | None = None, left: int = 0
-    ) -> tuple[float, int]:
+    def gradients(self, batch: Batch, micro: int, reference: Tensor | None = None, left: int = 0) -> tuple[float, int]:
         """Loss, and tokens read, of the batches of all processes; the gradients of that loss are in ``.grad``.
 
         Args:

@@ -110,12 +110,12 @@ class OneShot:
             UserError: if head or attention cannot be followed.
         """
 
-        batch = self._unpadded(model, batch)
+        some = self._unpadded(model, batch)
 
         def summed(head: Head, hidden: Tensor) -> Tensor:
-            return head.loss(hidden, batch.targets.flatten(), batch.weights.flatten() / denominator)
+            return head.loss(hidden, some.targets.flatten(), some.weights.flatten() / denominator)
 
-        with self._read(model, batch, summed) as loss:
+        with self._read(model, some, summed) as loss:
             loss.backward()
         return loss.detach()
 

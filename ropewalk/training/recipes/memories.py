@@ -97,7 +97,11 @@ def hylo() -> Recipe:
         name="hylo",
         method="hylo",
         steps=40500,
-        stages=(Stage(20000, reach=0.0), Stage(20000, reach=0.0, batch=3.0, rate=0.1), Stage(500, batch=0.5, rate=0.01)),
+        stages=(
+            Stage(20000, reach=0.0),
+            Stage(20000, reach=0.0, batch=3.0, rate=0.1),
+            Stage(500, batch=0.5, rate=0.01),
+        ),
         restart=True,
         batch=32,
         learning_rate=1e-3,

@@ -79,7 +79,7 @@ def test_layers_that_are_something_else_are_refused(family, why):
 
 
 def test_what_a_short_text_does_not_show_is_refused_by_the_configuration():
-    with pytest.raises(UserError, match="attention_dropout is 0.1"):
+    with pytest.raises(UserError, match=r"attention_dropout is 0\.1"):
         taken_apart(tiny("llama", attention_dropout=0.1))
     scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     with pytest.raises(UserError, match="dynamic"):
