@@ -122,11 +122,11 @@ class Mrcr(SharedContext):
         return ratio(prediction.removeprefix(before), wanted) if prediction.startswith(before) else 0.0
 
     def taken(self, prediction: str, sample: Sample) -> str:
-        """Which of the pieces is meant most likely."""
+        """Another piece that was asked for in the same words, where it is the likest one."""
         before, *pieces = sample.references
         said = prediction.strip().removeprefix(before)
         best = max(pieces, key=lambda one: ratio(said, one))
-        return "" if best == pieces[0] or ratio(said, best) < DISTINCT else "another piece asked for in the same words"
+        return "" if best == pieces[0] or ratio(said, best) < DISTINCT else "another piece"
 
 
 DISTINCT = 0.5  # ratio that no two pieces reach
