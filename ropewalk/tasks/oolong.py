@@ -4,8 +4,9 @@ A line has a date, a user and a thing; what kind of thing it is decides the clas
 rules can read. As there, four fifths of the lines are of a fifth of the users, the mix of classes is drawn for each
 context, and a number earns 0.75 for each step that it is off. Pairs of users follow the appendix of arXiv 2512.24601.
 
-Not as there: the texts; no ties, but for "equally common"; an answer may stand anywhere in the first sentence, where the
-official reader takes what is behind the last colon, to the letter. Strictly, it has to be all that the first line says.
+Not as there: the texts; no ties, but for "equally common"; an answer may stand anywhere in the first sentence, where
+the official reader takes what is behind the last colon, to the letter. Strictly, it has to be all that the first line
+says.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ropewalk.texts.pieces import TokenUnits
 
 KINDS = range(3, 6)  # of a context
 BUSY, THEIRS = 0.2, 0.8  # share of users who write most, and of the lines that they write
-LINES_EACH = 4  # of a user, in the mean
+LINES_EACH, FEWEST = 4, 4  # lines of a user in the mean, and users
 STEP = 0.75  # what a number earns that is off by one
 DAYS = 28  # of every month
 MONTHS = (
@@ -194,7 +195,7 @@ class OverLines(SharedContext):
             self.name, n_tokens, units, longest, units.bos, units.ids(introduction), [0] * (LEAST * each)
         )
         for _ in range(TRIES):
-            lines = as_many_as_fit(n_lines, drawn(kinds, n_lines // each, rng), told, units)
+            lines = as_many_as_fit(n_lines, self.drawn(kinds, n_lines // each, rng), told, units)
             questions = self.about(lines, kinds, longest, rng, len(depths))
             if questions:
                 break
@@ -205,6 +206,13 @@ class OverLines(SharedContext):
             self.name, n_tokens, units, introduction, list(map(told, lines)), spread, questions, ()
         )
         return pose(context, questions, n_tokens, units)
+
+    def drawn(self, kinds: Sequence[str], n: int, rng: random.Random) -> Iterator[Line]:
+        """Lines without end, of which about ``n`` are needed; few users write most."""
+        users, weights = users_of(n, 900, rng), [rng.uniform(0.2, 1) for _ in kinds]
+        while True:
+            [kind] = rng.choices(kinds, weights)
+            yield a_line(writer(users, rng), kind, rng)
 
     def longest(self, n_tokens: int, units: TokenUnits) -> list[Question]:
         """Questions of which one is as long as any."""
@@ -217,16 +225,21 @@ class OverLines(SharedContext):
         raise NotImplementedError
 
 
-def drawn(kinds: Sequence[str], n: int, rng: random.Random) -> Iterator[Line]:
-    """Lines without end, of which ``n`` or a few more are needed."""
-    users = rng.sample(range(100, 1000), min(900, max(LINES_EACH, n // LINES_EACH)))
-    busy = users[: max(1, round(BUSY * len(users)))]
-    weights = [rng.uniform(0.2, 1) for _ in kinds]
-    of_kind = {kind: [thing for thing, (_, its) in things().items() if its == kind] for kind in kinds}
-    while True:
-        [kind] = rng.choices(kinds, weights)
-        writer = rng.choice(busy if rng.random() < THEIRS else users[len(busy) :])
-        yield Line(rng.randrange(len(MONTHS) * DAYS), writer, rng.choice(of_kind[kind]))
+def users_of(n: int, most: int, rng: random.Random) -> list[int]:
+    """The users of ``n`` lines, at most so many."""
+    return rng.sample(range(100, 1000), min(most, max(FEWEST, n // LINES_EACH)))
+
+
+def writer(users: Sequence[int], rng: random.Random) -> int:
+    """Of most lines one of the first users."""
+    busy = max(1, round(BUSY * len(users)))
+    return rng.choice(users[:busy] if rng.random() < THEIRS else users[busy:])
+
+
+def a_line(user: int, kind: str, rng: random.Random) -> Line:
+    """Of any day, about any thing of the kind."""
+    of_kind = [thing for thing, (_, its) in things().items() if its == kind]
+    return Line(rng.randrange(len(MONTHS) * DAYS), user, rng.choice(of_kind))
 
 
 @dataclass(frozen=True)
@@ -378,6 +391,8 @@ PAIR_STEM = " Of which pairs of users is it true that {text}? Answer:"
 PAIR_PLACES = {**PLACES, "third": r"(?P<third>\w+)"}
 PAIR = re.compile(r"\((\d+), ?(\d+)\)")
 PAIRS, DENSITY = 200, 0.3  # at most so many pairs, and so many of all that there are
+USERS = 40  # at most
+OFTEN, ONCE = 0.3, 0.2  # shares of users who speak of a kind often, and once
 ROOM = 1 / 8  # of all tokens, for the answer
 
 
@@ -389,6 +404,18 @@ class OolongPairs(OverLines):
     scope: str = "large"
     diffusion: str = "high"
     free: bool = True  # pairs in any order
+
+    def drawn(self, kinds: Sequence[str], n: int, rng: random.Random) -> Iterator[Line]:
+        """Each user speaks of some kinds alone, and of some once, however many lines there are."""
+        users = users_of(n, USERS, rng)
+        often = {user: {rng.choice(kinds), *(kind for kind in kinds if rng.random() < OFTEN)} for user in users}
+        once = {(user, kind) for user in users for kind in kinds if kind not in often[user] and rng.random() < ONCE}
+        while True:
+            user = writer(users, rng)
+            kind = rng.choice(kinds)
+            if kind in often[user] or (user, kind) in once:
+                once.discard((user, kind))
+                yield a_line(user, kind, rng)
 
     def longest(self, n_tokens: int, units: TokenUnits) -> list[Question]:
         """Every relation with as many pairs as there is room for."""
@@ -409,7 +436,9 @@ class OolongPairs(OverLines):
         for i in range(TRIES):
             one = RELATIONS[names[i % len(names)]]
             about: dict[str, Any] = dict(zip(("kind", "other", "third"), rng.sample(kinds, 3), strict=True))
-            about["date"] = rng.choice(lines).date
+            user = rng.choice(lines).user
+            last = max((line.date for line in lines if (line.user, line.kind) == (user, about["kind"])), default=0)
+            about["date"] = min(last + 1, len(MONTHS) * DAYS - 1)
             about = {key: value for key, value in about.items() if f"{{{key}}}" in one.text}
             if 1 <= len(pairs := one.pairs(lines, about)) <= most:
                 question = paired(names[i % len(names)], about, pairs)

@@ -102,6 +102,8 @@ ALGORITHMS = (
     "sum", "sort", "sort_numbers", "addition", "addition_reversed", "addition_hints", "addition_scratchpad",
     "addition_spaced", "multiplication_reversed",
 )  # fmt: skip
+MRCR = (2, 4, 8)
+NOT_MRCR = "openai/mrcr at 2, 4 and 8 needles only in its order of models: pieces by templates, no worked example"
 GRAPHWALKS = {"bfs": "Nodes at a distance in a graph", "parents": "Nodes with an edge to one"}
 NOT_GRAPHWALKS = "openai/graphwalks only in its order of models: other node names, one example, other sizes of graph"
 OOLONG = {
@@ -111,6 +113,10 @@ OOLONG = {
 }
 NOT_OOLONG = "OOLONG-synth only in its order of models: other texts, classes that are easier to tell, no ties"
 NOT_PAIRS = "OOLONG-Pairs (arXiv 2512.24601) only in its order of models: other lines, relations and numbers of pairs"
+ASSOCIATIONS = ("Who keeps a thing", "Who keeps a thing of a sort", "Who keeps a thing of a kind")
+NOT_NOLIMA = (
+    "NoLiMa only in how far a model reaches for 85 % of its ceiling: another lexicon, neither NoLiMa's nor WordNet's"
+)
 BABI_STORIES = {
     9: "Whether somebody is there, or no longer", 10: "Whether somebody is there, or may be",
     11: "Where he or she then went", 12: "Where two went", 13: "Where they then went", 14: "Where somebody was before",
@@ -184,12 +190,18 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     yield "path_traversal_24", Entry("path_traversal:PathTraversal", "longproc", "Route of 24 connections")
     yield "belief_tracking_10", Entry("belief_tracking:BeliefTracking", "longproc", "Who believes what", {}, BACKGROUND)
     yield "countdown_60", Entry("countdown:Countdown", "longproc", "Search for a number", {}, BACKGROUND)
+    for needles in MRCR:
+        title = f"One of {needles} pieces asked for alike"
+        yield f"mrcr-like_{needles}", Entry("mrcr:Mrcr", "quoted", title, {"needles": needles}, comparable=NOT_MRCR)
     for operation, title in GRAPHWALKS.items():
         walks = "graphwalks:Graphwalks", "quoted", title, {"operation": operation}
         yield f"graphwalks-like_{operation}", Entry(*walks, comparable=NOT_GRAPHWALKS)
     for group, title in OOLONG.items():
         yield f"oolong-like_{group}", Entry("oolong:Oolong", "quoted", title, {"group": group}, comparable=NOT_OOLONG)
     yield "oolong-like_pairs", Entry("oolong:OolongPairs", "quoted", "Pairs of users", comparable=NOT_PAIRS)
+    for hops, title in enumerate(ASSOCIATIONS):
+        found = "association:Association", "quoted", title, {"hops": hops}, BACKGROUND
+        yield f"latent-association_{hops}", Entry(*found, comparable=NOT_NOLIMA)
     for qa, title in BABI_STORIES.items():
         story = "babi_stories:BabiStories", "quoted", title, {"qa": qa}, BACKGROUND
         yield f"babilong_qa{qa}", Entry(*story, comparable=NOT_BABILONG)

@@ -96,6 +96,10 @@ class Task:
         """The same by the strictest reading that people quote; None where a task has one reading alone."""
         return None
 
+    def taken(self, prediction: str, sample: Sample) -> str:
+        """What a wrong answer was taken from, in words ("a former value"); empty where nothing tells."""
+        return ""
+
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """What else a generated answer shows, 0 to 1 each, by name: by another rule, or what is wrong with it.
 

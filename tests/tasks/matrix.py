@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ropewalk.tasks.altered_qa import AlteredNumericQA, Page
+from ropewalk.tasks.association import Association
 from ropewalk.tasks.babi_stories import COLOURS, SPECIES, BabiStories
 from ropewalk.tasks.babilong import COUNTS, PLACES, THINGS, Babilong
 from ropewalk.tasks.belief_tracking import BeliefTracking
@@ -21,6 +22,7 @@ from ropewalk.tasks.latent_list import LatentList
 from ropewalk.tasks.length_generalization import ALGORITHMS, LengthGeneralization
 from ropewalk.tasks.lines import Lines
 from ropewalk.tasks.more_documents import MoreDocuments
+from ropewalk.tasks.mrcr import Mrcr
 from ropewalk.tasks.oolong import MONTHS, MORE, Oolong, OolongPairs
 from ropewalk.tasks.path_traversal import PathTraversal
 from ropewalk.tasks.posgen import PosGen
@@ -313,5 +315,7 @@ CASES = {
     "countdown": Case(Countdown(12), swap(r"(The target is) (\d+)", r"\1 1\2"), (2000, 2001)),
     **{f"graphwalks {one}": Case(Graphwalks(one), one_node_more, (700, 701, 2000)) for one in ("bfs", "parents")},
     **{f"oolong {one}": Case(Oolong(one), other_lines) for one in ("counting", "user", "timeline")},
+    "mrcr": Case(Mrcr(2), lambda text, one: text.replace(one.references[1], "Gone."), (1500, 1501, 3000)),
+    **{f"association {n}": Case(Association(n), swap(r"\b{answer}\b", "Zorro")) for n in range(3)},
     "oolong pairs": Case(OolongPairs(), swap(r"user (\d+)", r"user 9\1")),
 }
