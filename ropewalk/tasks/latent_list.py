@@ -12,7 +12,7 @@ import ast
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ropewalk.tasks.assembly import joined
@@ -25,7 +25,8 @@ LISTS = ("a", "b", "c", "d")  # the first one is asked about
 SIZES = range(4, 9)  # of a list
 SCALE = 10.0  # of an error in a number that is graded
 INTRODUCTION = " Below are lines of Python, each up to a semicolon, that are run one after the other."
-VIEWS = ("slice", "len", "sum", "min", "max")
+SLICE = "slice"  # of a list, a view as those of the whole
+WHOLE: dict[str, Callable[[list[int]], int]] = {"len": len, "sum": sum, "min": min, "max": max}
 LINE = re.compile(r" ([a-d])(?: = (\[[\d, ]*\])|\.(append|insert|pop|remove|sort|reverse)\(([\d, ]*)\));")
 LIST = re.compile(r"\[[\d, ]*\]")
 
@@ -75,7 +76,7 @@ class LatentList(SharedContext):
         a = lists["a"]
         if found := re.match(r"a\[(\d+):(\d+)\]", asked):
             return str(a[int(found[1]) : int(found[2])])
-        return str({"len": len, "sum": sum, "min": min, "max": max}[asked[:3]](a))
+        return str(WHOLE[asked[:3]](a))
 
     def guess(self, prompt_text: str) -> str:
         """A usual length, which a fifth of the questions ask for."""
@@ -103,7 +104,7 @@ def _said(prediction: str, sample: Sample) -> int | list[int] | None:
 
 def _in_turn(rng: random.Random, n: int) -> list[str]:
     """``n`` kinds of views, each as often as any other but for one."""
-    kinds = rng.sample(VIEWS, len(VIEWS))
+    kinds = rng.sample([SLICE, *WHOLE], len(WHOLE) + 1)
     return [kinds[i % len(kinds)] for i in range(n)]
 
 
@@ -112,11 +113,8 @@ def view(kind: str, values: list[int], rng: random.Random) -> Question:
     start = rng.randrange(len(values) - 1)
     end = rng.randint(start + 1, min(len(values), start + 3))
     said, answer = {
-        "slice": (f"a[{start}:{end}]", str(values[start:end])),
-        "len": ("len(a)", str(len(values))),
-        "sum": ("sum(a)", str(sum(values))),
-        "min": ("min(a)", str(min(values))),
-        "max": ("max(a)", str(max(values))),
+        SLICE: (f"a[{start}:{end}]", str(values[start:end])),
+        **{name: (f"{name}(a)", str(whole(values))) for name, whole in WHOLE.items()},
     }[kind]
     return Question(f" What does print({said}) print at the end? It prints", answer, facts={"view": kind}, spare=SPARE)
 

@@ -128,6 +128,11 @@ class Mrcr(SharedContext):
         best = max(pieces, key=lambda one: ratio(said, one))
         return "" if best == pieces[0] or ratio(said, best) < DISTINCT else "another piece"
 
+    def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
+        """The strict score, and how often another piece is given."""
+        another = bool(self.taken(prediction, sample))
+        return super().readings(prediction, sample) | {"another piece": float(another)}
+
 
 DISTINCT = 0.5  # ratio that no two pieces reach
 
