@@ -8,7 +8,6 @@ not.
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 import re
@@ -23,7 +22,7 @@ from ropewalk.texts.pieces import TokenUnits
 NUMBERS = range(1, 100)
 LISTS = ("a", "b", "c", "d")  # the first one is asked about
 SIZES = range(4, 9)  # of a list
-SCALE = 10.0  # of an error in a number that is graded
+SCALE, DIGITS = 10.0, 9  # of an error in a number that is graded; a longer one is not near
 INTRODUCTION = " Below are lines of Python, each up to a semicolon, that are run one after the other."
 SLICE = "slice"  # of a list, a view as those of the whole
 WHOLE: dict[str, Callable[[list[int]], int]] = {"len": len, "sum": sum, "min": min, "max": max}
@@ -84,22 +83,21 @@ class LatentList(SharedContext):
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the first list or number is the right one."""
-        return float(_said(prediction, sample) == ast.literal_eval(sample.text))
+        return float(_said(prediction, sample) == re.findall(r"\d+", sample.text))
 
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """How near a number is: exp(-error / ``SCALE``); a list is right or wrong."""
-        said, right = _said(prediction, sample), ast.literal_eval(sample.text)
-        if isinstance(said, int) and isinstance(right, int):
-            return {"nearness of a number": math.exp(-abs(said - right) / SCALE)}
-        return {} if isinstance(right, list) else {"nearness of a number": 0.0}
+        if sample.text[0] == "[":
+            return {}
+        said = _said(prediction, sample)
+        near = math.exp(-abs(int(said[0]) - int(sample.text)) / SCALE) if said and len(said[0]) < DIGITS else 0.0
+        return {"nearness of a number": near}
 
 
-def _said(prediction: str, sample: Sample) -> int | list[int] | None:
+def _said(prediction: str, sample: Sample) -> list[str] | None:
+    """The numbers of the first list, or the first number, whichever is asked for."""
     found = re.search(LIST if sample.text[0] == "[" else r"(?<![\w.])\d+(?![\w.]*\d)", prediction)
-    if found is None:
-        return None
-    numbers = [int(one) for one in re.findall(r"\d+", found[0])]
-    return numbers if sample.text[0] == "[" else numbers[0]
+    return re.findall(r"\d+", found[0]) if found else None
 
 
 def _in_turn(rng: random.Random, n: int) -> list[str]:

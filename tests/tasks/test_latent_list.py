@@ -66,6 +66,7 @@ def test_numbers_are_graded_and_lists_are_not() -> None:
     assert task.score(" 27.", number) == task.score(" it is 27", number) == 1.0
     assert task.score(" 127", number) == task.score(" 28", number) == task.score(" a27", number) == 0.0
     assert task.readings(" 37", number) == {"nearness of a number": pytest.approx(0.367879, abs=1e-6)}
-    assert task.readings(" none", number) == {"nearness of a number": 0.0}
+    assert task.readings(" 9" * 9000, number)["nearness of a number"] == pytest.approx(0.165299, abs=1e-6)
+    assert task.readings(" " + "9" * 9000, number) == task.readings(" none", number) == {"nearness of a number": 0.0}
     assert task.score(" [5,9]", part) == 1.0 and task.score(" [9, 5]", part) == task.score(" 5, 9", part) == 0.0
     assert task.readings(" [5, 9]", part) == {}
