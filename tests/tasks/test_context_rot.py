@@ -105,5 +105,6 @@ def test_the_first_value_counts_and_whose_it_is_is_told() -> None:
     assert task.score(" the Shy-teal-owl, not the big-red-hat", sample) == 1.0
     assert task.score(" big-red-hat or shy-teal-owl", sample) == 0.0
     assert task.readings(" big-red-hat or shy-teal-owl", sample) == {
-        "right value anywhere": 1.0, "rival of another day": 1.0, "rival of another person": 0.0
+        "right value anywhere": 1.0, "rival of another day": 1.0, "rival of another person": 0.0,
+        "share of the text that rivals are": 0.1,
     }  # fmt: skip
