@@ -99,6 +99,7 @@ COVERED = {
     "tests/engines/test_round_trip.py": "rope/formulas",
     "tests/tasks/test_every_task.py": "tasks/assembly tasks/context tasks/names tasks/suites tasks/task "
     "tasks/words tasks/ruler/matching tasks/ruler/qa_files",
+    "tests/tasks/test_quoted.py": "tasks/kinds",
     "tests/tasks/benchmarks/test_question.py": "tasks/benchmarks/grading",
     "tests/evaluation/test_asking.py": "backends/backend backends/oracles evaluation/controls",
     "tests/evaluation/test_experiment.py": "backends/local evaluation/contestants evaluation/findings "

@@ -2,8 +2,8 @@
 
 "Greta keeps a flamingo in the attic." answers "Which person keeps some kind of animal?", by knowing what a flamingo is.
 Things and what they are come from a small lexicon of this package (``kinds``), not from WordNet, and not from NoLiMa's
-needles, which are under a research licence. The same is asked literally, by the thing itself, to tell what matching words
-is worth. The control "ceiling" is NoLiMa's base score, and 85 % of it is its threshold.
+needles, which are under a research licence. The same is asked literally, by the thing itself, to tell what matching
+words is worth. The control "ceiling" is NoLiMa's base score, and 85 % of it is its threshold.
 """
 
 from __future__ import annotations

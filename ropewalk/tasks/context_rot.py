@@ -191,12 +191,14 @@ class RotDistract(Task):
         return float(THING.findall(prediction.lower())[:1] == [sample.text])
 
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
-        """Whether the value stands anywhere in the answer, and which kind of rival the first value is."""
+        """Whether the value stands anywhere in the answer, of which rival the first value is, and how much they are."""
         said, kinds = THING.findall(prediction.lower()), sample.facts["rivals"]
         first = kinds.get(said[0]) if said else None
-        return {"right value anywhere": float(sample.text in said)} | {
-            f"rival of {kind}": float(kind == first) for kind in sorted(set(kinds.values()))
-        }
+        found = {"right value anywhere": float(sample.text in said)}
+        if kinds:
+            found |= {f"rival of {kind}": float(kind == first) for kind in sorted(set(kinds.values()))}
+            found["share of the text that rivals are"] = sample.facts["rival_share"]
+        return found
 
 
 def date(rng: random.Random) -> str:

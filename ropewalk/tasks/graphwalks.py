@@ -2,8 +2,8 @@
 
 Not as there: nodes are random digits (there the beginnings of MD5 sums of small numbers, which a model may know), edges
 follow each other in a line, there is one example instead of three, and an empty list that is expected and given is
-right. The list is read from behind the last "Final Answer:", else the first one counts; strictly, it has to be all that
-the last line says.
+right. The list is read from behind the last "Final Answer:", else the first one counts; strictly, the last line has to
+end with it.
 """
 
 from __future__ import annotations
@@ -149,6 +149,11 @@ class Graphwalks(SharedContext):
         """F1 of the nodes; 1.0 where both lists are empty."""
         found = read_list(prediction)
         return 0.0 if found is None else set_f1(found, read_list(sample.text) or ())
+
+    def score_strictly(self, prediction: str, sample: Sample) -> float:
+        """The same of a list with which the last line ends."""
+        last = prediction.strip().split("\n")[-1]
+        return self.score(last, sample) if last.endswith("]") else 0.0
 
 
 def random_edge(nodes: list[str], rng: random.Random) -> Edge:

@@ -1,6 +1,7 @@
 """A small lexicon of things and what they are, written for this package: things are of a sort, and sorts of a kind.
 
-Chosen are words of one common sense; none occurs twice, and none in the text that tasks hide their facts in.
+Chosen are words of one common sense; none occurs twice, none in the text that tasks hide their facts in, and no thing is
+spelled with what it is (blackbird).
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from functools import cache
 
 LEXICON = {
     "animal": {
-        "bird": "sparrow finch nightingale blackbird thrush wren eagle falcon buzzard osprey stork flamingo goose swan",
+        "bird": "sparrow finch nightingale thrush wren eagle falcon buzzard osprey stork flamingo goose swan",
         "mammal": "squirrel hamster beaver lion tiger leopard cheetah deer moose giraffe antelope zebra whale dolphin",
         "fish": "salmon trout halibut flounder herring mackerel sardine",
         "reptile": "iguana gecko chameleon cobra viper tortoise crocodile alligator",
-        "insect": "wasp hornet beetle grasshopper butterfly mosquito ladybird",
+        "insect": "wasp hornet beetle grasshopper butterfly mosquito",
     },
     "plant": {
         "conifer": "spruce larch cedar juniper cypress",
@@ -26,12 +27,12 @@ LEXICON = {
         "drum": "timpani bongo tambourine",
     },
     "food": {
-        "fruit": "lemon grapefruit tangerine raspberry blueberry cranberry peach apricot nectarine plum",
+        "fruit": "lemon mango tangerine raspberry blueberry cranberry peach apricot nectarine plum",
         "vegetable": "carrot parsnip turnip radish beetroot cabbage cauliflower leek",
         "pastry": "croissant strudel eclair baklava doughnut",
     },
     "vehicle": {
-        "boat": "canoe kayak gondola dinghy schooner catamaran yacht ferry trawler tugboat",
+        "boat": "canoe kayak gondola dinghy schooner catamaran yacht ferry trawler",
         "aircraft": "airliner helicopter glider airship biplane",
         "car": "limousine hatchback taxi sedan",
     },

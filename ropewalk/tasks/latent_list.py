@@ -8,11 +8,10 @@ not.
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ropewalk.tasks.assembly import joined
@@ -23,9 +22,10 @@ from ropewalk.texts.pieces import TokenUnits
 NUMBERS = range(1, 100)
 LISTS = ("a", "b", "c", "d")  # the first one is asked about
 SIZES = range(4, 9)  # of a list
-SCALE = 10.0  # of an error in a number that is graded
+SCALE, DIGITS = 10.0, 9  # of an error in a number that is graded; a longer one is not near
 INTRODUCTION = " Below are lines of Python, each up to a semicolon, that are run one after the other."
-VIEWS = ("slice", "len", "sum", "min", "max")
+SLICE = "slice"  # of a list, a view as those of the whole
+WHOLE: dict[str, Callable[[list[int]], int]] = {"len": len, "sum": sum, "min": min, "max": max}
 LINE = re.compile(r" ([a-d])(?: = (\[[\d, ]*\])|\.(append|insert|pop|remove|sort|reverse)\(([\d, ]*)\));")
 LIST = re.compile(r"\[[\d, ]*\]")
 
@@ -75,7 +75,7 @@ class LatentList(SharedContext):
         a = lists["a"]
         if found := re.match(r"a\[(\d+):(\d+)\]", asked):
             return str(a[int(found[1]) : int(found[2])])
-        return str({"len": len, "sum": sum, "min": min, "max": max}[asked[:3]](a))
+        return str(WHOLE[asked[:3]](a))
 
     def guess(self, prompt_text: str) -> str:
         """A usual length, which a fifth of the questions ask for."""
@@ -83,27 +83,26 @@ class LatentList(SharedContext):
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1.0 if the first list or number is the right one."""
-        return float(_said(prediction, sample) == ast.literal_eval(sample.text))
+        return float(_said(prediction, sample) == re.findall(r"\d+", sample.text))
 
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """How near a number is: exp(-error / ``SCALE``); a list is right or wrong."""
-        said, right = _said(prediction, sample), ast.literal_eval(sample.text)
-        if isinstance(said, int) and isinstance(right, int):
-            return {"nearness of a number": math.exp(-abs(said - right) / SCALE)}
-        return {} if isinstance(right, list) else {"nearness of a number": 0.0}
+        if sample.text[0] == "[":
+            return {}
+        said = _said(prediction, sample)
+        near = math.exp(-abs(int(said[0]) - int(sample.text)) / SCALE) if said and len(said[0]) < DIGITS else 0.0
+        return {"nearness of a number": near}
 
 
-def _said(prediction: str, sample: Sample) -> int | list[int] | None:
+def _said(prediction: str, sample: Sample) -> list[str] | None:
+    """The numbers of the first list, or the first number, whichever is asked for."""
     found = re.search(LIST if sample.text[0] == "[" else r"(?<![\w.])\d+(?![\w.]*\d)", prediction)
-    if found is None:
-        return None
-    numbers = [int(one) for one in re.findall(r"\d+", found[0])]
-    return numbers if sample.text[0] == "[" else numbers[0]
+    return re.findall(r"\d+", found[0]) if found else None
 
 
 def _in_turn(rng: random.Random, n: int) -> list[str]:
     """``n`` kinds of views, each as often as any other but for one."""
-    kinds = rng.sample(VIEWS, len(VIEWS))
+    kinds = rng.sample([SLICE, *WHOLE], len(WHOLE) + 1)
     return [kinds[i % len(kinds)] for i in range(n)]
 
 
@@ -112,11 +111,8 @@ def view(kind: str, values: list[int], rng: random.Random) -> Question:
     start = rng.randrange(len(values) - 1)
     end = rng.randint(start + 1, min(len(values), start + 3))
     said, answer = {
-        "slice": (f"a[{start}:{end}]", str(values[start:end])),
-        "len": ("len(a)", str(len(values))),
-        "sum": ("sum(a)", str(sum(values))),
-        "min": ("min(a)", str(min(values))),
-        "max": ("max(a)", str(max(values))),
+        SLICE: (f"a[{start}:{end}]", str(values[start:end])),
+        **{name: (f"{name}(a)", str(whole(values))) for name, whole in WHOLE.items()},
     }[kind]
     return Question(f" What does print({said}) print at the end? It prints", answer, facts={"view": kind}, spare=SPARE)
 

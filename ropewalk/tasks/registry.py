@@ -205,32 +205,26 @@ def _tasks() -> Iterator[tuple[str, Entry]]:
     for qa, title in BABI_STORIES.items():
         story = "babi_stories:BabiStories", "quoted", title, {"qa": qa}, BACKGROUND
         yield f"babilong_qa{qa}", Entry(*story, comparable=NOT_BABILONG)
-    yield (
-        "rot-repeat",
-        Entry(
-            "context_rot:RotRepeat", "quoted", "One word many times, and an odd one", asked="spread", comparable=NOT_ROT
-        ),
-    )
+    repeat = "context_rot:RotRepeat", "quoted", "One word many times, and an odd one"
+    yield "rot-repeat", Entry(*repeat, asked="spread", comparable=NOT_ROT)
     fact = "context_rot:RotDistract", "quoted"
     for n, title in RIVALS.items():
         rot = Entry(*fact, title, {"rivals": n}, BACKGROUND, asked="spread", comparable=NOT_ROT)
         yield f"rot-distract_{n}", rot
-    title, how = "A fact among shuffled sentences", {"rivals": 0, "shuffled": True}
-    yield "rot-shuffle", Entry(*fact, title, how, BACKGROUND, asked="spread", comparable=NOT_ROT)
+    title, alone = "A fact among shuffled sentences", {"rivals": 0, "shuffled": True}
+    yield "rot-shuffle", Entry(*fact, title, alone, BACKGROUND, asked="spread", comparable=NOT_ROT)
     for share in RIVAL_SHARES:
-        title, part = f"A fact in a text of {share} % rivals", {"share": share / 100}
-        yield f"rival-share_{share}", Entry(*fact, title, part, BACKGROUND, asked="spread", comparable=NOT_ROT)
+        title = f"A fact in a text of {share} % rivals"
+        rot = Entry(*fact, title, {"share": share / 100}, BACKGROUND, asked="spread", comparable=NOT_ROT)
+        yield f"rival-share_{share}", rot
     for n in LATENT_LIST:
         program = "latent_list:LatentList", "quoted", f"A list after {n} changes", {"relevant": n}
         yield f"latent-list-like_{n}", Entry(*program, comparable=NOT_LATENT_LIST)
     for kind, title in UPDATES.items():
         update = "sessions:SessUpdate", "quoted", title, {"asks": kind[1:] or "current"}
         yield f"sess-update{kind}", Entry(*update, asked="spread", comparable=NOT_LONGMEMEVAL)
-    title = "A fact that is told, and one that is not"
-    yield (
-        "sess-abstain",
-        Entry("sessions:SessAbstain", "quoted", title, asked="spread", comparable=NOT_LONGMEMEVAL),
-    )
+    abstain = "sessions:SessAbstain", "quoted", "A fact that is told, and one that is not"
+    yield "sess-abstain", Entry(*abstain, asked="spread", comparable=NOT_LONGMEMEVAL)
 
 
 TASKS = dict(_tasks())

@@ -122,7 +122,7 @@ def chat(told: Told, rng: random.Random) -> str:
     whose, what = told.owned
     said = rng.choice(CHANGES if told.new else STATES)
     said = said.format(Whose=whose.capitalize(), whose=whose, attribute=what, value=told.value)
-    talk = [*rng.sample(TALK, rng.randint(1, 3)), (said, rng.choice(NOTED))]
+    talk = [*rng.sample(TALK, rng.randint(0, 2)), (said, rng.choice(NOTED))]
     lines = " ".join(f"User: {user} Assistant: {assistant}" for user, assistant in rng.sample(talk, len(talk)))
     return f" [{FIRST + timedelta(minutes=told.minute):%Y-%m-%d %H:%M}] {lines}"
 
@@ -273,7 +273,7 @@ class SessAbstain(Sessions):
 
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """Each half of the pair by itself, and how often what was told of something else is given."""
-        parts = [*filter(str.strip, re.split(r"[;,\n]|\band\b", answer_of(prediction))), "", ""][:2]
+        parts = parts_of(prediction)
         told, untold = parts if sample.facts["told first"] else reversed(parts)
         value, bait = sample.facts["value"], sample.facts["bait"]
         given = [one for one in (value, bait) if mentions(untold, one)]
@@ -282,6 +282,16 @@ class SessAbstain(Sessions):
             "not told and refused": float(refused(untold) and not given),
             "not told and something else given": float(bait in given),
         }
+
+
+def parts_of(prediction: str) -> tuple[str, str]:
+    """Two answers: with a semicolon or the end of a line between them, else with a comma or "and"."""
+    text = re.split(r"\bUser:|\[", prediction.strip())[0]
+    for between in (r"[;\n]", r",|\band\b"):
+        parts = [*filter(str.strip, re.split(between, text))]
+        if len(parts) > 1:
+            return parts[0], parts[1]
+    return text, ""
 
 
 def refused(answer: str) -> bool:

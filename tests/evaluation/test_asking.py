@@ -18,8 +18,11 @@ from ropewalk.evaluation.contestants import Live
 from ropewalk.evaluation.controls import altered, controls, without_context
 from ropewalk.evaluation.samples import Cell
 from ropewalk.methods.catalogue import method
+from ropewalk.report.experiment_page import render
+from ropewalk.report.schema import Results
 from ropewalk.tasks.niah import NeedleInHaystack
 from ropewalk.tasks.passkey import Passkey
+from ropewalk.tasks.sessions import SessAbstain
 from ropewalk.tasks.suites import names, suite
 from ropewalk.texts.documents import load
 from ropewalk.texts.pieces import TokenUnits
@@ -193,3 +196,27 @@ def test_oracles_answer_behind_the_seam_of_models(tokenizer) -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="does not know probabilities"):
         solver.loglikelihood([(sample.prompt, sample.answer)])
+
+
+class Refusing(WindowOracle):
+    """Says that it does not know, whatever is asked."""
+
+    def _solve(self, prompt: str) -> str:
+        return "unknown; unknown"
+
+
+def test_what_answers_show_besides_their_score_is_told_by_length(tokenizer) -> None:
+    for backend, score, told in (
+        (Refusing(tokenizer, []), 0.0, 0.0),
+        (WindowOracle(tokenizer, [SessAbstain()]), 1.0, 1.0),
+    ):
+        found = experiment(backend, tasks=["sess-abstain"], lengths=[1500, 2000], samples=4, controls=False)
+        assert by_length(found, "sess-abstain") == {1500: score, 2000: score}
+        readings = {(one.name, one.length): one for one in task(found, "sess-abstain").readings}
+        assert len(readings) == 6 and {one.n for one in readings.values()} == {4}
+        for length in (1500, 2000):
+            assert readings["told and answered", length].value == told
+            assert readings["not told and refused", length].value == 1.0
+            assert readings["not told and something else given", length].value == 0.0
+        assert Results.of(json.loads(json.dumps(found.to_dict()))).subjects == found.subjects
+        assert "A fact that is told, and one that is not: not told and refused" in render(found)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 import sys
 import time
@@ -457,3 +458,24 @@ def test_what_loops_is_read_in_no_time() -> None:
     for loop in loops:
         metrics.stated_choices(loop * 5000)
     assert time.monotonic() - start < 20
+
+
+def table_distance(first: str, second: str) -> int:
+    """Levenshtein's table, row by row."""
+    row = list(range(len(second) + 1))
+    for i, one in enumerate(first, 1):
+        above, row = row, [i]
+        for j, other in enumerate(second, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (one != other)))
+    return row[-1]
+
+
+def test_edit_distance_is_that_of_the_table() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        first, second = ("".join(rng.choices("ab c", k=rng.randint(0, 90))) for _ in range(2))
+        assert metrics.levenshtein(first, second) == table_distance(first, second)
+    gold = "apple apple apples apple apple"
+    assert metrics.levenshtein_similarity("apple apple apple apple apple", gold) == pytest.approx(29 / 30)
+    assert metrics.levenshtein_similarity("apple apple apples apple", gold) == pytest.approx(0.8)
+    assert metrics.levenshtein_similarity("", "") == 1.0 and metrics.levenshtein_similarity("", "a") == 0.0
