@@ -148,6 +148,7 @@ class Average:
         se: standard error.
         kind: "scope/diffusion" of the tasks; empty over all of them.
         passing: probability that the average passes here and at every shorter tested length.
+        harmonic: harmonic mean over categories of tasks; None where there is one alone.
     """
 
     length: int
@@ -158,10 +159,28 @@ class Average:
     se: Size | None = None
     kind: str = ""
     passing: Share | None = None
+    harmonic: Shares | None = None
 
     @property
     def estimate(self) -> Estimate:
         return Estimate(self.value, self.low, self.high, self.n)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What else is known of the answers to one task at one length.
+
+    Attributes:
+        length: context length in tokens.
+        n: answers.
+        strict: their score by the strictest reading; None where a task has one reading alone.
+        taken: what wrong answers were taken from, and how many.
+    """
+
+    length: int
+    n: int
+    strict: Shares | None = None
+    taken: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,6 +195,7 @@ class TaskFindings:
         checked: teacher-forced answers that were decoded as well.
         agreed: how many of these decoding confirmed.
         early: lengths at which not all samples were needed.
+        readings: of free answers, by length, where the task knows more than a score.
     """
 
     task: str
@@ -184,6 +204,7 @@ class TaskFindings:
     checked: int = 0
     agreed: int = 0
     early: list[int] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -249,6 +270,7 @@ class Subject:
         short_tax: change of perplexity at each tested length inside the window.
         beyond_window: against the plain model, on the same samples.
         averages: over tasks, by length and kind.
+        area: under the curve of averages over the logarithm of length.
         tasks: one by one.
         rope: by layer type.
         config_diff: change of config.json, or why there is none.
@@ -275,6 +297,7 @@ class Subject:
     short_tax: list[Change] = field(default_factory=list)
     beyond_window: Gain | None = None
     averages: list[Average] = field(default_factory=list)
+    area: Shares | None = None
     tasks: list[TaskFindings] = field(default_factory=list)
     rope: dict[str, Spectrum] = field(default_factory=dict)
     config_diff: str = ""

@@ -92,6 +92,12 @@ class Task:
         """How right a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} has no score")
 
+    @property
+    def reads_further(self) -> bool:
+        """Whether it knows more of an answer than its score."""
+        mine = type(self)
+        return mine.score_strictly is not Task.score_strictly or mine.taken is not Task.taken
+
     def score_strictly(self, prediction: str, sample: Sample) -> float | None:
         """The same by the strictest reading that people quote; None where a task has one reading alone."""
         return None
