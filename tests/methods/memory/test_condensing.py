@@ -7,8 +7,8 @@ import torch
 
 from ropewalk import UserError
 from ropewalk.methods.memory.beacon import ActivationBeacon
-from ropewalk.methods.memory.ext_tok import ExtensibleTokenization
 from ropewalk.methods.memory.condensing import WindowReader, Windows
+from ropewalk.methods.memory.ext_tok import ExtensibleTokenization
 from tests.models import shared, tiny, tokens
 
 BOTH = pytest.mark.parametrize("kind", [ActivationBeacon, ExtensibleTokenization])
