@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from ropewalk import MemoryMethod, UserError, compose, method
-from ropewalk.attention.cache_argument import as_argument, of_output
+from ropewalk.attention.cache_argument import as_argument
 from ropewalk.backends.backend import Ask
 from ropewalk.backends.nll import answer_match, token_nll
 from ropewalk.backends.prefix import Runner
