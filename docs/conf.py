@@ -114,6 +114,7 @@ PARTS = {
     "verbs": verbs,
     "frequencies": lambda: methods("frequencies"),
     "attention": lambda: methods("attention"),
+    "memory": lambda: methods("memory"),
     "positions": positions,
     "making": lambda: making(*rest()),
 }

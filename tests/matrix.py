@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import CATALOGUE, Entry, method
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
+from ropewalk.methods.memory.memory_method import MemoryMethod
 from ropewalk.rope import config as rope_config
 from ropewalk.rope import live
 from tests.models import FAMILIES, shared, tiny, tokens
@@ -54,14 +55,17 @@ class Case:
             yield chosen
 
 
-def cases() -> list[Case]:
-    """Every example of every entry."""
+def cases(entries: list[Entry]) -> list[Case]:
+    """Every example of some entries."""
     config = shared("llama").config
-    return [Case(entry, i) for entry in CATALOGUE for i in range(len(entry.load().examples(config)))]
+    return [Case(entry, i) for entry in entries for i in range(len(entry.load().examples(config)))]
 
 
-every_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.id)
-every_case = pytest.mark.parametrize("case", cases(), ids=str)
+MEMORIES = [entry for entry in CATALOGUE if issubclass(entry.load(), MemoryMethod)]  # readers, with tests of their own
+ATTENDING = [entry for entry in CATALOGUE if entry not in MEMORIES]
+every_entry = pytest.mark.parametrize("entry", ATTENDING, ids=lambda entry: entry.id)
+every_case = pytest.mark.parametrize("case", cases(ATTENDING), ids=str)
+every_memory = pytest.mark.parametrize("case", cases(MEMORIES), ids=str)
 
 _FREQUENCIES = {entry.id: kind for entry in CATALOGUE if issubclass(kind := entry.load(), FrequencyMethod)}
 METHODS = list(_FREQUENCIES)

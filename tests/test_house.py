@@ -36,7 +36,10 @@ FLOORS = (
 # Lists that name modules -> the test that runs over all of the list.
 LISTED = {
     "tests/methods/test_every_method.py": {
-        f"methods/{entry.where.split(':')[0].replace('.', '/')}" for entry in CATALOGUE
+        f"methods/{entry.where.split(':')[0].replace('.', '/')}" for entry in CATALOGUE if entry.kind != "memory"
+    },
+    "tests/methods/memory/test_every_memory.py": {
+        f"methods/{entry.where.split(':')[0].replace('.', '/')}" for entry in CATALOGUE if entry.kind == "memory"
     },
     "tests/encoders/test_every_encoder_method.py": {
         f"encoders/encoder_methods/{one.where.split(':')[0]}" for one in ENCODER_METHODS if one.where
@@ -89,6 +92,7 @@ COVERED = {
     "methods/frequencies/frequency_method",
     "tests/methods/memory/test_reader.py": "methods/memory/memory_method",
     "tests/methods/memory/test_landmark.py": "methods/memory/unrotated",
+    "tests/methods/memory/test_throwaway.py": "methods/memory/temp_lora methods/memory/qttt",
     "tests/methods/attention/test_oracles.py": "attention/forward attention/layer attention/regions",
     "tests/methods/attention/test_retrieval.py": "attention/recall",
     "tests/methods/attention/test_on_models.py": "attention/sink_cache",

@@ -19,6 +19,7 @@ from ropewalk.methods.base import Method
 from ropewalk.methods.catalogue import entry
 from ropewalk.methods.frequencies.frequency_method import FrequencyMethod
 from ropewalk.methods.frequencies.longrope import LongRoPE
+from ropewalk.methods.memory.memory_method import MEMORY
 from ropewalk.planning import advice
 from ropewalk.rope.spec import RopeSpec
 
@@ -75,6 +76,8 @@ class Entrants:
             return "it wants training"
         if method.measured and not isinstance(method, LongRoPE):
             return "it is measured by a fit of its own: --method NAME"
+        if MEMORY in method.axes:
+            return "it reads with a memory, which takes many times the work: compare it by its name"
         if method.absent(method.given):
             return "its options must be given"
         if (self.exportable or self.engine) and not isinstance(method, FrequencyMethod):

@@ -120,7 +120,7 @@ class _Reader(Learner):
             raise UserError(
                 f"{method.name} trains a {QUERIES} in each of {count} layers, and {type(self.body).__name__} has "
                 f"{len(self.layers)} of floating point; its linear layers are {', '.join(other) or 'none'}",
-                "Choose a model whose queries have a projection of their own (Llama, Qwen, Mistral, Gemma), or temp-lora.",
+                "Choose a model with a projection of its own for queries (Llama, Qwen, Mistral, Gemma), or temp-lora.",
             )
 
     def begin(self, rows: int) -> _Text:
@@ -140,10 +140,7 @@ class _Reader(Learner):
         return torch.cat(found, 1)
 
     def prompt(self, ids: Tensor, state: _Text, last: bool) -> Tensor:
-        if last and not state.weights:
-            hidden = self._on(ids, state)
-        else:
-            hidden = self.read(ids, state)
+        hidden = self._on(ids, state) if last and not state.weights else self.read(ids, state)
         self._adapt(state)
         if not state.weights:
             return hidden

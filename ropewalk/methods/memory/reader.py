@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from ropewalk.attention import cache_argument
 from ropewalk.common.errors import UserError
@@ -155,7 +155,8 @@ class _Reading:
         kept.whole, kept.columns = True, kept.columns + ids.shape[1]
         if cache is not None and not hasattr(cache, KEPT):
             _remember(cache, kept)
-        found = BaseModelOutputWithPast(last_hidden_state=hidden)  # type: ignore[arg-type]
+        # models with experts ask it for their routers too
+        found = MoeModelOutputWithPast(last_hidden_state=hidden)  # type: ignore[arg-type]
         if cache is not None:
             found[next(name for name in cache_argument.NAMES if hasattr(found, name))] = cache
         return found if given.get("return_dict", True) else found.to_tuple()

@@ -78,7 +78,8 @@ class TempLoRA(MemoryMethod):
     def costs(self, model: nn.Module) -> str:
         chunk, context = self._sizes(model)
         times = (context + chunk) / chunk
-        return f"each token is read {times:.3g} times, and trained on {self.epochs * times:.3g} times, forward and backward"
+        trained = f"{self.epochs * times:.3g} times, forward and backward"
+        return f"each token is read {times:.3g} times, and trained on {trained}"
 
     def _sizes(self, model: nn.Module) -> tuple[int, int]:
         """Tokens of a chunk, and before it."""
@@ -131,12 +132,10 @@ class _Reader(Learner):
         device = next(self.body.parameters()).device
         drawing = generator(one.seed, 0, device)
         for layer in self.layers:
-            down = torch.empty(one.rank, layer.in_features, device=device)
+            down, up = (torch.zeros(sizes, device=device) for sizes in ((one.rank, layer.in_features),
+                                                                        (layer.out_features, one.rank)))  # fmt: skip
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=drawing)
-            weights += [
-                down.requires_grad_(),
-                torch.zeros(layer.out_features, one.rank, device=device).requires_grad_(),
-            ]
+            weights += [down.requires_grad_(), up.requires_grad_()]
         optimizer = torch.optim.AdamW(weights, one.learning_rate, BETAS, EPSILON, weight_decay=0.0)
         nothing = torch.zeros(1, 0, dtype=torch.long, device=device)
         left = math.inf if one.budget is None else one.budget

@@ -6,6 +6,7 @@ outputs pass through what was trained on that text.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -79,8 +80,11 @@ class Learner(Reader):
 
     def loss(self, ids: Tensor, keep: int, cache: Cache | None, changes: Mapping[nn.Module, Change]) -> Tensor:
         """Mean loss of the last ``keep`` tokens of a row int64 [1, n] that stands behind what a cache holds."""
+        given = self._given(ids[:, :-1], cache) | {"use_cache": cache is not None}
+        if "logits_to_keep" in inspect.signature(type(self.model).forward).parameters:
+            given["logits_to_keep"] = keep
         with torch.enable_grad(), giving(changes):
-            logits: Tensor = self.model(**self._given(ids[:, :-1], cache), use_cache=cache is not None).logits
+            logits: Tensor = self.model(**given).logits
             found = F.cross_entropy(logits[0, -keep:].float(), ids[0, -keep:])
         self.trained_tokens += ids.shape[1] - 1
         return found
