@@ -1,6 +1,6 @@
 """Activation Beacon on the bundled model: ratios against perplexity and needles, and the memory, from 512 tokens to 32x.
 
-    python claims/memory/beacon.py --json claims/results/memory/beacon.json [--steps 100] [--work DIR]
+    python claims/memory/beacon.py --json claims/results/memory/beacon.json [--steps 60] [--work DIR]
 
 Activation Beacon (arXiv 2401.03462) says that a frozen model reads a hundred times its window behind beacons, that its
 perplexity goes on falling with the text behind which tokens are read, that small ratios lose least, and that needles are

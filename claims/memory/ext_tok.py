@@ -1,6 +1,6 @@
 """Extensible Tokenization on the bundled model: scaling factors against perplexity and needles, from 512 tokens to 32x.
 
-    python claims/memory/ext_tok.py --json claims/results/memory/ext_tok.json [--steps 100] [--work DIR]
+    python claims/memory/ext_tok.py --json claims/results/memory/ext_tok.json [--steps 60] [--work DIR]
 
 Extensible Tokenization (arXiv 2401.07793) says that embeddings made by a small model let a frozen one read more than 100
 thousand tokens, with a perplexity that falls with the text behind which tokens are read, at scaling factors that are

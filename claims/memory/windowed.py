@@ -62,7 +62,7 @@ def trained(name: str, work: Path, tokenizer: Any, steps: int, rate: float) -> s
     if not (out / "memory.json").exists():
         ropewalk.train(
             name, "demo", texts(work, tokenizer), to=ROW, out=out, method=f"{name}(window={WINDOW}, ratios={RATIOS})",
-            documents=0, keys=0, steps=steps, batch=2, learning_rate=rate, warmup=steps // 10, dtype="float32",
+            documents=0, keys=0, steps=steps, batch=1, learning_rate=rate, warmup=steps // 10, dtype="float32",
             save_every=20, seed=0,
         )  # fmt: skip
     return str(out)
@@ -180,7 +180,7 @@ def run(doc: str, name: str, kind: type[CondensingMethod], paper: str, rate: flo
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(f"runs/claims-memory-{name}"))
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
