@@ -158,6 +158,8 @@ JUDGED = (
 
 # What can be run: minutes of two quiet cores by estimate, and what it writes.
 RUNS: tuple[tuple[int, str], ...] = (
+    (8, "memory/beacon.py --json claims/results/memory/beacon.json"),
+    (8, "memory/ext_tok.py --json claims/results/memory/ext_tok.json"),
     (12, "training_free.py --json claims/results/training_free.json"),
     (15, "longrope.py --dtype float32 --json claims/results/longrope.json"),
     (25, "longrope2.py --dtype float32 --json claims/results/longrope2.json"),

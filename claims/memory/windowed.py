@@ -4,11 +4,11 @@ Both condense windows of 64 tokens of the bundled model (512 trained positions) 
 on rows of 1,024 tokens: sources of the standard library, and as many drills of the kind that the bundled model knows
 (needles, records, pass keys), at one learning rate, ours. What is finished is kept in ``--work``.
 
-Measured on held-out modules, in float32. Perplexity is that of the same last 256 tokens of each text, read behind more or
-less of it: by windows alone (the same windows, with nothing carried on), by the plain model in its own 512 positions,
-and by the memory behind 1,024, 4,096 (8x) and 16,384 tokens (32x), at the smallest ratio that reaches; and behind 896
-tokens at every ratio. Needles are five digits in such texts, before the last window, asked for at the end: the loss of
-the digits, and how often all five are likeliest. Intervals are of 95 %, paired by text; one seed.
+Measured on held-out modules, in float32. Perplexity is that of the same last 256 tokens of each text, read behind more
+or less of it: by windows alone (the same windows, with nothing carried on), by the plain model in its own 512
+positions, and by the memory behind 1,024, 4,096 (8x) and 16,384 tokens (32x), at the smallest ratio that reaches; and
+behind 896 tokens at every ratio. Needles are five digits in such texts, before the last window, asked for at the end:
+the loss of the digits, and how often all five are likeliest. Intervals are of 95 %, paired by text; one seed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from ropewalk.texts.pieces import TokenUnits
 
 WINDOW, RATIOS, ROW = 64, (2, 4, 8, 16, 32, 64), 1024
 SCORED, NEAR, FAR = 256, 896, (1024, 4096, 16384)  # tokens
-SOURCES, NEEDLES = 48, {896: 16, 4096: 8}  # documents to train on, of each kind; needles at each length
-TEXTS, MOST = 10, 16384  # that are measured on; tokens of each
+SOURCES, NEEDLES = 48, {896: 8, 4096: 6}  # documents to train on, of each kind; needles at each length
+TEXTS, MOST = 8, 16384  # that are measured on; tokens of each
 Read = Callable[[Tensor], Tensor]  # ids int64 [1, n] -> last hidden states
 
 
@@ -52,7 +52,9 @@ def texts(work: Path, tokenizer: Any) -> Path:
         (folder / f"source-{i}.txt").write_text(source[: 16 * ROW])
         ids = token_ids(source[-8 * ROW :], tokenizer)
         make = rng.choice((drills.needles, drills.needles, drills.records, drills.passkey))
-        (folder / f"drill-{i}.txt").write_text(tokenizer.decode(make(ROW + 64, rng, units, ids), skip_special_tokens=True))
+        (folder / f"drill-{i}.txt").write_text(
+            tokenizer.decode(make(ROW + 64, rng, units, ids), skip_special_tokens=True)
+        )
     return folder
 
 
@@ -68,7 +70,9 @@ def trained(name: str, work: Path, tokenizer: Any, steps: int, rate: float) -> s
     return str(out)
 
 
-def battery(model: Any, kind: type[CondensingMethod], folder: str, known: dict[str, Any], keep: Callable[[], None]) -> None:
+def battery(
+    model: Any, kind: type[CondensingMethod], folder: str, known: dict[str, Any], keep: Callable[[], None]
+) -> None:
     """Fill ``known``: what was read, and of each text or needle a number (needles two)."""
     tokenizer = ropewalk.load("demo", dtype="float32")[1]
     units = TokenUnits(tokenizer)
@@ -143,8 +147,8 @@ def held(model: Any, method: CondensingMethod, n: int) -> dict[str, float]:
         assert isinstance(reader, WindowReader)
         state: State = reader.begin(1)
         reader.read(torch.arange(n)[None] % 1000, state)
-        return {"ratio": reader.ratio, "keys": state.cache.layers[0].keys.shape[2],
-                "elements": sum(x.numel() for layer in state.cache.layers for x in (layer.keys, layer.values))}  # fmt: skip
+        held = [x for layer in state.cache.layers for x in (layer.keys, layer.values)]
+        return {"ratio": reader.ratio, "keys": held[0].shape[2], "numbers": sum(x.numel() for x in held)}
 
 
 def against(known: dict[str, Any], one: str, other: str) -> dict[str, Any]:

@@ -141,10 +141,10 @@ def _condensed_layers(model: nn.Module) -> list[Rotating]:
 
 @dataclass(frozen=True)
 class ActivationBeacon(CondensingMethod):
-    """Keys and values of beacons stand for past windows; only what beacons are projected by, and embedded as, is learnt.
+    """Keys and values of beacons stand for past windows; only their projections and their embedding are learnt.
 
     Attributes:
-        sinks: first tokens whose keys and values stay as they are; the paper has 1 for Llama 3, 0 for Mistral and Qwen2.
+        sinks: first tokens whose keys and values stay as they are; in the paper 1 for Llama 3, else 0.
     """
 
     sinks: int = 1  # type: ignore[misc]

@@ -7,8 +7,8 @@ import torch
 
 from ropewalk import UserError
 from ropewalk.methods.memory.beacon import ActivationBeacon
-from ropewalk.methods.memory.ext_tok import ExtensibleTokenization
 from ropewalk.methods.memory.condensing import WindowReader, Windows
+from ropewalk.methods.memory.ext_tok import ExtensibleTokenization
 from tests.models import shared, tiny, tokens
 
 BOTH = pytest.mark.parametrize("kind", [ActivationBeacon, ExtensibleTokenization])
@@ -32,8 +32,15 @@ def test_it_reaches_as_far_as_the_places_hold_what_is_left(ratio):
 def test_the_ratio_is_the_smallest_that_reaches_the_target(kind):
     method = kind(window=16, ratios=(2, 4, 8))
     sizes = method.windows(shared("llama").config)
-    assert [method.ratio_for(sizes, to) for to in (64, sizes.reach(2), sizes.reach(2) + 1, sizes.reach(8))] == [2, 2, 4, 8]
-    with pytest.raises(UserError, match=f"reaches {sizes.reach(8)} tokens with ratio 8 .* {sizes.reach(8) + 1} are the"):
+    assert [method.ratio_for(sizes, to) for to in (64, sizes.reach(2), sizes.reach(2) + 1, sizes.reach(8))] == [
+        2,
+        2,
+        4,
+        8,
+    ]
+    with pytest.raises(
+        UserError, match=f"reaches {sizes.reach(8)} tokens with ratio 8 .* {sizes.reach(8) + 1} are the"
+    ):
         method.ratio_for(sizes, sizes.reach(8) + 1)
 
 
@@ -76,6 +83,14 @@ def test_memory_grows_by_a_key_per_ratio_tokens(kind):
             held = sum(x.numel() for layer in state.cache.layers for x in (layer.keys, layer.values))
             assert held == sizes.kept(end, 8) * 2 * 2 * 2 * 2 * 16  # keys and values, layers, rows, heads, dimensions
             done = end
+
+
+@BOTH
+def test_layers_that_are_computed_again_are_refused(kind):
+    model = tiny("llama").train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with kind(window=16, ratios=(4,)).begun().on(model), pytest.raises(UserError, match="lose their cache"):
+        model(tokens(1, 24), use_cache=False)
 
 
 class Noted(WindowReader):

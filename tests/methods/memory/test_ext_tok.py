@@ -29,7 +29,9 @@ def two_streams(model, ids, layers):
     """Hidden states of every token: stream one is what stands for all windows, stream two the tokens."""
     small, n = small_model(model, layers), ids.shape[1]
     windows = [ids[:, a : a + WINDOW] for a in range(0, n, WINDOW)]
-    outputs = torch.cat([small(one).last_hidden_state[:, RATIO - 1 :: RATIO] for one in windows if one.shape[1] == WINDOW], 1)
+    outputs = torch.cat(
+        [small(one).last_hidden_state[:, RATIO - 1 :: RATIO] for one in windows if one.shape[1] == WINDOW], 1
+    )
     count, each = outputs.shape[1], WINDOW // RATIO
     window, inside = torch.arange(n) // WINDOW, torch.arange(n) % WINDOW
     streams = torch.cat([outputs, model.model.embed_tokens(ids)], 1)
@@ -75,7 +77,10 @@ def test_a_text_of_one_window_is_read_by_the_frozen_model_bit_for_bit(family):
 
 
 def test_models_without_such_layers_are_refused():
-    with pytest.raises(UserError, match="has no layers and norm"), ExtensibleTokenization(window=16).begun().on(shared("gpt_neox")):
+    with (
+        pytest.raises(UserError, match="has no layers and norm"),
+        ExtensibleTokenization(window=16).begun().on(shared("gpt_neox")),
+    ):
         pass
     with pytest.raises(UserError, match="layers is 3, expected at most the 2"):
         ExtensibleTokenization(layers=3).added(shared("llama"))
