@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+MASKED = ("sdpa", "eager")  # attention that adds a mask of numbers to logits
 
 
 class Beacons(nn.Module):
@@ -117,7 +118,7 @@ def _condensed_layers(model: nn.Module) -> list[Rotating]:
     """The attention layers of a model.
 
     Raises:
-        UserError: if one of them sees less than all that comes before, or projects by other modules.
+        UserError: if one of them sees less than all that comes before, or projects and attends in other ways.
     """
     text = rope_config.text_config(decoder(model).config)  # type: ignore[arg-type]
     near = sorted(set(architecture.layers(text)) - {"full_attention"})
@@ -126,6 +127,12 @@ def _condensed_layers(model: nn.Module) -> list[Rotating]:
             f"beacon: {type(model).__name__} has layers of type {near[0]}, and a window is condensed where every layer "
             "sees all of it",
             "Use ext-tok, which leaves the layers as they are.",
+        )
+    attending = getattr(text, "_attn_implementation", None) or "eager"
+    if attending not in MASKED:
+        raise UserError(
+            f"beacon: attention is {attending}, expected {' or '.join(MASKED)}: beacons see what a mask says",
+            "model.set_attn_implementation('sdpa')",
         )
     layers = probe(model)
     missing = [name for layer in layers for name in PROJECTIONS if not hasattr(layer.module, name)]
@@ -141,10 +148,10 @@ def _condensed_layers(model: nn.Module) -> list[Rotating]:
 
 @dataclass(frozen=True)
 class ActivationBeacon(CondensingMethod):
-    """Keys and values of beacons stand for past windows; only what beacons are projected by, and embedded as, is learnt.
+    """Keys and values of beacons stand for past windows; only their projections and their embedding are learnt.
 
     Attributes:
-        sinks: first tokens whose keys and values stay as they are; the paper has 1 for Llama 3, 0 for Mistral and Qwen2.
+        sinks: first tokens whose keys and values stay as they are; in the paper 1 for Llama 3, else 0.
     """
 
     sinks: int = 1  # type: ignore[misc]

@@ -114,9 +114,20 @@ class WindowReader(Reader):
         raise NotImplementedError
 
     def forward(self, state: State, places: Tensor, mask: Tensor, **given: Tensor) -> Tensor:
-        """The model itself on top of the cache: last hidden states of tokens at ``places``, int64 [n]."""
+        """The model itself on top of the cache: last hidden states of tokens at ``places``, int64 [n].
+
+        Raises:
+            UserError: if the cache does not grow by all of them.
+        """
         cache = as_argument(self.body, state.cache)
         found = self.body(position_ids=places[None], attention_mask=mask, use_cache=True, **cache, **given)
+        kept, expected = state.cache.get_seq_length(), mask.shape[-1]
+        if kept != expected:
+            raise UserError(
+                f"layers have kept {kept} keys, expected {expected}: those that are computed again in a backward pass "
+                "lose their cache",
+                "Say --memory plain.",
+            )
         hidden: Tensor = found[0]
         return hidden
 

@@ -86,7 +86,7 @@ def _layers(model: nn.Module) -> nn.ModuleList:
 
 @dataclass(frozen=True)
 class ExtensibleTokenization(CondensingMethod):
-    """Past windows are read as one embedding for every ``ratio`` tokens; only the small model that makes them is learnt.
+    """Past windows are read as one embedding for every ``ratio`` tokens; only what makes them is learnt.
 
     Attributes:
         layers: of the small model; None means a quarter of the model's.

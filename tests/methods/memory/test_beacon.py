@@ -27,10 +27,10 @@ def one(model, x, place, seen, projections=None):
     """
     own = []
     for i, layer in enumerate(model.model.layers):
-        by = projections[i] if projections else None
-        take = lambda name, own=layer.self_attn: by[name] if projections and name in by else getattr(own, name)
+        names = ("q_proj", "k_proj", "v_proj")
+        taken = {name: getattr(layer.self_attn, name) for name in names} | dict(projections[i] if projections else {})
         h = layer.input_layernorm(x)
-        q, k, v = (take(name)(h).view(-1, 16) for name in ("q_proj", "k_proj", "v_proj"))
+        q, k, v = (taken[name](h).view(-1, 16) for name in names)
         own.append((k, v))
         keys, values, places = zip(*seen[i], (k, v, place), strict=True)
         met = torch.stack([turned(key, at) for key, at in zip(keys, places, strict=True)], 1)
