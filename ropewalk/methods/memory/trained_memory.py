@@ -101,6 +101,11 @@ class MemoryFolder:
                 )
         return cls(**content, path=folder)
 
+    @property
+    def spelling(self) -> str:
+        """What puts it on, beside what it was trained beside."""
+        return "+".join([*self.beside.values(), spelled(self.method, {"trained": self.path})])
+
     def load(self) -> dict[str, Tensor]:
         """Its tensors, by the names that a model which has them gives them.
 
@@ -135,10 +140,11 @@ class MemoryFolder:
 
         parts = getattr(whole, "parts", (whole,))
         others = {one.id for one in parts if one.name != part.name}
-        line = "+".join([*self.beside.values(), part.spelling])
         if others != set(self.beside):
             then, now = (f"beside {'+'.join(sorted(one))}" if one else "by itself" for one in (self.beside, others))
-            raise UserError(f"{self.path} was trained {then}, and is used {now}", f"Say --methods {shlex.quote(line)}.")
+            raise UserError(
+                f"{self.path} was trained {then}, and is used {now}", f"Say --methods {shlex.quote(self.spelling)}."
+            )
         free = all(one.target_free or one is part for one in parts)
         if self.beside and to is not None and to != self.to and not free:
             raise UserError(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ropewalk import MemoryMethod, UserError, method
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.fingerprints import base_fingerprint
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import Entry
@@ -254,6 +255,11 @@ def test_it_is_used_beside_what_it_was_trained_beside(tmp_path):
         Nudge(trained=str(tmp_path)).require(subject(), TWICE)
     with pytest.raises(UserError, match=r"for 128 tokens by pi, and 256 are the target"):
         method(line).require(subject(), 2 * TWICE)
+
+
+def test_a_folder_of_a_memory_is_no_model(folder):
+    with pytest.raises(UserError, match=rf"(?s){folder} is a memory of tiny, and no model.*evaluate tiny --methods"):
+        Checkpoint(str(folder)).config  # noqa: B018
 
 
 def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
