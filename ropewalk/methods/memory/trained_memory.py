@@ -91,13 +91,14 @@ class MemoryFolder:
         content = read_json(place / FILE, mend=AGAIN)
         if content.pop("kind", None) != KIND or content.keys() != KINDS.keys():
             raise UserError(f"{place / FILE} is no file of a trained memory", AGAIN)
-        told = {name: content["model"].get(name) for name in BASE} if type(content["model"]) is dict else {}
         for name, kind in KINDS.items():
-            words = {"model": told, "beside": content["beside"]}.get(name, {})
-            fits = type(content[name]) is kind and all(type(word) is str for word in words.values())
-            if not fits or (kind is int and not 1 <= content[name] <= MOST):
+            value = content[name]
+            fits = type(value) is kind
+            if fits and name in ("model", "beside"):
+                fits = all(type(value.get(key)) is str for key in (BASE if name == "model" else value))
+            if not fits or (kind is int and not 1 <= value <= MOST):
                 raise UserError(
-                    f"{place / FILE}: {name} is {cut(repr(content[name]))}, expected what a training writes", AGAIN
+                    f"{place / FILE}: {name} is {cut(repr(value))}, expected what a training writes", AGAIN
                 )
         return cls(**content, path=folder)
 
