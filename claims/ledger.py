@@ -162,6 +162,8 @@ RUNS: tuple[tuple[int, str], ...] = (
     (10, "memory/fot.py --json claims/results/memory/fot.json"),
     (8, "memory/beacon.py --json claims/results/memory/beacon.json"),
     (8, "memory/ext_tok.py --json claims/results/memory/ext_tok.json"),
+    (13, "memory/landmark.py --json claims/results/memory/landmark.json"),
+    (10, "memory/longgen.py --json claims/results/memory/longgen.json"),
     (12, "training_free.py --json claims/results/training_free.json"),
     (15, "longrope.py --dtype float32 --json claims/results/longrope.json"),
     (25, "longrope2.py --dtype float32 --json claims/results/longrope2.json"),

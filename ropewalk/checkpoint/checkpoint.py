@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ropewalk.carriers import carrier as carriers
 from ropewalk.carriers.carrier import Carrier
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ropewalk.rope.spec import RopeSpec
 
 DEMO = "demo"
+MEMORY = "memory.json"
 BUNDLED = Path(__file__).parents[1] / "demo" / "model"
 DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d+)?")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -78,7 +79,7 @@ class Checkpoint:
         folder of one GGUF file for that. The word ``demo`` is the bundled model.
 
         Raises:
-            UserError: if a folder holds several GGUF files and nothing else.
+            UserError: if a folder holds several GGUF files and nothing else, or a trained memory.
         """
         name = re.sub(r"^https?://(?:www\.)?(?:huggingface\.co|hf\.co)/", "", self.name)
         path = spelled(name)
@@ -91,6 +92,8 @@ class Checkpoint:
                 raise UserError(
                     f"{path} holds {len(files)} GGUF files and no config.json", f"Name one, for example {files[0]}."
                 )
+            if not files and (path / MEMORY).is_file():
+                _refuse_memory(name)
             return str(files[0]) if files else name
         part = path.is_file() and (path.name == "config.json" or path.suffix == ".safetensors")
         return str(path.parent) if part else name
@@ -541,3 +544,16 @@ def defaults(raw: Mapping[str, Any]) -> PreTrainedConfig | None:
             return text_config(AutoConfig.for_model(str(model_type)))
     except Exception:  # unknown types are reported by load_config
         return None
+
+
+def _refuse_memory(folder: str) -> NoReturn:
+    """Refuse what a training of a memory wrote: it is put on its base.
+
+    Raises:
+        UserError: with the line that does.
+    """
+    from ropewalk.methods.memory.trained_memory import MemoryFolder
+
+    held = MemoryFolder.read(folder)
+    line = command("evaluate", held.model["name"], "--methods", held.spelling, "--to", held.to)
+    raise UserError(f"{folder} is a memory of {held.model['name']}, and no model", f"Put it on that one: {line}")

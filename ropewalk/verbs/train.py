@@ -56,7 +56,7 @@ NOTHING_BUT = {  # fields that change nothing but under a value of another
 }
 
 ANY_TIME = {"save_every", "evaluate_every", "micro", "memory", "chunk", "offload", "tiled_mlp"}  # changed on the way
-FARTHER = 4  # windows, where no target is said
+FARTHER = 2  # windows, where no target is said
 CUE = " The text ends here."
 
 
@@ -102,7 +102,7 @@ class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, Recipe
     """What is trained, on what, and where it goes.
 
     Attributes:
-        to: Target length in tokens: 4096, 4k, 128K, 1m; of a memory, by default four times the pretrained window.
+        to: Target length in tokens: 4096, 4k, 128K, 1m; of a memory, by default twice the pretrained window.
         texts: To train on: topics (English), stdlib (held-out Python modules), or a file or folder of yours.
         out: Folder to write; by default one here, named after the model, ``to`` and the recipe. States that a run can
             go on from lie in FOLDER.training until it is done.

@@ -64,6 +64,9 @@ class Landmark(TrainedMemory, MemoryMethod):
         w = rope_config.trained_window(config)
         return (cls(block=w // 8, topk=2).begun(),)
 
+    def costs(self, model: nn.Module) -> str:
+        return f"a landmark is read behind every {self.block} tokens, and all of them are scored for each token"
+
     def added(self, model: PreTrainedModel) -> nn.Module:
         return Landmarks(model.get_input_embeddings().weight)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ known to us.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -65,8 +65,8 @@ class LongGen(TrainedMemory, AttentionMethod):
     @classmethod
     def examples(cls, config: PreTrainedConfig) -> tuple[Method, ...]:
         w = rope_config.trained_window(config)
-        some = {"full": 0.5, "sinks": 2, "window": w // 4}
-        return cls(**some).begun(), cls(**some, pattern="blocks", block=w // 8, stride=2).begun()
+        some = cls(full=0.5, sinks=2, window=w // 4)
+        return some.begun(), replace(some, pattern="blocks", block=w // 8, stride=2).begun()
 
     def learns(self, name: str) -> bool:
         return True

@@ -91,15 +91,21 @@ class MemoryFolder:
         content = read_json(place / FILE, mend=AGAIN)
         if content.pop("kind", None) != KIND or content.keys() != KINDS.keys():
             raise UserError(f"{place / FILE} is no file of a trained memory", AGAIN)
-        told = {name: content["model"].get(name) for name in BASE} if type(content["model"]) is dict else {}
         for name, kind in KINDS.items():
-            words = {"model": told, "beside": content["beside"]}.get(name, {})
-            fits = type(content[name]) is kind and all(type(word) is str for word in words.values())
-            if not fits or (kind is int and not 1 <= content[name] <= MOST):
+            value = content[name]
+            fits = type(value) is kind
+            if fits and name in ("model", "beside"):
+                fits = all(type(value.get(key)) is str for key in (BASE if name == "model" else value))
+            if not fits or (kind is int and not 1 <= value <= MOST):
                 raise UserError(
-                    f"{place / FILE}: {name} is {cut(repr(content[name]))}, expected what a training writes", AGAIN
+                    f"{place / FILE}: {name} is {cut(repr(value))}, expected what a training writes", AGAIN
                 )
         return cls(**content, path=folder)
+
+    @property
+    def spelling(self) -> str:
+        """What puts it on, beside what it was trained beside."""
+        return "+".join([*self.beside.values(), spelled(self.method, {"trained": self.path})])
 
     def load(self) -> dict[str, Tensor]:
         """Its tensors, by the names that a model which has them gives them.
@@ -135,10 +141,11 @@ class MemoryFolder:
 
         parts = getattr(whole, "parts", (whole,))
         others = {one.id for one in parts if one.name != part.name}
-        line = "+".join([*self.beside.values(), part.spelling])
         if others != set(self.beside):
             then, now = (f"beside {'+'.join(sorted(one))}" if one else "by itself" for one in (self.beside, others))
-            raise UserError(f"{self.path} was trained {then}, and is used {now}", f"Say --methods {shlex.quote(line)}.")
+            raise UserError(
+                f"{self.path} was trained {then}, and is used {now}", f"Say --methods {shlex.quote(self.spelling)}."
+            )
         free = all(one.target_free or one is part for one in parts)
         if self.beside and to is not None and to != self.to and not free:
             raise UserError(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ropewalk import MemoryMethod, UserError, method
+from ropewalk.checkpoint.checkpoint import Checkpoint
 from ropewalk.common.fingerprints import base_fingerprint
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import Entry
@@ -256,6 +257,11 @@ def test_it_is_used_beside_what_it_was_trained_beside(tmp_path):
         method(line).require(subject(), 2 * TWICE)
 
 
+def test_a_folder_of_a_memory_is_no_model(folder):
+    with pytest.raises(UserError, match=rf"(?s){folder} is a memory of tiny, and no model.*evaluate tiny --methods"):
+        Checkpoint(str(folder)).config  # noqa: B018
+
+
 def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
     def refused(said: str) -> None:
         with pytest.raises(UserError, match=said), method(f"nudge(trained={folder})").on(subject(), TWICE):
@@ -270,7 +276,7 @@ def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
     refused("its hash is another than memory.json says")
     shutil.copy(kept / TENSORS, folder)
     content = json.loads((folder / FILE).read_text())
-    for name, value in {"to": 0, "beside": {"pi": 3}, "model": {"name": "x"}, "tensors": None}.items():
+    for name, value in [("to", 0), ("beside", {"pi": 3}), ("beside", ["pi"]), ("model", {"name": "x"}), ("tensors", None)]:
         (folder / FILE).write_text(json.dumps(content | {name: value}))
         refused(f"{FILE}: {name} is")
     (folder / FILE).write_text(json.dumps(content | {"options": {"hover": 1}}))
