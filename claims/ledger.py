@@ -161,6 +161,8 @@ RUNS: tuple[tuple[int, str], ...] = (
     (10, "memory/attendre.py --json claims/results/memory/attendre.json"),
     (10, "memory/fot.py --json claims/results/memory/fot.json"),
     (8, "memory/beacon.py --json claims/results/memory/beacon.json"),
+    (15, "memory/temp_lora.py --json claims/results/memory/temp_lora.json"),
+    (4, "memory/qttt.py --json claims/results/memory/qttt.json"),
     (8, "memory/ext_tok.py --json claims/results/memory/ext_tok.json"),
     (12, "training_free.py --json claims/results/training_free.json"),
     (15, "longrope.py --dtype float32 --json claims/results/longrope.json"),
