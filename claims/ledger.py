@@ -161,6 +161,8 @@ RUNS: tuple[tuple[int, str], ...] = (
     (10, "memory/attendre.py --json claims/results/memory/attendre.json"),
     (10, "memory/fot.py --json claims/results/memory/fot.json"),
     (8, "memory/beacon.py --json claims/results/memory/beacon.json"),
+    (15, "memory/temp_lora.py --json claims/results/memory/temp_lora.json"),
+    (4, "memory/qttt.py --json claims/results/memory/qttt.json"),
     (8, "memory/ext_tok.py --json claims/results/memory/ext_tok.json"),
     (13, "memory/landmark.py --json claims/results/memory/landmark.json"),
     (10, "memory/longgen.py --json claims/results/memory/longgen.json"),

@@ -92,7 +92,6 @@ COVERED = {
     "methods/frequencies/frequency_method",
     "tests/methods/memory/test_reader.py": "methods/memory/memory_method",
     "tests/methods/memory/test_landmark.py": "methods/memory/unrotated",
-    "tests/methods/memory/test_throwaway.py": "methods/memory/temp_lora methods/memory/qttt",
     "tests/methods/attention/test_oracles.py": "attention/forward attention/layer attention/regions",
     "tests/methods/attention/test_retrieval.py": "attention/recall",
     "tests/methods/attention/test_on_models.py": "attention/sink_cache",

@@ -81,11 +81,9 @@ def told(files: Files) -> dict[str, Any]:
     more = [of("temp-lora", n, short + long - n) - of("windows", n, short + long - n) for n in (long, short)]
     rows = []
     for claim, ours, theirs in [*found, (MORE, *more)]:
-        if len(ours) > 1:
+        if len(ours) > 1:  # files that all ways have read so far
             one = ratio(ours, theirs)
             rows.append({"claim": claim, "source": PAPER, "holds": bool(one.high and one.high < 1), **asdict(one)})
-        else:
-            rows.append({"claim": claim, "source": PAPER, "holds": None, "n": len(ours)})
     read_at = [n for n in LENGTHS if len(of("none", n))]
     return {
         "rows": rows,

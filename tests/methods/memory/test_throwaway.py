@@ -181,13 +181,14 @@ def test_what_cannot_be_trained_is_refused():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "gpt_oss"])
 def test_architectures(name):
-    model = subject(name)
-    for method in (LORA, QUERIES):
+    model, ids = subject(name), IDS[:, :50]
+    expected = logits(model, ids)
+    for method in (TempLoRA(chunk=40, context=0, rank=2, epochs=1, warmup=0), QTTT(steps=2, span=10, every=40)):
         with method.on(model, TWICE):
-            found = logits(model, IDS)
-        assert found.isfinite().all() and not near(found, logits(model, IDS), 1e-4)
-    with QTTT(learning_rate=0, every=40).on(model, TWICE):
-        assert near(logits(model, IDS), logits(subject(name), IDS), 1e-4)
+            found = logits(model, ids)
+        assert found.isfinite().all() and not torch.equal(found, expected)
+    with QTTT(learning_rate=0, steps=1, every=40).on(model, TWICE):
+        assert near(logits(model, ids), expected, 1e-4)
 
 
 @torch.no_grad()
@@ -195,8 +196,8 @@ def test_half_precision_moves_queries_that_are_kept_in_float32():
     half = tiny("llama", vocab_size=300).to(torch.bfloat16)
     for name, buffer in subject().named_buffers():  # .to() rounds the frequencies too, from_pretrained does not
         half.get_buffer(name).data = buffer.clone()
-    for rate, kept in ((0, True), (1e-3, False)):
-        with QTTT(steps=8, span=30, learning_rate=rate, every=40).on(half, TWICE):
-            assert near(logits(half, IDS).float(), logits(half, IDS).float(), 0)
-            found = logits(half, IDS).float()
-        assert near(found, logits(half, IDS).float(), 0.02) == kept
+    expected = logits(half, IDS[:, :60]).float()
+    for rate, kept in ((0, True), (1e-2, False)):
+        with QTTT(steps=4, span=30, learning_rate=rate, every=40).on(half, TWICE):
+            found = logits(half, IDS[:, :60]).float()
+        assert torch.equal(found[:, :40], expected[:, :40]) and near(found, expected, 0.02) == kept
