@@ -363,17 +363,17 @@ class Engine:
             )
 
     def _refuse_unread(self) -> None:
-        """Refuse a cache of which no method says what stays, or one that all keys would stay in.
+        """Refuse a cache of which no method says what stays, or that another picks keys from as if all were there.
 
         Raises:
             UserError: naming the layer.
         """
         for attached in self.attached:
-            index = attached.layer.index
-            if index in self.held and not any(getattr(method, "retains", False) for method in attached.choosing):
+            index, told = attached.layer.index, [getattr(method, "retains", False) for method in attached.choosing]
+            if index in self.held and not (told and all(told)):
                 raise UserError(
-                    f"layer {index} of the cache keeps what a method tells it to, and {self.setting} tells nothing",
-                    "Leave out the cache, or put on the method that made it.",
+                    f"layer {index} of the cache keeps what one method tells it to, which {self.setting} is not",
+                    "Leave out the cache, or put on the method that made it, by itself.",
                 )
 
     def _attended(self, cache: Cache | None) -> list[Any]:

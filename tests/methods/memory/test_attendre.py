@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ropewalk import method
 from ropewalk.attention.cache_argument import as_argument
 from ropewalk.common.errors import UserError
 from ropewalk.methods.memory.attendre import Attendre
@@ -91,10 +92,8 @@ def test_what_a_memory_cannot_follow_is_refused():
             step(model, IDS, chosen.cache(model), attention_mask=mask)
         with pytest.raises(UserError, match="expected at most the 64 trained tokens"):
             Attendre(memory=60, chunk=8).check(_layer(model))
-    with pytest.raises(UserError, match="keeps what a method tells it to"):
-        from ropewalk import method
-
-        with method("rerope").on(model, to=TWICE):
+    for other in ("rerope", "attendre(memory=24, chunk=8)+vertical-slash(vertical=8, slash=2, threshold=65)"):
+        with pytest.raises(UserError, match="keeps what one method tells it to"), method(other).on(model, to=TWICE):
             step(model, IDS[:, :90], chosen.cache(model))
 
 
