@@ -158,6 +158,9 @@ class ActivationBeacon(CondensingMethod):
 
     name: ClassVar[str] = "beacon"
 
+    def costs(self, model: nn.Module) -> str:
+        return f"a beacon is read for every {self.every} tokens of past windows"
+
     def added(self, model: PreTrainedModel) -> nn.Module:
         return Beacons(model, _condensed_layers(model))
 

@@ -210,6 +210,11 @@ class CondensingMethod(TrainedMemory, MemoryMethod):
         """What training draws the ratio of a window from."""
         return self.ratios if self.ratio is None else (self.ratio,)
 
+    @property
+    def every(self) -> str:
+        """The ratio in words, for what reading costs."""
+        return str(self.ratio or (f"{min(self.ratios)} to {max(self.ratios)}" if self.ratios[1:] else self.ratios[0]))
+
     def windows(self, config: PreTrainedConfig) -> Windows:
         """Sizes on a model.
 

@@ -100,12 +100,22 @@ class ExtensibleTokenization(CondensingMethod):
         super().__post_init__()
         require_above(0, self, "layers")
 
+    def costs(self, model: nn.Module) -> str:
+        return (
+            f"tokens of past windows are read again by {self._count(model)} layers, and an embedding for every "
+            f"{self.every} of them by all"
+        )
+
     def added(self, model: PreTrainedModel) -> nn.Module:
+        return SmallModel(model, self._count(model))
+
+    def _count(self, model: nn.Module) -> int:
+        """Layers of the small model."""
         count = len(_layers(model))
         layers = self.layers or -(-count // SHARE)
         if layers > count:
             raise UserError(f"{self.name}: layers is {layers}, expected at most the {count} that the model has")
-        return SmallModel(model, layers)
+        return layers
 
     def reader(self, model: nn.Module, to: int) -> ExtensibleReader:
         windows = self.windows(model.config)  # type: ignore[arg-type]
