@@ -7,7 +7,8 @@ torch held at one moment, weights and their gradients included; speed is that of
 the stock model with all its logits against ours at eight times its length (memory) and at its own (speed); recurrent
 chunks against checkpointing with the same loss in blocks, in time per token, in memory per token with grouped heads,
 and in what chunks take beside the stores of keys, values and their gradients at a short and a long text, which is flat;
-a step of samples of the window whose positions reach eight times as far against one of plain samples, drawing included.
+a step of samples of the window whose positions reach eight times as far against one of plain samples, drawing
+included; rows of several lengths read as one row without padding against the same rows, padded (arXiv 2210.03052).
 Gradients of both sides are compared first, and a difference ends the benchmark.
 """
 
@@ -36,7 +37,7 @@ from ropewalk.training.one_shot import OneShot
 from ropewalk.training.positions.entries import POSITIONS, positions
 from ropewalk.training.recurrent import Recurrent
 from ropewalk.training.sampler import Sampler
-from ropewalk.training.training_batch import IGNORED, Batch
+from ropewalk.training.training_batch import IGNORED, Batch, Row
 
 EQUAL = 1e-5  # relative, of all gradients together
 FLOAT = 4  # bytes
@@ -183,6 +184,33 @@ def against_short(window: int, rows: int, repeats: int) -> list[dict[str, Any]]:
             for name, reach in ways.items() if name != "full"]  # fmt: skip
 
 
+class Padded(OneShot):
+    """Rows of several lengths with their padding."""
+
+    def _unpadded(self, model: Any, batch: Batch) -> Batch:
+        return batch
+
+
+def against_padding(length: int, repeats: int) -> dict[str, Any]:
+    """Eight rows of lengths that are even from a fifth of the longest to it: 0.6 of it in the mean, as in the paper."""
+    model = llama(8192, 512, 4, 8, 2)
+    chance, rows = np.random.default_rng(0), []
+    for n in np.linspace(length / 5, length, 8).round().astype(int):
+        ones = np.ones(n, np.float32)
+        rows.append(Row(chance.integers(3, 8192, n), np.arange(n), np.zeros(n, np.int64), ones))
+    batch = Batch.of(rows)
+    same_gradients(model, batch, Padded(), OneShot())
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for how, taken in zip((OneShot(), Padded()), times, strict=True):
+            began = time.perf_counter()
+            passed(model, how, batch)()
+            taken.append(time.perf_counter() - began)
+    return row(f"speed of 8 rows of up to {length:,} tokens, packed against padded",
+               *(sum(len(one.ids) for one in rows) / statistics.median(taken) for taken in times), "tokens/s", repeats,
+               vocabulary=8192, hidden=512, layers=4, **WHERE)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="end within a minute or two")
@@ -197,6 +225,7 @@ def main() -> None:
             lambda: [per_token((1024, 2048), 512, 16)],
             lambda: [beside_the_stores((4096, 8192), 1024)],
             lambda: against_short(512, 2, 1),
+            lambda: [against_padding(256, 3)],
         ]
     else:
         steps = [
@@ -205,6 +234,7 @@ def main() -> None:
             lambda: [per_token((8192, 16384), 2048, 16)],
             lambda: [beside_the_stores((8192, 65536), 2048)],
             lambda: against_short(512, 4, 7),
+            lambda: [against_padding(1024, 7)],
         ]
     for step in steps:
         for each in step():

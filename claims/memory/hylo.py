@@ -3,11 +3,11 @@
     python claims/memory/hylo.py --json claims/results/memory/hylo.json [--steps 40]
 
 HyLo (arXiv 2604.24715) turns a pretrained model into latent attention and linear layers, and teaches it in stages:
-with a tenth of the cache it is about as good as the model, after 10 G tokens, and reads 32 times as far. Here two of the
-bundled model's six layers attend through latents of a quarter of their keys' and values' numbers, so that a token leaves
-a twelfth of what it left, and ``--steps`` steps each teach outputs of layers and predictions, on one row of 512 tokens
-of texts that the model was trained on; nothing else learns. Beside it stand all six layers with latents of a twelfth,
-the same training and the same cache, and the hybrid with as many steps of the next token's loss alone.
+with a tenth of the cache it is about as good as the model, after 10 G tokens, and reads 32 times as far. Here two of
+the bundled model's six layers attend through latents of a quarter of their keys' and values' numbers, so that a token
+leaves a twelfth of what it left, and ``--steps`` steps each teach outputs of layers and predictions, on one row of 512
+tokens of texts that the model was trained on; nothing else learns. Beside it stand all six layers with latents of a
+twelfth, the same training and the same cache, and the hybrid with as many steps of the next token's loss alone.
 
 Measured on files that nobody saw: the loss of tokens 64 to 511, and of tokens 512 to 4,095, where the model itself is
 beyond its window. Intervals are of 95 %, paired by file. ``CLAIMS`` was written before the run. One seed: they hold for

@@ -4,9 +4,10 @@
 
 LaCT (arXiv 2505.23884) puts weights that learn while a text is read beside attention to a window, and trains the
 model from scratch: losses keep falling along a text of 32k tokens, and stay below those of the window alone. Here
-attention of the bundled model, which was trained on 512 tokens, sees 128, as many as a chunk has, and the added parameters alone are
-trained: ``--steps`` steps of one row of 512 tokens of texts that the model was trained on. The control has the same
-parameters and the same training, and rates that are 0: its memory never learns, and is a layer like any other.
+attention of the bundled model, which was trained on 512 tokens, sees 128, as many as a chunk has, and the added
+parameters alone are trained: ``--steps`` steps of one row of 512 tokens of texts that the model was trained on. The
+control has the same parameters and the same training, and rates that are 0: its memory never learns, and is a layer
+like any other.
 
 Measured on files that nobody saw: the loss of tokens 512 to 4,095, and of the last quarter of 16,384. Intervals are of
 95 %, paired by file. ``CLAIMS`` was written before the run. One seed: they hold for this training. A run that was

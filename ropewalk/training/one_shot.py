@@ -109,7 +109,6 @@ class OneShot:
         Raises:
             UserError: if head or attention cannot be followed.
         """
-
         some = self._unpadded(model, batch)
 
         def summed(head: Head, hidden: Tensor) -> Tensor:
