@@ -128,7 +128,17 @@ def encoding_claims_table() -> str:
             cells = [losses.get(f"{way} {n}".strip()) for n in lengths]
             told = " | ".join("" if one is None else f"{one['value']:.3f}" for one in cells)
             rows.append(f"| {name}{f' + {way}' if way else ''} | {told} |")
-    return "\n".join([*rows, *_shares_of_tasks(found)])
+    return "\n".join([*_untrained(found["missing"]), *rows, *_shares_of_tasks(found)])
+
+
+def _untrained(missing: list[str]) -> list[str]:
+    """What of a run is not there yet, by task."""
+    seeds: dict[str, dict[str, None]] = {}
+    for one in missing:
+        *_, task, seed = one.split()
+        seeds.setdefault(task, {})[seed] = None
+    said = [f"`{task}` (seeds {', '.join(some)})" for task, some in seeds.items()]
+    return [f"**Not finished:** {len(missing)} trainings are missing, of {', '.join(said)}.", ""] if said else []
 
 
 def _shares_of_tasks(found: dict[str, Any]) -> list[str]:

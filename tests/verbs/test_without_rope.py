@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ropewalk import compare, evaluate
+from ropewalk import compare, evaluate, serve
 from ropewalk.common.errors import UserError
 from tests.carriers.ropeless import folder
 
@@ -84,6 +84,14 @@ def test_what_does_not_fit_is_refused_with_what_does(place, tmp_path, kind, meth
     with pytest.raises(UserError) as seen:
         compare(place(kind), to=TARGET, methods=[method], out=str(tmp_path / "out"), **SMALL)
     assert seen.value.mend == said
+
+
+@pytest.mark.parametrize("kind", ["bloom", "gpt2", "mamba", "t5"])
+def test_where_a_rope_is_needed_it_is_said_what_there_is_instead(place, kind):
+    pytest.importorskip("uvicorn", reason="needs the extra: pip install -e '.[serve]'")
+    with pytest.raises(UserError, match=f"is of model_type '{kind}', which has no rope") as seen:
+        serve(place(kind), port=0)
+    assert seen.value.mend == "For models without a rope there are inspect, plan, extend, compare and evaluate."
 
 
 def test_models_of_two_kinds_are_not_compared_together(place, tmp_path):
