@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ropewalk.common.statistics import (
     mcnemar,
     passing_probability,
 )
+from ropewalk.common.summaries import area, harmonic_mean
 from ropewalk.evaluation.asking import Answer, Losses
 from ropewalk.evaluation.controls import GUESS
 from ropewalk.evaluation.perplexity import perplexity, position_curve
@@ -45,7 +46,7 @@ from ropewalk.report.schema import (
     TaskFindings,
 )
 from ropewalk.tasks.benchmarks.question import Scored
-from ropewalk.tasks.registry import PPL, TASKS
+from ropewalk.tasks.registry import PPL, TASKS, categories
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.contestants import Contestant
@@ -170,6 +171,8 @@ class Findings:
             own = [name for name in judged if _kind(self.tasks[name]) == kind]
             means += averages(answers, own, None, kind) if len(own) < len(judged) else []
         overall = [one for one in means if not one.kind]
+        if judged:
+            means = [one if one.kind else replace(one, harmonic=over_categories(answers, judged, one)) for one in means]
         passkeys = [_length_score(n, accuracy(some)) for (task, n), some in answers.items() if task == "passkey"]
         plain = self._plain.get(contestant.name)
         at_to = losses is not None and to in losses.lengths
@@ -192,6 +195,7 @@ class Findings:
             else [],
             beyond_window=gain(answers, plain.answers, window) if plain and window and method != PLAIN else None,
             averages=means,
+            area=under_the_curve(overall) if judged else None,
             tasks=[self._task(name, plan, measured) for name in plan.cells],
             costs=costs(answers),
         )
@@ -233,6 +237,18 @@ def averages(answers: Answers, names: Sequence[str], threshold: float | None, ki
     passing = passing_probability(tallies, threshold) if threshold is not None else {}
     means = {n: average(some) for n, some in tallies.items()}
     return [Average(n, one.value, one.low, one.high, one.n, one.se, kind, passing.get(n)) for n, one in means.items()]
+
+
+def over_categories(answers: Answers, names: Sequence[str], mean: Average) -> Estimate | None:
+    """The harmonic mean over categories of tasks at the length of a mean over all; None where there is one alone."""
+    some = [[Tally.of(_by_text(answers[name, mean.length])) for name in own] for own in categories(names)]
+    return _estimate(harmonic_mean(list(map(average, some)))) if len(some) > 1 else None
+
+
+def under_the_curve(means: Sequence[Average]) -> Estimate | None:
+    """The area under the means by length; None of one length alone."""
+    scores = {one.length: Mean(one.value, one.se, one.low, one.high, one.n) for one in means}
+    return _estimate(area(scores)) if len(scores) > 1 else None
 
 
 def accuracy(answers: Sequence[Answer]) -> Estimate:

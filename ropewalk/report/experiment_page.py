@@ -340,6 +340,7 @@ def _charts(view: View, styles: Mapping[str, svg.Style], swatches: Mapping[str, 
     for metric in ("perplexity", "nll"):
         for task in view.tasks(metric):
             yield _loss(view, styles, task)
+    yield from _in_one_number(view)
     yield from _kinds(view)
     yield from _readings(view)
     yield from _benchmarks(view)
@@ -459,6 +460,23 @@ def _average(view: View, styles: Mapping[str, svg.Style]) -> Section:
     return _shown("Average over tasks", text, drawn, table, terms=["score", "interval"])
 
 
+def _in_one_number(view: View) -> Iterator[Section]:
+    """The area under the curve of averages, and their harmonic mean over categories, of every subject."""
+    known = sorted({one.length for line in view.lines for one in line.tested if one.harmonic is not None})
+    curved = any(line.subject.area is not None for line in view.lines)
+    heads = [Column("Area under the curve", "area under the curve")] if curved else []
+    heads += [Column(f"Harmonic mean at {numbers.tokens(length)}", "harmonic mean", "tokens") for length in known]
+    rows = []
+    for line in view.lines:
+        means = {one.length: one.harmonic for one in line.tested}
+        found = [line.subject.area] if curved else []
+        found += [means.get(length) for length in known]
+        rows.append((Item(line.title), [Cell.of(one or Estimate(), numbers.percent) for one in found]))
+    if heads:
+        text = "What one number says of all scores; each is worked out from the averages, and no model is asked again."
+        yield Section("In one number", text, [Table("Method", heads, rows)], ["interval"])
+
+
 def _kinds(view: View) -> Iterator[Section]:
     """Averages by how much information is needed, and how hard it is to find."""
     rows = []
@@ -485,8 +503,8 @@ def _readings(view: View) -> Iterator[Section]:
                 rows.append((f"{titles.get(task.task, task.task)}: {name}{who}", by))
     if rows:
         text = (
-            "The same answers by another rule, or how often they are wrong in a certain way; each rate is of the "
-            "answers that can be so."
+            "What else the same answers show, each rate of those that can show it. Read strictly, nothing but the "
+            "answer in the asked form counts."
         )
         yield Section("Other readings", text, [_by_lengths(view, "Reading", rows)], ["interval"])
 

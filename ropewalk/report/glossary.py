@@ -5,6 +5,10 @@ MEANINGS = {
     "task the same.",
     "interval": "The two numbers beside a value. Of 100 such runs, 95 would have ranges that hold the true value. "
     "Where the ranges of two methods overlap, the run does not settle which is better.",
+    "area under the curve": "The average score at a length between the shortest and the longest tested, drawn evenly "
+    "on a log scale: the area under the curve of scores, 100% where all answers are right.",
+    "harmonic mean": "The mean of categories of tasks that is near the lowest: a model that fails one of them has 0%. "
+    "Tasks of one sort are a category; where all are, each is one.",
     "effective length": "The longest tested length up to which the average score stays at the threshold or above, at "
     "every tested length. Its range is what the lower and the upper ends of the scores would give; “<1,024” says that "
     "already the shortest length fails.",

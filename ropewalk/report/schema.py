@@ -148,6 +148,7 @@ class Average:
         se: standard error.
         kind: "scope/diffusion" of the tasks; empty over all of them.
         passing: probability that the average passes here and at every shorter tested length.
+        harmonic: harmonic mean over categories of tasks; None where there is one alone.
     """
 
     length: int
@@ -158,6 +159,7 @@ class Average:
     se: Size | None = None
     kind: str = ""
     passing: Share | None = None
+    harmonic: Shares | None = None
 
     @property
     def estimate(self) -> Estimate:
@@ -276,6 +278,7 @@ class Subject:
         short_tax: change of perplexity at each tested length inside the window.
         beyond_window: against the plain model, on the same samples.
         averages: over tasks, by length and kind.
+        area: under the curve of averages over the logarithm of length.
         tasks: one by one.
         rope: by layer type.
         config_diff: change of config.json, or why there is none.
@@ -302,6 +305,7 @@ class Subject:
     short_tax: list[Change] = field(default_factory=list)
     beyond_window: Gain | None = None
     averages: list[Average] = field(default_factory=list)
+    area: Shares | None = None
     tasks: list[TaskFindings] = field(default_factory=list)
     rope: dict[str, Spectrum] = field(default_factory=dict)
     config_diff: str = ""

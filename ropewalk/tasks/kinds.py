@@ -1,7 +1,7 @@
 """A small lexicon of things and what they are, written for this package: things are of a sort, and sorts of a kind.
 
-Chosen are words of one common sense; none occurs twice, none in the text that tasks hide their facts in, and no thing is
-spelled with what it is (blackbird).
+Chosen are words of one common sense; none occurs twice, none in the text that tasks hide their facts in, and no thing
+is spelled with what it is (blackbird).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A task is added by one line in ``_tasks``. Nothing is imported before it is aske
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -278,6 +278,14 @@ class Material:
         from ropewalk.texts.builtin import topics
 
         return tuple(one for one in sentences(topics()) if one.isascii())
+
+
+def categories(names: Iterable[str]) -> list[list[str]]:
+    """Tasks that one module makes, side by side; each for itself where one makes all of them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(entry(name).target.partition(":")[0], []).append(name)
+    return list(found.values()) if len(found) > 1 else [[name] for some in found.values() for name in some]
 
 
 def missing(name: str, given: Mapping[str, Any]) -> list[str]:

@@ -96,17 +96,13 @@ class Task:
         """The same by the strictest reading that people quote; None where a task has one reading alone."""
         return None
 
-    def taken(self, prediction: str, sample: Sample) -> str:
-        """What a wrong answer was taken from, in words ("a former value"); empty where nothing tells."""
-        return ""
-
     def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
         """What else a generated answer shows, 0 to 1 each, by name: by another rule, or what is wrong with it.
 
         A name may be left out where a sample does not ask for it; then the others make up its rate.
         """
         strictly = self.score_strictly(prediction, sample)
-        return {} if strictly is None else {"strictly": strictly}
+        return {} if strictly is None else {"read strictly": strictly}
 
 
 class TooShort(ValueError):

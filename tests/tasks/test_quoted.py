@@ -13,11 +13,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ropewalk.backends.oracles import WindowOracle
+from ropewalk.report.experiment_page import render
+from ropewalk.report.schema import Results
 from ropewalk.tasks.association import Association
 from ropewalk.tasks.graphwalks import EDGE, Graphwalks, read_list
 from ropewalk.tasks.kinds import LEXICON, things
 from ropewalk.tasks.mrcr import Mrcr
 from ropewalk.tasks.oolong import LINE, RELATIONS, Line, Oolong, OolongPairs, pairs_of
+from ropewalk.tasks.registry import categories
 from ropewalk.tasks.task import Sample, Task
 from ropewalk.texts.builtin import topics
 from ropewalk.texts.pieces import TokenUnits
@@ -91,8 +94,8 @@ def test_pieces_by_hand() -> None:
     for said, score in scores.items():
         assert task.score(said, sample) == pytest.approx(score)
         assert task.score_strictly(said, sample) == pytest.approx(0 if said.startswith(" ") else score)
-    assert task.taken("Xq7no dog ever ran", sample) == "another piece" and not task.taken("Xq7the cat", sample)
-    assert not task.taken("something else", sample)
+    assert task.another("Xq7no dog ever ran", sample) and not task.another("Xq7the cat", sample)
+    assert not task.another("something else", sample)
 
 
 @pytest.mark.parametrize("needles", [2, 8])
@@ -235,10 +238,8 @@ def test_question_and_fact_share_no_word(hops: int, tokenizer: PreTrainedTokeniz
         facts, _, question = text.rpartition(" Which person ")
         thing, word = sample.facts["thing"], question.partition("?")[0].split()[-1]
         assert word == (thing, *things()[thing])[hops]
-        assert (
-            bool(re.search(rf"\b{word}\b", facts)) == (hops == 0)
-            and facts.count(sample.text) == facts.count(thing) == 1
-        )
+        assert bool(re.search(rf"\b{word}\b", facts)) == (hops == 0)
+        assert facts.count(sample.text) == facts.count(thing) == 1
         kept = [one for one in things() if re.search(rf"\b{one}\b", facts)]
         assert len(kept) == 4 and [one for one in kept if word in (one, *things()[one])] == [thing]
         orders[sample.facts["name first"]] += 1
@@ -254,3 +255,48 @@ def test_what_a_guess_gets_stands_beside_the_other_controls(tokenizer: PreTraine
     cell = samples(tasks[0], tokenizer, 1024, 1)
     assert guess.n == 8 and guess.value is not None and 0 < guess.value < 1 and len(cell) == 4
     assert "guess" not in findings(found, "graphwalks-like_parents").controls
+
+
+class Sloppy(WindowOracle):
+    """Right, but never in the asked form; of pieces always another one."""
+
+    def _solve(self, prompt: str) -> str:
+        found = super()._solve(prompt)
+        if "word for word, the first" in prompt:
+            return super()._solve(prompt.replace("word for word, the first", "word for word, the second"))
+        return f" So it is {found}, I think" if found.isdigit() else found
+
+
+def test_strict_readings_and_pieces_taken_for_another_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    tasks: list[Task] = [Mrcr(2), Oolong("user"), Graphwalks("parents"), Association(1)]
+    found = experiment(
+        Sloppy(tokenizer, tasks), tasks=[one.name for one in tasks], lengths=[1536], samples=4, controls=False
+    )
+    scores = {row.task: row.value for row in found.rows}
+    piece, line, node, who = ({r.name: r for r in findings(found, one.name).readings} for one in tasks)
+    assert (piece["another piece"].value, piece["another piece"].n) == (0.5, 4) and 0.4 < scores["mrcr-like_2"] < 0.7
+    assert scores["oolong-like_user"] == 1 and line["read strictly"].value == 0, "all of its answers are numbers"
+    assert scores["graphwalks-like_parents"] == node["read strictly"].value == 1 and who == {}
+    page = render(found)
+    assert "Other readings" in page and "another piece" in page and "read strictly" in page
+
+
+def test_one_number_over_lengths_and_over_categories(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert categories(["mrcr-like_2", "mrcr-like_4", "vt"]) == [["mrcr-like_2", "mrcr-like_4"], ["vt"]]
+    assert categories(["oolong-like_user", "oolong-like_pairs"]) == [["oolong-like_user"], ["oolong-like_pairs"]]
+    tasks: list[Task] = [Graphwalks("parents"), Oolong("user"), Oolong("counting")]
+    found = experiment(
+        WindowOracle(tokenizer, tasks, 1200), tasks=[one.name for one in tasks], lengths=[1024, 4096], samples=8,
+        controls=False,
+    )  # fmt: skip
+    [subject] = found.subjects
+    short, long = (one for one in subject.averages if not one.kind)
+    assert short.value == 1 and short.harmonic is not None and short.harmonic.value == short.harmonic.high == 1
+    assert 0 < (short.harmonic.low or 0) < 1 and long.harmonic is not None and long.value < 0.9
+    at = {row.task: row.value for row in found.rows if row.length == 4096}
+    means = at["graphwalks-like_parents"], (at["oolong-like_user"] + at["oolong-like_counting"]) / 2
+    assert long.harmonic.value == pytest.approx(2 / sum(1 / one for one in means) if all(means) else 0)
+    assert subject.area is not None and subject.area.value == pytest.approx((1 + long.value) / 2)
+    page = render(found)
+    assert "Area under the curve" in page and "Harmonic mean at 4,096" in page
+    assert Results.of(found.to_dict()) == found
