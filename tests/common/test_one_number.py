@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from ropewalk.common.one_number import area, harmonic_mean
 from ropewalk.common.statistics import Mean, midp
-from ropewalk.common.summaries import area, harmonic_mean
 
 RUNS = 200
 
