@@ -355,6 +355,16 @@ def tasks_table() -> str:
     return "\n".join(rows)
 
 
+def quoted_table() -> str:
+    """The tasks that people quote: what the number of each is comparable to."""
+    found: dict[str, list[str]] = {}
+    for name, entry in TASKS.items():
+        if entry.comparable:
+            found.setdefault(entry.comparable, []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {said} |" for said, names in found.items()]
+    return "\n".join(["| tasks | comparable to |", "|---|---|", *rows])
+
+
 def rows_table() -> str:
     """Every benchmark of real texts: its files, and whether the reader has met rows as they are published."""
     table = ["| name | files | met real rows | licence of the data |", "|---|---|---|---|"]
@@ -482,6 +492,7 @@ PARTS = {
     "setups": setups_table,
     "encoding-claims": encoding_claims_table,
     "tasks": tasks_table,
+    "quoted": quoted_table,
     "problems": problems_list,
     "demo": demo_table,
     "reach": reach_table,

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.backend import Spent
+from ropewalk.common.one_number import area, harmonic_mean
 from ropewalk.common.statistics import (
     LengthScore,
     Mean,
@@ -22,7 +23,6 @@ from ropewalk.common.statistics import (
     mcnemar,
     passing_probability,
 )
-from ropewalk.common.summaries import area, harmonic_mean
 from ropewalk.evaluation.asking import Answer, Losses
 from ropewalk.evaluation.controls import GUESS
 from ropewalk.evaluation.perplexity import perplexity, position_curve

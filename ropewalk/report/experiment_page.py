@@ -505,8 +505,8 @@ def _readings(view: View) -> Iterator[Section]:
                 rows.append((f"{titles.get(task.task, task.task)}: {name}{who}", by))
     if rows:
         text = (
-            "The same answers by another rule, or how often they are wrong in a certain way; each rate is of the "
-            "answers that can be so."
+            "What else the same answers show, each rate of those that can show it. Read strictly, nothing but the "
+            "answer in the asked form counts."
         )
         yield Section("Other readings", text, [_by_lengths(view, "Reading", rows)], ["interval"])
 

@@ -3,10 +3,9 @@
 Each world has two halves that share no code: one tells a story and knows the answers while it does so, the other reads
 sentences and works the answer out. People, places, animals and wording are our own.
 
-Not as in the official code: two answers of yes and no (and of maybe) are equally often right, and so is each order of
-things; a colour belongs to one species, where the published set of task 16 has some of two; of task 19 "n, e", "n,e"
-and "north, then east" say the same, and there a label is told from a list of labels by its length. Neither "know" nor
-"yesterday" answers a question that "no" and "yes" do, since labels are read as words.
+Not as in the official code: yes and no (in task 10 maybe, too) are equally often right; in task 16 a species has one
+colour, where the published set gives some two; in task 19 "n,e", "n, e" and "north, then east" say the same. Labels are
+read as words: "know" is no "no", and "yesterday" no "yes".
 """
 
 from __future__ import annotations

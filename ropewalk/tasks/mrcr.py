@@ -121,13 +121,16 @@ class Mrcr(SharedContext):
         before, wanted, *_ = sample.references
         return ratio(prediction.removeprefix(before), wanted) if prediction.startswith(before) else 0.0
 
-    def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
-        """The strict score, and how often another piece is given that was asked for in the same words."""
+    def another(self, prediction: str, sample: Sample) -> bool:
+        """Whether another piece that was asked for in the same words is the likest one."""
         before, *pieces = sample.references
         said = prediction.strip().removeprefix(before)
         best = max(pieces, key=lambda one: ratio(said, one))
-        other = best != pieces[0] and ratio(said, best) >= DISTINCT
-        return super().readings(prediction, sample) | {"another piece": float(other)}
+        return best != pieces[0] and ratio(said, best) >= DISTINCT
+
+    def readings(self, prediction: str, sample: Sample) -> dict[str, float]:
+        """The strict score, and how often another piece is given."""
+        return super().readings(prediction, sample) | {"another piece": float(self.another(prediction, sample))}
 
 
 DISTINCT = 0.5  # ratio that no two pieces reach

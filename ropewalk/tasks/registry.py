@@ -123,14 +123,14 @@ BABI_STORIES = {
     15: "What an animal is afraid of", 16: "What colour an animal is", 17: "How shapes lie", 18: "What is bigger",
     19: "Which way to go", 20: "Why somebody does what",
 }  # fmt: skip
-NOT_BABILONG = "BABILong only in its order of models: other people, places and prompts, and answers equally often right"
+NOT_BABILONG = "BABILong only in its order of models: other people, places and prompts, and as many times yes as no"
 RIVALS = {0: "A fact without rivals", 1: "A fact and a rival", 4: "A fact and four rivals"}
 RIVAL_SHARES = (10, 50, 90)
 NOT_ROT = (
     "chroma-core/context-rot only in how scores fall with length: other texts and facts, read by rule, all counted"
 )
 LATENT_LIST = (1, 5, 20)
-NOT_LATENT_LIST = "Michelangelo's Latent List only in its idea: its programs are not published"
+NOT_LATENT_LIST = "Michelangelo's Latent List only in its idea: lines, numbers and scores are ours"
 UPDATES = {
     "": "A value that changes",
     "_earlier": "The value before the last change",

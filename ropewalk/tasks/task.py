@@ -102,7 +102,7 @@ class Task:
         A name may be left out where a sample does not ask for it; then the others make up its rate.
         """
         strictly = self.score_strictly(prediction, sample)
-        return {} if strictly is None else {"strictly": strictly}
+        return {} if strictly is None else {"read strictly": strictly}
 
 
 class TooShort(ValueError):

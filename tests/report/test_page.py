@@ -68,8 +68,10 @@ def made(kind: str) -> Page:
         raw = cut(raw, lengths=[4096])
     elif kind == "one method":
         raw = cut(raw, methods=["yarn"])
-        controls = {name: {"value": 0.5} for name in ("ceiling", "closed book", "altered")}
+        controls = {name: {"value": 0.5} for name in ("ceiling", "closed book", "altered", "guess")}
         raw["subjects"][0]["tasks"] = [{"task": "niah", "controls": controls, "effective_length": {"value": 512}}]
+        summary = {"value": 0.5, "low": 0.4, "high": 0.6}
+        raw["subjects"][0]["area"] = raw["subjects"][0]["averages"][0]["harmonic"] = summary
     elif kind == "losses of one text":
         raw = cut(raw, methods=["none", "yarn", "pi"], tasks=["ppl"], lengths=[4096])
         for one in [*raw["rows"], *(subject["perplexity_at_to"] for subject in raw["subjects"])]:

@@ -94,8 +94,8 @@ def test_pieces_by_hand() -> None:
     for said, score in scores.items():
         assert task.score(said, sample) == pytest.approx(score)
         assert task.score_strictly(said, sample) == pytest.approx(0 if said.startswith(" ") else score)
-    for said, other in (("Xq7no dog ever ran", 1), ("Xq7the cat", 0), ("something else", 0)):
-        assert task.readings(said, sample)["another piece"] == other
+    assert task.another("Xq7no dog ever ran", sample) and not task.another("Xq7the cat", sample)
+    assert not task.another("something else", sample)
 
 
 @pytest.mark.parametrize("needles", [2, 8])
@@ -267,19 +267,18 @@ class Sloppy(WindowOracle):
         return f" So it is {found}, I think" if found.isdigit() else found
 
 
-def test_strict_readings_and_another_piece_are_rates(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_strict_readings_and_pieces_taken_for_another_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     tasks: list[Task] = [Mrcr(2), Oolong("user"), Graphwalks("parents"), Association(1)]
     found = experiment(
         Sloppy(tokenizer, tasks), tasks=[one.name for one in tasks], lengths=[1536], samples=4, controls=False
     )
     scores = {row.task: row.value for row in found.rows}
-    rates = {one.name: {r.name: r.value for r in findings(found, one.name).readings} for one in tasks}
-    assert rates["mrcr-like_2"]["another piece"] == 0.5 and 0.4 < scores["mrcr-like_2"] < 0.7
-    assert scores["oolong-like_user"] == 1 and rates["oolong-like_user"]["strictly"] < 1
-    assert scores["graphwalks-like_parents"] == rates["graphwalks-like_parents"]["strictly"] == 1
-    assert rates["latent-association_1"] == {}
+    piece, line, node, who = ({r.name: r for r in findings(found, one.name).readings} for one in tasks)
+    assert (piece["another piece"].value, piece["another piece"].n) == (0.5, 4) and 0.4 < scores["mrcr-like_2"] < 0.7
+    assert scores["oolong-like_user"] == 1 and line["read strictly"].value == 0, "all of its answers are numbers"
+    assert scores["graphwalks-like_parents"] == node["read strictly"].value == 1 and who == {}
     page = render(found)
-    assert "Other readings" in page and "another piece" in page
+    assert "Other readings" in page and "another piece" in page and "read strictly" in page
 
 
 def test_one_number_over_lengths_and_over_categories(tokenizer: PreTrainedTokenizerFast) -> None:
