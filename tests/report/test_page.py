@@ -68,8 +68,11 @@ def made(kind: str) -> Page:
         raw = cut(raw, lengths=[4096])
     elif kind == "one method":
         raw = cut(raw, methods=["yarn"])
-        controls = {name: {"value": 0.5} for name in ("ceiling", "closed book", "altered")}
-        raw["subjects"][0]["tasks"] = [{"task": "niah", "controls": controls, "effective_length": {"value": 512}}]
+        controls = {name: {"value": 0.5} for name in ("ceiling", "closed book", "altered", "guess")}
+        read = [{"length": 4096, "n": 9, "strict": {"value": 0.4, "low": 0.3, "high": 0.5}, "taken": {"another": 2}}]
+        one = {"task": "niah", "controls": controls, "effective_length": {"value": 512}, "readings": read}
+        raw["subjects"][0] |= {"tasks": [one], "area": {"value": 0.7, "low": 0.6, "high": 0.8}}
+        raw["subjects"][0]["averages"][-1]["harmonic"] = {"value": 0.3, "low": 0.2, "high": 0.4}
     elif kind == "losses of one text":
         raw = cut(raw, methods=["none", "yarn", "pi"], tasks=["ppl"], lengths=[4096])
         for one in [*raw["rows"], *(subject["perplexity_at_to"] for subject in raw["subjects"])]:
