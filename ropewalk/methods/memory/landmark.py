@@ -213,13 +213,12 @@ def grouped(
     out, lse = _within(turned(turn, query, at), keys[:, :, own * size :], values[:, :, own * size :], first, scale)
     if own == 0:
         return out
-    blocks = [x[:, :, : own * size].unflatten(2, (own, size)) for x in (keys, values)]
+    k, v = (x[:, :, : own * size].unflatten(2, (own, size)) for x in (keys, values))
     if topk is None or own <= topk:
-        blocks = [per_query_head(x, query) for x in blocks]
         far = torch.stack([turned(turn, query, (own - b) * size + at) for b in range(own)], 3)  # [B, H, Q, b, D]
-        logit, inner = _of_blocks(far, *blocks, scale)
+        logit, inner = _of_blocks(far, per_query_head(k, query), per_query_head(v, query), scale)
         return _joined(out, lse, logit, inner)
-    return _retrieved(query, *blocks, at, out, lse, scale, turn, topk)
+    return _retrieved(query, k, v, at, out, lse, scale, turn, topk)
 
 
 def _within(query: Tensor, keys: Tensor, values: Tensor, first: int, scale: float) -> tuple[Tensor, Tensor]:

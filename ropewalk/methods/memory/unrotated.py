@@ -37,8 +37,10 @@ def turns(model: nn.Module) -> list[Turn | None]:
     found: dict[int, Turn | None] = {}
     for how in probe(model):
         rotary = how.rotary
-        turn = rotary and Turn(rotary.inv_freq.float().clone(), rotary.attention_scaling, how.style, how.place)
-        found[how.index] = turn
+        found[how.index] = None
+        if rotary is not None:
+            inv_freq = rotary.inv_freq.float().clone()
+            found[how.index] = Turn(inv_freq, rotary.attention_scaling, how.style, how.place)
     if sorted(found) != list(range(len(found))):
         raise UserError(f"layers {sorted(found)} of {type(model).__name__} attend, expected all of them once")
     return [found[index] for index in sorted(found)]
