@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,12 +37,12 @@ from ropewalk.texts.builtin import held_out_sources, library_documents
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.pieces import TokenUnits
 
-WINDOW, RATIOS, ROW = 64, (2, 4, 8, 16, 32, 64), 1024
+WINDOW, RATIOS, ROW, DIGITS = 64, (2, 4, 8, 16, 32, 64), 1024, 5
 SCORED, NEAR, FAR = 256, 896, (1024, 4096, 16384)  # tokens
 ASKED = (2, 8, 64)  # ratios at which needles are asked for
 SOURCES, NEEDLES = 48, {896: 8, 4096: 4}  # documents to train on, of each kind; needles at each length
 TEXTS, MOST = 6, 16384  # that are measured on; tokens of each
-Read = Callable[[Tensor], Tensor]  # ids int64 [1, n] -> last hidden states
+Read = Callable[[Tensor], Tensor]  # ids int64 [rows, n] -> last hidden states
 
 
 def texts(work: Path, tokenizer: Any) -> Path:
@@ -79,25 +79,20 @@ def battery(
     tokenizer = ropewalk.load("demo", dtype="float32")[1]
     units = TokenUnits(tokenizer)
     files = [token_ids(text, tokenizer) for text in held_out_sources().values()]
-    long = [torch.tensor([ids[-MOST:]]) for ids in files if len(ids) >= MOST][:TEXTS]
+    long = torch.tensor([ids[-MOST:] for ids in files if len(ids) >= MOST][:TEXTS])
 
-    def once(name: str, items: list[Any], measure: Callable[[Any], Any]) -> None:
-        found = known.setdefault(name, [])
-        for item in items[len(found) :]:
-            found.append(measure(item))
+    def once(name: str, ids: Tensor, read: Read) -> None:
+        if name not in known:
+            known[name] = losses(model, read, ids)[..., 0].mean(1).tolist()
             keep()
-        print(name, np.round(np.mean(found, 0), 3), flush=True)
+        print(name, np.round(np.mean(known[name], 0), 3), flush=True)
 
-    def last(read: Read, tokens: int) -> Callable[[Tensor], float]:
-        return lambda ids: float(losses(model, read, ids[:, -tokens:])[-SCORED:].mean())
-
-    def needle(read: Read) -> Callable[[tuple[Tensor, int]], list[float]]:
-        def measure(asked: tuple[Tensor, int]) -> list[float]:
-            ids, digits = asked
-            found = losses(model, read, ids, right=True)[-digits:]
-            return [float(found[:, 0].mean()), float(found[:, 1].all())]
-
-        return measure
+    def answered(name: str, ids: Tensor, read: Read) -> None:
+        if name not in known:
+            found = losses(model, read, ids)[:, -DIGITS:]
+            known[name] = torch.stack([found[..., 0].mean(1), found[..., 1].all(1).float()], 1).tolist()
+            keep()
+        print(name, np.round(np.mean(known[name], 0), 3), flush=True)
 
     def plain(ids: Tensor) -> Tensor:
         hidden: Tensor = model.model(ids).last_hidden_state
@@ -107,25 +102,25 @@ def battery(
         whole = ids.split(WINDOW, 1)  # of which the last ones are asked for
         return torch.cat([plain(one) for one in whole[-SCORED // WINDOW - 2 :]], 1)
 
-    asked = {n: list(needles(files, n, count, units)) for n, count in NEEDLES.items()}
-    once("text: windows alone", long, last(alone, NEAR))
-    once("text: plain, 512", long, last(plain, 512))
+    asked = {n: needles(files, n, count, units) for n, count in NEEDLES.items()}
+    once("text: windows alone", long[:, -NEAR:], alone)
+    once("text: plain, 512", long[:, -512:], plain)
     for n, some in asked.items():
-        once(f"needle: windows alone, {n}", some, needle(alone))
+        answered(f"needle: windows alone, {n}", some, alone)
     for r in RATIOS:
         method = kind(trained=folder, ratio=r)
         with method.on(model, max(512, method.windows(model.config).reach(r))):
-            once(f"text: ratio {r}, {NEAR}", long, last(plain, NEAR))
+            once(f"text: ratio {r}, {NEAR}", long[:, -NEAR:], plain)
             if r in ASKED:
-                once(f"needle: ratio {r}, {NEAR}", asked[NEAR], needle(plain))
+                answered(f"needle: ratio {r}, {NEAR}", asked[NEAR], plain)
     for n in FAR:
         method = kind(trained=folder)
         with method.installed(model):
             reader: Any = method.reader(model, n)
             read = partial(counted, reader, known.setdefault("memory", {}).setdefault(str(n), {"ratio": reader.ratio}))
-            once(f"text: {n}", long, last(read, n))
+            once(f"text: {n}", long[:, -n:], read)
             if n in asked:
-                once(f"needle: {n}", asked[n], needle(read))
+                answered(f"needle: {n}", asked[n], read)
 
 
 def counted(reader: WindowReader, kept: dict[str, int], ids: Tensor) -> Tensor:
@@ -138,23 +133,23 @@ def counted(reader: WindowReader, kept: dict[str, int], ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def losses(model: Any, read: Read, ids: Tensor, right: bool = False) -> Tensor:
-    """Of every token but the first its loss, [n - 1], and whether it is the likeliest, [n - 1, 2]."""
-    logits = model.lm_head(read(ids)[0, -SCORED - 1 : -1])
-    targets = ids[0, -SCORED:]
-    found = F.cross_entropy(logits, targets, reduction="none")
-    return torch.stack([found, (logits.argmax(-1) == targets).float()], -1) if right else found
+def losses(model: Any, read: Read, ids: Tensor) -> Tensor:
+    """Of the last tokens of every row the loss, and whether it is the likeliest, [rows, SCORED, 2]."""
+    logits, targets = model.lm_head(read(ids)[:, -SCORED - 1 : -1]), ids[:, -SCORED:]
+    found = F.cross_entropy(logits.mT, targets, reduction="none")
+    return torch.stack([found, (logits.argmax(-1) == targets).float()], -1)
 
 
-def needles(files: list[list[int]], n: int, count: int, units: TokenUnits) -> Iterator[tuple[Tensor, int]]:
-    """Texts of ``n`` tokens that end with the digits asked for, and how many tokens these are."""
-    rng = random.Random(n)
+def needles(files: list[list[int]], n: int, count: int, units: TokenUnits) -> Tensor:
+    """Texts of ``n`` tokens that end with the digits that are asked for, int64 [count, n]."""
+    rng, rows = random.Random(n), []
     for i in range(count):
         city, value = rng.choice(drills.CITIES), drills.code(rng)
         pin, asked, answer = units.ids(drills.needle(city, value)), units.ids(drills.stem(city)), units.ids(f" {value}")
         hay = files[i % len(files)][: n - len(units.bos) - len(pin) - len(asked) - len(answer)]
         at = rng.randint(0, len(hay) - 2 * WINDOW)
-        yield torch.tensor([[*units.bos, *hay[:at], *pin, *hay[at:], *asked, *answer]]), len(answer)
+        rows.append([*units.bos, *hay[:at], *pin, *hay[at:], *asked, *answer])
+    return torch.tensor(rows)
 
 
 def against(known: dict[str, Any], one: str, other: str) -> dict[str, Any]:
