@@ -193,7 +193,7 @@ CLAIMS = (
 
 
 def judged(one: Claim, seeds: Sequence[Seen]) -> dict[str, Any]:
-    """A claim with its interval over the seeds of which all that it needs is there."""
+    """A claim with its interval over the seeds of which all that it needs is there; judged when that is of all."""
     values = []
     for seen in seeds:
         try:
@@ -205,7 +205,12 @@ def judged(one: Claim, seeds: Sequence[Seen]) -> dict[str, Any]:
         seen = over_seeds(values)
         found |= {"measured": seen.value, "low": seen.low, "high": seen.high, "by seed": values,
                   "on the paper's side": sum(one.sign * value > 0 for value in values)}  # fmt: skip
-        found["verdict"] = "one seed" if seen.low is None or seen.high is None else verdict(one.sign, seen)
+        if len(values) < len(seeds):
+            found["verdict"] = f"not judged: {len(values)} of {len(seeds)} seeds"
+        elif seen.low is None or seen.high is None:
+            found["verdict"] = "one seed"
+        else:
+            found["verdict"] = verdict(one.sign, seen)
     return found
 
 

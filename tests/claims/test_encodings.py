@@ -71,6 +71,7 @@ def test_what_is_missing_is_said_and_not_judged(claims: Any) -> None:
     made = seeds(claims, 1.0, lambda one: one.cell.task == "text" and one.cell.seed < 2)
     rows = {one.claim: claims.judged(one, made) for one in claims.CLAIMS}
     assert {row["n"] for row in rows.values()} == {0, 2}
+    assert {row["verdict"] for row in rows.values()} == {"not measured", "not judged: 2 of 5 seeds"}
     assert all((row["verdict"] == "not measured") == (row["n"] == 0) for row in rows.values())
 
 
