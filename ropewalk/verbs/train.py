@@ -25,7 +25,6 @@ from ropewalk.verbs.request import (
     Request,
     Source,
     Spelling,
-    TargetRequest,
     Words,
     attributes,
     named,
@@ -98,7 +97,7 @@ class RecipeRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(Overrides, TargetRequest, DeviceRequest, ModelRequest, RecipeRequest):  # type: ignore[misc]
+class TrainRequest(Overrides, DeviceRequest, ModelRequest, RecipeRequest):  # type: ignore[misc]
     """What is trained, on what, and where it goes.
 
     Attributes:

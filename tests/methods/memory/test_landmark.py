@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ropewalk import Landmark, UserError
+from ropewalk import Landmark, UserError, method
+from ropewalk.common.fingerprints import base_fingerprint
 from ropewalk.methods.memory import landmark as landmark_module
 from ropewalk.methods.memory.landmark import grouped
 from ropewalk.rope.rotation import Turn
@@ -188,6 +189,20 @@ def test_computing_activations_again_changes_no_gradient():
             OneShot(checkpoint=again).backward(model, rows, 96.0)
             found.append({name: one.grad.clone() for name, one in model.named_parameters()})
     assert all(near(found[1][name], one, 1e-5) for name, one in found[0].items())
+
+
+def test_how_many_blocks_are_seen_may_be_chosen_when_it_is_used(tmp_path):
+    model, base = tiny("llama", vocab_size=300), {"name": "tiny", "fingerprint": base_fingerprint(subject())}
+    trained = Landmark(block=8, topk=1).begun()
+    trained.carried(model)
+    trained.write(tmp_path, model, base, TWICE, {})
+    assert method(f"landmark(trained={tmp_path})").topk == 1
+    for topk in (3, 5):  # 5 is the default
+        assert method(f"landmark(topk={topk}, trained={tmp_path})").topk == topk
+    with pytest.raises(UserError, match="trained with block = 8, not 50"):
+        method(f"landmark(block=50, trained={tmp_path})")
+    with method(f"landmark(topk=3, trained={tmp_path})").on(subject(), TWICE):
+        assert logits(subject(), IDS[:, :20]).isfinite().all()
 
 
 def test_what_it_cannot_do_is_refused():

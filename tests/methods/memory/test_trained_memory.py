@@ -276,7 +276,8 @@ def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
     refused("its hash is another than memory.json says")
     shutil.copy(kept / TENSORS, folder)
     content = json.loads((folder / FILE).read_text())
-    for name, value in [("to", 0), ("beside", {"pi": 3}), ("beside", ["pi"]), ("model", {"name": "x"}), ("tensors", None)]:
+    others = [("to", 0), ("beside", {"pi": 3}), ("beside", ["pi"]), ("model", {"name": "x"}), ("tensors", None)]
+    for name, value in others:
         (folder / FILE).write_text(json.dumps(content | {name: value}))
         refused(f"{FILE}: {name} is")
     (folder / FILE).write_text(json.dumps(content | {"options": {"hover": 1}}))
