@@ -48,8 +48,9 @@ class Learner(Reader):
         self.read_tokens = self.trained_tokens = 0
         if self.body is model or model.get_output_embeddings() is None:  # type: ignore[operator]
             raise UserError(f"{name} trains on the loss of a text, and {type(model).__name__} has no head")
-        kinds = getattr(self.body.config, "layer_types", None) or ()
-        strange = [type(one).__name__ for one in DynamicCache(config=self.body.config).layers
+        config: Any = self.body.config
+        kinds = getattr(config, "layer_types", None) or ()
+        strange = [type(one).__name__ for one in DynamicCache(config=config).layers
                    if not isinstance(one, DynamicLayer)]  # fmt: skip
         if strange or "chunked_attention" in kinds:
             raise UserError(
@@ -131,11 +132,12 @@ def step(loss: Tensor, parameters: Sequence[Tensor], optimizer: torch.optim.Opti
 
 def before(cache: Cache, tokens: int) -> Cache:
     """The keys and values of the first tokens of a cache, in one of its own; nothing is copied."""
-    layers = []
-    for whole in cache.layers:
+    layers: list[Any] = []
+    every: list[Any] = list(cache.layers)
+    for whole in every:
         layer: Any = DynamicLayer()
         layer.lazy_initialization(whole.keys, whole.values)
-        layer.keys, layer.values = whole.keys[:, :, :tokens], whole.values[:, :, :tokens]  # type: ignore[index]
+        layer.keys, layer.values = whole.keys[:, :, :tokens], whole.values[:, :, :tokens]
         layers.append(layer)
     return Cache(layers=layers)
 
