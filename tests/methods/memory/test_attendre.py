@@ -92,7 +92,8 @@ def test_what_a_memory_cannot_follow_is_refused():
             step(model, IDS, chosen.cache(model), attention_mask=mask)
         with pytest.raises(UserError, match="expected at most the 64 trained tokens"):
             Attendre(memory=60, chunk=8).check(_layer(model))
-    for other in ("rerope", "attendre(memory=24, chunk=8)+vertical-slash(vertical=8, slash=2, threshold=65)"):
+    sparse = "vertical-slash(vertical=8, slash=2, sinks=2, near=1, last=8, threshold=65)"
+    for other in ("rerope", f"attendre(memory=24, chunk=8)+{sparse}"):
         with pytest.raises(UserError, match="keeps what one method tells it to"), method(other).on(model, to=TWICE):
             step(model, IDS[:, :90], chosen.cache(model))
 
