@@ -201,7 +201,8 @@ def run(doc: str, name: str, kind: type[CondensingMethod], paper: str, rate: flo
     found = {
         "rows": claims(known, paper, stated),
         "measured": {one: told(known, one) for one in known if one != "memory"}, "memory": known["memory"],
-        "most": given.most, "window": WINDOW, "ratios": RATIOS, "steps": given.steps, "tokens": sum(step["tokens"] for step in log),
+        "most": given.most, "window": WINDOW, "ratios": RATIOS, "steps": given.steps,
+        "tokens": sum(step["tokens"] for step in log),
         "seconds a step": float(np.median([step["seconds"] for step in log])), "learning rate": rate,
         "torch": torch.__version__,
     }  # fmt: skip
