@@ -124,11 +124,11 @@ def battery(
 
 
 def counted(reader: WindowReader, kept: dict[str, int], ids: Tensor) -> Tensor:
-    """Last hidden states; notes the keys of a layer and head that are held at the end, and all numbers of them."""
-    state = reader.begin(1)
+    """Last hidden states; notes, of a row, the keys of a layer that are held at the end, and all numbers."""
+    state = reader.begin(len(ids))
     hidden = reader.read(ids, state)
     held = [x for layer in state.cache.layers for x in (layer.keys, layer.values)]
-    kept |= {"keys": held[0].shape[2], "numbers": sum(x.numel() for x in held)}
+    kept |= {"keys": held[0].shape[2], "numbers": sum(x.numel() for x in held) // len(ids)}
     return hidden
 
 
