@@ -73,7 +73,7 @@ def trained(name: str, work: Path, tokenizer: Any, steps: int, rate: float) -> s
 
 
 def battery(
-    model: Any, kind: type[CondensingMethod], folder: str, known: dict[str, Any], keep: Callable[[], None]
+    model: Any, kind: type[CondensingMethod], folder: str, known: dict[str, Any], most: int, keep: Callable[[], None]
 ) -> None:
     """Fill ``known``: what was read, and of each text or needle a number (needles two)."""
     tokenizer = ropewalk.load("demo", dtype="float32")[1]
@@ -113,7 +113,7 @@ def battery(
             once(f"text: ratio {r}, {NEAR}", long[:, -NEAR:], plain)
             if r in ASKED:
                 answered(f"needle: ratio {r}, {NEAR}", asked[NEAR], plain)
-    for n in FAR:
+    for n in (n for n in FAR if n <= most):
         method = kind(trained=folder)
         with method.installed(model):
             reader: Any = method.reader(model, n)
@@ -124,11 +124,11 @@ def battery(
 
 
 def counted(reader: WindowReader, kept: dict[str, int], ids: Tensor) -> Tensor:
-    """Last hidden states; notes the keys of a layer and head that are held at the end, and all numbers of them."""
-    state = reader.begin(1)
+    """Last hidden states; notes, of a row, the keys of a layer that are held at the end, and all numbers."""
+    state = reader.begin(len(ids))
     hidden = reader.read(ids, state)
     held = [x for layer in state.cache.layers for x in (layer.keys, layer.values)]
-    kept |= {"keys": held[0].shape[2], "numbers": sum(x.numel() for x in held)}
+    kept |= {"keys": held[0].shape[2], "numbers": sum(x.numel() for x in held) // len(ids)}
     return hidden
 
 
@@ -172,6 +172,8 @@ def claims(known: dict[str, Any], paper: str, stated: list[tuple[str, str, str, 
     """Each claim: what, which perplexity, over which, and the bound that the whole interval has to lie below."""
     rows = []
     for claim, one, other, bound in stated:
+        if one not in known:  # longer than was asked for
+            continue
         seen = against(known, one, other)
         rows.append({"claim": claim, "source": paper, "holds": bool(seen["high"] < bound), "bound": bound} | seen)
         print(f"{'holds' if rows[-1]['holds'] else 'does not hold'}: {claim}: {seen['value']:.3f} "
@@ -185,6 +187,7 @@ def run(doc: str, name: str, kind: type[CondensingMethod], paper: str, rate: flo
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(f"runs/claims-memory-{name}"))
+    parser.add_argument("--most", type=int, default=MOST, help="tokens that are read at most: 4096 takes half the time")
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -193,12 +196,13 @@ def run(doc: str, name: str, kind: type[CondensingMethod], paper: str, rate: flo
     folder = trained(name, given.work, tokenizer, given.steps, rate)
     file = given.work / "measured.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    battery(model, kind, folder, known, lambda: write_text(file, json.dumps(known)))
+    battery(model, kind, folder, known, given.most, lambda: write_text(file, json.dumps(known)))
     log = json.loads((Path(folder) / "training.json").read_text())["log"]
     found = {
         "rows": claims(known, paper, stated),
         "measured": {one: told(known, one) for one in known if one != "memory"}, "memory": known["memory"],
-        "window": WINDOW, "ratios": RATIOS, "steps": given.steps, "tokens": sum(step["tokens"] for step in log),
+        "most": given.most, "window": WINDOW, "ratios": RATIOS, "steps": given.steps,
+        "tokens": sum(step["tokens"] for step in log),
         "seconds a step": float(np.median([step["seconds"] for step in log])), "learning rate": rate,
         "torch": torch.__version__,
     }  # fmt: skip
