@@ -166,6 +166,8 @@ RUNS: tuple[tuple[int, str], ...] = (
     (8, "memory/ext_tok.py --json claims/results/memory/ext_tok.json"),
     (13, "memory/landmark.py --json claims/results/memory/landmark.json"),
     (10, "memory/longgen.py --json claims/results/memory/longgen.json"),
+    (15, "memory/lact.py --json claims/results/memory/lact.json"),
+    (15, "memory/hylo.py --json claims/results/memory/hylo.json"),
     (12, "training_free.py --json claims/results/training_free.json"),
     (15, "longrope.py --dtype float32 --json claims/results/longrope.json"),
     (25, "longrope2.py --dtype float32 --json claims/results/longrope2.json"),

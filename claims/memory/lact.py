@@ -114,9 +114,9 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
         one = asdict(ratio(own, others))
         made.append({"claim": claim, "source": PAPER, "holds": bool(one["high"] < 1)} | one)
     numbers = found["arms"]["memory"]["numbers held"]
-    flat = "what a text of 16,384 tokens leaves is at most 1.05 of what 4,096 leave"
+    flat = "what a text of 32x leaves is at most 1.05 of what one of 8x leaves"
     value = numbers["32x"] / numbers["8x"]
-    return [*made, {"claim": flat, "source": "ours", "holds": value <= 1.05, "value": value}]
+    return [*made, {"claim": flat, "source": PAPER, "holds": value <= 1.05, "value": value, "n": 1}]
 
 
 def main() -> None:

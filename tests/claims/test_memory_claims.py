@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ropewalk
 from ropewalk.texts.pieces import TokenUnits
+from tests.models import tiny, tokens
 
 FOLDER = Path(__file__).parents[2] / "claims" / "memory"
 
@@ -58,3 +60,41 @@ def test_a_claim_of_a_memory_holds_if_its_whole_interval_does(script):
     }
     found["with"]["found"]["topk"] = [0.9 * one for one in found["with"]["found"][str(fot.MOST)]]
     assert [row["holds"] for row in fot.rows(found, "python claims/memory/fot.py")] == [True, True, True, False]
+
+
+def test_lacts_control_has_a_memory_that_never_learns(script):
+    from ropewalk import LaCT
+
+    lact, model = script("lact"), tiny("llama")
+    LaCT(window=8, heads=2, rank=2).carried(model)
+    lact.still(model.ropewalk_memory)
+    for layer in model.ropewalk_memory:
+        rates = layer.inputs(torch.randn(1, 5, 64), *torch.randn(3, 1, 5, 64))[3]
+        assert rates.shape == (1, 2, 5, 3) and not rates.any()
+    ids = tokens(1, 40)
+    each = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+    assert lact.losses(model, ids, 20) == pytest.approx(float(each[19:].mean()), rel=1e-5)
+
+
+def test_lact_and_hylo_hold_by_their_whole_intervals(script):
+    lact, hylo, rng = script("lact"), script("hylo"), np.random.default_rng(0)
+
+    def arm(mean):
+        return {name: (mean + rng.normal(0, 0.001, 8)).tolist() for name in ("8x", "32x", "window")}
+
+    arms = {"memory": arm(2.0) | {"numbers held": {"8x": 100, "32x": 104}}, "still": arm(2.1), "window alone": arm(2.0)}
+    assert [row["holds"] for row in lact.rows({"arms": arms})] == [False, True, True, True]
+    arms = {"hybrid": arm(2.0), "model": arm(1.97), "latents alone": arm(2.2), "hybrid, next token alone": arm(1.9)}
+    assert [row["holds"] for row in hylo.rows({"arms": arms})] == [True, True, False, False]
+    assert all({"claim", "source", "holds", "n"} <= row.keys() for row in lact.rows({"arms": arms | {
+        "memory": arms["hybrid"] | {"numbers held": {"8x": 1, "32x": 2}}, "still": arms["model"],
+        "window alone": arms["model"]}}))  # fmt: skip
+
+
+def test_hylos_arms_leave_a_twelfth_of_the_cache(script):
+    hylo, model = script("hylo"), ropewalk.load("demo", dtype="float32")[0]
+    for name, (options, _) in hylo.ARMS.items():
+        chosen = ropewalk.HyLo(**options)
+        chosen.carried(model)
+        assert abs(hylo.numbers(chosen, model) - 2 * 6 * 2 * 64 / 12) <= 2, name  # ranks are whole
+        del model.ropewalk_memory

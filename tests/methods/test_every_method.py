@@ -364,7 +364,7 @@ def test_gradients_flow_or_are_refused(case):
             with pytest.raises(UserError, match="picked by content, which has no gradient"):
                 model(IDS)
         elif reads(chosen) and not isinstance(chosen, TrainedMemory):
-            with pytest.raises(UserError, match="training|gradient|no_grad"):
+            with pytest.raises(UserError, match=r"training|gradient|no_grad"):
                 model.train()(IDS)
         elif reads(chosen):  # of the base, what is trained or passed through
             model(IDS, labels=IDS, use_cache=False).loss.backward()

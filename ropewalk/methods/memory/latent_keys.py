@@ -26,8 +26,8 @@ class LatentKeys(nn.Module):
         both = torch.cat([key.weight, value.weight]).detach().double()
         u, s, vh = torch.linalg.svd(both, full_matrices=False)
         root = s[:rank].sqrt()
-        self.down = nn.Parameter((root[:, None] * vh[:rank]).to(key.weight.dtype))
-        self.up = nn.Parameter((u[:, :rank] * root).to(key.weight.dtype))
+        self.down = nn.Parameter((root[:, None] * vh[:rank]).to(key.weight.dtype).contiguous())
+        self.up = nn.Parameter((u[:, :rank] * root).to(key.weight.dtype).contiguous())
         biases = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in (key, value)]
         self.register_buffer("bias", torch.cat(biases).detach().clone())
 
