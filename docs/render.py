@@ -120,7 +120,7 @@ def encoding_claims_table() -> str:
     for one in found["rows"]:
         seen = interval(Estimate(one.get("measured"), one.get("low"), one.get("high")), "+.3f")
         said = f"**{one['verdict']}**" if one["verdict"] in ("holds", "refuted") else one["verdict"]
-        rows.append(f"| {one['claim']} | {seen} | {one['n']} | {said} | {linked(one['paper'])} |")
+        rows.append(f"| {one['claim']} | {seen} | {one['n']} | {said} | {linked(one['source'])} |")
     lengths = [str(n) for n in found["texts"]]
     rows += ["", f"| nats per byte of text at | {' | '.join(lengths)} |", "|---" * (1 + len(lengths)) + "|"]
     for name, losses in found["loss"].items():
