@@ -138,7 +138,10 @@ def _untrained(missing: list[str]) -> list[str]:
         *_, task, seed = one.split()
         seeds.setdefault(task, {})[seed] = None
     said = [f"`{task}` (seeds {', '.join(some)})" for task, some in seeds.items()]
-    return [f"**Not finished:** {len(missing)} trainings are missing, of {', '.join(said)}.", ""] if said else []
+    so_far = "Means are of the seeds that are there, not the same ones in every row; nothing is judged before all are."
+    return (
+        [f"**Not finished:** {len(missing)} trainings are missing, of {', '.join(said)}. {so_far}", ""] if said else []
+    )
 
 
 def _shares_of_tasks(found: dict[str, Any]) -> list[str]:
