@@ -200,7 +200,8 @@ def judged(one: Claim, seeds: Sequence[Seen]) -> dict[str, Any]:
             values.append(one.of(seen))
         except KeyError:
             continue
-    found: dict[str, Any] = {"paper": one.paper, "claim": one.claim, "n": len(values), "verdict": "not measured"}
+    found: dict[str, Any] = {"source": one.paper, "claim": one.claim, "n": len(values), "verdict": "not measured",
+                             "model": "the lab's"}  # fmt: skip
     if values:
         seen = over_seeds(values)
         found |= {"measured": seen.value, "low": seen.low, "high": seen.high, "by seed": values,
@@ -211,6 +212,7 @@ def judged(one: Claim, seeds: Sequence[Seen]) -> dict[str, Any]:
             found["verdict"] = "one seed"
         else:
             found["verdict"] = verdict(one.sign, seen)
+            found["holds"] = found["verdict"] == "holds"
     return found
 
 

@@ -173,6 +173,7 @@ RUNS: tuple[tuple[int, str], ...] = (
     (25, "longrope2.py --dtype float32 --json claims/results/longrope2.json"),
     (30, "longpo.py --json claims/results/longpo.json"),
     (40, "mend.py --json claims/results/mend.json"),
+    (45, "encodings.py --json claims/results/encodings.json"),
     (60, "data.py --json claims/results/data.json"),
     (60, "workflows.py --json claims/results/workflows.json"),
     (75, "lc_plm.py --json claims/results/lc_plm.json"),

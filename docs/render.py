@@ -120,7 +120,7 @@ def encoding_claims_table() -> str:
     for one in found["rows"]:
         seen = interval(Estimate(one.get("measured"), one.get("low"), one.get("high")), "+.3f")
         said = f"**{one['verdict']}**" if one["verdict"] in ("holds", "refuted") else one["verdict"]
-        rows.append(f"| {one['claim']} | {seen} | {one['n']} | {said} | {linked(one['paper'])} |")
+        rows.append(f"| {one['claim']} | {seen} | {one['n']} | {said} | {linked(one['source'])} |")
     lengths = [str(n) for n in found["texts"]]
     rows += ["", f"| nats per byte of text at | {' | '.join(lengths)} |", "|---" * (1 + len(lengths)) + "|"]
     for name, losses in found["loss"].items():
@@ -138,7 +138,10 @@ def _untrained(missing: list[str]) -> list[str]:
         *_, task, seed = one.split()
         seeds.setdefault(task, {})[seed] = None
     said = [f"`{task}` (seeds {', '.join(some)})" for task, some in seeds.items()]
-    return [f"**Not finished:** {len(missing)} trainings are missing, of {', '.join(said)}.", ""] if said else []
+    so_far = "Means are of the seeds that are there, not the same ones in every row; nothing is judged before all are."
+    return (
+        [f"**Not finished:** {len(missing)} trainings are missing, of {', '.join(said)}. {so_far}", ""] if said else []
+    )
 
 
 def _shares_of_tasks(found: dict[str, Any]) -> list[str]:
