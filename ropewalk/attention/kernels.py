@@ -286,8 +286,8 @@ class Chunked(Dense):
         out = q.new_empty(*q.shape[:-1], v.shape[-1], dtype=kind)
         lse = q.new_empty(q.shape[:-1], dtype=kind)
         for rows, columns, mask in chunks:
-            some = (x.to(kind) for x in (q[:, :, rows], k[:, :, columns], v[:, :, columns]))
-            part = self._rows(*some, scale, 0, mask, None)
+            of_q, of_k, of_v = (x.to(kind) for x in (q[:, :, rows], k[:, :, columns], v[:, :, columns]))
+            part = self._rows(of_q, of_k, of_v, scale, 0, mask, None)
             if columns.start == 0:
                 out[:, :, rows], lse[:, :, rows] = part
             else:
@@ -309,8 +309,8 @@ class Chunked(Dense):
         dq, dk, dv = (torch.zeros_like(x, dtype=kind) for x in (q, k, v))
         for rows, columns, mask in chunks:
             some = do[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows]
-            wide = (x.to(kind) for x in some)
-            of_q, of_k, of_v = super().gradients(*wide, lse[:, :, rows], scale, [mask])
+            do_, q_, k_, v_, o_ = (x.to(kind) for x in some)
+            of_q, of_k, of_v = super().gradients(do_, q_, k_, v_, o_, lse[:, :, rows], scale, [mask])
             dq[:, :, rows] += of_q
             dk[:, :, columns] += of_k
             dv[:, :, columns] += of_v

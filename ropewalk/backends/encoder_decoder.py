@@ -100,10 +100,11 @@ class EncoderDecoder(Backend):
             max_new_tokens=room, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=min(ends, default=0),
             decoder_start_token_id=self.starts[0],
         )  # fmt: skip
+        generate: Any = self.model.generate
         before, self.model.generation_config = self.model.generation_config, plainly
         try:
             with still(self.model), torch.no_grad():
-                row = self.model.generate(**self._encoded(prompt), decoder_input_ids=begun)[0].tolist()
+                row = generate(**self._encoded(prompt), decoder_input_ids=begun)[0].tolist()
         finally:
             self.model.generation_config = before
         new = row[len(self.starts) :]

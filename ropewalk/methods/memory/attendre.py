@@ -65,8 +65,8 @@ class Held:
     def with_new(self, index: Tensor, worth: Tensor) -> Held:
         """With keys behind them, both int64 [n]."""
         shape = *self.index.shape[:2], -1
-        both = ((self.index, index), (self.worth, worth))
-        return Held(*(torch.cat([old, new.expand(shape)], -1) for old, new in both), self.seen + len(index))
+        places = torch.cat([self.index, index.expand(shape)], -1)
+        return Held(places, torch.cat([self.worth, worth.expand(shape)], -1), self.seen + len(index))
 
     def attended(self, chosen: Tensor, m: Tensor, policy: Policy) -> Held:
         """After queries at ``m``, int64 [Q], attended to the keys of ``chosen``, bool [B, H, Q, n]."""

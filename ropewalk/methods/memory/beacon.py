@@ -91,6 +91,7 @@ class BeaconReader(WindowReader):
             self.forward(state, places, mask, inputs_embeds=embedded)
         stays = self._stays(state)
         moved = torch.arange(stays, stays + count, device=device) - places
+        cached: Any
         for layer, cached in zip(self.attending, state.cache.layers, strict=True):
             new = cached.keys[:, :, -count:]
             if layer.rotary is not None:

@@ -87,7 +87,7 @@ class WindowReader(Reader):
     def begin(self, rows: int) -> State:
         """A text of which nothing is read."""
         device = self.body.get_input_embeddings().weight.device
-        layers = [DynamicLayer() for _ in range(self.body.config.num_hidden_layers)]
+        layers: list[Any] = [DynamicLayer() for _ in range(self.body.config.num_hidden_layers)]
         return State(Cache(layers=layers), 0, torch.zeros(rows, 0, dtype=torch.long, device=device))
 
     def read(self, ids: Tensor, state: State) -> Tensor:

@@ -30,8 +30,9 @@ def gated_delta(
     if state is None:
         state = q.new_zeros(*v.shape[:2], v.shape[-1], k.shape[-1])
     outputs = []
-    for some in zip(*(one.split(CHUNK, 2) for one in (q, k, v, decay, beta)), strict=True):
-        out, state = _chunk(*some, state, corrects)
+    for i in range(0, q.shape[2], CHUNK):
+        of_q, of_k, of_v, of_decay, of_beta = (one[:, :, i : i + CHUNK] for one in (q, k, v, decay, beta))
+        out, state = _chunk(of_q, of_k, of_v, of_decay, of_beta, state, corrects)
         outputs.append(out)
     return torch.cat(outputs, 2), state
 

@@ -68,6 +68,7 @@ class ExtensibleReader(WindowReader):
     def condense(self, state: State, ratio: int) -> None:
         embedded = self.body.get_input_embeddings()(state.ids)
         outputs = self.small.read(self.body, embedded)[:, ratio - 1 :: ratio]
+        cached: Any
         for cached in state.cache.layers:
             cached.keys, cached.values = cached.keys[:, :, : state.carried], cached.values[:, :, : state.carried]
         self.behind(state, state.carried, inputs_embeds=outputs)

@@ -28,7 +28,7 @@ class LatentKeys(nn.Module):
         root = s[:rank].sqrt()
         self.down = nn.Parameter((root[:, None] * vh[:rank]).to(key.weight.dtype).contiguous())
         self.up = nn.Parameter((u[:, :rank] * root).to(key.weight.dtype).contiguous())
-        biases = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in (key, value)]
+        biases: list[Tensor] = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in (key, value)]
         self.register_buffer("bias", torch.cat(biases).detach().clone())
 
     def latent(self, hidden: Tensor) -> Tensor:
@@ -37,8 +37,7 @@ class LatentKeys(nn.Module):
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """What W_k and W_v would give, [B, n, ..]."""
-        bias: Tensor = self.bias
-        key, value = (latent @ self.up.mT + bias).split(self.sizes, -1)
+        key, value = (latent @ self.up.mT + self.bias).split(self.sizes, -1)
         return key, value
 
 
