@@ -22,6 +22,8 @@ class MemoryLayer(DynamicLayer):
     """
 
     is_croppable = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class MemoryLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let rows change places."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._notes_of(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:

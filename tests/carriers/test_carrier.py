@@ -14,7 +14,8 @@ from ropewalk.common.errors import UserError
 from tests.carriers.ropeless import ALIBI, BUFFERED, KINDS, STATES, T5, TABLES, TWO_TABLES, WINDOW, folder, ids, model
 
 CARRIER = {**dict.fromkeys(ALIBI, "alibi"), **dict.fromkeys((*TABLES, *BUFFERED), "table"),
-           **dict.fromkeys(T5, "buckets"), **dict.fromkeys(TWO_TABLES, "two tables"), **dict.fromkeys(STATES, "state")}  # fmt: skip
+           **dict.fromkeys(T5, "buckets"), **dict.fromkeys(TWO_TABLES, "two tables"),
+           **dict.fromkeys(STATES, "state")}  # fmt: skip
 
 
 def change(place, **keys):

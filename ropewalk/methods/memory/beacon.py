@@ -51,7 +51,8 @@ class Beacons(nn.Module):
             nn.ModuleDict({name: copy.deepcopy(getattr(layer.module, name)) for name in PROJECTIONS})
             for layer in layers
         )
-        del self.layers[-1][PROJECTIONS[0]]  # what the last layer asks decides nothing that is carried on
+        last: Any = self.layers[-1]
+        del last[PROJECTIONS[0]]  # what the last layer asks decides nothing that is carried on
 
     @contextmanager
     def projecting(self, layers: Sequence[Rotating]) -> Iterator[None]:

@@ -20,6 +20,8 @@ class LatentKeys(nn.Module):
         rank: numbers of a latent vector.
     """
 
+    bias: Tensor
+
     def __init__(self, key: nn.Linear, value: nn.Linear, rank: int):
         super().__init__()
         self.sizes = key.out_features, value.out_features
@@ -28,7 +30,9 @@ class LatentKeys(nn.Module):
         root = s[:rank].sqrt()
         self.down = nn.Parameter((root[:, None] * vh[:rank]).to(key.weight.dtype).contiguous())
         self.up = nn.Parameter((u[:, :rank] * root).to(key.weight.dtype).contiguous())
-        biases: list[Tensor] = [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in (key, value)]
+        biases: list[Tensor] = [
+            one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in (key, value)
+        ]
         self.register_buffer("bias", torch.cat(biases).detach().clone())
 
     def latent(self, hidden: Tensor) -> Tensor:

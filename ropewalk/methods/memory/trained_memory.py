@@ -97,9 +97,7 @@ class MemoryFolder:
             if fits and name in ("model", "beside"):
                 fits = all(type(value.get(key)) is str for key in (BASE if name == "model" else value))
             if not fits or (kind is int and not 1 <= value <= MOST):
-                raise UserError(
-                    f"{place / FILE}: {name} is {cut(repr(value))}, expected what a training writes", AGAIN
-                )
+                raise UserError(f"{place / FILE}: {name} is {cut(repr(value))}, expected what a training writes", AGAIN)
         return cls(**content, path=folder)
 
     @property
