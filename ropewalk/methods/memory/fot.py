@@ -6,8 +6,7 @@ rows are read as one text, a window of each in turn, so that what is memory at i
 training, by the same regions: a query sees its own earlier windows, and as many of every other row of its group. The
 paper shows it the window before its own, and adds negatives as training goes on; their number does not change here.
 
-The k best keys are found by an exact search. With one thread and 65,536 keys, faiss's exact index takes as long as a
-product and a choice by torch, and an approximate one takes longer to fill than a text takes to be read.
+The k best keys are found by an exact search, a product and a choice; an index would be filled anew with every text.
 """
 
 from __future__ import annotations
