@@ -198,8 +198,8 @@ def _written() -> Iterator[Row]:
     for file in sorted(RESULTS.rglob("*.json")):
         content = json.loads(file.read_text("utf-8"))
         for one in content.get("rows", ()) if isinstance(content, dict) else ():
-            if not isinstance(one, dict) or not {"claim", "source", "holds"} <= one.keys():
-                continue
+            if not isinstance(one, dict) or not {"claim", "source", "n"} <= one.keys() or one.get("holds") is None:
+                continue  # not a claim, or one that is not judged yet
             source = one["source"].removeprefix("arXiv ").removeprefix("https://")
             measured = one.get("measured", one.get("value"))
             script = file.relative_to(RESULTS).with_suffix(".py")
