@@ -8,8 +8,8 @@ of 64 tokens, documents of two windows: lines that say codes of words, and lines
 read within a window. The loss is of the codes that are asked for. One copy sees its own first window alone, another
 those of three more documents; rows, order, rate and steps are the same. The memory layer is the fifth of six: of the
 model as it comes, tried on eight of the 32 test documents with one memory layer at a time, it alone finds codes. Tested
-are documents that no training saw, whose first window lies anywhere among those of up to 15 others. A code counts as right if all its tokens
-are.
+are documents that no training saw, whose first window lies anywhere among those of up to 15 others. A code counts as
+right if all its tokens are.
 
 What has to hold is in ``CLAIMS``, as it was written before the run, but for the largest number of others, which was 31
 in a first one that was stopped; intervals are of 95 %, over test documents, paired.

@@ -10,9 +10,9 @@ control has the same parameters and the same training, and rates that are 0: its
 like any other.
 
 Measured on files that nobody saw: the loss of tokens 512 to 4,095, and of the last quarter of 16,384. Intervals are of
-95 %, paired by file. ``CLAIMS`` was written before the run. A first run, of longer rows and
-more files, was stopped for lack of time when the window alone had been measured, and sizes were cut then. One seed: they hold for this training. A run that was
-stopped goes on: what each arm measured is kept in the file.
+95 %, paired by file. ``CLAIMS`` was written before the run. A first run, of longer rows and more files, was stopped for
+lack of time when the window alone had been measured, and sizes were cut then. One seed: they hold for this training. A
+run that was stopped goes on: what each arm measured is kept in the file.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ that ``STEPS`` steps on ``SPAN`` tokens are ``THINKING`` tokens of thought.
 The bundled model was never trained to think: what its own tokens do to an answer is said of this model alone. Single
 needles and tables of keys were looked at first; it finds them in two windows without help, which leaves nothing to
 measure, and variables were taken since eight other questions showed that they leave something. The paper has 32 steps
-on 128 tokens; here are 8 on 24, for lack of time. The learning rate is chosen among ``RATES`` on other questions. ``CLAIMS`` says what has to hold. Measured is
-the loss of the answer's tokens, and whether all of them are the likeliest ones; differences are paired by question,
-with their 95 % interval.
+on 128 tokens; here are 8 on 24, for lack of time. The learning rate is chosen among ``RATES`` on other questions.
+``CLAIMS`` says what has to hold. Measured is the loss of the answer's tokens, and whether all of them are the likeliest
+ones; differences are paired by question, with their 95 % interval.
 """
 
 from __future__ import annotations
