@@ -72,7 +72,7 @@ def test_the_beginning_of_a_text_is_read_as_by_the_plain_model(case):
     few = IDS[:, : WINDOW // 8]
     expected = logits(subject(), few)
     with case.on(subject()) as chosen:
-        assert torch.equal(logits(subject(), few), expected) == chosen.exact_near
+        assert torch.equal(logits(subject(), few), expected) or not chosen.exact_near
     assert whole(case).isfinite().all() and not near(whole(case), logits(subject(), IDS), 1e-4)
 
 
