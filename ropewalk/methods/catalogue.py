@@ -278,7 +278,8 @@ def options_of(cls: type, name: str, text: str, file: str = "") -> dict[str, Any
         UserError: for what cannot be read, unknown options, and values of another type than the option's.
     """
     known = {f.name: f for f in fields(cls)}
-    for place in {file, FOLDER if FOLDER in known else ""} - {""}:
+    holds = FOLDER in known and known[FOLDER].default == ""
+    for place in {file, FOLDER if holds else ""} - {""}:
         bare = rf"((?:^|,)\s*(?i:{place})\s*=\s*)([^\s'\",][^'\",]*?)(?=\s*(?:,|$))"
         text = re.sub(bare, lambda match: match[1] + repr(match[2]), text)
     text = re.sub(PERCENT, lambda match: match[1] or f"{match[2]}e-2", text)

@@ -27,7 +27,7 @@ TRIED = 12  # tokens of each of two documents that a model is tried on
 TAIL = 3  # of the first one's, which are changed: those that a short convolution carries across
 UNMOVED = 1e-4  # of what hidden states change by elsewhere: experts round otherwise
 
-_apart: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+_apart: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], bool]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -58,8 +58,8 @@ def require_apart(model: nn.Module) -> None:
 
 
 def keeps_apart(model: nn.Module) -> bool:
-    """Whether rows may go through a model as documents of one row, without their padding; asked once per method."""
-    known, setting = _apart.setdefault(model, {}), getattr(decoder(model), ON, "")
+    """Whether rows may go through a model as documents of one row, without their padding; asked once per method and mode."""
+    known, setting = _apart.setdefault(model, {}), (getattr(decoder(model), ON, ""), model.training)
     if setting not in known:
         try:
             require_apart(model)

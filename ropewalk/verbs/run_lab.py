@@ -45,7 +45,7 @@ class RunLabRequest(Request):
         layers: Of a decoder; by default 3, quick 2.
         heads: Of attention.
         quick: Short rows, small decoders and few steps, where nothing else is said.
-        on: Where workers run: local (processes of this machine) or ray (a Ray cluster, or a local one if none runs).
+        on: Where cells are trained: local (this machine) or ray (a Ray cluster, or a local one if none runs).
         workers: How many cells are trained at the same time, each on a processor; results are the same.
         out: Folder for results, report and trained models.
         overwrite: Replace the results of another run; what was trained stays.

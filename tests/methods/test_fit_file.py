@@ -15,6 +15,8 @@ from tests.matrix import LONG, TARGET, logits, near
 from tests.models import shared, tiny
 
 PLAN = (((0.5, 0.35, 0.2), (0.45, 0.4, 0.3)),) * 2
+CONDENSED = {"beacon", "ext-tok"}  # whose ratio goes by the target
+TRAINED = {"landmark", "longgen", "fot", "lact", "hylo", *CONDENSED}
 BARE = [entry.id for entry in CATALOGUE if entry.load().measured or entry.load().given]
 
 
@@ -81,7 +83,7 @@ def test_every_method_as_its_name_alone_changes_something_or_refuses(name):
 def test_the_methods_that_refuse_by_name_alone():
     assert set(BARE) == {
         "attention-alignment", "tca", "squeezed", "head-scale", "dope", "clex", "longrope", "harpe",
-        "visual-window",
+        "visual-window", *TRAINED,
     }  # fmt: skip
 
 
@@ -282,7 +284,7 @@ def test_what_holds_for_shorter_targets_reads_texts_the_same_at_every_target(nam
 
 
 def test_what_holds_for_shorter_targets_is_what_is_measured_and_no_frequencies():
-    assert set(FREE) == {"attention-alignment", "tca", "squeezed", "head-scale", "dope"}
+    assert set(FREE) == {"attention-alignment", "tca", "squeezed", "head-scale", "dope", *TRAINED} - CONDENSED
 
 
 @pytest.mark.parametrize("factors", [(1.0,) * 7 + (257.0,), (0.0,) + (1.0,) * 7, (-1.0,) + (1.0,) * 7])

@@ -66,7 +66,10 @@ def test_an_encoder_reads_and_a_decoder_writes(place, tmp_path, kind):
     done = compare(place(kind), to=TARGET, out=str(tmp_path / "out"), **asked).results
     assert measured(done, "unlimiformer(topk=16)") >= {("passkey", TARGET), ("niah", TARGET), ("passkey", WINDOW)}
     assert (("passkey", TARGET) in measured(done, "none")) == (kind == "t5")  # whose buckets have no end
-    assert all("the decoder, which sees all of it" in one.reason for one in done.not_measured if one.task == "ppl")
+    left_out = [one.reason for one in done.not_measured if one.task == "ppl"]
+    assert all(
+        "the decoder, which sees all of it" in one or one == "128 tokens are all that it reads" for one in left_out
+    )
 
 
 def test_a_state_is_evaluated_at_any_length(place, tmp_path):

@@ -7,7 +7,7 @@ def said(capsys, *words) -> str:
     """What a command that does its work prints."""
     code = run(list(map(str, words)))
     captured = capsys.readouterr()
-    assert code == 0, captured.err
+    assert code == 0, captured.err or captured.out
     return captured.out
 
 

@@ -77,7 +77,7 @@ class WindowReader(Reader):
         model: a live transformers model.
         windows: sizes.
         ratio: tokens of a window per key that is carried on.
-        drawn: in training it is drawn of these for each window.
+        drawn: in training it is drawn of these for each window, by its tokens.
     """
 
     def __init__(self, model: nn.Module, windows: Windows, ratio: int, drawn: Sequence[int]):
@@ -169,7 +169,9 @@ class WindowReader(Reader):
                 f"{max(self.drawn)} and windows of {window} reach",
                 "Say a smaller --to, or a larger ratio among ratios.",
             )
-        return fitting[int(torch.randint(len(fitting), ()))]
+        says = (state.ids[0] * torch.arange(1, window + 1, device=state.ids.device)).sum()
+        by = torch.Generator().manual_seed(int(says))  # by the window: a text is read the same in every pass
+        return fitting[int(torch.randint(len(fitting), (), generator=by))]
 
 
 @dataclass(frozen=True)
