@@ -200,6 +200,8 @@ def _written() -> Iterator[Row]:
         for one in content.get("rows", ()) if isinstance(content, dict) else ():
             if not isinstance(one, dict) or not {"claim", "source", "n"} <= one.keys() or one.get("holds") is None:
                 continue  # not a claim, or one that is not judged yet
+            if one["source"] == "ours":
+                continue  # a check beside a paper's claims
             source = one["source"].removeprefix("arXiv ").removeprefix("https://")
             measured = one.get("measured", one.get("value"))
             script = file.relative_to(RESULTS).with_suffix(".py")

@@ -58,7 +58,7 @@ def require_apart(model: nn.Module) -> None:
 
 
 def keeps_apart(model: nn.Module) -> bool:
-    """Whether rows may go through a model as documents of one row, without their padding; asked once per method and mode."""
+    """Whether rows may go through a model as documents of one row, unpadded; asked once per method and mode."""
     known, setting = _apart.setdefault(model, {}), (getattr(decoder(model), ON, ""), model.training)
     if setting not in known:
         try:

@@ -200,7 +200,7 @@ def test_static_methods_turn_live_as_saved(kind, spelling, tmp_path):
     assert torch.equal(_read(model, places), seen)
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
-    assert torch.equal(_read(again, places), seen)
+    assert near(_read(again, places), seen, 1e-6)  # kernels go by where weights lie in memory
     sections = [rope["mrope_section"] for rope in rope_config.rope_parameters(again.config).values()]
     assert sections == [READ[kind][0]] * len(sections)
 
