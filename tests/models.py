@@ -119,3 +119,11 @@ def in_pieces(model: PreTrainedModel, ids: Tensor, *sizes: int, cache: Cache | N
 
 def tokens(batch: int, n: int, seed: int = 0) -> Tensor:
     return torch.randint(3, VOCABULARY, (batch, n), generator=torch.Generator().manual_seed(seed))
+
+
+def as_trained(memory):
+    """Parameters as after some training: away from the model's own."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ropewalk import UserError
 from ropewalk.methods.memory.beacon import ActivationBeacon
-from tests.models import shared, tiny, tokens
+from tests.models import as_trained, shared, tiny, tokens
 
 WINDOW, RATIO = 8, 4
 
@@ -67,20 +67,12 @@ def read(model, ids, sinks):
     return torch.stack(found)
 
 
-def other(memory):
-    """Parameters as after some training: away from the model's own."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in memory.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-
-
 @pytest.mark.parametrize("sinks", [0, 2])
 @torch.no_grad()
 def test_a_reader_of_single_tokens_reads_the_same(sinks):
     model, ids = tiny("llama").double(), tokens(1, 27)
     with ActivationBeacon(window=WINDOW, ratio=RATIO, ratios=(RATIO,), sinks=sinks).begun().on(model):
-        other(model.ropewalk_memory)
+        as_trained(model.ropewalk_memory)
         expected = read(model, ids[0], sinks)
         assert torch.allclose(
             model.model(ids).last_hidden_state[0], expected, atol=1e-5
@@ -93,7 +85,7 @@ def test_a_text_of_one_window_is_read_by_the_frozen_model_bit_for_bit(family):
     model, ids = shared(family), tokens(2, 17)
     plain = model(ids[:, :16]).logits
     with ActivationBeacon(window=16, ratios=(2, 4)).begun().on(model):
-        other(model.ropewalk_memory)
+        as_trained(model.ropewalk_memory)
         assert torch.equal(model(ids[:, :16]).logits, plain)
         assert not torch.equal(model(ids).logits[:, -1], shared(family).model(ids)[0][:, -1])
 

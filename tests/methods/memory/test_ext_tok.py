@@ -12,7 +12,7 @@ from transformers import LlamaModel
 
 from ropewalk import UserError
 from ropewalk.methods.memory.ext_tok import ExtensibleTokenization
-from tests.models import config, shared, tiny, tokens
+from tests.models import as_trained, config, shared, tiny, tokens
 
 WINDOW, RATIO = 8, 4
 
@@ -44,20 +44,12 @@ def two_streams(model, ids, layers):
     return model.model(inputs_embeds=streams, position_ids=places[None], attention_mask=mask)[0][:, count:]
 
 
-def other(memory):
-    """Parameters as after some training: away from the model's own."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in memory.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-
-
 @pytest.mark.parametrize("layers", [1, 2])
 @torch.no_grad()
 def test_the_two_streams_of_the_paper_read_the_same(layers):
     model, ids = tiny("llama").double(), tokens(2, 29)
     with ExtensibleTokenization(window=WINDOW, ratio=RATIO, ratios=(RATIO,), layers=layers).begun().on(model):
-        other(model.ropewalk_memory)
+        as_trained(model.ropewalk_memory)
         found, held = model.model(ids).last_hidden_state, copy.deepcopy(model.ropewalk_memory)
     model.ropewalk_memory = held
     assert torch.allclose(found, two_streams(model, ids, layers), rtol=1e-9, atol=1e-9)
@@ -69,7 +61,7 @@ def test_a_text_of_one_window_is_read_by_the_frozen_model_bit_for_bit(family):
     model, ids = shared(family), tokens(2, 17)
     plain = model(ids[:, :16]).logits
     with ExtensibleTokenization(window=16, ratios=(2, 4)).begun().on(model):
-        other(model.ropewalk_memory)
+        as_trained(model.ropewalk_memory)
         own = [*model.model.layers]
         assert torch.equal(model(ids[:, :16]).logits, plain)
         assert model(ids).logits.isfinite().all()
