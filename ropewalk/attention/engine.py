@@ -194,7 +194,7 @@ class Engine:
                         asked = Told.to(method, replace(method.seen_as(layer), length=layer.target))
                         self._both_ways(layer.clip(method.regions(asked)), layer.target)
                     self.checked.append((method, layer))
-            choosing = tuple(method for method in self.methods if method.by_content and layer.extended)
+            choosing = tuple(method for method in self.methods if layer.extended and method.picks(layer))
             self.attached.append(_Attached(self, layer, kind, rope, choosing, ahead))
             if hasattr(how.module, SLOT):
                 raise UserError(

@@ -49,6 +49,9 @@ class _Cut:
     def temperature(self, m: Tensor, layer: Layer) -> None:
         return None
 
+    def picks(self, layer: Layer) -> bool:
+        return False
+
     def recall(self, text: Any) -> tuple[()]:
         return ()
 

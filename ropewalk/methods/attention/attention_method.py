@@ -50,6 +50,10 @@ class AttentionMethod(Method):
         """Logit multiplier of queries at positions ``m`` (int64 [R, Q]): float [R, Q] or [R, H, Q], or None."""
         return None
 
+    def picks(self, layer: Layer) -> bool:
+        """Whether keys of this layer are picked by content; in others, ``recall`` and ``keep`` are not asked."""
+        return self.by_content
+
     def recall(self, text: Text) -> Iterable[Recalled]:
         """Keys picked by content, seen beside those of the regions. Called in every forward pass."""
         return ()

@@ -70,10 +70,13 @@ class LMInfinite(AttentionMethod):
         first = Region(hi=lambda m: (m - w + 1).clamp(0, g), q_pos=lambda m: torch.full_like(m, w), k_pos=zero)
         return near, first
 
+    def picks(self, layer: Layer) -> bool:
+        return self.by_content and layer.index >= self.recall_from_layer
+
     def recall(self, text: Text) -> Iterator[Recalled]:
         w = self._window(self.seen_as(text.layer))
         end = text.length - w  # of the middle, for the last query
-        if text.layer.index < self.recall_from_layer or end <= self.sinks:
+        if end <= self.sinks:
             return
         last = slice(text.query.shape[2] - 1, None)
         half = torch.full((1,), w // 2, device=text.key.device)

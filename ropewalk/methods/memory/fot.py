@@ -91,13 +91,15 @@ class FoT(TrainedMemory, AttentionMethod):
     def regions(self, layer: Layer) -> tuple[Region, ...]:
         w = self._window(layer.window)
         near = Region(lo=lambda m: m // w * w)
-        if self.topk is not None or layer.index not in self.memory_layers(layer.layers):
+        if self.picks(layer) or not self._remembers(layer):
             return (near,)
         return near, Region(hi=lambda m: m // w * w, q_pos=lambda m: m % w, k_pos=zero)
 
+    def picks(self, layer: Layer) -> bool:
+        return self.by_content and self._remembers(layer)
+
     def recall(self, text: Text) -> Iterator[Recalled]:
-        if self.topk is None or text.layer.index not in self.memory_layers(text.layer.layers):
-            return
+        assert self.topk is not None  # nobody asks otherwise
         w = self._window(self.seen_as(text.layer).window)
         keys = text.keys(Region(k_pos=zero))
         start = text.past
@@ -119,6 +121,9 @@ class FoT(TrainedMemory, AttentionMethod):
             raise UserError(f"{self.name}: window is {self.window}, expected at most the {layer.window} trained tokens")
         if layer.layers and max(self.layers, default=0) >= layer.layers:
             raise UserError(f"{self.name}: layers are {self.layers}, of a model with {layer.layers}, counted from 0")
+
+    def _remembers(self, layer: Layer) -> bool:
+        return layer.index in self.memory_layers(layer.layers)
 
     def _window(self, trained: int) -> int:
         return trained if self.window is None else self.window
