@@ -21,6 +21,7 @@ from ropewalk.methods.catalogue import CATALOGUE
 from ropewalk.tasks.registry import TASKS
 from ropewalk.training.positions.entries import POSITIONS
 from ropewalk.workflows.strategy_entries import STRATEGIES
+from tests.durations import LONG
 
 T = TypeVar("T")
 
@@ -282,7 +283,15 @@ def test_every_guarantee_names_its_test():
     rows = [line for line in (ROOT / "docs/guarantees.md").read_text("utf-8").splitlines() if line.startswith("| ")]
     named = [re.findall(r"`([\w/]+\.py)::(\w+)`", row) for row in rows if not row.startswith(("| ---", "| promise"))]
     assert len(named) > 30 and all(named)
-    for file in {file for row in named for file, _ in row}:
-        tests = {name for row in named for path, name in row if path == file}
-        tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
-        assert tests <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, file
+    _are_tests([("tests/" + file, name) for row in named for file, name in row])
+
+
+def test_every_long_test_is_there():
+    _are_tests([line.split("::", 1) for line in LONG.read_text().split()])
+
+
+def _are_tests(named):
+    for file in {file for file, _ in named}:
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {name for path, name in named if path == file} <= tests, file
