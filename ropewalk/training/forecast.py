@@ -67,7 +67,8 @@ class Forecast(Result):
         to: target length in tokens.
         parts: its stages, with lengths and samples.
         tokens: that are read in all.
-        trained: parameters that move, of ``parameters``.
+        trained: parameters that move, of ``parameters``; None where they are a memory's own, which nobody has made yet:
+            memory is then counted as if all of the model's moved, which is more.
         parameters: of the model.
         memory: of one device in the largest step.
         place: what the memory is of.
@@ -83,7 +84,7 @@ class Forecast(Result):
     to: int
     parts: Sequence[Part]
     tokens: int
-    trained: int
+    trained: int | None
     parameters: int
     memory: Memory
     place: str
@@ -122,9 +123,11 @@ class Forecast(Result):
         console.print(
             f"{self.recipe.name} to {self.to:,} tokens by {self.recipe.method}, on {self.model}", style="bold"
         )
-        console.print(
-            f"{self.recipe.steps:,} steps, {self.tokens:,} tokens; {self.trained:,} of {self.parameters:,} weights move"
-        )
+        if self.trained is None:
+            moving = f"new weights alone move, and none of {self.parameters:,}; memory is counted as if those did"
+        else:
+            moving = f"{self.trained:,} of {self.parameters:,} weights move"
+        console.print(f"{self.recipe.steps:,} steps, {self.tokens:,} tokens; {moving}")
         if self.hours is not None:
             console.print(f"about {show_hours(self.hours)} on {self.place}, at {MFU:.0%} of its peak")
         table = columns("stage", ">steps", ">samples a step", ">tokens of one", ">positions to", ">rope for")
@@ -275,8 +278,11 @@ def how(recipe: Recipe, dtype: str, shard: int = 1, sequence: int = 1) -> Traini
     )
 
 
-def moving(numbers: Shapes, recipe: Recipe) -> int:
-    """Parameters that are trained; of adapters, as if they were on every linear map."""
+def moving(numbers: Shapes, recipe: Recipe) -> int | None:
+    """Parameters that are trained; of adapters, as if they were on every linear map; None beside a frozen model."""
+    memory = recipe.memory_method
+    if memory is not None and memory.leaves_base:
+        return None
     if recipe.trainable == "all":
         return numbers.parameters
     beside = numbers.embedding + numbers.head if "embeddings" in recipe.also else 0

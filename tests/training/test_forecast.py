@@ -101,6 +101,13 @@ def test_what_does_not_fit_is_refused_with_the_switch_that_makes_it_fit() -> Non
     assert "--to" in refused.value.mend
 
 
+@pytest.mark.parametrize(("name", "moves"), [("beacon", False), ("landmark", True)])
+def test_a_frozen_model_is_not_said_to_move(name: str, moves: bool) -> None:
+    found = small(method=name, micro=1)
+    assert found.trained == (found.parameters if moves else None)
+    assert ("none of" in str(found)) is not moves
+
+
 def test_adapters_move_less() -> None:
     assert small(trainable="lora").trained < small().trained
 

@@ -222,6 +222,11 @@ class TrainedMemory(Method):
         """Whether a parameter of the base, by its name in the model, is trained."""
         return False
 
+    @property
+    def leaves_base(self) -> bool:
+        """Whether no parameter of the base is trained."""
+        return type(self).learns is TrainedMemory.learns
+
     def taught(self, model: PreTrainedModel, batch: Any, left: int) -> Tensor | None:
         """The loss of a stage in place of the next token's, summed over a batch's tokens; None where there is none.
 
