@@ -18,19 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from windowed import claims, losses, needles, told
+from windowed import DIGITS, claims, losses, needles, texts, told
 
 import ropewalk
 from ropewalk import Landmark
 from ropewalk.common.whole import write_text
-from ropewalk.demo import drills
-from ropewalk.texts.builtin import held_out_sources, library_documents
+from ropewalk.texts.builtin import held_out_sources
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.pieces import TokenUnits
 
@@ -49,27 +47,13 @@ STATED = [
 ]  # fmt: skip
 
 
-def texts(work: Path, tokenizer: Any) -> Path:
-    """A folder to train on: sources, and as many drills that fill a row."""
-    folder, units, rng = work / "texts", TokenUnits(tokenizer), random.Random(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = [source for source in library_documents(0, 4 * SOURCES) if len(source) > 8 * ROW][:SOURCES]
-    for i, source in enumerate(sources):
-        (folder / f"source-{i}.txt").write_text(source[: 8 * ROW])
-        ids = token_ids(source[-8 * ROW :], tokenizer)
-        make = rng.choice((drills.needles, drills.needles, drills.records, drills.passkey))
-        drill = make(ROW + 16, rng, units, ids)
-        (folder / f"drill-{i}.txt").write_text(tokenizer.decode(drill, skip_special_tokens=True))
-    return folder
-
-
 def trained(work: Path, tokenizer: Any, steps: int) -> str:
     """The folder of the memory; made if it is not there, and gone on with if it was stopped."""
     out = work / "landmark"
     if not (out / "memory.json").exists():
         ropewalk.train(
-            "landmark", "demo", texts(work, tokenizer), to=4096, out=out, documents=0, keys=0, steps=steps, batch=2,
-            learning_rate=RATE, warmup=steps // 10, save_every=20, seed=0,
+            "landmark", "demo", texts(work, tokenizer, ROW, SOURCES, drill=ROW + 16), to=4096, out=out, documents=0,
+            keys=0, steps=steps, batch=2, learning_rate=RATE, warmup=steps // 10, save_every=20, seed=0,
         )  # fmt: skip
     return str(out)
 
@@ -90,12 +74,12 @@ def battery(model: Any, tokenizer: Any, folder: str, known: dict[str, Any], file
             write_text(file, json.dumps(known))
         print(name, np.round(np.mean(found, 0), 3), flush=True)
 
-    def needle(asked: tuple[torch.Tensor, int], last: int | None = None) -> list[float]:
-        found = losses(model, read, asked[0] if last is None else asked[0][:, -last:], right=True)[-asked[1] :]
+    def needle(ids: torch.Tensor, last: int = 0) -> list[float]:
+        found = losses(model, read, ids[None, -last:])[0, -DIGITS:]
         return [float(found[:, 0].mean()), float(found[:, 1].all())]
 
     def text(n: int) -> Any:
-        return lambda ids: float(losses(model, read, ids[:, -n:]).mean())
+        return lambda ids: float(losses(model, read, ids[:, -n:])[..., 0].mean())
 
     once("text: plain, 512", long, text(512))
     with Landmark(trained=folder).on(model, max(TEXTS)):
@@ -105,7 +89,7 @@ def battery(model: Any, tokenizer: Any, folder: str, known: dict[str, Any], file
         for n, count in NEEDLES.items():
             asked = list(needles(files, n, count, units))
             once(f"needle: {n}", asked, needle)
-            once(f"needle: end alone, {n}", asked, lambda one: needle(one, END))
+            once(f"needle: end alone, {n}", asked, lambda ids: needle(ids, END))
 
 
 @torch.no_grad()

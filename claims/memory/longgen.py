@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from windowed import claims, losses, needles, told
+from windowed import DIGITS, claims, losses, needles, texts, told
 
 import ropewalk
 from ropewalk.common.whole import write_text
-from ropewalk.demo import drills
 from ropewalk.methods.memory.longgen import LongGen
-from ropewalk.texts.builtin import held_out_sources, library_documents
+from ropewalk.texts.builtin import held_out_sources
 from ropewalk.texts.documents import token_ids
 from ropewalk.texts.pieces import TokenUnits
 
@@ -48,27 +46,14 @@ STATED = [
 ]  # fmt: skip
 
 
-def texts(work: Path, tokenizer: Any) -> Path:
-    """A folder to train on: sources, and as many drills that fill a row."""
-    folder, units, rng = work / "texts", TokenUnits(tokenizer), random.Random(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = [source for source in library_documents(0, 40 * DOCUMENTS) if len(source) > 8 * TO][:DOCUMENTS]
-    for i, source in enumerate(sources):
-        (folder / f"source-{i}.txt").write_text(source[: 4 * TO])
-        ids = token_ids(source[-8 * TO :], tokenizer)
-        make = rng.choice((drills.needles, drills.needles, drills.records, drills.passkey))
-        drill = make(TO - 64, rng, units, ids)
-        (folder / f"drill-{i}.txt").write_text(tokenizer.decode(drill, skip_special_tokens=True))
-    return folder
-
-
 def trained(arm: str, work: Path, tokenizer: Any, steps: int) -> Path:
     """What an arm's training wrote; made if it is not there, and gone on with if it was stopped."""
     out, share = work / arm.replace(" ", "-"), ARMS[arm]
     if not (out / "training.json").exists():
         spelled = "abf" if share is None else f"abf+longgen(full={share}, sinks={SINKS}, window={WINDOW})"
+        rows = texts(work, tokenizer, TO, DOCUMENTS, 40 * DOCUMENTS, TO - 64)
         ropewalk.train(
-            "longgen", "demo", texts(work, tokenizer), to=TO, out=out, method=spelled, documents=0, keys=0, steps=steps,
+            "longgen", "demo", rows, to=TO, out=out, method=spelled, documents=0, keys=0, steps=steps,
             batch=1, learning_rate=RATE, warmup=max(1, steps // 10), dtype="float32", save_every=5, seed=0,
         )  # fmt: skip
     return out
@@ -92,12 +77,12 @@ def battery(arm: str, folder: Path, known: dict[str, Any], file: Path) -> None:
             write_text(file, json.dumps(known))
         print(name, np.round(np.mean(found, 0), 3), flush=True)
 
-    def needle(one: tuple[torch.Tensor, int]) -> list[float]:
-        found = losses(model, read, one[0], right=True)[-one[1] :]
+    def needle(ids: torch.Tensor) -> list[float]:
+        found = losses(model, read, ids[None])[0, -DIGITS:]
         return [float(found[:, 0].mean()), float(found[:, 1].all())]
 
     with nullcontext() if plain else ropewalk.method(f"abf+longgen(trained={folder})").on(model, TO):
-        once(f"text: {arm}", long, lambda ids: float(losses(model, read, ids).mean()))
+        once(f"text: {arm}", long, lambda ids: float(losses(model, read, ids)[..., 0].mean()))
         once(f"needle: {arm}", asked, needle)
 
 

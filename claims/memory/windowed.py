@@ -2,7 +2,8 @@
 
 Both condense windows of 64 tokens of the bundled model (512 trained positions) by ratios from 2 to 64, and are trained
 on rows of 1,024 tokens: sources of the standard library, and as many drills of the kind that the bundled model knows
-(needles, records, pass keys), at one learning rate, ours. What is finished is kept in ``--work``.
+(needles, records, pass keys), at one learning rate, ours. What is finished is kept in ``--work``. Texts, losses,
+needles and rows are those of landmark.py and longgen.py, too.
 
 Measured on held-out modules, in float32. Perplexity is that of the same last 256 tokens of each text, read behind more
 or less of it: by windows alone (the same windows, with nothing carried on), by the plain model in its own 512
@@ -45,18 +46,17 @@ TEXTS, MOST = 6, 16384  # that are measured on; tokens of each
 Read = Callable[[Tensor], Tensor]  # ids int64 [rows, n] -> last hidden states
 
 
-def texts(work: Path, tokenizer: Any) -> Path:
-    """A folder to train on."""
+def texts(work: Path, tokenizer: Any, row: int = ROW, count: int = SOURCES, among: int = 4 * SOURCES,
+          drill: int = ROW + 64) -> Path:  # fmt: skip
+    """A folder to train on: so many sources of more than a row, and as many drills of so many tokens."""
     folder, units, rng = work / "texts", TokenUnits(tokenizer), random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [source for source in library_documents(0, 4 * SOURCES) if len(source) > 8 * ROW][:SOURCES]
+    sources = [source for source in library_documents(0, among) if len(source) > 8 * row][:count]
     for i, source in enumerate(sources):
-        (folder / f"source-{i}.txt").write_text(source[: 16 * ROW])
-        ids = token_ids(source[-8 * ROW :], tokenizer)
+        (folder / f"source-{i}.txt").write_text(source[: 16 * row])
+        ids = token_ids(source[-8 * row :], tokenizer)
         make = rng.choice((drills.needles, drills.needles, drills.records, drills.passkey))
-        (folder / f"drill-{i}.txt").write_text(
-            tokenizer.decode(make(ROW + 64, rng, units, ids), skip_special_tokens=True)
-        )
+        (folder / f"drill-{i}.txt").write_text(tokenizer.decode(make(drill, rng, units, ids), skip_special_tokens=True))
     return folder
 
 
