@@ -89,7 +89,7 @@ def battery(arm: str, folder: Path, known: dict[str, Any], file: Path) -> None:
 def cached(n: int) -> dict[str, float]:
     """Keys that are held behind ``n`` tokens, over all layers, counted in the cache; and over those of full ones."""
     model, _ = ropewalk.load("demo", dtype="float32")
-    cache = LongGen(sinks=SINKS, window=WINDOW).cache(model, n)
+    cache = LongGen(sinks=SINKS, window=WINDOW).cache(model)
     for start in range(0, n, 512):
         new = torch.zeros(1, 1, min(512, n - start), 1)
         for layer in range(len(cache.layers)):

@@ -223,6 +223,7 @@ def forecast(
     for changes in SWITCHES:
         try:
             other = recipe.with_changes(changes)
+            other.require_memory()
         except UserError:  # does not go with what was asked for
             continue
         if place == HERE and "offload" in changes:

@@ -290,7 +290,7 @@ class Recipe:
                     of_each = " The recipe takes the files of both legs: longrope(half=FILE, whole=FILE)."
                 several = len(stages) > 1
                 raise UserError(where * several + error.message, (error.mend or "") + of_each * several) from None
-        self._require_memory()
+        self.require_memory()
         if self.attention == "full":
             return
         attention = method_of(self.attention)
@@ -304,8 +304,12 @@ class Recipe:
             return
         raise UserError(f"attention {attention.id} {wrong}", "Say --attention s2-attention, scca, or full.")
 
-    def _require_memory(self) -> None:
-        """Refuse what does not go with a memory."""
+    def require_memory(self) -> None:
+        """Refuse what does not go with a memory.
+
+        Raises:
+            UserError: naming the field.
+        """
         memory = self.memory_method
         if memory is None:
             return
@@ -317,7 +321,7 @@ class Recipe:
             )
         wrong = {
             "trainable": self.trainable != "all",
-            "memory": self.recurrent,
+            "memory": self.memory not in memory.trained_in,
             "positions": self.positions != "full",
             "loss": self.paired,
         }

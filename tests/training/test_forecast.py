@@ -106,6 +106,8 @@ def test_a_frozen_model_is_not_said_to_move(name: str, moves: bool) -> None:
     found = small(method=name, micro=1)
     assert found.trained == (found.parameters if moves else None)
     assert ("none of" in str(found)) is not moves
+    assert not any("lora" in one.options or "recurrent" in one.options for one in found.switches)
+    assert any("checkpointed" in one.options for one in found.switches) is moves
 
 
 def test_adapters_move_less() -> None:

@@ -191,6 +191,7 @@ class CondensingMethod(TrainedMemory, MemoryMethod):
 
     sinks: ClassVar[int] = 0
     chosen: ClassVar[tuple[str, ...]] = ("ratio",)
+    trained_in: ClassVar[tuple[str, ...]] = ("plain",)  # layers that are computed again have lost their cache
     cache_exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -104,34 +104,28 @@ class LongGen(TrainedMemory, AttentionMethod):
         """First key and end of every block that sparse layers see, behind the sinks."""
         if self.pattern == "window":
             return []
-        step = self.block * self.stride
-        starts = range(step - self.block, target, step)
+        starts = range(self._step - self.block, target, self._step)
         return [(max(start, self.sinks), start + self.block) for start in starts if start + self.block > self.sinks]
 
-    def cache(self, model: nn.Module, to: int | None = None) -> Cache:
+    @property
+    def _step(self) -> int:
+        return self.block * self.stride
+
+    def cache(self, model: nn.Module) -> Cache:
         """A cache whose sparse layers drop what no query will see again; full layers keep everything.
 
         Give it to ``model(..., cache=...)`` or ``model.generate`` while the method is on (``past_key_values`` before
         transformers 5.24).
-
-        Args:
-            model: a live transformers model.
-            to: target length in tokens that the method is on for; None means what the configuration promises.
         """
         from ropewalk.attention.sink_cache import sparse_cache
 
         config: Any = model.config
         text = config.get_text_config(decoder=True)
         window = self._window(self.effective_window or rope_config.trained_window(config))
-        specs = rope_config.read(config)
-        promised = rope_config.promised_by(specs)
-        kept = self._blocks(max(to or promised, promised))
 
         def stays(positions: Tensor) -> Tensor:
-            found = positions < self.sinks
-            for start, end in kept:
-                found |= (positions >= start) & (positions < end)
-            return found
+            first = positions < self.sinks
+            return first if self.pattern == "window" else first | (positions % self._step >= self._step - self.block)
 
         sparse = [not self.is_full(i, text.num_hidden_layers) for i in range(text.num_hidden_layers)]
         return sparse_cache(text, window, stays, sparse)

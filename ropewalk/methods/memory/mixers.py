@@ -22,13 +22,15 @@ from ropewalk.attention.merge import Part, attend
 from ropewalk.attention.tiles import tiles
 from ropewalk.common.errors import UserError
 from ropewalk.methods.memory.reader import Reader
+from ropewalk.rope import architecture
+from ropewalk.rope.config import trained_window
 from ropewalk.rope.live import decoder, still
 from ropewalk.rope.probe import probe
 from ropewalk.rope.rotation import Turn
 
 SLOT = "_ropewalk_mixed"  # attribute of the decoder while a reader is on
 NAME = "ropewalk-mixers"  # of the registered attention and mask functions
-TRIED = 24  # tokens on which a layer is compared with its parts
+TRIED, FAR = 24, 4  # tokens on which a layer is compared with its parts; windows before them, a second time
 UNKNOWN = ("clip_qkv", "attn_temperature_tuning", "attention_chunk_size", "attention_dropout")  # in configurations
 BY_LENGTH = ("dynamic", "longrope")  # ropes that go by the length of what a forward pass is given
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -186,14 +188,15 @@ class MixedReader(Reader):
 
     @contextmanager
     def plainly(self) -> Iterator[None]:
-        """The model as it is without mixers, for a while, with the reader still on."""
+        """The model as it is without mixers, for a while, with the reader still on; it reads texts whole."""
         config: Any = decoder(self.model).config
+        piece, self.piece = self.piece, None
         mixing = [vars(one.module).pop("forward") for one in self.parts]
         config._attn_implementation = self.own_way
         try:
             yield
         finally:
-            config._attn_implementation = NAME
+            self.piece, config._attn_implementation = piece, NAME
             for one, forward in zip(self.parts, mixing, strict=True):
                 vars(one.module)["forward"] = forward
 
@@ -249,6 +252,7 @@ def taken_apart(model: nn.Module) -> list[Parts]:
     """
     config: Any = decoder(model).config
     _refuse_unknown(config)
+    kinds = architecture.layers(config)
     found = []
     for how in probe(model):
         module: Any = how.module
@@ -264,7 +268,9 @@ def taken_apart(model: nn.Module) -> list[Parts]:
             turn = Turn(how.rotary.inv_freq.float().clone(), how.rotary.attention_scaling, how.style, how.place)
         width = module.q_proj.out_features // how.heads
         softcap = getattr(module, "attn_logit_softcapping", None)
-        scale, sliding = getattr(module, "scaling", width**-0.5), getattr(module, "sliding_window", None)
+        scale, sliding = getattr(module, "scaling", width**-0.5), architecture.bound(config, kinds[how.index])
+        if getattr(module, "sliding_window", sliding) != sliding:
+            _refuse(model, f"layer {how.index} has a window of {module.sliding_window}, its configuration {sliding}")
         found.append(Parts(module, how.index, how.heads, how.kv_heads, width, scale, softcap, sliding, turn))
     if len(found) != config.num_hidden_layers:
         _refuse(model, f"{len(found)} of {config.num_hidden_layers} layers attend; tokens meet in the others too")
@@ -282,9 +288,14 @@ def _refuse(model: nn.Module, what: str) -> NoReturn:
     raise UserError(f"{type(model).__name__} cannot be given another mixer: {what}")
 
 
-@torch.no_grad()
 def _compare(model: nn.Module, parts: Sequence[Parts]) -> None:
-    """Refuse layers that give anything else than plain attention out of their parts."""
+    """Refuse layers that give anything else than plain attention out of their parts, near the beginning or far on."""
+    for start in (0, FAR * trained_window(decoder(model).config)):  # type: ignore[arg-type]
+        _compare_at(model, parts, start)
+
+
+@torch.no_grad()
+def _compare_at(model: nn.Module, parts: Sequence[Parts], start: int) -> None:
     body: Any = decoder(model)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack:
@@ -292,14 +303,19 @@ def _compare(model: nn.Module, parts: Sequence[Parts]) -> None:
         for one in parts:
             stack.callback(one.module.register_forward_hook(_noted(seen), with_kwargs=True).remove)
         ids = torch.arange(3, 3 + TRIED, device=next(body.parameters()).device)[None] % int(body.config.vocab_size)
-        body(input_ids=ids, use_cache=False)
+        places = torch.arange(start, start + TRIED, device=ids.device)[None]
+        body(input_ids=ids, position_ids=places, use_cache=False)
     for one in parts:
         if id(one.module) not in seen:
             _refuse(model, f"layer {one.index} is not given hidden_states, or does not give two things back")
         hidden, output = seen[id(one.module)]
         q, k = one.queries(one.module.q_proj(hidden)), one.keys(one.module.k_proj(hidden))
-        q, k = one.turned(q, 0), one.turned(k, 0)
+        q, k = one.turned(q, start), one.turned(k, start)
         found = one.out(one.attended(q, k, one.values(one.module.v_proj(hidden))))
         off = float((found - output).float().norm() / output.float().norm().clamp_min(1e-30))
         if not off <= max(1e-4, 8 * torch.finfo(found.dtype).eps):
-            _refuse(model, f"layer {one.index} is off by {off:.2g} of its size from plain attention out of its parts")
+            _refuse(
+                model,
+                f"layer {one.index} is off by {off:.2g} of its size from plain attention out of its parts, "
+                f"at positions from {start:,} on",
+            )

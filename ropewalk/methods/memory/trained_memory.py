@@ -39,6 +39,7 @@ KIND = "ropewalk memory"
 FILE, TENSORS = "memory.json", "memory.safetensors"
 PLACE = "ropewalk_memory"  # the submodule of a model that a method's own parameters are in
 BASE = "name", "fingerprint"  # what is said of the base
+SAID = "method", "options", "beside", "to", "model"
 SHOWN = 12  # characters of a hash
 AGAIN = "Train it again: ropewalk train."
 KINDS: dict[str, type] = {
@@ -109,9 +110,9 @@ class MemoryFolder:
         """Its tensors, by the names that a model which has them gives them.
 
         Raises:
-            UserError: if they are not those that were written.
+            UserError: if they are not those that were written, or what ``memory.json`` says was said otherwise.
         """
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         file = spelled_path(self.path) / TENSORS
         if not file.is_file() or hash_of(file) != self.tensors:
@@ -119,7 +120,23 @@ class MemoryFolder:
                 f"{file} is not what the training wrote: its hash is another than {FILE} says",
                 "Copy the folder again from where it was written.",
             )
-        return load_file(file)
+        try:
+            with safe_open(file, "pt") as opened:
+                said = (opened.metadata() or {}).get("said")
+                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, no mapping
+        except SafetensorError as error:
+            raise UserError(f"{file} holds no tensors: {error}", AGAIN) from None
+        if said != self.said:
+            raise UserError(
+                f"{spelled_path(self.path) / FILE} does not say what it said when {file} was written",
+                "Copy the folder again from where it was written.",
+            )
+        return found
+
+    @property
+    def said(self) -> str:
+        """A digest of all that must be as it was in the training."""
+        return digest(*(json.dumps(getattr(self, name), sort_keys=True) for name in SAID))
 
     def refuse_elsewhere(self, model: Any, to: int | None, part: Method, whole: Method) -> None:
         """Refuse another base, or other methods beside it.
@@ -187,12 +204,14 @@ class TrainedMemory(Method):
     Attributes:
         trained: the folder that ``ropewalk train`` wrote; other options come from there.
         chosen: those of them that may be others when the memory is used.
+        trained_in: values of a recipe's ``memory`` with which it can be trained.
     """
 
     trained: str = field(default="", kw_only=True)
 
     given: ClassVar[tuple[str, ...]] = ("trained",)
     chosen: ClassVar[tuple[str, ...]] = ()
+    trained_in: ClassVar[tuple[str, ...]] = ("plain", "selective", "checkpointed")
     is_begun: ClassVar[bool] = False  # of single ones: that nobody has trained, and that are put on nevertheless
     is_seen: ClassVar[bool] = False  # likewise: of which it is known that they belong to the model
 
@@ -428,12 +447,13 @@ class TrainedMemory(Method):
         for name, one in kept.items():
             if one.is_floating_point() and not math.isfinite(float(one.double().abs().sum())):
                 raise UserError(f"{name} is not finite after the training", "Say a lower --learning-rate.")
-        save_file(kept, folder / TENSORS, {"format": "pt"})
         options = {name: value for name, value in self.changed().items() if name != "trained"}
         content = MemoryFolder(
-            self.name, options, dict(beside), to, dict(base), hash_of(folder / TENSORS), __version__,
-            torch.__version__, transformers.__version__, "",
+            self.name, options, dict(beside), to, dict(base), "", __version__, torch.__version__,
+            transformers.__version__, "",
         )  # fmt: skip
+        save_file(kept, folder / TENSORS, {"format": "pt", "said": content.said})
+        content = replace(content, tensors=hash_of(folder / TENSORS))
         told = {name: value for name, value in asdict(content).items() if name != "path"}
         write_text(folder / FILE, json.dumps({"kind": KIND, **told}, indent=1) + "\n")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
+from transformers import Ministral3Config, Ministral3ForCausalLM
 
 from ropewalk.common.errors import UserError
 from ropewalk.methods.memory.mixers import MixedReader, Parts, reader_on, taken_apart
 from ropewalk.methods.memory.reader import reading
-from tests.models import in_pieces, tiny, tokens
+from tests.models import COMMON, in_pieces, tiny, tokens
 
+NEAR = {"mistral": {"sliding_window": 32}}  # which its attention module does not know
 TAKEN = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "olmo2", "cohere", "gemma2", "smollm3"]
 
 
@@ -41,7 +44,7 @@ def plain(model):
 @pytest.mark.parametrize("family", TAKEN)
 @torch.no_grad()
 def test_plain_attention_out_of_its_parts_is_the_model(family):
-    model, ids = tiny(family), tokens(2, 50)
+    model, ids = tiny(family, **NEAR.get(family, {})), tokens(2, 50)
     before = model(ids).logits
     with reading(model, plain(model)):
         torch.testing.assert_close(model(ids).logits, before, atol=2e-5, rtol=1e-5)
@@ -62,7 +65,7 @@ def test_the_model_without_mixers_can_be_asked_in_between():
         def mix(self, hidden, start, state):
             return torch.zeros_like(hidden), None
 
-    with reading(model, MixedReader(model, parts, [Nothing(one) for one in parts])):
+    with reading(model, MixedReader(model, parts, [Nothing(one) for one in parts], piece=20)):
         nothing = model(ids).logits
         with reader_on(model).plainly():
             assert torch.equal(model(ids).logits, before)
@@ -76,6 +79,15 @@ def test_the_model_without_mixers_can_be_asked_in_between():
 def test_layers_that_are_something_else_are_refused(family, why):
     with pytest.raises(UserError, match=f"cannot be given another mixer.*{why}"):
         taken_apart(tiny(family))
+
+
+def test_queries_that_are_scaled_far_on_are_refused():
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 32,
+            "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}  # fmt: skip
+    for beta, is_refused in ((0.0, False), (0.5, True)):
+        config = Ministral3Config(**COMMON, rope_parameters=rope | {"llama_4_scaling_beta": beta})
+        with pytest.raises(UserError, match=r"off by .* at positions from") if is_refused else nullcontext():
+            taken_apart(Ministral3ForCausalLM(config).eval())
 
 
 def test_what_a_short_text_does_not_show_is_refused_by_the_configuration():

@@ -19,7 +19,15 @@ from ropewalk.common.fingerprints import base_fingerprint
 from ropewalk.methods import catalogue
 from ropewalk.methods.catalogue import Entry
 from ropewalk.methods.memory.reader import Reader
-from ropewalk.methods.memory.trained_memory import FILE, PLACE, TENSORS, MemoryFolder, TrainedMemory, spelled_with
+from ropewalk.methods.memory.trained_memory import (
+    FILE,
+    PLACE,
+    TENSORS,
+    MemoryFolder,
+    TrainedMemory,
+    hash_of,
+    spelled_with,
+)
 from ropewalk.rope.live import decoder
 from ropewalk.training.loop import Run
 from ropewalk.training.recipe import Recipe
@@ -284,6 +292,12 @@ def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
     refused("nudge has no option 'hover'")
     (folder / FILE).write_text(json.dumps(content | {"method": "longgen"}))
     refused("holds a trained longgen, not nudge")
+    for name, value in (("to", TWICE + 1), ("options", {"power": 2.0})):
+        (folder / FILE).write_text(json.dumps(content | {name: value}))
+        refused("does not say what it said")
+    (folder / TENSORS).write_bytes(b"no tensors")
+    (folder / FILE).write_text(json.dumps(content | {"tensors": hash_of(folder / TENSORS)}))
+    refused("holds no tensors")
     (folder / FILE).write_text(json.dumps({"kind": "else"}))
     refused("is no file of a trained memory")
     (folder / FILE).unlink()
@@ -295,6 +309,7 @@ def test_files_that_are_not_what_was_written_are_refused(folder, tmp_path):
     [
         ({"trainable": "lora"}, "trainable is 'lora'"),
         ({"memory": "recurrent"}, "memory is 'recurrent'"),
+        ({"memory": "checkpointed", "method": "beacon"}, "memory is 'checkpointed'"),
         ({"positions": "pose"}, "positions is 'pose'"),
     ],
 )
