@@ -143,6 +143,7 @@ def losses(model: Any, read: Read, ids: Tensor) -> Tensor:
 def needles(files: list[list[int]], n: int, count: int, units: TokenUnits) -> Tensor:
     """Texts of ``n`` tokens that end with the digits that are asked for, int64 [count, n]."""
     rng, rows = random.Random(n), []
+    files = [ids for ids in files if len(ids) >= n]
     for i in range(count):
         city, value = rng.choice(drills.CITIES), drills.code(rng)
         pin, asked, answer = units.ids(drills.needle(city, value)), units.ids(drills.stem(city)), units.ids(f" {value}")
