@@ -253,6 +253,11 @@ def expected(
         for i, part in enumerate(stages, 1)
         if part.rope <= window and ropes(recipe, part.stage)
     ]
+    if missing := len(recipe.stages) - len(stages) if recipe.stages else 0:
+        notes.append(
+            f"{missing} of {len(recipe.stages)} stages of {recipe.name} would have no whole step of {recipe.steps}, "
+            "and are left out: say more --steps"
+        )
     if recipe.layout(ANY).rope == "trained":
         notes.append(f"trained for every factor, measured and written with {rope.id} for {to:,} tokens")
     last = samplers[-1]

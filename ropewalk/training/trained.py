@@ -80,10 +80,15 @@ class Trained(Result):
             f"{self.recipe.name}: {done:,} steps, {tokens:,} tokens ({self.tokens_per_second:,.0f} a second)",
             style="bold",
         )
-        losses = [one.loss for one in self.log]
-        tail = losses[-max(1, len(losses) // 10) :]
-        over = f"over the last {len(tail)} steps" if tail[1:] else "at last"
-        console.print(f"loss {losses[0]:.3f} at first, {sum(tail) / len(tail):.3f} {over}")
+        begun, stages = 0, self.recipe.schedule_of_stages()
+        for i, (_, steps) in enumerate(stages, 1):  # which may be of other lengths, or have other losses
+            losses = [one.loss for one in self.log[begun : begun + steps]]
+            begun += steps
+            if losses:
+                tail = losses[-max(1, len(losses) // 10) :]
+                over = f"over the last {len(tail)} steps" if tail[1:] else "at last"
+                where = f"stage {i} of {len(stages)}: " * (len(stages) > 1)
+                console.print(f"{where}loss {losses[0]:.3f} at first, {sum(tail) / len(tail):.3f} {over}")
         if skipped:
             console.print(f"{skipped} steps had no finite gradient, and moved no weight")
         if self.lines:

@@ -146,6 +146,9 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(model, texts, capsys):
     assert found["memory"]["total"] == sum(found["memory"]["parts"].values())
     assert found["fits"]
     table = said(capsys, "train", "yarn", model, texts, "--to", TO, "--dry-run")
+    short = said(capsys, "train", "yarn", model, texts, "--to", TO, "--dry-run", "--steps", "1")
+    assert "1 of 2 stages of yarn would have no whole step of 1" in " ".join(short.split())
+    assert "stages of yarn" not in table
     assert "--memory" in table
     assert os.listdir() == ["texts"]
 

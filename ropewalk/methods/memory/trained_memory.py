@@ -115,7 +115,9 @@ class MemoryFolder:
         from safetensors import SafetensorError, safe_open
 
         file = spelled_path(self.path) / TENSORS
-        if not file.is_file() or hash_of(file) != self.tensors:
+        if not file.is_file():
+            raise UserError(f"{file} is missing", "Copy the folder again from where it was written.")
+        if hash_of(file) != self.tensors:
             raise UserError(
                 f"{file} is not what the training wrote: its hash is another than {FILE} says",
                 "Copy the folder again from where it was written.",

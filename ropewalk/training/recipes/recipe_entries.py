@@ -10,6 +10,7 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from ropewalk.common.errors import UserError, did_you_mean
+from ropewalk.methods.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from ropewalk.training.recipe import Recipe
@@ -117,6 +118,8 @@ def files_of(spelling: str) -> tuple[str, dict[str, str]]:
     """
     name, bracket, rest = spelling.partition("(")
     if name not in BY_ID:
+        if any(name == entry.id for entry in CATALOGUE):
+            raise UserError(f"{name} is a method that needs no training of its own", f"Put it on: --methods {name}.")
         raise UserError(f"no recipe {name!r}{did_you_mean(name, BY_ID)}", f"There are {', '.join(BY_ID)}.")
     if not bracket:
         return name, {}

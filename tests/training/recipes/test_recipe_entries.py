@@ -124,6 +124,7 @@ def test_longropes_legs_take_what_a_search_wrote(tmp_path, monkeypatch) -> None:
         ("pose(half=a.json)", "pose takes nothing Write it as pose."),
         ("longrope(half=nowhere.json)", "nowhere.json"),
         ("lngrope(half=a.json)", "no recipe 'lngrope'; did you mean"),
+        ("temp-lora", "temp-lora is a method that needs no training of its own Put it on: --methods temp-lora."),
     ],
 )
 def test_what_a_recipe_does_not_take_is_refused(spelling, message) -> None:
