@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ON = "_ropewalk_on"  # attribute of the decoder while a method is on: the method's id
+ROWS = "_ropewalk_rows"  # attribute of the decoder while a method looks from row to row: they must stay rows
 BETWEEN_FORWARDS = ("max_seq_len_cached", "long_inv_freq", "rope_init_fn", "config")  # what they keep or ask, by name
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
 

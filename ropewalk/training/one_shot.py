@@ -16,7 +16,7 @@ from torch.autograd.graph import save_on_cpu
 from ropewalk.attention.engine import attending_plainly
 from ropewalk.attention.spread import Spread
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import ON, decoder, still
+from ropewalk.rope.live import ON, ROWS, decoder, still
 from ropewalk.training.checkpointing import checkpointed
 from ropewalk.training.loss import Head
 from ropewalk.training.sharding import inside, is_sharded
@@ -77,6 +77,7 @@ class OneShot:
     Rows of one document go through the model as it is, with a mask of ones: without one, transformers takes positions
     that jump for documents. Packed rows go through the region engine, which knows documents, and builds no mask; so do
     rows of several lengths, as one row without padding, where the model keeps documents apart and is not sharded.
+    Where a method looks from row to row they stay as they are, and the mask says what is padding.
     Methods that are on stay on.
 
     Attributes:
@@ -136,7 +137,8 @@ class OneShot:
     def _unpadded(self, model: nn.Module, batch: Batch) -> Batch:
         """The batch as it is read."""
         real = batch.real
-        if self.spread is not None or is_sharded(model) or bool(real.all()) or not bool(real.any()):
+        stays = self.spread is not None or is_sharded(model) or hasattr(decoder(model), ROWS)
+        if stays or bool(real.all()) or not bool(real.any()):
             return batch
         return batch.unpadded() if keeps_apart(model) else batch
 
@@ -150,7 +152,8 @@ class OneShot:
                 stack.enter_context(engine.spreading(self.spread))
                 given["document_ids"] = batch.document_ids
             else:
-                given["attention_mask"] = torch.ones_like(batch.input_ids)
+                rows = hasattr(decoder(model), ROWS)
+                given["attention_mask"] = batch.real.long() if rows else torch.ones_like(batch.input_ids)
             stack.enter_context(checkpointed(model, self.checkpoint and torch.is_grad_enabled(), self.selective))
             stack.enter_context(tiled_mlps(model, self.tiled_mlp))
 

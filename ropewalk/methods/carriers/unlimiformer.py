@@ -176,9 +176,16 @@ class _Lookup:
         if self.attention.training and getattr(self.attention, "dropout", 0):
             raise UserError("attention dropout is on, which looked-up states have not", "Call model.eval().")
         mask = given.get("mask", given.get("attention_mask"))
-        out = looked_up(
-            self.queries(given["hidden_states"]), states, min(self.topk, states.shape[1]), _hidden(mask, states)
-        )
+        queries, hidden, count = self.queries(given["hidden_states"]), _hidden(mask, states), states.shape[1]
+        seen = [count] * len(states) if hidden is None else (~hidden).sum(1).tolist()
+        several = torch.arange(len(states)).split(
+            1
+        )  # a row of the window or less sees all of it, whatever is beside it
+        out = torch.cat([
+            looked_up(queries[i], states[i], min(max(self.topk, n if n <= self.window else 1), count),
+                      None if hidden is None else hidden[i])
+            for i, n in zip(several, seen, strict=True)
+        ])  # fmt: skip
         # The model's own forward, on a single state and without the cache, says what else is returned, in what form.
         held = {key: None for key in ("mask", "attention_mask", "cache", "past_key_values") if key in given}
         more = {key: value for key, value in given.items() if key != "kwargs"} | given.get("kwargs", {})

@@ -28,7 +28,7 @@ from ropewalk.methods.attention.attention_method import POSITIONS, VISIBILITY, A
 from ropewalk.methods.base import Method, require_above
 from ropewalk.methods.memory.trained_memory import MEMORY, TrainedMemory
 from ropewalk.rope import config as rope_config
-from ropewalk.rope.live import decoder
+from ropewalk.rope.live import ROWS, decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -171,7 +171,7 @@ def nearest(queries: Tensor, keys: Tensor, k: int) -> Tensor:
 def interleaved(body: nn.Module, rows: int, window: int) -> Iterator[None]:
     """In training, rows of a batch are read as one text, ``rows`` of them together, a window of each in turn.
 
-    Tokens of id 0 at the end of a row are padding, and no other row sees them.
+    What the attention mask leaves out, at the end of a row, is padding, and no other row sees it.
 
     Args:
         body: a decoder; hooks that are put on it after these see the one text.
@@ -195,8 +195,12 @@ def interleaved(body: nn.Module, rows: int, window: int) -> Iterator[None]:
                 f"Say --packing none --micro {rows}, or fot(negatives=0).",
             )
         shape.append((len(ids), count))
-        ids = F.pad(ids, (0, -count % window))
-        padding = (ids.flip(-1) != 0).cumsum(-1).flip(-1) == 0
+        mask = keywords.get("attention_mask")
+        real = torch.ones_like(ids) if mask is None else mask.long()
+        if real.shape != ids.shape or bool((real.diff(dim=1) > 0).any()):
+            raise UserError("an attention mask leaves out more than the ends of rows", "Pad rows behind their texts.")
+        ids, padding = (F.pad(x, (0, -count % window)) for x in (ids, real))
+        padding = padding == 0
         joined = {name: _in_turn(x, rows, window) for name, x in (("input_ids", ids), ("padding", padding))}
         new = keywords | {"input_ids": joined["input_ids"], "attention_mask": None}
         new["position_ids"] = torch.arange(rows * ids.shape[1], device=ids.device)[None]
@@ -215,9 +219,13 @@ def interleaved(body: nn.Module, rows: int, window: int) -> Iterator[None]:
         return output
 
     hooks = [body.register_forward_pre_hook(join, with_kwargs=True), body.register_forward_hook(part)]
+    if rows > 1:
+        setattr(body, ROWS, True)
     try:
         yield
     finally:
+        if rows > 1:
+            delattr(body, ROWS)
         for hook in hooks:
             hook.remove()
 

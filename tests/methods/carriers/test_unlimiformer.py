@@ -84,13 +84,14 @@ def test_states_are_those_of_the_chunks_middles(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_is_read_and_looked_up_nowhere(kind):
+@pytest.mark.parametrize("short", [70, 28], ids=["long", "within the window"])
+def test_padding_is_read_and_looked_up_nowhere(kind, short):
     live, tokens = model(kind), ids(3 * WINDOW, 2)
     mask = torch.ones_like(tokens)
-    mask[0, 70:] = 0
+    mask[0, short:] = 0
     with Unlimiformer(topk=20).on(live, TARGET):
         both = outputs(live, tokens, attention_mask=mask)
-        alone = [outputs(live, tokens[:1, :70]), live(input_ids=tokens[1:], decoder_input_ids=ANSWER[1:]).logits]
+        alone = [outputs(live, tokens[:1, :short]), live(input_ids=tokens[1:], decoder_input_ids=ANSWER[1:]).logits]
     for row in (0, 1):
         assert torch.allclose(both[row], alone[row][0], atol=2e-5 * float(alone[row].abs().max()))
 

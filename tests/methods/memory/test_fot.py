@@ -11,8 +11,10 @@ from ropewalk.attention.cache_argument import as_argument
 from ropewalk.common.fingerprints import base_fingerprint
 from ropewalk.rope.live import decoder
 from ropewalk.training.loop import Run
+from ropewalk.training.one_shot import OneShot
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.recipes.recipe_entries import BY_ID
+from ropewalk.training.training_batch import Batch, Row
 from tests.matrix import TWICE, logits, near, subject, text
 from tests.models import in_pieces, tiny
 
@@ -106,12 +108,13 @@ def test_a_query_sees_the_rows_of_its_group_and_gradients_reach_them():
 
 def test_padding_of_a_row_is_seen_by_no_other():
     model = tiny("llama", vocab_size=300).train()
-    rows = IDS[:2, : 2 * W].clone()
-    rows[0, W // 2 :] = 0
+    rows, mask = IDS[:2, : 2 * W].clone(), torch.ones(2, 2 * W, dtype=torch.long)
+    mask[0, W // 2 :] = 0
     with fot(negatives=1).on(model, TWICE):
-        found = hidden(model, rows)
-        rows[0, W // 2 :] = 0
-        short = hidden(model, torch.cat([rows[:, : W + 5]]))
+        found = hidden(model, rows, attention_mask=mask)
+        short = hidden(model, rows[:, : W + 5], attention_mask=mask[:, : W + 5])
+        with pytest.raises(UserError, match="more than the ends"):
+            hidden(model, rows, attention_mask=mask.flip(1))
     assert near(found[1, : W + 5], short[1])
     model.eval()
     with fot().on(model, TWICE):
@@ -119,6 +122,31 @@ def test_padding_of_a_row_is_seen_by_no_other():
         places = torch.cat([torch.arange(W // 2), torch.arange(W, 2 * W)])[None]
         expected = hidden(model, one, position_ids=places)[0, W // 2 :]
     assert near(found[1, :W], expected)
+
+
+def test_the_first_word_of_a_vocabulary_is_no_padding():
+    model, rows = tiny("llama", vocab_size=300, pad_token_id=None).train(), IDS[:2, : 2 * W].clone()
+    rows[1, -W // 2 :] = 50
+    with fot(negatives=1).on(model, TWICE):
+        found = hidden(model, rows)
+        table = model.get_input_embeddings().weight.data
+        table[[0, 50]] = table[[50, 0]]
+        other = torch.where(rows == 50, 0, torch.where(rows == 0, 50, rows))
+        assert near(hidden(model, other), found)
+
+
+def test_padded_rows_are_trained_on_as_rows():
+    model, lengths = tiny("llama", vocab_size=300), (70, 41)
+    chosen = fot(negatives=1).begun()
+    chosen.carried(model)
+    rows = [Row(IDS[i, :n].numpy(), np.arange(n), np.zeros(n, np.int64), np.ones(n, np.float32))
+            for i, n in enumerate(lengths)]  # fmt: skip
+    with chosen.on(model.train(), TWICE):
+        loss = OneShot().backward(model, Batch.of(rows), 1.0)
+        mask = (torch.arange(70) < torch.tensor(lengths)[:, None]).long()
+        logits = model.lm_head(hidden(model, IDS[:2, :70] * mask, attention_mask=mask)).log_softmax(-1)
+    targets = IDS[:2, 1:70, None]
+    assert near(loss, -(logits[:, :-1].gather(-1, targets)[..., 0] * mask[:, 1:]).sum())
 
 
 def test_the_losses_of_a_batch_are_of_its_own_targets_and_training_lowers_them(tmp_path):
