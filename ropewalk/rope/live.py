@@ -29,6 +29,20 @@ BETWEEN_FORWARDS = ("max_seq_len_cached", "long_inv_freq", "rope_init_fn", "conf
 TOLERANCE = 1e-6  # relative; the float32 rounding of transformers' own formulas
 
 
+@contextmanager
+def forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another forward of one module, for a while; an own one, of what moves weights between devices, comes back."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
 def rounding(rope: RopeSpec, target: int) -> float:
     """What float32 formulas may be off by: blends of w and w / s lose up to a factor of s."""
     return TOLERANCE * rope.scale(target)

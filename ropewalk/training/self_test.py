@@ -130,6 +130,11 @@ def self_test(run: Run, model: str, forecast: int) -> SelfTest:
         torch.cuda.reset_peak_memory_stats(device)
     for part, sampler in zip(run.parts, run.samplers, strict=True):
         with roped(run.model, run.recipe, part):
+            if hasattr(live.decoder(run.model), live.ROWS):
+                raise UserError(
+                    "rows see each other by the method's design, which is what a self-test looks for as a fault",
+                    "Test it without: --method 'fot(negatives=0)'.",
+                )
             findings.append(_rope(run, part))
             if part is not run.parts[-1]:
                 continue

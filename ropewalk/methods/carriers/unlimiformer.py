@@ -11,7 +11,7 @@ a second time, and be filled for every text, which costs about as much as the qu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.carriers.carrier_method import CarrierMethod
+from ropewalk.rope.live import forward_of
 
 if TYPE_CHECKING:
     from ropewalk.carriers.carrier import Carrier
@@ -57,10 +58,10 @@ class Unlimiformer(CarrierMethod):
         attentions = cross_attentions(model)
         with ExitStack() as stack:
             encoder: Any = model.get_encoder()  # type: ignore[operator]
-            stack.enter_context(_forward_of(encoder, _Encoding(encoder, window, self.overlap)))
+            stack.enter_context(forward_of(encoder, _Encoding(encoder, window, self.overlap)))
             for attention, names in attentions:
                 found = _Lookup(attention, names, window, self.topk or window)
-                stack.enter_context(_forward_of(attention, found))
+                stack.enter_context(forward_of(attention, found))
             yield
 
 
@@ -79,16 +80,6 @@ def cross_attentions(model: nn.Module) -> list[tuple[Any, tuple[str, str, str, s
             "Models of the T5 and the BART family have them.",
         )
     return found
-
-
-@contextmanager
-def _forward_of(module: nn.Module, replaced: Any) -> Iterator[None]:
-    """Another forward of one module, for a while."""
-    module.forward = replaced
-    try:
-        yield
-    finally:
-        del module.forward
 
 
 class _Encoding:

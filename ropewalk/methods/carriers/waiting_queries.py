@@ -21,6 +21,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.base import require_above
 from ropewalk.methods.carriers.carrier_method import CarrierMethod
 from ropewalk.methods.memory.attendre import Held, Policy
+from ropewalk.rope.live import forward_of
 
 if TYPE_CHECKING:
     from ropewalk.carriers.carrier import Carrier
@@ -105,11 +106,8 @@ def _attending(attention: Any, biased: Any, sizes: tuple[int, int, int, int], po
         rest = own(**more | one | {"hidden_states": states[:, :1]})[1:]  # what else is returned, in what form
         return attention.o(out.transpose(1, 2).flatten(2)), *rest
 
-    attention.forward = forward
-    try:
+    with forward_of(attention, forward):
         yield
-    finally:
-        del attention.forward
 
 
 def _bias(attention: Any, distance: Tensor) -> Tensor:

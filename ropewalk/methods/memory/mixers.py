@@ -24,7 +24,7 @@ from ropewalk.common.errors import UserError
 from ropewalk.methods.memory.reader import Reader
 from ropewalk.rope import architecture
 from ropewalk.rope.config import trained_window
-from ropewalk.rope.live import decoder, still
+from ropewalk.rope.live import decoder, forward_of, still
 from ropewalk.rope.probe import probe
 from ropewalk.rope.rotation import Turn
 
@@ -154,6 +154,7 @@ class MixedReader(Reader):
     before: list[Any] = field(default_factory=list)  # states there; layers that are checkpointed ask a second time
     behind: list[Any] = field(default_factory=list)
     own_way: str = ""  # in which the model attends without mixers
+    own: dict[int, Callable[..., Any]] = field(default_factory=dict)  # forwards of its attention modules
 
     def begin(self, rows: int) -> States:
         return States([mixer.begin(rows) for mixer in self.mixers])
@@ -182,8 +183,8 @@ class MixedReader(Reader):
             self.own_way = body.config._attn_implementation
             body.config._attn_implementation = NAME
             for order, one in enumerate(self.parts):
-                vars(one.module)["forward"] = self._forward(order)
-                stack.callback(vars(one.module).pop, "forward")
+                self.own[order] = one.module.forward
+                stack.enter_context(forward_of(one.module, self._forward(order)))
             yield
 
     @contextmanager
@@ -191,14 +192,14 @@ class MixedReader(Reader):
         """The model as it is without mixers, for a while, with the reader still on; it reads texts whole."""
         config: Any = decoder(self.model).config
         piece, self.piece = self.piece, None
-        mixing = [vars(one.module).pop("forward") for one in self.parts]
         config._attn_implementation = self.own_way
-        try:
-            yield
-        finally:
-            self.piece, config._attn_implementation = piece, NAME
-            for one, forward in zip(self.parts, mixing, strict=True):
-                vars(one.module)["forward"] = forward
+        with ExitStack() as stack:
+            for order, one in enumerate(self.parts):
+                stack.enter_context(forward_of(one.module, self.own[order]))
+            try:
+                yield
+            finally:
+                self.piece, config._attn_implementation = piece, NAME
 
     def taught(self, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of every layer, what its attention is given and what it gives, in the model as it is without mixers."""

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from ropewalk.attention import cache_argument
 from ropewalk.common.errors import UserError
-from ropewalk.rope.live import decoder
+from ropewalk.rope.live import decoder, forward_of
 
 KEPT = "_ropewalk_memory"  # attribute of a cache: what was read into it
 FOLLOWED = {"input_ids", "attention_mask", "position_ids", "cache_position", "use_cache", "return_dict"}
@@ -68,19 +68,15 @@ class Reader:
 def reading(model: nn.Module, reader: Reader) -> Iterator[None]:
     """Let a model read by ``reader`` for a while; its forward is as before on leaving."""
     body = decoder(model)
-    own, one = vars(body).get("forward"), _Reading(body, reader)
+    one = _Reading(body, reader)
     hooks = [model.register_forward_pre_hook(one.begin, with_kwargs=True)] if model is not body else []
     hooks += [model.register_forward_hook(one.end, always_call=True)] if model is not body else []
-    body.forward = one.forward()  # type: ignore[method-assign]
     try:
-        with reader.attached():
+        with forward_of(body, one.forward()), reader.attached():
             yield
     finally:
         for hook in hooks:
             hook.remove()
-        del body.forward
-        if own is not None:  # of a library that moves weights between devices
-            body.forward = own  # type: ignore[method-assign]
 
 
 @dataclass

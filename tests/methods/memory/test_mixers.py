@@ -12,6 +12,7 @@ from transformers import Ministral3Config, Ministral3ForCausalLM
 from ropewalk.common.errors import UserError
 from ropewalk.methods.memory.mixers import MixedReader, Parts, reader_on, taken_apart
 from ropewalk.methods.memory.reader import reading
+from ropewalk.rope import live
 from tests.models import COMMON, in_pieces, tiny, tokens
 
 NEAR = {"mistral": {"sliding_window": 32}}  # which its attention module does not know
@@ -73,6 +74,23 @@ def test_the_model_without_mixers_can_be_asked_in_between():
         assert torch.equal(model(ids).logits, nothing) and not torch.equal(nothing, before)
     assert torch.equal(hidden, given[0][0]["hidden_states"]) and torch.equal(out, given[0][1][0])
     assert all("forward" not in vars(one.module) for one in parts)
+
+
+@torch.no_grad()
+def test_a_forward_that_a_module_had_of_its_own_comes_back():
+    model, ids = tiny("llama"), tokens(1, 30)
+    module = taken_apart(model)[1].module
+    before, plainly = model(ids).logits, module.forward
+
+    def own(*inputs, **more):
+        out, weights = plainly(*inputs, **more)
+        return 2 * out, weights
+
+    module.forward = own
+    twice = model(ids).logits
+    with live.forward_of(module, plainly):
+        assert torch.equal(model(ids).logits, before)
+    assert module.forward is own and torch.equal(model(ids).logits, twice) and not torch.equal(twice, before)
 
 
 @pytest.mark.parametrize(("family", "why"), [("phi3", "q_proj"), ("gpt_neox", "q_proj"), ("gpt_oss", "off by")])
