@@ -113,7 +113,8 @@ def test_what_the_bundled_model_shows():
     checkpoint = Checkpoint.open(DEMO)
     found = experiment(
         Live(checkpoint.load("float32"), checkpoint.tokenizer()),
-        methods=methods("none,pi,ntk-aware(stretch=2),yarn"), to=2048, tasks=("ppl", "passkey"), lengths=[512, 2048], texts=corpus.held_out_sources(), samples=6, controls=False,
+        methods=methods("none,pi,ntk-aware(stretch=2),yarn"), to=2048, tasks=("ppl", "passkey"),
+        lengths=[512, 2048], texts=corpus.held_out_sources(), samples=6, controls=False,
     )  # fmt: skip
     accuracy = {(row.method, row.length): row.value for row in found.rows if row.task == "passkey"}
     perplexity = {(row.method, row.length): row.value for row in found.rows if row.task == "ppl"}
