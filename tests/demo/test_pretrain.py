@@ -64,6 +64,7 @@ def test_training_resumes_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(pretrain.ChunkedLoss, "chunk_loss", staticmethod(pretrain._chunk_loss))
     monkeypatch.setattr(pretrain, "BATCH", 2)
+    monkeypatch.setattr(pretrain, "WINDOW", 128)
     monkeypatch.setattr(pretrain, "DRILL_ROWS", 1)
     documents = [text for _, text in sorted(corpus.held_out_sources().items())][:4]
     monkeypatch.setattr(corpus, "training_documents", lambda seed: documents)
