@@ -115,11 +115,11 @@ def test_what_the_bundled_model_shows():
     found = experiment(
         Live(checkpoint.load("float32"), checkpoint.tokenizer()),
         methods=methods("none,pi,ntk-aware(stretch=2),yarn"), to=2048, tasks=("ppl", "passkey"),
-        lengths=[512, 2048], texts=corpus.held_out_sources(), samples=6, controls=False,
+        lengths=[512, 2048], texts=corpus.held_out_sources(), samples=40, controls=False,
     )  # fmt: skip
     accuracy = {(row.method, row.length): row.value for row in found.rows if row.task == "passkey"}
     perplexity = {(row.method, row.length): row.value for row in found.rows if row.task == "ppl"}
-    assert accuracy["none", 512] > 0.9
+    assert accuracy["none", 512] >= 0.95
     assert accuracy["none", 2048] <= 0.05 < 0.8 <= accuracy["yarn", 2048]
     assert perplexity["none", 2048] > 2 * perplexity["yarn", 2048]
     assert perplexity["none", 2048] > 2 * perplexity["ntk-aware(stretch=2.0)", 2048]

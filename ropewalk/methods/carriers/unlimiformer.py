@@ -10,7 +10,7 @@ a second time, and be filled for every text, which costs about as much as the qu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from inspect import signature
@@ -169,14 +169,9 @@ class _Lookup:
         mask = given.get("mask", given.get("attention_mask"))
         queries, hidden, count = self.queries(given["hidden_states"]), _hidden(mask, states), states.shape[1]
         seen = [count] * len(states) if hidden is None else (~hidden).sum(1).tolist()
-        several = torch.arange(len(states)).split(
-            1
-        )  # a row of the window or less sees all of it, whatever is beside it
-        out = torch.cat([
-            looked_up(queries[i], states[i], min(max(self.topk, n if n <= self.window else 1), count),
-                      None if hidden is None else hidden[i])
-            for i, n in zip(several, seen, strict=True)
-        ])  # fmt: skip
+        # A row within the window sees all of it, whatever is beside it.
+        ks = [min(max(self.topk, n if n <= self.window else 1), count) for n in seen]
+        out = looked_up(queries, states, ks, hidden)
         # The model's own forward, on a single state and without the cache, says what else is returned, in what form.
         held = {key: None for key in ("mask", "attention_mask", "cache", "past_key_values") if key in given}
         more = {key: value for key, value in given.items() if key != "kwargs"} | given.get("kwargs", {})
@@ -204,19 +199,20 @@ def _hidden(mask: Tensor | None, states: Tensor) -> Tensor | None:
     return hidden.expand(len(states), -1)
 
 
-def looked_up(queries: Tensor, states: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
+def looked_up(queries: Tensor, states: Tensor, ks: Sequence[int], hidden: Tensor | None = None) -> Tensor:
     """Mean of the k states with the largest logits, by their softmax: [B, H, Q, D].
 
     Args:
         queries: in the space of the states, scaled, [B, H, Q, D].
         states: [B, n, D].
-        k: 1 to n.
+        ks: k of each row, 1 to n.
         hidden: states that are not seen, bool [B, n].
     """
-    size = max(1, SCORES // (queries.shape[1] * max(states.shape[1], k * states.shape[2])))
+    size = max(1, SCORES // (queries.shape[1] * max(states.shape[1], max(ks) * states.shape[2])))
+    gone = [None] * len(states) if hidden is None else hidden
     rows = [
-        torch.cat([_looked_up(some, one, k, gone) for some in row.split(size, 1)], 1)
-        for row, one, gone in zip(queries, states, [None] * len(states) if hidden is None else hidden, strict=True)
+        torch.cat([_looked_up(some, one, k, left) for some in row.split(size, 1)], 1)
+        for row, one, k, left in zip(queries, states, ks, gone, strict=True)
     ]
     return torch.stack(rows)
 

@@ -34,7 +34,7 @@ def test_of_the_best_states_the_mean_by_loops():
     queries, states = (torch.randn(*shape, generator=rng).double() for shape in ((2, 3, 4, 5), (2, 11, 5)))
     hidden = torch.zeros(2, 11, dtype=torch.bool)
     hidden[1, 7:] = True
-    found = looked_up(queries, states, 3, hidden)
+    found = looked_up(queries, states, [3] * len(states), hidden)
     for b in range(2):
         for h in range(3):
             for q in range(4):
